@@ -1,0 +1,65 @@
+"""The allocator: blocks are numbers, shared by reference counts; their content lives in the pool's storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PoolFull(RuntimeError):
+    """The pool has too few free blocks for what was asked. Nothing was changed."""
+
+
+class BlockAllocator:
+    """Hands out block numbers 0 .. num_blocks and takes them back when their last holder lets go."""
+
+    def __init__(self, num_blocks: int):
+        self.num_blocks = num_blocks
+        self.references = [0] * num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def check_free(self, count: int) -> None:
+        """Raises PoolFull when fewer than `count` blocks are free."""
+        if count > len(self._free):
+            raise PoolFull(
+                f"the pool has {len(self._free)} of {self.num_blocks} blocks free, {count} more are needed; "
+                "close a sequence or open a pool for more tokens"
+            )
+
+    def allocate(self, count: int) -> list[int]:
+        """`count` blocks, each held once. Raises PoolFull, taking none, when fewer are free."""
+        self.check_free(count)
+        taken = [self._free.pop() for _ in range(count)]
+        for block in taken:
+            self.references[block] = 1
+        return taken
+
+    def share(self, blocks: Iterable[int]) -> None:
+        """One more holder for each of `blocks`."""
+        for block in blocks:
+            assert self.references[block] > 0, f"block {block} is free and cannot be shared"
+            self.references[block] += 1
+
+    def release(self, blocks: Iterable[int]) -> list[int]:
+        """One holder fewer for each of `blocks`; returns those that are free now."""
+        freed = []
+        for block in blocks:
+            assert self.references[block] > 0, f"block {block} is freed twice"
+            self.references[block] -= 1
+            if self.references[block] == 0:
+                self._free.append(block)
+                freed.append(block)
+        return freed
+
+    def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
+        """Raises AssertionError unless `tables` are exactly the holders and every other block is free once."""
+        held = [0] * self.num_blocks
+        for table in tables:
+            for block in table:
+                held[block] += 1
+        assert held == self.references, "reference counts differ from the block tables"
+        assert len(set(self._free)) == len(self._free), "a block is in the free list twice"
+        assert {b for b, count in enumerate(held) if count == 0} == set(self._free), "free list is not what is unused"

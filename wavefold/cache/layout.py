@@ -1,0 +1,94 @@
+"""What a sequence's cache consists of, in rows and bytes. Report section 3.5.1.
+
+    block of 128 tokens     32 entries and 32 index keys in each CSA layer, 1 entry in each HCA layer   (paged, grows)
+    state                   window ring in each layer, compressor tails                        (fixed, per sequence)
+
+Rings hold the last rows by position (row = position mod size). They are `REWIND` rows longer than what the next token
+needs, so that a sequence can step back that far and go on as if the tokens had never been.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wavefold.cache.record import Record
+from wavefold.config import CSA, HCA, ModelConfig
+
+BLOCK_TOKENS = 128
+REWIND = 16
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """A kind of paged row: `rows` of `dim` values for each of `layers` in every block of 128 tokens."""
+
+    name: str
+    layers: tuple[int, ...]
+    dim: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class TailKind:
+    """A kind of compressor tail: the last `rows` projections (kv and score, each `width` float32) of `layers`."""
+
+    name: str
+    layers: tuple[int, ...]
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """The rows and bytes of a model's cache for one record type."""
+
+    config: ModelConfig
+    record: Record
+
+    @property
+    def main_layers(self) -> range:
+        return range(self.config.num_hidden_layers)
+
+    @property
+    def row_kinds(self) -> tuple[RowKind, ...]:
+        """What a block holds."""
+        config = self.config
+        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        return (
+            RowKind("csa", csa, config.head_dim, BLOCK_TOKENS // CSA),
+            RowKind("index", csa, config.index_head_dim, BLOCK_TOKENS // CSA),
+            RowKind("hca", hca, config.head_dim, BLOCK_TOKENS // HCA),
+        )
+
+    @property
+    def tail_kinds(self) -> tuple[TailKind, ...]:
+        """What a sequence's state holds beside the windows: an overlapped compressor reads two blocks back."""
+        config = self.config
+        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        return (
+            TailKind("csa", csa, 2 * config.head_dim, 2 * CSA + REWIND),
+            TailKind("index", csa, 2 * config.index_head_dim, 2 * CSA + REWIND),
+            TailKind("hca", hca, config.head_dim, HCA + REWIND),
+        )
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of a layer's window ring."""
+        return self.config.sliding_window + REWIND
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block, all layers."""
+        return sum(len(kind.layers) * kind.rows * self.record.num_bytes(kind.dim) for kind in self.row_kinds)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's fixed state."""
+        windows = len(self.main_layers) * self.window_rows * self.record.num_bytes(self.config.head_dim)
+        tails = sum(len(kind.layers) * kind.rows * 2 * kind.width * FLOAT_BYTES for kind in self.tail_kinds)
+        return windows + tails
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Blocks that a sequence of `num_tokens` tokens needs."""
+        return -(-num_tokens // BLOCK_TOKENS)

@@ -1,0 +1,254 @@
+"""The paged pool: blocks of 128 tokens for all layers, handed to sequences through block tables. Report section 3.5.1.
+
+    Pool                    storage of every row kind, [layers, blocks, rows, record]; one allocator
+      Sequence              block table, fixed state, length; fork, rewind, close
+        PagedMemory         one pass over it: reads blocks, writes new rows, commits at the end
+
+Forks share blocks; a shared block that is only partly filled is copied before it is written. A pass that fails or is
+interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the committed length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from wavefold.cache.blocks import BlockAllocator, PoolFull
+from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout
+from wavefold.cache.memory import Memory
+from wavefold.cache.record import Record
+from wavefold.cache.state import SequenceState, ring_rows, ring_store
+from wavefold.config import ModelConfig
+
+__all__ = ["PagedMemory", "Pool", "PoolFull", "Sequence"]
+
+
+class Pool:
+    """Cache for sequences of one model, `num_tokens` tokens in all, each sequence rounded up to 128.
+
+    `poison` overwrites freed blocks and closed states with NaN, so that a stale read cannot go unseen (for tests).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_tokens: int,
+        record: Record,
+        device: torch.device | str = "cpu",
+        poison: bool = False,
+    ):
+        if num_tokens <= 0:
+            raise ValueError(f"num_tokens = {num_tokens} is not allowed; expected 1 or more")
+        self.layout = CacheLayout(config, record)
+        self.device = torch.device(device)
+        self.poison = poison
+        self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
+        self.sequences: list[Sequence] = []
+        self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
+        self._storage: dict[str, Tensor] = {}
+        for kind in self.layout.row_kinds:
+            shape = (len(kind.layers), self.blocks.num_blocks, kind.rows, kind.dim)
+            self._storage[kind.name] = record.empty(*shape, device=self.device)
+        if poison:
+            for storage in self._storage.values():
+                record.poison(storage)
+
+    def open(self) -> Sequence:
+        """A new, empty sequence. It is the caller's until `close`."""
+        return self._adopt(Sequence(self, SequenceState(self.layout, self.device)))
+
+    def _adopt(self, sequence: Sequence) -> Sequence:
+        self.sequences.append(sequence)
+        return sequence
+
+    def begin(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
+        """Reserve room for counts[i] more tokens in sequences[i], for all or, raising PoolFull, for none."""
+        copies, growth = self.check_room(sequences, counts)
+        fresh = self.blocks.allocate(sum(copies) + sum(growth))
+        for sequence, copy, grow in zip(sequences, copies, growth, strict=True):
+            if copy:
+                sequence._own_last_block(fresh.pop())
+            sequence.table += [fresh.pop() for _ in range(grow)]
+        return [PagedMemory(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
+
+    def check_room(self, sequences: Seq[Sequence], counts: Seq[int]) -> tuple[list[bool], list[int]]:
+        """For each sequence, whether its last block must be copied and how many blocks its tokens add.
+
+        Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
+        """
+        for sequence in sequences:
+            if sequence.pool is not self or sequence.closed:
+                raise ValueError("a sequence is closed or belongs to another pool; open it in this one")
+        if len(set(map(id, sequences))) != len(sequences):
+            raise ValueError("a sequence appears twice; give all its tokens at once")
+        copies = [sequence._writes_shared_block() for sequence in sequences]
+        growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
+        self.blocks.check_free(sum(copies) + sum(growth))
+        return copies, growth
+
+    def _free(self, blocks: Seq[int]) -> None:
+        freed = self.blocks.release(blocks)
+        if self.poison and freed:
+            for storage in self._storage.values():
+                for block in freed:
+                    self.layout.record.poison(storage[:, block])
+
+    def _copy_block(self, source: int, target: int) -> None:
+        for storage in self._storage.values():
+            storage[:, target] = storage[:, source]
+
+    def rows_of(self, kind: str, layer: int) -> tuple[Tensor, int]:
+        """A layer's storage as [all rows, record], and its rows in a block."""
+        row_kind = self._kinds[kind]
+        return self._storage[kind][row_kind.layers.index(layer)].flatten(0, 1), row_kind.rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated: the paged storage and the states of the open sequences."""
+        paged = sum(t.numel() * t.element_size() for t in self._storage.values())
+        return paged + sum(sequence.state.num_bytes for sequence in self.sequences)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless every block is either free or held exactly as the block tables say."""
+        for sequence in self.sequences:
+            assert not sequence.closed
+            assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
+        self.blocks.check_integrity(sequence.table for sequence in self.sequences)
+
+
+class Sequence:
+    """One sequence's place in the pool. Made by `Pool.open` and `fork`; `close` gives its blocks back."""
+
+    def __init__(self, pool: Pool, state: SequenceState):
+        self.pool = pool
+        self.state = state
+        self.table: list[int] = []
+        self.num_tokens = 0
+        self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
+        self.closed = False
+        if pool.poison:
+            state.poison()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes this sequence holds: its blocks (shared ones counted in full) and its state."""
+        return len(self.table) * self.pool.layout.block_bytes + self.state.num_bytes
+
+    def fork(self) -> Sequence:
+        """A second sequence with the same past; blocks are shared until one of the two writes to them."""
+        self._check_open()
+        other = Sequence(self.pool, self.state)
+        other.state = self.state.copy()
+        other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
+        self.pool.blocks.share(self.table)
+        return self.pool._adopt(other)
+
+    def rewind(self, num_tokens: int) -> None:
+        """Forget the last `num_tokens` tokens, at most `REWIND` behind the furthest the sequence has been."""
+        self._check_open()
+        allowed = min(self.num_tokens, max(0, REWIND - (self._high - self.num_tokens)))
+        if not 0 <= num_tokens <= allowed:
+            raise ValueError(
+                f"rewind({num_tokens}) is not allowed; expected 0 to {allowed} "
+                f"({self.num_tokens} tokens, and at most {REWIND} behind position {self._high})"
+            )
+        self.num_tokens -= num_tokens
+        self._truncate()
+
+    def close(self) -> None:
+        """Give everything back. Closing twice is an error."""
+        self._check_open()
+        self.pool._free(self.table)
+        self.table = []
+        self.closed = True
+        self.pool.sequences.remove(self)
+        if self.pool.poison:
+            self.state.poison()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("this sequence is closed; open another one")
+
+    def _truncate(self) -> None:
+        keep = self.pool.layout.num_blocks(self.num_tokens)
+        self.pool._free(self.table[keep:])
+        del self.table[keep:]
+
+    def _writes_shared_block(self) -> bool:
+        return self.num_tokens % BLOCK_TOKENS != 0 and self.pool.blocks.references[self.table[-1]] > 1
+
+    def _growth(self, count: int) -> int:
+        """Blocks to add for `count` more tokens."""
+        if count <= 0:
+            raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
+        total = self.num_tokens + count
+        limit = self.pool.layout.config.max_position_embeddings
+        if total > limit:
+            raise ValueError(f"a sequence of {total} tokens is not allowed; expected at most {limit}")
+        return self.pool.layout.num_blocks(total) - len(self.table)
+
+    def _own_last_block(self, block: int) -> None:
+        """Copy on write: `block` takes the place of the last one, which others may go on reading."""
+        self.pool._copy_block(self.table[-1], block)
+        self.pool._free([self.table[-1]])
+        self.table[-1] = block
+
+
+class PagedMemory(Memory):
+    """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
+
+    def __init__(self, sequence: Sequence, length: int):
+        self.sequence = sequence
+        self.pool = sequence.pool
+        self.record = sequence.pool.layout.record
+        self.start, self.length = sequence.num_tokens, length
+        self._table = torch.tensor(sequence.table, dtype=torch.int64, device=self.pool.device)
+        self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
+        self._pending: list[tuple[Tensor, Tensor]] = []
+
+    def window(self, layer: int, kv: Tensor) -> Tensor:
+        ring = self.sequence.state.windows[layer]
+        self._store_at_commit(ring, self.record.encode(kv))
+        first = max(0, self.start - self.pool.layout.config.sliding_window + 1)
+        return torch.cat((self.record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
+
+    def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
+        ring = self.sequence.state.tails[kind][self._tail_layers[kind].index(layer)]
+        self._store_at_commit(ring, rows)
+        return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
+
+    def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
+        storage, _ = self.pool.rows_of(kind, layer)
+        numbers = torch.arange(first, first + len(rows), device=self.pool.device)
+        storage[self._physical(kind, layer, numbers)] = self.record.encode(rows)
+
+    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+        return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
+
+    def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
+        return self._read(kind, layer, index)
+
+    def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
+        storage, _ = self.pool.rows_of(kind, layer)
+        rows = storage.index_select(0, self._physical(kind, layer, numbers).flatten())
+        return self.record.decode(rows).unflatten(0, numbers.shape)
+
+    def _physical(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
+        _, rows = self.pool.rows_of(kind, layer)
+        return self._table[numbers // rows] * rows + numbers % rows
+
+    def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
+        self._pending.append((ring, rows[-len(ring) :]))
+
+    def commit(self) -> None:
+        """The pass is complete: its tokens are now the sequence's past."""
+        for ring, rows in self._pending:
+            ring_store(ring, rows, self.end)
+        self.sequence.num_tokens = self.end
+        self.sequence._high = max(self.sequence._high, self.end)
+
+    def abort(self) -> None:
+        """The pass did not complete: the sequence stays as it was before it."""
+        self.sequence._truncate()

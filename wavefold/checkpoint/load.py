@@ -1,0 +1,144 @@
+"""A checkpoint folder as a model. Names, shapes and dtypes are checked together and reported in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavefold.checkpoint.files import read_tensors
+from wavefold.config import ModelConfig
+from wavefold.model import Transformer
+from wavefold.model.parameters import Linear, stored_shapes
+from wavefold.ops import Arithmetic
+
+MAX_LISTED = 8
+FLOATS = (torch.bfloat16, torch.float32)
+
+
+def load(
+    path: str | Path,
+    arithmetic: str = "exact",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> Transformer:
+    """The model in the folder `path`. On the CPU its weights stay memory-mapped.
+
+    `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). Raises ValueError that
+    names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or a configuration.
+    """
+    default = torch.bfloat16 if arithmetic == "released" else torch.float32
+    chosen = Arithmetic(arithmetic, dtype or default)
+    folder = Path(path)
+    model = Transformer(ModelConfig.from_file(folder), chosen)
+    try:
+        assign(model, read_tensors(folder))
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
+    model.path = folder
+    return model.to(device) if torch.device(device).type != "cpu" else model
+
+
+def assign(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
+    """Give the model's parameters these tensors, without copying. The dtype of each decides how it is read.
+
+    A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
+    that does not fit; then the model is unchanged.
+    """
+    problems = _Problems()
+    left = dict(tensors)
+    plan: list[tuple[nn.Module, str, Tensor | None]] = []
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        if isinstance(module, Linear):
+            _plan_linear(module, dot, left, plan, problems)
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            tensor = left.pop(dot + name, None)
+            if tensor is None:
+                problems.missing.append(dot + name)
+                continue
+            allowed = FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
+            if tensor.shape != parameter.shape or tensor.dtype not in allowed:
+                problems.mismatch(dot + name, tensor, f"{list(parameter.shape)} {_names(allowed)}")
+            elif name == "tid2eid":
+                _check_table(dot + name, tensor, model.config.n_routed_experts, problems)
+            plan.append((module, name, tensor))
+    problems.unexpected = sorted(left)
+    problems.raise_if_any()
+    for module, name, tensor in plan:
+        module.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+
+
+def _plan_linear(
+    module: Linear,
+    dot: str,
+    left: dict[str, Tensor],
+    plan: list[tuple[nn.Module, str, Tensor | None]],
+    problems: _Problems,
+) -> None:
+    weight = left.pop(f"{dot}weight", None)
+    scale = left.pop(f"{dot}scale", None)
+    if weight is None:
+        problems.missing.append(f"{dot}weight")
+        return
+    forms = {
+        torch.int8: "fp4",
+        torch.uint8: "fp4",
+        torch.float8_e4m3fn: "fp8",
+        torch.bfloat16: "bf16",
+        torch.float32: "fp32",
+    }
+    form = forms.get(weight.dtype)
+    if form is None:
+        problems.mismatch(f"{dot}weight", weight, "dtype " + _names(tuple(forms)))
+        return
+    shape, dtype, scale_shape = stored_shapes(module.in_features, module.out_features, form)
+    if tuple(weight.shape) != shape:
+        problems.mismatch(f"{dot}weight", weight, f"{list(shape)}")
+    if scale_shape is None and scale is not None:
+        problems.unexpected.append(f"{dot}scale (its weight is {weight.dtype}, which has none)")
+    elif scale_shape is not None and scale is None:
+        problems.missing.append(f"{dot}scale (its weight is {weight.dtype})")
+    elif scale is not None and (tuple(scale.shape) != scale_shape or scale.dtype != torch.float8_e8m0fnu):
+        problems.mismatch(f"{dot}scale", scale, f"{list(scale_shape or ())} float8_e8m0fnu")
+    plan.append((module, "weight", weight.view(dtype) if weight.dtype == torch.uint8 else weight))
+    plan.append((module, "scale", scale))
+
+
+def _check_table(name: str, table: Tensor, num_experts: int, problems: _Problems) -> None:
+    if not 0 <= int(table.min()) <= int(table.max()) < num_experts:
+        problems.wrong.append(
+            f"{name} has experts {int(table.min())} to {int(table.max())}, expected 0 to {num_experts - 1}"
+        )
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+class _Problems:
+    """All that does not fit between a model and a set of tensors."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.wrong: list[str] = []
+
+    def mismatch(self, name: str, tensor: Tensor, expected: str) -> None:
+        self.wrong.append(f"{name} is {list(tensor.shape)} {_names((tensor.dtype,))}, expected {expected}")
+
+    def raise_if_any(self) -> None:
+        parts = []
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("mis-shaped", self.wrong),
+        ):
+            if names:
+                more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+                parts.append(f"{len(names)} {title}: {'; '.join(names[:MAX_LISTED])}{more}")
+        if parts:
+            raise ValueError("the tensors do not fit config.json\n  " + "\n  ".join(parts))

@@ -1,0 +1,167 @@
+"""Hybrid attention: one latent key-value head, seen through a window and compressed entries. Report section 2.3.
+
+    h -> wq_a -> q_norm -> wq_b -> q (per-head norm, RoPE)                       window: the last 128 tokens' kv
+    h -> wkv -> kv_norm -> RoPE -> kv (both key and value)                       CSA: + the indexer's top-k entries
+    o = attention(q, window + entries, sink), un-rotated -> wo_a (groups) -> wo_b     HCA: + all complete entries
+
+A query at position t sees window tokens t - 127 .. t and entries i < (t + 1) // ratio: a block becomes visible to the
+query on its last token. Shape suffixes: n tokens, H heads, c head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.cache import Memory
+from wavefold.config import CSA, HCA, SWA, ModelConfig
+from wavefold.model.batch import Batch, Segment
+from wavefold.model.compressor import Compressor
+from wavefold.model.indexer import Indexer
+from wavefold.model.parameters import Linear, Norm, empty
+from wavefold.ops import Arithmetic
+
+QUERY_CHUNK = 128
+"""Queries attended at a time: the scores of a chunk against one piece of keys are the largest thing allocated."""
+EXACT_PIECE = 512
+"""Shared entries in a piece, exact arithmetic. Released arithmetic rounds by pieces of 64."""
+GATHER_PIECE = 64
+"""Entries gathered for each query at a time; the released code's piece too."""
+DENSE_ENTRIES = 4
+"""Exact arithmetic masks instead of gathering while there are at most this many times `index_topk` entries."""
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.ratio = layer, config.compress_ratios[layer]
+        self.num_heads, self.head_dim, self.rope_dim = (
+            config.num_attention_heads,
+            config.head_dim,
+            config.qk_rope_head_dim,
+        )
+        self.num_groups, self.window, self.eps = config.o_groups, config.sliding_window, config.rms_norm_eps
+        heads_dim = self.num_heads * self.head_dim
+        self.attn_sink = empty(self.num_heads, dtype=torch.float32)
+        self.wq_a = Linear(config.hidden_size, config.q_lora_rank, "fp8")
+        self.q_norm = Norm(config.q_lora_rank, self.eps)
+        self.wq_b = Linear(config.q_lora_rank, heads_dim, "fp8")
+        self.wkv = Linear(config.hidden_size, self.head_dim, "fp8")
+        self.kv_norm = Norm(self.head_dim, self.eps)
+        self.wo_a = Linear(heads_dim // self.num_groups, self.num_groups * config.o_lora_rank, "fp8")
+        self.wo_b = Linear(self.num_groups * config.o_lora_rank, config.hidden_size, "fp8")
+        if self.ratio != SWA:
+            self.compressor = Compressor(
+                config, layer, self.ratio, self.head_dim, "csa" if self.ratio == CSA else "hca"
+            )
+        if self.ratio == CSA:
+            self.indexer = Indexer(config, layer)
+
+    def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
+        """h [n, hidden], normalised -> [n, hidden]. The memories of the batch take the new tokens' rows."""
+        qr, q, kv = self.project(h, batch, arithmetic)
+        rows = self.compressor.project(h, batch, arithmetic) if self.ratio != SWA else None
+        if self.ratio == CSA:
+            index_rows = self.indexer.compressor.project(h, batch, arithmetic)
+            index_q = self.indexer.queries(h, qr, batch, arithmetic)
+        outputs = []
+        for segment in batch.segments:
+            window = segment.memory.window(self.layer, kv[segment.rows])
+            index: tuple[Tensor, Tensor] | None = None
+            if self.ratio == CSA:
+                self.indexer.compressor.extend(index_rows[segment.rows], segment, batch, arithmetic)
+                index = index_q[0][segment.rows], index_q[1][segment.rows]
+            if rows is not None:
+                self.compressor.extend(rows[segment.rows], segment, batch, arithmetic)
+            outputs.append(self.attend(q[segment.rows], window, index, segment, arithmetic))
+        o = ops.rotate(torch.cat(outputs), batch.table(self.ratio), arithmetic, inverse=True)
+        return self.output(o, arithmetic)
+
+    def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
+        """qr [n, q_lora], q [n, H, c] and kv [n, c], both rotated to their positions."""
+        table = batch.table(self.ratio)
+        qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
+        q = self.wq_b(qr, arithmetic).unflatten(-1, (self.num_heads, self.head_dim))
+        q = ops.rotate(ops.unit_rms_norm(q, self.eps, arithmetic), table, arithmetic)
+        kv = ops.rotate(self.kv_norm(self.wkv(h, arithmetic), arithmetic), table, arithmetic)
+        return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
+
+    def output(self, o: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """Grouped low-rank output: o [n, H, c] -> [n, hidden]."""
+        u = ops.grouped_linear(o.flatten(1), self.wo_a.weight, self.wo_a.scale, self.num_groups)
+        return self.wo_b(u, arithmetic)
+
+    def attend(
+        self,
+        q: Tensor,
+        window: Tensor,
+        index: tuple[Tensor, Tensor] | None,
+        segment: Segment,
+        arithmetic: Arithmetic,
+    ) -> Tensor:
+        """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries."""
+        memory = segment.memory
+        outputs = []
+        for first in range(0, len(q), QUERY_CHUNK):
+            chunk = slice(first, min(first + QUERY_CHUNK, len(q)))
+            positions = torch.arange(memory.start + chunk.start, memory.start + chunk.stop, device=q.device)
+            softmax = ops.RunningSoftmax(q[chunk], arithmetic)
+            self._add_window(softmax, window, positions, memory, arithmetic)
+            if self.ratio == CSA:
+                assert index is not None
+                visible = (positions + 1) // CSA
+                chosen = self.indexer.select(index[0][chunk], index[1][chunk], visible, memory, arithmetic)
+                self._add_chosen(softmax, chosen, memory, arithmetic)
+            elif self.ratio == HCA:
+                self._add_visible(softmax, (positions + 1) // HCA, memory, arithmetic)
+            outputs.append(softmax.finish(self.attn_sink))
+        return torch.cat(outputs)
+
+    def _add_window(
+        self,
+        softmax: ops.RunningSoftmax,
+        window: Tensor,
+        positions: Tensor,
+        memory: Memory,
+        arithmetic: Arithmetic,
+    ) -> None:
+        """Tokens t - 127 .. t for the query at t. `window` holds positions memory.end - len(window) .. memory.end."""
+        base = memory.end - len(window)
+        if arithmetic.released:  # slots in the order of the released code: oldest first, 64 at a time
+            oldest = (positions - self.window + 1).clamp(min=0)[:, None]
+            for slot in range(0, self.window, ops.RELEASED_PIECE):
+                tokens = oldest + torch.arange(slot, slot + ops.RELEASED_PIECE, device=positions.device)
+                rows = (tokens - base).clamp(max=len(window) - 1)
+                softmax.add(window[rows], tokens <= positions[:, None])
+        else:  # all the chunk's tokens at once, masked to each query's window
+            start = max(int(positions[0]) - self.window + 1, base)
+            tokens = torch.arange(start, int(positions[-1]) + 1, device=positions.device)
+            age = positions[:, None] - tokens
+            softmax.add(window[start - base : start - base + len(tokens)], (age >= 0) & (age < self.window))
+
+    def _add_chosen(self, softmax: ops.RunningSoftmax, chosen: Tensor, memory: Memory, arithmetic: Arithmetic) -> None:
+        """Entries by number, chosen [n, k], best first, with -1 for none."""
+        num_entries = memory.end // CSA
+        few = num_entries <= DENSE_ENTRIES * self.indexer.topk
+        if not arithmetic.released and (few or softmax.q.requires_grad):  # all entries, the others masked: no gather
+            seen = chosen.new_zeros(len(chosen), num_entries + 1, dtype=torch.bool)
+            seen.scatter_(1, chosen.masked_fill(chosen < 0, num_entries), True)
+            for first in range(0, num_entries, EXACT_PIECE):
+                end = min(first + EXACT_PIECE, num_entries)
+                softmax.add(memory.block("csa", self.layer, first, end), seen[:, first:end])
+            return
+        for first in range(0, chosen.shape[1], GATHER_PIECE):
+            piece = chosen[:, first : first + GATHER_PIECE]
+            softmax.add(memory.gather("csa", self.layer, piece.clamp(min=0)), piece >= 0)
+
+    def _add_visible(
+        self, softmax: ops.RunningSoftmax, visible: Tensor, memory: Memory, arithmetic: Arithmetic
+    ) -> None:
+        """All entries that are complete at each query: visible [n] counts them."""
+        size = ops.RELEASED_PIECE if arithmetic.released else EXACT_PIECE
+        num_visible = int(visible[-1])
+        for first in range(0, num_visible, size):
+            end = min(first + size, num_visible)
+            entries = torch.arange(first, end, device=visible.device)
+            softmax.add(memory.block("hca", self.layer, first, end), entries < visible[:, None])

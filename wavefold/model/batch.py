@@ -1,0 +1,58 @@
+"""The new tokens of one pass: several sequences' runs, one after another, each with its memory of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.cache import Memory
+from wavefold.config import CSA, SWA, ModelConfig
+
+Table = tuple[Tensor, Tensor]
+"""cos and sin, [n, rope / 2] float32."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sequence's run: rows `rows` of the packed tokens, at positions memory.start .. memory.end."""
+
+    rows: slice
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What every layer needs to know of a pass besides the activations. `tokens` [n] int64, packed."""
+
+    tokens: Tensor
+    positions: Tensor
+    segments: tuple[Segment, ...]
+    rope: dict[bool, Table]
+    frequencies: dict[bool, Tensor]
+
+    @classmethod
+    def of(cls, config: ModelConfig, tokens: Tensor, memories: Seq[Memory]) -> Batch:
+        """Pack `tokens` [n]: the runs of `memories`, in that order."""
+        segments, row = [], 0
+        for memory in memories:
+            segments.append(Segment(slice(row, row + memory.length), memory))
+            row += memory.length
+        assert row == len(tokens), (row, len(tokens))
+        device = tokens.device
+        positions = torch.cat([torch.arange(m.start, m.end, device=device) for m in memories])
+        frequencies = {c: ops.rope_frequencies(config, CSA if c else SWA, device) for c in (False, True)}
+        rope = {c: ops.rope_table(positions, f) for c, f in frequencies.items()}
+        return cls(tokens, positions, tuple(segments), rope, frequencies)
+
+    def table(self, ratio: int) -> Table:
+        """The rotary table of the tokens, for a layer with this compress ratio."""
+        return self.rope[ratio != SWA]
+
+    def entry_table(self, first: int, end: int, ratio: int) -> Table:
+        """The rotary table of compressed entries first .. end: each stands where its own block begins."""
+        positions = torch.arange(first, end, device=self.tokens.device) * ratio
+        return ops.rope_table(positions, self.frequencies[True])

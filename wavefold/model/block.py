@@ -1,0 +1,37 @@
+"""A transformer block: attention, then experts, each inside its hyper-connection."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wavefold.config import ModelConfig
+from wavefold.model.attention import Attention
+from wavefold.model.batch import Batch
+from wavefold.model.expert_store import ExpertStore
+from wavefold.model.hyper_connection import HyperConnected
+from wavefold.model.moe import MoE
+from wavefold.model.parameters import Norm
+from wavefold.ops import Arithmetic
+
+
+class Block(HyperConnected):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__(config)
+        self.attn = Attention(config, layer)
+        self.ffn = MoE(config, layer)
+        self.attn_norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.add_mixer("hc_attn")
+        self.add_mixer("hc_ffn")
+
+    def forward(self, streams: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
+        """streams [n, hc, hidden] -> [n, hc, hidden]."""
+
+        def attend(x: Tensor) -> Tensor:
+            return self.attn(self.attn_norm(x, arithmetic), batch, arithmetic)
+
+        def think(x: Tensor) -> Tensor:
+            return self.ffn(self.ffn_norm(x, arithmetic), batch.tokens, store, arithmetic)
+
+        streams = self.connect("hc_attn", streams, attend, arithmetic)
+        return self.connect("hc_ffn", streams, think, arithmetic)

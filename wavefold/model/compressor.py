@@ -1,0 +1,62 @@
+"""The compressor: `ratio` tokens become one entry. Report section 2.3 (CSA overlaps neighbouring blocks, HCA does not).
+
+    h --wkv----> kv    \\
+    h --wgate--> score  > rows kept by token (the tail) --complete block--> pooled -> norm -> RoPE -> entry
+           + ape[t % ratio]                                                     (position: the block's first token)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.config import CSA, ModelConfig
+from wavefold.model.batch import Batch, Segment
+from wavefold.model.parameters import Linear, Norm, empty
+from wavefold.ops import Arithmetic
+
+
+class Compressor(nn.Module):
+    """Turns hidden states into entries of width `dim`, and stores them in the memory under `kind`.
+
+    kinds: "csa" and "hca" entries are attended; "index" entries are the indexer's keys.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, ratio: int, dim: int, kind: str):
+        super().__init__()
+        self.layer, self.ratio, self.dim, self.kind = layer, ratio, dim, kind
+        self.rope_dim = config.qk_rope_head_dim
+        self.overlap = ratio == CSA
+        width = dim * (2 if self.overlap else 1)
+        self.wkv = Linear(config.hidden_size, width, "bf16")
+        self.wgate = Linear(config.hidden_size, width, "bf16")
+        self.ape = empty(ratio, width, dtype=torch.float32)
+        self.norm = Norm(dim, config.rms_norm_eps)
+
+    def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
+        """h [n, hidden] -> rows [n, 2, width] float32: kv, and score with its positional bias."""
+        kv = ops.linear_wide(h, self.wkv.weight, arithmetic)
+        score = ops.linear_wide(h, self.wgate.weight, arithmetic)
+        score = score + self.ape.to(score.dtype)[batch.positions % self.ratio]
+        return torch.stack((kv, score), 1)
+
+    def extend(self, rows: Tensor, segment: Segment, batch: Batch, arithmetic: Arithmetic) -> None:
+        """Take one sequence's new rows; store the entries of the blocks that they complete."""
+        memory, ratio = segment.memory, self.ratio
+        first, end = memory.start // ratio, memory.end // ratio
+        has_previous = self.overlap and first > 0
+        tail = memory.tail(self.kind, self.layer, rows, (first - has_previous) * ratio)
+        if end == first:
+            if memory.start == 0:
+                memory.append(self.kind, self.layer, rows.new_empty(0, self.dim, dtype=arithmetic.dtype), 0)
+            return
+        complete = tail[: (end - first + has_previous) * ratio]
+        pooled = ops.pool_entries(complete[:, 0], complete[:, 1], ratio, self.overlap, has_previous)
+        entries = self.norm(pooled.to(arithmetic.dtype), arithmetic)
+        entries = ops.rotate(entries, batch.entry_table(first, end, ratio), arithmetic)
+        if self.kind == "index":
+            entries = ops.index_rotate(entries, arithmetic)
+        else:
+            entries = ops.kv_sim(entries, self.rope_dim, arithmetic)
+        memory.append(self.kind, self.layer, entries, first)

@@ -1,0 +1,67 @@
+"""The mixture of experts: each token goes through its k routed experts and the shared one. Report section 2.1.
+
+router -> (weights, ids) -> for each expert that was chosen, in ascending order: its tokens together -> summed
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.config import ModelConfig
+from wavefold.model.expert_store import ExpertStore, ExpertWeights
+from wavefold.model.parameters import Linear
+from wavefold.model.router import Router
+from wavefold.ops import Arithmetic
+
+
+class Expert(nn.Module):
+    """w1 gate, w2 down, w3 up. Routed experts only hold tensors here; they are read through the ExpertStore."""
+
+    def __init__(self, config: ModelConfig, form: str):
+        super().__init__()
+        hidden, inter = config.hidden_size, config.moe_intermediate_size
+        self.w1 = Linear(hidden, inter, form)
+        self.w2 = Linear(inter, hidden, form)
+        self.w3 = Linear(hidden, inter, form)
+
+    def weights(self) -> ExpertWeights:
+        return ExpertWeights(*((w.weight, w.scale) for w in (self.w1, self.w2, self.w3)))
+
+
+class MoE(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.limit = layer, config.swiglu_limit
+        self.gate = Router(config, layer)
+        self.experts = nn.ModuleList(Expert(config, config.expert_dtype) for _ in range(config.n_routed_experts))
+        self.shared_experts = Expert(config, "fp8")
+
+    def expert_weights(self, expert: int) -> ExpertWeights:
+        """A routed expert's own tensors, for a store that keeps them resident."""
+        module: Expert = self.experts[expert]  # type: ignore[assignment]
+        return module.weights()
+
+    def forward(self, h: Tensor, tokens: Tensor, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
+        """h [n, hidden], normalised; tokens [n] (the first layers route by them) -> [n, hidden]."""
+        weights, ids = self.gate(h, tokens, arithmetic)
+        out = self.routed(h, weights, ids, store, arithmetic)
+        shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
+        return (out + shared.to(out.dtype)).to(h.dtype)
+
+    def routed(self, h: Tensor, weights: Tensor, ids: Tensor, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
+        """Sum of the routed experts' outputs, accumulated in float32 in ascending order of expert: [n, hidden]."""
+        out = h.new_zeros(h.shape, dtype=arithmetic.accumulate)
+        order = ids.flatten().argsort(stable=True)
+        counts = torch.bincount(ids.flatten(), minlength=len(self.experts)).tolist()
+        chosen = [expert for expert, count in enumerate(counts) if count]
+        with store.view(self.layer, chosen) as view:
+            first = 0
+            for expert in chosen:
+                slots = order[first : first + counts[expert]]
+                first += counts[expert]
+                rows = slots // ids.shape[1]
+                y = ops.expert(h[rows], *view[expert], weights.flatten()[slots, None], self.limit, arithmetic)
+                out.index_add_(0, rows, y.to(out.dtype))
+        return out

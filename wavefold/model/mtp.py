@@ -1,0 +1,41 @@
+"""The multi-token-prediction module: one more block that predicts the token after the next. Report section 2.1.
+
+streams of token i (before the final collapse)  --hnorm, h_proj--+
+embedding of token i + 1                        --enorm, e_proj--+--> Block --> logits of token i + 2
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wavefold.config import ModelConfig
+from wavefold.model.batch import Batch
+from wavefold.model.block import Block
+from wavefold.model.expert_store import ExpertStore
+from wavefold.model.parameters import Linear, Norm
+from wavefold.ops import Arithmetic
+
+
+class MTP(Block):
+    """A block with its own input projections, final collapse and norm; embedding and head are the main model's."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__(config, layer)
+        self.e_proj = Linear(config.hidden_size, config.hidden_size, "fp8")
+        self.h_proj = Linear(config.hidden_size, config.hidden_size, "fp8")
+        self.enorm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.hnorm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.add_head()
+
+    def combine(self, streams: Tensor, embedded: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """streams [n, hc, hidden], the next tokens' embeddings [n, hidden] -> the block's input streams."""
+        e = self.e_proj(self.enorm(embedded, arithmetic), arithmetic)
+        return e[:, None] + self.h_proj(self.hnorm(streams, arithmetic), arithmetic)
+
+    def predict(
+        self, streams: Tensor, embedded: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic
+    ) -> Tensor:
+        """The final hidden state [n, hidden] for each token; the shared head makes logits of it."""
+        x = self(self.combine(streams, embedded, arithmetic), batch, store, arithmetic)
+        return self.norm(self.collapse(x, arithmetic), arithmetic)

@@ -1,0 +1,60 @@
+"""Modules that only hold parameters, under the names and in the dtypes of the official checkpoint.
+
+A quantised weight is held as it lies on disk (packed codes and scales) and decoded where it is used. The dtype of what
+was loaded decides how it is read: any weight may also be bfloat16 or float32 without a scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops, quant
+from wavefold.ops import Arithmetic
+
+
+def empty(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    """A parameter without storage: the shape and dtype of an official tensor."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+
+
+class Linear(nn.Module):
+    """`weight` [out, in] and, when stored as "fp8" or "fp4", its `scale`. `form` is what the official file has."""
+
+    weight: nn.Parameter
+    scale: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, form: str):
+        super().__init__()
+        self.in_features, self.out_features, self.form = in_features, out_features, form
+        weight_shape, weight_dtype, scale_shape = stored_shapes(in_features, out_features, form)
+        self.weight = empty(*weight_shape, dtype=weight_dtype)
+        scale = None if scale_shape is None else empty(*scale_shape, dtype=torch.float8_e8m0fnu)
+        self.register_parameter("scale", scale)
+
+    def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        return ops.linear(x, self.weight, self.scale, arithmetic)
+
+
+def stored_shapes(
+    in_features: int, out_features: int, form: str
+) -> tuple[tuple[int, int], torch.dtype, tuple[int, int] | None]:
+    """Weight shape and dtype, and scale shape, of an [out, in] matrix stored as `form`: fp4, fp8, bf16 or fp32."""
+    if form == "fp4":
+        return (out_features, in_features // 2), torch.int8, (out_features, in_features // quant.FP4_BLOCK)
+    if form == "fp8":
+        blocks = (-(-out_features // quant.FP8_BLOCK), -(-in_features // quant.FP8_BLOCK))
+        return (out_features, in_features), torch.float8_e4m3fn, blocks
+    return (out_features, in_features), {"bf16": torch.bfloat16, "fp32": torch.float32}[form], None
+
+
+class Norm(nn.Module):
+    """The weight of an RMS norm."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = empty(dim, dtype=torch.bfloat16)
+
+    def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps, arithmetic)

@@ -1,0 +1,192 @@
+"""DeepSeek-V4, whole: embedding, blocks, the last collapse of the streams, head, and the MTP module. Report section 2.
+
+    tokens -> embed -> 4 equal streams -> Block x L -> collapse -> norm -> head -> logits
+
+A model is built on the meta device with the official tensors' names, shapes and dtypes; `checkpoint.load` gives
+it storage. `forward` runs whole sequences without a cache (gradients flow); `extend` runs new tokens of sequences in
+a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.cache import FreshMemory, Pool, Record, Sequence, record_for
+from wavefold.config import ModelConfig
+from wavefold.model.batch import Batch
+from wavefold.model.block import Block
+from wavefold.model.expert_store import ExpertStore, ResidentExperts
+from wavefold.model.hyper_connection import HyperConnected
+from wavefold.model.mtp import MTP
+from wavefold.model.parameters import Linear, Norm, empty
+from wavefold.ops import Arithmetic
+
+PASS_TOKENS = 1024
+"""Tokens that `extend` sends through the layers at a time: activations stay this size whatever the prompt's length."""
+
+
+class Embedding(nn.Module):
+    """`weight` [vocab, hidden] bfloat16."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.weight = empty(config.vocab_size, config.hidden_size, dtype=torch.bfloat16)
+
+    def forward(self, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
+        return nn.functional.embedding(tokens, self.weight).to(arithmetic.dtype)
+
+
+class Transformer(HyperConnected):
+    """One model. `arithmetic` says how it computes; `experts` is where its routed experts come from."""
+
+    def __init__(self, config: ModelConfig, arithmetic: Arithmetic | None = None):
+        super().__init__(config)
+        self.config = config
+        self.arithmetic = arithmetic or Arithmetic()
+        self.embed = Embedding(config)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.head = Linear(config.hidden_size, config.vocab_size, "bf16")
+        self.add_head()
+        self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
+        self.experts: ExpertStore | None = None
+        self.path: Path | None = None  # the folder it was loaded from
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def store(self) -> ExpertStore:
+        """The expert store; by default the experts that are this module's own parameters."""
+        if self.experts is not None:
+            return self.experts
+        layers = [block.ffn for block in self.modules() if isinstance(block, Block)]
+        return ResidentExperts({ffn.layer: ffn.expert_weights for ffn in layers})
+
+    # -- whole sequences -------------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B, S] int64 -> logits [B, S, vocab] float32. Keeps nothing; meant for small inputs and training."""
+        streams, _ = self.streams(tokens)
+        return self.logits(self.final(streams)).unflatten(0, tokens.shape)
+
+    def streams(self, tokens: Tensor) -> tuple[Tensor, Batch]:
+        """The residual streams [B * S, hc, hidden] after the last block, and the batch that they were computed in."""
+        if tokens.dim() != 2 or tokens.shape[1] == 0:
+            raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 1")
+        tokens = self.check_tokens(tokens)
+        memories = [FreshMemory(tokens.shape[1]) for _ in range(len(tokens))]
+        batch = Batch.of(self.config, tokens.flatten(), memories)
+        return self.run_blocks(batch), batch
+
+    def mtp_logits(self, tokens: Tensor) -> Tensor:
+        """tokens [B, S] -> the MTP module's logits [B, S - 1, vocab]: row i knows tokens to i + 1, predicts i + 2."""
+        if not self.mtp:
+            raise ValueError("num_nextn_predict_layers = 0: this model has no MTP module")
+        num_rows = tokens.shape[1] - 1
+        if num_rows < 1:
+            raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 2")
+        streams = self.streams(tokens)[0].unflatten(0, tokens.shape)[:, :-1].flatten(0, 1)
+        following = tokens[:, 1:].flatten().to(self.device)
+        batch = Batch.of(self.config, following, [FreshMemory(num_rows) for _ in range(len(tokens))])
+        head: MTP = self.mtp[0]  # type: ignore[assignment]
+        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.store, self.arithmetic)
+        return self.logits(hidden).unflatten(0, (len(tokens), num_rows))
+
+    # -- sequences in a pool ---------------------------------------------------------------------------------------
+
+    def new_pool(self, num_tokens: int, record: Record | None = None, poison: bool = False) -> Pool:
+        """A cache for `num_tokens` tokens in all, with records that keep this arithmetic's activations."""
+        return Pool(self.config, num_tokens, record or record_for(self.arithmetic.dtype), self.device, poison)
+
+    @torch.no_grad()
+    def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
+        """Run new tokens of several sequences and append them to their pasts.
+
+        tokens [n] int64: counts[0] tokens of sequences[0], then counts[1] of sequences[1], and so on -> hidden
+        [n, hidden_size], for `logits`. Raises ValueError for tokens or counts that do not fit, PoolFull when the pool
+        has no room. Then, and when a pass is interrupted, tokens whose pass did not complete are in no sequence.
+        """
+        tokens = self.check_tokens(tokens)
+        if tokens.dim() != 1 or len(sequences) != len(counts) or sum(counts) != len(tokens):
+            raise ValueError(
+                f"{list(tokens.shape)} tokens, {len(sequences)} sequences and counts {list(counts)} do not fit; "
+                "expected tokens [n] with n = sum(counts) and one count for each sequence"
+            )
+        if not sequences:
+            raise ValueError("no sequences; expected at least one")
+        pool = sequences[0].pool
+        if pool.layout.config != self.config:
+            raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
+        pool.check_room(sequences, counts)
+        return torch.cat(
+            [self._extend_once(tokens[rows], some, parts) for rows, some, parts in _passes(sequences, counts)]
+        )
+
+    def _extend_once(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
+        memories = sequences[0].pool.begin(sequences, counts)
+        try:
+            hidden = self.final(self.run_blocks(Batch.of(self.config, tokens, memories)))
+        except BaseException:
+            for memory in memories:
+                memory.abort()
+            raise
+        for memory in memories:
+            memory.commit()
+        return hidden
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def run_blocks(self, batch: Batch) -> Tensor:
+        """Embed the batch's tokens and run the main layers: streams [n, hc, hidden]."""
+        x = self.embed(batch.tokens, self.arithmetic)
+        streams = x[:, None].expand(-1, self.num_streams, -1)
+        store = self.store
+        for block in self.layers:
+            streams = block(streams, batch, store, self.arithmetic)
+        return streams
+
+    def final(self, streams: Tensor) -> Tensor:
+        """Collapse and norm: hidden [n, hidden_size]."""
+        return self.norm(self.collapse(streams, self.arithmetic), self.arithmetic)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [n, hidden_size] -> logits [n, vocab] float32."""
+        return ops.linear_wide(hidden, self.head.weight, self.arithmetic)
+
+    def check_tokens(self, tokens: Tensor) -> Tensor:
+        """`tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
+        if tokens.dtype != torch.int64:
+            raise ValueError(f"tokens of dtype {tokens.dtype} are not allowed; expected torch.int64")
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+            raise ValueError(
+                f"tokens between {int(tokens.min())} and {int(tokens.max())} are not allowed; "
+                f"expected 0 to {self.config.vocab_size - 1}"
+            )
+        return tokens.to(self.device)
+
+
+def _passes(sequences: Seq[Sequence], counts: Seq[int]) -> list[tuple[slice, list[Sequence], list[int]]]:
+    """Cut a packed run into passes of at most PASS_TOKENS tokens: (rows, the sequences in them, their counts)."""
+    passes: list[tuple[slice, list[Sequence], list[int]]] = []
+    row = room = 0
+    for sequence, count in zip(sequences, counts, strict=True):
+        if count <= 0:
+            raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
+        while count:
+            if room == 0:
+                passes.append((slice(row, row), [], []))
+                room = PASS_TOKENS
+            take = min(count, room)
+            rows, some, parts = passes[-1]
+            some.append(sequence)
+            parts.append(take)
+            passes[-1] = (slice(rows.start, row + take), some, parts)
+            row, room, count = row + take, room - take, count - take
+    return passes

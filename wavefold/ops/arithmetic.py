@@ -1,0 +1,44 @@
+"""How numbers are computed: the two arithmetics of the project, chosen once when a model is loaded.
+
+`exact` computes the architecture's mathematics in one dtype (transformers' reading of it); weights are decoded, nothing
+else is quantised. `released` computes what DeepSeek's own inference code computes, rounding by rounding: bfloat16
+activations, FP8 inputs of the quantised GEMMs, FP8-simulated KV, FP4-simulated index queries and keys.
+docs/arithmetic.md has the table of both and what each is judged by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+EXACT_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """`name` is "exact" or "released"; `dtype` is that of the activations between ops."""
+
+    name: str = "exact"
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.name not in ("exact", "released"):
+            raise ValueError(f"arithmetic = {self.name!r} is not allowed; expected 'exact' or 'released'")
+        allowed = (torch.bfloat16,) if self.released else EXACT_DTYPES
+        if self.dtype not in allowed:
+            names = ", ".join(str(dtype) for dtype in allowed)
+            raise ValueError(f"dtype = {self.dtype} is not allowed with {self.name} arithmetic; expected {names}")
+
+    @property
+    def released(self) -> bool:
+        """Whether to round as the released inference code does."""
+        return self.name == "released"
+
+    @property
+    def accumulate(self) -> torch.dtype:
+        """The dtype of sums, softmax, router and stream mixing: float32, or float64 for activations in float64."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def __str__(self) -> str:
+        return self.name if self.released else f"{self.name}, {str(self.dtype).removeprefix('torch.')}"

@@ -1,0 +1,49 @@
+"""Attention with one shared key-value head and a sink, over keys that arrive piece by piece. Report section 2.3.
+
+    z = q . k / sqrt(c);   o = sum_j exp(z_j) k_j / (sum_j exp(z_j) + exp(sink))
+
+A piece is a run of keys that all queries share (the window of a chunk, a block of compressed entries) or rows gathered
+for each query (the indexer's choice). Only the running maximum, sum and output are kept, so that memory does not grow
+with the context. The released code takes 64 keys at a time and rounds exp(z - running max) to bfloat16 before the
+product with the values: the piece size is then part of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+
+RELEASED_PIECE = 64
+
+
+class RunningSoftmax:
+    """Attention of q [n, heads, c] over pieces of keys: `add` each, then `finish` once."""
+
+    def __init__(self, q: Tensor, arithmetic: Arithmetic):
+        self.arithmetic = arithmetic
+        self.dtype = q.dtype
+        self.q = q.to(arithmetic.accumulate)
+        self.max = self.q.new_full((*q.shape[:2], 1), -torch.inf)
+        self.sum = self.q.new_zeros((*q.shape[:2], 1))
+        self.out = torch.zeros_like(self.q)
+
+    def add(self, keys: Tensor, visible: Tensor | None) -> None:
+        """keys [m, c] or [n, m, c]; visible [n, m] bool says who sees what (None: everyone, everything)."""
+        keys = keys.to(self.q.dtype)
+        z = torch.matmul(self.q, keys.transpose(-1, -2)) * self.q.shape[-1] ** -0.5
+        if visible is not None:
+            z = z.masked_fill(~visible[:, None], -torch.inf)
+        top = torch.maximum(self.max, z.amax(-1, keepdim=True).detach())
+        base = top.masked_fill(top == -torch.inf, 0)  # nothing seen yet: exp(-inf - 0) = 0
+        p, decay = torch.exp(z - base), torch.exp(self.max - base)
+        self.sum = self.sum * decay + p.sum(-1, keepdim=True)
+        if self.arithmetic.released:
+            p = p.to(torch.bfloat16).to(p.dtype)
+        self.out = self.out * decay + torch.matmul(p, keys)
+        self.max = top
+
+    def finish(self, sink: Tensor) -> Tensor:
+        """sink [heads] -> o [n, heads, c] in q's dtype."""
+        return (self.out / (self.sum + torch.exp(sink.to(self.sum.dtype)[:, None] - self.max))).to(self.dtype)

@@ -1,0 +1,85 @@
+"""Manifold-constrained hyper-connections (mHC): the residual is several streams, mixed around each sublayer F.
+
+    x = sum_j pre_j X_j;    X'_k = post_k F(x) + sum_j comb[j, k] X_j
+
+`comb` is made doubly stochastic by Sinkhorn iterations and is applied over its first index. Report section 2.2.
+Shape suffixes: n tokens, J streams in, K streams out, d hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+
+
+def _mixes(x_nJd: Tensor, fn: Tensor, norm_eps: float, arithmetic: Arithmetic) -> Tensor:
+    """The streams as one vector, projected by fn [out, J * d] and divided by their RMS: [n, out] float32."""
+    x = x_nJd.flatten(1).to(arithmetic.accumulate)
+    return F.linear(x, fn.to(x.dtype)) * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm_eps)
+
+
+def hc_weights(
+    x_nJd: Tensor,
+    fn: Tensor,
+    base: Tensor,
+    scale: Tensor,
+    iters: int,
+    eps: float,
+    norm_eps: float,
+    arithmetic: Arithmetic,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """pre [n, J], post [n, K], comb [n, J, K], float32, from the streams; fn [2J + J*J, J*d], base, scale [3] fp32."""
+    return hc_split(_mixes(x_nJd, fn, norm_eps, arithmetic), base, scale, x_nJd.shape[1], iters, eps)
+
+
+def hc_split(
+    mixes: Tensor, base: Tensor, scale: Tensor, num_streams: int, iters: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The projected mixes [n, 2J + J*J] as (pre, post, comb)."""
+    sizes = (num_streams, num_streams, num_streams * num_streams)
+    (pre, post, comb), bases = mixes.split(sizes, -1), base.to(mixes.dtype).split(sizes)
+    pre = torch.sigmoid(pre * scale[0] + bases[0]) + eps
+    post = 2 * torch.sigmoid(post * scale[1] + bases[1])
+    comb = (comb * scale[2] + bases[2]).unflatten(-1, (num_streams, num_streams))
+    return pre, post, sinkhorn(comb, iters, eps)
+
+
+def sinkhorn(comb: Tensor, iters: int, eps: float) -> Tensor:
+    """[n, J, K] logits -> nearly doubly stochastic: rows and columns normalised in turn, ending with the columns."""
+    comb = comb.softmax(-1) + eps
+    comb = comb / (comb.sum(-2, keepdim=True) + eps)
+    for _ in range(iters - 1):
+        comb = comb / (comb.sum(-1, keepdim=True) + eps)
+        comb = comb / (comb.sum(-2, keepdim=True) + eps)
+    return comb
+
+
+def hc_collapse(x_nJd: Tensor, pre: Tensor) -> Tensor:
+    """sum_j pre_j X_j: [n, d] in the streams' dtype."""
+    return (pre[..., None] * x_nJd.to(pre.dtype)).sum(1).to(x_nJd.dtype)
+
+
+def hc_expand(out_nd: Tensor, x_nJd: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+    """post_k F + sum_j comb[j, k] X_j: [n, K, d] in the streams' dtype, summed in float32 and rounded once."""
+    streams = x_nJd.to(comb.dtype)
+    mixed = comb[:, 0, :, None] * streams[:, 0, None]
+    for j in range(1, streams.shape[1]):
+        mixed = mixed + comb[:, j, :, None] * streams[:, j, None]
+    return (post[..., None] * out_nd.to(post.dtype)[:, None] + mixed).to(x_nJd.dtype)
+
+
+def hc_head(
+    x_nJd: Tensor,
+    fn: Tensor,
+    base: Tensor,
+    scale: Tensor,
+    eps: float,
+    norm_eps: float,
+    arithmetic: Arithmetic,
+) -> Tensor:
+    """The last collapse, before the final norm: [n, d] in the streams' dtype. No Sinkhorn here."""
+    pre = torch.sigmoid(_mixes(x_nJd, fn, norm_eps, arithmetic) * scale + base) + eps
+    return hc_collapse(x_nJd, pre.to(arithmetic.accumulate))

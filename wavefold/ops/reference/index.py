@@ -1,0 +1,69 @@
+"""The lightning indexer: each query scores all visible entries and keeps the best k. Report section 2.3.1.
+
+I[t, i] = sum_h w[t, h] * relu(q[t, h] . k[i])
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.ops.arithmetic import Arithmetic
+
+INDEX_BLOCK = 32
+
+
+def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """An index query or key [..., dim], as scores see it. Released: Hadamard, then FP4 in blocks of 32.
+
+    The Hadamard matrix is orthogonal: without quantisation it changes no score, and exact arithmetic leaves it out.
+    """
+    if not arithmetic.released:
+        return x
+    return quant.fp4_sim(quant.hadamard(x), INDEX_BLOCK)
+
+
+def index_weights(x: Tensor, heads: int, dim: int) -> Tensor:
+    """The heads' weights from their projection x [n, heads]: both scale factors in, rounded once."""
+    return x * (dim**-0.5 * heads**-0.5)
+
+
+def index_scores(q: Tensor, weights: Tensor, keys: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """q [n, heads, dim], weights [n, heads], keys [m, dim] -> scores [n, m] float32.
+
+    Released: the dot product, its product with the weight and the sum over heads are each rounded to bfloat16.
+    """
+    wide = arithmetic.accumulate
+    dots = torch.matmul(q.to(wide), keys.to(wide).T)
+    if arithmetic.released:
+        dots = (dots.to(q.dtype).relu_() * weights[..., None]).to(wide)
+        return dots.sum(1).to(q.dtype).to(wide)
+    return torch.matmul(weights.to(wide)[:, None], dots.relu()).squeeze(1)
+
+
+class RunningTopK:
+    """The k best entries of each of n queries, over scores that arrive block by block. Ties go to the earlier entry.
+
+    Held as one sortable int64 for each candidate (score bits above, inverted index below), so that the choice does not
+    depend on how the entries were cut into blocks.
+    """
+
+    def __init__(self, n: int, k: int, device: torch.device):
+        self.k = k
+        self.keys = torch.empty((n, 0), dtype=torch.int64, device=device)
+
+    def add(self, scores: Tensor, first: int, visible: Tensor) -> None:
+        """scores [n, m] of entries first .. first + m; visible [n] counts the entries each query may see."""
+        index = torch.arange(first, first + scores.shape[1], device=scores.device)
+        bits = (scores.float() + 0.0).view(torch.int32).to(torch.int64)  # + 0.0: -0 and 0 tie
+        order = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+        keys = (order << 32) | (0xFFFFFFFF - index)
+        keys = keys.masked_fill(index >= visible[:, None], torch.iinfo(torch.int64).min)
+        keys = torch.cat((self.keys, keys), 1)
+        self.keys = keys.topk(min(self.k, keys.shape[1]), dim=1).values
+
+    def finish(self) -> Tensor:
+        """[n, <= k] int64 entries, best first; -1 where a query sees fewer."""
+        index = 0xFFFFFFFF - (self.keys & 0xFFFFFFFF)
+        return index.masked_fill(self.keys == torch.iinfo(torch.int64).min, -1)

@@ -1,0 +1,19 @@
+"""What storing a KV entry does to it: FP8 for dims without position, bfloat16 for the rotated. Report section 3.4."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.ops.arithmetic import Arithmetic
+
+KV_BLOCK = 64
+
+
+def kv_sim(kv: Tensor, rope_dim: int, arithmetic: Arithmetic) -> Tensor:
+    """kv [n, c] -> the same through FP8 (blocks of 64) in its first c - rope_dim dims. Exact arithmetic: kv itself."""
+    if not arithmetic.released:
+        return kv
+    split = kv.shape[-1] - rope_dim
+    return torch.cat((quant.fp8_sim(kv[..., :split], KV_BLOCK), kv[..., split:]), -1)

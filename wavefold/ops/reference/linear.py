@@ -1,0 +1,38 @@
+"""y = x Wᵀ, with W stored as FP4, FP8, bfloat16 or float32. Report section 3.4; formats in `wavefold.quant`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.ops.arithmetic import Arithmetic
+
+ACTIVATION_BLOCK = 128
+
+
+def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmetic) -> Tensor:
+    """x [..., in] in the activation dtype, weight [out, in] (FP4: [out, in / 2]) -> [..., out] in the activation dtype.
+
+    In released arithmetic the input of a quantised weight goes through FP8 (e4m3, one power-of-two scale per row and
+    128 values). All scales are powers of two, so that the decoded operands are exact in bfloat16 and one GEMM with
+    float32 accumulation equals the block-scaled GEMM up to the order of the sum.
+    """
+    if scale is not None and arithmetic.released:
+        x = quant.fp8_sim(x, ACTIVATION_BLOCK)
+    return F.linear(x, quant.dequantize(weight, scale, x.dtype))
+
+
+def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """The same for the projections that are evaluated in float32 (compressors, router, head): [..., out] float32."""
+    return F.linear(x.to(arithmetic.accumulate), weight.to(arithmetic.accumulate))
+
+
+def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: int) -> Tensor:
+    """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet group g's rows alone.
+
+    The released code decodes this weight (`wo_a`) to bfloat16 and does not quantise its input.
+    """
+    w = quant.dequantize(weight, scale, x.dtype).unflatten(0, (num_groups, -1))
+    return torch.einsum("ngi,goi->ngo", x.unflatten(-1, (num_groups, -1)), w).flatten(-2)

@@ -1,0 +1,27 @@
+"""Root-mean-square norms, with a weight (every block input) and without (query heads). Report section 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
+    """x [..., n], weight [n] -> [..., n] in x's dtype; computed in float32, rounded once."""
+    wide = x.to(arithmetic.accumulate)
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (weight.to(arithmetic.accumulate) * wide).to(x.dtype)
+
+
+def unit_rms_norm(x: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
+    """x [..., n] -> x / rms(x) in x's dtype, without a weight.
+
+    The released code works in bfloat16 throughout: square, mean, + eps, rsqrt and product are each rounded there.
+    """
+    if arithmetic.released:
+        mean = x.square().to(arithmetic.accumulate).mean(-1, keepdim=True).to(x.dtype)
+        return x * (mean + eps).float().rsqrt().to(x.dtype)
+    wide = x.to(arithmetic.accumulate)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

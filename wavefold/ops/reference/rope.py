@@ -1,0 +1,53 @@
+"""Partial rotary positions: the last `rope` dims of a vector turn by an angle that grows with its token's position.
+
+Interleaved: dims (2i, 2i + 1) form one complex number. Angles are float32 position times float32 frequency, as in the
+released code, whatever the activations are. Report section 2.3; YaRN (arXiv:2309.00071) without its attention factor.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wavefold.config import SWA, ModelConfig
+from wavefold.ops.arithmetic import Arithmetic
+
+
+def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str | None = None) -> Tensor:
+    """Radians per token for each pair, float32 [rope / 2]: the plain table for sliding-window layers, else YaRN's."""
+    dim = config.qk_rope_head_dim
+    base = config.rope_theta if ratio == SWA else config.compress_rope_theta
+    frequencies = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    if ratio != SWA:
+        yarn = config.rope_scaling
+
+        def dim_of(rotations: float) -> float:
+            """The dim that makes this many rotations over the original context."""
+            return (
+                dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(base))
+            )
+
+        low = max(math.floor(dim_of(yarn.beta_fast)), 0)
+        high = min(math.ceil(dim_of(yarn.beta_slow)), dim - 1)
+        span = max(high - low, 0.001)
+        keep = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / span).clamp(0, 1)
+        frequencies = frequencies / yarn.factor * (1 - keep) + frequencies * keep
+    return frequencies.to(device)
+
+
+def rope_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """positions [n] int64 -> cos, sin [n, rope / 2] float32."""
+    angles = positions.to(torch.float32)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
+    """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
+    cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), -1) for t in table)
+    sin = -sin if inverse else sin
+    split = x.shape[-1] - 2 * cos.shape[-1]
+    even, odd = x[..., split:].to(arithmetic.accumulate).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+    return torch.cat((x[..., :split], turned.to(x.dtype)), -1)

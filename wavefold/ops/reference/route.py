@@ -1,0 +1,29 @@
+"""The router: which experts a token goes to, and with what weights. Report section 2.1.
+
+s = sqrt(softplus(x Wᵀ));  experts: the k best of s + bias, or a fixed table's row;  w = s / sum(s) * scale
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.reference.linear import linear_wide
+
+
+def router_scores(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """x [n, hidden], weight [experts, hidden] -> affinities [n, experts] float32."""
+    return F.softplus(linear_wide(x, weight, arithmetic)).sqrt()
+
+
+def choose_experts(scores: Tensor, bias: Tensor, k: int) -> Tensor:
+    """[n, k] expert ids, best first. The bias balances load; it decides who is chosen and never enters the weights."""
+    return (scores + bias.to(scores.dtype)).topk(k, dim=-1).indices
+
+
+def route_weights(scores: Tensor, ids: Tensor, scale: float) -> Tensor:
+    """[n, k] float32 weights of the chosen experts, summing to `scale`."""
+    chosen = torch.gather(scores, 1, ids)
+    return chosen / chosen.sum(-1, keepdim=True) * scale
