@@ -55,7 +55,7 @@ def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dt
         raise ValueError(f"{weight.dtype} weight without a scale; allowed are bfloat16, float16 and float32")
     if weight.dtype == torch.float8_e4m3fn:
         _check_fp8(weight, scale)
-        return dequantize_rows(weight, _repeat_rows(scale, weight.shape[-2]), FP8_BLOCK, dtype)
+        return dequantize_rows(weight, _repeat_rows(e8m0.as_bytes(scale), weight.shape[-2]), FP8_BLOCK, dtype)
     _check_fp4(weight, scale)
     return dequantize_rows(weight, scale, FP4_BLOCK, dtype)
 
@@ -84,7 +84,8 @@ def quantize_fp8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     def encode(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor]:
         return (over_scale(weight, scale, FP8_BLOCK).to(torch.float8_e4m3fn),)
 
-    (codes,) = by_rows(encode, weight.flatten(0, -2), _repeat_rows(scale, weight.shape[-2]).flatten(0, -2))
+    row_bytes = _repeat_rows(e8m0.as_bytes(scale), weight.shape[-2])
+    (codes,) = by_rows(encode, weight.flatten(0, -2), row_bytes.flatten(0, -2))
     return codes.view(weight.shape), scale
 
 
@@ -94,7 +95,8 @@ def fp4_to_fp8(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
     weight int8 or uint8 [..., out, in/2] and scale e8m0 [..., out, in/32] to float8_e4m3fn [..., out, in] and
     float8_e8m0fnu [..., out/128, in/128], each block's largest FP4 scale over 2^6. Every value is checked:
     ValueError names the first 128x128 block that e4m3 cannot hold. All values are safe while the largest FP4
-    scale of a block is at most 2^14 times its smallest; beyond that it depends on the values.
+    scale of a block is at most 2^14 times its smallest; beyond that it depends on the values. Minus zero
+    becomes zero: the converter's table has a plain 0 for code 8.
     """
     _check_fp4(weight, scale)
     num_rows, n = weight.shape[-2], 2 * weight.shape[-1]
@@ -108,13 +110,13 @@ def fp4_to_fp8(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
 
     def convert(weight: torch.Tensor, ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values = scale_rows_(e2m1.decode(weight, torch.bfloat16), e8m0.decode(ratio).bfloat16(), FP4_BLOCK)
-        codes = values.to(torch.float8_e4m3fn)
+        codes = values.add_(0.0).to(torch.float8_e4m3fn)  # -0 + 0 is 0
         return codes, in_blocks(e4m3.decode(codes, torch.bfloat16) != values, FP8_BLOCK).any(-1)
 
     codes, lossy = by_rows(convert, weight.flatten(0, -2), ratio.flatten(0, -2))
-    in_block = _max_of_rows(lossy.unflatten(0, weight.shape[:-1]).to(torch.uint8))
-    if (in_block.bool() | (largest == 255)).any():
-        block = (in_block.bool() | (largest == 255)).nonzero()[0].tolist()
+    refused = _max_of_rows(lossy.unflatten(0, weight.shape[:-1]).to(torch.uint8)).bool() | (largest == 255)
+    if refused.any():
+        block = refused.nonzero()[0].tolist()
         raise ValueError(f"fp4_to_fp8 would lose values in 128x128 block {block}: {_ratio(fp4_bytes, block)}")
     return codes.view(*weight.shape[:-1], n), fp8_bytes.view(torch.float8_e8m0fnu)
 
@@ -151,10 +153,11 @@ def fp8_to_fp4(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
         *row, block = lossy.view(row_bytes.shape).nonzero()[0].tolist()
         columns = slice(block * FP4_BLOCK, min(n, (block + 1) * FP4_BLOCK))
         magnitudes = sorted({abs(value) for value in weight[tuple(row)][columns].float().tolist()})
+        byte = int(row_bytes[tuple(row)][block])
         raise ValueError(
-            f"fp8_to_fp4 would lose values in row {row}, columns {columns.start} to {columns.stop - 1}: "
-            f"magnitudes {magnitudes} times 2^{int(row_bytes[tuple(row)][block]) - 127}; allowed are 0, 0.5, "
-            "1, 1.5, 2, 3, 4 and 6 times one power of two, 2^-127 to 2^127"
+            f"fp8_to_fp4 would lose values in row {row}, columns {columns.start} to {columns.stop - 1}: magnitudes "
+            f"{magnitudes} times {'NaN' if byte == 255 else f'2^{byte - 127}'}; allowed are 0, 0.5, 1, 1.5, 2, 3, 4 "
+            "and 6 times one power of two, 2^-127 to 2^127"
         )
     return codes.view(*weight.shape[:-1], n // 2), fp4_bytes.view(row_bytes.shape).view(torch.float8_e8m0fnu)
 

@@ -34,9 +34,8 @@ def decode(packed: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Te
 def _pairs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[256] integers, each holding both values of a byte: a [256, 2] table, each row of it one fetch."""
     word = {2: torch.int32, 4: torch.int64}[dtype.itemsize]
-    with torch.inference_mode(False):  # the table outlives the caller's mode
-        table = [[VALUES[byte & 15], VALUES[byte >> 4]] for byte in range(256)]
-        return torch.tensor(table, dtype=dtype, device=device).view(word).squeeze(-1)
+    table = [[VALUES[byte & 15], VALUES[byte >> 4]] for byte in range(256)]
+    return torch.tensor(table, dtype=dtype, device=device).view(word).squeeze(-1)
 
 
 def encode(x: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,5 @@ def decode(codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Ten
 def _pairs(dtype: torch.dtype) -> torch.Tensor:
     """[65536] integers, each holding the values of two neighbouring codes."""
     word = {2: torch.int32, 4: torch.int64}[dtype.itemsize]
-    with torch.inference_mode(False):  # the table outlives the caller's mode
-        two_codes = torch.arange(65536, dtype=torch.int32, device="cpu").to(torch.uint16)
-        return two_codes.view(torch.float8_e4m3fn).to(dtype).view(word)
+    two_codes = torch.arange(65536, dtype=torch.int32, device="cpu").to(torch.uint16)
+    return two_codes.view(torch.float8_e4m3fn).to(dtype).view(word)

@@ -99,7 +99,7 @@ def quantize_rows_fp8(x: torch.Tensor, block: int, floor: float) -> tuple[torch.
         return over_scale(x, scale, block).to(torch.float8_e4m3fn), scale
 
     codes, scale = by_rows(quantize, x.reshape(-1, x.shape[-1]))
-    return codes.view(x.shape), scale.view(*x.shape[:-1], -1)
+    return codes.view(x.shape), scale.view(*x.shape[:-1], scale.shape[-1])
 
 
 def quantize_rows_fp4(x: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +115,7 @@ def quantize_rows_fp4(x: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.
         return e2m1.encode(over_scale(x, scale, block)), scale
 
     codes, scale = by_rows(quantize, x.reshape(-1, x.shape[-1]))
-    return codes.view(*x.shape[:-1], -1), scale.view(*x.shape[:-1], -1)
+    return codes.view(*x.shape[:-1], codes.shape[-1]), scale.view(*x.shape[:-1], scale.shape[-1])
 
 
 def dequantize_rows(
