@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,14 @@ SWA, CSA, HCA = 0, 4, 128
 
 EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
+LIMIT = 2**31
+"""Every number is below this."""
+
+
+def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -30,6 +37,13 @@ class RopeScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     original_max_position_embeddings: int = 65536
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(0 < value < LIMIT, f"rope_scaling.{field.name}", value, "a positive number")
+        _require(self.beta_slow <= self.beta_fast, "rope_scaling.beta_slow", self.beta_slow,
+                 f"at most beta_fast = {self.beta_fast}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,17 +101,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in _POSITIVE:
             value = getattr(self, key)
-            _require(
-                value > 0 and not (isinstance(value, float) and math.isinf(value)),
-                key,
-                value,
-                "a positive number",
-            )
+            _require(0 < value < LIMIT, key, value, "a positive number below 2^31")
         for key in ("num_hash_layers", "num_nextn_predict_layers"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         for key, allowed in _FIXED.items():
             _require(getattr(self, key) == allowed, key, getattr(self, key), repr(allowed))
         _require(self.expert_dtype in EXPERT_DTYPES, "expert_dtype", self.expert_dtype, " or ".join(EXPERT_DTYPES))
+        for key in ("hidden_size", "moe_intermediate_size"):
+            _require(self.expert_dtype != "fp4" or getattr(self, key) % 2 == 0, key, getattr(self, key),
+                     "an even number, for two FP4 codes to a byte")  # fmt: skip
+        for key in ("bos_token_id", "eos_token_id"):
+            _require(0 <= getattr(self, key) < self.vocab_size, key, getattr(self, key),
+                     f"0 to vocab_size - 1 = {self.vocab_size - 1}")  # fmt: skip
 
         num_ratios = self.num_hidden_layers + self.num_nextn_predict_layers
         _require(len(self.compress_ratios) == num_ratios, "compress_ratios", list(self.compress_ratios),
@@ -173,7 +188,7 @@ class ModelConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file; expected an official config.json") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a JSON file ({error})") from None
         if not isinstance(values, dict):
             raise ValueError(f"{path}: holds {type(values).__name__}, expected a JSON object")
@@ -242,19 +257,14 @@ _FIXED = {
 }  # fmt: skip
 
 
-def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
-
-
 def _convert(key: str, value: Any, kind: str) -> Any:
     """`value` as the field's type, without guessing: a string is not a number, 2.5 is not an integer."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind == "int":
-        _require(is_number and value == int(value), key, value, "an integer")
+        _require(is_number and abs(value) < LIMIT and value == int(value), key, value, "an integer below 2^31")
         return int(value)
     if kind == "float":
-        _require(is_number and math.isfinite(value), key, value, "a number")
+        _require(is_number and abs(value) < LIMIT, key, value, "a number below 2^31")
         return float(value)
     if kind == "bool":
         _require(isinstance(value, bool), key, value, "true or false")

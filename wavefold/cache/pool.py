@@ -6,6 +6,7 @@
 
 Forks share blocks; a shared block that is only partly filled is copied before it is written. A pass that fails or is
 interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the committed length.
+A commit that is interrupted is completed before the interruption goes on.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Pool:
 
     def open(self) -> Sequence:
         """A new, empty sequence. It is the caller's until `close`."""
-        return self._adopt(Sequence(self, SequenceState(self.layout, self.device)))
+        state = SequenceState(self.layout, self.device)
+        if self.poison:
+            state.poison()
+        return self._adopt(Sequence(self, state))
 
     def _adopt(self, sequence: Sequence) -> Sequence:
         self.sequences.append(sequence)
@@ -66,12 +70,31 @@ class Pool:
     def begin(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
         """Reserve room for counts[i] more tokens in sequences[i], for all or, raising PoolFull, for none."""
         copies, growth = self.check_room(sequences, counts)
-        fresh = self.blocks.allocate(sum(copies) + sum(growth))
-        for sequence, copy, grow in zip(sequences, copies, growth, strict=True):
-            if copy:
-                sequence._own_last_block(fresh.pop())
-            sequence.table += [fresh.pop() for _ in range(grow)]
-        return [PagedMemory(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
+        try:
+            for sequence, copy, grow in zip(sequences, copies, growth, strict=True):
+                if copy:
+                    sequence._own_last_block()
+                sequence.table += self.blocks.allocate(grow)
+            return [PagedMemory(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
+        except BaseException:
+            for sequence in sequences:
+                sequence._truncate()
+            raise
+
+    def commit(self, memories: Seq[PagedMemory]) -> None:
+        """The pass over `memories` is complete: its tokens are now their sequences' past."""
+        try:
+            for memory in memories:
+                memory.commit()
+        except BaseException:  # half a commit has lost old rows already; a whole one may be repeated
+            for memory in memories:
+                memory.commit()
+            raise
+
+    def abort(self, memories: Seq[PagedMemory]) -> None:
+        """The pass over `memories` did not complete: their sequences stay as they were before it."""
+        for memory in memories:
+            memory.abort()
 
     def check_room(self, sequences: Seq[Sequence], counts: Seq[int]) -> tuple[list[bool], list[int]]:
         """For each sequence, whether its last block must be copied and how many blocks its tokens add.
@@ -83,10 +106,23 @@ class Pool:
                 raise ValueError("a sequence is closed or belongs to another pool; open it in this one")
         if len(set(map(id, sequences))) != len(sequences):
             raise ValueError("a sequence appears twice; give all its tokens at once")
-        copies = [sequence._writes_shared_block() for sequence in sequences]
+        copies = self._copies(sequences)
         growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
         self.blocks.check_free(sum(copies) + sum(growth))
         return copies, growth
+
+    def _copies(self, sequences: Seq[Sequence]) -> list[bool]:
+        """Whether each, extended in this order, writes to a block that others still hold: the last one keeps it."""
+        others: dict[int, int] = {}
+        copies = []
+        for sequence in sequences:
+            if sequence.num_tokens % BLOCK_TOKENS == 0:
+                copies.append(False)
+                continue
+            block = sequence.table[-1]
+            others[block] = others.get(block, self.blocks.references[block]) - 1
+            copies.append(others[block] > 0)
+        return copies
 
     def _free(self, blocks: Seq[int]) -> None:
         freed = self.blocks.release(blocks)
@@ -128,8 +164,6 @@ class Sequence:
         self.num_tokens = 0
         self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
         self.closed = False
-        if pool.poison:
-            state.poison()
 
     @property
     def cache_bytes(self) -> int:
@@ -139,8 +173,7 @@ class Sequence:
     def fork(self) -> Sequence:
         """A second sequence with the same past; blocks are shared until one of the two writes to them."""
         self._check_open()
-        other = Sequence(self.pool, self.state)
-        other.state = self.state.copy()
+        other = Sequence(self.pool, self.state.copy())
         other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
         self.pool.blocks.share(self.table)
         return self.pool._adopt(other)
@@ -176,9 +209,6 @@ class Sequence:
         self.pool._free(self.table[keep:])
         del self.table[keep:]
 
-    def _writes_shared_block(self) -> bool:
-        return self.num_tokens % BLOCK_TOKENS != 0 and self.pool.blocks.references[self.table[-1]] > 1
-
     def _growth(self, count: int) -> int:
         """Blocks to add for `count` more tokens."""
         if count <= 0:
@@ -189,11 +219,11 @@ class Sequence:
             raise ValueError(f"a sequence of {total} tokens is not allowed; expected at most {limit}")
         return self.pool.layout.num_blocks(total) - len(self.table)
 
-    def _own_last_block(self, block: int) -> None:
-        """Copy on write: `block` takes the place of the last one, which others may go on reading."""
-        self.pool._copy_block(self.table[-1], block)
-        self.pool._free([self.table[-1]])
-        self.table[-1] = block
+    def _own_last_block(self) -> None:
+        """Copy on write: a new block takes the place of the last one, which others may go on reading."""
+        self.table += self.pool.blocks.allocate(1)  # at the end until it is complete: there `_truncate` finds it
+        self.pool._copy_block(self.table[-2], self.table[-1])
+        self.pool._free([self.table.pop(-2)])
 
 
 class PagedMemory(Memory):
@@ -220,9 +250,9 @@ class PagedMemory(Memory):
         return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
 
     def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
-        storage, _ = self.pool.rows_of(kind, layer)
+        storage, in_block = self.pool.rows_of(kind, layer)
         numbers = torch.arange(first, first + len(rows), device=self.pool.device)
-        storage[self._physical(kind, layer, numbers)] = self.record.encode(rows)
+        storage[self._physical(numbers, in_block)] = self.record.encode(rows)
 
     def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
@@ -231,19 +261,19 @@ class PagedMemory(Memory):
         return self._read(kind, layer, index)
 
     def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
-        storage, _ = self.pool.rows_of(kind, layer)
-        rows = storage.index_select(0, self._physical(kind, layer, numbers).flatten())
+        storage, in_block = self.pool.rows_of(kind, layer)
+        rows = storage.index_select(0, self._physical(numbers, in_block).flatten())
         return self.record.decode(rows).unflatten(0, numbers.shape)
 
-    def _physical(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
-        _, rows = self.pool.rows_of(kind, layer)
-        return self._table[numbers // rows] * rows + numbers % rows
+    def _physical(self, numbers: Tensor, in_block: int) -> Tensor:
+        """Rows of the storage that hold the entries `numbers`, with `in_block` of them to a block."""
+        return self._table[numbers // in_block] * in_block + numbers % in_block
 
     def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
-        self._pending.append((ring, rows[-len(ring) :]))
+        self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows
 
     def commit(self) -> None:
-        """The pass is complete: its tokens are now the sequence's past."""
+        """The pass is complete: its tokens are now the sequence's past. Doing it again changes nothing."""
         for ring, rows in self._pending:
             ring_store(ring, rows, self.end)
         self.sequence.num_tokens = self.end

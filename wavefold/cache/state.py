@@ -28,7 +28,7 @@ class SequenceState:
         self.layout = layout
         self.windows = layout.record.empty(len(layout.main_layers), layout.window_rows, config.head_dim, device=device)
         self.tails = {
-            kind.name: torch.empty(len(kind.layers), kind.rows, 2, kind.width, device=device)
+            kind.name: torch.empty(len(kind.layers), kind.rows, 2, kind.width, dtype=torch.float32, device=device)
             for kind in layout.tail_kinds
         }
 

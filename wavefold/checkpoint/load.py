@@ -66,7 +66,7 @@ def assign(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
             elif name == "tid2eid":
                 _check_table(dot + name, tensor, model.config.n_routed_experts, problems)
             plan.append((module, name, tensor))
-    problems.unexpected = sorted(left)
+    problems.unexpected += sorted(left)
     problems.raise_if_any()
     for module, name, tensor in plan:
         module.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))

@@ -10,6 +10,8 @@ query on its last token. Shape suffixes: n tokens, H heads, c head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,11 @@ GATHER_PIECE = 64
 """Entries gathered for each query at a time; the released code's piece too."""
 DENSE_ENTRIES = 4
 """Exact arithmetic masks instead of gathering while there are at most this many times `index_topk` entries."""
+
+
+def num_visible(positions: Tensor, ratio: int) -> Tensor:
+    """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
+    return (positions + 1) // ratio
 
 
 class Attention(nn.Module):
@@ -61,20 +68,21 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised -> [n, hidden]. The memories of the batch take the new tokens' rows."""
         qr, q, kv = self.project(h, batch, arithmetic)
-        rows = self.compressor.project(h, batch, arithmetic) if self.ratio != SWA else None
+        lengths = [segment.memory.length for segment in batch.segments]
+        parts = [q.split(lengths), kv.split(lengths)]
+        if self.ratio != SWA:
+            parts.append(self.compressor.project(h, batch, arithmetic).split(lengths))
         if self.ratio == CSA:
-            index_rows = self.indexer.compressor.project(h, batch, arithmetic)
-            index_q = self.indexer.queries(h, qr, batch, arithmetic)
-        outputs = []
-        for segment in batch.segments:
-            window = segment.memory.window(self.layer, kv[segment.rows])
-            index: tuple[Tensor, Tensor] | None = None
+            parts.append(self.indexer.compressor.project(h, batch, arithmetic).split(lengths))
+            parts += (x.split(lengths) for x in self.indexer.queries(h, qr, batch, arithmetic))
+        outputs: list[Tensor] = []
+        for segment, q_part, kv_part, *others in zip(batch.segments, *parts, strict=True):
+            window = segment.memory.window(self.layer, kv_part)
             if self.ratio == CSA:
-                self.indexer.compressor.extend(index_rows[segment.rows], segment, batch, arithmetic)
-                index = index_q[0][segment.rows], index_q[1][segment.rows]
-            if rows is not None:
-                self.compressor.extend(rows[segment.rows], segment, batch, arithmetic)
-            outputs.append(self.attend(q[segment.rows], window, index, segment, arithmetic))
+                self.indexer.compressor.extend(others[1], segment, batch, arithmetic)
+            if self.ratio != SWA:
+                self.compressor.extend(others[0], segment, batch, arithmetic)
+            outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
         o = ops.rotate(torch.cat(outputs), batch.table(self.ratio), arithmetic, inverse=True)
         return self.output(o, arithmetic)
 
@@ -82,8 +90,9 @@ class Attention(nn.Module):
         """qr [n, q_lora], q [n, H, c] and kv [n, c], both rotated to their positions."""
         table = batch.table(self.ratio)
         qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
-        q = self.wq_b(qr, arithmetic).unflatten(-1, (self.num_heads, self.head_dim))
-        q = ops.rotate(ops.unit_rms_norm(q, self.eps, arithmetic), table, arithmetic)
+        heads = self.num_heads, self.head_dim  # nested, as each step's copy of q is the largest tensor of a pass
+        q = ops.unit_rms_norm(self.wq_b(qr, arithmetic).unflatten(-1, heads), self.eps, arithmetic)
+        q = ops.rotate(q, table, arithmetic)
         kv = ops.rotate(self.kv_norm(self.wkv(h, arithmetic), arithmetic), table, arithmetic)
         return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
 
@@ -93,30 +102,27 @@ class Attention(nn.Module):
         return self.wo_b(u, arithmetic)
 
     def attend(
-        self,
-        q: Tensor,
-        window: Tensor,
-        index: tuple[Tensor, Tensor] | None,
-        segment: Segment,
-        arithmetic: Arithmetic,
-    ) -> Tensor:
-        """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries."""
+        self, q: Tensor, window: Tensor, index: Sequence[Tensor], segment: Segment, arithmetic: Arithmetic
+    ) -> list[Tensor]:
+        """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries.
+
+        `index` is, in CSA layers, the indexer's queries and weights for the same tokens. Returns [n, H, c] in chunks.
+        """
         memory = segment.memory
-        outputs = []
-        for first in range(0, len(q), QUERY_CHUNK):
-            chunk = slice(first, min(first + QUERY_CHUNK, len(q)))
-            positions = torch.arange(memory.start + chunk.start, memory.start + chunk.stop, device=q.device)
-            softmax = ops.RunningSoftmax(q[chunk], arithmetic)
+        outputs, first = [], memory.start
+        for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
+            positions = torch.arange(first, first + len(q_chunk), device=q.device)
+            first += len(q_chunk)
+            softmax = ops.RunningSoftmax(q_chunk, arithmetic)
             self._add_window(softmax, window, positions, memory, arithmetic)
             if self.ratio == CSA:
-                assert index is not None
-                visible = (positions + 1) // CSA
-                chosen = self.indexer.select(index[0][chunk], index[1][chunk], visible, memory, arithmetic)
+                index_q, weights = index_chunk
+                chosen = self.indexer.select(index_q, weights, num_visible(positions, CSA), memory, arithmetic)
                 self._add_chosen(softmax, chosen, memory, arithmetic)
             elif self.ratio == HCA:
-                self._add_visible(softmax, (positions + 1) // HCA, memory, arithmetic)
+                self._add_visible(softmax, num_visible(positions, HCA), memory, arithmetic)
             outputs.append(softmax.finish(self.attn_sink))
-        return torch.cat(outputs)
+        return outputs
 
     def _add_window(
         self,
@@ -160,8 +166,8 @@ class Attention(nn.Module):
     ) -> None:
         """All entries that are complete at each query: visible [n] counts them."""
         size = ops.RELEASED_PIECE if arithmetic.released else EXACT_PIECE
-        num_visible = int(visible[-1])
-        for first in range(0, num_visible, size):
-            end = min(first + size, num_visible)
+        count = int(visible[-1])
+        for first in range(0, count, size):
+            end = min(first + size, count)
             entries = torch.arange(first, end, device=visible.device)
             softmax.add(memory.block("hca", self.layer, first, end), entries < visible[:, None])

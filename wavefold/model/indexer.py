@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from wavefold import ops
@@ -38,8 +39,11 @@ class Indexer(nn.Module):
 
     def select(self, q: Tensor, weights: Tensor, visible: Tensor, memory: Memory, arithmetic: Arithmetic) -> Tensor:
         """[n, <= topk] entries for each query, best first; visible [n] counts those it may see; -1 = nothing."""
-        best = ops.RunningTopK(len(q), self.topk, q.device)
         num_entries = memory.end // CSA
+        if num_entries <= self.topk and not arithmetic.released:  # all of them; their order means nothing here
+            everything = torch.arange(num_entries, device=q.device).expand(len(q), -1)
+            return everything.masked_fill(everything >= visible[:, None], -1)
+        best = ops.RunningTopK(len(q), self.topk, q.device)
         for first in range(0, num_entries, SCORE_BLOCK):
             keys = memory.block("index", self.layer, first, min(first + SCORE_BLOCK, num_entries))
             best.add(ops.index_scores(q, weights, keys, arithmetic), first, visible)

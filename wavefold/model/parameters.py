@@ -41,7 +41,7 @@ def stored_shapes(
 ) -> tuple[tuple[int, int], torch.dtype, tuple[int, int] | None]:
     """Weight shape and dtype, and scale shape, of an [out, in] matrix stored as `form`: fp4, fp8, bf16 or fp32."""
     if form == "fp4":
-        return (out_features, in_features // 2), torch.int8, (out_features, in_features // quant.FP4_BLOCK)
+        return (out_features, in_features // 2), torch.int8, (out_features, -(-in_features // quant.FP4_BLOCK))
     if form == "fp8":
         blocks = (-(-out_features // quant.FP8_BLOCK), -(-in_features // quant.FP8_BLOCK))
         return (out_features, in_features), torch.float8_e4m3fn, blocks

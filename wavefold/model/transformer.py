@@ -130,15 +130,14 @@ class Transformer(HyperConnected):
         )
 
     def _extend_once(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
-        memories = sequences[0].pool.begin(sequences, counts)
+        pool = sequences[0].pool
+        memories = pool.begin(sequences, counts)
         try:
             hidden = self.final(self.run_blocks(Batch.of(self.config, tokens, memories)))
         except BaseException:
-            for memory in memories:
-                memory.abort()
+            pool.abort(memories)
             raise
-        for memory in memories:
-            memory.commit()
+        pool.commit(memories)
         return hidden
 
     # -- parts -----------------------------------------------------------------------------------------------------

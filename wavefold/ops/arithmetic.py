@@ -40,5 +40,11 @@ class Arithmetic:
         """The dtype of sums, softmax, router and stream mixing: float32, or float64 for activations in float64."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
+    @property
+    def matmul(self) -> torch.dtype:
+        """The dtype that attention, compressors and the head multiply in: exact arithmetic stays in the activations',
+        released arithmetic goes to float32."""
+        return self.accumulate if self.released else self.dtype
+
     def __str__(self) -> str:
         return self.name if self.released else f"{self.name}, {str(self.dtype).removeprefix('torch.')}"

@@ -24,15 +24,16 @@ class RunningSoftmax:
     def __init__(self, q: Tensor, arithmetic: Arithmetic):
         self.arithmetic = arithmetic
         self.dtype = q.dtype
-        self.q = q.to(arithmetic.accumulate)
-        self.max = self.q.new_full((*q.shape[:2], 1), -torch.inf)
-        self.sum = self.q.new_zeros((*q.shape[:2], 1))
-        self.out = torch.zeros_like(self.q)
+        self.q = q.to(arithmetic.matmul)
+        wide = arithmetic.accumulate
+        self.max = q.new_full((*q.shape[:2], 1), -torch.inf, dtype=wide)
+        self.sum = q.new_zeros((*q.shape[:2], 1), dtype=wide)
+        self.out = q.new_zeros(q.shape, dtype=wide)
 
     def add(self, keys: Tensor, visible: Tensor | None) -> None:
         """keys [m, c] or [n, m, c]; visible [n, m] bool says who sees what (None: everyone, everything)."""
         keys = keys.to(self.q.dtype)
-        z = torch.matmul(self.q, keys.transpose(-1, -2)) * self.q.shape[-1] ** -0.5
+        z = torch.matmul(self.q, keys.transpose(-1, -2)).to(self.sum.dtype) * self.q.shape[-1] ** -0.5
         if visible is not None:
             z = z.masked_fill(~visible[:, None], -torch.inf)
         top = torch.maximum(self.max, z.amax(-1, keepdim=True).detach())
@@ -40,8 +41,8 @@ class RunningSoftmax:
         p, decay = torch.exp(z - base), torch.exp(self.max - base)
         self.sum = self.sum * decay + p.sum(-1, keepdim=True)
         if self.arithmetic.released:
-            p = p.to(torch.bfloat16).to(p.dtype)
-        self.out = self.out * decay + torch.matmul(p, keys)
+            p = p.to(torch.bfloat16)
+        self.out = self.out * decay + torch.matmul(p.to(keys.dtype), keys)
         self.max = top
 
     def finish(self, sink: Tensor) -> Tensor:

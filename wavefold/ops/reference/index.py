@@ -39,7 +39,7 @@ def index_scores(q: Tensor, weights: Tensor, keys: Tensor, arithmetic: Arithmeti
     if arithmetic.released:
         dots = (dots.to(q.dtype).relu_() * weights[..., None]).to(wide)
         return dots.sum(1).to(q.dtype).to(wide)
-    return torch.matmul(weights.to(wide)[:, None], dots.relu()).squeeze(1)
+    return torch.matmul(weights.to(wide)[:, None], dots.relu_()).squeeze(1)
 
 
 class RunningTopK:
@@ -56,14 +56,15 @@ class RunningTopK:
     def add(self, scores: Tensor, first: int, visible: Tensor) -> None:
         """scores [n, m] of entries first .. first + m; visible [n] counts the entries each query may see."""
         index = torch.arange(first, first + scores.shape[1], device=scores.device)
-        bits = (scores.float() + 0.0).view(torch.int32).to(torch.int64)  # + 0.0: -0 and 0 tie
-        order = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-        keys = (order << 32) | (0xFFFFFFFF - index)
+        bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0 and 0 tie
+        order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats have descending bits
+        keys = (order.to(torch.int64) << 32) | (0xFFFFFFFF - index)
         keys = keys.masked_fill(index >= visible[:, None], torch.iinfo(torch.int64).min)
         keys = torch.cat((self.keys, keys), 1)
-        self.keys = keys.topk(min(self.k, keys.shape[1]), dim=1).values
+        self.keys = keys.topk(min(self.k, keys.shape[1]), dim=1, sorted=False).values
 
     def finish(self) -> Tensor:
         """[n, <= k] int64 entries, best first; -1 where a query sees fewer."""
-        index = 0xFFFFFFFF - (self.keys & 0xFFFFFFFF)
-        return index.masked_fill(self.keys == torch.iinfo(torch.int64).min, -1)
+        keys = self.keys.sort(dim=1, descending=True).values
+        index = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+        return index.masked_fill(keys == torch.iinfo(torch.int64).min, -1)

@@ -25,8 +25,11 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmet
 
 
 def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """The same for the projections that are evaluated in float32 (compressors, router, head): [..., out] float32."""
-    return F.linear(x.to(arithmetic.accumulate), weight.to(arithmetic.accumulate))
+    """x [..., in], plain weight [out, in] -> [..., out] float32, for the compressors and the head.
+
+    The released code evaluates these projections in float32.
+    """
+    return F.linear(x.to(arithmetic.matmul), weight.to(arithmetic.matmul)).to(arithmetic.accumulate)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: int) -> Tensor:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.reference.linear import linear_wide
 
 
 def router_scores(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """x [n, hidden], weight [experts, hidden] -> affinities [n, experts] float32."""
-    return F.softplus(linear_wide(x, weight, arithmetic)).sqrt()
+    """x [n, hidden], weight [experts, hidden] -> affinities [n, experts] float32, computed in it throughout."""
+    wide = arithmetic.accumulate
+    return F.softplus(F.linear(x.to(wide), weight.to(wide))).sqrt()
 
 
 def choose_experts(scores: Tensor, bias: Tensor, k: int) -> Tensor:

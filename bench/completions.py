@@ -1,0 +1,107 @@
+"""Do the completions of held-out functions parse?
+
+    python bench/completions.py MODEL [--data stdlib] [--num 50] [--max-tokens 64] [--temperature 0.2] [--seed 0]
+
+Takes `num` functions from the corpus's held-out files (seeded), gives the model the file up to the end of the line on
+which the function's first statement ends, lets it go on, cuts the answer at its last whole line, and asks `ast.parse`
+whether the function so far is Python. Prints a table and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import platform
+import random
+import subprocess
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wavefold.chat.tokenizer import Tokenizer
+from wavefold.checkpoint import load
+from wavefold.engine import generate
+from wavefold.train.corpus import Document, load_corpus
+
+CONTEXT_TOKENS = 512
+
+
+def functions(document: Document) -> list[tuple[str, str]]:
+    """(the file before the function, its head) for each function with at least three statements.
+
+    The head is everything up to the end of the line on which the first statement, docstring aside, ends.
+    """
+    found = []
+    lines = document.text.splitlines(keepends=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in old files
+        tree = ast.parse(document.text)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        first = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
+        if len(body) >= 3 and body[0].end_lineno is not None:
+            found.append(("".join(lines[:first]), "".join(lines[first : body[0].end_lineno])))
+    return found
+
+
+def parses(head: str, answer: str) -> bool:
+    """Whether the head and the answer's whole lines, without the function's own indentation, are Python."""
+    text = head + answer[: answer.rfind("\n") + 1]
+    indent = len(head) - len(head.lstrip(" "))
+    for level in range(0, indent, 4):  # a method: the classes around it
+        text = " " * (indent - 4 - level) + "class _:\n" + text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", default="stdlib")
+    parser.add_argument("--num", type=int, default=50)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--arithmetic", default="released")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print each completion")
+    args = parser.parse_args()
+
+    tokenizer, model = Tokenizer.load(args.model), load(args.model, args.arithmetic)
+    cases = [case for document in load_corpus(args.data).held_out for case in functions(document)]
+    chosen = random.Random(args.seed).sample(cases, min(args.num, len(cases)))
+    good, num_lines = 0, 0
+    for number, (before, head) in enumerate(chosen):
+        prompt = [tokenizer.bos_id, *tokenizer.encode(before + head)[-CONTEXT_TOKENS:]]
+        answer = tokenizer.decode(
+            list(generate(model, prompt, args.max_tokens, args.temperature, seed=args.seed + number))
+        ).removesuffix("<｜end▁of▁sentence｜>")
+        ok = parses(head, answer)
+        good += ok
+        num_lines += answer.count("\n")
+        if args.show:
+            print(f"--- {number} {'parses' if ok else 'does not parse'}\n{head}\033[1m{answer}\033[0m")
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    facts = {
+        "bench": "completions", "parsed": good, "of": len(chosen), "lines": num_lines, "max_tokens": args.max_tokens,
+        "temperature": args.temperature, "arithmetic": args.arithmetic, "seed": args.seed,
+        "machine": platform.machine(), "commit": commit,
+    }  # fmt: skip
+    table = Table("completions", "parse", "whole lines", "tokens each", "temperature", "arithmetic")
+    table.add_row(*map(str, (len(chosen), good, num_lines, args.max_tokens, args.temperature, args.arithmetic)))
+    Console().print(table)
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Fixtures of the whole suite."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+DEVICES = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
+def pytest_report_header() -> str:
+    return "devices: " + ", ".join(name if present else f"no {name}" for name, present in DEVICES.items())
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES if DEVICES[name]],
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each kind of device that this machine has, in turn."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: faster for small tensors, most of all beside other work."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)

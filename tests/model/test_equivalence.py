@@ -1,0 +1,455 @@
+"""However its tokens arrive, a sequence is the same: whole, in chunks, one by one, in a batch, forked, or rewound.
+
+Cutting a run changes the shapes of the matrix products and so their rounding: such pairs agree to 2e-5 of the RMS in
+float32 and choose the same entries. What only shares or forgets state must agree to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.cache import Memory, PagedMemory, PoolFull
+from wavefold.cache import pool as paging
+from wavefold.checkpoint.random import random_model
+from wavefold.config import ModelConfig
+from wavefold.model import Transformer, attention, indexer, transformer
+from wavefold.model.batch import Batch
+from wavefold.model.indexer import Indexer
+from wavefold.ops import Arithmetic
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = ModelConfig(
+    vocab_size=64, hidden_size=64, num_hidden_layers=5, num_attention_heads=2, head_dim=96, qk_rope_head_dim=16,
+    q_lora_rank=32, o_groups=2, o_lora_rank=16, compress_ratios=(0, 4, 128, 4, 128, 0), index_n_heads=8,
+    index_head_dim=32, index_topk=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+    num_hash_layers=2, routed_scaling_factor=1.5,
+)  # fmt: skip
+LENGTH = 396
+TOKENS = torch.randint(0, CONFIG.vocab_size, (3, LENGTH), generator=torch.Generator().manual_seed(5))
+TOLERANCE = 2e-5
+TIE = 1e-5  # of the scores' RMS: closer than that, rounding may choose
+
+CUTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 143, 144, 145, 252, 254, 255,
+        256, 257, 258, 260, 382, 383, 384, 385, 388, 395)  # fmt: skip
+SIZES = (3, 4, 5, 31, 32, 33, 64, 127, 128, 129, 143, 144, 145)
+
+
+@pytest.fixture(scope="module")
+def exact() -> Transformer:
+    return random_model(CONFIG, seed=1)
+
+
+@pytest.fixture(scope="module", params=["exact", "released"])
+def either(request: pytest.FixtureRequest, exact: Transformer) -> Transformer:
+    if request.param == "exact":
+        return exact
+    return random_model(CONFIG, 1, Arithmetic("released", torch.bfloat16), packed=True)
+
+
+class Choices:
+    """What the indexers chose, by layer and sequence: sorted entries [n, topk], and how clear each choice was."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, int], list[Tensor]] = {}
+        self.gaps: list[Tensor] = []
+        self._memories: list[object] = []  # kept, so that no other gets its id
+
+    def take(self, layer: Indexer, q: Tensor, weights: Tensor, visible: Tensor, memory: Memory, chosen: Tensor) -> None:
+        owner = getattr(memory, "sequence", memory)
+        self._memories.append(owner)
+        padded = torch.full((len(chosen), layer.topk), -1)
+        padded[:, : chosen.shape[1]] = chosen
+        self.rows.setdefault((layer.layer, id(owner)), []).append(padded.sort().values)
+        keys = memory.block("index", layer.layer, 0, memory.end // 4)
+        scores = ops.index_scores(q, weights, keys, Arithmetic())
+        rms = scores.square().mean().sqrt()
+        scores = scores.masked_fill(torch.arange(len(keys)) >= visible[:, None], -torch.inf)
+        best = scores.topk(min(layer.topk + 1, len(keys))).values
+        if best.shape[1] > layer.topk:
+            self.gaps.append(((best[:, -2] - best[:, -1]) / rms).nan_to_num(torch.inf, torch.inf))
+
+    def of(self, number: int = 0) -> Tensor:
+        """The `number`-th sequence's choices: [CSA layers, n, topk]."""
+        owners = list(dict.fromkeys(owner for _, owner in self.rows))
+        layers = sorted({layer for layer, _ in self.rows})
+        return torch.stack([torch.cat(self.rows[layer, owners[number]]) for layer in layers])
+
+    @property
+    def num_ties(self) -> int:
+        return int(sum((gap < TIE).sum() for gap in self.gaps))
+
+
+@pytest.fixture
+def choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Choices]]:
+    """Choices made from now on go to the last of this list."""
+    recorded = [Choices()]
+    select = Indexer.select
+
+    def recording(self, q, weights, visible, memory, arithmetic):  # type: ignore[no-untyped-def]
+        chosen = select(self, q, weights, visible, memory, arithmetic)
+        recorded[-1].take(self, q, weights, visible, memory, chosen)
+        return chosen
+
+    monkeypatch.setattr(Indexer, "select", recording)
+    yield recorded
+
+
+def whole(model: Transformer, tokens: Tensor) -> Tensor:
+    """The hidden states [n, hidden] of one sequence, without a cache."""
+    with torch.no_grad():
+        return model.final(model.streams(tokens[None])[0])
+
+
+def chunked(model: Transformer, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The same through a poisoned pool, in runs of these lengths."""
+    assert sum(lengths) == len(tokens)
+    sequence = model.new_pool(len(tokens), poison=True).open()
+    hidden = torch.cat([model.extend(part, [sequence], [len(part)]) for part in tokens.split(list(lengths))])
+    sequence.pool.check_integrity()
+    return hidden
+
+
+def assert_close(got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    """Every row's RMS error is within `tolerance` of the whole's RMS."""
+    error = (got - expected).square().mean(-1).sqrt() / expected.square().mean().sqrt()
+    assert error.max() <= tolerance, f"row {int(error.argmax())}: {float(error.max()):.2e} of the RMS"
+
+
+def assert_same_choices(recorded: list[Choices], expected: Choices) -> None:
+    got, want = recorded[-1].of(), expected.of()
+    differing = (got != want).any(-1).nonzero().tolist()
+    assert not differing, f"{len(differing)} choices differ, {expected.num_ties} are ties; (layer, token) {differing}"
+
+
+def check_chunks(model: Transformer, recorded: list[Choices], lengths: Sequence[int]) -> None:
+    tokens = TOKENS[0]
+    expected = whole(model, tokens)
+    reference = recorded[-1]
+    recorded.append(Choices())
+    assert_close(chunked(model, tokens, lengths), expected)
+    assert_same_choices(recorded, reference)
+
+
+def test_the_choice_binds_and_is_clear(exact: Transformer, choices: list[Choices]) -> None:
+    """What the tests below rest on: most queries see more entries than they may choose, and ties are rare."""
+    whole(exact, TOKENS[0])
+    picked = choices[0].of()
+    assert picked.shape == (2, LENGTH, CONFIG.index_topk)
+    assert (picked[:, 4 * CONFIG.index_topk :] >= 0).all()
+    newest = torch.arange(LENGTH)[:, None] // 4 - torch.arange(CONFIG.index_topk, 0, -1)
+    assert (picked[:, LENGTH // 2 :] != newest[LENGTH // 2 :]).any(-1).all()
+    assert choices[0].num_ties <= 2
+    assert len(CONFIG.layers_of(4)) == len(CONFIG.layers_of(128)) == 2
+    assert attention.DENSE_ENTRIES * CONFIG.index_topk < LENGTH // 4  # masked at first, gathered later
+
+
+def test_logits_are_the_head_of_hidden(exact: Transformer) -> None:
+    with torch.no_grad():
+        logits = exact(TOKENS)
+    for row, tokens in zip(logits, TOKENS, strict=True):
+        assert_close(row, exact.logits(whole(exact, tokens)))
+        assert_close(exact.logits(chunked(exact, tokens, (100, LENGTH - 100))), row)
+
+
+def test_in_one_go(exact: Transformer, choices: list[Choices]) -> None:
+    check_chunks(exact, choices, [LENGTH])
+
+
+def test_token_by_token(exact: Transformer, choices: list[Choices]) -> None:
+    check_chunks(exact, choices, [1] * LENGTH)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_cut_in_two(exact: Transformer, choices: list[Choices], cut: int) -> None:
+    check_chunks(exact, choices, [cut, LENGTH - cut])
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_prefill_and_decode(exact: Transformer, choices: list[Choices], cut: int) -> None:
+    """A prompt, then six tokens one by one."""
+    steps = min(6, LENGTH - cut)
+    check_chunks(exact, choices, [cut, *[1] * steps, *([LENGTH - cut - steps] if cut + steps < LENGTH else [])])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equal_chunks(exact: Transformer, choices: list[Choices], size: int) -> None:
+    check_chunks(exact, choices, [size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_chunks(exact: Transformer, choices: list[Choices], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    largest = (3, 10, 40, 140)[seed % 4]
+    lengths: list[int] = []
+    while sum(lengths) < LENGTH:
+        length = int(torch.randint(1, largest + 1, (), generator=generator))
+        lengths.append(min(length, LENGTH - sum(lengths)))
+    check_chunks(exact, choices, lengths)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (transformer, "PASS_TOKENS", 7),
+        (transformer, "PASS_TOKENS", 129),
+        (attention, "QUERY_CHUNK", 5),
+        (attention, "QUERY_CHUNK", 1024),
+        (attention, "EXACT_PIECE", 3),
+        (attention, "GATHER_PIECE", 3),
+        (attention, "DENSE_ENTRIES", 0),
+        (attention, "DENSE_ENTRIES", 1000),
+        (indexer, "SCORE_BLOCK", 7),
+    ],
+    ids=lambda value: str(value) if isinstance(value, (str, int)) else "",
+)
+def test_sizes_of_pieces_do_not_matter(
+    exact: Transformer, choices: list[Choices], module: object, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, reference = whole(exact, TOKENS[0]), choices[-1]
+    monkeypatch.setattr(module, name, value)
+    for lengths in ([LENGTH], [250, LENGTH - 250]):
+        choices.append(Choices())
+        assert_close(chunked(exact, TOKENS[0], lengths), expected)
+        assert_same_choices(choices, reference)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(130, 57, 1), (1, 1, 1), (4, 200, 127), (1, 3, 128), (260, 1, 1)],
+        [(1, 127, 256), (127, 1, 128), (128, 128, 4), (1, 1, 1), (1, 1, 1)],
+        [(7, 0, 0), (0, 129, 0), (5, 126, 383), (3, 3, 3), (0, 1, 1), (381, 0, 9)],
+    ],
+    ids=["mixed", "boundaries", "taking turns"],
+)
+def test_batches_of_sequences(exact: Transformer, choices: list[Choices], steps: list[tuple[int, ...]]) -> None:
+    """Sequences of different lengths and pasts in one call, each as if alone."""
+    totals = [sum(step[i] for step in steps) for i in range(3)]
+    expected, references = [], []
+    for tokens, total in zip(TOKENS, totals, strict=True):
+        choices.append(Choices())
+        expected.append(whole(exact, tokens[:total]))
+        references.append(choices[-1].of())
+    choices.append(Choices())
+    pool = exact.new_pool(4 * LENGTH, poison=True)
+    sequences = [pool.open() for _ in range(3)]
+    outputs: list[list[Tensor]] = [[], [], []]
+    for step in steps:
+        some = [i for i in range(3) if step[i]]
+        runs = [TOKENS[i, sequences[i].num_tokens :][: step[i]] for i in some]
+        hidden = exact.extend(torch.cat(runs), [sequences[i] for i in some], [step[i] for i in some])
+        for i, rows in zip(some, hidden.split([step[i] for i in some]), strict=True):
+            outputs[i].append(rows)
+    for i in range(3):
+        assert_close(torch.cat(outputs[i]), expected[i])
+        assert torch.equal(choices[-1].of(i), references[i])
+
+
+def test_a_call_larger_than_a_pass(exact: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are cut anywhere: inside a sequence, between two, and with several in one."""
+    expected = [whole(exact, tokens) for tokens in TOKENS]
+    for pass_tokens in (50, 100, 396, 500):
+        monkeypatch.setattr(transformer, "PASS_TOKENS", pass_tokens)
+        pool = exact.new_pool(4 * LENGTH, poison=True)
+        sequences = [pool.open() for _ in range(3)]
+        hidden = exact.extend(torch.cat((TOKENS[0], TOKENS[1, :99], TOKENS[2])), sequences, [LENGTH, 99, LENGTH])
+        for rows, want in zip(hidden.split([LENGTH, 99, LENGTH]), expected, strict=True):
+            assert_close(rows, want[: len(rows)])
+
+
+def drop_the_previous_block(patch: pytest.MonkeyPatch) -> None:
+    original = ops.pool_entries
+
+    def pooled(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
+        if has_previous:
+            return original(kv[ratio:], score[ratio:], ratio, overlap, False)
+        return original(kv, score, ratio, overlap, False)
+
+    patch.setattr(ops, "pool_entries", pooled)
+
+
+def window_of_127(patch: pytest.MonkeyPatch) -> None:
+    original = PagedMemory.window
+    patch.setattr(PagedMemory, "window", lambda self, layer, kv: original(self, layer, kv)[-126 - len(kv) :])
+
+
+def ring_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(paging, "ring_rows", lambda ring, first, end: ring_rows(ring, first + 1, end + 1))
+
+
+def positions_from_zero(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Batch, "entry_table", lambda self, first, end, ratio: entry_table(self, 0, end - first, ratio))
+
+
+def visible_a_token_late(patch: pytest.MonkeyPatch) -> None:
+    select = Indexer.select
+    patch.setattr(
+        Indexer,
+        "select",
+        lambda self, q, weights, visible, memory, arithmetic: select(
+            self, q, weights, visible - int(len(q) == 1), memory, arithmetic
+        ),
+    )
+
+
+def index_keys_not_stored(patch: pytest.MonkeyPatch) -> None:
+    append = PagedMemory.append
+    patch.setattr(
+        PagedMemory,
+        "append",
+        lambda self, kind, layer, rows, first: append(self, kind, layer, rows * (kind != "index"), first),
+    )
+
+
+ring_rows, entry_table = paging.ring_rows, Batch.entry_table
+MUTANTS = (
+    drop_the_previous_block, window_of_127, ring_off_by_one, positions_from_zero, visible_a_token_late,
+    index_keys_not_stored,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_mutants_differ(exact: Transformer, mutant: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison of a prompt and decoded tokens with the whole sequence sees each of these."""
+    expected = whole(exact, TOKENS[0])
+    lengths = [201, *[1] * 12, LENGTH - 213]
+    assert_close(chunked(exact, TOKENS[0], lengths), expected)
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError, match="of the RMS"):
+        assert_close(chunked(exact, TOKENS[0], lengths), expected)
+
+
+# -- to the bit ----------------------------------------------------------------------------------------------------
+
+
+def runs(model: Transformer, sequence, start: int, lengths: Sequence[int], row: int = 0) -> Tensor:  # type: ignore[no-untyped-def]
+    """Extend one sequence by these runs of TOKENS[row, start:]: their hidden states."""
+    parts = TOKENS[row, start : start + sum(lengths)].split(list(lengths))
+    return torch.cat([model.extend(part, [sequence], [len(part)]) for part in parts])
+
+
+@pytest.mark.parametrize("past", [1, 3, 4, 6, 127, 128, 129, 200, 256, 259])
+def test_forks(either: Transformer, past: int) -> None:
+    """The fork, the original, and the fork of the fork continue as sequences that never met."""
+    after = (1, 5, 60)
+    expected = []
+    for row in range(3):
+        alone = either.new_pool(LENGTH, poison=True).open()
+        runs(either, alone, 0, [past])
+        expected.append(runs(either, alone, past, after, row))
+    pool = either.new_pool(4 * LENGTH, poison=True)
+    first = pool.open()
+    runs(either, first, 0, [past])
+    second = first.fork()
+    third = second.fork()
+    pool.check_integrity()
+    for sequence, row in ((third, 2), (first, 0), (second, 1)):
+        assert torch.equal(runs(either, sequence, past, after, row), expected[row])
+    pool.check_integrity()
+
+
+@pytest.mark.parametrize("past", [6, 128, 200])
+def test_forks_in_one_call(either: Transformer, past: int) -> None:
+    """Both write to the block they share, in the same pass."""
+
+    def continued(forked: bool) -> Tensor:
+        pool = either.new_pool(2 * LENGTH, poison=True)
+        first = pool.open()
+        runs(either, first, 0, [past])
+        second = first.fork() if forked else pool.open()
+        if not forked:
+            runs(either, second, 0, [past])
+        both = torch.cat((TOKENS[1, :70], TOKENS[2, :9])), [first, second], [70, 9]
+        outputs = [either.extend(*both)]
+        outputs += [either.extend(TOKENS[:2, i].contiguous(), [first, second], [1, 1]) for i in range(5)]
+        pool.check_integrity()
+        return torch.cat(outputs)
+
+    assert torch.equal(continued(forked=True), continued(forked=False))
+
+
+@pytest.mark.parametrize("past", [1, 4, 5, 120, 127, 128, 131, 250, 257])
+def test_rewinds(either: Transformer, past: int) -> None:
+    """Tokens that are taken back leave no trace, whatever blocks they completed."""
+    after = (1, 3, 17, 40)
+    alone = either.new_pool(LENGTH, poison=True).open()
+    runs(either, alone, 0, [past])
+    expected = runs(either, alone, past, after)
+    for tried in ((16,), (5, 5, 6), (4, 1)):
+        sequence = either.new_pool(LENGTH, poison=True).open()
+        runs(either, sequence, 0, [past])
+        runs(either, sequence, 60, tried, row=2)
+        sequence.rewind(sum(tried))
+        sequence.pool.check_integrity()
+        assert torch.equal(runs(either, sequence, past, after), expected)
+
+
+@pytest.mark.parametrize("past", [3, 119, 126, 250])
+def test_a_fork_that_rewinds(either: Transformer, past: int) -> None:
+    """The fork steps back into a block that the original goes on using."""
+    alone = either.new_pool(LENGTH, poison=True).open()
+    runs(either, alone, 0, [past])
+    back = runs(either, alone, past, (1, 30), row=1)
+    pool = either.new_pool(3 * LENGTH, poison=True)
+    first = pool.open()
+    runs(either, first, 0, [past])
+    here = runs(either, first, past, (10,))
+    fork = first.fork()
+    fork.rewind(10)
+    assert torch.equal(runs(either, fork, past, (1, 30), row=1), back)
+    other = either.new_pool(LENGTH, poison=True).open()
+    runs(either, other, 0, [past])
+    assert torch.equal(runs(either, other, past, (10,)), here)
+    assert torch.equal(runs(either, first, past + 10, (1, 25)), runs(either, other, past + 10, (1, 25)))
+
+
+def test_a_partial_rewind(exact: Transformer, choices: list[Choices]) -> None:
+    """A draft of 16 of which some are right, over and over: as in speculative decoding."""
+    expected = whole(exact, TOKENS[0])
+    sequence = exact.new_pool(LENGTH + 16, poison=True).open()
+    runs(exact, sequence, 0, [100])
+    for right in (3, 16, 0, 15, 1, 9, 4, 12, 16, 2, 8):
+        start = sequence.num_tokens
+        draft = torch.cat((TOKENS[0, start : start + right], TOKENS[1, : 16 - right]))
+        hidden = exact.extend(draft, [sequence], [16])
+        assert_close(hidden[:right], expected[start : start + right]) if right else None
+        sequence.rewind(16 - right)
+    assert_close(runs(exact, sequence, sequence.num_tokens, [40]), expected[sequence.num_tokens - 40 :][:40])
+
+
+def test_reused_blocks_hold_nothing_of_their_last_sequence(either: Transformer) -> None:
+    fresh = either.new_pool(LENGTH, poison=True).open()
+    lengths = (3, 130, 1, 1, 120)
+    expected = runs(either, fresh, 0, lengths)
+    pool = either.new_pool(3 * 128, poison=True)
+    for row in (1, 2, 1):
+        sequence = pool.open()
+        runs(either, sequence, 0, (200, 1, 150), row)
+        with pytest.raises(PoolFull):
+            either.extend(TOKENS[0, :40], [sequence], [40])
+        sequence.close()
+        pool.check_integrity()
+        sequence = pool.open()
+        assert torch.equal(runs(either, sequence, 0, lengths), expected)
+        sequence.close()
+    assert pool.blocks.num_free == 3
+
+
+def test_neighbours_in_a_pool_do_not_touch(either: Transformer) -> None:
+    """Sequences take turns in one pool; each is as it is alone."""
+    lengths = (5, 120, 1, 9, 1, 130)
+    expected = [runs(either, either.new_pool(LENGTH, poison=True).open(), 0, lengths, row) for row in range(3)]
+    pool = either.new_pool(4 * LENGTH, poison=True)
+    sequences = [pool.open() for _ in range(3)]
+    outputs: list[list[Tensor]] = [[], [], []]
+    for length in lengths:
+        for row, sequence in enumerate(sequences):
+            outputs[row].append(runs(either, sequence, sequence.num_tokens, [length], row))
+    for row in range(3):
+        assert torch.equal(torch.cat(outputs[row]), expected[row])

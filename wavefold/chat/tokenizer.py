@@ -1,0 +1,200 @@
+"""Byte-level BPE: a checkpoint's `tokenizer.json`, or one trained here. Any text comes back as it was.
+
+    text -> split by a regular expression -> bytes of UTF-8 -> BPE merges -> ids -> bytes -> text
+
+Special tokens are added tokens. `encode` writes them only when told that the text may hold them: in text from a user
+their strings are ordinary characters, so that nobody can write `<｜User｜>` into a prompt.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from wavefold.chat.special_tokens import BOS, EOS, SPECIAL_TOKENS
+
+FILE_NAME = "tokenizer.json"
+
+SPLIT = (
+    r"\p{N}{1,3}"  # digits, at most three together
+    r"|\s*[\r\n]+[ \t]*"  # the end of a line with the next one's indentation
+    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"  # a word, with the blank or sign before it
+    r"| ?[^\s\p{L}\p{N}]+(?:[\r\n]+[ \t]*)?"  # signs, up to the next line's first word
+    r"|\s+(?!\S)|\s+"  # blanks, leaving one for the word after them
+)
+"""How trained tokenizers cut text; no token crosses a cut. An indentation is whole, so a prompt may end in one.
+
+On the Python standard library a vocabulary of 2,048 (8,192) packs 3.16 (4.03) bytes into a token with it, and 3.00
+(3.74) with DeepSeek-V3's expression, which leaves a line's last blank to the word after it.
+"""
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer. Make one with `load`, `train_tokenizer` or `byte_tokenizer`."""
+
+    def __init__(self, text: str):
+        """`text` is the content of a `tokenizer.json`. Raises ValueError for one that is no byte-level BPE."""
+        try:
+            self._whole = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the class that tokenizers raises
+            raise ValueError(f"not a tokenizer file ({error})") from None
+        if not isinstance(self._whole.decoder, decoders.ByteLevel):
+            raise ValueError(
+                f"decoder {type(self._whole.decoder).__name__} is not allowed; expected ByteLevel, as DeepSeek's have"
+            )
+        self._whole.no_truncation()
+        self._whole.no_padding()
+        # Added tokens are found in any text, and not all of the official ones are marked special: here are none.
+        self._plain = tokenizers.Tokenizer(self._whole.model)
+        if self._whole.normalizer is not None:
+            self._plain.normalizer = self._whole.normalizer
+        if self._whole.pre_tokenizer is not None:
+            self._plain.pre_tokenizer = self._whole.pre_tokenizer
+        self._text = text
+        added = self._whole.get_added_tokens_decoder()
+        self._bytes = {
+            id_: added[id_].content.encode() if id_ in added else _bytes_of(token)
+            for token, id_ in self._whole.get_vocab(with_added_tokens=True).items()
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer of a checkpoint folder. Raises ValueError when there is none or it cannot be used."""
+        path = Path(folder) / FILE_NAME
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{path}: no such file; expected the tokenizer of the checkpoint") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` into the folder, in one step and private. What was loaded is written unchanged."""
+        folder = Path(folder)
+        descriptor, name = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=folder)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(self._text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, folder / FILE_NAME)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+        return max(self._bytes) + 1
+
+    @property
+    def bos_id(self) -> int:
+        return self.token_id(BOS)
+
+    @property
+    def eos_id(self) -> int:
+        return self.token_id(EOS)
+
+    def token_id(self, token: str) -> int:
+        """The id of a special token, by its string. Raises ValueError when this tokenizer has none."""
+        id_ = self._whole.token_to_id(token)
+        if id_ is None:
+            raise ValueError(f"token {token!r} is not in this tokenizer's vocabulary of {self.vocab_size}")
+        return id_
+
+    def encode(self, text: str, bos: bool = False, allow_special: bool = False) -> list[int]:
+        """`text` as ids, after BOS if `bos`. Special tokens' strings in it become those tokens if `allow_special`."""
+        tokenizer = self._whole if allow_special else self._plain
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            text.encode()  # names the place of what cannot be encoded, as UnicodeEncodeError: a ValueError
+            raise
+        return [self.bos_id, *ids] if bos else ids
+
+    def token_bytes(self, id_: int) -> bytes:
+        """What a token stands for; special tokens stand for their strings.
+
+        A model's vocabulary may be larger than the tokenizer's: ids without a token stand for U+FFFD.
+        """
+        return self._bytes.get(id_, b"\xef\xbf\xbd")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+
+class StreamDecoder:
+    """Text of ids that come one at a time: all that `push` and `finish` return, joined, is what `decode` returns."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id_: int) -> str:
+        """The characters that this token completes, perhaps none; never a part of one."""
+        return self._utf8.decode(self._tokenizer.token_bytes(id_))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that never got complete. The decoder can then begin again."""
+        text = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return text
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Tokenizer:
+    """A tokenizer for text like `texts`; the same texts give the same one.
+
+    Ids: the special tokens, BOS 0 and EOS 1 first; the 256 bytes; then up to `vocab_size` the merges of pairs that
+    occur `min_frequency` times, fewer when there are not so many. Special tokens' strings in `texts` count as
+    ordinary characters. Raises ValueError for a `vocab_size` without room for the special tokens and bytes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(SPECIAL_TOKENS) + len(alphabet)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size = {vocab_size} is not allowed; expected at least {smallest}")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return Tokenizer(tokenizer.to_str())
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The tokenizer without merges: the special tokens and the 256 bytes. For models that were never trained."""
+    return train_tokenizer([], len(SPECIAL_TOKENS) + 256)
+
+
+def _byte_characters() -> dict[str, int]:
+    """The printable characters by which byte-level BPE writes bytes: themselves where printable, else from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_characters()
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError as error:
+        raise ValueError(f"token {token!r} holds {error}, which stands for no byte") from None

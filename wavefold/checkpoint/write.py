@@ -1,0 +1,159 @@
+"""Writes a checkpoint folder in the official layout, one tensor in memory at a time.
+
+    entries (name, shape, dtype, how to make it) -> shards -> header, then the tensors one by one -> the folder appears
+
+One shard holds the embedding, each layer has its own, and the last two hold the head and the MTP module. The folder is
+filled beside its place and moved there whole; until then, an older one stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wavefold.checkpoint.files import CONFIG_NAME, DTYPES, INDEX_NAME
+from wavefold.config import ModelConfig
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to be written. `make` is called once, when its turn comes."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_checkpoint(
+    path: Path,
+    config: ModelConfig,
+    entries: Mapping[str, Entry],
+    on_shard: Callable[[int, int], None] = lambda done, of: None,
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write `entries` and `config` to the folder `path`.
+
+    `on_shard(done, of)` reports progress; `finish(folder)` may add files before the folder appears. Raises ValueError
+    when the disk is too small, or when `path` is something else than a checkpoint, an empty folder, or new.
+    """
+    total = sum(entry.num_bytes for entry in entries.values())
+    check_replaceable(path)
+    _check_space(path, total)
+
+    def fill(folder: Path) -> None:
+        shards = shard_names(list(entries), config)
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(shards, 1):
+            on_shard(number - 1, len(shards))
+            file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            write_file(folder / file_name, {name: entries[name] for name in names})
+            weight_map |= dict.fromkeys(names, file_name)
+        on_shard(len(shards), len(shards))
+        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        _write_json(folder / CONFIG_NAME, config.to_dict())
+        finish(folder)
+
+    write_folder(path, fill)
+
+
+def shard_names(names: list[str], config: ModelConfig) -> list[list[str]]:
+    """The tensor names of each shard, in the official order: embedding, layers, head, MTP."""
+    num_layers = config.num_hidden_layers
+    shards: list[list[str]] = [[] for _ in range(num_layers + 2 + (config.num_nextn_predict_layers > 0))]
+    for name in names:
+        parts = name.split(".")
+        place = {"embed": 0, "layers": 1, "mtp": num_layers + 2}.get(parts[0], num_layers + 1)
+        shards[place + int(parts[1]) if parts[0] == "layers" else place].append(name)
+    return shards
+
+
+def write_file(path: Path, entries: Mapping[str, Entry]) -> None:
+    """One safetensors file: the header's length in 8 bytes, a JSON header padded to 8, the tensors without gaps."""
+    names = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))  # wide ones first: all aligned
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        entry = entries[name]
+        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape),
+                        "data_offsets": [offset, offset + entry.num_bytes]}  # fmt: skip
+        offset += entry.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = entries[name].make()
+            assert (tuple(tensor.shape), tensor.dtype) == (entries[name].shape, entries[name].dtype), name
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the folder `path` by `fill(a new folder beside it)`, private, in one step; replaces an older one."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
+    try:
+        fill(fresh)
+        for file in fresh.iterdir():
+            file.chmod(0o600)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if path.exists():
+            _swap(fresh, path)
+        else:
+            fresh.rename(path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises ValueError for a `path` that must not be replaced: a file, or a folder that holds something else."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: is not a folder; give another name")
+    if any(path.iterdir()) and not (path / CONFIG_NAME).is_file():
+        raise ValueError(f"{path}: is no checkpoint (it holds no {CONFIG_NAME}), so it is not replaced; give another")
+
+
+def _swap(fresh: Path, path: Path) -> None:
+    """Put `fresh` where `path` is, and remove what was there."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    old = aside / path.name
+    try:
+        path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        if not old.exists():
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+def _check_space(path: Path, num_bytes: int) -> None:
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if num_bytes > free:
+        raise ValueError(f"{path}: needs {num_bytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free in {place}")
+
+
+def _write_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

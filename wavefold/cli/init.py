@@ -1,0 +1,69 @@
+"""`wavefold init`: a random checkpoint with real shapes and formats, whole or a slice of one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from wavefold.config import PRESETS_DIR, ModelConfig
+
+HELP = "make a random checkpoint, untrained, for tests and benches"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE|PRESET",
+                        help=f"a config.json, a folder with one, or a preset: {', '.join(preset_names())}")  # fmt: skip
+    parser.add_argument("--layers", type=int, metavar="N", help="only the first N layers")
+    parser.add_argument("--experts", type=int, metavar="N", help="N routed experts in a layer")
+    parser.add_argument("--vocab", type=int, metavar="N", help="a vocabulary of N tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--force", action="store_true", help="replace DIR if it holds a checkpoint already")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the checkpoint, with a tokenizer of bytes where the vocabulary has room for one."""
+    config = config_of(args.config).cut(args.layers, args.experts, args.vocab)
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed} is not allowed; expected 0 or more")
+    out: Path = args.out
+    if out.is_dir() and any(out.iterdir()) and not args.force:
+        raise ValueError(f"{out}: is not empty; give another folder, or --force to replace the checkpoint in it")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from wavefold.chat import byte_tokenizer
+    from wavefold.checkpoint import init
+
+    tokenizer = byte_tokenizer()
+    has_tokenizer = tokenizer.vocab_size <= config.vocab_size
+
+    def finish(folder: Path) -> None:
+        if has_tokenizer:
+            tokenizer.save(folder)
+
+    columns = (TextColumn("shard"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        init(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
+    num_bytes = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {config.num_hidden_layers} layers, {config.n_routed_experts} experts, {num_bytes / 1e6:,.1f} MB")
+    if not has_tokenizer:
+        print(f"no tokenizer: {tokenizer.vocab_size} tokens do not fit a vocabulary of {config.vocab_size}; "
+              "use `wavefold run --tokens`")  # fmt: skip
+    return 0
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
+
+
+def config_of(name: str) -> ModelConfig:
+    """A preset by its name, else a `config.json` or a folder that holds one. Raises ValueError for neither."""
+    if name in preset_names():
+        return ModelConfig.preset(name)
+    if not Path(name).exists():
+        raise ValueError(f"--config {name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
+    return ModelConfig.from_file(name)

@@ -1,0 +1,61 @@
+"""`wavefold COMMAND ...`. A user's mistake is one message and exit code 2; an interruption is 130.
+
+The commands import torch when they run, so that help and mistakes in the arguments come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from wavefold import __version__
+from wavefold.cli import init, run, train
+
+COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train}
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments` (None: the process's own) and return its exit code."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return COMMANDS[args.command].run(args)
+    except BrokenPipeError:  # the reader of our output left: `wavefold run ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_pool_full(error):
+            raise
+        print(f"wavefold: error: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="wavefold", description="The DeepSeek-V4 architecture on ordinary machines.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"wavefold {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def _is_pool_full(error: RuntimeError) -> bool:
+    from wavefold.cache import PoolFull
+
+    return isinstance(error, PoolFull)

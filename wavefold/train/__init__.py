@@ -1,0 +1,1 @@
+"""Training on one machine: corpus, batches, objective, quantisation in the loop, optimizer, trainer, state."""

@@ -1,0 +1,59 @@
+"""How a model begins: small random weights, streams that begin as a plain residual, experts chosen by fixed tables."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wavefold.checkpoint.load import assign
+from wavefold.config import ModelConfig
+from wavefold.model import Transformer
+from wavefold.model.parameters import Linear
+from wavefold.ops import Arithmetic
+
+
+def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transformer:
+    """A model of float32 masters, ready to train. The same seed gives the same model."""
+    model = Transformer(config, arithmetic)
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            if isinstance(module, Linear) and name == "weight":
+                tensors[full] = _matrix(module, full, config, generator)
+            elif not isinstance(module, Linear):
+                tensors[full] = _plain(full, name, tuple(parameter.shape), config, generator)
+    assign(model, tensors)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.is_floating_point() and not name.endswith("gate.bias"))
+    return model
+
+
+def _matrix(module: Linear, full: str, config: ModelConfig, generator: torch.Generator) -> Tensor:
+    """Normal, so that outputs keep the size of inputs; what writes to the residual begins smaller in deeper models."""
+    std = 0.5 * module.in_features**-0.5
+    if full.endswith(("wo_b.weight", "w2.weight")):
+        std /= math.sqrt(2 * config.num_hidden_layers)
+    return torch.randn(module.out_features, module.in_features, generator=generator) * std
+
+
+def _plain(full: str, name: str, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Tensor:
+    if name == "tid2eid":  # each token's experts, distinct and random
+        return torch.rand(shape[0], config.n_routed_experts, generator=generator).argsort(1)[:, : shape[1]].contiguous()
+    if "norm" in full:
+        return torch.ones(shape)
+    if name.endswith("_base"):  # pre: a quarter of each stream; post: 1; comb: close to the identity
+        streams = config.hc_mult
+        base = torch.zeros(shape)
+        base[:streams] = -math.log(streams - 1)
+        if len(base) > 2 * streams:
+            base[2 * streams :] = 4 * torch.eye(streams).flatten()
+        return base
+    if name.endswith("_scale"):
+        return torch.full(shape, 0.1)
+    if name in ("attn_sink", "ape", "bias"):
+        return torch.zeros(shape)
+    return torch.randn(shape, generator=generator) * (0.02 if name.endswith("_fn") else 0.05)
