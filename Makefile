@@ -5,6 +5,9 @@ PYTHON ?= python3
 # whose Linux build brings the CUDA libraries along (gigabytes).
 TORCH_INDEX ?=
 
+# Processes of the test run; each computes on one thread.
+WORKERS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -35,11 +38,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # An empty -m overrides the default "not slow".
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n $(WORKERS) -m ""
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -56,14 +56,15 @@ def measure(folder: str, arithmetic: str, num_tokens: int) -> dict[str, float | 
     loaded = peak_bytes()
     pool = model.new_pool(num_tokens)
     sequence = pool.open()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     model.extend(tokens, [sequence], [num_tokens])
-    elapsed = time.perf_counter() - start
+    elapsed, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     return {
         "peak_bytes": peak_bytes(),
         "loaded_bytes": loaded,
         "cache_bytes": sequence.cache_bytes,
         "elapsed_s": elapsed,
+        "cpu_s": cpu,
     }
 
 
@@ -82,13 +83,11 @@ def circumstances(repeats: int) -> dict[str, object]:
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "wavefold"], capture_output=True, text=True).stdout.strip()
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     return {
-        "hardware": f"{torch.get_num_threads()} threads, {names[0] if names else platform.machine()}",
+        "hardware": f"{cpu}, {os.cpu_count()} cores",
+        "num_threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "commit": commit + ("+changes" if changed else ""),
         "repeats": repeats,
@@ -108,8 +107,9 @@ def main() -> None:
         return
 
     about = circumstances(args.repeats)
-    table = Table(title=f"Prefill, 100M parameters; {about['hardware']}, torch {about['torch']}, {about['commit']}")
-    for name in ("arithmetic", "tokens", "peak MB", "above loaded MB", "cache MB", "s", "tokens/s"):
+    title = "Prefill, 100M parameters; {hardware}, {num_threads} in use; torch {torch}; {commit}".format(**about)
+    table = Table(title=title)
+    for name in ("arithmetic", "tokens", "peak MB", "above loaded MB", "cache MB", "s", "CPU s", "tokens/s"):
         table.add_column(name, justify="left" if name == "arithmetic" else "right")
     with tempfile.TemporaryDirectory() as folder:
         wavefold.init(CONFIG, Path(folder) / "model", seed=0)
@@ -120,7 +120,8 @@ def main() -> None:
                 above = max(r["peak_bytes"] - r["loaded_bytes"] for r in runs)
                 table.add_row(
                     arithmetic, f"{num_tokens:,}", f"{peak / MB:,.0f}", f"{above / MB:,.0f}",
-                    f"{runs[0]['cache_bytes'] / MB:,.1f}", f"{elapsed:.1f}", f"{num_tokens / elapsed:,.0f}",
+                    f"{runs[0]['cache_bytes'] / MB:,.1f}", f"{elapsed:.1f}",
+                    f"{min(r['cpu_s'] for r in runs):.1f}", f"{num_tokens / elapsed:,.0f}",
                 )  # fmt: skip
                 if args.out:
                     args.out.parent.mkdir(parents=True, exist_ok=True)

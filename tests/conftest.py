@@ -1,7 +1,5 @@
 """Fixtures of the whole suite."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -21,10 +19,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """torch on one thread: faster for small tensors, most of all beside other work."""
-    num_threads = torch.get_num_threads()
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """torch on one thread: the suite's models are small, and its workers share the cores."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)

@@ -29,8 +29,6 @@ from wavefold.model.router import Router
 from wavefold.ops.reference import compress, hyper_connection, kv
 from wavefold.quant import activation, e2m1
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Check(NamedTuple):
     """A test of this suite with its arguments."""

@@ -22,7 +22,6 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 TOKENS = torch.randint(0, 64, (700,), generator=torch.Generator().manual_seed(0))
 ERRORS = (RuntimeError, KeyboardInterrupt)
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Failure:

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from tests.cache.synthetic import Twin, TwinPool
 from wavefold.cache import BlockAllocator, CacheLayout, PagedMemory, Pool, Sequence, pool, state
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NUM_BLOCKS = 9
 MAX_SEQUENCES = 4
 MAX_STEPS = 12

@@ -19,8 +19,6 @@ from tests.transformers_bridge import EAGER, decoded, to_transformers, transform
 from wavefold import ModelConfig, Transformer
 from wavefold.checkpoint import random_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LOGITS_ERROR = 5e-5
 """Largest error of a logit over the RMS of the logits."""
 

@@ -1,11 +1,9 @@
 """A small random checkpoint, made by the command itself."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from wavefold import ModelConfig
 from wavefold.cli.main import main
@@ -31,12 +29,3 @@ def model(config_file: Path) -> Path:
     folder = config_file.parent / "model"
     assert main(["init", "--config", str(config_file), "--seed", "3", "--out", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads, many times so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

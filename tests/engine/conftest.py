@@ -1,9 +1,6 @@
 """A small random model with every kind of layer."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from wavefold import ModelConfig, Transformer
 from wavefold.checkpoint import random_model
@@ -19,12 +16,3 @@ SMALL = ModelConfig(
 @pytest.fixture(scope="session")
 def model() -> Transformer:
     return random_model(SMALL, seed=5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads, many times so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -21,8 +21,6 @@ import wavefold
 from tests.transformers_bridge import EAGER
 from wavefold import ModelConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROUNDING_KL = 1.5e-4
 """Mean where nothing is chosen; over 8 seeds 6e-5 to 9e-5 (transformers: 9e-5 to 1.3e-4)."""
 CHOOSING_KL = 1.5e-2

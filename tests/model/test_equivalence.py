@@ -6,7 +6,7 @@ float32 and choose the same entries. What only shares or forgets state must agre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -21,8 +21,6 @@ from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
 from wavefold.ops import Arithmetic
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = ModelConfig(
     vocab_size=64, hidden_size=64, num_hidden_layers=5, num_attention_heads=2, head_dim=96, qk_rope_head_dim=16,
@@ -85,10 +83,8 @@ class Choices:
         return int(sum((gap < TIE).sum() for gap in self.gaps))
 
 
-@pytest.fixture
-def choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Choices]]:
-    """Choices made from now on go to the last of this list."""
-    recorded = [Choices()]
+def record(patch: pytest.MonkeyPatch, recorded: list[Choices]) -> None:
+    """Choices made from now on go to the last of `recorded`."""
     select = Indexer.select
 
     def recording(self, q, weights, visible, memory, arithmetic):  # type: ignore[no-untyped-def]
@@ -96,8 +92,14 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Choices]]:
         recorded[-1].take(self, q, weights, visible, memory, chosen)
         return chosen
 
-    monkeypatch.setattr(Indexer, "select", recording)
-    yield recorded
+    patch.setattr(Indexer, "select", recording)
+
+
+@pytest.fixture
+def choices(monkeypatch: pytest.MonkeyPatch) -> list[Choices]:
+    recorded = [Choices()]
+    record(monkeypatch, recorded)
+    return recorded
 
 
 def whole(model: Transformer, tokens: Tensor) -> Tensor:
@@ -127,24 +129,41 @@ def assert_same_choices(recorded: list[Choices], expected: Choices) -> None:
     assert not differing, f"{len(differing)} choices differ, {expected.num_ties} are ties; (layer, token) {differing}"
 
 
-def check_chunks(model: Transformer, recorded: list[Choices], lengths: Sequence[int]) -> None:
-    tokens = TOKENS[0]
-    expected = whole(model, tokens)
-    reference = recorded[-1]
-    recorded.append(Choices())
-    assert_close(chunked(model, tokens, lengths), expected)
-    assert_same_choices(recorded, reference)
+@pytest.fixture(scope="module")
+def reference(exact: Transformer) -> tuple[Tensor, Choices]:
+    """What TOKENS[0] gives whole: hidden states and choices."""
+    recorded = [Choices()]
+    with pytest.MonkeyPatch.context() as patch:
+        record(patch, recorded)
+        return whole(exact, TOKENS[0]), recorded[0]
 
 
-def test_the_choice_binds_and_is_clear(exact: Transformer, choices: list[Choices]) -> None:
+class Checker:
+    """Runs TOKENS[0] in chunks and compares hidden states and choices with the whole."""
+
+    def __init__(self, model: Transformer, recorded: list[Choices], reference: tuple[Tensor, Choices]):
+        self.model, self.recorded, self.reference = model, recorded, reference
+
+    def __call__(self, lengths: Sequence[int]) -> None:
+        expected, choices = self.reference
+        self.recorded.append(Choices())
+        assert_close(chunked(self.model, TOKENS[0], lengths), expected)
+        assert_same_choices(self.recorded, choices)
+
+
+@pytest.fixture
+def check(exact: Transformer, choices: list[Choices], reference: tuple[Tensor, Choices]) -> Checker:
+    return Checker(exact, choices, reference)
+
+
+def test_the_choice_binds_and_is_clear(reference: tuple[Tensor, Choices]) -> None:
     """What the tests below rest on: most queries see more entries than they may choose, and ties are rare."""
-    whole(exact, TOKENS[0])
-    picked = choices[0].of()
+    picked = reference[1].of()
     assert picked.shape == (2, LENGTH, CONFIG.index_topk)
     assert (picked[:, 4 * CONFIG.index_topk :] >= 0).all()
     newest = torch.arange(LENGTH)[:, None] // 4 - torch.arange(CONFIG.index_topk, 0, -1)
     assert (picked[:, LENGTH // 2 :] != newest[LENGTH // 2 :]).any(-1).all()
-    assert choices[0].num_ties <= 2
+    assert reference[1].num_ties <= 2
     assert len(CONFIG.layers_of(4)) == len(CONFIG.layers_of(128)) == 2
     assert attention.DENSE_ENTRIES * CONFIG.index_topk < LENGTH // 4  # masked at first, gathered later
 
@@ -157,40 +176,40 @@ def test_logits_are_the_head_of_hidden(exact: Transformer) -> None:
         assert_close(exact.logits(chunked(exact, tokens, (100, LENGTH - 100))), row)
 
 
-def test_in_one_go(exact: Transformer, choices: list[Choices]) -> None:
-    check_chunks(exact, choices, [LENGTH])
+def test_in_one_go(check: Checker) -> None:
+    check([LENGTH])
 
 
-def test_token_by_token(exact: Transformer, choices: list[Choices]) -> None:
-    check_chunks(exact, choices, [1] * LENGTH)
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_cut_in_two(exact: Transformer, choices: list[Choices], cut: int) -> None:
-    check_chunks(exact, choices, [cut, LENGTH - cut])
+def test_token_by_token(check: Checker) -> None:
+    check([1] * LENGTH)
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_prefill_and_decode(exact: Transformer, choices: list[Choices], cut: int) -> None:
+def test_cut_in_two(check: Checker, cut: int) -> None:
+    check([cut, LENGTH - cut])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 7, 122, 125, 126, 127, 128, 129, 143, 250, 255, 256, 380, 384])
+def test_prefill_and_decode(check: Checker, cut: int) -> None:
     """A prompt, then six tokens one by one."""
     steps = min(6, LENGTH - cut)
-    check_chunks(exact, choices, [cut, *[1] * steps, *([LENGTH - cut - steps] if cut + steps < LENGTH else [])])
+    check([cut, *[1] * steps, *([LENGTH - cut - steps] if cut + steps < LENGTH else [])])
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_equal_chunks(exact: Transformer, choices: list[Choices], size: int) -> None:
-    check_chunks(exact, choices, [size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0))
+def test_equal_chunks(check: Checker, size: int) -> None:
+    check([size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_chunks(exact: Transformer, choices: list[Choices], seed: int) -> None:
+def test_random_chunks(check: Checker, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     largest = (3, 10, 40, 140)[seed % 4]
     lengths: list[int] = []
     while sum(lengths) < LENGTH:
         length = int(torch.randint(1, largest + 1, (), generator=generator))
         lengths.append(min(length, LENGTH - sum(lengths)))
-    check_chunks(exact, choices, lengths)
+    check(lengths)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +228,11 @@ def test_random_chunks(exact: Transformer, choices: list[Choices], seed: int) ->
     ids=lambda value: str(value) if isinstance(value, (str, int)) else "",
 )
 def test_sizes_of_pieces_do_not_matter(
-    exact: Transformer, choices: list[Choices], module: object, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+    check: Checker, module: object, name: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, reference = whole(exact, TOKENS[0]), choices[-1]
     monkeypatch.setattr(module, name, value)
-    for lengths in ([LENGTH], [250, LENGTH - 250]):
-        choices.append(Choices())
-        assert_close(chunked(exact, TOKENS[0], lengths), expected)
-        assert_same_choices(choices, reference)
+    check([LENGTH])
+    check([250, LENGTH - 250])
 
 
 @pytest.mark.parametrize(
@@ -315,9 +331,11 @@ MUTANTS = (
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_mutants_differ(exact: Transformer, mutant: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutants_differ(
+    exact: Transformer, reference: tuple[Tensor, Choices], mutant: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The comparison of a prompt and decoded tokens with the whole sequence sees each of these."""
-    expected = whole(exact, TOKENS[0])
+    expected, _ = reference
     lengths = [201, *[1] * 12, LENGTH - 213]
     assert_close(chunked(exact, TOKENS[0], lengths), expected)
     mutant(monkeypatch)

@@ -34,8 +34,6 @@ from wavefold.model.indexer import Indexer
 from wavefold.model.moe import MoE
 from wavefold.model.router import Router
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = ("small-a", "small-b")
 LAYERS = [("small-a", 0), ("small-a", 1), ("small-a", 2), ("small-b", 0), ("small-b", 1)]
 INSIDE = [("small-a", 1), ("small-a", 2), ("small-b", 0), ("small-b", 1)]

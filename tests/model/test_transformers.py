@@ -31,8 +31,6 @@ from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SEEDS = range(26)
 LENGTHS = (3, 4, 5, 127, 128, 129, 131, 132, 255, 256, 257, 259, 300, 1, 8, 77, 260, 290)
 

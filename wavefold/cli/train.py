@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.train.corpus import load_corpus
     from wavefold.train.export import export
     from wavefold.train.objective import Objective, evaluate
-    from wavefold.train.report import draw_curve, held_out_report
+    from wavefold.train.report import draw_curve, held_out_report, hours_of
     from wavefold.train.start import new_model
     from wavefold.train.trainer import Recipe, Trainer
 
@@ -79,19 +78,18 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(
         new_model(config, Arithmetic("exact", dtype), recipe.seed), batches, held_batches, recipe, args.out
     )
-    began, first = time.perf_counter(), trainer.step
-    with Reporter(recipe, first, args.out) as reporter:
+    with Reporter(recipe, trainer.step, args.out) as reporter:
         trainer.run(reporter)
-    hours = (time.perf_counter() - began) / 3600
 
     model_dir = args.out / "model"
     export(trainer.masters, model_dir)
     tokenizer.save(model_dir)
     exported = load(model_dir, dtype=dtype)
     nats, tokens = evaluate(Objective(exported), held_batches)
+    assert nats / tokens == trainer.evaluate(), "the export does not compute what was trained"
     report = held_out_report(nats / tokens, tokens, corpus.held_out)
     facts = dataclasses.asdict(report) | {
-        "recipe": dataclasses.asdict(recipe), "hours": hours, "steps_here": recipe.steps - first,
+        "recipe": dataclasses.asdict(recipe), "hours": hours_of(args.out / "log.jsonl"),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
     (args.out / "report.json").write_text(json.dumps(facts, indent=1) + "\n")

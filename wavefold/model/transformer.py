@@ -125,9 +125,10 @@ class Transformer(HyperConnected):
         if pool.layout.config != self.config:
             raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
         pool.check_room(sequences, counts)
-        return torch.cat(
-            [self._extend_once(tokens[rows], some, parts) for rows, some, parts in _passes(sequences, counts)]
-        )
+        hidden = tokens.new_empty(len(tokens), self.config.hidden_size, dtype=self.arithmetic.dtype)
+        for rows, some, parts in _passes(sequences, counts):
+            hidden[rows] = self._extend_once(tokens[rows], some, parts)
+        return hidden
 
     def _extend_once(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
         pool = sequences[0].pool

@@ -36,6 +36,12 @@ def held_out_report(nats_per_token: float, num_tokens: int, documents: Sequence[
     )
 
 
+def hours_of(log: Path) -> float:
+    """The time that the steps of a run took together, evaluations and saves left out."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return sum(line["tokens"] / line["tokens_per_s"] for line in lines) / 3600
+
+
 def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
     """The run's loss as bits per byte over tokens seen, from its log.jsonl, to an SVG or PNG file."""
     try:

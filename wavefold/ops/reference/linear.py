@@ -10,6 +10,8 @@ from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
 
 ACTIVATION_BLOCK = 128
+WIDE_ROWS = 8192
+"""Rows of a plain weight that `linear_wide` holds in its own dtype at a time."""
 
 
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmetic) -> Tensor:
@@ -29,7 +31,11 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
 
     The released code evaluates these projections in float32.
     """
-    return F.linear(x.to(arithmetic.matmul), weight.to(arithmetic.matmul)).to(arithmetic.accumulate)
+    x = x.to(arithmetic.matmul)
+    if weight.dtype == x.dtype or weight.numel() <= WIDE_ROWS * weight.shape[1]:
+        return F.linear(x, weight.to(x.dtype)).to(arithmetic.accumulate)
+    parts = [F.linear(x, rows.to(x.dtype)) for rows in weight.split(WIDE_ROWS)]  # a head is large: never all of it wide
+    return torch.cat(parts, -1).to(arithmetic.accumulate)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: int) -> Tensor:
