@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -108,8 +109,8 @@ def main() -> None:
 
     about = circumstances(args.repeats)
     title = "Prefill, 100M parameters; {hardware}, {num_threads} in use; torch {torch}; {commit}".format(**about)
-    table = Table(title=title)
-    for name in ("arithmetic", "tokens", "peak MB", "above loaded MB", "cache MB", "s", "CPU s", "tokens/s"):
+    table = Table(title=title, box=box.SIMPLE)
+    for name in ("arithmetic", "tokens", "peak MB", "above loaded", "cache MB", "s", "CPU s", "tokens/s"):
         table.add_column(name, justify="left" if name == "arithmetic" else "right")
     with tempfile.TemporaryDirectory() as folder:
         wavefold.init(CONFIG, Path(folder) / "model", seed=0)

@@ -10,7 +10,22 @@ import pytest
 from tests.train.tiny import CONFIG, write_corpus
 from wavefold.cli.main import main
 
-FLAGS = "--steps 4 --seq-len 160 --batch-tokens 320 --warmup 2 --eval-every 2 --save-every 2 --dtype float32".split()
+FLAGS = [
+    "--steps",
+    "4",
+    "--seq-len",
+    "160",
+    "--batch-tokens",
+    "320",
+    "--warmup",
+    "2",
+    "--eval-every",
+    "2",
+    "--save-every",
+    "2",
+    "--dtype",
+    "float32",
+]
 
 
 @pytest.fixture
