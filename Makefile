@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 DEMO := build/demo-model
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo clean
+.PHONY: help venv test test-all lint demo train clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-all  every test, the slow ones included"
 	@echo "make lint      ruff, format check, mypy"
 	@echo "make demo      make a small random model and let it generate"
+	@echo "make train     train the nano model on the standard library (an hour or two), into runs/nano"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
 	@echo "PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX) (index to take torch from; empty: the default)"
@@ -62,6 +63,9 @@ demo: $(STAMP) | $(DEMO)
 	@echo "The demo shows that the whole path runs, not that the model knows anything."
 	@echo
 	$(BIN)/wavefold run $(DEMO) -p "def fibonacci(n):" --max-tokens 48
+
+train: $(STAMP)
+	$(BIN)/wavefold train --out runs/nano --threads 1
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

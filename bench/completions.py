@@ -3,8 +3,10 @@
     python bench/completions.py MODEL [--data stdlib] [--num 50] [--max-tokens 64] [--temperature 0.2] [--seed 0]
 
 Takes `num` functions from the corpus's held-out files (seeded), gives the model the file up to the end of the line on
-which the function's first statement ends, lets it go on, cuts the answer at its last whole line, and asks `ast.parse`
-whether the function so far is Python. Prints a table and one JSON line.
+which the function's first statement ends (the line break is the model's to write: it is one token with the indentation
+that follows), lets it go on, keeps what belongs to the function, cut at its last whole line, and asks `ast.parse`
+whether the function so far is Python. An answer without a whole line that says something counts as a failure. Prints a
+table and one JSON line.
 """
 
 from __future__ import annotations
@@ -49,9 +51,22 @@ def functions(document: Document) -> list[tuple[str, str]]:
     return found
 
 
+def function_of(head: str, answer: str) -> str:
+    """The answer up to the first line that is indented no deeper than the function: there another thing begins."""
+    indent = len(head) - len(head.lstrip(" "))
+    first, *lines = answer.splitlines(keepends=True) or [""]
+    for number, line in enumerate(lines):
+        if line.strip() and len(line) - len(line.lstrip(" ")) <= indent:
+            return "".join([first, *lines[:number]])
+    return answer
+
+
 def parses(head: str, answer: str) -> bool:
-    """Whether the head and the answer's whole lines, without the function's own indentation, are Python."""
-    text = head + answer[: answer.rfind("\n") + 1]
+    """Whether the answer has whole lines, and the head with them, inside the classes around it, is Python."""
+    whole = function_of(head, answer[: answer.rfind("\n") + 1])
+    if not whole.strip():
+        return False
+    text = head.removesuffix("\n") + whole
     indent = len(head) - len(head.lstrip(" "))
     for level in range(0, indent, 4):  # a method: the classes around it
         text = " " * (indent - 4 - level) + "class _:\n" + text
@@ -81,15 +96,16 @@ def main() -> None:
     chosen = random.Random(args.seed).sample(cases, min(args.num, len(cases)))
     good, num_lines = 0, 0
     for number, (before, head) in enumerate(chosen):
-        prompt = [tokenizer.bos_id, *tokenizer.encode(before + head)[-CONTEXT_TOKENS:]]
+        prompt = [tokenizer.bos_id, *tokenizer.encode((before + head).removesuffix("\n"))[-CONTEXT_TOKENS:]]
         answer = tokenizer.decode(
             list(generate(model, prompt, args.max_tokens, args.temperature, seed=args.seed + number))
         ).removesuffix("<｜end▁of▁sentence｜>")
         ok = parses(head, answer)
         good += ok
-        num_lines += answer.count("\n")
+        num_lines += len([line for line in answer[: answer.rfind("\n") + 1].splitlines() if line.strip()])
         if args.show:
-            print(f"--- {number} {'parses' if ok else 'does not parse'}\n{head}\033[1m{answer}\033[0m")
+            verdict, shown = "parses" if ok else "does not parse", head.removesuffix("\n")
+            print(f"--- {number} {verdict}\n{shown}\033[1m{answer}\033[0m")
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     facts = {

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -109,7 +108,7 @@ def main() -> None:
 
     about = circumstances(args.repeats)
     title = "Prefill, 100M parameters; {hardware}, {num_threads} in use; torch {torch}; {commit}".format(**about)
-    table = Table(title=title, box=box.SIMPLE)
+    table = Table(title=title, box=None, pad_edge=False)
     for name in ("arithmetic", "tokens", "peak MB", "above loaded", "cache MB", "s", "CPU s", "tokens/s"):
         table.add_column(name, justify="left" if name == "arithmetic" else "right")
     with tempfile.TemporaryDirectory() as folder:

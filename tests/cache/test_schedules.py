@@ -14,8 +14,7 @@ from wavefold.cache import BlockAllocator, CacheLayout, PagedMemory, Pool, Seque
 NUM_BLOCKS = 9
 MAX_SEQUENCES = 4
 MAX_STEPS = 12
-EXAMPLES = 2_000
-ALL_EXAMPLES = 10_000
+EXAMPLES = 10_000
 
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 60, 124, 126, 127, 128, 129, 130, 144, 145, 250, 256, 300)
 ACTIONS = ("extend", "open", "fork", "rewind", "both", "close", "abort")
@@ -75,11 +74,6 @@ def many(examples: int, *phases: Phase) -> Callable[[], None]:
 
 def test_schedules() -> None:
     many(EXAMPLES)()
-
-
-@pytest.mark.slow
-def test_more_schedules() -> None:
-    many(ALL_EXAMPLES)()
 
 
 def shared_blocks_are_written(patch: pytest.MonkeyPatch) -> None:
