@@ -54,7 +54,7 @@ lint: $(STAMP)
 $(DEMO): | $(STAMP)
 	rm -rf $@.part
 	mkdir -p $(@D)
-	$(BIN)/wavefold init --config nano --seed 0 --out $@.part
+	$(BIN)/wavefold init --config nano --vocab 285 --seed 0 --out $@.part
 	mv $@.part $@
 
 demo: $(STAMP) | $(DEMO)

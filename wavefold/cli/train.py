@@ -16,7 +16,7 @@ HELP = "train a model on a folder of text, or on the Python standard library"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags. The recipe's default to the shipped model's, so that `--out` alone repeats its run."""
+    """The command's flags. The recipe's default to the nano preset's run (docs/training.md)."""
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for state, log and model; resumes what is there"
     )

@@ -27,7 +27,7 @@ from wavefold.train.state import load_state, optimizer_tensors, restore_optimize
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a run beside its data and model; the defaults are the shipped model's. Lengths in tokens."""
+    """All that decides a run beside its data and model; the defaults train the nano preset. Lengths in tokens."""
 
     steps: int = 1300
     seq_len: int = 1024
