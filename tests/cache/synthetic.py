@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavefold.cache import BLOCK_TOKENS, REWIND, PagedMemory, Pool, PoolFull, Sequence, record_for
+from wavefold.cache import BLOCK_TOKENS, REWIND, PagedMemory, Pool, PoolFull, Sequence, plain_records
 from wavefold.config import CSA, HCA, ModelConfig
 
 CONFIG = ModelConfig(
@@ -28,7 +28,7 @@ NUM_PLACES = len(NAMES)
 
 
 def synthetic_pool(num_blocks: int) -> Pool:
-    return Pool(CONFIG, num_blocks * BLOCK_TOKENS, record_for(torch.float32), poison=True)
+    return Pool(CONFIG, num_blocks * BLOCK_TOKENS, plain_records(CONFIG, torch.float32), poison=True)
 
 
 def rows_of(numbers: Tensor, *widths: int) -> Tensor:

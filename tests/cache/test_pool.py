@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.cache.synthetic import CONFIG, TwinPool, synthetic_pool
-from wavefold.cache import REWIND, PagedMemory, Pool, PoolFull, Sequence, record_for
+from wavefold.cache import REWIND, PagedMemory, Pool, PoolFull, Sequence, plain_records
 
 
 def refusals() -> dict[str, tuple[Callable[[Pool, Sequence], object], str]]:
@@ -47,7 +47,7 @@ def test_refused(name: str) -> None:
 
 def test_no_pool_for_nothing() -> None:
     with pytest.raises(ValueError, match="num_tokens = 0 is not allowed"):
-        Pool(CONFIG, 0, record_for(torch.float32))
+        Pool(CONFIG, 0, plain_records(CONFIG, torch.float32))
 
 
 def test_the_longest_sequence() -> None:

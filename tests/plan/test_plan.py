@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from wavefold.cache import CacheLayout, record_for
+from wavefold.cache import CacheLayout, packed_records, plain_records
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
@@ -92,9 +92,14 @@ def test_active_parameters_by_precision():
 def test_bytes_are_the_cache_layouts(config):
     import torch
 
-    layout = CacheLayout(config, record_for(torch.bfloat16))
-    assert block_bytes(config, plain(config, 2)) == layout.block_bytes
-    assert state_bytes(config, plain(config, 2)) == layout.state_bytes
+    for sizes, records in (
+        (plain(config, 2), plain_records(config, torch.bfloat16)),
+        (plain(config, 4), plain_records(config, torch.float32)),
+        (packed(config), packed_records(config)),
+    ):
+        layout = CacheLayout(config, records)
+        assert block_bytes(config, sizes) == layout.block_bytes
+        assert state_bytes(config, sizes) == layout.state_bytes
 
 
 @pytest.mark.parametrize("context", [0, -5, 2**20 + 1])

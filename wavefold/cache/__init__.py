@@ -4,9 +4,9 @@ from wavefold.cache.blocks import BlockAllocator, PoolFull
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout
 from wavefold.cache.memory import FreshMemory, Memory
 from wavefold.cache.pool import PagedMemory, Pool, Sequence
-from wavefold.cache.record import Record, record_for
+from wavefold.cache.record import Record, Records, packed_records, plain_records
 
 __all__ = [
     "BLOCK_TOKENS", "REWIND", "BlockAllocator", "CacheLayout", "FreshMemory", "Memory", "PagedMemory", "Pool",
-    "PoolFull", "Record", "Sequence", "record_for",
+    "PoolFull", "Record", "Records", "Sequence", "packed_records", "plain_records",
 ]  # fmt: skip

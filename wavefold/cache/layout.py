@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wavefold.cache.record import Record
+from wavefold.cache.record import Record, Records
 from wavefold.config import CSA, HCA, ModelConfig
 
 BLOCK_TOKENS = 128
@@ -21,11 +21,11 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class RowKind:
-    """A kind of paged row: `rows` of `dim` values for each of `layers` in every block of 128 tokens."""
+    """A kind of paged row: `rows` stored as `record` for each of `layers` in every block of 128 tokens."""
 
     name: str
     layers: tuple[int, ...]
-    dim: int
+    record: Record
     rows: int
 
 
@@ -41,10 +41,10 @@ class TailKind:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """The rows and bytes of a model's cache for one record type."""
+    """The rows and bytes of a model's cache for one choice of records."""
 
     config: ModelConfig
-    record: Record
+    records: Records
 
     @property
     def main_layers(self) -> range:
@@ -56,9 +56,9 @@ class CacheLayout:
         config = self.config
         csa, hca = config.layers_of(CSA), config.layers_of(HCA)
         return (
-            RowKind("csa", csa, config.head_dim, BLOCK_TOKENS // CSA),
-            RowKind("index", csa, config.index_head_dim, BLOCK_TOKENS // CSA),
-            RowKind("hca", hca, config.head_dim, BLOCK_TOKENS // HCA),
+            RowKind("csa", csa, self.records.kv, BLOCK_TOKENS // CSA),
+            RowKind("index", csa, self.records.index, BLOCK_TOKENS // CSA),
+            RowKind("hca", hca, self.records.kv, BLOCK_TOKENS // HCA),
         )
 
     @property
@@ -80,12 +80,12 @@ class CacheLayout:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block, all layers."""
-        return sum(len(kind.layers) * kind.rows * self.record.num_bytes(kind.dim) for kind in self.row_kinds)
+        return sum(len(kind.layers) * kind.rows * kind.record.num_bytes for kind in self.row_kinds)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of one sequence's fixed state."""
-        windows = len(self.main_layers) * self.window_rows * self.record.num_bytes(self.config.head_dim)
+        windows = len(self.main_layers) * self.window_rows * self.records.kv.num_bytes
         tails = sum(len(kind.layers) * kind.rows * 2 * kind.width * FLOAT_BYTES for kind in self.tail_kinds)
         return windows + tails
 

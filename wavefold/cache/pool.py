@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from wavefold.cache.blocks import BlockAllocator, PoolFull
-from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout
+from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, RowKind
 from wavefold.cache.memory import Memory
-from wavefold.cache.record import Record
+from wavefold.cache.record import Records
 from wavefold.cache.state import SequenceState, ring_rows, ring_store
 from wavefold.config import ModelConfig
 
@@ -36,13 +36,13 @@ class Pool:
         self,
         config: ModelConfig,
         num_tokens: int,
-        record: Record,
+        records: Records,
         device: torch.device | str = "cpu",
         poison: bool = False,
     ):
         if num_tokens <= 0:
             raise ValueError(f"num_tokens = {num_tokens} is not allowed; expected 1 or more")
-        self.layout = CacheLayout(config, record)
+        self.layout = CacheLayout(config, records)
         self.device = torch.device(device)
         self.poison = poison
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
@@ -50,11 +50,10 @@ class Pool:
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
         self._storage: dict[str, Tensor] = {}
         for kind in self.layout.row_kinds:
-            shape = (len(kind.layers), self.blocks.num_blocks, kind.rows, kind.dim)
-            self._storage[kind.name] = record.empty(*shape, device=self.device)
-        if poison:
-            for storage in self._storage.values():
-                record.poison(storage)
+            shape = (len(kind.layers), self.blocks.num_blocks, kind.rows)
+            self._storage[kind.name] = kind.record.empty(*shape, device=self.device)
+            if poison:
+                kind.record.poison(self._storage[kind.name])
 
     def open(self) -> Sequence:
         """A new, empty sequence. It is the caller's until `close`."""
@@ -127,18 +126,19 @@ class Pool:
     def _free(self, blocks: Seq[int]) -> None:
         freed = self.blocks.release(blocks)
         if self.poison and freed:
-            for storage in self._storage.values():
-                for block in freed:
-                    self.layout.record.poison(storage[:, block])
+            for name, kind in self._kinds.items():
+                for layer in self._storage[name]:
+                    for block in freed:
+                        kind.record.poison(layer[block])
 
     def _copy_block(self, source: int, target: int) -> None:
         for storage in self._storage.values():
             storage[:, target] = storage[:, source]
 
-    def rows_of(self, kind: str, layer: int) -> tuple[Tensor, int]:
-        """A layer's storage as [all rows, record], and its rows in a block."""
+    def rows_of(self, kind: str, layer: int) -> tuple[Tensor, RowKind]:
+        """A layer's storage as [all rows, record width], and what kind of rows it holds."""
         row_kind = self._kinds[kind]
-        return self._storage[kind][row_kind.layers.index(layer)].flatten(0, 1), row_kind.rows
+        return self._storage[kind][row_kind.layers.index(layer)].flatten(0, 1), row_kind
 
     @property
     def num_bytes(self) -> int:
@@ -232,17 +232,16 @@ class PagedMemory(Memory):
     def __init__(self, sequence: Sequence, length: int):
         self.sequence = sequence
         self.pool = sequence.pool
-        self.record = sequence.pool.layout.record
         self.start, self.length = sequence.num_tokens, length
         self._table = torch.tensor(sequence.table, dtype=torch.int64, device=self.pool.device)
         self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def window(self, layer: int, kv: Tensor) -> Tensor:
-        ring = self.sequence.state.windows[layer]
-        self._store_at_commit(ring, self.record.encode(kv))
+        ring, record = self.sequence.state.windows[layer], self.pool.layout.records.kv
+        self._store_at_commit(ring, record.encode(kv[-len(ring) :]))
         first = max(0, self.start - self.pool.layout.config.sliding_window + 1)
-        return torch.cat((self.record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
+        return torch.cat((record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
 
     def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
         ring = self.sequence.state.tails[kind][self._tail_layers[kind].index(layer)]
@@ -250,20 +249,23 @@ class PagedMemory(Memory):
         return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
 
     def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
-        storage, in_block = self.pool.rows_of(kind, layer)
+        storage, row_kind = self.pool.rows_of(kind, layer)
         numbers = torch.arange(first, first + len(rows), device=self.pool.device)
-        storage[self._physical(numbers, in_block)] = self.record.encode(rows)
+        storage[self._physical(numbers, row_kind.rows)] = row_kind.record.encode(rows)
 
     def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
 
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
-        return self._read(kind, layer, index)
+        if len(index) == 1:
+            return self._read(kind, layer, index[0])[None]
+        entries, places = torch.unique(index, return_inverse=True)  # queries share entries: each is decoded once
+        return self._read(kind, layer, entries).index_select(0, places.flatten()).unflatten(0, index.shape)
 
     def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
-        storage, in_block = self.pool.rows_of(kind, layer)
-        rows = storage.index_select(0, self._physical(numbers, in_block).flatten())
-        return self.record.decode(rows).unflatten(0, numbers.shape)
+        """Entries `numbers` [m]: [m, dim]."""
+        storage, row_kind = self.pool.rows_of(kind, layer)
+        return row_kind.record.decode(storage.index_select(0, self._physical(numbers, row_kind.rows)))
 
     def _physical(self, numbers: Tensor, in_block: int) -> Tensor:
         """Rows of the storage that hold the entries `numbers`, with `in_block` of them to a block."""

@@ -24,9 +24,8 @@ class SequenceState:
     """One sequence's rings: `windows` [layers, rows, record], and for each kind of tail [layers, rows, 2, width]."""
 
     def __init__(self, layout: CacheLayout, device: torch.device):
-        config = layout.config
         self.layout = layout
-        self.windows = layout.record.empty(len(layout.main_layers), layout.window_rows, config.head_dim, device=device)
+        self.windows = layout.records.kv.empty(len(layout.main_layers), layout.window_rows, device=device)
         self.tails = {
             kind.name: torch.empty(len(kind.layers), kind.rows, 2, kind.width, dtype=torch.float32, device=device)
             for kind in layout.tail_kinds
@@ -46,6 +45,6 @@ class SequenceState:
 
     def poison(self) -> None:
         """Overwrite every row, so that a read of what was never written shows."""
-        self.layout.record.poison(self.windows)
+        self.layout.records.kv.poison(self.windows)
         for tail in self.tails.values():
             tail.fill_(torch.nan)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import FreshMemory, Pool, Record, Sequence, record_for
+from wavefold.cache import FreshMemory, Pool, Records, Sequence, packed_records, plain_records
 from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
@@ -101,9 +101,16 @@ class Transformer(HyperConnected):
 
     # -- sequences in a pool ---------------------------------------------------------------------------------------
 
-    def new_pool(self, num_tokens: int, record: Record | None = None, poison: bool = False) -> Pool:
-        """A cache for `num_tokens` tokens in all, with records that keep this arithmetic's activations."""
-        return Pool(self.config, num_tokens, record or record_for(self.arithmetic.dtype), self.device, poison)
+    def new_pool(self, num_tokens: int, records: Records | None = None, poison: bool = False) -> Pool:
+        """A cache for `num_tokens` tokens in all, with records that keep what this arithmetic caches unchanged."""
+        return Pool(self.config, num_tokens, records or self.records, self.device, poison)
+
+    @property
+    def records(self) -> Records:
+        """Packed records in released arithmetic, whose rows have been rounded to them; else plain ones."""
+        if self.arithmetic.released:
+            return packed_records(self.config)
+        return plain_records(self.config, self.arithmetic.dtype)
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
