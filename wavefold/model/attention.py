@@ -11,6 +11,7 @@ query on its last token. Shape suffixes: n tokens, H heads, c head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from wavefold.model.indexer import Indexer
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
+Position = TypeVar("Position", int, Tensor)
+
 QUERY_CHUNK = 128
 """Queries attended at a time: the scores of a chunk against one piece of keys are the largest thing allocated."""
 EXACT_PIECE = 512
@@ -34,7 +37,7 @@ DENSE_ENTRIES = 4
 """Exact arithmetic masks instead of gathering while there are at most this many times `index_topk` entries."""
 
 
-def num_visible(positions: Tensor, ratio: int) -> Tensor:
+def num_visible(positions: Position, ratio: int) -> Position:
     """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
     return (positions + 1) // ratio
 
@@ -111,16 +114,21 @@ class Attention(nn.Module):
         memory = segment.memory
         outputs, first = [], memory.start
         for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
-            positions = torch.arange(first, first + len(q_chunk), device=q.device)
+            chunk = range(first, first + len(q_chunk))
             first += len(q_chunk)
+            positions = torch.arange(chunk.start, chunk.stop, device=q.device)
             softmax = ops.RunningSoftmax(q_chunk, arithmetic)
-            self._add_window(softmax, window, positions, memory, arithmetic)
+            with ops.part("window"):
+                self._add_window(softmax, window, chunk, memory, arithmetic)
             if self.ratio == CSA:
                 index_q, weights = index_chunk
                 chosen = self.indexer.select(index_q, weights, num_visible(positions, CSA), memory, arithmetic)
-                self._add_chosen(softmax, chosen, memory, arithmetic)
+                with ops.part("csa"):
+                    self._add_chosen(softmax, chosen, memory, arithmetic)
             elif self.ratio == HCA:
-                self._add_visible(softmax, num_visible(positions, HCA), memory, arithmetic)
+                visible = num_visible(positions, HCA), num_visible(chunk[-1], HCA)
+                with ops.part("hca"):
+                    self._add_visible(softmax, *visible, memory, arithmetic)
             outputs.append(softmax.finish(self.attn_sink))
         return outputs
 
@@ -128,12 +136,13 @@ class Attention(nn.Module):
         self,
         softmax: ops.RunningSoftmax,
         window: Tensor,
-        positions: Tensor,
+        chunk: range,
         memory: Memory,
         arithmetic: Arithmetic,
     ) -> None:
         """Tokens t - 127 .. t for the query at t. `window` holds positions memory.end - len(window) .. memory.end."""
         base = memory.end - len(window)
+        positions = torch.arange(chunk.start, chunk.stop, device=window.device)
         if arithmetic.released:  # slots in the order of the released code: oldest first, 64 at a time
             oldest = (positions - self.window + 1).clamp(min=0)[:, None]
             for slot in range(0, self.window, ops.RELEASED_PIECE):
@@ -141,8 +150,8 @@ class Attention(nn.Module):
                 rows = (tokens - base).clamp(max=len(window) - 1)
                 softmax.add(window[rows], tokens <= positions[:, None])
         else:  # all the chunk's tokens at once, masked to each query's window
-            start = max(int(positions[0]) - self.window + 1, base)
-            tokens = torch.arange(start, int(positions[-1]) + 1, device=positions.device)
+            start = max(chunk.start - self.window + 1, base)
+            tokens = torch.arange(start, chunk.stop, device=window.device)
             age = positions[:, None] - tokens
             softmax.add(window[start - base : start - base + len(tokens)], (age >= 0) & (age < self.window))
 
@@ -162,12 +171,11 @@ class Attention(nn.Module):
             softmax.add(memory.gather("csa", self.layer, piece.clamp(min=0)), piece >= 0)
 
     def _add_visible(
-        self, softmax: ops.RunningSoftmax, visible: Tensor, memory: Memory, arithmetic: Arithmetic
+        self, softmax: ops.RunningSoftmax, visible: Tensor, most: int, memory: Memory, arithmetic: Arithmetic
     ) -> None:
-        """All entries that are complete at each query: visible [n] counts them."""
+        """All entries that are complete at each query: visible [n] counts them, `most` at the last query."""
         size = ops.RELEASED_PIECE if arithmetic.released else EXACT_PIECE
-        count = int(visible[-1])
-        for first in range(0, count, size):
-            end = min(first + size, count)
+        for first in range(0, most, size):
+            end = min(first + size, most)
             entries = torch.arange(first, end, device=visible.device)
             softmax.add(memory.block("hca", self.layer, first, end), entries < visible[:, None])

@@ -61,7 +61,7 @@ class MoE(nn.Module):
             for expert in chosen:
                 slots = order[first : first + counts[expert]]
                 first += counts[expert]
-                rows = slots // ids.shape[1]
+                rows = (slots // ids.shape[1]).to(h.device)
                 y = ops.expert(h[rows], *view[expert], weights.flatten()[slots, None], self.limit, arithmetic)
                 out.index_add_(0, rows, y.to(out.dtype))
         return out

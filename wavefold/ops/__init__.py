@@ -1,6 +1,7 @@
 """The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import FlopCounter, counting, part
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
 from wavefold.ops.reference.expert import expert
@@ -20,8 +21,8 @@ from wavefold.ops.reference.rope import rope_frequencies, rope_table, rotate
 from wavefold.ops.reference.route import choose_experts, route_weights, router_scores
 
 __all__ = [
-    "RELEASED_PIECE", "Arithmetic", "RunningSoftmax", "RunningTopK", "choose_experts", "expert", "grouped_linear",
-    "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights",
-    "kv_sim", "linear", "linear_wide", "pool_entries", "rms_norm", "rope_frequencies", "rope_table", "rotate",
-    "route_weights", "router_scores", "sinkhorn", "unit_rms_norm",
+    "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "choose_experts", "counting",
+    "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights", "index_rotate",
+    "index_scores", "index_weights", "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm",
+    "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn", "unit_rms_norm",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count
 
 RELEASED_PIECE = 64
 
@@ -32,6 +33,9 @@ class RunningSoftmax:
 
     def add(self, keys: Tensor, visible: Tensor | None) -> None:
         """keys [m, c] or [n, m, c]; visible [n, m] bool says who sees what (None: everyone, everything)."""
+        pairs = self.q.shape[0] * self.q.shape[1] * keys.shape[-2]
+        count("attention", 4 * pairs * keys.shape[-1])
+        count("softmax", 5 * pairs)  # scale, maximum, difference, exponential, sum
         keys = keys.to(self.q.dtype)
         z = torch.matmul(self.q, keys.transpose(-1, -2)).to(self.sum.dtype) * self.q.shape[-1] ** -0.5
         if visible is not None:
@@ -47,4 +51,5 @@ class RunningSoftmax:
 
     def finish(self, sink: Tensor) -> Tensor:
         """sink [heads] -> o [n, heads, c] in q's dtype."""
+        count("softmax", self.out.numel())
         return (self.out / (self.sum + torch.exp(sink.to(self.sum.dtype)[:, None] - self.max))).to(self.dtype)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wavefold.ops.flops import counted, values
 
+
+@counted("pooling", lambda kv, *_: values(kv, 7))
 def pool_entries(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
     """kv, score [blocks * ratio, width] float32 -> entries [num_entries, width] (overlap: [num_entries, width / 2]).
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count
 from wavefold.ops.reference.linear import linear
 
 
@@ -24,6 +25,7 @@ def expert(
     """
     gate = linear(x, *w1, arithmetic).to(arithmetic.accumulate).clamp(max=limit)
     up = linear(x, *w3, arithmetic).to(arithmetic.accumulate).clamp(-limit, limit)
+    count("swiglu", 8 * gate.numel())  # three clamps, a sigmoid of three, two products
     inner = F.silu(gate) * up
     if route is not None:
         inner = inner * route

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count, counted, values
 
 INDEX_BLOCK = 32
 
@@ -21,9 +22,12 @@ def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
     """
     if not arithmetic.released:
         return x
+    count("hadamard", x.numel() * x.shape[-1].bit_length())  # log2(n) butterflies and a product
+    count("quantise", 2 * x.numel())
     return quant.fp4_sim(quant.hadamard(x), INDEX_BLOCK)
 
 
+@counted("index heads", lambda x, *_: values(x))
 def index_weights(x: Tensor, heads: int, dim: int) -> Tensor:
     """The heads' weights from their projection x [n, heads]: both scale factors in, rounded once."""
     return x * (dim**-0.5 * heads**-0.5)
@@ -34,6 +38,8 @@ def index_scores(q: Tensor, weights: Tensor, keys: Tensor, arithmetic: Arithmeti
 
     Released: the dot product, its product with the weight and the sum over heads are each rounded to bfloat16.
     """
+    count("index", 2 * q.numel() * len(keys))
+    count("index heads", 3 * q.shape[0] * q.shape[1] * len(keys))  # relu, weight, sum
     wide = arithmetic.accumulate
     dots = torch.matmul(q.to(wide), keys.to(wide).T)
     if arithmetic.released:
@@ -55,6 +61,7 @@ class RunningTopK:
 
     def add(self, scores: Tensor, first: int, visible: Tensor) -> None:
         """scores [n, m] of entries first .. first + m; visible [n] counts the entries each query may see."""
+        count("top-k", scores.numel())
         index = torch.arange(first, first + scores.shape[1], device=scores.device)
         bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0 and 0 tie
         order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats have descending bits

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count
 
 KV_BLOCK = 64
 
@@ -16,4 +17,5 @@ def kv_sim(kv: Tensor, rope_dim: int, arithmetic: Arithmetic) -> Tensor:
     if not arithmetic.released:
         return kv
     split = kv.shape[-1] - rope_dim
+    count("quantise", 2 * kv.shape[0] * split)
     return torch.cat((quant.fp8_sim(kv[..., :split], KV_BLOCK), kv[..., split:]), -1)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import counted, values
 
 
+@counted("norm", lambda x, *_: values(x, 4))
 def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
     """x [..., n], weight [n] -> [..., n] in x's dtype; computed in float32, rounded once."""
     wide = x.to(arithmetic.accumulate)
@@ -15,6 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> T
     return (weight.to(arithmetic.accumulate) * wide).to(x.dtype)
 
 
+@counted("norm", lambda x, *_: values(x, 3))
 def unit_rms_norm(x: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
     """x [..., n] -> x / rms(x) in x's dtype, without a weight.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wavefold.config import SWA, ModelConfig
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import counted
 
 
 def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str | None = None) -> Tensor:
@@ -43,6 +44,7 @@ def rope_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+@counted("rope", lambda x, table, *_, **__: x.numel() // x.shape[-1] * 6 * table[0].shape[-1])
 def rotate(x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
     """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
     cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), -1) for t in table)

@@ -10,19 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count, count_linear, counted, values
 
 
 def router_scores(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
     """x [n, hidden], weight [experts, hidden] -> affinities [n, experts] float32, computed in it throughout."""
+    count_linear(x, weight)
+    count("router", 3 * x.shape[0] * weight.shape[0])
     wide = arithmetic.accumulate
     return F.softplus(F.linear(x.to(wide), weight.to(wide))).sqrt()
 
 
+@counted("router", lambda scores, *_: values(scores, 2))
 def choose_experts(scores: Tensor, bias: Tensor, k: int) -> Tensor:
     """[n, k] expert ids, best first. The bias balances load; it decides who is chosen and never enters the weights."""
     return (scores + bias.to(scores.dtype)).topk(k, dim=-1).indices
 
 
+@counted("router", lambda scores, ids, *_: values(ids, 3))
 def route_weights(scores: Tensor, ids: Tensor, scale: float) -> Tensor:
     """[n, k] float32 weights of the chosen experts, summing to `scale`."""
     chosen = torch.gather(scores, 1, ids)

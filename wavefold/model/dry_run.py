@@ -1,0 +1,54 @@
+"""The real modules without weights: a decode step on the meta device, counted. No figure here comes from a formula.
+
+    Transformer on meta -> pool on meta, a sequence of context - 1 tokens -> one more token -> FlopCounter
+
+Routers are told which experts to choose (which ones does not change the count); all else runs as it is, with the
+released arithmetic's pieces and packed cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.config import ModelConfig
+from wavefold.model.batch import Batch
+from wavefold.model.router import Router
+from wavefold.model.transformer import Transformer
+from wavefold.ops import Arithmetic, FlopCounter
+
+COUNTED_PARTS = ("linear", "index", "csa", "hca", "window")
+"""What the published figures count; a counter's other parts lie outside them."""
+
+
+class FixedRouter(nn.Module):
+    """A router whose scores are computed and whose choice is the first k experts, on the CPU."""
+
+    def __init__(self, router: Router, num_experts: int):
+        super().__init__()
+        self.router, self.num_experts = router, num_experts
+
+    def forward(self, h: Tensor, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+        scores = ops.router_scores(h, self.router.weight, arithmetic)
+        if not self.router.hashed:
+            ops.choose_experts(scores, self.router.bias, self.router.topk)
+        ids = torch.arange(self.router.topk).expand(len(h), -1)
+        return ops.route_weights(scores, ids.to(h.device), self.router.scale), ids
+
+
+def count_decode_step(config: ModelConfig, context: int) -> FlopCounter:
+    """Operations of the token that makes `context` tokens. Raises ValueError for a context that the model has not."""
+    if not 1 < context <= config.max_position_embeddings:
+        raise ValueError(f"context = {context} is not allowed; expected 2 to {config.max_position_embeddings}")
+    model = Transformer(config, Arithmetic("released", torch.bfloat16))
+    for block in model.layers:
+        block.ffn.gate = FixedRouter(block.ffn.gate, config.n_routed_experts)
+    pool = model.new_pool(context)
+    sequence = pool.open()
+    sequence.table = pool.blocks.allocate(pool.layout.num_blocks(context - 1))
+    sequence.num_tokens = context - 1
+    batch = Batch.of(config, torch.zeros(1, dtype=torch.int64, device="meta"), pool.begin([sequence], [1]))
+    with ops.counting() as counter, torch.no_grad():
+        model.logits(model.final(model.run_blocks(batch)))
+    return counter

@@ -1,0 +1,102 @@
+"""How many floating-point operations an op does: stated where the op stands, summed while somebody counts.
+
+    @counted("norm", lambda x, *_: 4 * x.numel())        the op's own statement, from its arguments
+    with counting() as counter: model(...)               {(part, precision): operations}
+    with part("csa"): ...                                what the ops inside state goes to this part
+
+A multiply-add is two operations; a comparison, an exponential and a division are one each. Only shapes are read, so
+that a model on the meta device is counted too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+COUNTED: set[str] = set()
+"""Names of the ops that state their operations."""
+
+_PRECISION = {
+    torch.int8: "fp4", torch.uint8: "fp4", torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float32: "fp32",
+    torch.float64: "fp64",
+}  # fmt: skip
+
+
+class FlopCounter(Counter[tuple[str, str]]):
+    """Operations by part ("linear", "index", "norm", ...) and, for linears, the precision of the weight."""
+
+    def of(self, part: str) -> int:
+        """Operations of a part in all precisions."""
+        return sum(count for (name, _), count in self.items() if name == part)
+
+
+_active: FlopCounter | None = None
+_part: str | None = None
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounter]:
+    """Count what runs inside the block. One block at a time in a process."""
+    global _active
+    if _active is not None:
+        raise RuntimeError("operations are being counted already; expected one counting() block at a time")
+    _active = FlopCounter()
+    try:
+        yield _active
+    finally:
+        _active = None
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """What ops called inside state under "attention" is entered under `name`."""
+    global _part
+    before, _part = _part, name
+    try:
+        yield
+    finally:
+        _part = before
+
+
+def count(name: str, operations: int, precision: str = "") -> None:
+    """Enter operations, while somebody counts."""
+    if _active is not None:
+        _active[_part if name == "attention" and _part is not None else name, precision] += operations
+
+
+def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The op does formula(*its arguments) operations, entered under `name`."""
+
+    def decorate(op: Callable[P, R]) -> Callable[P, R]:
+        COUNTED.add(op.__name__)
+
+        @functools.wraps(op)
+        def op_counted(*args: P.args, **kwargs: P.kwargs) -> R:
+            if _active is not None:
+                count(name, formula(*args, **kwargs))
+            return op(*args, **kwargs)
+
+        return op_counted
+
+    return decorate
+
+
+def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
+    """Enter x [..., in] times weight [out, in]: 2 in out for each row, of which a grouped one does a share."""
+    if _active is not None:
+        rows = x.numel() // x.shape[-1]
+        count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), _PRECISION[weight.dtype])
+
+
+def values(x: Any, times: int = 1) -> int:
+    """`times` operations for each value of x."""
+    return times * int(x.numel())
