@@ -10,7 +10,8 @@ from wavefold.cache import CacheLayout, packed_records, plain_records
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
-from wavefold.plan.flops import CONVENTIONS, decode_flops
+from wavefold.plan.baseline import v32_decode_flops, v32_prefill_flops
+from wavefold.plan.flops import CONVENTIONS, decode_flops, prefill_flops
 from wavefold.plan.memory import block_bytes, kv_record_bytes, packed, plain, state_bytes
 from wavefold.plan.summary import flops_ratio, plan
 from wavefold.plan.tensors import tensor_kinds
@@ -116,3 +117,39 @@ def test_command_prints_json_and_tables(capsys):
             "state_bytes"} <= set(facts)  # fmt: skip
     assert main(["plan", "pro"]) == 0
     assert "27.08 %" in capsys.readouterr().out
+    assert main(["plan", "nano", "--context", "400", "--count"]) == 0
+    assert "outside the formulas" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 127, 128, 300, 5000])
+def test_a_prompts_mean_is_the_mean_of_its_tokens(num_tokens):
+    """Summed token by token; the head, which only a prompt's last token meets, apart."""
+    config = NANO.replace(index_topk=200)
+    tokens = [decode_flops(config, n) for n in range(1, num_tokens + 1)]
+    mean = prefill_flops(config, num_tokens)
+    for part in ("index", "csa", "hca", "window"):
+        assert getattr(mean, part) == pytest.approx(sum(getattr(t, part) for t in tokens) / num_tokens)
+    head = 2 * config.vocab_size * config.hidden_size
+    assert mean.linear["bf16"] == pytest.approx(tokens[0].linear["bf16"] - head + head / num_tokens)
+    assert mean.linear["fp8"] == tokens[0].linear["fp8"]
+    theirs = [v32_decode_flops(n) for n in range(1, num_tokens + 1)]
+    mean = v32_prefill_flops(num_tokens)
+    assert (mean.index, mean.csa) == pytest.approx(
+        [sum(getattr(t, p) for t in theirs) / num_tokens for p in ("index", "csa")]
+    )
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])
+def test_figure(tmp_path, suffix, begins):
+    path = tmp_path / f"course{suffix}"
+    assert main(["plan", "flash", "--plot", str(path), "--json"]) == 0
+    assert path.read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("course.gif", "must end in .svg or .png"), ("none/course.svg", "no folder")]
+)
+def test_a_figure_that_cannot_be_written_is_refused_first(tmp_path, name, says, capsys):
+    assert main(["plan", "flash", "--plot", str(tmp_path / name)]) == 2
+    out = capsys.readouterr()
+    assert says in out.err and not out.out

@@ -1,12 +1,23 @@
-"""`wavefold plan`: what a model costs, before it is downloaded: weights, operations, cache."""
+"""`wavefold plan`: what a model costs, before it is downloaded: weights, operations, cache, this machine's time."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from wavefold.cli.folders import cache_folder
 from wavefold.cli.init import config_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wavefold.config import ModelConfig
+    from wavefold.plan.flops import Flops
+    from wavefold.plan.summary import Plan
 
 HELP = "count a model's tensors, operations and cache bytes from its configuration"
 
@@ -15,26 +26,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|PRESET", help="a checkpoint folder, a config.json, or a preset")
     parser.add_argument("--context", type=int, default=1_000_000, metavar="N", help="tokens (default 1000000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the course from 4K to 1M tokens (.svg or .png)")
+    parser.add_argument("--count", action="store_true", help="count a decode step of the real modules, too (a minute)")
+    parser.add_argument(
+        "--machine", action="store_true", help="predict this machine's rates; measures it the first time (a minute)"
+    )
+    parser.add_argument("--remeasure", action="store_true", help="with --machine: measure again")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan at one length, by part and precision, under each convention, and the sweep."""
+    from rich.console import Console
+
+    from wavefold.plan.figure import check_path, draw
     from wavefold.plan.summary import plan
 
     config = config_of(args.model)
     one = plan(config, args.context)
+    if args.plot:
+        check_path(args.plot)
+    facts = dataclasses.asdict(one)
+    if args.machine:
+        facts["machine"] = predict(config, args)
     if args.json:
-        print(json.dumps(dataclasses.asdict(one)))
-        return 0
+        if args.count:
+            facts["counted"] = counted(config, args.context)
+        print(json.dumps(facts))
+    else:
+        console = Console()
+        print_weights(console, config, one)
+        print_flops(console, config, args.context)
+        if args.count:
+            print_counted(console, config, args.context)
+        print_course(console, config, one)
+        if args.machine:
+            print_machine(console, facts["machine"])
+    if args.plot:
+        draw(config, Path(args.model).name, args.plot)
+        print(f"drawn: {args.plot}", file=sys.stderr)
+    return 0
 
-    from rich.console import Console
+
+def print_weights(console: Console, config: ModelConfig, one: Plan) -> None:
     from rich.table import Table
 
-    from wavefold.plan.flops import CONVENTIONS, decode_flops
-    from wavefold.plan.summary import flops_ratio, sweep
     from wavefold.plan.tensors import tensor_kinds
 
-    console = Console()
     weights = Table("precision", "parameters", "active", title=f"weights: {one.weight_bytes / 1e9:,.2f} GB, "
                     f"{one.num_tensors:,} tensors")  # fmt: skip
     kinds = tensor_kinds(config)
@@ -45,21 +82,110 @@ def run(args: argparse.Namespace) -> int:
     weights.add_row("all", f"{one.params / 1e9:,.3f} B", f"{one.active_params / 1e9:,.3f} B")
     console.print(weights)
 
-    flops = decode_flops(config, args.context)
-    parts = Table("convention", *flops.weighted(CONVENTIONS[0]), "all", "of V3.2",
-                  title=f"GFLOPs of a token decoded at {args.context:,} tokens")  # fmt: skip
-    for convention in CONVENTIONS:
-        figures = [*flops.weighted(convention).values(), flops.total(convention)]
-        ratio = flops_ratio(config, args.context, convention)
-        parts.add_row(convention.name, *(f"{figure / 1e9:,.1f}" for figure in figures), f"{100 * ratio:.2f} %")
-    console.print(parts)
+
+def print_flops(console: Console, config: ModelConfig, context: int) -> None:
+    """A decoded and a prompt's token by part, beside V3.2's, under each convention."""
+    from rich.table import Table
+
+    from wavefold.plan.baseline import v32_decode_flops, v32_prefill_flops
+    from wavefold.plan.flops import CONVENTIONS, decode_flops, prefill_flops
+
+    def table(title: str, mine: Flops, v32: Flops) -> Table:
+        parts = Table("convention", *mine.weighted(CONVENTIONS[0]), "all", "V3.2", "of V3.2", title=title)
+        for convention in CONVENTIONS:
+            figures = [*mine.weighted(convention).values(), mine.total(convention), v32.total(convention)]
+            share = mine.total(convention) / v32.total(convention)
+            parts.add_row(convention.name, *(f"{figure / 1e9:,.1f}" for figure in figures), f"{100 * share:.2f} %")
+        return parts
+
+    decoded = f"GFLOPs of a token decoded at {context:,} tokens"
+    console.print(table(decoded, decode_flops(config, context), v32_decode_flops(context)))
+    prompt = f"GFLOPs of a prompt's token, mean over a prompt of {context:,}"
+    console.print(table(prompt, prefill_flops(config, context), v32_prefill_flops(context)))
+
+
+def counted(config: ModelConfig, context: int) -> dict[str, int]:
+    """Operations by part that the modules' ops stated."""
+    from wavefold.model.dry_run import count_decode_step
+
+    counter = count_decode_step(config, context)
+    return {part: counter.of(part) for part in dict.fromkeys(name for name, _ in counter)}
+
+
+def print_counted(console: Console, config: ModelConfig, context: int) -> None:
+    from rich.table import Table
+
+    from wavefold.model.dry_run import COUNTED_PARTS
+    from wavefold.plan.flops import decode_flops
+
+    counts = counted(config, context)
+    formula = decode_flops(config, context)
+    table = Table("part", "counted", "formula", title="operations of one decode step of the real modules")
+    for part in COUNTED_PARTS:
+        expected = sum(formula.linear.values()) if part == "linear" else getattr(formula, part)
+        table.add_row(part, f"{counts.get(part, 0):,}", f"{expected:,.0f}")
+    outside = {part: count for part, count in counts.items() if part not in COUNTED_PARTS}
+    for part, count in sorted(outside.items(), key=lambda item: -item[1]):
+        table.add_row(part, f"{count:,}", "outside")
+    share = sum(outside.values()) / sum(counts.values())
+    console.print(table)
+    console.print(f"outside the formulas: {100 * share:.2f} % of all")
+
+
+def print_course(console: Console, config: ModelConfig, one: Plan) -> None:
+    from rich.table import Table
+
+    from wavefold.plan.summary import sweep
 
     course = Table("context", "GFLOPs", "of V3.2", "KV cache", "of V3.2", "of BF16 GQA-8",
-                   title="from 4K to 1M tokens, equivalent FP8 FLOPs, packed records")  # fmt: skip
+                   title="from 4K to 1M tokens, a decoded token, equivalent FP8 FLOPs, packed records")  # fmt: skip
     for row in [*sweep(config), one]:
         course.add_row(f"{row.context:,}", f"{row.flops_per_token / 1e9:,.1f}", f"{100 * row.flops_ratio_v32:.2f} %",
                        f"{row.kv_bytes / 2**30:,.3f} GiB", f"{100 * row.kv_ratio_v32:.2f} %",
                        f"{100 * row.kv_ratio_gqa8:.2f} %")  # fmt: skip
     console.print(course)
     console.print(f"and {one.state_bytes / 1e6:,.1f} MB of state for each sequence: windows and compressor tails")
-    return 0
+
+
+def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
+    """This machine's figures and the rates that they allow. Raises ValueError for what does not fit."""
+    from wavefold.plan import machine as machines
+    from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
+
+    memory = machines.memory_bytes()
+    needed = check_fits(config, args.context, memory)
+    machine = machines.this_machine(
+        cache_folder() / "machine.json", args.remeasure, lambda what: print(f"measuring {what}", file=sys.stderr)
+    )
+    rates = {
+        "decode": decode_rate(config, args.context, machine, memory),
+        "prefill": prefill_rate(config, args.context, machine, memory),
+    }
+    return dataclasses.asdict(machine) | {
+        "memory": memory,
+        "needed": dataclasses.asdict(needed),
+        "routed_in_memory": needed.routed_in_memory(memory),
+        **{
+            name: {"tokens_per_s": rate.tokens_per_s, "limit": rate.limit, "seconds": dict(rate.seconds)}
+            for name, rate in rates.items()
+        },
+    }
+
+
+def print_machine(console: Console, facts: dict) -> None:
+    from rich.table import Table
+
+    gemm = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in facts["gemm"].items())
+    disk = "unknown (no O_DIRECT)" if facts["disk_read"] is None else f"{facts['disk_read'] / 1e9:,.2f} GB/s"
+    console.print(
+        f"this machine: {facts['cpu']}, {facts['threads']} threads, {facts['memory'] / 1e9:,.1f} GB; "
+        f"reads {facts['memory_read'] / 1e9:,.1f} GB/s from memory, {disk} from disk; {gemm}"
+    )
+    share = facts["routed_in_memory"]
+    if share < 1:
+        console.print(f"{100 * share:.0f} % of the routed experts fit in memory; the others are read from disk")
+    table = Table("at best", "tokens/s", "limit", "ms a token by each limit", title="predicted upper bounds")
+    for name in ("decode", "prefill"):
+        each = ", ".join(f"{limit} {1e3 * seconds:,.2f}" for limit, seconds in facts[name]["seconds"].items())
+        table.add_row(name, f"{facts[name]['tokens_per_s']:,.1f}", facts[name]["limit"], each)
+    console.print(table)

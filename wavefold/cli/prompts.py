@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from wavefold.cli.folders import cache_folder
 
 HISTORY_LINES = 1000
 
@@ -65,5 +66,5 @@ def history() -> Iterator[None]:
 
 
 def history_path() -> Path:
-    """`$XDG_CACHE_HOME/wavefold/history`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavefold" / "history"
+    """`history` in the cache folder."""
+    return cache_folder() / "history"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
+from wavefold.model.moe import MoE
 from wavefold.model.router import Router
 from wavefold.model.transformer import Transformer
 from wavefold.ops import Arithmetic, FlopCounter
@@ -25,9 +26,9 @@ COUNTED_PARTS = ("linear", "index", "csa", "hca", "window")
 class FixedRouter(nn.Module):
     """A router whose scores are computed and whose choice is the first k experts, on the CPU."""
 
-    def __init__(self, router: Router, num_experts: int):
+    def __init__(self, router: Router):
         super().__init__()
-        self.router, self.num_experts = router, num_experts
+        self.router = router
 
     def forward(self, h: Tensor, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
         scores = ops.router_scores(h, self.router.weight, arithmetic)
@@ -42,8 +43,9 @@ def count_decode_step(config: ModelConfig, context: int) -> FlopCounter:
     if not 1 < context <= config.max_position_embeddings:
         raise ValueError(f"context = {context} is not allowed; expected 2 to {config.max_position_embeddings}")
     model = Transformer(config, Arithmetic("released", torch.bfloat16))
-    for block in model.layers:
-        block.ffn.gate = FixedRouter(block.ffn.gate, config.n_routed_experts)
+    for module in model.modules():
+        if isinstance(module, MoE) and isinstance(module.gate, Router):
+            module.gate = FixedRouter(module.gate)
     pool = model.new_pool(context)
     sequence = pool.open()
     sequence.table = pool.blocks.allocate(pool.layout.num_blocks(context - 1))

@@ -34,7 +34,7 @@ class MoE(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer, self.limit = layer, config.swiglu_limit
-        self.gate = Router(config, layer)
+        self.gate: nn.Module = Router(config, layer)
         self.experts = nn.ModuleList(Expert(config, config.expert_dtype) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(config, "fp8")
 

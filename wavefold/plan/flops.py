@@ -1,4 +1,4 @@
-"""Floating-point operations of one decoded token, by part and by precision (2 for each multiply-add).
+"""Floating-point operations of one token, decoded or in a prompt, by part and by precision (2 for each multiply-add).
 
     V4     2 P_active + 2 heads_i dim_i N_csa n/4 + 4 c H (N_csa min(k, n/4) + N_hca n/128 + L min(128, n))
     V3.2   2 P_active + L (2 heads_i dim_i n + 2 H min(2048, n) (576 + 512))
@@ -43,15 +43,15 @@ CONVENTIONS = (
 class Flops:
     """Raw operations: of linears by the precision of their weight, of index scores, of each attention part."""
 
-    linear: Mapping[str, int]
-    index: int
-    csa: int = 0
-    hca: int = 0
-    window: int = 0
+    linear: Mapping[str, float]
+    index: float
+    csa: float = 0
+    hca: float = 0
+    window: float = 0
     index_is_fp4: bool = True
 
     @property
-    def raw(self) -> int:
+    def raw(self) -> float:
         return sum(self.linear.values()) + self.index + self.csa + self.hca + self.window
 
     def weighted(self, convention: Convention) -> dict[str, float]:
@@ -70,18 +70,64 @@ class Flops:
         return sum(self.weighted(convention).values())
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Rows that a token's query meets in one layer: index keys scored, entries attended (CSA, HCA), window rows."""
+
+    index: float
+    csa: float
+    hca: float
+    window: float
+
+    @classmethod
+    def of_token(cls, config: ModelConfig, context: int) -> Reach:
+        """The token that makes `context` tokens."""
+        entries = context // CSA
+        window = min(config.sliding_window, context)
+        return cls(entries, min(config.index_topk, entries), context // HCA, window)
+
+    @classmethod
+    def mean(cls, config: ModelConfig, num_tokens: int) -> Reach:
+        """The tokens of a prompt of `num_tokens`, on average."""
+        sums = (
+            sum_visible(num_tokens, CSA),
+            sum_visible(num_tokens, CSA, config.index_topk),
+            sum_visible(num_tokens, HCA),
+            sum_visible(num_tokens, 1, config.sliding_window),
+        )
+        return cls(*(total / num_tokens for total in sums))
+
+
+def sum_visible(num_tokens: int, ratio: int, most: int | None = None) -> int:
+    """The sum of min(t // ratio, most) over t = 1 .. num_tokens."""
+    if most is not None:
+        rising = min(num_tokens, most * ratio - 1)
+        return sum_visible(rising, ratio) + most * (num_tokens - rising)
+    blocks, rest = divmod(num_tokens, ratio)
+    return ratio * blocks * (blocks - 1) // 2 + blocks * (rest + 1)
+
+
 def decode_flops(config: ModelConfig, context: int) -> Flops:
     """One token decoded with `context` tokens before and with it."""
-    linear = dict.fromkeys(PRECISIONS, 0)
+    return _flops(config, Reach.of_token(config, context), 1)
+
+
+def prefill_flops(config: ModelConfig, num_tokens: int) -> Flops:
+    """A token of a prompt of `num_tokens`, on average. Only the last one meets the head."""
+    return _flops(config, Reach.mean(config, num_tokens), 1 / num_tokens)
+
+
+def _flops(config: ModelConfig, reach: Reach, head: float) -> Flops:
+    linear: dict[str, float] = dict.fromkeys(PRECISIONS, 0)
     for kind in tensor_kinds(config):
         if kind.active:
-            linear[kind.precision] += 2 * kind.active_values
+            linear[kind.precision] += 2 * kind.active_values * (head if kind.part == "head" else 1)
     core = 4 * config.head_dim * config.num_attention_heads
-    layers = [config.compress_ratios[: config.num_hidden_layers].count(ratio) for ratio in (CSA, HCA)]
+    csa, hca = (config.compress_ratios[: config.num_hidden_layers].count(ratio) for ratio in (CSA, HCA))
     return Flops(
         linear=linear,
-        index=layers[0] * 2 * config.index_n_heads * config.index_head_dim * (context // CSA),
-        csa=layers[0] * core * min(config.index_topk, context // CSA),
-        hca=layers[1] * core * (context // HCA),
-        window=config.num_hidden_layers * core * min(config.sliding_window, context),
+        index=csa * 2 * config.index_n_heads * config.index_head_dim * reach.index,
+        csa=csa * core * reach.csa,
+        hca=hca * core * reach.hca,
+        window=config.num_hidden_layers * core * reach.window,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wavefold.config import ModelConfig
-from wavefold.plan.baseline import gqa8_kv_bytes, v32_decode_flops, v32_kv_bytes
-from wavefold.plan.flops import CONVENTIONS, Convention, decode_flops
+from wavefold.plan.baseline import gqa8_kv_bytes, v32_decode_flops, v32_kv_bytes, v32_prefill_flops
+from wavefold.plan.flops import CONVENTIONS, Convention, decode_flops, prefill_flops
 from wavefold.plan.memory import kv_bytes, packed, state_bytes
 from wavefold.plan.tensors import tensor_kinds
 
@@ -15,7 +15,7 @@ SWEEP = tuple(2**power for power in range(12, 21))
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts and bytes of a model; FLOPs are of one decoded token, under the published ratios' convention."""
+    """Counts and bytes of a model; FLOPs are of one token, under the published ratios' convention."""
 
     context: int
     num_tensors: int
@@ -24,6 +24,8 @@ class Plan:
     active_params: int
     flops_per_token: float
     flops_ratio_v32: float
+    prefill_flops_per_token: float
+    prefill_flops_ratio_v32: float
     kv_bytes: int
     kv_ratio_v32: float
     kv_ratio_gqa8: float
@@ -35,7 +37,9 @@ def plan(config: ModelConfig, context: int) -> Plan:
     if not 0 < context <= config.max_position_embeddings:
         raise ValueError(f"context = {context} is not allowed; expected 1 to {config.max_position_embeddings}")
     kinds = tensor_kinds(config)
-    flops = decode_flops(config, context).total(CONVENTIONS[0])
+    published = CONVENTIONS[0]
+    flops = decode_flops(config, context).total(published)
+    prefill = prefill_flops(config, context).total(published)
     cache = kv_bytes(config, context, packed(config))
     return Plan(
         context=context,
@@ -44,7 +48,9 @@ def plan(config: ModelConfig, context: int) -> Plan:
         params=sum(kind.values for kind in kinds if kind.precision != "int64"),
         active_params=sum(kind.active_values for kind in kinds),
         flops_per_token=flops,
-        flops_ratio_v32=flops_ratio(config, context, CONVENTIONS[0]),
+        flops_ratio_v32=flops_ratio(config, context, published),
+        prefill_flops_per_token=prefill,
+        prefill_flops_ratio_v32=prefill / v32_prefill_flops(context).total(published),
         kv_bytes=cache,
         kv_ratio_v32=cache / v32_kv_bytes(context),
         kv_ratio_gqa8=cache / gqa8_kv_bytes(config, context),

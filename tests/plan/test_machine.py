@@ -1,0 +1,115 @@
+"""The machine's figures and what is predicted from them: kept once, named limits, refusals with numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavefold.cli.main import main
+from wavefold.config import ModelConfig
+from wavefold.model import transformer
+from wavefold.plan import machine as machines
+from wavefold.plan.machine import Machine, this_machine
+from wavefold.plan.memory import packed
+from wavefold.plan.predict import PASS_TOKENS, cache_read, check_fits, decode_rate, need, prefill_rate
+from wavefold.plan.tensors import tensor_kinds
+
+FLASH, PRO, NANO = (ModelConfig.preset(name) for name in ("flash", "pro", "nano"))
+GIB = 1 << 30
+SOME = Machine("a processor, 2 cores", 2, "2.13.0", 34e9, {"float32": 100e9, "bfloat16": 390e9}, 3e9, "/somewhere")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure little: the tests look at what is done with the figures."""
+    monkeypatch.setattr(machines, "MEMORY_TENSOR", 1 << 20)
+    monkeypatch.setattr(machines, "GEMM_SIZE", 64)
+    monkeypatch.setattr(machines, "DISK_FILE", 1 << 20)
+    monkeypatch.setattr(machines, "DISK_BLOCK", 1 << 18)
+
+
+def test_measured_once_and_kept(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, said = tmp_path / "wavefold" / "machine.json", []
+    first = this_machine(kept, report=said.append)
+    assert said and first.memory_read > 0 and set(first.gemm) == {"float32", "bfloat16"}
+    assert first.disk_read is None or first.disk_read > 0
+    assert os.stat(kept).st_mode & 0o777 == 0o600 and os.listdir(kept.parent) == ["machine.json"]
+    assert this_machine(kept, report=said.append) == first and len(said) == 4
+    this_machine(kept, remeasure=True, report=said.append)
+    assert len(said) == 8
+    monkeypatch.setattr(machines, "cpu_name", lambda: "another")
+    assert this_machine(kept).cpu == "another"
+    kept.write_text("{ not json")
+    assert this_machine(kept).cpu == "another"
+    kept.write_text(json.dumps({"cpu": "another"}))
+    assert this_machine(kept, report=said.append).threads == torch.get_num_threads()
+
+
+def test_the_disk_is_read_whole_and_the_file_removed(small: None, tmp_path: Path) -> None:
+    machines.disk_read_rate(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_is_the_models() -> None:
+    assert PASS_TOKENS == transformer.PASS_TOKENS
+
+
+def test_bytes_of_a_decoded_token() -> None:
+    """By hand, Flash at a million tokens: 21 CSA layers, 20 HCA layers, 43 windows."""
+    expected = 21 * (250_000 * 68 + 512 * 584) + 20 * 7812 * 584 + 43 * 128 * 584
+    assert cache_read(FLASH, 1_000_000, packed(FLASH)) == expected
+
+
+def test_what_is_needed_adds_up_to_the_checkpoint() -> None:
+    needed = need(FLASH, 1_000_000)
+    mtp = sum(kind.bytes for kind in tensor_kinds(FLASH) if kind.part == "mtp")
+    assert needed.dense + needed.routed + mtp == 159_609_485_896
+    assert needed.routed == 43 * 256 * 3 * 4096 * 2048 * (0.5 + 1 / 32)
+
+
+def test_limits_are_named() -> None:
+    """All in memory: bandwidth for a decoded token, arithmetic for a prompt. Experts on disk: the disk."""
+    decode, prefill = decode_rate(FLASH, 4096, SOME, 500 * GIB), prefill_rate(FLASH, 4096, SOME, 500 * GIB)
+    assert (decode.limit, prefill.limit) == ("memory bandwidth", "arithmetic")
+    assert set(decode.seconds) == {"memory bandwidth", "arithmetic"}
+    read = 5.857e9 * (1 + 1 / 128**2) + 6.493e9 * (0.5 + 1 / 32) + 0.884e9 * 2 + 0.034e9 * 4  # FP8, FP4, bf16, fp32
+    read += cache_read(FLASH, 4096, packed(FLASH))
+    assert decode.tokens_per_s == pytest.approx(34e9 / read, rel=1e-3)
+    on_disk = decode_rate(FLASH, 4096, SOME, 24 * GIB)
+    assert on_disk.limit == "disk"
+    share = need(FLASH, 4096).routed_in_memory(24 * GIB)
+    assert 0 < share < 1
+    assert on_disk.seconds["disk"] == pytest.approx((1 - share) * 6.493e9 * (0.5 + 1 / 32) / 3e9, rel=1e-3)
+    assert decode_rate(FLASH, 4096, replace(SOME, memory_read=1e15), 500 * GIB).limit == "arithmetic"
+
+
+def test_what_cannot_fit_is_refused_with_numbers() -> None:
+    with pytest.raises(ValueError, match=r"1,000,000 tokens do not fit: 28.69 GB .* 25.77 GB; no context fits"):
+        check_fits(PRO, 1_000_000, 24 * GIB)
+    with pytest.raises(ValueError, match=r"a context of about ([\d,]+) tokens would fit") as error:
+        check_fits(FLASH, 1_000_000, 11 * GIB)
+    longest = int(str(error.value).split("about ")[1].split(" ")[0].replace(",", ""))
+    check_fits(FLASH, longest - 200, 11 * GIB)
+    with pytest.raises(ValueError):
+        check_fits(FLASH, longest + 200, 11 * GIB)
+    with pytest.raises(ValueError, match="XDG_CACHE_HOME"):
+        decode_rate(FLASH, 4096, replace(SOME, disk_read=None), 24 * GIB)
+
+
+def test_command(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machines, "memory_bytes", lambda: 24 * GIB)
+    assert main(["plan", "nano", "--context", "4096", "--machine", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["machine"]
+    assert facts["decode"]["tokens_per_s"] > 0 and facts["prefill"]["limit"] in facts["prefill"]["seconds"]
+    assert main(["plan", "nano", "--context", "4096", "--machine"]) == 0
+    assert "predicted upper bounds" in capsys.readouterr().out
+    assert main(["plan", "pro", "--machine"]) == 2
+    assert "do not fit" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "wavefold" / "machine.json").read_text())
+    assert kept.keys() == asdict(SOME).keys()

@@ -1,0 +1,171 @@
+"""What this machine can do at best: bytes read per second, GEMM operations per second, bytes from disk per second.
+
+    memory   the fastest of three reductions over a tensor far larger than any cache
+    GEMM     2048 x 2048 x 2048 through torch, for each dtype
+    disk     a file read with O_DIRECT, past the page cache
+
+Measured once and kept in the user's cache folder, until processor, thread count or torch change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MEMORY_TENSOR = 1 << 30
+GEMM_SIZE = 2048
+DISK_FILE = 512 << 20
+DISK_BLOCK = 8 << 20
+REPEATS = 5
+GEMM_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates in bytes or operations per second. `disk_read` is None where O_DIRECT is not to be had."""
+
+    cpu: str
+    threads: int
+    torch: str
+    memory_read: float
+    gemm: Mapping[str, float]
+    disk_read: float | None
+    disk_folder: str
+
+    def identity(self) -> tuple[str, int, str]:
+        """What must be unchanged for the figures to hold."""
+        return self.cpu, self.threads, self.torch
+
+
+def this_machine(kept: Path, remeasure: bool = False, report: Callable[[str], None] = lambda what: None) -> Machine:
+    """The figures in the file `kept`, if they are this machine's; else measured now (half a minute) and kept there."""
+    import torch
+
+    machine = None if remeasure else _read(kept)
+    if machine is None or machine.identity() != (cpu_name(), torch.get_num_threads(), torch.__version__):
+        machine = measure(kept.parent, report)
+        _keep(machine, kept)
+    return machine
+
+
+def measure(disk_folder: Path, report: Callable[[str], None] = lambda what: None) -> Machine:
+    """Measure all rates, `report`ing what comes next."""
+    import torch
+
+    report("memory: reading 1 GiB")
+    memory = memory_read_rate()
+    gemm = {}
+    for name in GEMM_DTYPES:
+        report(f"GEMM in {name}")
+        gemm[name] = gemm_rate(name)
+    report(f"disk: 512 MiB in {disk_folder}")
+    disk = disk_read_rate(disk_folder)
+    return Machine(cpu_name(), torch.get_num_threads(), torch.__version__, memory, gemm, disk, str(disk_folder))
+
+
+def best_rate(amount: float, run: Callable[[], object]) -> float:
+    """amount / seconds of the fastest of a few runs, after one that does not count."""
+    run()
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return amount / min(seconds)
+
+
+def memory_read_rate() -> float:
+    """Bytes per second, all threads of torch reading."""
+    import torch
+
+    x = torch.ones(MEMORY_TENSOR // 4)
+    integers = x.view(torch.int32)
+    return max(best_rate(MEMORY_TENSOR, run) for run in (x.sum, x.amax, lambda: torch.dot(x, x), integers.amax))
+
+
+def gemm_rate(dtype: str) -> float:
+    """Operations per second of a large matrix product."""
+    import torch
+
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(getattr(torch, dtype)) for _ in range(2))
+    return best_rate(2 * GEMM_SIZE**3, lambda: a @ b)
+
+
+def disk_read_rate(folder: Path) -> float | None:
+    """Bytes per second from a new file in `folder`, past the page cache; None where the system cannot do that.
+
+    Raises OSError where the file cannot be written.
+    """
+    if not hasattr(os, "O_DIRECT"):
+        return None
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(prefix="disk-rate-", dir=folder)
+    try:
+        block = os.urandom(DISK_BLOCK)
+        with open(handle, "wb") as file:
+            for _ in range(DISK_FILE // DISK_BLOCK):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return _read_directly(name)
+    finally:
+        os.unlink(name)
+
+
+def _read_directly(name: str) -> float | None:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_DIRECT)
+    except OSError:  # tmpfs and some network file systems have no O_DIRECT
+        return None
+    with mmap.mmap(-1, DISK_BLOCK) as buffer:  # aligned to a page, as O_DIRECT asks
+        try:
+
+            def read_all() -> None:
+                offset = 0
+                while (count := os.preadv(file, [buffer], offset)) > 0:
+                    offset += count
+
+            return best_rate(DISK_FILE, read_all)
+        finally:
+            os.close(file)
+
+
+def cpu_name() -> str:
+    """The processor's name and the cores that this process may use."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of this process's control group where that has less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
+def _read(kept: Path) -> Machine | None:
+    """What was measured before; None where there is nothing, or something else."""
+    try:
+        return Machine(**json.loads(kept.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(machine: Machine, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(prefix=kept.name, dir=kept.parent)  # mode 0600
+    with open(handle, "w") as file:
+        file.write(json.dumps(asdict(machine), indent=1) + "\n")
+    os.replace(name, kept)

@@ -1,0 +1,143 @@
+"""What a model can reach on a machine at best, and which limit binds. Real code comes below it, never above.
+
+    decode    a token reads its active weights and its cache once     max(bytes / memory, operations / GEMM, disk)
+    prefill   a pass of 1,024 tokens reads all weights once
+
+Routed experts may lie on disk: what of them has no room in memory is read again when it is needed (each expert equally
+often). All other weights, the cache and the state must fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.plan.flops import Flops, decode_flops, prefill_flops
+from wavefold.plan.machine import Machine
+from wavefold.plan.memory import RecordBytes, packed, pool_bytes, state_bytes
+from wavefold.plan.tensors import tensor_kinds
+
+PASS_TOKENS = 1024
+"""Tokens that go through the layers at a time (`model.transformer.PASS_TOKENS`)."""
+PROGRAM_BYTES = 1 << 30
+"""Python, torch and the activations of a pass."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a model takes at a context length."""
+
+    dense: int
+    routed: int
+    cache: int
+    state: int
+
+    @property
+    def fixed(self) -> int:
+        """What must be in memory."""
+        return self.dense + self.cache + self.state + PROGRAM_BYTES
+
+    def routed_in_memory(self, memory: int) -> float:
+        """The share of the routed experts that has room beside that."""
+        return max(0.0, min(1.0, (memory - self.fixed) / self.routed)) if self.routed else 1.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Tokens per second at best, and the seconds a token that each limit alone would take."""
+
+    seconds: Mapping[str, float]
+
+    @property
+    def limit(self) -> str:
+        return max(self.seconds, key=lambda name: self.seconds[name])
+
+    @property
+    def tokens_per_s(self) -> float:
+        return 1 / self.seconds[self.limit]
+
+
+def need(config: ModelConfig, context: int) -> Need:
+    """The MTP module is left out: it stays on disk until something drafts with it."""
+    kinds = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
+    routed = sum(kind.bytes for kind in kinds if kind.part == "routed")
+    records = packed(config)
+    dense = sum(kind.bytes for kind in kinds) - routed
+    return Need(dense, routed, pool_bytes(config, context, records), state_bytes(config, records))
+
+
+def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
+    """Raises ValueError, with the figures, where what must be in memory is more than `memory` bytes."""
+    needed = need(config, context)
+    if needed.fixed <= memory:
+        return needed
+    smallest = need(config, 1)
+    if smallest.fixed <= memory:
+        longest = int((memory - smallest.fixed) / ((needed.cache - smallest.cache) / context))
+        advice = f"a context of about {longest:,} tokens would fit"
+    else:
+        advice = "no context fits: the weights that every token reads alone are too many"
+    raise ValueError(
+        f"{context:,} tokens do not fit: {_gb(needed.dense)} of weights beside the routed experts, "
+        f"{_gb(needed.cache)} of cache, {_gb(needed.state)} of state and {_gb(PROGRAM_BYTES)} for the program are "
+        f"{_gb(needed.fixed)}; this machine has {_gb(memory)}; {advice}"
+    )
+
+
+def decode_rate(config: ModelConfig, context: int, machine: Machine, memory: int) -> Rate:
+    """One sequence, the token that makes `context`. Raises ValueError where it does not fit."""
+    needed = check_fits(config, context, memory)
+    active = {"routed": 0.0, "dense": 0.0}
+    for kind in tensor_kinds(config):
+        if kind.active:
+            active["routed" if kind.part == "routed" else "dense"] += kind.bytes * kind.active_values / kind.values
+    seconds = {
+        "memory bandwidth": (sum(active.values()) + cache_read(config, context, packed(config))) / machine.memory_read,
+        "arithmetic": _compute_seconds(decode_flops(config, context), machine),
+    }
+    missing = (1 - needed.routed_in_memory(memory)) * active["routed"]
+    return Rate(seconds | _disk(missing, machine))
+
+
+def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, memory: int) -> Rate:
+    """A prompt of `num_tokens`. Raises ValueError where it does not fit."""
+    needed = check_fits(config, num_tokens, memory)
+    tokens = min(PASS_TOKENS, num_tokens)
+    touched = 1 - (1 - config.num_experts_per_tok / config.n_routed_experts) ** tokens
+    seconds = {
+        "memory bandwidth": (needed.dense + touched * needed.routed) / tokens / machine.memory_read,
+        "arithmetic": _compute_seconds(prefill_flops(config, num_tokens), machine),
+    }
+    missing = (1 - needed.routed_in_memory(memory)) * touched * needed.routed
+    return Rate(seconds | _disk(missing / tokens, machine))
+
+
+def cache_read(config: ModelConfig, context: int, records: RecordBytes) -> int:
+    """Bytes of cache that a decoded token reads: all index keys, the chosen entries, HCA's entries, windows."""
+    csa, hca = (config.compress_ratios[: config.num_hidden_layers].count(ratio) for ratio in (CSA, HCA))
+    entries = context // CSA
+    read = csa * (entries * records.index + min(config.index_topk, entries) * records.kv)
+    windows = config.num_hidden_layers * min(config.sliding_window, context)
+    return read + (hca * (context // HCA) + windows) * records.kv
+
+
+def _compute_seconds(flops: Flops, machine: Machine) -> float:
+    """float32 matrices at the float32 rate, all else, decoded to bfloat16, at that one."""
+    wide = flops.linear["fp32"]
+    return wide / machine.gemm["float32"] + (flops.raw - wide) / machine.gemm["bfloat16"]
+
+
+def _disk(missing: float, machine: Machine) -> dict[str, float]:
+    if missing == 0:
+        return {}
+    if machine.disk_read is None:
+        raise ValueError(
+            f"the routed experts do not fit in memory, and the read rate of {machine.disk_folder} is unknown: its file "
+            "system has no O_DIRECT; set XDG_CACHE_HOME to a folder on the disk that holds the models"
+        )
+    return {"disk": missing / machine.disk_read}
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB"
