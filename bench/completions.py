@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import platform
 import random
-import subprocess
 import warnings
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from wavefold.bench.circumstances import circumstances
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.engine import generate
@@ -107,11 +106,9 @@ def main() -> None:
             verdict, shown = "parses" if ok else "does not parse", head.removesuffix("\n")
             print(f"--- {number} {verdict}\n{shown}\033[1m{answer}\033[0m")
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    facts = {
+    facts = circumstances(1) | {
         "bench": "completions", "parsed": good, "of": len(chosen), "lines": num_lines, "max_tokens": args.max_tokens,
         "temperature": args.temperature, "arithmetic": args.arithmetic, "seed": args.seed,
-        "machine": platform.machine(), "commit": commit,
     }  # fmt: skip
     table = Table("completions", "parse", "whole lines", "tokens each", "temperature", "arithmetic")
     table.add_row(*map(str, (len(chosen), good, num_lines, args.max_tokens, args.temperature, args.arithmetic)))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from wavefold.bench.circumstances import circumstances
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.train.batches import Batches
@@ -45,8 +44,7 @@ def main() -> None:
     figures = (f"{value:.4f}" for value in (report.model, report.xz, report.gzip))
     table.add_row(str(model.arithmetic), str(report.num_bytes), *figures)
     Console().print(table)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    facts = {"bench": "held_out", "arithmetic": str(model.arithmetic), "machine": platform.machine(), "commit": commit}
+    facts = circumstances(1) | {"bench": "held_out", "arithmetic": str(model.arithmetic)}
     print(json.dumps(facts | asdict(report)))
 
 

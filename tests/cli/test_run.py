@@ -284,7 +284,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_peak_memory() -> None:
     """In a process of its own, where it starts small."""
     script = (
-        "from wavefold.cli.memory import peak_rss_bytes\n"
+        "from wavefold.system import peak_rss_bytes\n"
         "before = peak_rss_bytes()\n"
         "block = b'x' * 100_000_000\n"
         "del block\n"

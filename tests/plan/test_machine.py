@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wavefold import system
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
 from wavefold.model import transformer
@@ -103,7 +104,7 @@ def test_what_cannot_fit_is_refused_with_numbers() -> None:
 
 def test_command(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(machines, "memory_bytes", lambda: 24 * GIB)
+    monkeypatch.setattr(system, "memory_bytes", lambda: 24 * GIB)
     assert main(["plan", "nano", "--context", "4096", "--machine", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["machine"]
     assert facts["decode"]["tokens_per_s"] > 0 and facts["prefill"]["limit"] in facts["prefill"]["seconds"]

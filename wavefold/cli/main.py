@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from wavefold import __version__
-from wavefold.cli import init, plan, run, train
+from wavefold.cli import bench, init, plan, run, train
 
-COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan}
+COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan, "bench": bench}
 
 MISTAKE = 2
 INTERRUPTED = 130

@@ -149,10 +149,11 @@ def print_course(console: Console, config: ModelConfig, one: Plan) -> None:
 
 def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     """This machine's figures and the rates that they allow. Raises ValueError for what does not fit."""
+    from wavefold import system
     from wavefold.plan import machine as machines
     from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
 
-    memory = machines.memory_bytes()
+    memory = system.memory_bytes()
     needed = check_fits(config, args.context, memory)
     machine = machines.this_machine(
         cache_folder() / "machine.json", args.remeasure, lambda what: print(f"measuring {what}", file=sys.stderr)

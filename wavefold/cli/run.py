@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts
-from wavefold.cli.memory import peak_rss_bytes
+from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
     from wavefold.chat import Tokenizer

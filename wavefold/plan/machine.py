@@ -9,16 +9,16 @@ Measured once and kept in the user's cache folder, until processor, thread count
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from wavefold.system import cpu_name
 
 MEMORY_TENSOR = 1 << 30
 GEMM_SIZE = 2048
@@ -136,23 +136,6 @@ def _read_directly(name: str) -> float | None:
             return best_rate(DISK_FILE, read_all)
         finally:
             os.close(file)
-
-
-def cpu_name() -> str:
-    """The processor's name and the cores that this process may use."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
-def memory_bytes() -> int:
-    """Memory of the machine, or of this process's control group where that has less."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total
 
 
 def _read(kept: Path) -> Machine | None:

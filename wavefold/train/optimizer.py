@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wavefold.model import Transformer
 from wavefold.model.router import Router
 
-BALANCE_SPEED = 0.001
+BALANCE_SPEED = 0.003
 """How far a router's bias moves in a step towards the experts that had too little load."""
 
 

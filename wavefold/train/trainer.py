@@ -29,17 +29,17 @@ from wavefold.train.state import load_state, optimizer_tensors, restore_optimize
 class Recipe:
     """All that decides a run beside its data and model; the defaults train the nano preset. Lengths in tokens."""
 
-    steps: int = 1300
+    steps: int = 4500
     seq_len: int = 1024
-    batch_tokens: int = 4096
-    peak_lr: float = 2.5e-3
-    warmup: int = 60
-    weight_decay: float = 0.1
+    batch_tokens: int = 2048
+    peak_lr: float = 2e-3
+    warmup: int = 150
+    weight_decay: float = 0.5
     clip: float = 1.0
     mtp_weight: float = 0.3
     mtp_every: int = 4
-    eval_every: int = 300
-    save_every: int = 100
+    eval_every: int = 900
+    save_every: int = 300
     seed: int = 0
 
     def __post_init__(self) -> None:

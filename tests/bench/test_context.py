@@ -1,0 +1,84 @@
+"""`wavefold bench context`: rows that agree with the plan, refusals before anything is allocated, lines on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavefold import init
+from wavefold.bench.context import measure_contexts
+from wavefold.cache import CacheLayout, Pool
+from wavefold.checkpoint.random import random_model
+from wavefold.cli.main import main
+from wavefold.config import ModelConfig
+from wavefold.model import Transformer
+from wavefold.ops import Arithmetic
+
+CONFIG = ModelConfig(
+    vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, head_dim=32, qk_rope_head_dim=8,
+    q_lora_rank=16, o_groups=2, o_lora_rank=8, compress_ratios=(0, 4, 128, 0), index_n_heads=2, index_head_dim=32,
+    index_topk=4, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
+    routed_scaling_factor=1.5, max_position_embeddings=1000,
+)  # fmt: skip
+TOKENS = torch.randint(0, 40, (900,), generator=torch.Generator().manual_seed(0))
+ARITHMETICS = [Arithmetic("released", torch.bfloat16), Arithmetic("exact"), Arithmetic("exact", torch.bfloat16)]
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=str)
+def test_rows(arithmetic: Arithmetic) -> None:
+    model = random_model(CONFIG, 0, arithmetic, packed=True)
+    seen: list[tuple[int, int]] = []
+    rows = measure_contexts(model, TOKENS, [100, 128, 700], 2, lambda *progress: seen.append(progress))
+    assert [row.context for row in rows] == [100, 128, 700] and seen[-1] == (700, 700)
+    layout = CacheLayout(CONFIG, model.records)
+    for row, blocks in zip(rows, (1, 1, 6), strict=True):
+        assert row.cache_bytes == row.planned_bytes == blocks * layout.block_bytes + layout.state_bytes
+        assert row.decode_s > 0 and row.peak_rss_bytes > 0
+    assert 0 < rows[0].prefill_s < rows[1].prefill_s < rows[2].prefill_s
+
+
+@pytest.mark.parametrize(
+    ("contexts", "decode", "says"),
+    [
+        ([0, 10], 1, "positive lengths in ascending order"),
+        ([-5], 1, "positive lengths in ascending order"),
+        ([20, 10], 1, "ascending order"),
+        ([], 1, "ascending order"),
+        ([999], 2, "the model goes to 1,000"),
+        ([901], 2, "needs a longer text; this one has 900"),
+        ([10], 0, "expected 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured(contexts: list[int], decode: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Transformer(CONFIG)  # no weights: nothing may run
+    monkeypatch.setattr(Pool, "__init__", lambda *args: pytest.fail("a pool was opened"))
+    with pytest.raises(ValueError, match=says):
+        measure_contexts(model, TOKENS, contexts, decode)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(CONFIG, tmp_path / "model", seed=0)
+    out = tmp_path / "lines.jsonl"
+    command = [
+        "bench",
+        "context",
+        str(tmp_path / "model"),
+        "--contexts",
+        "64",
+        "300",
+        "--decode",
+        "1",
+        "--repeats",
+        "2",
+    ]
+    assert main([*command, "--out", str(out)]) == 0
+    assert "random tokens" in capsys.readouterr().out
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["run"], line["context"]) for line in lines] == [(0, 64), (0, 300), (1, 64), (1, 300)]
+    assert {"hardware", "commit", "repeats", "threads", "arithmetic", "decode_s", "peak_rss_bytes"} <= set(lines[0])
+    assert main([*command, "--data", "stdlib"]) == 2
+    assert "holds no tokenizer.json" in capsys.readouterr().err
+    assert main([*command, "--repeats", "0"]) == 2

@@ -1,0 +1,51 @@
+"""The cache, really allocated: a pool and one sequence's state for many tokens, every page touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from wavefold.cache import Pool, Records, packed_records, plain_records
+from wavefold.config import ModelConfig
+from wavefold.plan import memory as plan_memory
+from wavefold.system import rss_bytes
+
+RECORDS = ("packed", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """Bytes by the plan's formulas, as allocated, and what the process's resident memory grew by."""
+
+    tokens: int
+    records: str
+    planned_bytes: int
+    allocated_bytes: int
+    rss_bytes: int
+
+
+def records_named(config: ModelConfig, name: str) -> tuple[Records, plan_memory.RecordBytes]:
+    """Records of the cache, and the plan's account of them."""
+    if name == "packed":
+        return packed_records(config), plan_memory.packed(config)
+    if name not in RECORDS:
+        raise ValueError(f"records {name!r} are not allowed; expected {', '.join(RECORDS)}")
+    dtype = getattr(torch, name)
+    return plain_records(config, dtype), plan_memory.plain(config, dtype.itemsize)
+
+
+def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:
+    """Open a pool and a sequence, write to every page of both, and give them back.
+
+    Raises ValueError, before anything is allocated, for a number of tokens that the model or the machine has not.
+    """
+    if not 0 < num_tokens <= config.max_position_embeddings:
+        raise ValueError(f"{num_tokens} tokens are not allowed; expected 1 to {config.max_position_embeddings}")
+    records, sizes = records_named(config, name)
+    before = rss_bytes()
+    pool = Pool(config, num_tokens, records, poison=True)  # poison writes all of the storage and of a state
+    pool.open()
+    grown = rss_bytes() - before
+    planned = plan_memory.pool_bytes(config, num_tokens, sizes) + plan_memory.state_bytes(config, sizes)
+    return PoolRow(num_tokens, name, planned, pool.num_bytes, grown)
