@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.train.batches import Batches
     from wavefold.train.corpus import load_corpus
     from wavefold.train.export import export
+    from wavefold.train.group import Group
     from wavefold.train.objective import Objective, evaluate
     from wavefold.train.report import draw_curve, held_out_report, hours_of
     from wavefold.train.start import new_model
@@ -60,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args.config)
     corpus = load_corpus(args.data)
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (args.out / "tokenizer.json").exists():
-        tokenizer = Tokenizer.load(args.out)
-    else:
-        tokenizer = train_tokenizer((d.text for d in corpus.train), config.vocab_size)
-        tokenizer.save(args.out)
+    group = Group()
+    if group.first and not (args.out / "tokenizer.json").exists():
+        train_tokenizer((d.text for d in corpus.train), config.vocab_size).save(args.out)
+    group.wait()
+    tokenizer = Tokenizer.load(args.out)
     train, held_out = (
         [[*tokenizer.encode(d.text, bos=True), tokenizer.eos_id] for d in documents]
         for documents in (corpus.train, corpus.held_out)
@@ -72,25 +74,32 @@ def run(args: argparse.Namespace) -> int:
     batches = Batches(train, recipe.seq_len, recipe.batch_tokens, recipe.seed)
     held = Batches(held_out, recipe.seq_len, recipe.batch_tokens, 0)
     held_batches = [held(i) for i in range(held.per_epoch)]
-    print(f"{len(train)} files, {batches.num_tokens} tokens to train on; {len(held_out)} held out, {held.num_tokens}")
+    if group.first:
+        print(
+            f"{len(train)} files, {batches.num_tokens} tokens to train on; {len(held_out)} held out, {held.num_tokens}"
+        )
 
     dtype = getattr(torch, args.dtype)
     trainer = Trainer(
-        new_model(config, Arithmetic("exact", dtype), recipe.seed), batches, held_batches, recipe, args.out
+        new_model(config, Arithmetic("exact", dtype), recipe.seed), batches, held_batches, recipe, args.out, group
     )
-    with Reporter(recipe, trainer.step, args.out) as reporter:
+    with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
         trainer.run(reporter)
+    trained = trainer.evaluate()
+    group.leave()
+    if not group.first:
+        return 0
 
     model_dir = args.out / "model"
     export(trainer.masters, model_dir)
     tokenizer.save(model_dir)
     exported = load(model_dir, dtype=dtype)
     nats, tokens = evaluate(Objective(exported), held_batches)
-    assert nats / tokens == trainer.evaluate(), "the export does not compute what was trained"
+    assert nats / tokens == trained, "the export does not compute what was trained"
     report = held_out_report(nats / tokens, tokens, corpus.held_out)
     facts = dataclasses.asdict(report) | {
         "recipe": dataclasses.asdict(recipe), "hours": hours_of(args.out / "log.jsonl"),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "processes": group.size, "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
     (args.out / "report.json").write_text(json.dumps(facts, indent=1) + "\n")
     draw_curve(args.out / "log.jsonl", report.num_bytes / report.num_tokens, args.out / "curve.svg")

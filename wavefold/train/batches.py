@@ -27,6 +27,24 @@ class PackedBatch:
     targets: Tensor
     lengths: tuple[int, ...]
 
+    @property
+    def num_pairs(self) -> int:
+        """Tokens that have a target two places on, in their sequence."""
+        return sum(n - 1 for n in self.lengths)
+
+    def share(self, rank: int, size: int) -> PackedBatch:
+        """One of `size` parts of about equal length, whole sequences each; a part may be empty."""
+        if size == 1:
+            return self
+        loads, owners = [0] * size, {}
+        for number in sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i]):
+            owners[number] = loads.index(min(loads))
+            loads[owners[number]] += self.lengths[number]
+        mine = [number for number in range(len(self.lengths)) if owners[number] == rank]
+        parts = [torch.cat([whole.split(self.lengths)[number] for number in mine] or [whole[:0]])
+                 for whole in (self.tokens, self.targets)]  # fmt: skip
+        return PackedBatch(parts[0], parts[1], tuple(self.lengths[number] for number in mine))
+
 
 def cut(document: Sequence[int], seq_len: int) -> list[np.ndarray]:
     """A document's tokens in pieces of at most seq_len + 1, each beginning with the last token of the one before."""

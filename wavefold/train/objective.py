@@ -49,7 +49,12 @@ def evaluate(objective: Objective, batches: Iterable[PackedBatch]) -> tuple[floa
     """Total nats and tokens over `batches`; summed in float64, in order: the same model gives the same number."""
     nats, tokens = 0.0, 0
     for packed in batches:
-        loss, _ = objective(packed, False)
-        nats += float(loss.double()) * len(packed.tokens)
+        nats += nats_of(objective, packed)
         tokens += len(packed.tokens)
     return nats, tokens
+
+
+def nats_of(objective: Objective, packed: PackedBatch) -> float:
+    """Total nats of a batch."""
+    loss, _ = objective(packed, False)
+    return float(loss.double()) * len(packed.tokens)

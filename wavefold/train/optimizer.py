@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from wavefold.model import Transformer
 from wavefold.model.router import Router
+from wavefold.train.group import Group
 
 BALANCE_SPEED = 0.003
 """How far a router's bias moves in a step towards the experts that had too little load."""
 
 
-def learning_rate(step: int, peak: float, warmup: int, steps: int, last: float = 0.1) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine from `peak` to `last` times it at `steps`."""
+def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:
+    """Linear warm-up over `warmup` steps, then a cosine from `peak` to 0 at `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def adamw(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
@@ -49,10 +50,12 @@ class LoadBalance:
         self._loads[router] = self._loads[router] + load if router in self._loads else load
 
     @torch.no_grad()
-    def step(self) -> float:
+    def step(self, group: Group) -> float:
         """Move the biases after a training step; returns the largest load over the mean one, 1 being balance."""
         worst = 1.0
-        for router, load in self._loads.items():
+        loads = [self._loads.get(router, torch.zeros(len(router.weight))) for router in self._routers]
+        group.sum_(loads)
+        for router, load in zip(self._routers, loads, strict=True):
             router.bias.add_(torch.sign(load.mean() - load), alpha=BALANCE_SPEED)
             worst = max(worst, float(load.max() / load.mean()))
         self._loads.clear()

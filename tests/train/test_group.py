@@ -1,0 +1,74 @@
+"""A run of two processes against a run of one: the same curve to float tolerance, the same files, the same again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.tiny import CONFIG, write_corpus
+from wavefold.train.batches import pack
+
+FLAGS = ["--steps", "6", "--seq-len", "160", "--batch-tokens", "480", "--warmup", "2", "--mtp-every", "2",
+         "--eval-every", "3", "--save-every", "3", "--dtype", "float32", "--threads", "1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_shares_are_a_batch_once_and_about_equal(size: int) -> None:
+    lengths = [50, 9, 30, 30, 12, 8, 41]
+    first, pieces = 0, []
+    for length in lengths:
+        pieces.append(np.arange(first, first + length + 1, dtype=np.int32))
+        first += 1000
+    whole = pack(pieces)
+    shares = [whole.share(rank, size) for rank in range(size)]
+    assert sorted(torch.cat([share.tokens for share in shares]).tolist()) == sorted(whole.tokens.tolist())
+    for share in shares:
+        assert sum(share.lengths) == len(share.tokens) == len(share.targets)
+        assert torch.equal(share.targets, share.tokens + 1)  # no piece was cut or mixed with another
+    loads = [len(share.tokens) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths)
+    assert whole.share(0, 1) is whole
+
+
+def test_a_share_may_be_empty() -> None:
+    whole = pack([np.arange(10, dtype=np.int32)])
+    assert whole.share(0, 2).lengths == (9,)
+    assert whole.share(1, 2).lengths == () and len(whole.share(1, 2).tokens) == 0
+
+
+def train(folder: Path, data: Path, processes: int) -> list[dict]:
+    """The log of a run by the command line."""
+    folder.mkdir()
+    config = folder / "config.json"
+    config.write_text(json.dumps(CONFIG.to_dict()))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "wavefold", "train", "--config", str(config), "--data", str(data), "--out", str(folder / "out")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run([sys.executable, *command, *FLAGS], capture_output=True, text=True,
+                          env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folder / "out" / "report.json").exists() and (folder / "out" / "model" / "config.json").exists()
+    return [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "corpus")
+    one, two, again = (train(tmp_path / name, data, n) for name, n in (("one", 1), ("two", 2), ("again", 2)))
+    keys = ("step", "loss", "mtp_loss", "lr", "grad_norm", "load", "tokens", "held_out")
+    curves = [[[line[key] for key in keys] for line in log] for log in (one, two, again)]
+    assert curves[1] == curves[2]  # the same number of processes, the same bits
+    one_log, two_log = one[0], two[0]
+    for key in keys:  # before anything has moved: losses, and the norm of all gradients together
+        assert (one_log[key] is None) == (two_log[key] is None)
+        tolerance = 1e-3 if key == "grad_norm" else 1e-6  # a share's gradients of bfloat16 tensors are rounded to it
+        assert one_log[key] is None or one_log[key] == pytest.approx(two_log[key], rel=tolerance)
+    for mine, theirs in zip(one, two, strict=True):  # then AdamW's first steps and FP4's steps enlarge the last bits
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
+        assert (mine["held_out"] or 0) == pytest.approx(theirs["held_out"] or 0, rel=0.01)
