@@ -8,21 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import SMALL
 from wavefold import init
 from wavefold.bench.context import measure_contexts
 from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
-from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 
-CONFIG = ModelConfig(
-    vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, head_dim=32, qk_rope_head_dim=8,
-    q_lora_rank=16, o_groups=2, o_lora_rank=8, compress_ratios=(0, 4, 128, 0), index_n_heads=2, index_head_dim=32,
-    index_topk=4, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5, max_position_embeddings=1000,
-)  # fmt: skip
+CONFIG = SMALL.replace(vocab_size=40, max_position_embeddings=1000)
 TOKENS = torch.randint(0, 40, (900,), generator=torch.Generator().manual_seed(0))
 ARITHMETICS = [Arithmetic("released", torch.bfloat16), Arithmetic("exact"), Arithmetic("exact", torch.bfloat16)]
 

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 
 from tests.cache.synthetic import TwinPool
+from tests.small import SMALL
 from wavefold.cache import Pool, Sequence, pool
 from wavefold.checkpoint.random import random_model
-from wavefold.config import ModelConfig
 from wavefold.model import Transformer, transformer
 
-CONFIG = ModelConfig(
-    vocab_size=64, hidden_size=64, num_hidden_layers=4, num_attention_heads=2, head_dim=64, qk_rope_head_dim=16,
-    q_lora_rank=32, o_groups=2, o_lora_rank=16, compress_ratios=(0, 4, 128, 4), index_n_heads=8, index_head_dim=32,
-    index_topk=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5, num_nextn_predict_layers=0,
-)  # fmt: skip
+CONFIG = SMALL.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4), index_n_heads=8, num_nextn_predict_layers=0)
 TOKENS = torch.randint(0, 64, (700,), generator=torch.Generator().manual_seed(0))
 ERRORS = (RuntimeError, KeyboardInterrupt)
 

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import small
 from wavefold import ModelConfig, init
 
-SMALL = ModelConfig(
-    vocab_size=300, hidden_size=160, num_hidden_layers=3, num_attention_heads=2, head_dim=64, qk_rope_head_dim=16,
-    q_lora_rank=144, o_groups=2, o_lora_rank=24, compress_ratios=(0, 4, 128, 0), index_n_heads=2, index_head_dim=32,
-    index_topk=8, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=192, num_hash_layers=1,
-    routed_scaling_factor=1.5,
-)  # fmt: skip
+SMALL = small.SMALL.replace(
+    vocab_size=300, hidden_size=160, q_lora_rank=144, o_lora_rank=24, n_routed_experts=3, moe_intermediate_size=192
+)
 
 
 @pytest.fixture(scope="session")

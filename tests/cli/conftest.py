@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from wavefold import ModelConfig
+from tests import small
 from wavefold.cli.main import main
 
-SMALL = ModelConfig(
-    vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=32, qk_rope_head_dim=8,
-    q_lora_rank=16, o_groups=2, o_lora_rank=8, compress_ratios=(4, 128, 0), index_n_heads=2, index_head_dim=16,
-    index_topk=4, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5,
-)  # fmt: skip
+SMALL = small.SMALL.replace(vocab_size=300, num_hidden_layers=2, compress_ratios=(4, 128, 0), n_routed_experts=3)
 
 
 @pytest.fixture(scope="session")

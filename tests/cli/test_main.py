@@ -39,10 +39,13 @@ def test_help_and_mistakes_need_no_torch(arguments: list[str]) -> None:
 
 def test_every_flag_has_help() -> None:
     assert len(COMMANDS) > 1
-    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for name, parser in commands.choices.items():
+    parsers = [("wavefold", build_parser())]
+    for name, parser in parsers:
         for action in parser._actions:
-            assert action.help, (name, action.dest)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.items()
+            else:
+                assert action.help, (name, action.dest)
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small import SMALL
 from wavefold import ops
 from wavefold.cache import Memory, PagedMemory, PoolFull
 from wavefold.cache import pool as paging
 from wavefold.checkpoint.random import random_model
-from wavefold.config import ModelConfig
 from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
 from wavefold.ops import Arithmetic
 
-CONFIG = ModelConfig(
-    vocab_size=64, hidden_size=64, num_hidden_layers=5, num_attention_heads=2, head_dim=96, qk_rope_head_dim=16,
-    q_lora_rank=32, o_groups=2, o_lora_rank=16, compress_ratios=(0, 4, 128, 4, 128, 0), index_n_heads=8,
-    index_head_dim=32, index_topk=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-    num_hash_layers=2, routed_scaling_factor=1.5,
-)  # fmt: skip
+CONFIG = SMALL.replace(
+    num_hidden_layers=5, head_dim=96, compress_ratios=(0, 4, 128, 4, 128, 0), index_n_heads=8, num_hash_layers=2
+)
 LENGTH = 396
 TOKENS = torch.randint(0, CONFIG.vocab_size, (3, LENGTH), generator=torch.Generator().manual_seed(5))
 TOLERANCE = 2e-5

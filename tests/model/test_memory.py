@@ -13,19 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.small import SMALL
 from wavefold import init
 from wavefold.checkpoint.random import random_model
-from wavefold.config import ModelConfig
 from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.ops import Arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ModelConfig(
-    vocab_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=64, qk_rope_head_dim=16,
-    q_lora_rank=32, o_groups=2, o_lora_rank=16, compress_ratios=(0, 4, 128, 0), index_n_heads=8, index_head_dim=32,
-    index_topk=16, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5,
-)  # fmt: skip
+CONFIG = SMALL.replace(num_attention_heads=4, index_n_heads=8, index_topk=16)
 
 CHILD = r"""
 import re, sys, torch, wavefold

@@ -19,16 +19,18 @@ MB = 1e6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    benches = parser.add_subparsers(dest="bench", required=True, metavar="context|cache")
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="context|cache", help="what to measure")
     context = benches.add_parser(
         "context", help="prefill and decode rate, cache bytes and peak memory at growing contexts", allow_abbrev=False
     )
     context.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model's folder (default: the shipped)")
-    context.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 65536], metavar="N")
+    context.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 65536], metavar="N",
+                         help="tokens, in ascending order (default 4096 16384 65536)")  # fmt: skip
     context.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded at each (default 16)")
     context.add_argument("--data", help="'stdlib' or a folder, whose held-out files are read (default: stdlib where "
                          "the model has a tokenizer, else random tokens)")  # fmt: skip
-    context.add_argument("--arithmetic", choices=("released", "exact"), default="released")
+    context.add_argument("--arithmetic", choices=("released", "exact"), default="released",
+                         help="how numbers are computed (default released)")  # fmt: skip
     context.add_argument("--dtype", choices=("float32", "bfloat16"), help="activations of exact arithmetic (float32)")
     context.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     context.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
