@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from wavefold import ops
+
 DEVICES = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
@@ -23,3 +25,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def one_thread() -> None:
     """torch on one thread: the suite's models are small, and its workers share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def references() -> None:
+    """The references compute, except where a test asks for the kernels: those are held against them."""
+    ops.use_backend("reference")

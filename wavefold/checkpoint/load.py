@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from wavefold import quant
 from wavefold.checkpoint.files import read_tensors
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
@@ -84,16 +85,9 @@ def _plan_linear(
     if weight is None:
         problems.missing.append(f"{dot}weight")
         return
-    forms = {
-        torch.int8: "fp4",
-        torch.uint8: "fp4",
-        torch.float8_e4m3fn: "fp8",
-        torch.bfloat16: "bf16",
-        torch.float32: "fp32",
-    }
-    form = forms.get(weight.dtype)
+    form = quant.FORMS.get(weight.dtype)
     if form is None:
-        problems.mismatch(f"{dot}weight", weight, "dtype " + _names(tuple(forms)))
+        problems.mismatch(f"{dot}weight", weight, "dtype " + _names(tuple(quant.FORMS)))
         return
     shape, dtype, scale_shape = stored_shapes(module.in_features, module.out_features, form)
     if tuple(weight.shape) != shape:

@@ -17,7 +17,6 @@ from wavefold import quant
 from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.config import EXPERT_DTYPES, ModelConfig
 from wavefold.model import Transformer
-from wavefold.model.expert_store import FORMS
 from wavefold.model.moe import Expert
 from wavefold.model.parameters import Linear, stored_shapes
 
@@ -44,7 +43,7 @@ def save(model: Transformer, path: str | Path, experts: str | None = None) -> No
 def _config(model: Transformer, experts: str | None) -> ModelConfig:
     """The model's configuration with the format that its routed experts are written in."""
     first: Linear = model.get_submodule("layers.0.ffn.experts.0.w1")  # type: ignore[assignment]
-    form = experts or FORMS[first.weight.dtype]
+    form = experts or quant.FORMS[first.weight.dtype]
     return model.config.replace(expert_dtype=form) if form in EXPERT_DTYPES else model.config
 
 
@@ -83,7 +82,7 @@ def _converted(dot: str, module: Linear, form: str) -> Iterator[tuple[str, Entry
 
 def convert(name: str, weight: Tensor, scale: Tensor | None, form: str) -> tuple[Tensor, Tensor | None]:
     """A weight in another format with every value unchanged. Raises ValueError, naming the weight, where it is not."""
-    stored = FORMS[weight.dtype]
+    stored = quant.FORMS[weight.dtype]
     if stored == form:
         return weight, scale
     try:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-FORMS = {torch.int8: "fp4", torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float32: "fp32"}
+from wavefold import quant
 
 
 class ExpertWeights(NamedTuple):
@@ -30,7 +29,7 @@ class ExpertWeights(NamedTuple):
     @property
     def form(self) -> str:
         """fp4, fp8, bf16 or fp32: how the weights are stored."""
-        return FORMS[self.w1[0].dtype]
+        return quant.FORMS[self.w1[0].dtype]
 
 
 class ExpertView(Mapping[int, ExpertWeights]):

@@ -1,28 +1,24 @@
 """The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.backend import BACKENDS, use_backend, using_backend
+from wavefold.ops.expert import expert
 from wavefold.ops.flops import FlopCounter, counting, part
+from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_weights
+from wavefold.ops.linear import grouped_linear, linear, linear_wide
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
-from wavefold.ops.reference.expert import expert
-from wavefold.ops.reference.hyper_connection import (
-    hc_collapse,
-    hc_expand,
-    hc_head,
-    hc_split,
-    hc_weights,
-    sinkhorn,
-)
+from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_rotate, index_scores, index_weights
 from wavefold.ops.reference.kv import kv_sim
-from wavefold.ops.reference.linear import grouped_linear, linear, linear_wide
 from wavefold.ops.reference.norm import rms_norm, unit_rms_norm
 from wavefold.ops.reference.rope import rope_frequencies, rope_table, rotate
 from wavefold.ops.reference.route import choose_experts, route_weights, router_scores
 
 __all__ = [
-    "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "choose_experts", "counting",
-    "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights", "index_rotate",
-    "index_scores", "index_weights", "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm",
-    "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn", "unit_rms_norm",
+    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "choose_experts",
+    "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights",
+    "index_rotate", "index_scores", "index_weights", "kv_sim", "linear", "linear_wide", "part", "pool_entries",
+    "rms_norm", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn",
+    "unit_rms_norm", "use_backend", "using_backend",
 ]  # fmt: skip

@@ -16,19 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
+
+from wavefold import quant
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 COUNTED: set[str] = set()
 """Names of the ops that state their operations."""
-
-_PRECISION = {
-    torch.int8: "fp4", torch.uint8: "fp4", torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float32: "fp32",
-    torch.float64: "fp64",
-}  # fmt: skip
 
 
 class FlopCounter(Counter[tuple[str, str]]):
@@ -94,7 +90,7 @@ def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
     """Enter x [..., in] times weight [out, in]: 2 in out for each row, of which a grouped one does a share."""
     if _active is not None:
         rows = x.numel() // x.shape[-1]
-        count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), _PRECISION[weight.dtype])
+        count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), quant.FORMS.get(weight.dtype, "fp64"))
 
 
 def values(x: Any, times: int = 1) -> int:

@@ -19,6 +19,7 @@ for FP4); OCP Microscaling Formats (MX) specification 1.0. Only `hadamard` carri
 from . import e2m1, e4m3, e8m0
 from .activation import act_quant, fp4_quant, fp4_sim, fp8_sim
 from .blocks import (
+    FORMS,
     FP4_BLOCK,
     FP8_BLOCK,
     dequantize,
@@ -31,6 +32,7 @@ from .hadamard import hadamard
 from .rows import dequantize_rows
 
 __all__ = [
+    "FORMS",
     "FP4_BLOCK",
     "FP8_BLOCK",
     "act_quant",

@@ -28,6 +28,15 @@ from .rows import (
     scale_rows_,
 )
 
+FORMS = {
+    torch.int8: "fp4",
+    torch.uint8: "fp4",
+    torch.float8_e4m3fn: "fp8",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+}
+"""How a stored weight of each type is read."""
+
 FP8_BLOCK = 128
 """Rows, and columns, of a weight that share an FP8 scale."""
 FP4_BLOCK = 32

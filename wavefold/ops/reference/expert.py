@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.flops import count
 from wavefold.ops.reference.linear import linear
 
 
@@ -18,14 +19,15 @@ def expert(
     route: Tensor | None,
     limit: float,
     arithmetic: Arithmetic,
+    linear: Callable[[Tensor, Tensor, Tensor | None, Arithmetic], Tensor] = linear,
 ) -> Tensor:
     """x [n, hidden] -> [n, hidden] in x's dtype; w1 gate, w2 down, w3 up, each (weight, scale).
 
     `route` [n, 1] float32, the tokens' routing weights, is applied before w2, as in the released code (None: 1).
+    `linear` is the op that multiplies.
     """
     gate = linear(x, *w1, arithmetic).to(arithmetic.accumulate).clamp(max=limit)
     up = linear(x, *w3, arithmetic).to(arithmetic.accumulate).clamp(-limit, limit)
-    count("swiglu", 8 * gate.numel())  # three clamps, a sigmoid of three, two products
     inner = F.silu(gate) * up
     if route is not None:
         inner = inner * route

@@ -13,14 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.flops import count, count_linear, counted
 
 
 def _mixes(x_nJd: Tensor, fn: Tensor, norm_eps: float, arithmetic: Arithmetic) -> Tensor:
     """The streams as one vector, projected by fn [out, J * d] and divided by their RMS: [n, out] float32."""
     x = x_nJd.flatten(1).to(arithmetic.accumulate)
-    count_linear(x, fn)
-    count("mhc", 2 * x.numel())
     return F.linear(x, fn.to(x.dtype)) * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm_eps)
 
 
@@ -57,7 +54,6 @@ def _sigmoid(z: Tensor, arithmetic: Arithmetic) -> Tensor:
 
 def sinkhorn(comb: Tensor, iters: int, eps: float) -> Tensor:
     """[n, J, K] logits -> nearly doubly stochastic: rows and columns normalised in turn, ending with the columns."""
-    count("mhc", (4 + 4 * iters) * comb.numel())
     comb = torch.exp(comb - comb.amax(-1, keepdim=True).detach())  # softmax; torch's own has a coarser exp on a CPU
     comb = comb / comb.sum(-1, keepdim=True) + eps
     comb = comb.permute(1, 2, 0).contiguous()  # [J, K, n]: sums over four values of n tokens at a time
@@ -68,13 +64,11 @@ def sinkhorn(comb: Tensor, iters: int, eps: float) -> Tensor:
     return comb.permute(2, 0, 1).contiguous()
 
 
-@counted("mhc", lambda x_nJd, pre: 2 * x_nJd.numel())
 def hc_collapse(x_nJd: Tensor, pre: Tensor) -> Tensor:
     """sum_j pre_j X_j: [n, d] in the streams' dtype."""
     return (pre[..., None] * x_nJd.to(pre.dtype)).sum(1).to(x_nJd.dtype)
 
 
-@counted("mhc", lambda out_nd, x_nJd, post, comb, *_: 2 * (comb.shape[1] + 1) * comb.shape[2] * out_nd.numel())
 def hc_expand(out_nd: Tensor, x_nJd: Tensor, post: Tensor, comb: Tensor, arithmetic: Arithmetic) -> Tensor:
     """post_k F + sum_j comb[j, k] X_j: [n, K, d] in the streams' dtype, summed in float32 and rounded once."""
     out_nd, streams = out_nd.to(post.dtype)[:, None], x_nJd.to(comb.dtype)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.flops import count, count_linear
 
 ACTIVATION_BLOCK = 128
 WIDE_ROWS = 8192
@@ -22,9 +21,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmet
     128 values). All scales are powers of two, so that the decoded operands are exact in bfloat16 and one GEMM with
     float32 accumulation equals the block-scaled GEMM up to the order of the sum.
     """
-    count_linear(x, weight)
     if scale is not None and arithmetic.released:
-        count("quantise", 2 * x.numel())
         x = quant.fp8_sim(x, ACTIVATION_BLOCK)
     return F.linear(x, quant.dequantize(weight, scale, x.dtype))
 
@@ -34,7 +31,6 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
 
     The released code evaluates these projections in float32.
     """
-    count_linear(x, weight)
     x = x.to(arithmetic.matmul)
     if weight.dtype == x.dtype or weight.numel() <= WIDE_ROWS * weight.shape[1]:
         return F.linear(x, weight.to(x.dtype)).to(arithmetic.accumulate)
@@ -47,6 +43,5 @@ def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: 
 
     The released code decodes this weight (`wo_a`) to bfloat16 and does not quantise its input.
     """
-    count_linear(x, weight, num_groups)
     w = quant.dequantize(weight, scale, x.dtype).unflatten(0, (num_groups, -1))
     return torch.einsum("ngi,goi->ngo", x.unflatten(-1, (num_groups, -1)), w).flatten(-2)

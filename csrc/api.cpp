@@ -1,0 +1,260 @@
+// The C interface: every size is checked here, before a kernel runs.
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "hyper.h"
+#include "kernels.h"
+#include "pool.h"
+#include "quantise.h"
+
+struct wf_pool {
+    wf::Pool pool;
+    explicit wf_pool(int threads) : pool(threads) {}
+};
+
+namespace {
+
+using wf::Kernels;
+using wf::Matrix;
+
+const Kernels *const all_kernels[] = {
+#if defined(WF_AVX512BF16)
+    &wf::avx512bf16_kernels,
+#endif
+    &wf::generic_kernels,
+};
+
+const Kernels *best() {
+    for (const Kernels *kernels : all_kernels)
+        if (kernels->supported()) return kernels;
+    return &wf::generic_kernels;
+}
+
+std::atomic<const Kernels *> chosen{nullptr};
+
+const Kernels *in_use() {
+    const Kernels *kernels = chosen.load();
+    return kernels ? kernels : best();
+}
+
+constexpr int64_t LARGEST = int64_t(1) << 31;  // of a dimension: products of two stay far inside 64 bits
+constexpr int32_t MOST_THREADS = 1024;
+
+int check(const wf_matrix *given, Matrix &matrix) {
+    if (!given || !given->codes) return WF_ERROR_NULL;
+    if (given->form < WF_FP4 || given->form > WF_FP32) return WF_ERROR_FORM;
+    if (given->rows <= 0 || given->columns <= 0 || given->rows > LARGEST || given->columns > LARGEST)
+        return WF_ERROR_SHAPE;
+    if (given->form == WF_FP4 && given->columns % 2) return WF_ERROR_SHAPE;
+    matrix = {given->form, given->rows, given->columns, static_cast<const uint8_t *>(given->codes),
+              static_cast<const uint8_t *>(given->scales)};
+    if (given->codes_bytes != matrix.rows * matrix.row_bytes()) return WF_ERROR_BYTES;
+    if (given->form > WF_FP8) return WF_OK;
+    if (!given->scales) return WF_ERROR_NULL;
+    const int64_t scale_rows = given->form == WF_FP4 ? matrix.rows : (matrix.rows + 127) / 128;
+    return given->scales_bytes == scale_rows * matrix.row_scales() ? WF_OK : WF_ERROR_BYTES;
+}
+
+struct Linear {
+    const Kernels *kernels;
+    const Matrix *matrix;
+    const uint8_t *arranged;
+    int64_t x_rows, row_bytes;  // row_bytes: of one arranged row of x
+    float *sums;
+    uint16_t *rounded;
+};
+
+void run_linear(void *context, int thread, int threads) {
+    const Linear &job = *static_cast<Linear *>(context);
+    int64_t first, end;
+    wf::share(job.matrix->rows, 16, thread, threads, first, end);
+    if (first >= end) return;
+    for (int64_t r = 0; r < job.x_rows; r += wf::MAX_ROWS) {
+        const int count = int(job.x_rows - r < wf::MAX_ROWS ? job.x_rows - r : wf::MAX_ROWS);
+        job.kernels->rows(*job.matrix, job.arranged + r * job.row_bytes, count, first, end,
+                          job.sums + r * job.matrix->rows, job.matrix->rows);
+    }
+    if (!job.rounded) return;
+    for (int64_t r = 0; r < job.x_rows; r++)
+        for (int64_t n = first; n < end; n++)
+            job.rounded[r * job.matrix->rows + n] = wf::float_to_bf16(job.sums[r * job.matrix->rows + n]);
+}
+
+struct Sim {
+    const uint16_t *x;
+    int64_t columns, block;
+    uint16_t *out;
+};
+
+void sim_row(const Sim &job, int64_t row) {
+    wf::fp8_sim(job.x + row * job.columns, job.columns, job.block, job.out + row * job.columns);
+}
+
+template <class Job>
+struct Tokens {
+    const Job *job;
+    int64_t count;
+    void (*one)(const Job &, int64_t token);
+};
+
+template <class Job>
+void run_tokens(void *context, int thread, int threads) {
+    const Tokens<Job> &tokens = *static_cast<Tokens<Job> *>(context);
+    int64_t first, end;
+    wf::share(tokens.count, 1, thread, threads, first, end);
+    for (int64_t token = first; token < end; token++) tokens.one(*tokens.job, token);
+}
+
+// Each token on one thread; a single one here, without waking the others.
+template <class Job>
+int for_tokens(wf_pool *pool, const Job &job, int64_t count, void (*one)(const Job &, int64_t)) {
+    Tokens<Job> tokens = {&job, count, one};
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    if (count == 1) run_tokens<Job>(&tokens, 0, 1);
+    else pool->pool.run(run_tokens<Job>, &tokens);
+    return WF_OK;
+}
+
+bool bad_streams(int64_t tokens, int32_t streams, int64_t hidden) {
+    return tokens <= 0 || tokens > LARGEST || streams < 1 || streams > wf::MOST_STREAMS || hidden <= 0 ||
+           hidden > LARGEST;
+}
+
+struct Decode {
+    const Kernels *kernels;
+    const Matrix *matrix;
+    int64_t first, count;
+    uint16_t *out;
+};
+
+void run_decode(void *context, int thread, int threads) {
+    const Decode &job = *static_cast<Decode *>(context);
+    int64_t first, end;
+    wf::share(job.count, 1, thread, threads, first, end);
+    if (first < end)
+        job.kernels->decode(*job.matrix, job.first + first, job.first + end, job.out + first * job.matrix->columns);
+}
+
+}  // namespace
+
+extern "C" {
+
+int wf_abi(void) { return WF_ABI; }
+
+const char *wf_isas(void) {
+    static const struct Names {
+        char text[256] = {};
+        Names() {
+            for (const Kernels *kernels : all_kernels) {
+                if (!kernels->supported()) continue;
+                if (text[0]) std::strcat(text, " ");
+                std::strcat(text, kernels->name);
+            }
+        }
+    } names;
+    return names.text;
+}
+
+const char *wf_isa(void) { return in_use()->name; }
+
+int wf_use_isa(const char *name) {
+    if (!name) return WF_ERROR_NULL;
+    for (const Kernels *kernels : all_kernels) {
+        if (std::strcmp(kernels->name, name) == 0 && kernels->supported()) {
+            chosen = kernels;
+            return WF_OK;
+        }
+    }
+    return WF_ERROR_ISA;
+}
+
+int wf_pool_create(int32_t threads, wf_pool **pool) {
+    if (!pool) return WF_ERROR_NULL;
+    *pool = nullptr;
+    if (threads < 1 || threads > MOST_THREADS) return WF_ERROR_THREADS;
+    try {
+        *pool = new wf_pool(threads);
+    } catch (const std::system_error &) {
+        return WF_ERROR_THREADS;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+    return WF_OK;
+}
+
+void wf_pool_destroy(wf_pool *pool) { delete pool; }
+
+int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8, void *y,
+              int32_t y_bf16) {
+    if (!pool || !x || !y) return WF_ERROR_NULL;
+    Matrix matrix;
+    if (const int error = check(weight, matrix)) return error;
+    if (x_rows <= 0 || x_rows > LARGEST) return WF_ERROR_SHAPE;
+    const Kernels *kernels = in_use();
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const int64_t arranged_bytes = (kernels->arranged_bytes(matrix, x_rows) + 63) / 64 * 64;
+    const int64_t sums_bytes = y_bf16 ? 4 * x_rows * matrix.rows : 0;
+    const int64_t sim_bytes = x_fp8 ? 2 * x_rows * matrix.columns : 0;
+    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(arranged_bytes + sums_bytes + sim_bytes));
+    if (!scratch) return WF_ERROR_MEMORY;
+    if (x_fp8) {  // x = fp8_sim(x, 128)
+        uint16_t *sim = reinterpret_cast<uint16_t *>(scratch + arranged_bytes + sums_bytes);
+        for (int64_t r = 0; r < x_rows; r++)
+            wf::fp8_sim(x + r * matrix.columns, matrix.columns, 128, sim + r * matrix.columns);
+        x = sim;
+    }
+    kernels->arrange(matrix, x, x_rows, scratch);
+    Linear job = {kernels,
+                  &matrix,
+                  scratch,
+                  x_rows,
+                  kernels->arranged_bytes(matrix, 1),
+                  y_bf16 ? reinterpret_cast<float *>(scratch + arranged_bytes) : static_cast<float *>(y),
+                  y_bf16 ? static_cast<uint16_t *>(y) : nullptr};
+    pool->pool.run(run_linear, &job);
+    return WF_OK;
+}
+
+int wf_fp8_sim(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, int64_t block, uint16_t *out) {
+    if (!pool || !x || !out) return WF_ERROR_NULL;
+    if (rows <= 0 || columns <= 0 || block <= 0 || rows > LARGEST || columns > LARGEST) return WF_ERROR_SHAPE;
+    return for_tokens(pool, Sim{x, columns, block, out}, rows, sim_row);
+}
+
+int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int64_t count, uint16_t *out, int64_t out_bytes) {
+    if (!pool || !out) return WF_ERROR_NULL;
+    Matrix matrix;
+    if (const int error = check(weight, matrix)) return error;
+    if (first < 0 || count <= 0 || first > matrix.rows - count) return WF_ERROR_SHAPE;
+    if (out_bytes != 2 * count * matrix.columns) return WF_ERROR_BYTES;
+    Decode job = {in_use(), &matrix, first, count, out};
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    pool->pool.run(run_decode, &job);
+    return WF_OK;
+}
+
+int wf_hc_split(wf_pool *pool, const float *mixes, const float *base, const float *scale, int64_t tokens,
+                int32_t streams, int32_t iters, float eps, float *pre, float *post, float *comb) {
+    if (!pool || !mixes || !base || !scale || !pre || !post || !comb) return WF_ERROR_NULL;
+    if (bad_streams(tokens, streams, 1) || iters < 1) return WF_ERROR_SHAPE;
+    const wf::HcSplit job = {mixes, base, scale, streams, iters, eps, pre, post, comb};
+    return for_tokens(pool, job, tokens, wf::hc_split);
+}
+
+int wf_hc_collapse(wf_pool *pool, const uint16_t *x, const float *pre, int64_t tokens, int32_t streams, int64_t hidden,
+                   uint16_t *out) {
+    if (!pool || !x || !pre || !out) return WF_ERROR_NULL;
+    if (bad_streams(tokens, streams, hidden)) return WF_ERROR_SHAPE;
+    return for_tokens(pool, wf::HcCollapse{x, pre, streams, hidden, out}, tokens, wf::hc_collapse);
+}
+
+int wf_hc_expand(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+                 int64_t tokens, int32_t streams, int64_t hidden, uint16_t *out) {
+    if (!pool || !f || !x || !post || !comb || !out) return WF_ERROR_NULL;
+    if (bad_streams(tokens, streams, hidden)) return WF_ERROR_SHAPE;
+    return for_tokens(pool, wf::HcExpand{f, x, post, comb, streams, hidden, out}, tokens, wf::hc_expand);
+}
+
+}  // extern "C"

@@ -1,0 +1,228 @@
+// The kernels for AVX512-BF16: 64 bytes of codes become bfloat16 in registers and meet x in dpbf16.
+//
+//   FP4    a word holds the codes 4j .. 4j + 3: shifted by 0, 4, 8, 12 bits it looks up one of them, 32 at a time, in a
+//          table of 32 words (the fifth index bit is the next code's and changes nothing); x is laid out to match
+//   FP8    codes widened to words look up their magnitude in four registers of 32 words; the sign is moved up
+//
+// 128 columns share a step: four products for each row of x, then one multiply-add by the scales. The steps of a row of
+// x are the same whatever other rows there are.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace wf {
+namespace {
+
+bool supported() {
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512f");
+}
+
+constexpr int PREFETCH = 2048;  // bytes ahead in the stream of codes
+
+inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+
+struct Tables {
+    alignas(64) uint16_t e2m1[32];
+    alignas(64) uint16_t e4m3[128];
+    Tables() {
+        for (int i = 0; i < 32; i++) e2m1[i] = float_to_bf16(e2m1_to_float(uint8_t(i & 15)));
+        for (int i = 0; i < 128; i++) e4m3[i] = float_to_bf16(e4m3_to_float(uint8_t(i)));
+    }
+};
+
+// Made at the first use: nothing of this file may run before `supported` has been asked.
+const Tables &tables() {
+    static const Tables made;
+    return made;
+}
+
+// Four scale bytes as floats, each in the four lanes whose sums it scales.
+inline __m512 four_scales(const uint8_t *scales) {
+    int32_t four;
+    std::memcpy(&four, scales, 4);
+    const __m128i bytes = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
+    // e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone
+    const __m128i odd = _mm_and_si128(_mm_add_epi32(bytes, _mm_set1_epi32(1)), _mm_set1_epi32(254));
+    const __m128i edge = _mm_and_si128(_mm_cmpeq_epi32(odd, _mm_setzero_si128()), _mm_set1_epi32(1 << 22));
+    const __m128i bits = _mm_or_si128(_mm_slli_epi32(bytes, 23), edge);
+    const __m512i lanes = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi32(lanes, _mm512_castsi128_si512(bits)));
+}
+
+struct FP4 {
+    static constexpr int BYTES = 64, SCALES = 4;
+    static constexpr bool SCALED = true;
+    __m512i table = _mm512_load_si512(tables().e2m1);
+    inline void load(const uint8_t *codes, __m512i w[4]) const {
+        const __m512i words = _mm512_loadu_si512(codes);
+        w[0] = _mm512_permutexvar_epi16(words, table);
+        w[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
+        w[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
+        w[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
+    }
+    static inline __m512 scale(const uint8_t *scales) { return four_scales(scales); }
+};
+
+struct FP8 {
+    static constexpr int BYTES = 128, SCALES = 1;
+    static constexpr bool SCALED = true;
+    __m512i t0 = _mm512_load_si512(tables().e4m3), t1 = _mm512_load_si512(tables().e4m3 + 32);
+    __m512i t2 = _mm512_load_si512(tables().e4m3 + 64), t3 = _mm512_load_si512(tables().e4m3 + 96);
+    inline __m512i widen(const uint8_t *codes) const {
+        const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
+        const __mmask32 high = _mm512_test_epi16_mask(code, _mm512_set1_epi16(64));
+        const __m512i low = _mm512_permutex2var_epi16(t0, code, t1);
+        const __m512i value = _mm512_mask_mov_epi16(low, high, _mm512_permutex2var_epi16(t2, code, t3));
+        const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(code, _mm512_set1_epi16(128)), 8);
+        return _mm512_or_si512(value, sign);
+    }
+    inline void load(const uint8_t *codes, __m512i w[4]) const {
+        for (int j = 0; j < 4; j++) w[j] = widen(codes + 32 * j);
+    }
+    static inline __m512 scale(const uint8_t *scales) { return _mm512_set1_ps(e8m0_to_float(*scales)); }
+};
+
+struct BF16 {
+    static constexpr int BYTES = 256, SCALES = 0;
+    static constexpr bool SCALED = false;
+    inline void load(const uint8_t *codes, __m512i w[4]) const {
+        for (int j = 0; j < 4; j++) w[j] = _mm512_loadu_si512(codes + 64 * j);
+    }
+    static inline __m512 scale(const uint8_t *) { return _mm512_set1_ps(1); }
+};
+
+template <class Form, int R>
+inline void step(const Form &form, const uint8_t *codes, const uint8_t *scales, const uint16_t *x, int64_t width,
+                 __m512 sum[R]) {
+    __m512i w[4];
+    form.load(codes, w);
+    const __m512 scale = Form::scale(scales);
+    for (int r = 0; r < R; r++) {
+        const uint16_t *mine = x + r * width;
+        __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
+        __m512 b = dot(_mm512_setzero_ps(), w[1], _mm512_load_si512(mine + 32));
+        a = dot(a, w[2], _mm512_load_si512(mine + 64));
+        b = dot(b, w[3], _mm512_load_si512(mine + 96));
+        const __m512 both = _mm512_add_ps(a, b);
+        sum[r] = Form::SCALED ? _mm512_fmadd_ps(both, scale, sum[r]) : _mm512_add_ps(both, sum[r]);
+    }
+}
+
+template <class Form, int R>
+void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
+    const Form form;
+    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
+    for (int64_t n = first; n < end; n++) {
+        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
+        __m512 even[R], odd[R];
+        for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
+        int64_t c = 0;
+        for (; c + 2 <= whole; c += 2) {
+            for (int line = 0; line < 2 * Form::BYTES; line += 64)
+                _mm_prefetch((const char *)codes + c * Form::BYTES + line + PREFETCH, _MM_HINT_T0);
+            step<Form, R>(form, codes + c * Form::BYTES, scales + c * Form::SCALES, x + c * CHUNK, width, even);
+            step<Form, R>(form, codes + (c + 1) * Form::BYTES, scales + (c + 1) * Form::SCALES, x + (c + 1) * CHUNK,
+                          width, odd);
+        }
+        if (c < whole) {
+            step<Form, R>(form, codes + c * Form::BYTES, scales + c * Form::SCALES, x + c * CHUNK, width, even);
+            c++;
+        }
+        if (m.columns % CHUNK) {  // the last columns, beside zeros
+            alignas(64) uint8_t padded[256] = {};
+            uint8_t padded_scales[4] = {127, 127, 127, 127};
+            std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
+            if (Form::SCALED)
+                std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
+            step<Form, R>(form, padded, padded_scales, x + c * CHUNK, width, odd);
+        }
+        for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+    }
+}
+
+template <class Form>
+void rows_for(const Matrix &m, const uint16_t *x, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {
+    switch (x_rows) {
+        case 1: return rows_of<Form, 1>(m, x, first, end, y, stride);
+        case 2: return rows_of<Form, 2>(m, x, first, end, y, stride);
+        case 3: return rows_of<Form, 3>(m, x, first, end, y, stride);
+        default: return rows_of<Form, 4>(m, x, first, end, y, stride);
+    }
+}
+
+void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {
+    const uint16_t *x = static_cast<const uint16_t *>(arranged);
+    switch (m.form) {
+        case WF_FP4: return rows_for<FP4>(m, x, x_rows, first, end, y, stride);
+        case WF_FP8: return rows_for<FP8>(m, x, x_rows, first, end, y, stride);
+        case WF_BF16: return rows_for<BF16>(m, x, x_rows, first, end, y, stride);
+        default: return generic_kernels.rows(m, arranged, x_rows, first, end, y, stride);
+    }
+}
+
+int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
+    return m.form == WF_FP32 ? generic_kernels.arranged_bytes(m, x_rows) : x_rows * m.chunks() * CHUNK * 2;
+}
+
+void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
+    if (m.form == WF_FP32) return generic_kernels.arrange(m, x, x_rows, arranged);
+    const int64_t width = m.chunks() * CHUNK;
+    uint16_t *out = static_cast<uint16_t *>(arranged);
+    std::memset(out, 0, size_t(2 * x_rows * width));
+    for (int64_t r = 0; r < x_rows; r++) {
+        const uint16_t *row = x + r * m.columns;
+        if (m.form != WF_FP4) {
+            std::memcpy(out + r * width, row, size_t(2 * m.columns));
+            continue;
+        }
+        for (int64_t k = 0; k < m.columns; k++)  // column 4j + i of a chunk to place 32i + j
+            out[r * width + k / CHUNK * CHUNK + k % 4 * 32 + k % CHUNK / 4] = row[k];
+    }
+}
+
+// Scales under which a product is neither subnormal nor infinite: outside, the plain code rounds.
+inline bool tame(uint8_t scale) { return scale >= 24 && scale <= 240; }
+
+void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
+    if (m.form > WF_FP8 || m.columns % 32) return generic_kernels.decode(m, first, end, out);
+    const FP4 fp4;
+    const FP8 fp8;
+    const int64_t row_bytes = m.row_bytes();
+    for (int64_t n = first; n < end; n++) {
+        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
+        uint16_t *row = out + (n - first) * m.columns;
+        for (int64_t k = 0; k < m.columns; k += 32) {
+            const uint8_t scale = scales[k / (m.form == WF_FP4 ? 32 : 128)];
+            if (!tame(scale)) {
+                for (int64_t j = k; j < k + 32; j++)
+                    row[j] = float_to_bf16(value_at(m, n, j) * e8m0_to_float(scale));
+                continue;
+            }
+            __m512i values;
+            if (m.form == WF_FP4) {
+                // byte j holds columns 2j and 2j + 1: as the low bytes of two words
+                const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + k / 2)));
+                const __m512i low = _mm512_cvtepu16_epi32(bytes);
+                const __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_srli_epi32(low, 4), 16));
+                values = _mm512_permutexvar_epi16(both, fp4.table);
+            } else {
+                values = fp8.widen(codes + k);
+            }
+            // a power of two is added to the exponents of all but zeros (and NaN, which stays one)
+            const __m512i magnitude = _mm512_and_si512(values, _mm512_set1_epi16(0x7FFF));
+            const __mmask32 moves = _mm512_test_epi16_mask(magnitude, magnitude) &
+                                    _mm512_cmplt_epi16_mask(magnitude, _mm512_set1_epi16(0x7F80));
+            const __m512i power = _mm512_set1_epi16(int16_t((int(scale) - 127) * 128));
+            _mm512_storeu_si512(row + k, _mm512_mask_add_epi16(values, moves, values, power));
+        }
+    }
+}
+
+}  // namespace
+
+const Kernels avx512bf16_kernels = {"avx512bf16", supported, arrange, arranged_bytes, rows, decode};
+
+}  // namespace wf

@@ -1,0 +1,118 @@
+// What an instruction set provides: kernels over 128 columns at a time. One table for each; chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "wavefold.h"
+
+// Everything here is inlined for good: the same function compiled for two instruction sets must not be merged into one.
+#define WF_INLINE inline __attribute__((always_inline))
+
+namespace wf {
+
+constexpr int CHUNK = 128;     // columns that a kernel takes at a time; x is padded with zeros to a multiple
+constexpr int MAX_ROWS = 4;    // rows of x that meet a weight row while it is in registers
+
+// A matrix whose sizes have been checked.
+struct Matrix {
+    int form;
+    int64_t rows, columns;
+    const uint8_t *codes, *scales;
+
+    WF_INLINE int64_t chunks() const { return (columns + CHUNK - 1) / CHUNK; }
+    WF_INLINE int64_t row_bytes() const {
+        return form == WF_FP4 ? columns / 2 : form == WF_FP8 ? columns : form == WF_BF16 ? 2 * columns : 4 * columns;
+    }
+    WF_INLINE int64_t row_scales() const { return form == WF_FP4 ? (columns + 31) / 32 : (columns + 127) / 128; }
+    WF_INLINE const uint8_t *scales_of(int64_t row) const {
+        return form == WF_FP4 ? scales + row * row_scales() : scales + row / 128 * row_scales();
+    }
+};
+
+struct Kernels {
+    const char *name;
+    bool (*supported)();
+    // x bfloat16 [x_rows, columns] -> the same in the order that `rows` wants, padded to chunks.
+    void (*arrange)(const Matrix &, const uint16_t *x, int64_t x_rows, void *arranged);
+    int64_t (*arranged_bytes)(const Matrix &, int64_t x_rows);
+    // y[r * stride + n] for n in first .. end and up to MAX_ROWS arranged rows of x.
+    void (*rows)(const Matrix &, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
+                 int64_t stride);
+    // Rows first .. end as bfloat16 [end - first, columns].
+    void (*decode)(const Matrix &, int64_t first, int64_t end, uint16_t *out);
+};
+
+extern const Kernels generic_kernels;
+#if defined(WF_AVX512BF16)
+extern const Kernels avx512bf16_kernels;
+#endif
+
+// Scalar meanings, which every kernel is held to.
+WF_INLINE float bits_to_float(uint32_t bits) {
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+WF_INLINE uint32_t float_to_bits(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    return bits;
+}
+
+WF_INLINE float bf16_to_float(uint16_t value) { return bits_to_float(uint32_t(value) << 16); }
+
+// Nearest, ties to even; a NaN stays one.
+WF_INLINE uint16_t float_to_bf16(float value) {
+    const uint32_t bits = float_to_bits(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return uint16_t(bits >> 16 | 0x40);
+    return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// 2^(byte - 127): byte 0 is subnormal, 255 is NaN.
+WF_INLINE float e8m0_to_float(uint8_t byte) {
+    return bits_to_float(uint32_t(byte) << 23 | (byte == 0 || byte == 255 ? 1u << 22 : 0));
+}
+
+WF_INLINE float e2m1_to_float(uint8_t code) {
+    static const float magnitudes[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    const float magnitude = magnitudes[code & 7];
+    return code & 8 ? -magnitude : magnitude;
+}
+
+WF_INLINE float e4m3_to_float(uint8_t code) {
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    if ((code & 127) == 127) return bits_to_float(uint32_t(code >> 7) << 31 | 0x7FC00000);
+    const float magnitude = exponent == 0 ? mantissa * 0x1p-9f
+                                          : bits_to_float(uint32_t(exponent + 120) << 23 | uint32_t(mantissa) << 20);
+    return code & 128 ? -magnitude : magnitude;
+}
+
+WF_INLINE float value_at(const Matrix &m, int64_t row, int64_t column) {
+    const uint8_t *codes = m.codes + row * m.row_bytes();
+    switch (m.form) {
+        case WF_FP4: {
+            const uint8_t byte = codes[column / 2];
+            return e2m1_to_float(column & 1 ? byte >> 4 : byte & 15);
+        }
+        case WF_FP8:
+            return e4m3_to_float(codes[column]);
+        case WF_BF16: {
+            uint16_t value;
+            __builtin_memcpy(&value, codes + 2 * column, 2);
+            return bf16_to_float(value);
+        }
+        default: {
+            float value;
+            __builtin_memcpy(&value, codes + 4 * column, 4);
+            return value;
+        }
+    }
+}
+
+WF_INLINE float scale_at(const Matrix &m, int64_t row, int64_t column) {
+    if (m.form > WF_FP8) return 1;
+    return e8m0_to_float(m.scales_of(row)[column / (m.form == WF_FP4 ? 32 : 128)]);
+}
+
+}  // namespace wf

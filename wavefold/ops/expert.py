@@ -1,0 +1,24 @@
+"""One expert: SwiGLU with clamped inputs. What it means: `ops/reference/expert.py`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import count
+from wavefold.ops.linear import linear
+from wavefold.ops.reference import expert as reference
+
+Stored = tuple[Tensor, Tensor | None]
+"""A weight as it lies on disk, and its scale."""
+
+
+def expert(
+    x: Tensor, w1: Stored, w2: Stored, w3: Stored, route: Tensor | None, limit: float, arithmetic: Arithmetic
+) -> Tensor:
+    """x [n, hidden] -> [n, hidden] in x's dtype; w1 gate, w2 down, w3 up, each (weight, scale).
+
+    `route` [n, 1] float32, the tokens' routing weights, is applied before w2 (None: 1).
+    """
+    count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1[0].shape[0])  # three clamps, a sigmoid of three, two products
+    return reference.expert(x, w1, w2, w3, route, limit, arithmetic, linear)

@@ -1,0 +1,158 @@
+"""The shared library: where it is, what it exports, and its threads. The only place that loads one.
+
+A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 leaves it alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ABI = 3
+"""WF_ABI of csrc/wavefold.h that this file speaks."""
+
+NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
+
+ERRORS = {
+    1: "a pointer is null",
+    2: "a size is not positive or too large",
+    3: "a buffer has another size than its shape needs",
+    4: "there is no such form",
+    5: "that many threads cannot be had",
+    6: "no memory for scratch",
+    7: "an instruction set that is unknown, or that this processor lacks",
+}
+
+
+class MatrixStruct(ctypes.Structure):
+    """wf_matrix."""
+
+    _fields_ = (
+        ("form", ctypes.c_int32),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("codes", ctypes.c_void_p),
+        ("codes_bytes", ctypes.c_int64),
+        ("scales", ctypes.c_void_p),
+        ("scales_bytes", ctypes.c_int64),
+    )
+
+
+def candidates() -> list[Path]:
+    """Where the library may be, the likeliest first."""
+    places = [Path(__file__).with_name(NAME)]
+    try:
+        installed = importlib.metadata.distribution("wavefold").locate_file(f"wavefold/ops/native/{NAME}")
+    except importlib.metadata.PackageNotFoundError:
+        return places
+    return [*places, Path(str(installed))]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The loaded library; None where there is none or WAVEFOLD_NATIVE is 0. Raises OSError for one of another ABI."""
+    if os.environ.get("WAVEFOLD_NATIVE") == "0":
+        return None
+    path = next((path for path in candidates() if path.is_file()), None)
+    if path is None:
+        return None
+    loaded = ctypes.CDLL(str(path))
+    if (abi := loaded.wf_abi()) != ABI:
+        raise OSError(f"{path}: speaks version {abi} of the kernels' interface, expected {ABI}; install wavefold again")
+    int32, int64, pointer, matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
+    loaded.wf_isa.restype = loaded.wf_isas.restype = ctypes.c_char_p
+    signatures: dict[str, list[Any]] = {
+        "wf_use_isa": [ctypes.c_char_p],
+        "wf_pool_create": [int32, ctypes.POINTER(pointer)],
+        "wf_pool_destroy": [pointer],
+        "wf_linear": [pointer, matrix, pointer, int64, int32, pointer, int32],
+        "wf_fp8_sim": [pointer, pointer, int64, int64, int64, pointer],
+        "wf_decode": [pointer, matrix, int64, int64, pointer, int64],
+        "wf_hc_split": [*[pointer] * 4, int64, int32, int32, ctypes.c_float, *[pointer] * 3],
+        "wf_hc_collapse": [*[pointer] * 3, int64, int32, int64, pointer],
+        "wf_hc_expand": [*[pointer] * 5, int64, int32, int64, pointer],
+    }
+    for name, arguments in signatures.items():
+        getattr(loaded, name).argtypes = arguments
+    loaded.wf_pool_destroy.restype = None
+    return loaded
+
+
+def available() -> bool:
+    """Whether the kernels can be called."""
+    return library() is not None
+
+
+def require() -> ctypes.CDLL:
+    """The library. Raises RuntimeError where there is none."""
+    if (loaded := library()) is None:
+        raise RuntimeError(
+            "the CPU kernels were not built; install wavefold again, with a C++ compiler or from a wheel"
+        )
+    return loaded
+
+
+def check(error: int) -> None:
+    """Raises ValueError for an error code of the library."""
+    if error:
+        raise ValueError(f"the CPU kernels refused a call: {ERRORS.get(error, f'error {error}')}")
+
+
+def isas() -> list[str]:
+    """Instruction sets that were compiled in and that this processor has, best first."""
+    return require().wf_isas().decode().split()
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return require().wf_isa().decode()
+
+
+def use_isa(name: str) -> None:
+    """Use another one from now on, in the whole process. Raises ValueError for one that is not in `isas`."""
+    if require().wf_use_isa(name.encode()):
+        raise ValueError(f"instruction set {name!r} is not allowed; expected one of {', '.join(isas())}")
+
+
+class Pool:
+    """`threads` threads of the library."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self.handle = ctypes.c_void_p()
+        check(require().wf_pool_create(threads, ctypes.byref(self.handle)))
+
+    def __del__(self) -> None:
+        if self.handle and (loaded := library()) is not None:
+            loaded.wf_pool_destroy(self.handle)
+            self.handle = ctypes.c_void_p()
+
+
+_pool: Pool | None = None
+
+
+def pool() -> Pool:
+    """The process's pool, with as many threads as torch uses."""
+    global _pool
+    if _pool is None or _pool.threads != torch.get_num_threads():
+        _pool = Pool(torch.get_num_threads())
+    return _pool
+
+
+def _after_fork() -> None:
+    """A forked child has the memory of the pool and none of its threads."""
+    global _pool
+    if _pool is not None:
+        _pool.handle = ctypes.c_void_p()
+        _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

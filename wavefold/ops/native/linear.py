@@ -1,0 +1,105 @@
+"""y = x Wᵀ for a weight in its packed bytes: by rows for a few tokens, by decoded tiles and torch's GEMM for many."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.ops.native.library import MatrixStruct, check, pool, require
+
+FORMS = ("fp4", "fp8", "bf16", "fp32")
+"""The forms in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
+
+GEMV_ROWS = 8
+"""Rows of x up to which each weight is decoded in registers; beyond, a decoded tile serves all rows."""
+X_BLOCK = 128
+"""Columns of x that share a scale when it goes through FP8."""
+TILE_ROWS = 512
+"""Rows of a weight that are decoded at a time."""
+
+
+def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:
+    """x bfloat16 [..., in], weight [out, in] as it lies on disk, its scale -> [..., out] in `dtype`.
+
+    `dtype` is bfloat16 or float32; with `x_fp8`, x goes through FP8 in blocks of 128. Raises ValueError for shapes that
+    do not fit.
+    """
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    num_out = weight.shape[0]
+    if len(rows) > GEMV_ROWS:
+        rows = fp8_sim(rows, X_BLOCK) if x_fp8 else rows
+        y = torch.cat([F.linear(rows, tile) for tile in tiles(weight, scale)], -1)
+        return y.to(dtype).view(*x.shape[:-1], num_out)
+    matrix = matrix_of(weight, scale)
+    if matrix.columns != rows.shape[1] or x.dtype != torch.bfloat16:
+        raise ValueError(f"x of shape {list(x.shape)} and {x.dtype} does not fit a weight of {matrix.columns} columns")
+    y = torch.empty(len(rows), num_out, dtype=dtype)
+    check(
+        require().wf_linear(
+            pool().handle,
+            ctypes.byref(matrix),
+            rows.data_ptr(),
+            len(rows),
+            x_fp8,
+            y.data_ptr(),
+            dtype == torch.bfloat16,
+        )
+    )
+    return y.view(*x.shape[:-1], num_out)
+
+
+def tiles(weight: Tensor, scale: Tensor | None) -> list[Tensor]:
+    """The weight's rows in bfloat16, a few hundred at a time; a bfloat16 weight is its own only tile."""
+    if weight.dtype == torch.bfloat16:
+        return [weight]
+    return [decode(weight, scale, first, min(TILE_ROWS, weight.shape[0] - first))
+            for first in range(0, weight.shape[0], TILE_ROWS)]  # fmt: skip
+
+
+def decode(weight: Tensor, scale: Tensor | None, first: int, count: int) -> Tensor:
+    """Rows first .. first + count in bfloat16, rounded to nearest where it does not hold them."""
+    matrix = matrix_of(weight, scale)
+    out = torch.empty(max(0, count), matrix.columns, dtype=torch.bfloat16)
+    check(
+        require().wf_decode(
+            pool().handle, ctypes.byref(matrix), first, count, out.data_ptr(), out.numel() * out.element_size()
+        )
+    )
+    return out
+
+
+def fp8_sim(x: Tensor, block: int) -> Tensor:
+    """x bfloat16 [..., n] through FP8 and back, a scale for each `block` values: `quant.fp8_sim` to the bit."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        raise ValueError(f"x of {x.dtype} on {x.device}; the CPU kernel takes bfloat16 on the CPU")
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    rows = x.numel() // x.shape[-1]
+    check(require().wf_fp8_sim(pool().handle, x.data_ptr(), rows, x.shape[-1], block, out.data_ptr()))
+    return out
+
+
+def matrix_of(weight: Tensor, scale: Tensor | None) -> MatrixStruct:
+    """A weight as the library takes it; the tensors must outlive the call."""
+    if weight.dim() != 2 or weight.dtype not in quant.FORMS:
+        raise ValueError(
+            f"a weight of {weight.dtype} and shape {list(weight.shape)}; expected a packed or plain matrix"
+        )
+    if not weight.is_contiguous() or weight.device.type != "cpu":
+        raise ValueError("the CPU kernels take contiguous tensors on the CPU")
+    if scale is not None:
+        scale = scale.contiguous()
+    form = FORMS.index(quant.FORMS[weight.dtype])
+    return MatrixStruct(
+        form,
+        weight.shape[0],
+        weight.shape[1] * (2 if form == 0 else 1),
+        weight.data_ptr(),
+        weight.numel() * weight.element_size(),
+        None if scale is None else scale.data_ptr(),
+        0 if scale is None else scale.numel() * scale.element_size(),
+    )
