@@ -3,10 +3,11 @@
     python bench/completions.py MODEL [--data stdlib] [--num 50] [--max-tokens 64] [--temperature 0.2] [--seed 0]
 
 Takes `num` functions from the corpus's held-out files (seeded), gives the model the file up to the end of the line on
-which the function's first statement ends (the line break is the model's to write: it is one token with the indentation
-that follows), lets it go on, keeps what belongs to the function, cut at its last whole line, and asks `ast.parse`
-whether the function so far is Python. An answer without a whole line that says something counts as a failure. Prints a
-table and one JSON line.
+which the function's first statement ends (the line break is the model's to write: the tokenizer joins it with the signs
+before it and the indentation after it, so the prompt's last token may become one that holds it; see
+`wavefold/chat/healing.py`), lets it go on, keeps what belongs to the function, cut at its last whole line, and asks
+`ast.parse` whether the function so far is Python. An answer without a whole line that says something counts as a
+failure. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wavefold.bench.circumstances import circumstances
-from wavefold.chat.tokenizer import Tokenizer
+from wavefold.chat import Tokenizer, heal
 from wavefold.checkpoint import load
 from wavefold.engine import generate
 from wavefold.train.corpus import Document, load_corpus
@@ -95,10 +96,12 @@ def main() -> None:
     chosen = random.Random(args.seed).sample(cases, min(args.num, len(cases)))
     good, num_lines = 0, 0
     for number, (before, head) in enumerate(chosen):
-        prompt = [tokenizer.bos_id, *tokenizer.encode((before + head).removesuffix("\n"))[-CONTEXT_TOKENS:]]
-        answer = tokenizer.decode(
-            list(generate(model, prompt, args.max_tokens, args.temperature, seed=args.seed + number))
-        ).removesuffix("<｜end▁of▁sentence｜>")
+        ids = tokenizer.encode((before + head).removesuffix("\n"))[-CONTEXT_TOKENS:]
+        prompt = heal(tokenizer, [tokenizer.bos_id, *ids])
+        chosen_ids = generate(
+            model, prompt.ids, args.max_tokens, args.temperature, seed=args.seed + number, first_ids=prompt.first_ids
+        )
+        answer = tokenizer.decode(list(chosen_ids), len(prompt.taken))
         ok = parses(head, answer)
         good += ok
         num_lines += len([line for line in answer[: answer.rfind("\n") + 1].splitlines() if line.strip()])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import wavefold
-from wavefold.chat.tokenizer import Tokenizer
+from wavefold.chat import Tokenizer, heal
 from wavefold.cli.run import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
 
@@ -59,9 +59,9 @@ def test_has_learned_its_language(text, arithmetic):
 def test_completes_a_function():
     tokenizer = Tokenizer.load(default_model())
     model = wavefold.load(default_model(), "released")
-    prompt = tokenizer.encode("def fibonacci(n):\n", bos=True)
-    answer = tokenizer.decode(list(generate(model, prompt, 12, temperature=0)))
-    assert answer.startswith("    "), answer
+    prompt = heal(tokenizer, tokenizer.encode("def fibonacci(n):", bos=True))
+    ids = list(generate(model, prompt.ids, 12, temperature=0, first_ids=prompt.first_ids))
+    assert tokenizer.decode(ids, len(prompt.taken)).startswith("\n    ")
 
 
 def test_transformers_gives_the_same_logits(text):

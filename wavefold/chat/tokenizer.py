@@ -58,6 +58,7 @@ class Tokenizer:
             self._plain.pre_tokenizer = self._whole.pre_tokenizer
         self._text = text
         added = self._whole.get_added_tokens_decoder()
+        self._added = frozenset(added)
         self._bytes = {
             id_: added[id_].content.encode() if id_ in added else _bytes_of(token)
             for token, id_ in self._whole.get_vocab(with_added_tokens=True).items()
@@ -125,21 +126,28 @@ class Tokenizer:
         """
         return self._bytes.get(id_, b"\xef\xbf\xbd")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+    def beginning_with(self, prefix: bytes) -> tuple[int, ...]:
+        """The ids whose bytes begin with `prefix`, special tokens left out."""
+        return tuple(i for i, text in self._bytes.items() if text.startswith(prefix) and i not in self._added)
+
+    def decode(self, ids: Sequence[int], skip: int = 0) -> str:
+        """The text of `ids` after their first `skip` bytes; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids))[skip:].decode("utf-8", errors="replace")
 
 
 class StreamDecoder:
     """Text of ids that come one at a time: all that `push` and `finish` return, joined, is what `decode` returns."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, skip: int = 0):
+        """The first `skip` bytes belong to the prompt and are left out."""
+        self._tokenizer, self._skip = tokenizer, skip
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, id_: int) -> str:
         """The characters that this token completes, perhaps none; never a part of one."""
-        return self._utf8.decode(self._tokenizer.token_bytes(id_))
+        text = self._tokenizer.token_bytes(id_)
+        skipped, self._skip = text[: self._skip], max(0, self._skip - len(text))
+        return self._utf8.decode(text[len(skipped) :])
 
     def finish(self) -> str:
         """What is left: U+FFFD for a character that never got complete. The decoder can then begin again."""

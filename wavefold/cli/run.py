@@ -12,7 +12,7 @@ from wavefold.cli import prompts
 from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
-    from wavefold.chat import Tokenizer
+    from wavefold.chat import Prompt, Tokenizer
     from wavefold.engine import Generation
     from wavefold.model import Transformer
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     session = Session(args)
     if interactive:
         return session.loop()
-    return session.once(session.encode(args.prompt) if given is None else given)
+    return session.once(session.encode(args.prompt) if given is None else session.as_given(given))
 
 
 class Session:
@@ -66,22 +66,30 @@ class Session:
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(folder, args)
 
-    def encode(self, text: str) -> list[int]:
-        """`text` after BOS, as DeepSeek's models are used to."""
+    def encode(self, text: str) -> Prompt:
+        """`text` after BOS, as DeepSeek's models are used to; its last token may become another one."""
         if self.tokenizer is None:
             raise ValueError(f"{self.model.path}: holds no tokenizer.json; give token ids with --tokens FILE")
-        return self.tokenizer.encode(text, bos=True)
+        from wavefold.chat import heal
 
-    def once(self, tokens: list[int]) -> int:
-        """Complete `tokens` and print the answer, or all about it as JSON."""
-        with PrefillBar(len(tokens)) as bar:
-            generation = self.generate(tokens, bar)
+        return heal(self.tokenizer, self.tokenizer.encode(text, bos=True))
+
+    def as_given(self, ids: list[int]) -> Prompt:
+        """Ids that are run as they are."""
+        from wavefold.chat import Prompt
+
+        return Prompt(ids)
+
+    def once(self, prompt: Prompt) -> int:
+        """Complete `prompt` and print the answer, or all about it as JSON."""
+        with PrefillBar(len(prompt.ids)) as bar:
+            generation = self.generate(prompt, bar)
             if self.args.json:
                 ids = list(generation)
-                print(json.dumps(self.facts(generation, ids)))
+                print(json.dumps(self.facts(prompt, generation, ids)))
                 return 0
             try:
-                self.write(generation, bar)
+                self.write(prompt, generation, bar)
             finally:
                 generation.close()
         self.report(generation)
@@ -96,9 +104,10 @@ class Session:
         with prompts.history():
             while (text := prompts.read()) is not None:
                 with PrefillBar(len(text)) as bar:
-                    generation = self.generate(self.encode(text), bar)
+                    prompt = self.encode(text)
+                    generation = self.generate(prompt, bar)
                     try:
-                        self.write(generation, bar)
+                        self.write(prompt, generation, bar)
                     except KeyboardInterrupt:
                         print()
                     finally:
@@ -108,19 +117,26 @@ class Session:
             print()  # after the Ctrl-D
         return 0
 
-    def generate(self, tokens: list[int], bar: PrefillBar) -> Generation:
+    def generate(self, prompt: Prompt, bar: PrefillBar) -> Generation:
         from wavefold.engine import generate
 
         args = self.args
         return generate(
-            self.model, tokens, args.max_tokens, args.temperature, args.top_p, args.seed, on_prefill=bar.update
+            self.model,
+            prompt.ids,
+            args.max_tokens,
+            args.temperature,
+            args.top_p,
+            args.seed,
+            first_ids=prompt.first_ids,
+            on_prefill=bar.update,
         )
 
-    def write(self, generation: Generation, bar: PrefillBar) -> None:
+    def write(self, prompt: Prompt, generation: Generation, bar: PrefillBar) -> None:
         """Stream the answer to stdout: text, or ids where there is no tokenizer."""
         from wavefold.chat import StreamDecoder
 
-        decoder = None if self.tokenizer is None else StreamDecoder(self.tokenizer)
+        decoder = None if self.tokenizer is None else StreamDecoder(self.tokenizer, len(prompt.taken))
         on_terminal = sys.stdout.isatty()
         for token in generation:
             bar.stop()
@@ -128,10 +144,10 @@ class Session:
             print(printable(piece) if on_terminal else piece, end="", flush=True)
         print("" if decoder is None else decoder.finish())
 
-    def facts(self, generation: Generation, ids: list[int]) -> dict[str, object]:
+    def facts(self, prompt: Prompt, generation: Generation, ids: list[int]) -> dict[str, object]:
         stats = generation.stats
         return {
-            "text": None if self.tokenizer is None else self.tokenizer.decode(ids),
+            "text": None if self.tokenizer is None else self.tokenizer.decode(ids, len(prompt.taken)),
             "tokens": ids,
             "prompt_tokens": stats.prompt_tokens,
             "prefill_s": stats.prefill_s,

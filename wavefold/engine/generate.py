@@ -61,13 +61,15 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     stop_ids: Collection[int] | None = None,
+    first_ids: Collection[int] | None = None,
     on_prefill: Callable[[int, int], None] = lambda done, of: None,
 ) -> Generation:
     """The continuation of `tokens`: at most `max_tokens` ids, ending before one of `stop_ids` (None: EOS).
 
-    The cache is of the size that the longest answer needs, and is given back at the end, on an error, and on `close`.
-    `on_prefill(done, of)` reports how many of the prompt's tokens are in it. The same arguments give the same ids.
-    Raises ValueError for parameters out of range and for a prompt that is empty, too long or not in the vocabulary.
+    The first id is one of `first_ids` (None: any). The cache is of the size that the longest answer needs, and is given
+    back at the end, on an error, and on `close`. `on_prefill(done, of)` reports how many of the prompt's tokens are in
+    it. The same arguments give the same ids. Raises ValueError for parameters out of range and for a prompt that is
+    empty, too long or not in the vocabulary.
     """
     check_sampling(temperature, top_p)
     if max_tokens < 1:
@@ -95,7 +97,12 @@ def generate(
                 hidden = model.extend(part, [sequence], [len(part)])
             on_prefill(len(prompt), len(prompt))
             for number in range(max_tokens):
-                token = int(sample(model.logits(hidden[-1:]), temperature, top_p, generator))
+                logits = model.logits(hidden[-1:])
+                if number == 0 and first_ids is not None:
+                    allowed = torch.full_like(logits, -torch.inf)
+                    allowed[:, list(first_ids)] = 0
+                    logits = logits + allowed
+                token = int(sample(logits, temperature, top_p, generator))
                 generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
                 if token in stops:
                     return

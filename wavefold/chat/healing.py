@@ -1,0 +1,30 @@
+"""A prompt that ends inside what training saw as one token.
+
+`def f(n):` ends in the token `):`, and training never saw a line go on after it: there the token was `):` with the line
+break and the next line's indentation. So the last token is taken back, and the answer's first token is chosen among
+those that begin with its bytes; the answer's text is what follows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wavefold.chat.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`ids` to run; then, where a token was taken back, its bytes `taken` and the ids that begin with them."""
+
+    ids: list[int]
+    taken: bytes = b""
+    first_ids: tuple[int, ...] | None = None
+
+
+def heal(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
+    """The prompt `ids` with its last token taken back, where another could stand in its place."""
+    if len(ids) < 2:
+        return Prompt(ids)
+    taken = tokenizer.token_bytes(ids[-1])
+    first = tokenizer.beginning_with(taken)
+    return Prompt(ids[:-1], taken, first) if len(first) > 1 else Prompt(ids)
