@@ -14,8 +14,6 @@ from wavefold.chat import Tokenizer, heal
 from wavefold.cli.run import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
 
-pytestmark = pytest.mark.skipif(not DEFAULT_MODEL.is_dir(), reason="no trained model ships yet")
-
 MEGABYTE = 1_000_000
 NUM_TOKENS = 400
 

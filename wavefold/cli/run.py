@@ -203,11 +203,10 @@ class PrefillBar:
 
 
 def default_model() -> Path:
-    """The folder of the shipped model. Raises ValueError while there is none."""
+    """The folder of the shipped model. Raises ValueError where the installation lacks it."""
     if not (DEFAULT_MODEL / "config.json").is_file():
         raise ValueError(
-            "no MODEL given, and this version ships none; make a random one with "
-            "`wavefold init --config nano --out DIR` and give DIR"
+            f"no MODEL given, and the model that ships is not in {DEFAULT_MODEL}; give a folder, or install again"
         )
     return DEFAULT_MODEL
 
