@@ -39,17 +39,13 @@ const Tables &tables() {
     return made;
 }
 
-// Four scale bytes as floats, each in the four lanes whose sums it scales.
-inline __m512 four_scales(const uint8_t *scales) {
-    int32_t four;
-    std::memcpy(&four, scales, 4);
-    const __m128i bytes = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
-    // e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone
-    const __m128i odd = _mm_and_si128(_mm_add_epi32(bytes, _mm_set1_epi32(1)), _mm_set1_epi32(254));
-    const __m128i edge = _mm_and_si128(_mm_cmpeq_epi32(odd, _mm_setzero_si128()), _mm_set1_epi32(1 << 22));
-    const __m128i bits = _mm_or_si128(_mm_slli_epi32(bytes, 23), edge);
-    const __m512i lanes = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    return _mm512_castsi512_ps(_mm512_permutexvar_epi32(lanes, _mm512_castsi128_si512(bits)));
+// Sixteen scale bytes as floats. e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone.
+inline __m512 to_floats(__m128i scales) {
+    const __m512i bytes = _mm512_cvtepu8_epi32(scales);
+    const __m512i next = _mm512_add_epi32(bytes, _mm512_set1_epi32(1));
+    const __mmask16 edge = _mm512_testn_epi32_mask(next, _mm512_set1_epi32(254));
+    const __m512i bits = _mm512_slli_epi32(bytes, 23);
+    return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, edge, bits, _mm512_set1_epi32(1 << 22)));
 }
 
 struct FP4 {
@@ -63,7 +59,17 @@ struct FP4 {
         w[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
         w[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
     }
-    static inline __m512 scale(const uint8_t *scales) { return four_scales(scales); }
+    // The scales of four steps at a time; each goes to the four lanes whose sums it scales.
+    static inline __m512 scales(const uint8_t *bytes, int steps) {
+        if (steps == 4) return to_floats(_mm_loadu_si128((const __m128i *)bytes));
+        int32_t four;
+        std::memcpy(&four, bytes, 4);
+        return to_floats(_mm_cvtsi32_si128(four));
+    }
+    static inline __m512 scale(__m512 scales, int step) {
+        const __m512i lanes = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * step)), scales);
+    }
 };
 
 struct FP8 {
@@ -82,7 +88,14 @@ struct FP8 {
     inline void load(const uint8_t *codes, __m512i w[4]) const {
         for (int j = 0; j < 4; j++) w[j] = widen(codes + 32 * j);
     }
-    static inline __m512 scale(const uint8_t *scales) { return _mm512_set1_ps(e8m0_to_float(*scales)); }
+    static inline __m512 scales(const uint8_t *bytes, int steps) {
+        int32_t four = *bytes;
+        if (steps == 4) std::memcpy(&four, bytes, 4);
+        return to_floats(_mm_cvtsi32_si128(four));
+    }
+    static inline __m512 scale(__m512 scales, int step) {
+        return _mm512_permutexvar_ps(_mm512_set1_epi32(step), scales);
+    }
 };
 
 struct BF16 {
@@ -91,15 +104,15 @@ struct BF16 {
     inline void load(const uint8_t *codes, __m512i w[4]) const {
         for (int j = 0; j < 4; j++) w[j] = _mm512_loadu_si512(codes + 64 * j);
     }
-    static inline __m512 scale(const uint8_t *) { return _mm512_set1_ps(1); }
+    static inline __m512 scales(const uint8_t *, int) { return _mm512_setzero_ps(); }
+    static inline __m512 scale(__m512 scales, int) { return scales; }
 };
 
 template <class Form, int R>
-inline void step(const Form &form, const uint8_t *codes, const uint8_t *scales, const uint16_t *x, int64_t width,
+inline void step(const Form &form, const uint8_t *codes, __m512 scale, const uint16_t *x, int64_t width,
                  __m512 sum[R]) {
     __m512i w[4];
     form.load(codes, w);
-    const __m512 scale = Form::scale(scales);
     for (int r = 0; r < R; r++) {
         const uint16_t *mine = x + r * width;
         __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
@@ -120,16 +133,17 @@ void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, flo
         __m512 even[R], odd[R];
         for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
         int64_t c = 0;
-        for (; c + 2 <= whole; c += 2) {
-            for (int line = 0; line < 2 * Form::BYTES; line += 64)
+        for (; c + 4 <= whole; c += 4) {
+            for (int line = 0; line < 4 * Form::BYTES; line += 64)
                 _mm_prefetch((const char *)codes + c * Form::BYTES + line + PREFETCH, _MM_HINT_T0);
-            step<Form, R>(form, codes + c * Form::BYTES, scales + c * Form::SCALES, x + c * CHUNK, width, even);
-            step<Form, R>(form, codes + (c + 1) * Form::BYTES, scales + (c + 1) * Form::SCALES, x + (c + 1) * CHUNK,
-                          width, odd);
+            const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
+            for (int i = 0; i < 4; i++)
+                step<Form, R>(form, codes + (c + i) * Form::BYTES, Form::scale(four, i), x + (c + i) * CHUNK, width,
+                              i % 2 ? odd : even);
         }
-        if (c < whole) {
-            step<Form, R>(form, codes + c * Form::BYTES, scales + c * Form::SCALES, x + c * CHUNK, width, even);
-            c++;
+        for (; c < whole; c++) {
+            const __m512 one = Form::scales(scales + c * Form::SCALES, 1);
+            step<Form, R>(form, codes + c * Form::BYTES, Form::scale(one, 0), x + c * CHUNK, width, even);
         }
         if (m.columns % CHUNK) {  // the last columns, beside zeros
             alignas(64) uint8_t padded[256] = {};
@@ -137,7 +151,8 @@ void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, flo
             std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
             if (Form::SCALED)
                 std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-            step<Form, R>(form, padded, padded_scales, x + c * CHUNK, width, odd);
+            const __m512 one = Form::scales(padded_scales, 1);
+            step<Form, R>(form, padded, Form::scale(one, 0), x + c * CHUNK, width, odd);
         }
         for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
     }
