@@ -36,7 +36,7 @@ def main() -> None:
     tokenizer = Tokenizer.load(args.model)
     model = load(args.model, args.arithmetic, getattr(torch, args.dtype))
     documents = load_corpus(args.data).held_out
-    ids = [[*tokenizer.encode(d.text, bos=True), tokenizer.eos_id] for d in documents]
+    ids = [tokenizer.encode_document(d.text) for d in documents]
     batches = Batches(ids, args.seq_len, 4 * args.seq_len, 0)
     nats, tokens = evaluate(Objective(model), (batches(step) for step in range(batches.per_epoch)))
     report = held_out_report(nats / tokens, tokens, documents)

@@ -69,7 +69,7 @@ def main() -> int:
     tokenizer = Tokenizer.load(folder)
     ids: list[int] = []
     for document in load_corpus(args.data).held_out:
-        ids += [*tokenizer.encode(document.text, bos=True), tokenizer.eos_id]
+        ids += tokenizer.encode_document(document.text)
     if not 0 < args.tokens <= len(ids):
         parser.error(f"--tokens {args.tokens} is not allowed; the held-out files have {len(ids)}")
     tokens = torch.tensor(ids[: args.tokens])

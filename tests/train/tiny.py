@@ -36,7 +36,7 @@ def tokenize(corpus: Corpus) -> tuple[list[list[int]], list[list[int]]]:
     """Training and held-out documents as ids, between BOS and EOS."""
     tokenizer = byte_tokenizer()
     parts = (corpus.train, corpus.held_out)
-    train, held_out = ([[*tokenizer.encode(d.text, bos=True), tokenizer.eos_id] for d in part] for part in parts)
+    train, held_out = ([tokenizer.encode_document(d.text) for d in part] for part in parts)
     return train, held_out
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from wavefold.bench.pools import planned_bytes
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
-from wavefold.plan import memory as plan_memory
 from wavefold.system import peak_rss_bytes
 
 
@@ -29,14 +29,6 @@ class ContextRow:
     cache_bytes: int
     planned_bytes: int
     peak_rss_bytes: int
-
-
-def planned_bytes(config: ModelConfig, context: int, model: Transformer) -> int:
-    """What the plan's formulas say a sequence of this length holds: whole blocks and its state."""
-    dtype = model.arithmetic.dtype
-    packed = model.arithmetic.released
-    records = plan_memory.packed(config) if packed else plan_memory.plain(config, dtype.itemsize)
-    return plan_memory.pool_bytes(config, context, records) + plan_memory.state_bytes(config, records)
 
 
 def measure_contexts(
@@ -54,6 +46,8 @@ def measure_contexts(
     last = contexts[-1]
     pool = model.new_pool(last + decode_tokens + 128)  # a fork copies its last block
     sequence = pool.open()
+    arithmetic = model.arithmetic
+    records = "packed" if arithmetic.released else str(arithmetic.dtype).removeprefix("torch.")
     rows, prefill_s = [], 0.0
     for context in contexts:
         began = time.perf_counter()
@@ -71,7 +65,7 @@ def measure_contexts(
             hidden = model.extend(token, [fork], [1])
             seconds.append(time.perf_counter() - began)
         fork.close()
-        planned = planned_bytes(model.config, context, model)
+        planned = planned_bytes(model.config, context, records)
         rows.append(ContextRow(context, prefill_s, statistics.median(seconds), held, planned, peak_rss_bytes()))
     sequence.close()
     return rows

@@ -35,6 +35,12 @@ def records_named(config: ModelConfig, name: str) -> tuple[Records, plan_memory.
     return plain_records(config, dtype), plan_memory.plain(config, dtype.itemsize)
 
 
+def planned_bytes(config: ModelConfig, num_tokens: int, name: str) -> int:
+    """What the plan's formulas say a sequence of this length holds: whole blocks and its state."""
+    _, sizes = records_named(config, name)
+    return plan_memory.pool_bytes(config, num_tokens, sizes) + plan_memory.state_bytes(config, sizes)
+
+
 def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:
     """Open a pool and a sequence, write to every page of both, and give them back.
 
@@ -42,10 +48,9 @@ def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:
     """
     if not 0 < num_tokens <= config.max_position_embeddings:
         raise ValueError(f"{num_tokens} tokens are not allowed; expected 1 to {config.max_position_embeddings}")
-    records, sizes = records_named(config, name)
+    records, _ = records_named(config, name)
     before = rss_bytes()
     pool = Pool(config, num_tokens, records, poison=True)  # poison writes all of the storage and of a state
     pool.open()
     grown = rss_bytes() - before
-    planned = plan_memory.pool_bytes(config, num_tokens, sizes) + plan_memory.state_bytes(config, sizes)
-    return PoolRow(num_tokens, name, planned, pool.num_bytes, grown)
+    return PoolRow(num_tokens, name, planned_bytes(config, num_tokens, name), pool.num_bytes, grown)

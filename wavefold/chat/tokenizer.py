@@ -119,6 +119,10 @@ class Tokenizer:
             raise
         return [self.bos_id, *ids] if bos else ids
 
+    def encode_document(self, text: str) -> list[int]:
+        """`text` between BOS and EOS, as training and evaluation see a file."""
+        return [*self.encode(text, bos=True), self.eos_id]
+
     def token_bytes(self, id_: int) -> bytes:
         """What a token stands for; special tokens stand for their strings.
 

@@ -114,7 +114,7 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
     data = args.data or "stdlib"
     ids: list[int] = []
     for document in load_corpus(data).held_out:
-        ids += [*tokenizer.encode(document.text, bos=True), tokenizer.eos_id]
+        ids += tokenizer.encode_document(document.text)
     return torch.tensor(ids), f"held-out files of {data}"
 
 

@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     group.wait()
     tokenizer = Tokenizer.load(args.out)
     train, held_out = (
-        [[*tokenizer.encode(d.text, bos=True), tokenizer.eos_id] for d in documents]
-        for documents in (corpus.train, corpus.held_out)
+        [tokenizer.encode_document(d.text) for d in documents] for documents in (corpus.train, corpus.held_out)
     )
     batches = Batches(train, recipe.seq_len, recipe.batch_tokens, recipe.seed)
     held = Batches(held_out, recipe.seq_len, recipe.batch_tokens, 0)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wavefold.config import CSA, HCA, ModelConfig
-from wavefold.plan.tensors import tensor_kinds
+from wavefold.plan.tensors import num_layers, tensor_kinds
 
 PRECISIONS = ("fp8", "fp4", "bf16", "fp32")
 
@@ -123,7 +123,7 @@ def _flops(config: ModelConfig, reach: Reach, head: float) -> Flops:
         if kind.active:
             linear[kind.precision] += 2 * kind.active_values * (head if kind.part == "head" else 1)
     core = 4 * config.head_dim * config.num_attention_heads
-    csa, hca = (config.compress_ratios[: config.num_hidden_layers].count(ratio) for ratio in (CSA, HCA))
+    csa, hca = (num_layers(config, ratio) for ratio in (CSA, HCA))
     return Flops(
         linear=linear,
         index=csa * 2 * config.index_n_heads * config.index_head_dim * reach.index,

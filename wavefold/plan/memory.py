@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.plan.tensors import num_layers
 
 BLOCK_TOKENS = 128
 REWIND = 16
@@ -44,22 +45,18 @@ def plain(config: ModelConfig, value_bytes: int) -> RecordBytes:
     return RecordBytes(value_bytes * config.head_dim, value_bytes * config.index_head_dim)
 
 
-def _num_layers(config: ModelConfig, ratio: int) -> int:
-    return config.compress_ratios[: config.num_hidden_layers].count(ratio)
-
-
 def kv_bytes(config: ModelConfig, context: int, records: RecordBytes) -> int:
     """Entries and index keys of `context` tokens, and 128 rows of window in each layer: what the report counts."""
-    csa = _num_layers(config, CSA) * (context // CSA) * (records.kv + records.index)
-    hca = _num_layers(config, HCA) * (context // HCA) * records.kv
+    csa = num_layers(config, CSA) * (context // CSA) * (records.kv + records.index)
+    hca = num_layers(config, HCA) * (context // HCA) * records.kv
     window = config.num_hidden_layers * min(config.sliding_window, context) * records.kv
     return csa + hca + window
 
 
 def block_bytes(config: ModelConfig, records: RecordBytes) -> int:
     """One block of the paged pool: 128 tokens of all layers."""
-    csa = _num_layers(config, CSA) * (BLOCK_TOKENS // CSA) * (records.kv + records.index)
-    return csa + _num_layers(config, HCA) * (BLOCK_TOKENS // HCA) * records.kv
+    csa = num_layers(config, CSA) * (BLOCK_TOKENS // CSA) * (records.kv + records.index)
+    return csa + num_layers(config, HCA) * (BLOCK_TOKENS // HCA) * records.kv
 
 
 def pool_bytes(config: ModelConfig, num_tokens: int, records: RecordBytes) -> int:
@@ -73,4 +70,4 @@ def state_bytes(config: ModelConfig, records: RecordBytes) -> int:
     row = 2 * 4  # kv and score, float32
     csa = (2 * CSA + REWIND) * 2 * (config.head_dim + config.index_head_dim) * row
     hca = (HCA + REWIND) * config.head_dim * row
-    return windows + _num_layers(config, CSA) * csa + _num_layers(config, HCA) * hca
+    return windows + num_layers(config, CSA) * csa + num_layers(config, HCA) * hca

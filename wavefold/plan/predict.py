@@ -16,7 +16,7 @@ from wavefold.config import CSA, HCA, ModelConfig
 from wavefold.plan.flops import Flops, decode_flops, prefill_flops
 from wavefold.plan.machine import Machine
 from wavefold.plan.memory import RecordBytes, packed, pool_bytes, state_bytes
-from wavefold.plan.tensors import tensor_kinds
+from wavefold.plan.tensors import num_layers, tensor_kinds
 
 PASS_TOKENS = 1024
 """Tokens that go through the layers at a time (`model.transformer.PASS_TOKENS`)."""
@@ -115,7 +115,7 @@ def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, memory:
 
 def cache_read(config: ModelConfig, context: int, records: RecordBytes) -> int:
     """Bytes of cache that a decoded token reads: all index keys, the chosen entries, HCA's entries, windows."""
-    csa, hca = (config.compress_ratios[: config.num_hidden_layers].count(ratio) for ratio in (CSA, HCA))
+    csa, hca = (num_layers(config, ratio) for ratio in (CSA, HCA))
     entries = context // CSA
     read = csa * (entries * records.index + min(config.index_topk, entries) * records.kv)
     windows = config.num_hidden_layers * min(config.sliding_window, context)

@@ -55,6 +55,11 @@ class TensorKind:
         return self.shape[0] * -(-self.shape[1] // FP4_BLOCK) if self.precision == "fp4" else 0
 
 
+def num_layers(config: ModelConfig, ratio: int) -> int:
+    """Main layers with this compress ratio; the MTP module's is not among them."""
+    return config.compress_ratios[: config.num_hidden_layers].count(ratio)
+
+
 def tensor_kinds(config: ModelConfig) -> list[TensorKind]:
     """All tensors of a model. Nothing of the MTP module is active: it is no part of a decoded token's work."""
     kinds = [

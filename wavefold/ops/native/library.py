@@ -32,7 +32,9 @@ ERRORS = {
 
 
 class MatrixStruct(ctypes.Structure):
-    """wf_matrix."""
+    """wf_matrix. `kept` are the tensors whose memory it names."""
+
+    kept: tuple[torch.Tensor, torch.Tensor | None]
 
     _fields_ = (
         ("form", ctypes.c_int32),

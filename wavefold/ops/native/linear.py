@@ -84,7 +84,7 @@ def fp8_sim(x: Tensor, block: int) -> Tensor:
 
 
 def matrix_of(weight: Tensor, scale: Tensor | None) -> MatrixStruct:
-    """A weight as the library takes it; the tensors must outlive the call."""
+    """A weight as the library takes it; it holds on to the tensors that it points into."""
     if weight.dim() != 2 or weight.dtype not in quant.FORMS:
         raise ValueError(
             f"a weight of {weight.dtype} and shape {list(weight.shape)}; expected a packed or plain matrix"
@@ -94,7 +94,7 @@ def matrix_of(weight: Tensor, scale: Tensor | None) -> MatrixStruct:
     if scale is not None:
         scale = scale.contiguous()
     form = FORMS.index(quant.FORMS[weight.dtype])
-    return MatrixStruct(
+    matrix = MatrixStruct(
         form,
         weight.shape[0],
         weight.shape[1] * (2 if form == 0 else 1),
@@ -103,3 +103,5 @@ def matrix_of(weight: Tensor, scale: Tensor | None) -> MatrixStruct:
         None if scale is None else scale.data_ptr(),
         0 if scale is None else scale.numel() * scale.element_size(),
     )
+    matrix.kept = weight, scale
+    return matrix
