@@ -4,15 +4,10 @@
 #include <new>
 #include <system_error>
 
+#include "api.h"
 #include "hyper.h"
-#include "kernels.h"
-#include "pool.h"
+#include "products.h"
 #include "quantise.h"
-
-struct wf_pool {
-    wf::Pool pool;
-    explicit wf_pool(int threads) : pool(threads) {}
-};
 
 namespace {
 
@@ -33,16 +28,22 @@ const Kernels *best() {
 }
 
 std::atomic<const Kernels *> chosen{nullptr};
+std::atomic<bool> invariant{false};
 
-const Kernels *in_use() {
+constexpr int32_t MOST_THREADS = 1024;
+
+}  // namespace
+
+namespace wf {
+
+const Kernels *kernels_in_use() {
     const Kernels *kernels = chosen.load();
     return kernels ? kernels : best();
 }
 
-constexpr int64_t LARGEST = int64_t(1) << 31;  // of a dimension: products of two stay far inside 64 bits
-constexpr int32_t MOST_THREADS = 1024;
+bool batch_invariant() { return invariant; }
 
-int check(const wf_matrix *given, Matrix &matrix) {
+int check_matrix(const wf_matrix *given, Matrix &matrix) {
     if (!given || !given->codes) return WF_ERROR_NULL;
     if (given->form < WF_FP4 || given->form > WF_FP32) return WF_ERROR_FORM;
     if (given->rows <= 0 || given->columns <= 0 || given->rows > LARGEST || given->columns > LARGEST)
@@ -57,30 +58,13 @@ int check(const wf_matrix *given, Matrix &matrix) {
     return given->scales_bytes == scale_rows * matrix.row_scales() ? WF_OK : WF_ERROR_BYTES;
 }
 
-struct Linear {
-    const Kernels *kernels;
-    const Matrix *matrix;
-    const uint8_t *arranged;
-    int64_t x_rows, row_bytes;  // row_bytes: of one arranged row of x
-    float *sums;
-    uint16_t *rounded;
-};
+}  // namespace wf
 
-void run_linear(void *context, int thread, int threads) {
-    const Linear &job = *static_cast<Linear *>(context);
-    int64_t first, end;
-    wf::share(job.matrix->rows, 16, thread, threads, first, end);
-    if (first >= end) return;
-    for (int64_t r = 0; r < job.x_rows; r += wf::MAX_ROWS) {
-        const int count = int(job.x_rows - r < wf::MAX_ROWS ? job.x_rows - r : wf::MAX_ROWS);
-        job.kernels->rows(*job.matrix, job.arranged + r * job.row_bytes, count, first, end,
-                          job.sums + r * job.matrix->rows, job.matrix->rows);
-    }
-    if (!job.rounded) return;
-    for (int64_t r = 0; r < job.x_rows; r++)
-        for (int64_t n = first; n < end; n++)
-            job.rounded[r * job.matrix->rows + n] = wf::float_to_bf16(job.sums[r * job.matrix->rows + n]);
-}
+namespace {
+
+using wf::check_matrix;
+using wf::kernels_in_use;
+using wf::LARGEST;
 
 struct Sim {
     const uint16_t *x;
@@ -157,7 +141,7 @@ const char *wf_isas(void) {
     return names.text;
 }
 
-const char *wf_isa(void) { return in_use()->name; }
+const char *wf_isa(void) { return kernels_in_use()->name; }
 
 int wf_use_isa(const char *name) {
     if (!name) return WF_ERROR_NULL;
@@ -169,6 +153,8 @@ int wf_use_isa(const char *name) {
     }
     return WF_ERROR_ISA;
 }
+
+void wf_use_batch_invariant(int32_t on) { invariant = on != 0; }
 
 int wf_pool_create(int32_t threads, wf_pool **pool) {
     if (!pool) return WF_ERROR_NULL;
@@ -189,32 +175,14 @@ void wf_pool_destroy(wf_pool *pool) { delete pool; }
 int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8, void *y,
               int32_t y_bf16) {
     if (!pool || !x || !y) return WF_ERROR_NULL;
-    Matrix matrix;
-    if (const int error = check(weight, matrix)) return error;
-    if (x_rows <= 0 || x_rows > LARGEST) return WF_ERROR_SHAPE;
-    const Kernels *kernels = in_use();
+    wf::Product product = {{}, x, x_rows, 0, x_fp8 != 0, nullptr, nullptr, 0};
+    if (const int error = check_matrix(weight, product.weight)) return error;
+    if (wf::bad(x_rows)) return WF_ERROR_SHAPE;
+    product.stride = weight->columns, product.y_stride = weight->rows;
+    if (y_bf16) product.rounded = static_cast<uint16_t *>(y);
+    else product.wide = static_cast<float *>(y);
     std::lock_guard<std::mutex> lock(pool->pool.calls);
-    const int64_t arranged_bytes = (kernels->arranged_bytes(matrix, x_rows) + 63) / 64 * 64;
-    const int64_t sums_bytes = y_bf16 ? 4 * x_rows * matrix.rows : 0;
-    const int64_t sim_bytes = x_fp8 ? 2 * x_rows * matrix.columns : 0;
-    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(arranged_bytes + sums_bytes + sim_bytes));
-    if (!scratch) return WF_ERROR_MEMORY;
-    if (x_fp8) {  // x = fp8_sim(x, 128)
-        uint16_t *sim = reinterpret_cast<uint16_t *>(scratch + arranged_bytes + sums_bytes);
-        for (int64_t r = 0; r < x_rows; r++)
-            wf::fp8_sim(x + r * matrix.columns, matrix.columns, 128, sim + r * matrix.columns);
-        x = sim;
-    }
-    kernels->arrange(matrix, x, x_rows, scratch);
-    Linear job = {kernels,
-                  &matrix,
-                  scratch,
-                  x_rows,
-                  kernels->arranged_bytes(matrix, 1),
-                  y_bf16 ? reinterpret_cast<float *>(scratch + arranged_bytes) : static_cast<float *>(y),
-                  y_bf16 ? static_cast<uint16_t *>(y) : nullptr};
-    pool->pool.run(run_linear, &job);
-    return WF_OK;
+    return wf::multiply(pool->pool, &product, 1) ? WF_OK : WF_ERROR_MEMORY;
 }
 
 int wf_fp8_sim(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, int64_t block, uint16_t *out) {
@@ -226,10 +194,10 @@ int wf_fp8_sim(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, 
 int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int64_t count, uint16_t *out, int64_t out_bytes) {
     if (!pool || !out) return WF_ERROR_NULL;
     Matrix matrix;
-    if (const int error = check(weight, matrix)) return error;
+    if (const int error = check_matrix(weight, matrix)) return error;
     if (first < 0 || count <= 0 || first > matrix.rows - count) return WF_ERROR_SHAPE;
     if (out_bytes != 2 * count * matrix.columns) return WF_ERROR_BYTES;
-    Decode job = {in_use(), &matrix, first, count, out};
+    Decode job = {kernels_in_use(), &matrix, first, count, out};
     std::lock_guard<std::mutex> lock(pool->pool.calls);
     pool->pool.run(run_decode, &job);
     return WF_OK;

@@ -10,6 +10,7 @@
 
 #include <cstring>
 
+#include "attention.h"
 #include "kernels.h"
 
 namespace wf {
@@ -238,6 +239,6 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", supported, arrange, arranged_bytes, rows, decode};
+const Kernels avx512bf16_kernels = {"avx512bf16", supported, arrange, arranged_bytes, rows, decode, &avx512bf16_attention};
 
 }  // namespace wf

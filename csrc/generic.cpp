@@ -1,6 +1,7 @@
 // The kernels in plain C++, for processors without a better table. 32 columns are decoded, then multiplied.
 #include <cstring>
 
+#include "attention.h"
 #include "kernels.h"
 
 namespace wf {
@@ -53,6 +54,6 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported, arrange, arranged_bytes, rows, decode};
+const Kernels generic_kernels = {"generic", supported, arrange, arranged_bytes, rows, decode, &generic_attention};
 
 }  // namespace wf

@@ -29,6 +29,8 @@ struct Matrix {
     }
 };
 
+struct AttentionKernels;
+
 struct Kernels {
     const char *name;
     bool (*supported)();
@@ -40,6 +42,7 @@ struct Kernels {
                  int64_t stride);
     // Rows first .. end as bfloat16 [end - first, columns].
     void (*decode)(const Matrix &, int64_t first, int64_t end, uint16_t *out);
+    const AttentionKernels *attention;  // null: the generic ones
 };
 
 extern const Kernels generic_kernels;

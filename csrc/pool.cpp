@@ -65,7 +65,7 @@ Pool::~Pool() {
     }
     wake_.notify_all();
     for (auto &worker : workers_) worker.join();
-    std::free(scratch_);
+    for (void *scratch : scratch_) std::free(scratch);
 }
 
 void Pool::run(Task task, void *context) {
@@ -109,14 +109,14 @@ void Pool::work(int thread) {
     }
 }
 
-void *Pool::scratch(int64_t bytes) {
-    if (bytes > scratch_bytes_) {
-        std::free(scratch_);
-        scratch_bytes_ = (bytes + 63) / 64 * 64;
-        scratch_ = std::aligned_alloc(64, static_cast<size_t>(scratch_bytes_));
-        if (scratch_ == nullptr) scratch_bytes_ = 0;
+void *Pool::scratch(int64_t bytes, int slot) {
+    if (bytes > scratch_bytes_[slot]) {
+        std::free(scratch_[slot]);
+        scratch_bytes_[slot] = (bytes + 63) / 64 * 64;
+        scratch_[slot] = std::aligned_alloc(64, static_cast<size_t>(scratch_bytes_[slot]));
+        if (scratch_[slot] == nullptr) scratch_bytes_[slot] = 0;
     }
-    return scratch_;
+    return scratch_[slot];
 }
 
 }  // namespace wf

@@ -23,8 +23,36 @@ class Pool {
     int threads() const { return threads_; }
     void run(Task task, void *context);
 
-    // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short.
-    void *scratch(int64_t bytes);
+    // `body(item, thread)` for items 0 .. count, `grain` at a time taken by whichever thread is free.
+    template <class Body>
+    void each(int64_t count, const Body &body, int64_t grain = 1) {
+        if (count <= grain || threads_ == 1) {
+            for (int64_t item = 0; item < count; item++) body(item, 0);
+            return;
+        }
+        struct Job {
+            const Body &body;
+            const int64_t count, grain;
+            std::atomic<int64_t> next;
+        } job{body, count, grain, {0}};
+        run([](void *context, int thread, int) {
+            Job &job = *static_cast<Job *>(context);
+            for (int64_t item; (item = job.next.fetch_add(job.grain, std::memory_order_relaxed)) < job.count;)
+                for (int64_t end = item + job.grain < job.count ? item + job.grain : job.count; item < end; item++)
+                    job.body(item, thread);
+        }, &job);
+    }
+
+    // `body(thread, threads)` once on each thread.
+    template <class Body>
+    void spread(const Body &body) {
+        run([](void *context, int thread, int threads) { (*static_cast<const Body *>(context))(thread, threads); },
+            const_cast<Body *>(&body));
+    }
+
+    // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short. What a
+    // call keeps while it calls others lies in slot 1.
+    void *scratch(int64_t bytes, int slot = 0);
 
     // One call at a time; a second caller waits.
     std::mutex calls;
@@ -42,8 +70,8 @@ class Pool {
     std::atomic<bool> stop_{false};
     Task task_ = nullptr;
     void *context_ = nullptr;
-    void *scratch_ = nullptr;
-    int64_t scratch_bytes_ = 0;
+    void *scratch_[2] = {};
+    int64_t scratch_bytes_[2] = {};
 };
 
 // The share [first, end) of `count` items that a thread takes, in multiples of `grain`.

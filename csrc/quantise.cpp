@@ -3,33 +3,110 @@
 #include "kernels.h"
 
 namespace wf {
+namespace {
+
+// The largest magnitude's bits in x[first .. end): magnitudes of bfloat16 order like integers, NaN on top.
+uint16_t largest(const uint16_t *x, int64_t first, int64_t end) {
+    uint16_t top = 0;
+    for (int64_t k = first; k < end; k++) {
+        const uint16_t magnitude = x[k] & 0x7FFF;
+        top = magnitude > top ? magnitude : top;
+    }
+    return top;
+}
+
+// The byte of 2^ceil(log2(max(amax, floor) / limit)), the quotient rounded as a float32 product.
+uint32_t scale_byte(uint16_t top, float floor, float limit) {
+    const float amax = bf16_to_float(top) > floor ? bf16_to_float(top) : floor;
+    return (float_to_bits(amax * (1.0f / limit)) + 0x7FFFFF) >> 23;
+}
+
+constexpr float FP8_FLOOR = 1e-4f, FP4_FLOOR = 6 * 0x1p-126f;
+
+float power(uint32_t byte) { return bits_to_float(byte << 23); }
+
+// To 3 bits of mantissa, ties to even; below 2^-6, to multiples of 2^-9.
+float to_e4m3(float value) {
+    const uint32_t bits = float_to_bits(value), magnitude = bits & 0x7FFFFFFF;
+    const uint32_t normal = (magnitude + 0x7FFFF + (magnitude >> 20 & 1)) & 0xFFF00000;
+    const float small = (bits_to_float(magnitude) + 0x1.8p14f) - 0x1.8p14f;
+    return bits_to_float(float_to_bits(magnitude < 0x3C800000 ? small : bits_to_float(normal)) | (bits & 0x80000000));
+}
+
+// The code of a value that e4m3 holds.
+uint8_t e4m3_code(float value) {
+    const uint32_t bits = float_to_bits(value), magnitude = bits & 0x7FFFFFFF, sign = bits >> 24 & 0x80;
+    if (magnitude < 0x3C800000) return uint8_t(sign | uint32_t(bits_to_float(magnitude) * 512));
+    return uint8_t(sign | ((magnitude >> 20) - (120 << 3)));
+}
+
+// To the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6, ties to the even code; |value| <= 6.
+uint8_t e2m1_code(float value) {
+    const uint32_t bits = float_to_bits(value);
+    const float m = bits_to_float(bits & 0x7FFFFFFF);
+    const int code = (m > 0.25f) + (m >= 0.75f) + (m > 1.25f) + (m >= 1.75f) + (m > 2.5f) + (m >= 3.5f) + (m > 5.0f);
+    return uint8_t(code | (bits >> 28 & 8));
+}
+
+}  // namespace
 
 void fp8_sim(const uint16_t *x, int64_t columns, int64_t block, uint16_t *out) {
     for (int64_t first = 0; first < columns; first += block) {
         const int64_t end = first + block < columns ? first + block : columns;
-        // magnitudes of bfloat16 order like integers, NaN on top
-        uint16_t top = 0;
-        for (int64_t k = first; k < end; k++) {
-            const uint16_t magnitude = x[k] & 0x7FFF;
-            top = magnitude > top ? magnitude : top;
-        }
+        const uint16_t top = largest(x, first, end);
         if (top >= 0x7F80) {
             for (int64_t k = first; k < end; k++) out[k] = 0x7FC0;
             continue;
         }
-        const float amax = bf16_to_float(top) > 1e-4f ? bf16_to_float(top) : 1e-4f;
-        // 2^ceil(log2(amax / 448)), the quotient rounded as a float32 product
-        const uint32_t exponent = (float_to_bits(amax * (1.0f / 448)) + 0x7FFFFF) >> 23;
-        const float scale = bits_to_float(exponent << 23), reciprocal = bits_to_float((254 - exponent) << 23);
-        for (int64_t k = first; k < end; k++) {
-            const float value = bf16_to_float(x[k]) * reciprocal;  // exact, or so small that it rounds to zero
-            const uint32_t bits = float_to_bits(value), sign = bits & 0x80000000, magnitude = bits & 0x7FFFFFFF;
-            // 3 bits of mantissa, ties to even; below 2^-6, multiples of 2^-9
-            const uint32_t normal = (magnitude + 0x7FFFF + (magnitude >> 20 & 1)) & 0xFFF00000;
-            const float small = (bits_to_float(magnitude) + 0x1.8p14f) - 0x1.8p14f;
-            const float rounded = magnitude < 0x3C800000 ? small : bits_to_float(normal);
-            out[k] = uint16_t(float_to_bits(rounded * scale) >> 16 | sign >> 16);
+        const uint32_t byte = scale_byte(top, FP8_FLOOR, 448);
+        const float scale = power(byte), reciprocal = power(254 - byte);
+        for (int64_t k = first; k < end; k++)  // exact products, or so small that they round to zero
+            out[k] = uint16_t(float_to_bits(to_e4m3(bf16_to_float(x[k]) * reciprocal) * scale) >> 16);
+    }
+}
+
+void fp8_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
+    for (int64_t first = 0; first < columns; first += block) {
+        const int64_t end = first + block < columns ? first + block : columns;
+        const uint16_t top = largest(x, first, end);
+        if (top >= 0x7F80) {
+            for (int64_t k = first; k < end; k++) codes[k] = 0x7F;
+            scales[first / block] = 0xFF;
+            continue;
         }
+        const uint32_t byte = scale_byte(top, FP8_FLOOR, 448);
+        const float reciprocal = power(254 - byte);
+        for (int64_t k = first; k < end; k++) codes[k] = e4m3_code(to_e4m3(bf16_to_float(x[k]) * reciprocal));
+        scales[first / block] = uint8_t(byte);
+    }
+}
+
+void fp4_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
+    for (int64_t first = 0; first < columns; first += block) {
+        const int64_t end = first + block < columns ? first + block : columns;
+        const uint16_t top = largest(x, first, end);
+        const uint32_t byte = top >= 0x7F80 ? 255 : scale_byte(top, FP4_FLOOR, 6);
+        const float reciprocal = byte == 255 ? 0 : power(254 - byte);
+        for (int64_t k = first; k < end; k += 2) {
+            const uint8_t low = e2m1_code(bf16_to_float(x[k]) * reciprocal);
+            codes[k / 2] = uint8_t(low | e2m1_code(bf16_to_float(x[k + 1]) * reciprocal) << 4);
+        }
+        scales[first / block] = uint8_t(byte);
+    }
+}
+
+void fp4_sim(uint16_t *x, int64_t columns, int64_t block) {
+    for (int64_t first = 0; first < columns; first += block) {
+        const int64_t end = first + block < columns ? first + block : columns;
+        const uint16_t top = largest(x, first, end);
+        if (top >= 0x7F80) {
+            for (int64_t k = first; k < end; k++) x[k] = 0x7FC0;
+            continue;
+        }
+        const uint32_t byte = scale_byte(top, FP4_FLOOR, 6);
+        const float scale = power(byte), reciprocal = power(254 - byte);
+        for (int64_t k = first; k < end; k++)
+            x[k] = float_to_bf16(e2m1_to_float(e2m1_code(bf16_to_float(x[k]) * reciprocal)) * scale);
     }
 }
 

@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 3
+#define WF_ABI 4
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -46,6 +46,25 @@ typedef struct {
     int64_t scales_bytes;
 } wf_matrix;
 
+/* Cached rows where they lie. Row n is physical row table[n / in_block] * in_block + n % in_block; without a table, n
+ * modulo num_rows (a ring; or a tensor, when n stays below).
+ *
+ *   WF_ROWS_BF16    values
+ *   WF_ROWS_KV      e4m3 codes of the first dim - rope_dim values | the last rope_dim in bfloat16 | an e8m0 scale for 64
+ *                   codes | 0 up to a multiple of 8 bytes
+ *   WF_ROWS_INDEX   dim / 2 bytes of e2m1 codes, low nibble first | an e8m0 scale for 32 codes
+ */
+enum { WF_ROWS_BF16 = 0, WF_ROWS_KV = 1, WF_ROWS_INDEX = 2 };
+
+typedef struct {
+    int32_t form;
+    int64_t dim, rope_dim;
+    void *base;
+    int64_t bytes; /* of all physical rows */
+    const int64_t *table;
+    int64_t table_blocks, in_block;
+} wf_rows;
+
 typedef struct wf_pool wf_pool;
 
 WF_API int wf_abi(void);
@@ -55,13 +74,17 @@ WF_API const char *wf_isas(void);
 WF_API const char *wf_isa(void);
 WF_API int wf_use_isa(const char *name);
 
+/* Whether a sum's order may depend on how many rows a call has. By default it may: many rows are multiplied faster in
+ * another order than few. When invariant, row i of a batch has the same bytes whatever the batch. */
+WF_API void wf_use_batch_invariant(int32_t on);
+
 /* `threads` threads, the calling one among them; the others are pinned to a core each and sleep between calls. */
 WF_API int wf_pool_create(int32_t threads, wf_pool **pool);
 WF_API void wf_pool_destroy(wf_pool *pool);
 
 /* y = x W^T: x bfloat16 [x_rows, columns], y float32 or (y_bf16) bfloat16 [x_rows, rows], both contiguous.
  * With x_fp8, x goes through e4m3 first, one scale for 128 columns of a row, as the released code quantises the input of
- * a quantised weight. Each output element is summed in one order, whatever x_rows. */
+ * a quantised weight. */
 WF_API int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8, void *y,
                      int32_t y_bf16);
 
@@ -86,6 +109,95 @@ WF_API int wf_hc_collapse(wf_pool *pool, const uint16_t *x, const float *pre, in
                           int64_t hidden, uint16_t *out);
 WF_API int wf_hc_expand(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                         int64_t tokens, int32_t streams, int64_t hidden, uint16_t *out);
+
+/* Attention of `queries` consecutive tokens of one sequence, the first at position `first`: each over the last `window`
+ * tokens (its own among them), then over compressed entries. Token t < first is row t of `past`; the queries' own rows are
+ * `fresh` bfloat16 [queries, dim]. q and out bfloat16 [queries, heads, dim], sink float32 [heads].
+ *
+ * ratio 0: no entries. Else query i sees the first (first + i + 1) / ratio of them: all, where `chosen` is null, or those
+ * of chosen int32 [queries, most_chosen], ended by -1. */
+WF_API int wf_attend(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const float *sink, int64_t first,
+                     int64_t window, const wf_rows *past, const uint16_t *fresh, const wf_rows *entries, int64_t ratio,
+                     const int32_t *chosen, int64_t most_chosen, uint16_t *out);
+
+/* The indexer: for each query, as above, the k best of the entries that it sees by sum_h weights_h relu(q_h . key), best
+ * first, ties to the earlier, then -1: out int32 [queries, k]. q bfloat16 [queries, heads, dim], weights bfloat16
+ * [queries, heads]. `released` rounds dots, products and sum to bfloat16. */
+WF_API int wf_index(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
+                    const wf_rows *keys, int64_t first, int64_t ratio, int64_t k, int32_t released, int32_t *out);
+
+/* A block of the model (wavefold/model/block.py) for new tokens of some sequences: a decode step or a pass of a prompt. */
+
+typedef struct {
+    wf_matrix fn; /* WF_FP32 [2 J + J J, J hidden] */
+    const float *base, *scale;
+    const uint16_t *norm; /* bfloat16 [hidden]: of the sublayer's input */
+} wf_mixer;
+
+typedef struct {
+    int64_t dim;
+    wf_matrix wkv, wgate; /* [width, hidden]; width is 2 dim with overlap, else dim */
+    const float *ape;     /* [ratio, width] */
+    const uint16_t *norm; /* [dim] */
+} wf_compressor;
+
+typedef struct {
+    int32_t released; /* the arithmetic; else exact, in bfloat16 */
+    int64_t hidden, streams;
+    int32_t iters;
+    float hc_eps, norm_eps;
+    wf_mixer attention, experts;
+
+    int64_t heads, head_dim, rope_dim, groups, window;
+    int64_t ratio, overlap;   /* 0: the window alone; overlap: entries read the block before theirs too */
+    const float *sink;        /* [heads] */
+    const float *frequencies; /* [rope_dim / 2] radians a token */
+    wf_matrix wq_a, wq_b, wkv, wo_a, wo_b;
+    const uint16_t *q_norm, *kv_norm;
+    wf_compressor entries;
+    int64_t index_heads, index_topk; /* 0 heads: all entries are attended */
+    wf_compressor keys;
+    wf_matrix index_wq_b, index_weights;
+
+    int64_t num_experts, topk;
+    wf_matrix gate;
+    const float *gate_bias;    /* [num_experts]; or null, and */
+    const int64_t *gate_table; /* [vocabulary, topk] */
+    int64_t vocabulary;
+    float route_scale;
+} wf_block;
+
+/* A run of `tokens` new tokens of a sequence, the first at `position`, and the sequence's cache in one layer. Entries that
+ * the run completes are written to it. The rings (window; tails of rows [2, width]) hold earlier tokens' rows; the run's
+ * own, the last that a ring holds, go to new_window, new_tail and new_key_tail, oldest first, or, where these are null,
+ * into the rings. */
+typedef struct {
+    int64_t position, tokens;
+    wf_rows window, entries, keys;
+    float *tail, *key_tail;
+    int64_t tail_rows, key_tail_rows;
+    uint8_t *new_window;
+    float *new_tail, *new_key_tail;
+} wf_run;
+
+/* streams bfloat16 [tokens, J, hidden] of the runs' tokens, one run after another, with ids int64 [tokens] -> out, the same
+ * after attention; and for the experts their input h bfloat16 [tokens, hidden], post float32 [tokens, J], comb [tokens, J, J],
+ * route float32 [tokens, topk], chosen int64 [tokens, topk]. */
+WF_API int wf_block_attention(wf_pool *pool, const wf_block *block, int64_t runs, const wf_run *run, const int64_t *ids,
+                              const uint16_t *streams, uint16_t *out, uint16_t *h, float *post, float *comb,
+                              float *route, int64_t *chosen);
+
+/* An expert's weights: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]. */
+typedef struct {
+    int64_t id; /* -1: shared, every token goes through it */
+    wf_matrix w1, w2, w3;
+} wf_expert;
+
+/* out = the sum over experts of what they make of h, in the order given, in float32, then rounded: bfloat16 [tokens,
+ * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit. */
+WF_API int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
+                      const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
+                      int32_t released, uint16_t *out);
 
 #ifdef __cplusplus
 }

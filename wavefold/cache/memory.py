@@ -24,6 +24,8 @@ class Memory(ABC):
 
     start: int
     length: int
+    has_rows = False
+    """Whether the rows lie in a pool's storage, in records that the CPU kernels read."""
 
     @property
     def end(self) -> int:

@@ -19,9 +19,11 @@ from torch import Tensor
 from wavefold.cache.blocks import BlockAllocator, PoolFull
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, RowKind
 from wavefold.cache.memory import Memory
-from wavefold.cache.record import Records
+from wavefold.cache.record import Record, Records
 from wavefold.cache.state import SequenceState, ring_rows, ring_store
 from wavefold.config import ModelConfig
+from wavefold.ops import native
+from wavefold.ops.native import RowSource
 from wavefold.system import available_bytes
 
 __all__ = ["PagedMemory", "Pool", "PoolFull", "Sequence"]
@@ -244,6 +246,8 @@ class PagedMemory(Memory):
         self._table = torch.tensor(sequence.table, dtype=torch.int64, device=self.pool.device)
         self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
         self._pending: list[tuple[Tensor, Tensor]] = []
+        forms = {kind.record.form for kind in self.pool.layout.row_kinds}
+        self.has_rows = forms <= set(native.ROW_FORMS) and self.pool.device.type == "cpu"
 
     def window(self, layer: int, kv: Tensor) -> Tensor:
         ring, record = self.sequence.state.windows[layer], self.pool.layout.records.kv
@@ -278,6 +282,31 @@ class PagedMemory(Memory):
     def _physical(self, numbers: Tensor, in_block: int) -> Tensor:
         """Rows of the storage that hold the entries `numbers`, with `in_block` of them to a block."""
         return self._table[numbers // in_block] * in_block + numbers % in_block
+
+    # -- the same rows where they lie, for the kernels ---------------------------------------------------------------
+
+    def window_rows(self, layer: int) -> RowSource:
+        """A layer's window ring: the row of a position is that modulo the ring's length."""
+        return self._source(self.pool.layout.records.kv, self.sequence.state.windows[layer])
+
+    def tail_rows(self, kind: str, layer: int) -> Tensor:
+        """A compressor's ring [rows, 2, width]."""
+        return self.sequence.state.tails[kind][self._tail_layers[kind].index(layer)]
+
+    def rows(self, kind: str, layer: int) -> RowSource:
+        """A layer's entries, those of this pass among them."""
+        storage, row_kind = self.pool.rows_of(kind, layer)
+        return self._source(row_kind.record, storage, self._table, row_kind.rows)
+
+    def _source(self, record: Record, storage: Tensor, table: Tensor | None = None, in_block: int = 1) -> RowSource:
+        rope_dim = self.pool.layout.config.qk_rope_head_dim
+        return RowSource(record.form, record.dim, rope_dim, storage, table, in_block)
+
+    def keep(self, ring: Tensor) -> Tensor:
+        """Room for the pass's last rows of a ring, oldest first: at the commit they go into it."""
+        rows = torch.empty(min(self.length, len(ring)), *ring.shape[1:], dtype=ring.dtype, device=ring.device)
+        self._pending.append((ring, rows))
+        return rows
 
     def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
         self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows

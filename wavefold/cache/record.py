@@ -39,6 +39,11 @@ class Record(ABC):
     @abstractmethod
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """What the CPU kernels call it (csrc/wavefold.h, wf_rows), or the dtype that they do not read."""
+
     @abstractmethod
     def encode(self, rows: Tensor) -> Tensor:
         """Activations [..., dim] as they are stored [..., width]."""
@@ -75,6 +80,10 @@ class PlainRecord(Record):
     def dtype(self) -> torch.dtype:
         return self.kept_dtype
 
+    @property
+    def form(self) -> str:
+        return "bf16" if self.kept_dtype == torch.bfloat16 else str(self.kept_dtype)
+
     def encode(self, rows: Tensor) -> Tensor:
         return rows.to(self.kept_dtype)
 
@@ -96,6 +105,10 @@ class KVRecord(PackedRecord):
     """A KV row: FP8 for the values without position, bfloat16 for the last `rope_dim`."""
 
     rope_dim: int
+
+    @property
+    def form(self) -> str:
+        return "kv"
 
     @property
     def nope_dim(self) -> int:
@@ -138,6 +151,10 @@ class KVRecord(PackedRecord):
 @dataclass(frozen=True)
 class IndexRecord(PackedRecord):
     """An index key: FP4."""
+
+    @property
+    def form(self) -> str:
+        return "index"
 
     @property
     def width(self) -> int:

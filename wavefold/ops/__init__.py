@@ -1,7 +1,7 @@
 """The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
 
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.backend import BACKENDS, use_backend, using_backend
+from wavefold.ops.backend import BACKENDS, kernels_run, use_backend, using_backend
 from wavefold.ops.expert import expert
 from wavefold.ops.flops import FlopCounter, counting, part
 from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_weights
@@ -18,7 +18,8 @@ from wavefold.ops.reference.route import choose_experts, route_weights, router_s
 __all__ = [
     "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "choose_experts",
     "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights",
-    "index_rotate", "index_scores", "index_weights", "kv_sim", "linear", "linear_wide", "part", "pool_entries",
+    "index_rotate", "index_scores", "index_weights", "kernels_run", "kv_sim", "linear", "linear_wide", "part",
+    "pool_entries",
     "rms_norm", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn",
     "unit_rms_norm", "use_backend", "using_backend",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wavefold.ops import native
+from wavefold.ops.flops import is_counting
 
 BACKENDS = ("auto", "reference")
 
@@ -36,6 +37,17 @@ def using_backend(name: str) -> Iterator[None]:
         yield
     finally:
         use_backend(before)
+
+
+def kernels_run(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the CPU kernels run whole layers for activations of this dtype: not while operations are counted."""
+    return (
+        _backend == "auto"
+        and dtype == torch.bfloat16
+        and device.type == "cpu"
+        and native.available()
+        and not is_counting()
+    )
 
 
 def kernels_serve(*tensors: Tensor) -> bool:

@@ -52,6 +52,11 @@ def counting() -> Iterator[FlopCounter]:
         _active = None
 
 
+def is_counting() -> bool:
+    """Whether somebody counts."""
+    return _active is not None
+
+
 @contextmanager
 def part(name: str) -> Iterator[None]:
     """What ops called inside state under "attention" is entered under `name`."""

@@ -53,4 +53,6 @@ def hc_head(
     x = x_nJd.flatten(1)
     count_linear(x, fn)
     count("mhc", 4 * x.numel())
+    if kernels_serve(x_nJd, fn, base, scale):
+        return native.hc_head(x_nJd, fn, base, scale, eps, norm_eps)
     return reference.hc_head(x_nJd, fn, base, scale, eps, norm_eps, arithmetic)

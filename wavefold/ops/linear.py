@@ -29,11 +29,10 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmet
 def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
     """x [..., in], plain weight [out, in] -> [..., out] float32, for the compressors and the head.
 
-    Released arithmetic evaluates these projections in float32.
+    Released arithmetic evaluates these projections in float32; so do the kernels in either.
     """
     count_linear(x, weight)
-    few = x.numel() <= native.GEMV_ROWS * x.shape[-1]
-    if few and arithmetic.released and kernels_serve(x, weight):
+    if kernels_serve(x, weight):
         return native.linear(x, weight, None, torch.float32)
     return reference.linear_wide(x, weight, arithmetic)
 

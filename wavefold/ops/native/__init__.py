@@ -1,6 +1,22 @@
 """The CPU kernels of csrc/, through their C interface. Absent where no library was built: the references stand in."""
 
-from wavefold.ops.native.library import available, isa, isas, use_isa
-from wavefold.ops.native.linear import GEMV_ROWS, decode, fp8_sim, linear
+from wavefold.ops.native.attention import attend, index_select
+from wavefold.ops.native.block import (
+    BlockParameters,
+    ExpertStruct,
+    PassBuffers,
+    RunStruct,
+    block_attention,
+    expert_struct,
+    experts,
+    leave,
+)
+from wavefold.ops.native.library import available, isa, isas, use_batch_invariant, use_isa
+from wavefold.ops.native.linear import decode, fp8_sim, linear
+from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
-__all__ = ["GEMV_ROWS", "available", "decode", "fp8_sim", "isa", "isas", "linear", "use_isa"]
+__all__ = [
+    "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "attend", "available",
+    "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas", "leave",
+    "linear", "use_batch_invariant", "use_isa",
+]  # fmt: skip

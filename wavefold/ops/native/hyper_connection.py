@@ -6,19 +6,25 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.native.library import check, pool, require
-from wavefold.ops.native.linear import GEMV_ROWS, linear
+from wavefold.ops.native.linear import linear
 
 
 def hc_weights(
     x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iters: int, eps: float, norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x_nJd bfloat16 -> pre [n, J], post [n, J], comb [n, J, J] float32."""
+    return hc_split(_mixes(x_nJd, fn, norm_eps), base, scale, x_nJd.shape[1], iters, eps)
+
+
+def hc_head(x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, eps: float, norm_eps: float) -> Tensor:
+    """The last collapse: bfloat16 [n, d]."""
+    return hc_collapse(x_nJd, torch.sigmoid(_mixes(x_nJd, fn, norm_eps) * scale + base) + eps)
+
+
+def _mixes(x_nJd: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
+    """The streams as one vector, projected and divided by their RMS: [n, out] float32."""
     x = x_nJd.flatten(1)
-    wide = x.float()
-    few = len(x) <= GEMV_ROWS
-    mixes = linear(x, fn, None, torch.float32) if few else torch.nn.functional.linear(wide, fn)
-    mixes = mixes * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm_eps)
-    return hc_split(mixes, base, scale, x_nJd.shape[1], iters, eps)
+    return linear(x, fn, None, torch.float32) * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm_eps)
 
 
 def hc_split(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-ABI = 3
+ABI = 4
 """WF_ABI of csrc/wavefold.h that this file speaks."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -69,9 +69,11 @@ def library() -> ctypes.CDLL | None:
     if (abi := loaded.wf_abi()) != ABI:
         raise OSError(f"{path}: speaks version {abi} of the kernels' interface, expected {ABI}; install wavefold again")
     int32, int64, pointer, matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
+    two = [int64, int64]
     loaded.wf_isa.restype = loaded.wf_isas.restype = ctypes.c_char_p
     signatures: dict[str, list[Any]] = {
         "wf_use_isa": [ctypes.c_char_p],
+        "wf_use_batch_invariant": [int32],
         "wf_pool_create": [int32, ctypes.POINTER(pointer)],
         "wf_pool_destroy": [pointer],
         "wf_linear": [pointer, matrix, pointer, int64, int32, pointer, int32],
@@ -80,9 +82,14 @@ def library() -> ctypes.CDLL | None:
         "wf_hc_split": [*[pointer] * 4, int64, int32, int32, ctypes.c_float, *[pointer] * 3],
         "wf_hc_collapse": [*[pointer] * 3, int64, int32, int64, pointer],
         "wf_hc_expand": [*[pointer] * 5, int64, int32, int64, pointer],
+        "wf_attend": [pointer, *two, *[pointer] * 2, *two, *[pointer] * 3, int64, pointer, int64, pointer],
+        "wf_index": [pointer, *two, *[pointer] * 3, *two, int64, int32, pointer],
+        "wf_block_attention": [pointer, pointer, int64, *[pointer] * 9],
+        "wf_experts": [pointer, *two, pointer, int64, *[pointer] * 3, int64, ctypes.c_float, int32, pointer],
     }
     for name, arguments in signatures.items():
         getattr(loaded, name).argtypes = arguments
+    loaded.wf_use_batch_invariant.restype = None
     loaded.wf_pool_destroy.restype = None
     return loaded
 
@@ -121,6 +128,12 @@ def use_isa(name: str) -> None:
     """Use another one from now on, in the whole process. Raises ValueError for one that is not in `isas`."""
     if require().wf_use_isa(name.encode()):
         raise ValueError(f"instruction set {name!r} is not allowed; expected one of {', '.join(isas())}")
+
+
+def use_batch_invariant(on: bool) -> None:
+    """Whether row i of a batch has the same bytes whatever the batch, in the whole process. Off, which is the start,
+    many rows are multiplied in another and faster order than few."""
+    require().wf_use_batch_invariant(on)
 
 
 class Pool:

@@ -1,11 +1,10 @@
-"""y = x Wᵀ for a weight in its packed bytes: by rows for a few tokens, by decoded tiles and torch's GEMM for many."""
+"""y = x Wᵀ for a weight in its packed bytes."""
 
 from __future__ import annotations
 
 import ctypes
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold import quant
@@ -13,13 +12,6 @@ from wavefold.ops.native.library import MatrixStruct, check, pool, require
 
 FORMS = ("fp4", "fp8", "bf16", "fp32")
 """The forms in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
-
-GEMV_ROWS = 8
-"""Rows of x up to which each weight is decoded in registers; beyond, a decoded tile serves all rows."""
-X_BLOCK = 128
-"""Columns of x that share a scale when it goes through FP8."""
-TILE_ROWS = 512
-"""Rows of a weight that are decoded at a time."""
 
 
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:
@@ -30,10 +22,6 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, 
     """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     num_out = weight.shape[0]
-    if len(rows) > GEMV_ROWS:
-        rows = fp8_sim(rows, X_BLOCK) if x_fp8 else rows
-        y = torch.cat([F.linear(rows, tile) for tile in tiles(weight, scale)], -1)
-        return y.to(dtype).view(*x.shape[:-1], num_out)
     matrix = matrix_of(weight, scale)
     if matrix.columns != rows.shape[1] or x.dtype != torch.bfloat16:
         raise ValueError(f"x of shape {list(x.shape)} and {x.dtype} does not fit a weight of {matrix.columns} columns")
@@ -50,14 +38,6 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, 
         )
     )
     return y.view(*x.shape[:-1], num_out)
-
-
-def tiles(weight: Tensor, scale: Tensor | None) -> list[Tensor]:
-    """The weight's rows in bfloat16, a few hundred at a time; a bfloat16 weight is its own only tile."""
-    if weight.dtype == torch.bfloat16:
-        return [weight]
-    return [decode(weight, scale, first, min(TILE_ROWS, weight.shape[0] - first))
-            for first in range(0, weight.shape[0], TILE_ROWS)]  # fmt: skip
 
 
 def decode(weight: Tensor, scale: Tensor | None, first: int, count: int) -> Tensor:

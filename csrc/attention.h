@@ -1,0 +1,49 @@
+// What an instruction set provides for attention, indexing and products of many rows; the same sources compiled for each
+// (attend.h, index.h, gemm.h).
+#pragma once
+
+#include "attend.h"
+#include "gemm.h"
+#include "index.h"
+
+namespace wf {
+
+struct AttentionKernels {
+    int64_t (*attend_bytes)(const Attend &);
+    void (*attend)(const Attend &, const AttendTask &, uint8_t *scratch);
+    void (*join)(const Attend &, int64_t query, int64_t head, uint8_t *scratch);
+    int64_t (*index_bytes)(const Index &);
+    void (*index)(const Index &, int64_t begin, int64_t stop, int64_t first, int64_t end, Best *, uint8_t *scratch);
+    int64_t (*gemm_bytes)();
+    void (*gemm)(const GemmTask &, uint8_t *scratch);
+};
+
+template <class S>
+constexpr AttentionKernels attention_kernels() {
+    return {
+        [](const Attend &job) { return AttendKernel<S>::bytes(job); },
+        [](const Attend &job, const AttendTask &task, uint8_t *scratch) { AttendKernel<S>(job, scratch).run(task); },
+        [](const Attend &job, int64_t query, int64_t head, uint8_t *scratch) {
+            AttendKernel<S>(job, scratch).join_kept(query, head);
+        },
+        [](const Index &job) { return IndexKernel<S>::bytes(job); },
+        [](const Index &job, int64_t begin, int64_t stop, int64_t first, int64_t end, Best *best, uint8_t *scratch) {
+            IndexKernel<S>(job, scratch).run(begin, stop, first, end, best);
+        },
+        Gemm<S>::bytes,
+        Gemm<S>::run,
+    };
+}
+
+extern const AttentionKernels generic_attention;
+#if defined(WF_AVX512BF16)
+extern const AttentionKernels avx512bf16_attention;
+#endif
+
+class Pool;
+
+// On the calling thread's pool. False when there is no memory for scratch.
+bool attend(Pool &pool, Attend job, const AttentionKernels &kernels);
+bool index(Pool &pool, const Index &job, const AttentionKernels &kernels);
+
+}  // namespace wf

@@ -1,0 +1,63 @@
+// The checked forms of wf_block, wf_run and wf_expert: every size fits, every row that will be read is there.
+#pragma once
+
+#include "kernels.h"
+#include "rows.h"
+
+namespace wf {
+
+struct Mixer {
+    Matrix fn;
+    const wf_mixer *given;
+};
+
+struct Compressor {
+    int64_t dim, width;
+    Matrix wkv, wgate;
+    const float *ape;
+    const uint16_t *norm;
+};
+
+struct Block {
+    const wf_block *given;
+    Mixer attention, experts;
+    Matrix wq_a, wq_b, wkv, wo_a, wo_b, index_wq_b, index_weights, gate;
+    Compressor entries, keys;
+};
+
+struct Run {
+    int64_t position, tokens, first;  // first: its row among the tokens of all runs
+    Rows window, entries, keys;
+    const wf_run *given;
+
+    int64_t end() const { return position + tokens; }
+};
+
+struct Expert {
+    int64_t id;
+    Matrix w1, w2, w3;
+};
+
+// WF_OK and the checked form, or an error code.
+int check_block(const wf_block &given, Block &block);
+int check_run(const wf_run &given, const wf_block &block, int64_t first, Run &run);
+int check_expert(const wf_expert &given, int64_t hidden, Expert &expert);
+
+// Memory of one call, handed out piece by piece; over a null base it only counts.
+class Arena {
+  public:
+    explicit Arena(void *base) : base_(static_cast<uint8_t *>(base)) {}
+    template <class T>
+    T *take(int64_t count) {
+        T *at = reinterpret_cast<T *>(base_ + used_);
+        used_ += padded(count * int64_t(sizeof(T)), 64);
+        return at;
+    }
+    int64_t used() const { return used_; }
+
+  private:
+    uint8_t *base_;
+    int64_t used_ = 0;
+};
+
+}  // namespace wf

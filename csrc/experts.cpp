@@ -1,0 +1,168 @@
+// The routed and shared experts of a layer (wavefold/model/moe.py): for a few tokens all experts side by side, for many one
+// after another, each weight read once.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "api.h"
+#include "block.h"
+#include "products.h"
+#include "simd.h"
+
+namespace wf {
+namespace {
+
+constexpr int64_t MOST_EXPERTS = 1 << 12, MOST_TOKENS = 1 << 16;
+constexpr int64_t PART = 256;  // columns of the sum that a thread takes at a time
+
+// gate clamped, silu(gate) * up * route, rounded: `n` values of a token.
+void swiglu(const uint16_t *gate, const uint16_t *up, float route, float limit, int64_t n, uint16_t *out) {
+    using S = Vector<4>;
+    for (int64_t k = 0; k < n; k += 4) {
+        float g[4] = {}, u[4] = {}, minus[4], e[4];
+        const int count = int(n - k < 4 ? n - k : 4);
+        for (int l = 0; l < count; l++) {
+            g[l] = bf16_to_float(gate[k + l]), u[l] = bf16_to_float(up[k + l]);
+            g[l] = g[l] > limit ? limit : g[l];
+            u[l] = u[l] > limit ? limit : u[l] < -limit ? -limit : u[l];
+        }
+        for (int l = 0; l < 4; l++) minus[l] = g[l] > 0 ? -g[l] : g[l];
+        S::store(e, S::exp(S::load(minus)));
+        for (int l = 0; l < count; l++) {
+            const float sigmoid = (g[l] > 0 ? 1.0f : e[l]) / (1 + e[l]);
+            out[k + l] = float_to_bf16(g[l] * sigmoid * u[l] * route);
+        }
+    }
+}
+
+struct Mixture {
+    Pool &pool;
+    const int64_t tokens, hidden, topk;
+    const uint16_t *h;
+    const int64_t *chosen;
+    const float *route;
+    const float limit;
+    const bool released;
+
+    // An expert's share: pairs first .. first + rows of token and weight.
+    struct Share {
+        const Expert *expert;
+        int64_t first, rows, inter_first;
+    };
+    std::vector<Share> shares;
+    std::vector<int64_t> token;
+    std::vector<float> weight;
+
+    void deal(const std::vector<Expert> &experts) {
+        int64_t inter_first = 0;
+        for (const Expert &expert : experts) {
+            Share mine = {&expert, int64_t(token.size()), 0, inter_first};
+            for (int64_t i = 0; i < tokens * topk; i++) {
+                const bool shared = expert.id < 0;
+                if (shared ? i % topk != 0 : chosen[i] != expert.id) continue;
+                token.push_back(i / topk), weight.push_back(shared ? 1.0f : route[i]);
+                mine.rows++;
+            }
+            if (!mine.rows) continue;
+            inter_first += mine.rows * expert.w1.rows;
+            shares.push_back(mine);
+        }
+    }
+
+    // Shares begin .. stop through their experts and onto the sum; x, y [rows, hidden] and gate, up [rows, inter].
+    bool add(size_t begin, size_t stop, uint16_t *x, uint16_t *gate, uint16_t *up, uint16_t *y, float *sum) {
+        const int64_t pair = shares[begin].first, inter = shares[begin].inter_first;
+        const int64_t pairs = shares[stop - 1].first + shares[stop - 1].rows - pair;
+        const bool same = tokens == 1 || (stop - begin == 1 && pairs == tokens);  // every expert reads the rows of h
+        if (!same) pool.each(pairs, [&](int64_t p, int) {
+            std::memcpy(x + p * hidden, h + token[size_t(pair + p)] * hidden, size_t(2 * hidden));
+        }, 8);
+        std::vector<Product> products;
+        const auto product = [&](const Matrix &m, const uint16_t *from, int64_t rows, uint16_t *to) {
+            products.push_back({m, from, rows, m.columns, released && m.form <= WF_FP8, nullptr, to, m.rows});
+        };
+        for (size_t s = begin; s < stop; s++) {
+            const Share &mine = shares[s];
+            const uint16_t *from = same ? h : x + (mine.first - pair) * hidden;
+            product(mine.expert->w1, from, mine.rows, gate + mine.inter_first - inter);
+            product(mine.expert->w3, from, mine.rows, up + mine.inter_first - inter);
+        }
+        if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
+        pool.each(pairs, [&](int64_t p, int) {
+            size_t s = begin;
+            while (pair + p >= shares[s].first + shares[s].rows) s++;
+            const Share &mine = shares[s];
+            const int64_t n = mine.expert->w1.rows, at = mine.inter_first - inter + (pair + p - mine.first) * n;
+            swiglu(gate + at, up + at, weight[size_t(pair + p)], limit, n, gate + at);
+        });
+        products.clear();
+        for (size_t s = begin; s < stop; s++)
+            product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows, y + (shares[s].first - pair) * hidden);
+        if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
+        pool.each((hidden + PART - 1) / PART, [&](int64_t part, int) {
+            const int64_t low = part * PART, high = std::min(low + PART, hidden);
+            for (int64_t p = 0; p < pairs; p++) {
+                float *to = sum + token[size_t(pair + p)] * hidden;
+                for (int64_t k = low; k < high; k++) to[k] += bf16_to_float(y[p * hidden + k]);
+            }
+        }, 2);
+        return true;
+    }
+
+    bool run(uint16_t *out) {
+        const bool together = tokens <= FEW_ROWS;
+        int64_t pairs = 1, inter = 1;
+        for (const Share &share : shares) {
+            const int64_t mine = share.rows * share.expert->w1.rows;
+            pairs = together ? pairs + share.rows : std::max(pairs, share.rows);
+            inter = together ? inter + mine : std::max(inter, mine);
+        }
+        uint16_t *x, *gate, *up, *y;
+        float *sum;
+        const auto lay_out = [&](Arena arena) {
+            x = arena.take<uint16_t>(pairs * hidden);
+            y = arena.take<uint16_t>(pairs * hidden);
+            gate = arena.take<uint16_t>(inter);
+            up = arena.take<uint16_t>(inter);
+            sum = arena.take<float>(tokens * hidden);
+            return arena.used();
+        };
+        void *memory = pool.scratch(lay_out(Arena(nullptr)), 1);
+        if (!memory) return false;
+        lay_out(Arena(memory));
+        std::memset(sum, 0, size_t(4 * tokens * hidden));
+        for (size_t begin = 0; begin < shares.size();) {
+            const size_t stop = together ? shares.size() : begin + 1;
+            if (!add(begin, stop, x, gate, up, y, sum)) return false;
+            begin = stop;
+        }
+        pool.each((tokens * hidden + PART - 1) / PART, [&](int64_t part, int) {
+            const int64_t high = std::min(part * PART + PART, tokens * hidden);
+            for (int64_t k = part * PART; k < high; k++) out[k] = float_to_bf16(sum[k]);
+        }, 16);
+        return true;
+    }
+};
+
+}  // namespace
+}  // namespace wf
+
+using namespace wf;
+
+extern "C" int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
+                          const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
+                          int32_t released, uint16_t *out) {
+    if (!pool || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
+    if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS)) return WF_ERROR_SHAPE;
+    try {
+        std::vector<Expert> experts(size_t(count), Expert{});
+        for (int64_t e = 0; e < count; e++)
+            if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
+        std::lock_guard<std::mutex> lock(pool->pool.calls);
+        Mixture mixture = {pool->pool, tokens, hidden, topk, h, chosen, route, limit, released != 0, {}, {}, {}};
+        mixture.deal(experts);
+        return mixture.run(out) ? WF_OK : WF_ERROR_MEMORY;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+}

@@ -1,0 +1,28 @@
+// Several products at once, cut evenly among the threads. Few rows of x: each row of a weight is decoded in registers, and
+// the rows of all matrices stand in one line, cut by bytes. Many rows: tiles of the weights serve them all (gemm.h).
+#pragma once
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace wf {
+
+// Rows of x up to which a weight is decoded for each few of them.
+constexpr int64_t FEW_ROWS = 12;
+
+// y = x W^T for x bfloat16 [rows, columns], rows `stride` apart; y float32 or bfloat16 [rows, weight rows], rows
+// `y_stride` apart. With `x_fp8`, x goes through e4m3 first.
+struct Product {
+    Matrix weight;
+    const uint16_t *x;
+    int64_t rows, stride;
+    bool x_fp8;
+    float *wide;  // one of the two is null
+    uint16_t *rounded;
+    int64_t y_stride;
+};
+
+// False when there is no memory for scratch. Products over the same x stand next to each other where they can.
+bool multiply(Pool &pool, const Product *products, int64_t count);
+
+}  // namespace wf

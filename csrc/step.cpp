@@ -1,0 +1,345 @@
+// The attention half of a block for new tokens of some sequences, and the choice of their experts: the same steps as
+// wavefold/model/block.py, attention.py, compressor.py, indexer.py and router.py.
+//
+//   streams -> mixed, normed -> all tokens: low-rank query, kv, compressor rows -> entries that are complete, to the cache
+//           -> a few hundred tokens at a time: queries, index choice, attention, output -> streams -> router
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "api.h"
+#include "attention.h"
+#include "block.h"
+#include "hyper.h"
+#include "products.h"
+#include "rowwise.h"
+
+namespace wf {
+namespace {
+
+constexpr int64_t CHUNK_TOKENS = 384;  // queries of all heads that are held at a time
+constexpr int64_t HEADS = 16;            // that a thread takes at a time
+constexpr int64_t MOST_RUNS = 1 << 12, MOST_TOKENS = 1 << 16;
+
+struct Step {
+    Pool &pool;
+    const Block &block;
+    const wf_block &g;
+    const Run *const runs;
+    const int64_t num_runs, n;  // tokens of all runs
+    const bool released;
+    const int64_t lora, half, width, index_width, chunk;
+
+    float *mixes, *pre, *post, *comb, *angles, *rows, *key_rows, *scores;
+    uint16_t *x, *f, *qr, *q, *kv, *o, *u, *index_q, *index_weights;
+    int32_t *picked;
+
+    Step(Pool &pool_, const Block &block_, const Run *runs_, int64_t num_runs_, int64_t tokens)
+        : pool(pool_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens), released(g.released),
+          lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
+          index_width(g.index_heads * block.keys.dim), chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
+
+    bool reserve() {
+        Arena counting(nullptr);
+        lay_out(counting);
+        void *memory = pool.scratch(counting.used(), 1);
+        if (!memory) return false;
+        Arena arena(memory);
+        lay_out(arena);
+        return true;
+    }
+
+    void lay_out(Arena &arena) {
+        const int64_t J = g.streams;
+        mixes = arena.take<float>(n * (2 * J + J * J));
+        pre = arena.take<float>(n * J);
+        post = arena.take<float>(n * J);
+        comb = arena.take<float>(n * J * J);
+        x = arena.take<uint16_t>(n * g.hidden);
+        f = arena.take<uint16_t>(n * g.hidden);
+        angles = arena.take<float>(n * g.rope_dim);
+        qr = arena.take<uint16_t>(n * lora);
+        kv = arena.take<uint16_t>(n * g.head_dim);
+        rows = arena.take<float>(n * 2 * block.entries.width);
+        key_rows = arena.take<float>(n * 2 * block.keys.width);
+        index_weights = arena.take<uint16_t>(n * g.index_heads);
+        scores = arena.take<float>(n * g.num_experts);
+        q = arena.take<uint16_t>(chunk * width);
+        o = arena.take<uint16_t>(chunk * width);
+        u = arena.take<uint16_t>(chunk * block.wo_a.rows);
+        index_q = arena.take<uint16_t>(chunk * index_width);
+        picked = arena.take<int32_t>(chunk * g.index_topk);
+    }
+
+    Product product(const Matrix &m, const uint16_t *from, int64_t tokens, float *wide, uint16_t *rounded, int64_t stride) const {
+        return {m, from, tokens, m.columns, released && m.form <= WF_FP8, wide, rounded, stride};
+    }
+
+    // streams -> a sublayer's normalised input [n, hidden], and how its output returns.
+    bool enter(const Mixer &mixer, const uint16_t *streams, uint16_t *h, float *post_, float *comb_) {
+        const int64_t J = g.streams, all = J * g.hidden, outputs = mixer.fn.rows;
+        const Product mix = {mixer.fn, streams, n, all, false, mixes, nullptr, outputs};
+        if (!multiply(pool, &mix, 1)) return false;
+        pool.each(n, [&](int64_t i, int) {
+            const float factor = 1 / std::sqrt(sum_squares(streams + i * all, all) / float(all) + g.norm_eps);
+            for (int64_t k = 0; k < outputs; k++) mixes[i * outputs + k] *= factor;
+            hc_split({mixes, mixer.given->base, mixer.given->scale, int(J), g.iters, g.hc_eps, pre, post_, comb_}, i);
+            hc_collapse({streams, pre, int(J), g.hidden, h}, i);
+            rms_norm(h + i * g.hidden, mixer.given->norm, g.hidden, g.norm_eps, h + i * g.hidden);
+        });
+        return true;
+    }
+
+    // x -> low-rank queries, the new tokens' kv, compressor rows and index weights.
+    bool project() {
+        Product products[8];
+        int64_t count = 0;
+        products[count++] = product(block.wq_a, x, n, nullptr, qr, lora);
+        products[count++] = product(block.wkv, x, n, nullptr, kv, g.head_dim);
+        if (g.ratio) {
+            const int64_t stride = 2 * block.entries.width;
+            products[count++] = product(block.entries.wkv, x, n, rows, nullptr, stride);
+            products[count++] = product(block.entries.wgate, x, n, rows + block.entries.width, nullptr, stride);
+        }
+        if (g.index_heads) {
+            const int64_t stride = 2 * block.keys.width;
+            products[count++] = product(block.keys.wkv, x, n, key_rows, nullptr, stride);
+            products[count++] = product(block.keys.wgate, x, n, key_rows + block.keys.width, nullptr, stride);
+            products[count++] = product(block.index_weights, x, n, nullptr, index_weights, g.index_heads);
+        }
+        if (!multiply(pool, products, count)) return false;
+        const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
+        for (int64_t r = 0; r < num_runs; r++) {
+            const Run &run = runs[r];
+            pool.each(run.tokens, [&](int64_t token, int) {
+                const int64_t i = run.first + token, position = run.position + token;
+                rms_norm(qr + i * lora, g.q_norm, lora, g.norm_eps, qr + i * lora);
+                rope_angles(position, g.frequencies, half, angles + i * g.rope_dim);
+                uint16_t *mine = kv + i * g.head_dim;
+                rms_norm(mine, g.kv_norm, g.head_dim, g.norm_eps, mine);
+                rotate(mine, g.head_dim, angles + i * g.rope_dim, half, false);
+                if (released) fp8_sim(mine, g.head_dim - g.rope_dim, KV_BLOCK, mine);
+                if (g.ratio) add_bias(block.entries, rows + i * 2 * block.entries.width, position);
+                if (!g.index_heads) return;
+                add_bias(block.keys, key_rows + i * 2 * block.keys.width, position);
+                uint16_t *weights = index_weights + i * g.index_heads;
+                for (int64_t k = 0; k < g.index_heads; k++) weights[k] = float_to_bf16(bf16_to_float(weights[k]) * index_scale);
+            });
+        }
+        return true;
+    }
+
+    void add_bias(const Compressor &compressor, float *row, int64_t position) const {
+        const float *bias = compressor.ape + position % g.ratio * compressor.width;
+        for (int64_t k = 0; k < compressor.width; k++) row[compressor.width + k] += bias[k];
+    }
+
+    // A run's complete blocks become entries; its last rows are left where the next run finds them.
+    void compress(const Run &run, const Compressor &compressor, const float *all_rows, const Rows &stored, float *tail,
+                  int64_t tail_rows, float *new_tail) {
+        const int64_t row = 2 * compressor.width, ratio = g.ratio;
+        const float *mine = all_rows + run.first * row;
+        const int64_t first = run.position / ratio, end = run.end() / ratio;
+        pool.each(end - first, [&](int64_t item, int) {
+            store_entry(run, compressor, mine, tail, tail_rows, first + item, stored);
+        });
+        const int64_t kept = run.tokens < tail_rows ? run.tokens : tail_rows;
+        for (int64_t i = 0; i < kept; i++) {
+            const int64_t token = run.tokens - kept + i;
+            float *to = new_tail ? new_tail + i * row : tail + (run.position + token) % tail_rows * row;
+            std::memcpy(to, mine + token * row, size_t(4 * row));
+        }
+    }
+
+    void store_entry(const Run &run, const Compressor &compressor, const float *mine, const float *tail, int64_t tail_rows,
+                     int64_t entry, const Rows &stored) {
+        const int64_t width_ = compressor.width, dim = compressor.dim, ratio = g.ratio, begin = entry * ratio;
+        const int64_t before = g.overlap && entry > 0 ? ratio : 0;
+        uint16_t pooled[1 << 14];
+        pool_rows(before + ratio, dim, [&](int64_t s, const float *&values, const float *&scores_) {
+            const int64_t position = begin - before + s;
+            const float *at = position < run.position ? tail + position % tail_rows * 2 * width_
+                                                      : mine + (position - run.position) * 2 * width_;
+            // the block before gives the first half of its channels, the own one the second
+            values = at + (g.overlap && s >= before ? dim : 0);
+            scores_ = values + width_;
+        }, pooled);
+        rms_norm(pooled, compressor.norm, dim, g.norm_eps, pooled);
+        float table[1 << 14];
+        rope_angles(begin, g.frequencies, half, table);
+        rotate(pooled, dim, table, half, false);
+        if (released && &compressor == &block.keys) {
+            hadamard(pooled, dim);
+            fp4_sim(pooled, dim, INDEX_BLOCK);
+        } else if (released) {
+            fp8_sim(pooled, dim - g.rope_dim, KV_BLOCK, pooled);
+        }
+        encode_row(pooled, stored, stored.at(entry));
+    }
+
+    // Tokens begin .. begin + count: queries, attention, output f.
+    bool attend_chunk(int64_t begin, int64_t count) {
+        Product products[2] = {product(block.wq_b, qr + begin * lora, count, nullptr, q, width)};
+        if (g.index_heads) products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
+        if (!multiply(pool, products, g.index_heads ? 2 : 1)) return false;
+        const int64_t heads = g.heads + g.index_heads;
+        pool.each(count * heads, [&](int64_t item, int) {
+            const int64_t i = item / heads, head = item % heads;
+            const float *table = angles + (begin + i) * g.rope_dim;
+            if (head < g.heads) {
+                uint16_t *mine = q + (i * g.heads + head) * g.head_dim;
+                unit_rms_norm(mine, g.head_dim, g.norm_eps, released);
+                rotate(mine, g.head_dim, table, half, false);
+                return;
+            }
+            uint16_t *mine = index_q + i * index_width + (head - g.heads) * block.keys.dim;
+            rotate(mine, block.keys.dim, table, half, false);
+            if (!released) return;
+            hadamard(mine, block.keys.dim);
+            fp4_sim(mine, block.keys.dim, INDEX_BLOCK);
+        }, HEADS);
+        for (int64_t r = 0; r < num_runs; r++) {
+            const int64_t first = std::max(runs[r].first, begin), stop = std::min(runs[r].first + runs[r].tokens, begin + count);
+            if (first < stop && !attend_run(runs[r], first, stop - first, first - begin)) return false;
+        }
+        pool.each(count * g.heads, [&](int64_t item, int) {
+            rotate(o + item * g.head_dim, g.head_dim, angles + (begin + item / g.heads) * g.rope_dim, half, true);
+        }, HEADS);
+        return project_out(begin, count);
+    }
+
+    // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one run.
+    bool attend_run(const Run &run, int64_t first, int64_t count, int64_t place) {
+        const AttentionKernels &kernels = attention_in_use();
+        Attend job = {};
+        job.queries = count, job.heads = g.heads, job.dim = g.head_dim, job.q = q + place * width, job.sink = g.sink;
+        job.first = run.position + first - run.first, job.window = g.window;
+        job.past = run.window, job.fresh = kv + run.first * g.head_dim, job.fresh_first = run.position;
+        job.entries = run.entries, job.ratio = g.ratio, job.out = o + place * width;
+        const int64_t entries = g.ratio ? (job.first + count) / g.ratio : 0;
+        if (g.index_heads && entries > 0 && (released || entries > g.index_topk)) {
+            Index choice = {};
+            choice.queries = count, choice.heads = g.index_heads, choice.dim = block.keys.dim;
+            choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;
+            choice.keys = run.keys, choice.first = job.first, choice.ratio = g.ratio;
+            choice.k = g.index_topk, choice.released = released, choice.out = picked;
+            if (!index(pool, choice, kernels)) return false;
+            job.chosen = picked, job.most_chosen = g.index_topk;
+        }
+        return attend(pool, job, kernels);
+    }
+
+    // o through the groups' matrices and out.
+    bool project_out(int64_t begin, int64_t count) {
+        const int64_t rows_ = block.wo_a.rows / g.groups, columns = width / g.groups;
+        constexpr int64_t MOST = 64;
+        for (int64_t first = 0; first < g.groups; first += MOST) {
+            Product products[MOST];
+            const int64_t some = std::min(g.groups - first, MOST);
+            for (int64_t i = 0; i < some; i++) {
+                Matrix part = block.wo_a;
+                const int64_t group = first + i;
+                part.rows = rows_;
+                part.codes += group * rows_ * part.row_bytes();
+                if (part.form == WF_FP4) part.scales += group * rows_ * part.row_scales();
+                if (part.form == WF_FP8) part.scales += group * rows_ / 128 * part.row_scales();
+                products[i] = {part, o + group * columns, count, width, false, nullptr, u + group * rows_, block.wo_a.rows};
+            }
+            if (!multiply(pool, products, some)) return false;
+        }
+        const Product out = product(block.wo_b, u, count, nullptr, f + begin * g.hidden, g.hidden);
+        return multiply(pool, &out, 1);
+    }
+
+    // Which experts the tokens go to, and with what weights.
+    bool choose(const uint16_t *h, const int64_t *ids, float *route, int64_t *chosen) {
+        const Product gate = {block.gate, h, n, g.hidden, false, scores, nullptr, g.num_experts};
+        if (!multiply(pool, &gate, 1)) return false;
+        pool.each(n, [&](int64_t i, int) {
+            float *mine = scores + i * g.num_experts, sum = 0;
+            for (int64_t e = 0; e < g.num_experts; e++) mine[e] = std::sqrt(mine[e] > 20 ? mine[e] : std::log1p(std::exp(mine[e])));
+            int64_t *experts = chosen + i * g.topk;
+            if (g.gate_bias) best_experts(mine, experts);
+            else std::copy_n(g.gate_table + ids[i] * g.topk, g.topk, experts);
+            for (int64_t k = 0; k < g.topk; k++) sum += mine[experts[k]];
+            for (int64_t k = 0; k < g.topk; k++) route[i * g.topk + k] = mine[experts[k]] / sum * g.route_scale;
+        });
+        return true;
+    }
+
+    // The best by score + bias, the earlier of equals.
+    void best_experts(const float *mine, int64_t *experts) const {
+        for (int64_t k = 0; k < g.topk; k++) {
+            int64_t best = -1;
+            for (int64_t e = 0; e < g.num_experts; e++) {
+                if (std::find(experts, experts + k, e) != experts + k) continue;
+                if (best < 0 || mine[e] + g.gate_bias[e] > mine[best] + g.gate_bias[best]) best = e;
+            }
+            experts[k] = best;
+        }
+    }
+
+    bool run(const uint16_t *streams, const int64_t *ids, uint16_t *out, uint16_t *h, float *post_out, float *comb_out,
+             float *route, int64_t *chosen) {
+        if (!reserve() || !enter(block.attention, streams, x, post, comb) || !project()) return false;
+        for (int64_t r = 0; r < num_runs; r++) {
+            const Run &mine = runs[r];
+            const wf_run &given = *mine.given;
+            if (g.ratio) compress(mine, block.entries, rows, mine.entries, given.tail, given.tail_rows, given.new_tail);
+            if (g.index_heads) compress(mine, block.keys, key_rows, mine.keys, given.key_tail, given.key_tail_rows, given.new_key_tail);
+        }
+        for (int64_t begin = 0; begin < n; begin += chunk)
+            if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
+        for (int64_t r = 0; r < num_runs; r++) keep_window(runs[r]);
+        pool.each(n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, out}, i); });
+        return enter(block.experts, out, h, post_out, comb_out) && choose(h, ids, route, chosen);
+    }
+
+    void keep_window(const Run &run) {
+        const Rows &window = run.window;
+        const int64_t kept = std::min(run.tokens, window.num_rows);
+        pool.each(kept, [&](int64_t i, int) {
+            const int64_t token = run.tokens - kept + i;
+            uint8_t *to = run.given->new_window ? run.given->new_window + i * window.row_bytes : window.at(run.position + token);
+            encode_row(kv + (run.first + token) * g.head_dim, window, to);
+        });
+    }
+};
+
+}  // namespace
+}  // namespace wf
+
+using namespace wf;
+
+extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t num_runs, const wf_run *given_runs,
+                                  const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
+                                  float *comb, float *route, int64_t *chosen) {
+    if (!pool || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen) return WF_ERROR_NULL;
+    if (bad(num_runs, MOST_RUNS)) return WF_ERROR_SHAPE;
+    Block block;
+    if (const int error = check_block(*given, block)) return error;
+    try {
+        std::vector<Run> runs(size_t(num_runs), Run{});
+        int64_t tokens = 0;
+        for (int64_t r = 0; r < num_runs; r++) {
+            if (const int error = check_run(given_runs[r], *given, tokens, runs[size_t(r)])) return error;
+            tokens += given_runs[r].tokens;
+            if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
+        }
+        if (!given->gate_bias) {  // the table's rows that will be used name experts
+            for (int64_t i = 0; i < tokens; i++) {
+                if (ids[i] < 0 || ids[i] >= given->vocabulary) return WF_ERROR_SHAPE;
+                for (int64_t k = 0; k < given->topk; k++) {
+                    const int64_t e = given->gate_table[ids[i] * given->topk + k];
+                    if (e < 0 || e >= given->num_experts) return WF_ERROR_SHAPE;
+                }
+            }
+        }
+        std::lock_guard<std::mutex> lock(pool->pool.calls);
+        Step step(pool->pool, block, runs.data(), num_runs, tokens);
+        return step.run(streams, ids, out, h, post, comb, route, chosen) ? WF_OK : WF_ERROR_MEMORY;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+}

@@ -1,0 +1,154 @@
+"""A block of the model for new tokens of some sequences, in two calls: attention, then experts.
+
+The structures are the library's (csrc/wavefold.h); `model/fused.py` fills them from a model's parameters and caches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.native.library import MatrixStruct, check, pool, require
+from wavefold.ops.native.linear import matrix_of
+from wavefold.ops.native.rows import RowsStruct
+
+Weights = tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""An expert: w1 gate, w2 down, w3 up, each (weight, scale)."""
+
+_int32, _int64, _float, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+
+
+class MixerStruct(ctypes.Structure):
+    """wf_mixer."""
+
+    _fields_ = (("fn", MatrixStruct), ("base", _pointer), ("scale", _pointer), ("norm", _pointer))
+
+
+class CompressorStruct(ctypes.Structure):
+    """wf_compressor."""
+
+    _fields_ = (
+        ("dim", _int64), ("wkv", MatrixStruct), ("wgate", MatrixStruct), ("ape", _pointer), ("norm", _pointer),
+    )  # fmt: skip
+
+
+class BlockStruct(ctypes.Structure):
+    """wf_block."""
+
+    _fields_ = (
+        ("released", _int32), ("hidden", _int64), ("streams", _int64), ("iters", _int32), ("hc_eps", _float),
+        ("norm_eps", _float), ("attention", MixerStruct), ("experts", MixerStruct),
+        ("heads", _int64), ("head_dim", _int64), ("rope_dim", _int64), ("groups", _int64), ("window", _int64),
+        ("ratio", _int64), ("overlap", _int64), ("sink", _pointer), ("frequencies", _pointer),
+        ("wq_a", MatrixStruct), ("wq_b", MatrixStruct), ("wkv", MatrixStruct), ("wo_a", MatrixStruct),
+        ("wo_b", MatrixStruct), ("q_norm", _pointer), ("kv_norm", _pointer), ("entries", CompressorStruct),
+        ("index_heads", _int64), ("index_topk", _int64), ("keys", CompressorStruct), ("index_wq_b", MatrixStruct),
+        ("index_weights", MatrixStruct), ("num_experts", _int64), ("topk", _int64), ("gate", MatrixStruct),
+        ("gate_bias", _pointer), ("gate_table", _pointer), ("vocabulary", _int64), ("route_scale", _float),
+    )  # fmt: skip
+
+
+class RunStruct(ctypes.Structure):
+    """wf_run."""
+
+    _fields_ = (
+        ("position", _int64), ("tokens", _int64), ("window", RowsStruct), ("entries", RowsStruct), ("keys", RowsStruct),
+        ("tail", _pointer), ("key_tail", _pointer), ("tail_rows", _int64), ("key_tail_rows", _int64),
+        ("new_window", _pointer), ("new_tail", _pointer), ("new_key_tail", _pointer),
+    )  # fmt: skip
+
+
+class ExpertStruct(ctypes.Structure):
+    """wf_expert."""
+
+    _fields_ = (("id", _int64), ("w1", MatrixStruct), ("w2", MatrixStruct), ("w3", MatrixStruct))
+
+
+class BlockParameters:
+    """A layer's parameters as the library takes them: fields of wf_block by name, tensors held as long as this lives.
+
+    A field is a number, a tensor (its address is taken), a (weight, scale) pair, or a dict for a nested structure.
+    """
+
+    def __init__(self, fields: dict[str, object]):
+        self._held: list[object] = []
+        self.struct = BlockStruct()
+        self._fill(self.struct, fields)
+
+    def _fill(self, struct: ctypes.Structure, fields: dict[str, object]) -> None:
+        for name, value in fields.items():
+            if isinstance(value, dict):
+                self._fill(getattr(struct, name), value)
+            elif isinstance(value, tuple):
+                matrix = matrix_of(*value)
+                self._held.append(matrix.kept)
+                setattr(struct, name, matrix)
+            elif isinstance(value, Tensor):
+                if not value.is_contiguous() or value.device.type != "cpu":
+                    raise ValueError(f"{name} on {value.device}; the CPU kernels take contiguous tensors on the CPU")
+                self._held.append(value)
+                setattr(struct, name, value.data_ptr())
+            else:
+                setattr(struct, name, value)
+
+
+class PassBuffers:
+    """What a pass's calls give each other, for `tokens` tokens: kept from layer to layer."""
+
+    def __init__(self, tokens: int, streams: int, hidden: int, topk: int):
+        self.h = torch.empty(tokens, hidden, dtype=torch.bfloat16)
+        self.post = torch.empty(tokens, streams)
+        self.comb = torch.empty(tokens, streams, streams)
+        self.route = torch.empty(tokens, topk)
+        self.chosen = torch.empty(tokens, topk, dtype=torch.int64)
+        self.mixed = torch.empty(tokens, streams, hidden, dtype=torch.bfloat16)
+        self.made = torch.empty(tokens, hidden, dtype=torch.bfloat16)
+
+
+def block_attention(
+    block: BlockParameters, runs: Sequence[RunStruct], tokens: Tensor, streams: Tensor, buffers: PassBuffers
+) -> None:
+    """streams bfloat16 [n, J, hidden] of tokens int64 [n] -> buffers.mixed, the streams after attention; h, post, comb,
+    route and chosen for the experts. New entries are in the caches. Raises ValueError for what does not fit."""
+    array = (RunStruct * len(runs))(*runs)
+    outputs = buffers.mixed, buffers.h, buffers.post, buffers.comb, buffers.route, buffers.chosen
+    check(
+        require().wf_block_attention(
+            pool().handle, ctypes.byref(block.struct), len(runs), array, tokens.data_ptr(), streams.data_ptr(),
+            *(tensor.data_ptr() for tensor in outputs),
+        )
+    )  # fmt: skip
+
+
+def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
+    """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
+    struct = ExpertStruct(expert)
+    struct.w1, struct.w2, struct.w3 = (matrix_of(weight, scale) for weight, scale in weights)
+    return struct
+
+
+def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers) -> None:
+    """buffers.made: what the `chosen` experts make of buffers.h, of its tokens' rows by buffers.chosen and route, added
+    up in float32 in the order given."""
+    h, route = buffers.h, buffers.route
+    array = (ExpertStruct * len(chosen))(*chosen)
+    check(
+        require().wf_experts(
+            pool().handle, len(h), h.shape[1], h.data_ptr(), route.shape[1], buffers.chosen.data_ptr(),
+            route.data_ptr(), array, len(chosen), limit, released, buffers.made.data_ptr(),
+        )
+    )  # fmt: skip
+
+
+def leave(buffers: PassBuffers, out: Tensor) -> None:
+    """buffers.made back onto the streams of buffers.mixed (hc_expand), into out bfloat16 [n, J, hidden]."""
+    n, num_streams, hidden = out.shape
+    inputs = buffers.made, buffers.mixed, buffers.post, buffers.comb
+    check(
+        require().wf_hc_expand(
+            pool().handle, *(tensor.data_ptr() for tensor in inputs), n, num_streams, hidden, out.data_ptr()
+        )
+    )

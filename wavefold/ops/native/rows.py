@@ -1,0 +1,60 @@
+"""Cached rows as the library reads them: records in paged storage, in a ring, or values in a tensor."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROW_FORMS = ("bf16", "kv", "index")
+"""The forms in the library's order: WF_ROWS_BF16, WF_ROWS_KV, WF_ROWS_INDEX. What they hold: cache/record.py."""
+
+
+class RowsStruct(ctypes.Structure):
+    """wf_rows."""
+
+    _fields_ = (
+        ("form", ctypes.c_int32),
+        ("dim", ctypes.c_int64),
+        ("rope_dim", ctypes.c_int64),
+        ("base", ctypes.c_void_p),
+        ("bytes", ctypes.c_int64),
+        ("table", ctypes.c_void_p),
+        ("table_blocks", ctypes.c_int64),
+        ("in_block", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Rows of `dim` values, stored in `form`: row n is row `table[n // in_block] * in_block + n % in_block` of
+    `storage` [rows, width], contiguous, or, without a table, its row n modulo its length."""
+
+    form: str
+    dim: int
+    rope_dim: int
+    storage: Tensor
+    table: Tensor | None = None
+    in_block: int = 1
+
+    def struct(self) -> RowsStruct:
+        """For a call during which this object lives. Raises ValueError for what the kernels cannot read."""
+        storage, table = self.storage, self.table
+        if storage.device.type != "cpu" or not storage.is_contiguous():
+            raise ValueError(f"rows on {storage.device}; the CPU kernels read contiguous tensors on the CPU")
+        if self.form == "bf16" and (storage.dtype != torch.bfloat16 or storage.shape[-1] != self.dim):
+            raise ValueError(f"rows of {storage.dtype} and width {storage.shape[-1]}; expected bfloat16 [{self.dim}]")
+        if table is not None and (table.dtype != torch.int64 or not table.is_contiguous()):
+            raise ValueError(f"a block table of {table.dtype}; expected contiguous torch.int64")
+        return RowsStruct(
+            ROW_FORMS.index(self.form),
+            self.dim,
+            self.rope_dim,
+            storage.data_ptr(),
+            storage.numel() * storage.element_size(),
+            None if table is None else table.data_ptr(),
+            0 if table is None else len(table),
+            self.in_block,
+        )
