@@ -68,8 +68,8 @@ class Transformer(HyperConnected):
         """The expert store; by default the experts that are this module's own parameters."""
         if self.experts is not None:
             return self.experts
-        layers = [block.ffn for block in self.modules() if isinstance(block, Block)]
-        return ResidentExperts({ffn.layer: ffn.expert_weights for ffn in layers})
+        blocks: list[Block] = [*self.layers, *self.mtp]  # type: ignore[list-item]
+        return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in blocks})
 
     # -- whole sequences -------------------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ from wavefold.ops.native.block import (
     experts,
     leave,
 )
-from wavefold.ops.native.library import available, isa, isas, use_batch_invariant, use_isa
+from wavefold.ops.native.library import available, isa, isas, timing, use_batch_invariant, use_isa
 from wavefold.ops.native.linear import decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
     "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "attend", "available",
     "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas", "leave",
-    "linear", "use_batch_invariant", "use_isa",
+    "linear", "timing", "use_batch_invariant", "use_isa",
 ]  # fmt: skip

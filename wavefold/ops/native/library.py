@@ -5,11 +5,14 @@ A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import os
 import platform
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,27 @@ class MatrixStruct(ctypes.Structure):
     )
 
 
+_int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
+_two = [_int64, _int64]
+SIGNATURES: dict[str, list[Any]] = {
+    "wf_use_isa": [ctypes.c_char_p],
+    "wf_use_batch_invariant": [_int32],
+    "wf_pool_create": [_int32, ctypes.POINTER(_pointer)],
+    "wf_pool_destroy": [_pointer],
+    "wf_linear": [_pointer, _matrix, _pointer, _int64, _int32, _pointer, _int32],
+    "wf_fp8_sim": [_pointer, _pointer, _int64, _int64, _int64, _pointer],
+    "wf_decode": [_pointer, _matrix, _int64, _int64, _pointer, _int64],
+    "wf_hc_split": [*[_pointer] * 4, _int64, _int32, _int32, ctypes.c_float, *[_pointer] * 3],
+    "wf_hc_collapse": [*[_pointer] * 3, _int64, _int32, _int64, _pointer],
+    "wf_hc_expand": [*[_pointer] * 5, _int64, _int32, _int64, _pointer],
+    "wf_attend": [_pointer, *_two, *[_pointer] * 2, *_two, *[_pointer] * 3, _int64, _pointer, _int64, _pointer],
+    "wf_index": [_pointer, *_two, *[_pointer] * 3, *_two, _int64, _int32, _pointer],
+    "wf_block_attention": [_pointer, _pointer, _int64, *[_pointer] * 9],
+    "wf_experts": [_pointer, *_two, _pointer, _int64, *[_pointer] * 3, _int64, ctypes.c_float, _int32, _pointer],
+}
+"""Argument types of the interface's functions."""
+
+
 def candidates() -> list[Path]:
     """Where the library may be, the likeliest first."""
     places = [Path(__file__).with_name(NAME)]
@@ -68,26 +92,8 @@ def library() -> ctypes.CDLL | None:
     loaded = ctypes.CDLL(str(path))
     if (abi := loaded.wf_abi()) != ABI:
         raise OSError(f"{path}: speaks version {abi} of the kernels' interface, expected {ABI}; install wavefold again")
-    int32, int64, pointer, matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
-    two = [int64, int64]
     loaded.wf_isa.restype = loaded.wf_isas.restype = ctypes.c_char_p
-    signatures: dict[str, list[Any]] = {
-        "wf_use_isa": [ctypes.c_char_p],
-        "wf_use_batch_invariant": [int32],
-        "wf_pool_create": [int32, ctypes.POINTER(pointer)],
-        "wf_pool_destroy": [pointer],
-        "wf_linear": [pointer, matrix, pointer, int64, int32, pointer, int32],
-        "wf_fp8_sim": [pointer, pointer, int64, int64, int64, pointer],
-        "wf_decode": [pointer, matrix, int64, int64, pointer, int64],
-        "wf_hc_split": [*[pointer] * 4, int64, int32, int32, ctypes.c_float, *[pointer] * 3],
-        "wf_hc_collapse": [*[pointer] * 3, int64, int32, int64, pointer],
-        "wf_hc_expand": [*[pointer] * 5, int64, int32, int64, pointer],
-        "wf_attend": [pointer, *two, *[pointer] * 2, *two, *[pointer] * 3, int64, pointer, int64, pointer],
-        "wf_index": [pointer, *two, *[pointer] * 3, *two, int64, int32, pointer],
-        "wf_block_attention": [pointer, pointer, int64, *[pointer] * 9],
-        "wf_experts": [pointer, *two, pointer, int64, *[pointer] * 3, int64, ctypes.c_float, int32, pointer],
-    }
-    for name, arguments in signatures.items():
+    for name, arguments in SIGNATURES.items():
         getattr(loaded, name).argtypes = arguments
     loaded.wf_use_batch_invariant.restype = None
     loaded.wf_pool_destroy.restype = None
@@ -106,6 +112,37 @@ def require() -> ctypes.CDLL:
             "the CPU kernels were not built; install wavefold again, with a C++ compiler or from a wheel"
         )
     return loaded
+
+
+class Timing:
+    """`seconds` spent inside the library."""
+
+    seconds = 0.0
+
+
+@contextlib.contextmanager
+def timing() -> Iterator[Timing]:
+    """Time the calls of the library while the block runs."""
+    loaded, spent = require(), Timing()
+
+    def timed(call: Callable[..., int]) -> Callable[..., int]:
+        def run(*arguments: object) -> int:
+            began = time.perf_counter()
+            try:
+                return call(*arguments)
+            finally:
+                spent.seconds += time.perf_counter() - began
+
+        return run
+
+    calls = {name: getattr(loaded, name) for name in SIGNATURES}
+    for name, call in calls.items():
+        setattr(loaded, name, timed(call))
+    try:
+        yield spent
+    finally:
+        for name, call in calls.items():
+            setattr(loaded, name, call)
 
 
 def check(error: int) -> None:

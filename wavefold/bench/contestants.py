@@ -1,0 +1,121 @@
+"""Who is timed: one sequence of a model, read and gone on with. Ours, and peers with the same weights.
+
+prefill(tokens) -> seconds       a new sequence, with the logits of its last token
+decode(tokens) -> seconds each   gone on with, one token at a time, with the logits of each
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from wavefold import cache
+from wavefold.model import Transformer
+from wavefold.model.transformer import PASS_TOKENS
+from wavefold.ops import native
+
+
+class Contestant(Protocol):
+    """`arithmetic` says in what numbers it computes: no two stacks compute in the same."""
+
+    name: str
+    arithmetic: str
+
+    def prefill(self, tokens: Sequence[int]) -> float: ...
+
+    def decode(self, tokens: Sequence[int]) -> list[float]: ...
+
+
+class Wavefold:
+    """This project. `native_s` sums the seconds of decoding that were spent inside the CPU kernels."""
+
+    name = "wavefold"
+
+    def __init__(self, model: Transformer, max_tokens: int):
+        self.model = model
+        self.arithmetic = str(model.arithmetic)
+        self.pool = model.new_pool(max_tokens)
+        self.sequence = self.pool.open()
+        self.native_s = 0.0
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        self._start_anew()
+        began = time.perf_counter()
+        for part in torch.tensor(tokens).split(PASS_TOKENS):
+            hidden = self.model.extend(part, [self.sequence], [len(part)])
+        self.model.logits(hidden[-1:])
+        return time.perf_counter() - began
+
+    def decode(self, tokens: Sequence[int]) -> list[float]:
+        seconds = []
+        for token in tokens:
+            with native.timing() as spent:
+                began = time.perf_counter()
+                hidden = self.model.extend(torch.tensor([token]), [self.sequence], [1])
+                self.model.logits(hidden)
+                seconds.append(time.perf_counter() - began)
+            self.native_s += spent.seconds
+        return seconds
+
+    def fill(self, num_tokens: int) -> None:
+        """As if `num_tokens` tokens had been read, with rows drawn at random: what a step costs does not depend on
+        what is in them."""
+        self._start_anew()
+        generator = torch.Generator().manual_seed(0)
+
+        def rows(record: cache.Record, *shape: int) -> torch.Tensor:
+            return record.encode(torch.randn(*shape, record.dim, generator=generator).bfloat16())
+
+        memories = self.pool.begin([self.sequence], [num_tokens])
+        layout, state = self.pool.layout, self.sequence.state
+        for kind in layout.row_kinds:
+            for layer in kind.layers:
+                storage, _ = self.pool.rows_of(kind.name, layer)
+                for part in storage.split(4096):
+                    part.copy_(rows(kind.record, len(part)))
+        state.windows.copy_(rows(layout.records.kv, *state.windows.shape[:2]))
+        for tail in state.tails.values():
+            tail.normal_(generator=generator)
+        self.pool.commit(memories)
+
+    def _start_anew(self) -> None:
+        self.sequence.close()
+        self.sequence = self.pool.open()
+
+
+class Transformers:
+    """transformers' model of the same folder: bfloat16, weights decoded to it, eager attention as it has no other."""
+
+    name, arithmetic = "transformers", "bfloat16"
+
+    def __init__(self, folder: Path):
+        """Raises ValueError where transformers is not installed."""
+        try:
+            import transformers
+        except ModuleNotFoundError:
+            raise ValueError("this needs transformers; install it with: pip install transformers accelerate") from None
+        self._model: Any = transformers.DeepseekV4ForCausalLM.from_pretrained(
+            folder,
+            quantization_config=transformers.FineGrainedFP8Config(dequantize=True),
+            dtype=torch.bfloat16,
+            attn_implementation="eager",
+        ).eval()
+        self._past: Any = None
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        self._past = None
+        return self._run(tokens)
+
+    def decode(self, tokens: Sequence[int]) -> list[float]:
+        return [self._run([token]) for token in tokens]
+
+    @torch.no_grad()
+    def _run(self, tokens: Sequence[int]) -> float:
+        began = time.perf_counter()
+        out = self._model(torch.tensor([tokens]), past_key_values=self._past, use_cache=True, logits_to_keep=1)
+        self._past = out.past_key_values
+        return time.perf_counter() - began

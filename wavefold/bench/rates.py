@@ -1,0 +1,119 @@
+"""Each kernel alone, on a model's own weights and sizes: bytes and operations a second.
+
+A product is run over the weights of all layers in turn, so that what is read was not read just before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.bench.contestants import Wavefold
+from wavefold.config import CSA, HCA
+from wavefold.model import Transformer
+from wavefold.model.parameters import Linear
+from wavefold.ops import native
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One kernel: `bytes` and `operations` of a run, its fastest `seconds` of a few, and what a run was."""
+
+    kernel: str
+    size: str
+    bytes: int
+    operations: int
+    seconds: float
+
+
+def products(model: Transformer, x_rows: int, repeats: int) -> Iterator[Rate]:
+    """y = x Wᵀ for `x_rows` tokens by each kind of matrix. The head is left out for more than one token."""
+    kinds: dict[str, list[Linear]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and not name.startswith("mtp.") and (x_rows == 1 or name != "head"):
+            short = ".".join(part for part in name.split(".") if not part.isdigit()).removeprefix("layers.")
+            kinds.setdefault(short, []).append(module)
+    for name, modules in kinds.items():
+        first = modules[0]
+        x = torch.randn(x_rows, first.in_features).bfloat16()
+        pairs = [(module.weight, module.scale) for module in modules]
+        if x_rows > 1:
+            pairs = pairs[:4]
+
+        def run(x: Tensor = x, pairs: Sequence[tuple[Tensor, Tensor | None]] = pairs) -> None:
+            for weight, scale in pairs:
+                native.linear(x, weight, scale, torch.bfloat16)
+
+        size = sum(part.numel() * part.element_size() for pair in pairs for part in pair if part is not None)
+        operations = 2 * x_rows * first.in_features * first.out_features * len(pairs)
+        what = f"{first.out_features} x {first.in_features} {quant.FORMS[first.weight.dtype]}, {len(pairs)} of them"
+        yield Rate(f"{name}, {x_rows} rows", what, size, operations, fastest(run, repeats))
+
+
+def attention(contestant: Wavefold, depth: int, queries: int, repeats: int) -> Iterator[Rate]:
+    """The attention kernel and the indexer at a depth, on the contestant's cache, which is filled."""
+    contestant.fill(depth)
+    model, config = contestant.model, contestant.model.config
+    [memory] = contestant.pool.begin([contestant.sequence], [queries])
+    heads, dim = config.num_attention_heads, config.head_dim
+    q, kv = torch.randn(queries, heads, dim).bfloat16(), torch.randn(queries, dim).bfloat16()
+    sink = torch.zeros(heads)
+    for ratio, kind in ((CSA, "csa"), (HCA, "hca")):
+        layers = config.layers_of(ratio)
+        if not layers:
+            continue
+        window, rows = memory.window_rows(layers[0]), memory.rows(kind, layers[0])
+        visible = depth // ratio
+        chosen, attended = None, visible
+        if ratio == CSA:
+            keys = memory.rows("index", layers[0])
+            index_q = torch.randn(queries, config.index_n_heads, config.index_head_dim).bfloat16()
+            weights = torch.randn(queries, config.index_n_heads).bfloat16()
+
+            def choose(keys: native.RowSource = keys, index_q: Tensor = index_q, weights: Tensor = weights) -> Tensor:
+                released = model.arithmetic.released
+                return native.index_select(index_q, weights, keys, depth, CSA, config.index_topk, released)
+
+            operations = 2 * queries * visible * config.index_n_heads * config.index_head_dim
+            size = visible * keys.storage.shape[-1] * keys.storage.element_size()
+            yield Rate(f"index, {queries} queries", f"{visible} keys", size, operations, fastest(choose, repeats))
+            chosen = choose()
+            attended = min(visible, config.index_topk)
+
+        def attend(
+            window: native.RowSource = window, rows: native.RowSource = rows, chosen: Tensor | None = chosen,
+            ratio: int = ratio,
+        ) -> None:  # fmt: skip
+            native.attend(q, sink, depth, config.sliding_window, window, kv, rows, ratio, chosen)
+
+        keys_each = attended + min(config.sliding_window, depth + 1)
+        size = keys_each * rows.storage.shape[-1] * rows.storage.element_size() * (queries if ratio == CSA else 1)
+        operations = 4 * queries * heads * dim * keys_each
+        yield Rate(
+            f"attention {kind}, {queries} queries", f"{keys_each} rows", size, operations, fastest(attend, repeats)
+        )
+    contestant.pool.abort([memory])
+
+
+def fastest(run: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of a few runs, after one that does not count."""
+    run()
+    seconds: list[float] = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def all_rates(contestant: Wavefold, depth: int, rows: Sequence[int], repeats: int) -> Iterator[Rate]:
+    """Products of each number of rows, then attention and indexing for one query and for many."""
+    for x_rows in rows:
+        yield from products(contestant.model, x_rows, repeats)
+    for queries in (1, 64):
+        yield from attention(contestant, depth, queries, repeats)

@@ -1,0 +1,115 @@
+"""Decode and prefill rates, beside what this machine can do and beside peers with the same weights.
+
+Contestants take turns, so that whatever else the machine does meets all of them. The bounds come from the same run: a
+decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense bfloat16.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from wavefold.bench.contestants import Contestant, Wavefold
+from wavefold.config import ModelConfig
+from wavefold.plan.flops import prefill_flops
+from wavefold.plan.memory import packed, plain
+from wavefold.plan.predict import cache_read
+from wavefold.plan.tensors import tensor_kinds
+
+
+@dataclass
+class Row:
+    """`seconds` of a token (decode at a depth) or of a whole prompt (prefill), by contestant, all samples."""
+
+    what: str
+    tokens: int
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, name: str) -> float:
+        """How many times as fast the first contestant is as this one: the median over turns of paired medians."""
+        ours = next(iter(self.seconds))
+        return self.median(name) / self.median(ours)
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    config: ModelConfig,
+    depths: Sequence[int],
+    prompt: int,
+    decode_tokens: int,
+    repeats: int,
+    report: Callable[[str], None] = lambda what: None,
+) -> list[Row]:
+    """Rows of decoding at each depth, then of a prompt of `prompt` tokens (0: none). Ours is the first contestant.
+
+    At a depth our cache is filled at random, a peer reads that many tokens. Raises ValueError for depths and counts that
+    cannot be measured, before anything runs.
+    """
+    check(config, depths, prompt, decode_tokens, repeats)
+    drawn = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [drawn.randrange(config.vocab_size) for _ in range(count)]
+
+    rows = []
+    for depth in depths:
+        row = Row("decode", depth, {contestant.name: [] for contestant in contestants})
+        for contestant in contestants:
+            report(f"{contestant.name}: to depth {depth:,}")
+            if isinstance(contestant, Wavefold) and depth:
+                contestant.fill(depth)
+            else:
+                contestant.prefill(tokens(max(depth, 1)))
+            contestant.decode(tokens(2))  # what is done once, is done
+            if isinstance(contestant, Wavefold):
+                contestant.native_s = 0.0
+        for turn in range(repeats):
+            following = tokens(decode_tokens)
+            for contestant in contestants:
+                report(f"{contestant.name}: decoding at {depth:,}, turn {turn + 1} of {repeats}")
+                row.seconds[contestant.name] += contestant.decode(following)
+        ours = contestants[0]
+        if isinstance(ours, Wavefold):
+            row.seconds["outside native code"] = [sum(row.seconds[ours.name]) - ours.native_s]
+        rows.append(row)
+    if prompt:
+        row = Row("prefill", prompt, {contestant.name: [] for contestant in contestants})
+        read = tokens(prompt)
+        for turn in range(repeats):
+            for contestant in contestants:
+                report(f"{contestant.name}: a prompt of {prompt:,}, turn {turn + 1} of {repeats}")
+                row.seconds[contestant.name].append(contestant.prefill(read))
+        rows.append(row)
+    return rows
+
+
+def check(config: ModelConfig, depths: Sequence[int], prompt: int, decode_tokens: int, repeats: int) -> None:
+    """Raises ValueError for what cannot be measured."""
+    if decode_tokens < 1 or repeats < 1:
+        raise ValueError(f"{decode_tokens} decoded tokens and {repeats} turns are not allowed; expected 1 or more")
+    if prompt < 0 or any(depth < 0 for depth in depths) or not (depths or prompt):
+        raise ValueError(f"depths {list(depths)} and a prompt of {prompt} are not allowed; expected 0 or more of each")
+    longest = max([prompt, *(depth + max_decoded(decode_tokens, repeats) for depth in depths)])
+    if longest > config.max_position_embeddings:
+        raise ValueError(f"{longest:,} tokens are not allowed; the model goes to {config.max_position_embeddings:,}")
+
+
+def max_decoded(decode_tokens: int, repeats: int) -> int:
+    """Tokens that follow a depth."""
+    return 1 + 2 + decode_tokens * repeats
+
+
+def decode_bytes(config: ModelConfig, depth: int, packed_records: bool) -> int:
+    """What a token must read: the weights that it meets, once, and its part of the cache."""
+    weights = sum(kind.bytes * kind.active_values // kind.values for kind in tensor_kinds(config) if kind.active)
+    return weights + cache_read(config, depth + 1, packed(config) if packed_records else plain(config, 2))
+
+
+def prompt_operations(config: ModelConfig, prompt: int) -> float:
+    """Floating-point operations of a prompt, its last token's logits included."""
+    return prompt * prefill_flops(config, prompt).raw
