@@ -165,12 +165,10 @@ struct AttendKernel {
 
     // The packed keys first .. first + count (at most a piece) join a query's sums.
     void add(int64_t query, int64_t heads, int64_t first, int64_t count) {
-        int64_t h = 0;
-        for (; h + R <= heads; h += R) head_rows<R>(query, h, first);
-        for (; h < heads; h++) head_rows<1>(query, h, first);
+        by_tiles<R>(heads, [&](auto n, int64_t h) { head_rows<n>(query, h, first); });
         const F scale = S::all(float(1 / std::sqrt(double(job.dim))));
         const int whole = int(padded(count, L));
-        for (h = 0; h < heads; h++) {
+        for (int64_t h = 0; h < heads; h++) {
             float *row = z + h * PIECE;
             float &m = top[query * all_heads + h], &s = sum[query * all_heads + h];
             F most = S::all(-INFINITY);
@@ -192,8 +190,7 @@ struct AttendKernel {
             s = s * decay[h] + S::sum(total);
             m = next;
         }
-        for (h = 0; h + R <= heads; h += R) value_rows<R>(query, h, first, count);
-        for (; h < heads; h++) value_rows<1>(query, h, first, count);
+        by_tiles<R>(heads, [&](auto n, int64_t h) { value_rows<n>(query, h, first, count); });
     }
 
     void clear(int64_t queries, int64_t heads) {

@@ -10,7 +10,7 @@ namespace wf {
 
 void Best::cut() {
     std::nth_element(words, words + k - 1, words + count, std::greater<uint64_t>());
-    count = k, least = words[k - 1];
+    count = k, least = words[k - 1], floor = score(least);
 }
 
 void Best::write(int32_t *out) {
@@ -72,7 +72,7 @@ bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
             Best best[64];
             const int64_t parts = cuts < 64 ? cuts : 64;
             for (int64_t i = 0; i < parts; i++)
-                best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0};
+                best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0, -INFINITY};
             pool.each(parts, [&](int64_t part, int thread) {
                 int64_t first, end;
                 share(entries, KEYS, int(part), int(parts), first, end);
@@ -94,7 +94,7 @@ bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
         const int64_t begin = block * QUERIES, stop = begin + QUERIES < job.queries ? begin + QUERIES : job.queries;
         Best best[QUERIES];
         for (int64_t i = 0; i < QUERIES; i++)
-            best[i] = {reinterpret_cast<uint64_t *>(mine + one + best_bytes * i), job.k, 0, 0};
+            best[i] = {reinterpret_cast<uint64_t *>(mine + one + best_bytes * i), job.k, 0, 0, -INFINITY};
         kernels.index(job, begin, stop, 0, job.visible(stop - 1), best, mine);
         for (int64_t query = begin; query < stop; query++) best[query - begin].write(job.out + query * job.k);
     });

@@ -7,6 +7,7 @@
 #include "api.h"
 #include "block.h"
 #include "products.h"
+#include "rowwise.h"
 #include "simd.h"
 
 namespace wf {
@@ -16,22 +17,25 @@ constexpr int64_t MOST_EXPERTS = 1 << 12, MOST_TOKENS = 1 << 16;
 constexpr int64_t PART = 256;  // columns of the sum that a thread takes at a time
 
 // gate clamped, silu(gate) * up * route, rounded: `n` values of a token.
-void swiglu(const uint16_t *gate, const uint16_t *up, float route, float limit, int64_t n, uint16_t *out) {
-    using S = Vector<4>;
-    for (int64_t k = 0; k < n; k += 4) {
-        float g[4] = {}, u[4] = {}, minus[4], e[4];
-        const int count = int(n - k < 4 ? n - k : 4);
-        for (int l = 0; l < count; l++) {
-            g[l] = bf16_to_float(gate[k + l]), u[l] = bf16_to_float(up[k + l]);
+WF_CLONES void swiglu(const uint16_t *gate, const uint16_t *up, float route, float limit, int64_t n, uint16_t *out) {
+    using S = Vector<16>;
+    constexpr int L = S::LANES;
+    for (int64_t k = 0; k < n; k += L) {
+        float g[L] = {}, u[L] = {}, minus[L], e[L];
+        uint16_t y[L];
+        const int count = int(n - k < L ? n - k : L);
+        for (int l = 0; l < count; l++) g[l] = bf16_to_float(gate[k + l]), u[l] = bf16_to_float(up[k + l]);
+        for (int l = 0; l < L; l++) {
             g[l] = g[l] > limit ? limit : g[l];
             u[l] = u[l] > limit ? limit : u[l] < -limit ? -limit : u[l];
+            minus[l] = g[l] > 0 ? -g[l] : g[l];
         }
-        for (int l = 0; l < 4; l++) minus[l] = g[l] > 0 ? -g[l] : g[l];
         S::store(e, S::exp(S::load(minus)));
-        for (int l = 0; l < count; l++) {
+        for (int l = 0; l < L; l++) {
             const float sigmoid = (g[l] > 0 ? 1.0f : e[l]) / (1 + e[l]);
-            out[k + l] = float_to_bf16(g[l] * sigmoid * u[l] * route);
+            y[l] = float_to_bf16(g[l] * sigmoid * u[l] * route);
         }
+        for (int l = 0; l < count; l++) out[k + l] = y[l];
     }
 }
 
@@ -101,10 +105,8 @@ struct Mixture {
         if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
         pool.each((hidden + PART - 1) / PART, [&](int64_t part, int) {
             const int64_t low = part * PART, high = std::min(low + PART, hidden);
-            for (int64_t p = 0; p < pairs; p++) {
-                float *to = sum + token[size_t(pair + p)] * hidden;
-                for (int64_t k = low; k < high; k++) to[k] += bf16_to_float(y[p * hidden + k]);
-            }
+            for (int64_t p = 0; p < pairs; p++)
+                wf::add(y + p * hidden + low, high - low, sum + token[size_t(pair + p)] * hidden + low);
         }, 2);
         return true;
     }
@@ -137,8 +139,8 @@ struct Mixture {
             begin = stop;
         }
         pool.each((tokens * hidden + PART - 1) / PART, [&](int64_t part, int) {
-            const int64_t high = std::min(part * PART + PART, tokens * hidden);
-            for (int64_t k = part * PART; k < high; k++) out[k] = float_to_bf16(sum[k]);
+            const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
+            wf::round(sum + low, high - low, out + low);
         }, 16);
         return true;
     }

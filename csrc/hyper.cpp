@@ -53,7 +53,7 @@ void hc_split(const HcSplit &job, int64_t token) {
         for (int k = 0; k < J; k++) comb[j * J + k] = m[j][k];
 }
 
-void hc_collapse(const HcCollapse &job, int64_t token) {
+WF_CLONES void hc_collapse(const HcCollapse &job, int64_t token) {
     const int J = job.streams;
     const int64_t d = job.hidden;
     const uint16_t *x = job.x + token * J * d;
@@ -68,7 +68,7 @@ void hc_collapse(const HcCollapse &job, int64_t token) {
     }
 }
 
-void hc_expand(const HcExpand &job, int64_t token) {
+WF_CLONES void hc_expand(const HcExpand &job, int64_t token) {
     const int J = job.streams;
     const int64_t d = job.hidden;
     const uint16_t *x = job.x + token * J * d, *f = job.f + token * d;

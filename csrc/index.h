@@ -3,6 +3,8 @@
 // task's queries.
 #pragma once
 
+#include <cmath>
+
 #include "rows.h"
 #include "simd.h"
 
@@ -30,15 +32,18 @@ struct Best {
     uint64_t *words;  // 2 * k + KEYS
     int64_t k, count;
     uint64_t least;  // what is not above it is not among the k best
+    float floor;     // its score
 
     static WF_INLINE int64_t capacity(int64_t k) { return 2 * k + KEYS; }
-
-    void clear() { count = 0, least = 0; }
 
     static WF_INLINE uint64_t word(float score, int64_t entry) {
         uint32_t bits = float_to_bits(score + 0.0f);  // -0 and 0 tie
         bits = bits & 0x80000000 ? ~bits : bits | 0x80000000;
         return uint64_t(bits) << 32 | uint32_t(~uint32_t(entry));
+    }
+    static WF_INLINE float score(uint64_t word) {
+        const uint32_t bits = uint32_t(word >> 32);
+        return bits_to_float(bits & 0x80000000 ? bits & 0x7FFFFFFF : ~bits);
     }
     static WF_INLINE int32_t entry(uint64_t word) { return int32_t(~uint32_t(word)); }
 
@@ -115,16 +120,20 @@ struct IndexKernel {
         for (int64_t h = 0; h < job.heads; h++) weights[h] = bf16_to_float(job.weights[query * job.heads + h]);
     }
 
-    // Scores of the packed keys against the loaded query.
-    void score(float *scores) const {
+    // Scores of the packed keys against the loaded query; returns the largest.
+    float score(float *scores) const {
+        F most = S::all(-INFINITY);
         for (int64_t key = 0; key < KEYS; key += V * L) {
             F sums[V];
             for (int j = 0; j < V; j++) sums[j] = F{};
-            int64_t h = 0;
-            for (; h + R <= job.heads; h += R) heads<R>(q, h, key, sums);
-            for (; h < job.heads; h++) heads<1>(q, h, key, sums);
-            for (int j = 0; j < V; j++) S::store(scores + key + j * L, job.released ? S::rounded(sums[j]) : sums[j]);
+            by_tiles<R>(job.heads, [&](auto n, int64_t h) { heads<n>(q, h, key, sums); });
+            for (int j = 0; j < V; j++) {
+                const F value = job.released ? S::rounded(sums[j]) : sums[j];
+                S::store(scores + key + j * L, value);
+                most = S::max(value, most);
+            }
         }
+        return S::largest(most);
     }
 
     // Entries first .. end of queries begin .. stop; `best` has one for each query.
@@ -138,8 +147,9 @@ struct IndexKernel {
                 if (seen <= 0) continue;
                 seen = seen < count ? seen : count;
                 if (stop - begin > 1 || key == first) load_query(query);
-                score(scores);
                 Best &mine = best[query - begin];
+                // entries come in ascending order: one that only equals the least of the best is not among them
+                if (score(scores) <= mine.floor) continue;
                 for (int64_t i = 0; i < seen; i++) mine.add(Best::word(scores[i], key + i));
                 mine.shrink();
             }

@@ -8,6 +8,14 @@
 // Everything here is inlined for good: the same function compiled for two instruction sets must not be merged into one.
 #define WF_INLINE inline __attribute__((always_inline))
 
+// A function of plain loops, compiled for several widths of x86-64 and chosen when the library is loaded. None reorders or
+// contracts float operations: the results are the same. (Sanitizers run before such choices can be made.)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define WF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define WF_CLONES
+#endif
+
 namespace wf {
 
 constexpr int CHUNK = 128;     // columns that a kernel takes at a time; x is padded with zeros to a multiple

@@ -43,13 +43,6 @@ class Pool {
         }, &job);
     }
 
-    // `body(thread, threads)` once on each thread.
-    template <class Body>
-    void spread(const Body &body) {
-        run([](void *context, int thread, int threads) { (*static_cast<const Body *>(context))(thread, threads); },
-            const_cast<Body *>(&body));
-    }
-
     // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short. What a
     // call keeps while it calls others lies in slot 1.
     void *scratch(int64_t bytes, int slot = 0);

@@ -5,6 +5,7 @@
 #include "api.h"
 #include "attention.h"
 #include "quantise.h"
+#include "rowwise.h"
 
 namespace wf {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 constexpr int64_t MOST = 256;  // products of one pass
 constexpr int64_t LINE = 64;
 constexpr int64_t TILE = 512;  // rows of sums kept before they are rounded
+constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time
 
 bool same_x(const Product &a, const Product &b) {
     return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.x_fp8 == b.x_fp8 &&
@@ -60,8 +62,9 @@ bool few(Pool &pool, const Product *products, int64_t count) {
         kernels.arrange(p.weight, x, p.rows, scratch + arranged[owners[item]]);
     };
     pool.each(owned, arrange);
-    pool.spread([&](int thread, int all) {
-        const int64_t begin = bytes * thread / all, stop = bytes * (thread + 1) / all;
+    const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads : bytes / PART < most ? bytes / PART : most;
+    pool.each(parts, [&](int64_t part, int thread) {
+        const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
         int64_t passed = 0;
         for (int64_t i = 0; i < count && passed < stop; i++) {
@@ -83,9 +86,7 @@ bool few(Pool &pool, const Product *products, int64_t count) {
                         continue;
                     }
                     kernels.rows(p.weight, x, together, n, last, tile - n, TILE);
-                    for (int64_t s = 0; s < together; s++)
-                        for (int64_t k = n; k < last; k++)
-                            p.rounded[(r + s) * p.y_stride + k] = float_to_bf16(tile[s * TILE + k - n]);
+                    for (int64_t s = 0; s < together; s++) wf::round(tile + s * TILE, last - n, p.rounded + (r + s) * p.y_stride + n);
                 }
             }
         }

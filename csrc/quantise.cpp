@@ -50,7 +50,7 @@ uint8_t e2m1_code(float value) {
 
 }  // namespace
 
-void fp8_sim(const uint16_t *x, int64_t columns, int64_t block, uint16_t *out) {
+WF_CLONES void fp8_sim(const uint16_t *x, int64_t columns, int64_t block, uint16_t *out) {
     for (int64_t first = 0; first < columns; first += block) {
         const int64_t end = first + block < columns ? first + block : columns;
         const uint16_t top = largest(x, first, end);
@@ -65,7 +65,7 @@ void fp8_sim(const uint16_t *x, int64_t columns, int64_t block, uint16_t *out) {
     }
 }
 
-void fp8_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
+WF_CLONES void fp8_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
     for (int64_t first = 0; first < columns; first += block) {
         const int64_t end = first + block < columns ? first + block : columns;
         const uint16_t top = largest(x, first, end);
@@ -81,7 +81,7 @@ void fp8_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *code
     }
 }
 
-void fp4_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
+WF_CLONES void fp4_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales) {
     for (int64_t first = 0; first < columns; first += block) {
         const int64_t end = first + block < columns ? first + block : columns;
         const uint16_t top = largest(x, first, end);
@@ -95,7 +95,7 @@ void fp4_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *code
     }
 }
 
-void fp4_sim(uint16_t *x, int64_t columns, int64_t block) {
+WF_CLONES void fp4_sim(uint16_t *x, int64_t columns, int64_t block) {
     for (int64_t first = 0; first < columns; first += block) {
         const int64_t end = first + block < columns ? first + block : columns;
         const uint16_t top = largest(x, first, end);

@@ -47,8 +47,8 @@ def measure(
 ) -> list[Row]:
     """Rows of decoding at each depth, then of a prompt of `prompt` tokens (0: none). Ours is the first contestant.
 
-    At a depth our cache is filled at random, a peer reads that many tokens. Raises ValueError for depths and counts that
-    cannot be measured, before anything runs.
+    At a depth our cache is filled at random, a peer reads that many tokens. Raises ValueError, before anything runs,
+    for depths and counts that cannot be measured.
     """
     check(config, depths, prompt, decode_tokens, repeats)
     drawn = random.Random(0)

@@ -172,8 +172,18 @@ class Sequence:
         self.state = state
         self.table: list[int] = []
         self.num_tokens = 0
+        self.kept: dict[object, object] = {}  # what a reader made of the table and the state: gone when they change
+        self._table: tuple[list[int], Tensor] | None = None
         self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
         self.closed = False
+
+    @property
+    def table_tensor(self) -> Tensor:
+        """The block table, int64 [blocks]: the same tensor while no block comes or goes."""
+        if self._table is None or self._table[0] != self.table:
+            self._table = list(self.table), torch.tensor(self.table, dtype=torch.int64, device=self.pool.device)
+            self.kept.clear()
+        return self._table[1]
 
     @property
     def cache_bytes(self) -> int:
@@ -243,7 +253,7 @@ class PagedMemory(Memory):
         self.sequence = sequence
         self.pool = sequence.pool
         self.start, self.length = sequence.num_tokens, length
-        self._table = torch.tensor(sequence.table, dtype=torch.int64, device=self.pool.device)
+        self._table = sequence.table_tensor
         self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
         self._pending: list[tuple[Tensor, Tensor]] = []
         forms = {kind.record.form for kind in self.pool.layout.row_kinds}

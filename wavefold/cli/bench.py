@@ -8,18 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavefold.cli import bench_speed
+
 if TYPE_CHECKING:
     import torch
 
     from wavefold.bench.context import ContextRow
     from wavefold.model import Transformer
 
-HELP = "measure rates at growing contexts, and the cache as it is allocated"
+HELP = "measure speed, rates at growing contexts, and the cache as it is allocated"
 MB = 1e6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    benches = parser.add_subparsers(dest="bench", required=True, metavar="context|cache", help="what to measure")
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="speed|context|cache",
+                                    help="what to measure")  # fmt: skip
     context = benches.add_parser(
         "context", help="prefill and decode rate, cache bytes and peak memory at growing contexts", allow_abbrev=False
     )
@@ -39,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument("model", metavar="MODEL|PRESET", nargs="+", help="model folders, config.json files or presets")
     cache.add_argument("--tokens", type=int, default=1_000_000, metavar="N", help="tokens (default 1000000)")
     cache.add_argument("--records", nargs="+", default=["packed"], metavar="NAME", help="packed, bfloat16, float32")
-    for bench in (context, cache):
+    speed = benches.add_parser(
+        "speed", help="decode and prefill rates beside this machine's and a peer's", allow_abbrev=False
+    )
+    bench_speed.add_arguments(speed)
+    for bench in (context, cache, speed):
         bench.add_argument("--repeats", type=int, default=1, help="runs of each (the table has medians)")
         bench.add_argument("--out", type=Path, help="file to append JSON lines to, one for each run and row")
 
@@ -47,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.repeats < 1:
         raise ValueError(f"--repeats {args.repeats} is not allowed; expected 1 or more")
-    return {"context": bench_context, "cache": bench_cache}[args.bench](args)
+    return {"context": bench_context, "cache": bench_cache, "speed": bench_speed.run}[args.bench](args)
 
 
 def bench_context(args: argparse.Namespace) -> int:

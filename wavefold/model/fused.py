@@ -27,30 +27,42 @@ from wavefold.ops import Arithmetic, native
 
 
 class FusedBlock:
-    """A block's parameters as the kernels take them."""
+    """A block's parameters as the kernels take them. Made of a block that is stored as the official files are."""
 
     def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic):
         self.layer, self.limit = block.attn.layer, config.swiglu_limit
         self.ratio, self.kinds = block.attn.ratio, _kinds(block.attn.ratio)
-        self.addresses = _addresses(block)
+        self._slots = _slots(block)
+        self._addresses = _addresses(self._slots)
         self.parameters = native.BlockParameters(_fields(block, config, arithmetic))
         shared: Expert = block.ffn.shared_experts
         self._shared_weights = shared.weights()  # held: the structure below points into them
         self.shared = native.expert_struct(-1, self._shared_weights)
 
-    def is_of(self, block: Block) -> bool:
+    @property
+    def is_current(self) -> bool:
         """Whether the block's parameters are still those that this was made of."""
-        return self.addresses == _addresses(block)
+        return self._addresses == _addresses(self._slots)
 
 
-def serves(layers: Sequence[Block], batch: Batch, arithmetic: Arithmetic) -> bool:
-    """Whether the kernels run these layers: bfloat16 on a CPU over a pool, nobody counting, parameters as on disk."""
-    memories = [segment.memory for segment in batch.segments]
-    return (
-        ops.kernels_run(arithmetic.dtype, batch.tokens.device)
-        and all(memory.has_rows for memory in memories)
-        and all(_as_stored(block) for block in layers)
-    )
+class FusedLayers:
+    """A model's main layers as the kernels take them, made when they are first needed and when parameters change."""
+
+    def __init__(self) -> None:
+        self._blocks: list[FusedBlock] = []
+
+    def of(
+        self, layers: Sequence[Block], batch: Batch, config: ModelConfig, arithmetic: Arithmetic
+    ) -> list[FusedBlock]:
+        """The layers, or an empty list where the kernels do not serve: other activations than bfloat16, another device
+        than a CPU, no pool, somebody counting operations, parameters that are not as in the official files."""
+        runs = ops.kernels_run(arithmetic.dtype, batch.tokens.device)
+        if not runs or not all(segment.memory.has_rows for segment in batch.segments):
+            return []
+        if len(self._blocks) != len(layers) or not all(block.is_current for block in self._blocks):
+            as_stored = all(_as_stored(block) for block in layers)
+            self._blocks = [FusedBlock(block, config, arithmetic) for block in layers] if as_stored else []
+        return self._blocks
 
 
 def run_layers(
@@ -64,8 +76,8 @@ def run_layers(
     """streams bfloat16 [n, hc, hidden] -> the same after all layers; the memories' rows as after `Block.forward`."""
     streams = streams.contiguous()
     buffers = native.PassBuffers(len(streams), config.hc_mult, config.hidden_size, config.num_experts_per_tok)
+    memories: list[PagedMemory] = [segment.memory for segment in batch.segments]  # type: ignore[misc]
     for block in fused:
-        memories: list[PagedMemory] = [segment.memory for segment in batch.segments]  # type: ignore[misc]
         runs = [_run(block, memory) for memory in memories]
         native.block_attention(block.parameters, runs, batch.tokens, streams, buffers)
         chosen = sorted(set(buffers.chosen.flatten().tolist()))
@@ -79,22 +91,29 @@ def run_layers(
 def _run(block: FusedBlock, memory: PagedMemory) -> native.RunStruct:
     """A sequence's new tokens and its cache in this layer. One token is written to the rings at once: they hold a row
     more than its readers and a rewind go back. Of more, the last rows wait for the commit."""
-    run = native.RunStruct(memory.start, memory.length)
-    window = memory.window_rows(block.layer)
-    run.window = window.struct()
-    wait = memory.length > 1
-    if wait:
-        run.new_window = memory.keep(window.storage).data_ptr()
-    if block.kinds:
-        kind, tail = block.kinds[0], memory.tail_rows(block.kinds[0], block.layer)
-        run.entries, run.tail, run.tail_rows = memory.rows(kind, block.layer).struct(), tail.data_ptr(), len(tail)
-        if wait:
-            run.new_tail = memory.keep(tail).data_ptr()
-    if len(block.kinds) > 1:
-        kind, tail = block.kinds[1], memory.tail_rows(block.kinds[1], block.layer)
-        run.keys, run.key_tail, run.key_tail_rows = memory.rows(kind, block.layer).struct(), tail.data_ptr(), len(tail)
-        if wait:
-            run.new_key_tail = memory.keep(tail).data_ptr()
+    kept = memory.sequence.kept
+    run = kept.get(block.layer)
+    if not isinstance(run, native.RunStruct):
+        run = kept[block.layer] = _caches(block, memory)
+    if memory.length > 1:
+        run = native.RunStruct.from_buffer_copy(run)
+        run.new_window = memory.keep(memory.window_rows(block.layer).storage).data_ptr()
+        for kind, name in zip(block.kinds, ("new_tail", "new_key_tail"), strict=False):
+            setattr(run, name, memory.keep(memory.tail_rows(kind, block.layer)).data_ptr())
+    run.position, run.tokens = memory.start, memory.length
+    return run
+
+
+def _caches(block: FusedBlock, memory: PagedMemory) -> native.RunStruct:
+    """Where a sequence's rows of this layer lie."""
+    run = native.RunStruct()
+    run.window = memory.window_rows(block.layer).struct()
+    names = ("entries", "tail", "tail_rows"), ("keys", "key_tail", "key_tail_rows")
+    for kind, (rows, tail, tail_rows) in zip(block.kinds, names, strict=False):
+        ring = memory.tail_rows(kind, block.layer)
+        setattr(run, rows, memory.rows(kind, block.layer).struct())
+        setattr(run, tail, ring.data_ptr())
+        setattr(run, tail_rows, len(ring))
     return run
 
 
@@ -171,15 +190,23 @@ def _compressor(compressor: Compressor) -> dict[str, object]:
     }
 
 
-def _parameters(block: Block) -> list[nn.Parameter]:
-    """All but the routed experts'."""
-    attention = list(block.attn.parameters())
-    rest = [*block.parameters(recurse=False), *block.ffn.gate.parameters(), *block.ffn.shared_experts.parameters()]
-    return [*attention, *rest, block.attn_norm.weight, block.ffn_norm.weight]
+Slots = list[tuple[dict[str, Tensor], str]]
 
 
-def _addresses(block: Block) -> tuple[int, ...]:
-    return tuple(parameter.data_ptr() for parameter in _parameters(block))
+def _slots(block: Block) -> Slots:
+    """Where a block's parameters stand, all but the routed experts'."""
+    parts: list[nn.Module] = [block.attn, block.ffn.gate, block.ffn.shared_experts, block.attn_norm, block.ffn_norm]
+    modules = [block, *(module for part in parts for module in part.modules())]
+    return [
+        (module._parameters, name)  # type: ignore[misc]
+        for module in modules
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+
+
+def _addresses(slots: Slots) -> list[int]:
+    return [parameters[name].data_ptr() for parameters, name in slots]
 
 
 def _as_stored(block: Block) -> bool:

@@ -21,7 +21,7 @@ from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.expert_store import ExpertStore, ResidentExperts
-from wavefold.model.fused import FusedBlock, run_layers, serves
+from wavefold.model.fused import FusedLayers, run_layers
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.parameters import Linear, Norm, empty
@@ -57,7 +57,7 @@ class Transformer(HyperConnected):
         self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
         self.experts: ExpertStore | None = None
         self.path: Path | None = None  # the folder it was loaded from
-        self._fused: list[FusedBlock] = []
+        self._fused = FusedLayers()
 
     @property
     def device(self) -> torch.device:
@@ -158,20 +158,11 @@ class Transformer(HyperConnected):
         streams = x[:, None].expand(-1, self.num_streams, -1)
         store = self.store
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        if serves(layers, batch, self.arithmetic):
-            return run_layers(self._fused_layers(layers), streams, batch, store, self.config, self.arithmetic)
+        if fused := self._fused.of(layers, batch, self.config, self.arithmetic):
+            return run_layers(fused, streams, batch, store, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, store, self.arithmetic)
         return streams
-
-    def _fused_layers(self, layers: Seq[Block]) -> list[FusedBlock]:
-        """The layers' parameters as the kernels take them, made anew where they have changed."""
-        kept = self._fused if len(self._fused) == len(layers) else [None] * len(layers)
-        self._fused = [
-            fused if fused is not None and fused.is_of(block) else FusedBlock(block, self.config, self.arithmetic)
-            for fused, block in zip(kept, layers, strict=True)
-        ]
-        return self._fused
 
     def final(self, streams: Tensor) -> Tensor:
         """Collapse and norm: hidden [n, hidden_size]."""

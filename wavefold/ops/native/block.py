@@ -125,9 +125,18 @@ def block_attention(
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
     """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
-    struct = ExpertStruct(expert)
-    struct.w1, struct.w2, struct.w3 = (matrix_of(weight, scale) for weight, scale in weights)
+    key = expert, *((w.data_ptr(), w.shape, w.dtype, None if s is None else s.data_ptr()) for w, s in weights)
+    if (struct := _structs.get(key)) is None:
+        if len(_structs) >= MOST_STRUCTS:
+            _structs.clear()
+        struct = _structs[key] = ExpertStruct(expert)
+        struct.w1, struct.w2, struct.w3 = (matrix_of(weight, scale) for weight, scale in weights)
     return struct
+
+
+MOST_STRUCTS = 1 << 15
+_structs: dict[object, ExpertStruct] = {}
+"""Structures by all that they say: addresses, shapes and dtypes. What lies there may change."""
 
 
 def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers) -> None:

@@ -1,0 +1,161 @@
+"""`wavefold bench speed`: decode and prefill rates beside what this machine can do, and beside a peer's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wavefold.bench.contestants import Contestant, Wavefold
+    from wavefold.bench.speed import Row
+    from wavefold.config import ModelConfig
+
+GB = 1e9
+RATE_DEPTH = 16384
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model's folder (default: the shipped)")
+    parser.add_argument("--depths", type=int, nargs="*", default=[0, 4096, 16384, 65536], metavar="N",
+                        help="tokens in the cache when decoding begins (default 0 4096 16384 65536)")  # fmt: skip
+    parser.add_argument(
+        "--prompt", type=int, default=2048, metavar="N", help="tokens of a prompt (default 2048; 0: none)"
+    )
+    parser.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded in a turn (default 16)")
+    parser.add_argument("--peer", choices=("llama.cpp", "transformers"), help="who takes turns with us")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="the same weights for llama.cpp; made of MODEL, with "
+                        "--sdist, where it does not exist")  # fmt: skip
+    parser.add_argument(
+        "--sdist", type=Path, metavar="FILE", help="llama-cpp-python's .tar.gz, which holds the converter"
+    )
+    parser.add_argument("--kernels", action="store_true", help="each kernel alone too")
+    parser.add_argument("--arithmetic", choices=("released", "exact"), default="exact",
+                        help="how numbers are computed (default exact, in bfloat16)")  # fmt: skip
+    parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from wavefold.bench.circumstances import append, circumstances
+    from wavefold.bench.contestants import Wavefold
+    from wavefold.bench.speed import check, max_decoded, measure
+    from wavefold.cli.run import default_model, load_model
+    from wavefold.ops import native
+    from wavefold.plan.machine import gemm_rate, memory_read_rate
+    from wavefold.system import peak_rss_bytes
+
+    args.dtype, args.device = "bfloat16", "cpu"
+    folder = args.model or default_model()
+    model = load_model(folder, args)
+    config = model.config
+    check(config, args.depths, args.prompt, args.decode, args.repeats)
+    longest = max([args.prompt, *args.depths]) + max_decoded(args.decode, args.repeats)
+    console, screen = Console(), Console(stderr=True)
+    native.use_batch_invariant(args.batch_invariant)
+    with screen.status("this machine: memory and GEMM") as status:
+        memory, gemm = memory_read_rate(), gemm_rate("bfloat16")
+        contestants: list[Contestant] = [Wavefold(model, longest)]
+        contestants += peers(args, folder, longest)
+        rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
+    about = circumstances(args.repeats) | {
+        "bench": "speed", "model": str(folder), "isa": native.isa(), "memory_read": memory, "gemm_bfloat16": gemm,
+        "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
+        "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
+    }  # fmt: skip
+    console.print(
+        f"{folder}; {about['hardware']}, {about['threads']} threads, {native.isa()}, {args.repeats} turns; memory "
+        f"{memory / GB:.1f} GB/s, dense bfloat16 {gemm / GB:.0f} GFLOP/s; "
+        f"peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    console.print(table(rows, contestants, config, memory, gemm, model.arithmetic.released))
+    lines = [about | line(row) for row in rows]
+    if args.kernels:
+        ours = contestants[0]
+        assert isinstance(ours, Wavefold)
+        lines += [about | rate for rate in kernel_rates(ours, memory, gemm)]
+    if args.out:
+        append(args.out, lines)
+    return 0
+
+
+def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Contestant]:
+    """The peer that was asked for, loaded. Raises ValueError where it cannot be."""
+    import torch
+
+    if args.peer == "transformers":
+        from wavefold.bench.contestants import Transformers
+
+        yield Transformers(folder)
+    if args.peer == "llama.cpp":
+        from wavefold.bench.llama_cpp import LlamaCpp, convert, shrink
+
+        if args.gguf is None:
+            raise ValueError("--peer llama.cpp needs --gguf, the file of the same weights (made with --sdist)")
+        if not args.gguf.exists():
+            if args.sdist is None:
+                raise ValueError(f"{args.gguf} does not exist; --sdist FILE makes it of {folder}")
+            wide = args.gguf.with_suffix(".bf16.gguf")
+            convert(folder, args.sdist, wide)
+            shrink(wide, args.gguf, torch.get_num_threads())
+            wide.unlink()
+        yield LlamaCpp(args.gguf, longest, torch.get_num_threads())
+
+
+def table(
+    rows: list[Row], contestants: list[Contestant], config: ModelConfig, memory: float, gemm: float, packed: bool
+) -> object:
+    """Rates, each with its bound, what bounds it, and the peers' beside ours."""
+    from rich.table import Table
+
+    from wavefold.bench.speed import decode_bytes, prompt_operations
+
+    others = contestants[1:]
+    columns = ["", "tokens/s", "spread", "of the bound", "outside native code"]
+    for other in others:
+        columns += [f"{other.name} tokens/s", "ours / theirs"]
+    shown = Table(*columns, caption="; ".join(f"{c.name}: {c.arithmetic}" for c in contestants))
+    for row in rows:
+        tokens = 1 if row.what == "decode" else row.tokens
+        ours = row.seconds[contestants[0].name]
+        if row.what == "decode":
+            what, amount, rate = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), memory
+            outside = f"{sum(row.seconds['outside native code']) / sum(ours):.1%}"
+        else:
+            what, amount, rate = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), gemm
+            outside = ""
+        median = row.median(contestants[0].name)
+        cells = [what, f"{tokens / median:.2f}", f"{tokens / max(ours):.2f}-{tokens / min(ours):.2f}",
+                 f"{amount / rate / median:.0%} of {amount / GB:,.2f} {'GB' if row.what == 'decode' else 'GFLOP'}",
+                 outside]  # fmt: skip
+        for other in others:
+            cells += [f"{tokens / row.median(other.name):.2f}", f"{row.ratio(other.name):.2f}"]
+        shown.add_row(*cells)
+    return shown
+
+
+def line(row: Row) -> dict[str, object]:
+    return {"what": row.what, "tokens": row.tokens, "seconds": row.seconds}
+
+
+def kernel_rates(ours: Wavefold, memory: float, gemm: float) -> Iterator[dict[str, object]]:
+    """Print each kernel's rates as they come in, and give them back."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from wavefold.bench.rates import all_rates
+
+    shown = Table("kernel", "size", "ms", "GB/s", "of memory", "GFLOP/s", "of dense")
+    for rate in all_rates(ours, min(RATE_DEPTH, ours.pool.blocks.num_blocks * 128 - 128), (1, 512), 3):
+        read, done = rate.bytes / rate.seconds, rate.operations / rate.seconds
+        shown.add_row(
+            rate.kernel, rate.size, f"{1e3 * rate.seconds:.3f}", f"{read / GB:.1f}", f"{read / memory:.0%}",
+            f"{done / GB:.0f}", f"{done / gemm:.0%}",
+        )  # fmt: skip
+        yield {"kernel": rate.kernel} | asdict(rate)
+    Console().print(shown)
