@@ -119,6 +119,9 @@ class ModelConfig:
                  f"{num_ratios} entries: num_hidden_layers + num_nextn_predict_layers")  # fmt: skip
         for ratio in self.compress_ratios:
             _require(ratio in (SWA, CSA, HCA), "compress_ratios", ratio, "0, 4 or 128 in each place")
+        # a token that no complete block holds yet is seen through the window alone
+        _require(self.sliding_window == HCA or not any(self.compress_ratios), "sliding_window", self.sliding_window,
+                 f"{HCA} where any layer compresses")  # fmt: skip
         mtp_ratios = list(self.compress_ratios[self.num_hidden_layers :])
         _require(
             not any(mtp_ratios),
@@ -253,7 +256,7 @@ _FIXED = {
     # One value in the whole family; anything else is another architecture, which this code does not compute.
     "num_key_value_heads": 1, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc",
     "norm_topk_prob": True, "hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0,
-    "tie_word_embeddings": False, "sliding_window": 128,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import wavefold
 from tests.small import SMALL
 from wavefold import init
-from wavefold.bench.context import measure_contexts
+from wavefold.bench.context import dense_model, measure_contexts
 from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
+from wavefold.cli.bench import text_for
 from wavefold.cli.main import main
+from wavefold.cli.run import default_model
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 
@@ -77,3 +81,31 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--data", "stdlib"]) == 2
     assert "holds no tokenizer.json" in capsys.readouterr().err
     assert main([*command, "--repeats", "0"]) == 2
+
+
+def test_dense_attention_sees_everything() -> None:
+    """The same weights; a token far beyond a window of 128 changes the last one's logits, and no entries are cached."""
+    model = random_model(CONFIG, 0, ARITHMETICS[0], packed=True)
+    dense = dense_model(model, 700)
+    assert dense.layers[1].attn.wkv.weight.data_ptr() == model.layers[1].attn.wkv.weight.data_ptr()
+    logits = []
+    for first in (1, 2):
+        tokens = TOKENS[:600].clone()
+        tokens[0] = first
+        sequence = dense.new_pool(600).open()
+        logits.append(dense.logits(dense.extend(tokens, [sequence], [600])[-1:]))
+        assert sequence.pool.layout.block_bytes == 0
+    assert not torch.equal(*logits)
+    with pytest.raises(ValueError, match="at most 65,536"):
+        dense_model(model, 70_000)
+
+
+def test_more_text_than_was_held_out(tmp_path: Path) -> None:
+    """Training files follow the held-out ones when a context asks for more."""
+    args = argparse.Namespace(data="stdlib", contexts=[1000])
+    model = wavefold.load(default_model())
+    few, what = text_for(args, default_model(), model)
+    args.contexts = [len(few) + 5000]
+    many, all_of_it = text_for(args, default_model(), model)
+    assert torch.equal(many[: len(few)], few) and len(many) >= len(few) + 5000
+    assert what.startswith("held-out files") and all_of_it.startswith("all files")

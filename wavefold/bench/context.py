@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from wavefold.bench.pools import planned_bytes
-from wavefold.config import ModelConfig
+from wavefold.checkpoint.load import assign
+from wavefold.config import SWA, ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import peak_rss_bytes
+
+MOST_DENSE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,20 @@ def measure_contexts(
         rows.append(ContextRow(context, prefill_s, statistics.median(seconds), held, planned, peak_rss_bytes()))
     sequence.close()
     return rows
+
+
+def dense_model(model: Transformer, num_tokens: int) -> Transformer:
+    """The same weights with dense attention over at most `num_tokens` tokens: a window that long, and no entries.
+
+    Raises ValueError for more than 65,536: the window is a ring that the kernels lay out whole.
+    """
+    if num_tokens > MOST_DENSE:
+        raise ValueError(f"dense attention over {num_tokens:,} tokens is not allowed; expected at most {MOST_DENSE:,}")
+    ratios = (SWA,) * len(model.config.compress_ratios)
+    dense = Transformer(model.config.replace(compress_ratios=ratios, sliding_window=num_tokens), model.arithmetic)
+    kept = dict(dense.named_parameters())
+    assign(dense, {name: tensor for name, tensor in model.state_dict().items() if name in kept})
+    return dense
 
 
 def check_contexts(config: ModelConfig, num_tokens: int, contexts: Sequence[int], decode_tokens: int) -> None:

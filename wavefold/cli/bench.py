@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model's folder (default: the shipped)")
     context.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 65536], metavar="N",
                          help="tokens, in ascending order (default 4096 16384 65536)")  # fmt: skip
+    context.add_argument("--dense", action="store_true", help="the same weights with dense attention: a window over the "
+                         "whole context and no entries, at most 65,536 tokens")  # fmt: skip
     context.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded at each (default 16)")
     context.add_argument("--data", help="'stdlib' or a folder, whose held-out files are read (default: stdlib where "
                          "the model has a tokenizer, else random tokens)")  # fmt: skip
@@ -66,11 +68,13 @@ def bench_context(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from wavefold.bench.circumstances import append, circumstances
-    from wavefold.bench.context import check_contexts, measure_contexts
+    from wavefold.bench.context import check_contexts, dense_model, measure_contexts
     from wavefold.cli.run import default_model, load_model
 
     folder = args.model or default_model()
     model = load_model(folder, args)
+    if args.dense:
+        model = dense_model(model, args.contexts[-1] + args.decode)
     tokens, text = text_for(args, folder, model)
     check_contexts(model.config, len(tokens), args.contexts, args.decode)
     runs: list[list[ContextRow]] = []
@@ -83,8 +87,8 @@ def bench_context(args: argparse.Namespace) -> int:
 
             runs.append(measure_contexts(model, tokens, args.contexts, args.decode, report))
     about = circumstances(args.repeats) | {
-        "bench": "context", "model": str(folder), "text": text, "arithmetic": model.arithmetic.name,
-        "dtype": str(model.arithmetic.dtype).removeprefix("torch."),
+        "bench": "context", "model": str(folder), "dense": args.dense, "text": text,
+        "arithmetic": model.arithmetic.name, "dtype": str(model.arithmetic.dtype).removeprefix("torch."),
     }  # fmt: skip
     console = Console()
     console.print(
@@ -120,9 +124,14 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
         return torch.randint(0, model.config.vocab_size, (args.contexts[-1],), generator=generator), "random tokens"
     data = args.data or "stdlib"
     ids: list[int] = []
-    for document in load_corpus(data).held_out:
+    corpus, what = load_corpus(data), f"held-out files of {data}"
+    for number, document in enumerate((*corpus.held_out, *corpus.train)):
+        if len(ids) >= args.contexts[-1] and number >= len(corpus.held_out):
+            break
         ids += tokenizer.encode_document(document.text)
-    return torch.tensor(ids), f"held-out files of {data}"
+        if number == len(corpus.held_out):
+            what = f"all files of {data}, the held-out ones first"
+    return torch.tensor(ids), what
 
 
 def bench_cache(args: argparse.Namespace) -> int:
