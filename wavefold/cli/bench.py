@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model's folder (default: the shipped)")
     context.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 65536], metavar="N",
                          help="tokens, in ascending order (default 4096 16384 65536)")  # fmt: skip
-    context.add_argument("--dense", action="store_true", help="the same weights with dense attention: a window over the "
-                         "whole context and no entries, at most 65,536 tokens")  # fmt: skip
+    context.add_argument("--dense", action="store_true", help="the same weights with dense attention: a window over "
+                         "the whole context and no entries, at most 65,536 tokens")  # fmt: skip
     context.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded at each (default 16)")
     context.add_argument("--data", help="'stdlib' or a folder, whose held-out files are read (default: stdlib where "
                          "the model has a tokenizer, else random tokens)")  # fmt: skip
