@@ -22,7 +22,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz train clean
+.PHONY: help venv test test-all lint demo fuzz package train clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -31,6 +31,7 @@ help:
 	@echo "make lint      ruff, format check, mypy"
 	@echo "make demo      the model that ships completes two functions"
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
+	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
@@ -73,6 +74,20 @@ fuzz:
 	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON
 	cmake --build build/sanitize
 	build/sanitize/fuzz $(CALLS)
+
+# Each into a venv of its own, where it completes a function. CXX names no compiler while the wheel is installed.
+package: $(STAMP)
+	rm -rf dist build/package
+	$(BIN)/pip install -c constraints.txt build
+	$(BIN)/python -m build --outdir dist
+	@for file in dist/*.whl dist/*.tar.gz; do \
+		echo "== $$file" && rm -rf build/package && $(PYTHON) -m venv build/package && \
+		build/package/bin/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0 && \
+		case $$file in *.whl) compiler="env CC=/nonexistent CXX=/nonexistent" ;; *) compiler= ;; esac && \
+		$$compiler build/package/bin/pip install -q -c constraints.txt $$file && \
+		(cd / && "$(CURDIR)/build/package/bin/wavefold" run $(DEMO) --max-tokens 24 -p "def fibonacci(n):") && \
+		(cd / && "$(CURDIR)/build/package/bin/python" -c "from wavefold.ops import native; print(native.isas())") || exit 1; \
+	done
 
 # Two processes of one thread each: torch's own two threads are no faster here.
 train: $(STAMP)

@@ -77,7 +77,9 @@ struct Mixture {
     bool add(size_t begin, size_t stop, uint16_t *x, uint16_t *gate, uint16_t *up, uint16_t *y, float *sum) {
         const int64_t pair = shares[begin].first, inter = shares[begin].inter_first;
         const int64_t pairs = shares[stop - 1].first + shares[stop - 1].rows - pair;
-        const bool same = tokens == 1 || (stop - begin == 1 && pairs == tokens);  // every expert reads the rows of h
+        // every expert reads the rows of h: of several tokens one expert alone, as a token may name an expert twice
+        const bool alone = stop - begin == 1 && shares[begin].expert->id < 0;
+        const bool same = alone || (tokens == 1 && pairs == int64_t(stop - begin));
         if (!same) pool.each(pairs, [&](int64_t p, int) {
             std::memcpy(x + p * hidden, h + token[size_t(pair + p)] * hidden, size_t(2 * hidden));
         }, 8);

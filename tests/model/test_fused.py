@@ -255,3 +255,14 @@ def test_new_parameters_are_seen() -> None:
     with ops.using_backend("reference"):
         expected = run(model, TOKENS[0, :40], [40])
     assert (after - expected).norm() < 0.1 * (before - expected).norm()
+
+
+def test_a_token_may_name_an_expert_twice() -> None:
+    """Tables of a hash layer are not bound to name different experts."""
+    model = model_of(CONFIG, "exact")
+    model.layers[0].ffn.gate.tid2eid[:, 1] = model.layers[0].ffn.gate.tid2eid[:, 0]
+    for cuts in ([1] * 3, [3], [40]):
+        hidden = run(model, TOKENS[0, : sum(cuts)], cuts)
+        with ops.using_backend("reference"):
+            expected = run(model, TOKENS[0, : sum(cuts)], cuts)
+        assert errors(hidden, expected) < 0.1
