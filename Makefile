@@ -22,7 +22,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz package train clean
+.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -31,6 +31,7 @@ help:
 	@echo "make lint      ruff, format check, mypy"
 	@echo "make demo      the model that ships completes two functions"
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
+	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
@@ -74,6 +75,12 @@ fuzz:
 	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON
 	cmake --build build/sanitize
 	build/sanitize/fuzz $(CALLS)
+
+# On Debian: apt-get install g++-aarch64-linux-gnu qemu-user
+fuzz-aarch64:
+	cmake -S csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/csrc/cmake/aarch64-linux-gnu.cmake -DWF_FUZZ=ON
+	cmake --build build/aarch64
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/fuzz $(CALLS)
 
 # Each into a venv of its own, where it completes a function. CXX names no compiler while the wheel is installed.
 package: $(STAMP)

@@ -1,5 +1,6 @@
 // The C interface: every size is checked here, before a kernel runs.
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -8,6 +9,7 @@
 #include "hyper.h"
 #include "products.h"
 #include "quantise.h"
+#include "rowwise.h"
 
 namespace {
 
@@ -15,8 +17,10 @@ using wf::Kernels;
 using wf::Matrix;
 
 const Kernels *const all_kernels[] = {
-#if defined(WF_AVX512BF16)
-    &wf::avx512bf16_kernels,
+#if defined(WF_X86)
+    &wf::avx512bf16_kernels, &wf::avx512_kernels, &wf::avx2_kernels,
+#elif defined(WF_NEON)
+    &wf::neon_kernels,
 #endif
     &wf::generic_kernels,
 };
@@ -223,6 +227,36 @@ int wf_hc_expand(wf_pool *pool, const uint16_t *f, const uint16_t *x, const floa
     if (!pool || !f || !x || !post || !comb || !out) return WF_ERROR_NULL;
     if (bad_streams(tokens, streams, hidden)) return WF_ERROR_SHAPE;
     return for_tokens(pool, wf::HcExpand{f, x, post, comb, streams, hidden, out}, tokens, wf::hc_expand);
+}
+
+int wf_hc_head(wf_pool *pool, const wf_matrix *fn, const float *base, const float *scale, const uint16_t *x,
+               int64_t tokens, int32_t streams, int64_t hidden, float eps, float norm_eps, uint16_t *out) {
+    if (!pool || !base || !scale || !x || !out) return WF_ERROR_NULL;
+    if (bad_streams(tokens, streams, hidden)) return WF_ERROR_SHAPE;
+    Matrix matrix;
+    if (const int error = check_matrix(fn, matrix)) return error;
+    const int64_t all = streams * hidden;
+    if (matrix.rows != streams || matrix.columns != all) return WF_ERROR_SHAPE;
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    float *mixes = static_cast<float *>(pool->pool.scratch(8 * tokens * streams, 1)), *pre = mixes + tokens * streams;
+    if (!mixes) return WF_ERROR_MEMORY;
+    const wf::Product product = {matrix, x, tokens, all, false, mixes, nullptr, streams};
+    if (!wf::multiply(pool->pool, &product, 1)) return WF_ERROR_MEMORY;
+    pool->pool.each(tokens, [&](int64_t i, int) {
+        const float factor = 1 / std::sqrt(wf::sum_squares(x + i * all, all) / float(all) + norm_eps);
+        wf::hc_head(mixes + i * streams, factor, base, *scale, eps, streams, pre + i * streams);
+        wf::hc_collapse({x, pre, streams, hidden, out}, i);
+    });
+    return WF_OK;
+}
+
+int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns, float eps,
+                uint16_t *out) {
+    if (!pool || !x || !weight || !out) return WF_ERROR_NULL;
+    if (wf::bad(rows) || wf::bad(columns)) return WF_ERROR_SHAPE;
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    pool->pool.each(rows, [&](int64_t i, int) { wf::rms_norm(x + i * columns, weight, columns, eps, out + i * columns); });
+    return WF_OK;
 }
 
 }  // extern "C"

@@ -36,7 +36,7 @@ constexpr AttentionKernels attention_kernels() {
 }
 
 extern const AttentionKernels generic_attention;
-#if defined(WF_AVX512BF16)
+#if defined(WF_X86)
 extern const AttentionKernels avx512bf16_attention;
 #endif
 

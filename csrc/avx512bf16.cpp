@@ -11,34 +11,17 @@
 #include <cstring>
 
 #include "attention.h"
-#include "kernels.h"
+#include "avx512.h"
+#include "rows_simd.h"
 
 namespace wf {
 namespace {
 
-bool supported() {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512f");
-}
+using Plain = SimdRows<Avx512>;  // products with float32 weights, and decoding
 
 constexpr int PREFETCH = 2048;  // bytes ahead in the stream of codes
 
 inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
-
-struct Tables {
-    alignas(64) uint16_t e2m1[32];
-    alignas(64) uint16_t e4m3[128];
-    Tables() {
-        for (int i = 0; i < 32; i++) e2m1[i] = float_to_bf16(e2m1_to_float(uint8_t(i & 15)));
-        for (int i = 0; i < 128; i++) e4m3[i] = float_to_bf16(e4m3_to_float(uint8_t(i)));
-    }
-};
-
-// Made at the first use: nothing of this file may run before `supported` has been asked.
-const Tables &tables() {
-    static const Tables made;
-    return made;
-}
 
 // Sixteen scale bytes as floats. e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone.
 inline __m512 to_floats(__m128i scales) {
@@ -175,16 +158,17 @@ void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int6
         case WF_FP4: return rows_for<FP4>(m, x, x_rows, first, end, y, stride);
         case WF_FP8: return rows_for<FP8>(m, x, x_rows, first, end, y, stride);
         case WF_BF16: return rows_for<BF16>(m, x, x_rows, first, end, y, stride);
-        default: return generic_kernels.rows(m, arranged, x_rows, first, end, y, stride);
+        default:
+            return Plain::rows_for<Plain::FP32>(m, static_cast<const float *>(arranged), x_rows, first, end, y, stride);
     }
 }
 
 int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
-    return m.form == WF_FP32 ? generic_kernels.arranged_bytes(m, x_rows) : x_rows * m.chunks() * CHUNK * 2;
+    return m.form == WF_FP32 ? Plain::arranged_bytes(m, x_rows) : x_rows * m.chunks() * CHUNK * 2;
 }
 
 void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
-    if (m.form == WF_FP32) return generic_kernels.arrange(m, x, x_rows, arranged);
+    if (m.form == WF_FP32) return Plain::arrange(m, x, x_rows, arranged);
     const int64_t width = m.chunks() * CHUNK;
     uint16_t *out = static_cast<uint16_t *>(arranged);
     std::memset(out, 0, size_t(2 * x_rows * width));
@@ -194,51 +178,18 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
             std::memcpy(out + r * width, row, size_t(2 * m.columns));
             continue;
         }
-        for (int64_t k = 0; k < m.columns; k++)  // column 4j + i of a chunk to place 32i + j
-            out[r * width + k / CHUNK * CHUNK + k % 4 * 32 + k % CHUNK / 4] = row[k];
-    }
-}
-
-// Scales under which a product is neither subnormal nor infinite: outside, the plain code rounds.
-inline bool tame(uint8_t scale) { return scale >= 24 && scale <= 240; }
-
-void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
-    if (m.form > WF_FP8 || m.columns % 32) return generic_kernels.decode(m, first, end, out);
-    const FP4 fp4;
-    const FP8 fp8;
-    const int64_t row_bytes = m.row_bytes();
-    for (int64_t n = first; n < end; n++) {
-        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
-        uint16_t *row = out + (n - first) * m.columns;
-        for (int64_t k = 0; k < m.columns; k += 32) {
-            const uint8_t scale = scales[k / (m.form == WF_FP4 ? 32 : 128)];
-            if (!tame(scale)) {
-                for (int64_t j = k; j < k + 32; j++)
-                    row[j] = float_to_bf16(value_at(m, n, j) * e8m0_to_float(scale));
-                continue;
-            }
-            __m512i values;
-            if (m.form == WF_FP4) {
-                // byte j holds columns 2j and 2j + 1: as the low bytes of two words
-                const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + k / 2)));
-                const __m512i low = _mm512_cvtepu16_epi32(bytes);
-                const __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_srli_epi32(low, 4), 16));
-                values = _mm512_permutexvar_epi16(both, fp4.table);
-            } else {
-                values = fp8.widen(codes + k);
-            }
-            // a power of two is added to the exponents of all but zeros (and NaN, which stays one)
-            const __m512i magnitude = _mm512_and_si512(values, _mm512_set1_epi16(0x7FFF));
-            const __mmask32 moves = _mm512_test_epi16_mask(magnitude, magnitude) &
-                                    _mm512_cmplt_epi16_mask(magnitude, _mm512_set1_epi16(0x7F80));
-            const __m512i power = _mm512_set1_epi16(int16_t((int(scale) - 127) * 128));
-            _mm512_storeu_si512(row + k, _mm512_mask_add_epi16(values, moves, values, power));
+        for (int64_t k = 0; k < m.columns; k += CHUNK) {
+            uint16_t chunk[CHUNK] = {}, *to = out + r * width + k;
+            std::memcpy(chunk, row + k, size_t(2 * (m.columns - k < CHUNK ? m.columns - k : CHUNK)));
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 32; j++) to[32 * i + j] = chunk[4 * j + i];
         }
     }
 }
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", supported, arrange, arranged_bytes, rows, decode, &avx512bf16_attention};
+const Kernels avx512bf16_kernels = {"avx512bf16", has_avx512bf16, arrange, arranged_bytes, rows,
+                                    Plain::decode, &avx512bf16_attention};
 
 }  // namespace wf

@@ -16,6 +16,10 @@ float sigmoid(float z) { return 1.0f / (1.0f + std::exp(-z)); }
 
 }  // namespace
 
+void hc_head(const float *mixes, float factor, const float *base, float scale, float eps, int streams, float *pre) {
+    for (int j = 0; j < streams; j++) pre[j] = sigmoid(mixes[j] * factor * scale + base[j]) + eps;
+}
+
 void hc_split(const HcSplit &job, int64_t token) {
     const int J = job.streams;
     const float *mixes = job.mixes + token * (2 * J + J * J);

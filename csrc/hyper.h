@@ -30,6 +30,9 @@ struct HcExpand {
     uint16_t *out;
 };
 
+// pre [streams] of the last collapse, from the streams' projection and the reciprocal of their RMS.
+void hc_head(const float *mixes, float factor, const float *base, float scale, float eps, int streams, float *pre);
+
 void hc_split(const HcSplit &job, int64_t token);
 void hc_collapse(const HcCollapse &job, int64_t token);
 void hc_expand(const HcExpand &job, int64_t token);

@@ -54,8 +54,12 @@ struct Kernels {
 };
 
 extern const Kernels generic_kernels;
-#if defined(WF_AVX512BF16)
-extern const Kernels avx512bf16_kernels;
+#if defined(WF_X86)
+extern const Kernels avx512bf16_kernels, avx512_kernels, avx2_kernels;
+bool has_avx512bf16(), has_avx512(), has_avx2();
+#elif defined(WF_NEON)
+extern const Kernels neon_kernels;
+bool has_neon();
 #endif
 
 // Scalar meanings, which every kernel is held to.

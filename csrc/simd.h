@@ -18,6 +18,11 @@ struct Words;
     struct Words<N> {                                          \
         typedef float F __attribute__((vector_size(4 * N)));    \
         typedef uint32_t U __attribute__((vector_size(4 * N))); \
+        typedef uint16_t H __attribute__((vector_size(4 * N))); \
+        typedef int16_t I __attribute__((vector_size(4 * N)));  \
+        typedef uint8_t B __attribute__((vector_size(4 * N)));  \
+        typedef int8_t B2 __attribute__((vector_size(2 * N)));  \
+        typedef uint8_t B4 __attribute__((vector_size(N)));     \
     };
 WF_WORDS(4)
 WF_WORDS(8)
@@ -30,6 +35,9 @@ struct Vector {
     static constexpr int TILE_ROWS = 2, TILE_VECTORS = 2;  // of a product that is held in registers
     using F = typename Words<N>::F;
     using U = typename Words<N>::U;
+    using H = typename Words<N>::H;  // 2 N words of 16 bits, and the same signed
+    using I = typename Words<N>::I;
+    using B = typename Words<N>::B;  // 4 N bytes
 
     template <class V, class T>
     static WF_INLINE V read(const T *from) {
@@ -109,14 +117,41 @@ struct Vector {
         for (int i = 0; i < N; i++)
             for (int j = 0; j < N; j++) out[j * out_stride + i] = read<uint32_t>(in + i * in_stride + j);
     }
-    // `count` (a multiple of 32) e4m3 codes under one scale.
+    // Scales under which a product is neither subnormal nor infinite: outside, the plain code rounds.
+    static WF_INLINE bool tame(uint8_t scale) { return scale >= 24 && scale <= 240; }
+    // `count` (a multiple of 32) e4m3 codes under one scale. Under a tame one a value's bfloat16 bits are its code's,
+    // moved, and an exponent; codes below 8 are subnormal, and normal afterwards.
     static WF_INLINE void fp8(const uint8_t *codes, int count, uint8_t scale, uint16_t *out) {
-        for (int i = 0; i < count; i++) out[i] = float_to_bf16(e4m3_to_float(codes[i]) * e8m0_to_float(scale));
+        if (!tame(scale)) {
+            for (int i = 0; i < count; i++) out[i] = float_to_bf16(e4m3_to_float(codes[i]) * e8m0_to_float(scale));
+            return;
+        }
+        const uint16_t power = uint16_t((int(scale) - 127) * 128);
+        for (int i = 0; i < count; i += 2 * N) {
+            const I code = __builtin_convertvector(read<typename Words<N>::B2>(codes + i), I), m = code & 127;
+            const H magnitude = (H)m;
+            H bits = (H)(m > 0) & uint16_t(0x3B00 + power);
+            bits = m > 1 ? (magnitude << 6) + uint16_t(0x3B00 + power) : bits;
+            bits = m > 3 ? (magnitude << 5) + uint16_t(0x3B80 + power) : bits;
+            bits = m > 7 ? (magnitude << 4) + uint16_t(0x3C00 + power) : bits;
+            bits = m == 127 ? H{} + uint16_t(0x7FC0) : bits;
+            write(out + i, bits | ((H)code & uint16_t(0x8000)));
+        }
     }
     // 32 e2m1 codes under one scale.
     static WF_INLINE void fp4(const uint8_t *codes, uint8_t scale, uint16_t *out) {
-        for (int i = 0; i < 32; i++)
-            out[i] = float_to_bf16(e2m1_to_float(uint8_t(codes[i / 2] >> 4 * (i & 1) & 15)) * e8m0_to_float(scale));
+        if (!tame(scale)) {
+            for (int i = 0; i < 32; i++)
+                out[i] = float_to_bf16(e2m1_to_float(uint8_t(codes[i / 2] >> 4 * (i & 1) & 15)) * e8m0_to_float(scale));
+            return;
+        }
+        const uint16_t half = uint16_t(0x3F00 + (int(scale) - 127) * 128);
+        for (int i = 0; i < 16; i += N) {
+            const U byte = __builtin_convertvector(read<typename Words<N>::B4>(codes + i), U);
+            const H code = (H)(byte | byte << 12), magnitude = code & 7;  // a word's lowest bits are its code
+            const H bits = ((H)((I)magnitude > 0) & half) + ((H)((I)magnitude > 1) & magnitude << 6);
+            write(out + 2 * i, bits | (code << 12 & uint16_t(0x8000)));
+        }
     }
 };
 

@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 4
+#define WF_ABI 5
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -109,6 +109,15 @@ WF_API int wf_hc_collapse(wf_pool *pool, const uint16_t *x, const float *pre, in
                           int64_t hidden, uint16_t *out);
 WF_API int wf_hc_expand(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                         int64_t tokens, int32_t streams, int64_t hidden, uint16_t *out);
+
+/* The last collapse, before the final norm: streams x -> sum_j pre_j x_j bfloat16 [tokens, hidden], with pre = sigmoid(scale
+ * (fn x) / rms(x) + base) + eps; fn [J, J hidden], base [J], one scale. */
+WF_API int wf_hc_head(wf_pool *pool, const wf_matrix *fn, const float *base, const float *scale, const uint16_t *x,
+                      int64_t tokens, int32_t streams, int64_t hidden, float eps, float norm_eps, uint16_t *out);
+
+/* x / rms(x) * weight: bfloat16 [rows, columns], weight [columns], in float32 and rounded once. */
+WF_API int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns, float eps,
+                       uint16_t *out);
 
 /* Attention of `queries` consecutive tokens of one sequence, the first at position `first`: each over the last `window`
  * tokens (its own among them), then over compressed entries. Token t < first is row t of `past`; the queries' own rows are

@@ -6,12 +6,13 @@ from wavefold.ops.expert import expert
 from wavefold.ops.flops import FlopCounter, counting, part
 from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_weights
 from wavefold.ops.linear import grouped_linear, linear, linear_wide
+from wavefold.ops.norm import rms_norm
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_rotate, index_scores, index_weights
 from wavefold.ops.reference.kv import kv_sim
-from wavefold.ops.reference.norm import rms_norm, unit_rms_norm
+from wavefold.ops.reference.norm import unit_rms_norm
 from wavefold.ops.reference.rope import rope_frequencies, rope_table, rotate
 from wavefold.ops.reference.route import choose_experts, route_weights, router_scores
 

@@ -42,6 +42,9 @@ def test_as_the_references(tokens: int, streams: int, hidden: int) -> None:
     collapsed, wanted = kernels.hc_collapse(given["x"], pre), reference.hc_collapse(given["x"], pre)
     size = (pre[..., None] * given["x"].abs()).sum(1)  # what cancels is rounded at its own size
     assert ((collapsed.float() - wanted.float()).abs() <= 2**-7 * wanted.float().abs() + 1e-6 * size).all()
+    head = (given["fn"][:streams], given["base"][:streams], given["scale"][:1], EPS, NORM_EPS)
+    collapsed, wanted = kernels.hc_head(given["x"], *head), reference.hc_head(given["x"], *head, RELEASED)
+    assert ((collapsed.float() - wanted.float()).abs() <= 2**-7 * wanted.float().abs() + 1e-5 * size).all()
     expanded = kernels.hc_expand(given["f"], given["x"], post, comb)
     assert torch.equal(expanded, reference.hc_expand(given["f"], given["x"], post, comb, RELEASED))  # to the bit
 

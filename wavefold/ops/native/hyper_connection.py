@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
 from wavefold.ops.native.library import check, pool, require
-from wavefold.ops.native.linear import linear
+from wavefold.ops.native.linear import linear, matrix_of
 
 
 def hc_weights(
     x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iters: int, eps: float, norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x_nJd bfloat16 -> pre [n, J], post [n, J], comb [n, J, J] float32."""
-    return hc_split(_mixes(x_nJd, fn, norm_eps), base, scale, x_nJd.shape[1], iters, eps)
+    x = x_nJd.flatten(1)
+    mixes = linear(x, fn, None, torch.float32) * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm_eps)
+    return hc_split(mixes, base, scale, x_nJd.shape[1], iters, eps)
 
 
 def hc_head(x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, eps: float, norm_eps: float) -> Tensor:
     """The last collapse: bfloat16 [n, d]."""
-    return hc_collapse(x_nJd, torch.sigmoid(_mixes(x_nJd, fn, norm_eps) * scale + base) + eps)
-
-
-def _mixes(x_nJd: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
-    """The streams as one vector, projected and divided by their RMS: [n, out] float32."""
-    x = x_nJd.flatten(1)
-    return linear(x, fn, None, torch.float32) * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm_eps)
+    x_nJd, base, scale = _bf16(x_nJd), _floats(base), _floats(scale)
+    n, num_streams, hidden = x_nJd.shape
+    if base.numel() != num_streams or scale.numel() != 1:
+        raise ValueError(f"base {list(base.shape)} and scale {list(scale.shape)} do not fit {num_streams} streams")
+    out, matrix = torch.empty(n, hidden, dtype=torch.bfloat16), matrix_of(fn, None)
+    pointers = (t.data_ptr() for t in (base, scale, x_nJd))
+    sizes = n, num_streams, hidden, eps, norm_eps
+    check(require().wf_hc_head(pool().handle, ctypes.byref(matrix), *pointers, *sizes, out.data_ptr()))
+    return out
 
 
 def hc_split(

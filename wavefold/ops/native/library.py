@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ABI = 4
+ABI = 5
 """WF_ABI of csrc/wavefold.h that this file speaks."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -63,6 +63,17 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_hc_split": [*[_pointer] * 4, _int64, _int32, _int32, ctypes.c_float, *[_pointer] * 3],
     "wf_hc_collapse": [*[_pointer] * 3, _int64, _int32, _int64, _pointer],
     "wf_hc_expand": [*[_pointer] * 5, _int64, _int32, _int64, _pointer],
+    "wf_hc_head": [
+        *[_pointer, _matrix],
+        *[_pointer] * 3,
+        _int64,
+        _int32,
+        _int64,
+        ctypes.c_float,
+        ctypes.c_float,
+        _pointer,
+    ],
+    "wf_rms_norm": [*[_pointer] * 3, *_two, ctypes.c_float, _pointer],
     "wf_attend": [_pointer, *_two, *[_pointer] * 2, *_two, *[_pointer] * 3, _int64, _pointer, _int64, _pointer],
     "wf_index": [_pointer, *_two, *[_pointer] * 3, *_two, _int64, _int32, _pointer],
     "wf_block_attention": [_pointer, _pointer, _int64, *[_pointer] * 9],

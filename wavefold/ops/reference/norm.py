@@ -9,7 +9,6 @@ from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.flops import counted, values
 
 
-@counted("norm", lambda x, *_: values(x, 4))
 def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
     """x [..., n], weight [n] -> [..., n] in x's dtype; computed in float32, rounded once."""
     wide = x.to(arithmetic.accumulate)

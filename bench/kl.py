@@ -1,0 +1,103 @@
+"""How far llama.cpp's logits and ours are from transformers' in float32: same checkpoint, same held-out text.
+
+    python bench/kl.py --gguf nano.gguf [--windows 3] [--length 512] [--out FILE]
+
+The GGUF file is made of the model that ships: `wavefold.bench.llama_cpp.convert`. Prints a table and one JSON line:
+mean KL in nats a token, the share of tokens whose most likely successor is transformers', and that share among the
+tokens where transformers' two best logits are more than 0.05 apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import wavefold
+from wavefold.bench.circumstances import append, circumstances
+from wavefold.bench.llama_cpp import LlamaCpp
+from wavefold.chat import Tokenizer
+from wavefold.cli.run import default_model
+from wavefold.train.corpus import load_corpus
+
+MARGIN = 0.05
+WINDOWS_APART = 10000
+
+
+def ours(arithmetic: str, dtype: torch.dtype) -> Callable[[list[int]], Tensor]:
+    model = wavefold.load(default_model(), arithmetic, dtype)
+
+    def logits(tokens: list[int]) -> Tensor:
+        sequence = model.new_pool(len(tokens)).open()
+        return model.logits(model.extend(torch.tensor(tokens), [sequence], [len(tokens)]))
+
+    return logits
+
+
+def transformers() -> Callable[[list[int]], Tensor]:
+    from transformers import DeepseekV4ForCausalLM, FineGrainedFP8Config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = DeepseekV4ForCausalLM.from_pretrained(
+            default_model(), quantization_config=FineGrainedFP8Config(dequantize=True), dtype=torch.float32,
+            attn_implementation="eager",
+        ).float()  # fmt: skip
+
+    @torch.no_grad()
+    def logits(tokens: list[int]) -> Tensor:
+        return model(torch.tensor([tokens])).logits[0]
+
+    return logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gguf", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    tokenizer = Tokenizer.load(default_model())
+    ids: list[int] = []
+    for document in load_corpus("stdlib").held_out:
+        ids += tokenizer.encode_document(document.text)
+    windows = [ids[at * WINDOWS_APART :][: args.length] for at in range(args.windows)]
+    reference = transformers()
+    true = torch.cat([reference(window) for window in windows]).double()
+    best = true.topk(2).values
+    clear = best[:, 0] - best[:, 1] > MARGIN
+    facts = []
+    table = Table("", "mean KL", "top-1", f"top-1 where the margin is above {MARGIN}",
+                  title=f"against transformers in float32, {args.windows} x {args.length} held-out tokens")  # fmt: skip
+    with LlamaCpp(args.gguf, args.length, torch.get_num_threads()) as llama:
+        contestants: dict[str, Callable[[list[int]], Tensor]] = {
+            "llama.cpp": lambda tokens: torch.from_numpy(llama.logits(tokens)),
+            "exact, float32": ours("exact", torch.float32),
+            "exact, bfloat16": ours("exact", torch.bfloat16),
+            "released": ours("released", torch.bfloat16),
+        }
+        for name, logits in contestants.items():
+            theirs = torch.cat([logits(window) for window in windows]).double()
+            p, q = true.log_softmax(-1), theirs.log_softmax(-1)
+            same = theirs.argmax(-1) == true.argmax(-1)
+            fact = {"name": name, "kl": float((p.exp() * (p - q)).sum(-1).mean()), "top1": float(same.double().mean()),
+                    "top1_clear": float(same[clear].double().mean())}  # fmt: skip
+            facts.append(fact)
+            table.add_row(name, f"{fact['kl']:.2e}", f"{fact['top1']:.2%}", f"{fact['top1_clear']:.2%}")
+    Console().print(table)
+    line = circumstances(1) | {"bench": "kl", "clear": float(clear.double().mean()), "rows": facts}
+    print(json.dumps(line))
+    if args.out:
+        append(args.out, [line])
+
+
+if __name__ == "__main__":
+    main()

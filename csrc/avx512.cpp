@@ -1,0 +1,14 @@
+// AVX512 without BF16, for Intel's servers from Skylake to Ice Lake.
+#include "avx512.h"
+
+#include "attention.h"
+#include "rows_simd.h"
+
+namespace wf {
+namespace {
+constexpr AttentionKernels attention = attention_kernels<Avx512>();
+}  // namespace
+
+const Kernels avx512_kernels = simd_kernels<Avx512>("avx512", has_avx512, &attention);
+
+}  // namespace wf
