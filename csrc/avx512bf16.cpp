@@ -2,7 +2,8 @@
 //
 //   FP4    a word holds the codes 4j .. 4j + 3: shifted by 0, 4, 8, 12 bits it looks up one of them, 32 at a time, in a
 //          table of 32 words (the fifth index bit is the next code's and changes nothing); x is laid out to match
-//   FP8    codes widened to words look up their magnitude in four registers of 32 words; the sign is moved up
+//   FP8    64 codes look up the low and the high byte of their magnitude in two pairs of registers each; the sign joins
+//          the high bytes, and the two are zipped, 8 codes of 16 at a time: x is laid out to match
 //
 // 128 columns share a step: four products for each row of x, then one multiply-add by the scales. The steps of a row of
 // x are the same whatever other rows there are.
@@ -59,18 +60,22 @@ struct FP4 {
 struct FP8 {
     static constexpr int BYTES = 128, SCALES = 1;
     static constexpr bool SCALED = true;
-    __m512i t0 = _mm512_load_si512(tables().e4m3), t1 = _mm512_load_si512(tables().e4m3 + 32);
-    __m512i t2 = _mm512_load_si512(tables().e4m3 + 64), t3 = _mm512_load_si512(tables().e4m3 + 96);
-    inline __m512i widen(const uint8_t *codes) const {
-        const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
-        const __mmask32 high = _mm512_test_epi16_mask(code, _mm512_set1_epi16(64));
-        const __m512i low = _mm512_permutex2var_epi16(t0, code, t1);
-        const __m512i value = _mm512_mask_mov_epi16(low, high, _mm512_permutex2var_epi16(t2, code, t3));
-        const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(code, _mm512_set1_epi16(128)), 8);
-        return _mm512_or_si512(value, sign);
+    __m512i low0, low1, high0, high1;
+    FP8() {
+        alignas(64) uint8_t low[128], high[128];
+        for (int i = 0; i < 128; i++) low[i] = uint8_t(tables().e4m3[i]), high[i] = uint8_t(tables().e4m3[i] >> 8);
+        low0 = _mm512_load_si512(low), low1 = _mm512_load_si512(low + 64);
+        high0 = _mm512_load_si512(high), high1 = _mm512_load_si512(high + 64);
     }
     inline void load(const uint8_t *codes, __m512i w[4]) const {
-        for (int j = 0; j < 4; j++) w[j] = widen(codes + 32 * j);
+        const __m512i sign = _mm512_set1_epi8(-128);
+        for (int i = 0; i < 2; i++) {
+            const __m512i code = _mm512_loadu_si512(codes + 64 * i);
+            const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
+            const __m512i magnitude = _mm512_permutex2var_epi8(high0, code, high1);
+            const __m512i high = _mm512_ternarylogic_epi32(magnitude, code, sign, 0xF8);  // magnitude | (code & sign)
+            w[2 * i] = _mm512_unpacklo_epi8(low, high), w[2 * i + 1] = _mm512_unpackhi_epi8(low, high);
+        }
     }
     static inline __m512 scales(const uint8_t *bytes, int steps) {
         int32_t four = *bytes;
@@ -92,54 +97,70 @@ struct BF16 {
     static inline __m512 scale(__m512 scales, int) { return scales; }
 };
 
-template <class Form, int R>
-inline void step(const Form &form, const uint8_t *codes, __m512 scale, const uint16_t *x, int64_t width,
-                 __m512 sum[R]) {
-    __m512i w[4];
-    form.load(codes, w);
+// N rows of a weight, each `row_bytes` on, and R rows of x.
+template <class Form, int R, int N>
+WF_INLINE void step(const Form &form, const uint8_t *codes, int64_t row_bytes, const __m512 (&scale)[N], const uint16_t *x,
+                 int64_t width, __m512 (&sum)[N][R]) {
+    __m512i w[N][4];
+    for (int i = 0; i < N; i++) form.load(codes + i * row_bytes, w[i]);
     for (int r = 0; r < R; r++) {
         const uint16_t *mine = x + r * width;
-        __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
-        __m512 b = dot(_mm512_setzero_ps(), w[1], _mm512_load_si512(mine + 32));
-        a = dot(a, w[2], _mm512_load_si512(mine + 64));
-        b = dot(b, w[3], _mm512_load_si512(mine + 96));
-        const __m512 both = _mm512_add_ps(a, b);
-        sum[r] = Form::SCALED ? _mm512_fmadd_ps(both, scale, sum[r]) : _mm512_add_ps(both, sum[r]);
+        __m512i v[4];
+        for (int j = 0; j < 4; j++) v[j] = _mm512_load_si512(mine + 32 * j);
+        for (int i = 0; i < N; i++) {
+            __m512 a = dot(_mm512_setzero_ps(), w[i][0], v[0]);
+            for (int j = 1; j < 4; j++) a = dot(a, w[i][j], v[j]);
+            sum[i][r] = Form::SCALED ? _mm512_fmadd_ps(a, scale[i], sum[i][r]) : _mm512_add_ps(a, sum[i][r]);
+        }
     }
+}
+
+template <class Form, int R, int N>
+WF_INLINE void rows_at(const Form &form, const Matrix &m, const uint16_t *x, int64_t n, float *y, int64_t stride) {
+    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
+    const uint8_t *codes = m.codes + n * row_bytes, *scales[N];
+    for (int i = 0; i < N; i++) scales[i] = m.scales_of(n + i);
+    __m512 even[N][R], odd[N][R], many[N], scale[N];
+    for (int i = 0; i < N; i++)
+        for (int r = 0; r < R; r++) even[i][r] = odd[i][r] = _mm512_setzero_ps();
+    int64_t c = 0;
+    for (; c + 4 <= whole; c += 4) {
+        for (int line = 0; line < N * 4 * Form::BYTES; line += 64)  // the rows lie one after another
+            _mm_prefetch((const char *)codes + N * c * Form::BYTES + line + N * PREFETCH, _MM_HINT_T0);
+        for (int i = 0; i < N; i++) many[i] = Form::scales(scales[i] + c * Form::SCALES, 4);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            for (int i = 0; i < N; i++) scale[i] = Form::scale(many[i], k);
+            step<Form, R, N>(form, codes + (c + k) * Form::BYTES, row_bytes, scale, x + (c + k) * CHUNK, width,
+                             k % 2 ? odd : even);
+        }
+    }
+    for (; c < whole; c++) {
+        for (int i = 0; i < N; i++) scale[i] = Form::scale(Form::scales(scales[i] + c * Form::SCALES, 1), 0);
+        step<Form, R, N>(form, codes + c * Form::BYTES, row_bytes, scale, x + c * CHUNK, width, even);
+    }
+    if (m.columns % CHUNK) {  // the last columns, beside zeros
+        alignas(64) uint8_t padded[N][256] = {};
+        for (int i = 0; i < N; i++) {
+            uint8_t padded_scales[4] = {127, 127, 127, 127};
+            std::memcpy(padded[i], codes + i * row_bytes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
+            if (Form::SCALED)
+                std::memcpy(padded_scales, scales[i] + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
+            scale[i] = Form::scale(Form::scales(padded_scales, 1), 0);
+        }
+        step<Form, R, N>(form, padded[0], 256, scale, x + c * CHUNK, width, odd);
+    }
+    for (int i = 0; i < N; i++)
+        for (int r = 0; r < R; r++) y[r * stride + n + i] = _mm512_reduce_add_ps(_mm512_add_ps(even[i][r], odd[i][r]));
 }
 
 template <class Form, int R>
 void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
     const Form form;
-    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
-    for (int64_t n = first; n < end; n++) {
-        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
-        __m512 even[R], odd[R];
-        for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
-        int64_t c = 0;
-        for (; c + 4 <= whole; c += 4) {
-            for (int line = 0; line < 4 * Form::BYTES; line += 64)
-                _mm_prefetch((const char *)codes + c * Form::BYTES + line + PREFETCH, _MM_HINT_T0);
-            const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
-            for (int i = 0; i < 4; i++)
-                step<Form, R>(form, codes + (c + i) * Form::BYTES, Form::scale(four, i), x + (c + i) * CHUNK, width,
-                              i % 2 ? odd : even);
-        }
-        for (; c < whole; c++) {
-            const __m512 one = Form::scales(scales + c * Form::SCALES, 1);
-            step<Form, R>(form, codes + c * Form::BYTES, Form::scale(one, 0), x + c * CHUNK, width, even);
-        }
-        if (m.columns % CHUNK) {  // the last columns, beside zeros
-            alignas(64) uint8_t padded[256] = {};
-            uint8_t padded_scales[4] = {127, 127, 127, 127};
-            std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
-            if (Form::SCALED)
-                std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-            const __m512 one = Form::scales(padded_scales, 1);
-            step<Form, R>(form, padded, Form::scale(one, 0), x + c * CHUNK, width, odd);
-        }
-        for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
-    }
+    // FP4 waits for its look-ups: two rows share the loads of x. Of the wider forms two rows are too far apart.
+    if (R == 1 && m.form == WF_FP4)
+        for (; first + 2 <= end; first += 2) rows_at<Form, R, 2>(form, m, x, first, y, stride);
+    for (; first < end; first++) rows_at<Form, R, 1>(form, m, x, first, y, stride);
 }
 
 template <class Form>
@@ -174,7 +195,7 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
     std::memset(out, 0, size_t(2 * x_rows * width));
     for (int64_t r = 0; r < x_rows; r++) {
         const uint16_t *row = x + r * m.columns;
-        if (m.form != WF_FP4) {
+        if (m.form == WF_BF16) {
             std::memcpy(out + r * width, row, size_t(2 * m.columns));
             continue;
         }
@@ -182,7 +203,8 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
             uint16_t chunk[CHUNK] = {}, *to = out + r * width + k;
             std::memcpy(chunk, row + k, size_t(2 * (m.columns - k < CHUNK ? m.columns - k : CHUNK)));
             for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 32; j++) to[32 * i + j] = chunk[4 * j + i];
+                for (int j = 0; j < 32; j++)
+                    to[32 * i + j] = chunk[m.form == WF_FP4 ? 4 * j + i : i / 2 * 64 + j / 8 * 16 + i % 2 * 8 + j % 8];
         }
     }
 }

@@ -13,7 +13,9 @@ bool has_avx512() {  // x86-64-v4
            __builtin_cpu_supports("avx512vl");
 }
 
-bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512bf16() {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+}
 #elif defined(WF_NEON)
 bool has_neon() { return true; }  // ARMv8-A has it
 #endif

@@ -33,14 +33,13 @@ const uint16_t *plain_rows(const Product &p, uint16_t *copy) {
 
 bool few(Pool &pool, const Product *products, int64_t count) {
     const Kernels &kernels = *kernels_in_use();
-    const auto layout = [](const Matrix &m) { return m.form == WF_FP4 ? 0 : m.form == WF_FP32 ? 2 : 1; };
     // arranged[i]: where product i finds its x, arranged once for all that share it
     int64_t arranged[MOST], owners[MOST], owned = 0, used = 0, plain = 0, bytes = 0;
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
         bytes += p.weight.rows * p.weight.row_bytes() * ((p.rows + MAX_ROWS - 1) / MAX_ROWS);
         int64_t other = 0;
-        while (other < i && !(same_x(p, products[other]) && layout(p.weight) == layout(products[other].weight))) other++;
+        while (other < i && !(same_x(p, products[other]) && p.weight.form == products[other].weight.form)) other++;
         if (other < i) {
             arranged[i] = arranged[other];
             continue;
