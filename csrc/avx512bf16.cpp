@@ -20,8 +20,6 @@ namespace {
 
 using Plain = SimdRows<Avx512>;  // products with float32 weights, and decoding
 
-constexpr int PREFETCH = 2048;  // bytes ahead in the stream of codes
-
 inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
 // Sixteen scale bytes as floats. e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone.
@@ -97,70 +95,51 @@ struct BF16 {
     static inline __m512 scale(__m512 scales, int) { return scales; }
 };
 
-// N rows of a weight, each `row_bytes` on, and R rows of x.
-template <class Form, int R, int N>
-WF_INLINE void step(const Form &form, const uint8_t *codes, int64_t row_bytes, const __m512 (&scale)[N], const uint16_t *x,
-                 int64_t width, __m512 (&sum)[N][R]) {
-    __m512i w[N][4];
-    for (int i = 0; i < N; i++) form.load(codes + i * row_bytes, w[i]);
+template <class Form, int R>
+WF_INLINE void step(const Form &form, const uint8_t *codes, __m512 scale, const uint16_t *x, int64_t width,
+                    __m512 (&sum)[R]) {
+    __m512i w[4];
+    form.load(codes, w);
     for (int r = 0; r < R; r++) {
         const uint16_t *mine = x + r * width;
-        __m512i v[4];
-        for (int j = 0; j < 4; j++) v[j] = _mm512_load_si512(mine + 32 * j);
-        for (int i = 0; i < N; i++) {
-            __m512 a = dot(_mm512_setzero_ps(), w[i][0], v[0]);
-            for (int j = 1; j < 4; j++) a = dot(a, w[i][j], v[j]);
-            sum[i][r] = Form::SCALED ? _mm512_fmadd_ps(a, scale[i], sum[i][r]) : _mm512_add_ps(a, sum[i][r]);
-        }
+        __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
+        for (int j = 1; j < 4; j++) a = dot(a, w[j], _mm512_load_si512(mine + 32 * j));
+        sum[r] = Form::SCALED ? _mm512_fmadd_ps(a, scale, sum[r]) : _mm512_add_ps(a, sum[r]);
     }
 }
 
-template <class Form, int R, int N>
-WF_INLINE void rows_at(const Form &form, const Matrix &m, const uint16_t *x, int64_t n, float *y, int64_t stride) {
-    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
-    const uint8_t *codes = m.codes + n * row_bytes, *scales[N];
-    for (int i = 0; i < N; i++) scales[i] = m.scales_of(n + i);
-    __m512 even[N][R], odd[N][R], many[N], scale[N];
-    for (int i = 0; i < N; i++)
-        for (int r = 0; r < R; r++) even[i][r] = odd[i][r] = _mm512_setzero_ps();
-    int64_t c = 0;
-    for (; c + 4 <= whole; c += 4) {
-        for (int line = 0; line < N * 4 * Form::BYTES; line += 64)  // the rows lie one after another
-            _mm_prefetch((const char *)codes + N * c * Form::BYTES + line + N * PREFETCH, _MM_HINT_T0);
-        for (int i = 0; i < N; i++) many[i] = Form::scales(scales[i] + c * Form::SCALES, 4);
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-            for (int i = 0; i < N; i++) scale[i] = Form::scale(many[i], k);
-            step<Form, R, N>(form, codes + (c + k) * Form::BYTES, row_bytes, scale, x + (c + k) * CHUNK, width,
-                             k % 2 ? odd : even);
-        }
-    }
-    for (; c < whole; c++) {
-        for (int i = 0; i < N; i++) scale[i] = Form::scale(Form::scales(scales[i] + c * Form::SCALES, 1), 0);
-        step<Form, R, N>(form, codes + c * Form::BYTES, row_bytes, scale, x + c * CHUNK, width, even);
-    }
-    if (m.columns % CHUNK) {  // the last columns, beside zeros
-        alignas(64) uint8_t padded[N][256] = {};
-        for (int i = 0; i < N; i++) {
-            uint8_t padded_scales[4] = {127, 127, 127, 127};
-            std::memcpy(padded[i], codes + i * row_bytes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
-            if (Form::SCALED)
-                std::memcpy(padded_scales, scales[i] + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-            scale[i] = Form::scale(Form::scales(padded_scales, 1), 0);
-        }
-        step<Form, R, N>(form, padded[0], 256, scale, x + c * CHUNK, width, odd);
-    }
-    for (int i = 0; i < N; i++)
-        for (int r = 0; r < R; r++) y[r * stride + n + i] = _mm512_reduce_add_ps(_mm512_add_ps(even[i][r], odd[i][r]));
-}
-
+// One row of the weight after another: the processor fetches a single stream ahead better than hints of ours do.
 template <class Form, int R>
 void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
     const Form form;
-    // FP4 waits for its look-ups: two rows share the loads of x. Of the wider forms two rows are too far apart.
-    if (R == 1 && m.form == WF_FP4)
-        for (; first + 2 <= end; first += 2) rows_at<Form, R, 2>(form, m, x, first, y, stride);
-    for (; first < end; first++) rows_at<Form, R, 1>(form, m, x, first, y, stride);
+    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
+    for (int64_t n = first; n < end; n++) {
+        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
+        __m512 even[R], odd[R];
+        for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
+        int64_t c = 0;
+        for (; c + 4 <= whole; c += 4) {
+            const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++)
+                step<Form, R>(form, codes + (c + i) * Form::BYTES, Form::scale(four, i), x + (c + i) * CHUNK, width,
+                              i % 2 ? odd : even);
+        }
+        for (; c < whole; c++) {
+            const __m512 one = Form::scales(scales + c * Form::SCALES, 1);
+            step<Form, R>(form, codes + c * Form::BYTES, Form::scale(one, 0), x + c * CHUNK, width, even);
+        }
+        if (m.columns % CHUNK) {  // the last columns, beside zeros
+            alignas(64) uint8_t padded[256] = {};
+            uint8_t padded_scales[4] = {127, 127, 127, 127};
+            std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
+            if (Form::SCALED)
+                std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
+            const __m512 one = Form::scales(padded_scales, 1);
+            step<Form, R>(form, padded, Form::scale(one, 0), x + c * CHUNK, width, odd);
+        }
+        for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+    }
 }
 
 template <class Form>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -31,8 +32,7 @@ class Batch:
     tokens: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
-    rope: dict[bool, Table]
-    frequencies: dict[bool, Tensor]
+    config: ModelConfig
 
     @classmethod
     def of(cls, config: ModelConfig, tokens: Tensor, memories: Seq[Memory]) -> Batch:
@@ -44,9 +44,17 @@ class Batch:
         assert row == len(tokens), (row, len(tokens))
         device = tokens.device
         positions = torch.cat([torch.arange(m.start, m.end, device=device) for m in memories])
-        frequencies = {c: ops.rope_frequencies(config, CSA if c else SWA, device) for c in (False, True)}
-        rope = {c: ops.rope_table(positions, f) for c, f in frequencies.items()}
-        return cls(tokens, positions, tuple(segments), rope, frequencies)
+        return cls(tokens, positions, tuple(segments), config)
+
+    @functools.cached_property
+    def frequencies(self) -> dict[bool, Tensor]:
+        """Of the rotary tables, without and with YaRN."""
+        return {c: ops.rope_frequencies(self.config, CSA if c else SWA, self.tokens.device) for c in (False, True)}
+
+    @functools.cached_property
+    def rope(self) -> dict[bool, Table]:
+        """The tokens' rotary tables, by whether a layer compresses."""
+        return {c: ops.rope_table(self.positions, f) for c, f in self.frequencies.items()}
 
     def table(self, ratio: int) -> Table:
         """The rotary table of the tokens, for a layer with this compress ratio."""

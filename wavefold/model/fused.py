@@ -74,18 +74,17 @@ def run_layers(
     arithmetic: Arithmetic,
 ) -> Tensor:
     """streams bfloat16 [n, hc, hidden] -> the same after all layers; the memories' rows as after `Block.forward`."""
-    streams = streams.contiguous()
-    buffers = native.PassBuffers(len(streams), config.hc_mult, config.hidden_size, config.num_experts_per_tok)
+    buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
     memories: list[PagedMemory] = [segment.memory for segment in batch.segments]  # type: ignore[misc]
     for block in fused:
         runs = [_run(block, memory) for memory in memories]
-        native.block_attention(block.parameters, runs, batch.tokens, streams, buffers)
-        chosen = sorted(set(buffers.chosen.flatten().tolist()))
+        native.block_attention(block.parameters, runs, buffers)
+        chosen = sorted({expert for row in buffers.chosen.tolist() for expert in row})
         with store.view(block.layer, chosen) as view:
             structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
             native.experts([*structs, block.shared], block.limit, arithmetic.released, buffers)
-        native.leave(buffers, streams)
-    return streams
+        native.leave(buffers)
+    return buffers.streams
 
 
 def _run(block: FusedBlock, memory: PagedMemory) -> native.RunStruct:

@@ -27,7 +27,8 @@ class Expert(nn.Module):
         self.w3 = Linear(hidden, inter, form)
 
     def weights(self) -> ExpertWeights:
-        return ExpertWeights(*((w.weight, w.scale) for w in (self.w1, self.w2, self.w3)))
+        parts = (vars(self)["_modules"][name]._parameters for name in ("w1", "w2", "w3"))  # often: no module's getattr
+        return ExpertWeights(*((part["weight"], part["scale"]) for part in parts))
 
 
 class MoE(nn.Module):

@@ -96,36 +96,48 @@ class BlockParameters:
 
 
 class PassBuffers:
-    """What a pass's calls give each other, for `tokens` tokens: kept from layer to layer."""
+    """What a pass's calls give each other, kept from layer to layer, for tokens int64 [n] and their streams bfloat16
+    [n, J, hidden], which each layer changes."""
 
-    def __init__(self, tokens: int, streams: int, hidden: int, topk: int):
-        self.h = torch.empty(tokens, hidden, dtype=torch.bfloat16)
-        self.post = torch.empty(tokens, streams)
-        self.comb = torch.empty(tokens, streams, streams)
-        self.route = torch.empty(tokens, topk)
-        self.chosen = torch.empty(tokens, topk, dtype=torch.int64)
-        self.mixed = torch.empty(tokens, streams, hidden, dtype=torch.bfloat16)
-        self.made = torch.empty(tokens, hidden, dtype=torch.bfloat16)
+    def __init__(self, tokens: Tensor, streams: Tensor, topk: int):
+        n, num_streams, hidden = streams.shape
+        self.tokens, self.streams = tokens.contiguous(), streams.contiguous()
+        self.h = torch.empty(n, hidden, dtype=torch.bfloat16)
+        self.post = torch.empty(n, num_streams)
+        self.comb = torch.empty(n, num_streams, num_streams)
+        self.route = torch.empty(n, topk)
+        self.chosen = torch.empty(n, topk, dtype=torch.int64)
+        self.mixed = torch.empty_like(self.streams)
+        self.made = torch.empty(n, hidden, dtype=torch.bfloat16)
+
+        def addresses(*tensors: Tensor) -> tuple[int, ...]:
+            return tuple(tensor.data_ptr() for tensor in tensors)
+
+        # asked for once: a step's time outside the kernels is what is left of it
+        self.sizes = n, num_streams, hidden, topk
+        self.of_attention = addresses(
+            self.tokens, self.streams, self.mixed, self.h, self.post, self.comb, self.route, self.chosen
+        )
+        self.of_experts = addresses(self.h, self.chosen, self.route, self.made)
+        self.of_leave = addresses(self.made, self.mixed, self.post, self.comb, self.streams)
 
 
-def block_attention(
-    block: BlockParameters, runs: Sequence[RunStruct], tokens: Tensor, streams: Tensor, buffers: PassBuffers
-) -> None:
-    """streams bfloat16 [n, J, hidden] of tokens int64 [n] -> buffers.mixed, the streams after attention; h, post, comb,
-    route and chosen for the experts. New entries are in the caches. Raises ValueError for what does not fit."""
-    array = (RunStruct * len(runs))(*runs)
-    outputs = buffers.mixed, buffers.h, buffers.post, buffers.comb, buffers.route, buffers.chosen
+def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: PassBuffers) -> None:
+    """buffers.streams -> buffers.mixed, the streams after attention; h, post, comb, route and chosen for the experts.
+    New entries are in the caches. Raises ValueError for what does not fit."""
+    array = runs[0] if len(runs) == 1 else (RunStruct * len(runs))(*runs)
     check(
         require().wf_block_attention(
-            pool().handle, ctypes.byref(block.struct), len(runs), array, tokens.data_ptr(), streams.data_ptr(),
-            *(tensor.data_ptr() for tensor in outputs),
+            pool().handle, ctypes.byref(block.struct), len(runs), ctypes.byref(array), *buffers.of_attention
         )
-    )  # fmt: skip
+    )
 
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
     """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
-    key = expert, *((w.data_ptr(), w.shape, w.dtype, None if s is None else s.data_ptr()) for w, s in weights)
+    (w1, s1), (w2, s2), (w3, s3) = weights
+    scales = [None if scale is None else scale.data_ptr() for scale in (s1, s2, s3)]
+    key = expert, w1.shape, w1.dtype, w2.dtype, w3.dtype, w1.data_ptr(), w2.data_ptr(), w3.data_ptr(), *scales
     if (struct := _structs.get(key)) is None:
         if len(_structs) >= MOST_STRUCTS:
             _structs.clear()
@@ -142,22 +154,15 @@ _structs: dict[object, ExpertStruct] = {}
 def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers) -> None:
     """buffers.made: what the `chosen` experts make of buffers.h, of its tokens' rows by buffers.chosen and route, added
     up in float32 in the order given."""
-    h, route = buffers.h, buffers.route
     array = (ExpertStruct * len(chosen))(*chosen)
-    check(
-        require().wf_experts(
-            pool().handle, len(h), h.shape[1], h.data_ptr(), route.shape[1], buffers.chosen.data_ptr(),
-            route.data_ptr(), array, len(chosen), limit, released, buffers.made.data_ptr(),
-        )
-    )  # fmt: skip
+    n, _, hidden, topk = buffers.sizes
+    h, ids, route, made = buffers.of_experts
+    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, made
+    check(require().wf_experts(pool().handle, *arguments))
 
 
-def leave(buffers: PassBuffers, out: Tensor) -> None:
-    """buffers.made back onto the streams of buffers.mixed (hc_expand), into out bfloat16 [n, J, hidden]."""
-    n, num_streams, hidden = out.shape
-    inputs = buffers.made, buffers.mixed, buffers.post, buffers.comb
-    check(
-        require().wf_hc_expand(
-            pool().handle, *(tensor.data_ptr() for tensor in inputs), n, num_streams, hidden, out.data_ptr()
-        )
-    )
+def leave(buffers: PassBuffers) -> None:
+    """buffers.made back onto the streams of buffers.mixed (hc_expand), into buffers.streams."""
+    made, mixed, post, comb, streams = buffers.of_leave
+    n, num_streams, hidden, _ = buffers.sizes
+    check(require().wf_hc_expand(pool().handle, made, mixed, post, comb, n, num_streams, hidden, streams))
