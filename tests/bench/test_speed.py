@@ -40,6 +40,12 @@ class Peer:
         return [1.0] * len(tokens)
 
 
+@pytest.fixture(autouse=True)
+def small_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavefold.plan.machine.MEMORY_TENSOR", 1 << 20)
+    monkeypatch.setattr("wavefold.plan.machine.GEMM_SIZE", 64)
+
+
 def test_turns_and_rows() -> None:
     model = random_model(CONFIG, 0, RELEASED, packed=True)
     peer = Peer()
@@ -54,6 +60,10 @@ def test_turns_and_rows() -> None:
         *[("prefill", 700), ("prefill", 700)],
     ]
     assert all(row.ratio("peer") == pytest.approx(1 / row.median("wavefold")) for row in rows)
+    for row in rows:
+        assert len(row.machine) == 2
+        row.machine, row.seconds["wavefold"] = [10.0, 20.0], [0.5] * 3 + [0.1] * 3
+        assert row.share(1.0) == pytest.approx((1 / 10 / 0.5 + 1 / 20 / 0.1) / 2)
     for row in rows[:2]:
         assert 0 < row.seconds["outside native code"][0] < sum(row.seconds["wavefold"])
 
@@ -122,8 +132,6 @@ def test_what_cannot_be_measured(depths: list[int], prompt: int, decode: int, re
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     init(CONFIG, tmp_path / "model", seed=0)
-    monkeypatch.setattr("wavefold.plan.machine.MEMORY_TENSOR", 1 << 20)
-    monkeypatch.setattr("wavefold.plan.machine.GEMM_SIZE", 64)
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "lines.jsonl"
     command = ["bench", "speed", str(tmp_path / "model"), "--depths", "0", "300", "--prompt", "200", "--decode", "2"]

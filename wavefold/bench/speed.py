@@ -1,7 +1,8 @@
 """Decode and prefill rates, beside what this machine can do and beside peers with the same weights.
 
 Contestants take turns, so that whatever else the machine does meets all of them. The bounds come from the same run: a
-decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense bfloat16.
+decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense bfloat16. Both
+rates are measured anew in every turn: on a shared machine they change by half within minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from wavefold.bench.contestants import Contestant, Wavefold
 from wavefold.config import ModelConfig
 from wavefold.plan.flops import prefill_flops
+from wavefold.plan.machine import gemm_rate, memory_read_rate
 from wavefold.plan.memory import packed, plain
 from wavefold.plan.predict import cache_read
 from wavefold.plan.tensors import tensor_kinds
@@ -21,17 +23,28 @@ from wavefold.plan.tensors import tensor_kinds
 
 @dataclass
 class Row:
-    """`seconds` of a token (decode at a depth) or of a whole prompt (prefill), by contestant, all samples."""
+    """`seconds` of a token (decode at a depth) or of a whole prompt (prefill), by contestant, all samples; `machine` is
+    what limits that (bytes read or operations a second) in each turn."""
 
     what: str
     tokens: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    machine: list[float] = field(default_factory=list)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
 
+    def share(self, amount: float) -> float:
+        """Of the machine's rate, what the first contestant reaches with `amount` bytes or operations a sample: the
+        median over turns."""
+        ours = next(iter(self.seconds.values()))
+        each = len(ours) // len(self.machine)
+        turns = [statistics.median(ours[turn * each : (turn + 1) * each]) for turn in range(len(self.machine))]
+        shares = (amount / rate / seconds for rate, seconds in zip(self.machine, turns, strict=True))
+        return statistics.median(shares)
+
     def ratio(self, name: str) -> float:
-        """How many times as fast the first contestant is as this one: the median over turns of paired medians."""
+        """How many times as fast the first contestant is as this one, by medians."""
         ours = next(iter(self.seconds))
         return self.median(name) / self.median(ours)
 
@@ -70,6 +83,8 @@ def measure(
                 contestant.native_s = 0.0
         for turn in range(repeats):
             following = tokens(decode_tokens)
+            report(f"memory, turn {turn + 1} of {repeats}")
+            row.machine.append(memory_read_rate())
             for contestant in contestants:
                 report(f"{contestant.name}: decoding at {depth:,}, turn {turn + 1} of {repeats}")
                 row.seconds[contestant.name] += contestant.decode(following)
@@ -81,6 +96,8 @@ def measure(
         row = Row("prefill", prompt, {contestant.name: [] for contestant in contestants})
         read = tokens(prompt)
         for turn in range(repeats):
+            report(f"GEMM, turn {turn + 1} of {repeats}")
+            row.machine.append(gemm_rate("bfloat16"))
             for contestant in contestants:
                 report(f"{contestant.name}: a prompt of {prompt:,}, turn {turn + 1} of {repeats}")
                 row.seconds[contestant.name].append(contestant.prefill(read))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,33 +51,33 @@ def run(args: argparse.Namespace) -> int:
 
     args.dtype, args.device = "bfloat16", "cpu"
     folder = args.model or default_model()
+    began = time.perf_counter()
     model = load_model(folder, args)
+    load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)
     longest = max([args.prompt, *args.depths]) + max_decoded(args.decode, args.repeats)
     console, screen = Console(), Console(stderr=True)
     native.use_batch_invariant(args.batch_invariant)
-    with screen.status("this machine: memory and GEMM") as status:
-        memory, gemm = memory_read_rate(), gemm_rate("bfloat16")
+    with screen.status("loading") as status:
         contestants: list[Contestant] = [Wavefold(model, longest)]
         contestants += peers(args, folder, longest)
         rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
     about = circumstances(args.repeats) | {
-        "bench": "speed", "model": str(folder), "isa": native.isa(), "memory_read": memory, "gemm_bfloat16": gemm,
+        "bench": "speed", "model": str(folder), "isa": native.isa(), "load_s": load_s,
         "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
     console.print(
-        f"{folder}; {about['hardware']}, {about['threads']} threads, {native.isa()}, {args.repeats} turns; memory "
-        f"{memory / GB:.1f} GB/s, dense bfloat16 {gemm / GB:.0f} GFLOP/s; "
-        f"peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
+        f"{folder}; {about['hardware']}, {about['threads']} threads, {native.isa()}, {args.repeats} turns; loaded in "
+        f"{load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
     )  # fmt: skip
-    console.print(table(rows, contestants, config, memory, gemm, model.arithmetic.released))
+    console.print(table(rows, contestants, config, model.arithmetic.released))
     lines = [about | line(row) for row in rows]
     if args.kernels:
         ours = contestants[0]
         assert isinstance(ours, Wavefold)
-        lines += [about | rate for rate in kernel_rates(ours, memory, gemm)]
+        lines += [about | rate for rate in kernel_rates(ours, memory_read_rate(), gemm_rate("bfloat16"))]
     if args.out:
         append(args.out, lines)
     return 0
@@ -105,16 +106,14 @@ def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Cont
         yield LlamaCpp(args.gguf, longest, torch.get_num_threads())
 
 
-def table(
-    rows: list[Row], contestants: list[Contestant], config: ModelConfig, memory: float, gemm: float, packed: bool
-) -> object:
+def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, packed: bool) -> object:
     """Rates, each with its bound, what bounds it, and the peers' beside ours."""
     from rich.table import Table
 
     from wavefold.bench.speed import decode_bytes, prompt_operations
 
     others = contestants[1:]
-    columns = ["", "tokens/s", "spread", "of the bound", "outside native code"]
+    columns = ["", "tokens/s", "spread", "of the bound", "machine", "outside native code"]
     for other in others:
         columns += [f"{other.name} tokens/s", "ours / theirs"]
     shown = Table(*columns, caption="; ".join(f"{c.name}: {c.arithmetic}" for c in contestants))
@@ -122,15 +121,16 @@ def table(
         tokens = 1 if row.what == "decode" else row.tokens
         ours = row.seconds[contestants[0].name]
         if row.what == "decode":
-            what, amount, rate = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), memory
+            what, amount, unit = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), "GB"
             outside = f"{sum(row.seconds['outside native code']) / sum(ours):.1%}"
         else:
-            what, amount, rate = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), gemm
+            what, amount, unit = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), "GFLOP"
             outside = ""
+        bound = f"{row.share(amount):.0%} of {amount / GB:,.2f} {unit}"
+        limits = f"{min(row.machine) / GB:.1f}-{max(row.machine) / GB:.1f} {unit}/s"
+        spread = f"{tokens / max(ours):.2f}-{tokens / min(ours):.2f}"
         median = row.median(contestants[0].name)
-        cells = [what, f"{tokens / median:.2f}", f"{tokens / max(ours):.2f}-{tokens / min(ours):.2f}",
-                 f"{amount / rate / median:.0%} of {amount / GB:,.2f} {'GB' if row.what == 'decode' else 'GFLOP'}",
-                 outside]  # fmt: skip
+        cells = [what, f"{tokens / median:.2f}", spread, bound, limits, outside]
         for other in others:
             cells += [f"{tokens / row.median(other.name):.2f}", f"{row.ratio(other.name):.2f}"]
         shown.add_row(*cells)
@@ -138,7 +138,7 @@ def table(
 
 
 def line(row: Row) -> dict[str, object]:
-    return {"what": row.what, "tokens": row.tokens, "seconds": row.seconds}
+    return {"what": row.what, "tokens": row.tokens, "seconds": row.seconds, "machine": row.machine}
 
 
 def kernel_rates(ours: Wavefold, memory: float, gemm: float) -> Iterator[dict[str, object]]:
