@@ -28,7 +28,7 @@ help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
 	@echo "make test      the default tests (minutes, two cores)"
 	@echo "make test-all  every test, the slow ones included"
-	@echo "make lint      ruff, format check, mypy"
+	@echo "make lint      ruff, format checks of Python and C++, mypy"
 	@echo "make demo      the model that ships completes two functions"
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
@@ -59,6 +59,7 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h
 	$(BIN)/mypy wavefold
 
 # The model that ships completes two functions; the second is from a file that its training held out.

@@ -18,7 +18,9 @@ using wf::Matrix;
 
 const Kernels *const all_kernels[] = {
 #if defined(WF_X86)
-    &wf::avx512bf16_kernels, &wf::avx512_kernels, &wf::avx2_kernels,
+    &wf::avx512bf16_kernels,
+    &wf::avx512_kernels,
+    &wf::avx2_kernels,
 #elif defined(WF_NEON)
     &wf::neon_kernels,
 #endif
@@ -255,7 +257,8 @@ int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_
     if (!pool || !x || !weight || !out) return WF_ERROR_NULL;
     if (wf::bad(rows) || wf::bad(columns)) return WF_ERROR_SHAPE;
     std::lock_guard<std::mutex> lock(pool->pool.calls);
-    pool->pool.each(rows, [&](int64_t i, int) { wf::rms_norm(x + i * columns, weight, columns, eps, out + i * columns); });
+    pool->pool.each(rows,
+                    [&](int64_t i, int) { wf::rms_norm(x + i * columns, weight, columns, eps, out + i * columns); });
     return WF_OK;
 }
 

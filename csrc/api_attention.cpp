@@ -16,8 +16,14 @@ int check_rows(const wf_rows *given, int64_t most, Rows &rows) {
     if (given->form == WF_ROWS_INDEX && given->dim % 2) return WF_ERROR_SHAPE;
     const int64_t row_bytes = record_bytes(given->form, given->dim, given->rope_dim);
     if (given->bytes <= 0 || given->bytes % row_bytes) return WF_ERROR_BYTES;
-    rows = {given->form, given->dim, given->rope_dim, row_bytes, given->bytes / row_bytes,
-            static_cast<uint8_t *>(given->base), given->table, given->in_block};
+    rows = {given->form,
+            given->dim,
+            given->rope_dim,
+            row_bytes,
+            given->bytes / row_bytes,
+            static_cast<uint8_t *>(given->base),
+            given->table,
+            given->in_block};
     if (!given->table) return WF_OK;
     if (bad(given->in_block) || given->table_blocks < 0 || given->table_blocks > LARGEST) return WF_ERROR_SHAPE;
     if ((most + given->in_block - 1) / given->in_block > given->table_blocks) return WF_ERROR_SHAPE;
@@ -37,11 +43,13 @@ int wf_attend(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, 
               int64_t window, const wf_rows *past, const uint16_t *fresh, const wf_rows *entries, int64_t ratio,
               const int32_t *chosen, int64_t most_chosen, uint16_t *out) {
     if (!pool || !q || !sink || !past || !fresh || !out) return WF_ERROR_NULL;
-    if (bad(queries) || bad(heads, 1 << 16) || bad(window, 1 << 16) || first < 0 || first > LARGEST) return WF_ERROR_SHAPE;
+    if (bad(queries) || bad(heads, 1 << 16) || bad(window, 1 << 16) || first < 0 || first > LARGEST)
+        return WF_ERROR_SHAPE;
     Attend job = {};
     if (const int error = check_rows(past, 0, job.past)) return error;
     const int64_t before = first < window - 1 ? first : window - 1;
-    if (job.past.form == WF_ROWS_INDEX || job.past.table || before > job.past.num_rows || job.past.dim % 2) return WF_ERROR_SHAPE;
+    if (job.past.form == WF_ROWS_INDEX || job.past.table || before > job.past.num_rows || job.past.dim % 2)
+        return WF_ERROR_SHAPE;
     job.queries = queries, job.heads = heads, job.dim = job.past.dim, job.q = q, job.sink = sink;
     job.first = first, job.window = window, job.fresh = fresh, job.fresh_first = first, job.out = out;
     if (ratio) {

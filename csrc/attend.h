@@ -15,7 +15,7 @@
 namespace wf {
 
 constexpr int PIECE = 64;
-constexpr int SPAN = 1024;  // entries; the window belongs to the first span
+constexpr int SPAN = 1024;       // entries; the window belongs to the first span
 constexpr int MOST_QUERIES = 8;  // of a task
 
 // Sizes have been checked. Query i stands at position first + i.
@@ -31,7 +31,7 @@ struct Attend {
     int64_t ratio;          // tokens of an entry; 0: the window alone
     const int32_t *chosen;  // [queries, most_chosen]: entries by number, then -1; null: all that are complete
     int64_t most_chosen;
-    uint16_t *out;  // [queries, heads, dim]
+    uint16_t *out;   // [queries, heads, dim]
     float *partial;  // [queries, spans, heads, width + 2] when spans are tasks of their own
     int64_t spans;   // of the longest query
 
@@ -51,12 +51,12 @@ struct AttendKernel {
 
     const Attend &job;
     const int64_t width, words, stride;  // of a row: values, pairs, words between rows of `v`
-    const int64_t keys, all_heads;  // keys that fit; heads with their padding
-    uint16_t *rows;                 // [keys, width]
-    uint32_t *kt, *v;               // [words, keys], [keys, stride]: pairs down a key; a key's value beside the next one's
-    uint32_t *q;                    // [MOST_QUERIES, all_heads, words]
-    float *z;                       // [all_heads, PIECE]
-    uint32_t *p;                    // [all_heads, PIECE / 2]
+    const int64_t keys, all_heads;       // keys that fit; heads with their padding
+    uint16_t *rows;                      // [keys, width]
+    uint32_t *kt, *v;  // [words, keys], [keys, stride]: pairs down a key; a key's value beside the next one's
+    uint32_t *q;       // [MOST_QUERIES, all_heads, words]
+    float *z;          // [all_heads, PIECE]
+    uint32_t *p;       // [all_heads, PIECE / 2]
     float *top, *sum, *decay, *out;      // [MOST_QUERIES, all_heads (, width)]: of a span
     float *all_top, *all_sum, *all_out;  // of the spans before it
 
@@ -69,7 +69,8 @@ struct AttendKernel {
     }
 
     static int64_t layout(const Attend &job, uint8_t *base, AttendKernel *kernel) {
-        const int64_t width = job.width(), H = padded(job.heads, R), Q = MOST_QUERIES < job.queries ? MOST_QUERIES : job.queries;
+        const int64_t width = job.width(), H = padded(job.heads, R),
+                      Q = MOST_QUERIES < job.queries ? MOST_QUERIES : job.queries;
         const int64_t keys = most_keys(job);
         int64_t used = 0;
         auto take = [&](auto **to, int64_t count) {
@@ -112,7 +113,8 @@ struct AttendKernel {
                 S::transpose(pairs + key * words + k, words, kt + k * keys + key, keys);
         for (int64_t key = 0; key + 1 < whole; key += both ? 1 : 2)
             for (int64_t k = 0; k < width; k += L)
-                S::template write<U>(v + key * stride + k, S::zip(rows + key * width + k, rows + (key + 1) * width + k));
+                S::template write<U>(v + key * stride + k,
+                                     S::zip(rows + key * width + k, rows + (key + 1) * width + k));
     }
 
     WF_INLINE void take_row(const Rows &source, int64_t n, int64_t place) {
@@ -195,8 +197,7 @@ struct AttendKernel {
 
     void clear(int64_t queries, int64_t heads) {
         for (int64_t i = 0; i < queries * all_heads; i++) top[i] = -INFINITY, sum[i] = 0;
-        for (int64_t i = 0; i < queries; i++)
-            std::memset(out + i * all_heads * width, 0, size_t(4 * heads * width));
+        for (int64_t i = 0; i < queries; i++) std::memset(out + i * all_heads * width, 0, size_t(4 * heads * width));
     }
 
     // (top, sum, out) += what comes after it.

@@ -29,7 +29,8 @@ bool attend(Pool &pool, Attend job, const AttentionKernels &kernels) {
     const bool split_spans = blocks < threads && job.spans > 1;
     const int64_t per_block = split_spans ? job.spans : 1;
     // too few tasks for the threads: cut the heads too
-    const int64_t groups = blocks * per_block >= threads ? 1 : (threads + blocks * per_block - 1) / (blocks * per_block);
+    const int64_t groups =
+        blocks * per_block >= threads ? 1 : (threads + blocks * per_block - 1) / (blocks * per_block);
     const int64_t group = (job.heads + groups - 1) / groups;
     const int64_t head_groups = (job.heads + group - 1) / group;
     float no_partial = 0;
@@ -72,7 +73,8 @@ bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
             Best best[64];
             const int64_t parts = cuts < 64 ? cuts : 64;
             for (int64_t i = 0; i < parts; i++)
-                best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0, -INFINITY};
+                best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0,
+                           -INFINITY};
             pool.each(parts, [&](int64_t part, int thread) {
                 int64_t first, end;
                 share(entries, KEYS, int(part), int(parts), first, end);

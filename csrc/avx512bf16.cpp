@@ -20,6 +20,8 @@ namespace {
 
 using Plain = SimdRows<Avx512>;  // products with float32 weights, and decoding
 
+constexpr int PAGE = 4096;
+
 inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
 // Sixteen scale bytes as floats. e == 0 and e == 255 have the highest mantissa bit: (e + 1) & 254 is 0 for them alone.
@@ -108,7 +110,8 @@ WF_INLINE void step(const Form &form, const uint8_t *codes, __m512 scale, const 
     }
 }
 
-// One row of the weight after another: the processor fetches a single stream ahead better than hints of ours do.
+// One row of the weight after another: the processor fetches a single stream ahead better than hints of ours do, but not
+// across a page, which FP4's rows, busy with their look-ups, would wait for.
 template <class Form, int R>
 void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
     const Form form;
@@ -118,6 +121,7 @@ void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, flo
         __m512 even[R], odd[R];
         for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
         int64_t c = 0;
+        if (Form::BYTES == 64) _mm_prefetch((const char *)codes + PAGE, _MM_HINT_T0);
         for (; c + 4 <= whole; c += 4) {
             const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
 #pragma GCC unroll 4
@@ -190,7 +194,7 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16", has_avx512bf16, arrange, arranged_bytes, rows,
+const Kernels avx512bf16_kernels = {"avx512bf16",  has_avx512bf16,       arrange, arranged_bytes, rows,
                                     Plain::decode, &avx512bf16_attention};
 
 }  // namespace wf

@@ -6,7 +6,9 @@
 namespace wf {
 namespace {
 
-bool shaped(const Matrix &matrix, int64_t rows, int64_t columns) { return matrix.rows == rows && matrix.columns == columns; }
+bool shaped(const Matrix &matrix, int64_t rows, int64_t columns) {
+    return matrix.rows == rows && matrix.columns == columns;
+}
 
 int check_mixer(const wf_mixer &given, const wf_block &block, Mixer &mixer) {
     if (!given.base || !given.scale || !given.norm) return WF_ERROR_NULL;
@@ -22,7 +24,8 @@ int check_compressor(const wf_compressor &given, const wf_block &block, Compress
     compressor = {given.dim, given.dim * (block.overlap ? 2 : 1), {}, {}, given.ape, given.norm};
     if (const int error = check_matrix(&given.wkv, compressor.wkv)) return error;
     if (const int error = check_matrix(&given.wgate, compressor.wgate)) return error;
-    const bool fits = shaped(compressor.wkv, compressor.width, block.hidden) && shaped(compressor.wgate, compressor.width, block.hidden);
+    const bool fits = shaped(compressor.wkv, compressor.width, block.hidden) &&
+                      shaped(compressor.wgate, compressor.width, block.hidden);
     return fits ? WF_OK : WF_ERROR_SHAPE;
 }
 
@@ -31,11 +34,14 @@ int check_compressor(const wf_compressor &given, const wf_block &block, Compress
 int check_block(const wf_block &given, Block &block) {
     block = {};
     block.given = &given;
-    if (bad(given.hidden, 1 << 20) || given.streams < 1 || given.streams > MOST_STREAMS || given.iters < 1) return WF_ERROR_SHAPE;
+    if (bad(given.hidden, 1 << 20) || given.streams < 1 || given.streams > MOST_STREAMS || given.iters < 1)
+        return WF_ERROR_SHAPE;
     if (bad(given.heads, 1 << 16) || bad(given.head_dim, 1 << 14) || given.head_dim % 2) return WF_ERROR_SHAPE;
     if (given.rope_dim < 0 || given.rope_dim > given.head_dim || given.rope_dim % 2) return WF_ERROR_SHAPE;
-    if (bad(given.groups, given.heads) || given.heads % given.groups || bad(given.window, 1 << 16)) return WF_ERROR_SHAPE;
-    if (given.ratio < 0 || given.ratio > 1 << 16 || given.index_heads < 0 || given.index_heads > 1 << 16) return WF_ERROR_SHAPE;
+    if (bad(given.groups, given.heads) || given.heads % given.groups || bad(given.window, 1 << 16))
+        return WF_ERROR_SHAPE;
+    if (given.ratio < 0 || given.ratio > 1 << 16 || given.index_heads < 0 || given.index_heads > 1 << 16)
+        return WF_ERROR_SHAPE;
     if (bad(given.num_experts, 1 << 20) || bad(given.topk, given.num_experts)) return WF_ERROR_SHAPE;
     if (!given.sink || !given.frequencies || !given.q_norm || !given.kv_norm) return WF_ERROR_NULL;
     if (!given.gate_bias && (!given.gate_table || bad(given.vocabulary))) return WF_ERROR_NULL;
@@ -75,7 +81,8 @@ int check_run(const wf_run &given, const wf_block &block, int64_t first, Run &ru
     if (!block.ratio) return WF_OK;
     const int64_t entries = run.end() / block.ratio, reach = block.ratio * (block.overlap ? 2 : 1);
     if (const int error = check_rows(&given.entries, entries, run.entries)) return error;
-    if (run.entries.dim != block.head_dim || run.entries.form == WF_ROWS_INDEX || !run.entries.table) return WF_ERROR_SHAPE;
+    if (run.entries.dim != block.head_dim || run.entries.form == WF_ROWS_INDEX || !run.entries.table)
+        return WF_ERROR_SHAPE;
     if (!given.tail) return WF_ERROR_NULL;
     if (given.tail_rows < reach || given.tail_rows > LARGEST) return WF_ERROR_SHAPE;
     if (!block.index_heads) return WF_OK;

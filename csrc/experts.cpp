@@ -80,9 +80,13 @@ struct Mixture {
         // every expert reads the rows of h: of several tokens one expert alone, as a token may name an expert twice
         const bool alone = stop - begin == 1 && shares[begin].expert->id < 0;
         const bool same = alone || (tokens == 1 && pairs == int64_t(stop - begin));
-        if (!same) pool.each(pairs, [&](int64_t p, int) {
-            std::memcpy(x + p * hidden, h + token[size_t(pair + p)] * hidden, size_t(2 * hidden));
-        }, 8);
+        if (!same)
+            pool.each(
+                pairs,
+                [&](int64_t p, int) {
+                    std::memcpy(x + p * hidden, h + token[size_t(pair + p)] * hidden, size_t(2 * hidden));
+                },
+                8);
         std::vector<Product> products;
         const auto product = [&](const Matrix &m, const uint16_t *from, int64_t rows, uint16_t *to) {
             products.push_back({m, from, rows, m.columns, released && m.form <= WF_FP8, nullptr, to, m.rows});
@@ -103,13 +107,16 @@ struct Mixture {
         });
         products.clear();
         for (size_t s = begin; s < stop; s++)
-            product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows, y + (shares[s].first - pair) * hidden);
+            product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows,
+                    y + (shares[s].first - pair) * hidden);
         if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
-        pool.each((hidden + PART - 1) / PART, [&](int64_t part, int) {
-            const int64_t low = part * PART, high = std::min(low + PART, hidden);
-            for (int64_t p = 0; p < pairs; p++)
-                wf::add(y + p * hidden + low, high - low, sum + token[size_t(pair + p)] * hidden + low);
-        }, 2);
+        pool.each((hidden + PART - 1) / PART,
+                  [&](int64_t part, int) {
+                      const int64_t low = part * PART, high = std::min(low + PART, hidden);
+                      for (int64_t p = 0; p < pairs; p++)
+                          wf::add(y + p * hidden + low, high - low, sum + token[size_t(pair + p)] * hidden + low);
+                  },
+                  2);
         return true;
     }
 
@@ -140,10 +147,12 @@ struct Mixture {
             if (!add(begin, stop, x, gate, up, y, sum)) return false;
             begin = stop;
         }
-        pool.each((tokens * hidden + PART - 1) / PART, [&](int64_t part, int) {
-            const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
-            wf::round(sum + low, high - low, out + low);
-        }, 16);
+        pool.each((tokens * hidden + PART - 1) / PART,
+                  [&](int64_t part, int) {
+                      const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
+                      wf::round(sum + low, high - low, out + low);
+                  },
+                  16);
         return true;
     }
 };
@@ -157,7 +166,8 @@ extern "C" int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const u
                           const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
                           int32_t released, uint16_t *out) {
     if (!pool || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
-    if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS)) return WF_ERROR_SHAPE;
+    if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
+        return WF_ERROR_SHAPE;
     try {
         std::vector<Expert> experts(size_t(count), Expert{});
         for (int64_t e = 0; e < count; e++)

@@ -79,7 +79,7 @@ bool fuzz_product(Fuzz &fuzz) {
         for (int64_t i = 0; i < x_rows * rows; i++)
             if (!close(y[size_t(i)], z[size_t(i)], sizes[size_t(i % rows)], usual && form <= WF_FP8))
                 return problem << "product " << i << ": " << y[size_t(i)] << ", " << z[size_t(i)], wrong();
-        if (x_rows > 9) continue;  // many rows have an order of their own
+        if (x_rows > 9) continue;                                 // many rows have an order of their own
         std::unique_ptr<float[]> alone(new float[size_t(rows)]);  // a row of x by itself: the same bytes
         const int64_t r = fuzz.below(x_rows);
         wf_linear(pool, &matrix, x.get() + r * columns, 1, 0, alone.get(), 0);

@@ -181,8 +181,8 @@ struct AttendCall : Call {
     const int32_t *chosen;
 
     int run(wf_pool *pool, uint16_t *out) const {
-        return wf_attend(pool, queries, heads, query, sink, first, window, &past, fresh, no_entries ? nullptr : &entries,
-                         ratio, chosen, most_chosen, out);
+        return wf_attend(pool, queries, heads, query, sink, first, window, &past, fresh,
+                         no_entries ? nullptr : &entries, ratio, chosen, most_chosen, out);
     }
 };
 
@@ -248,7 +248,8 @@ bool fuzz_attend(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
     wf_use_isa(isa.c_str());
     if (error) return differ(fuzz, "attend: error " + std::to_string(error));
     if (tame) {
-        if (std::memcmp(out.get(), again.get(), size_t(2 * size))) return differ(fuzz, "attend: two threads differ from one");
+        if (std::memcmp(out.get(), again.get(), size_t(2 * size)))
+            return differ(fuzz, "attend: two threads differ from one");
         for (int64_t row = 0; row < call.queries * call.heads; row++) {
             double square = 0, apart = 0;
             for (int64_t k = row * dim; k < (row + 1) * dim; k++) {
@@ -371,13 +372,16 @@ bool fuzz_index(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
     wf_use_isa(isa.c_str());
     if (error) return differ(fuzz, "index: error " + std::to_string(error));
     if (tame) {
-        if (std::memcmp(out.get(), again.get(), size_t(4 * size))) return differ(fuzz, "index: two threads differ from one");
+        if (std::memcmp(out.get(), again.get(), size_t(4 * size)))
+            return differ(fuzz, "index: two threads differ from one");
         const int64_t query = below(random, call.queries);
         if (!chosen_well(call, keys, query, out.get() + query * call.k)) return differ(fuzz, "index: a bad choice");
-        if (!chosen_well(call, keys, query, plain.get() + query * call.k)) return differ(fuzz, "index: a bad generic choice");
+        if (!chosen_well(call, keys, query, plain.get() + query * call.k))
+            return differ(fuzz, "index: a bad generic choice");
     }
     for (int64_t i = 0; i < size; i++)
-        if (out[size_t(i)] < -1 || out[size_t(i)] >= call.visible(i / call.k)) return differ(fuzz, "index: no such entry");
+        if (out[size_t(i)] < -1 || out[size_t(i)] >= call.visible(i / call.k))
+            return differ(fuzz, "index: no such entry");
 
     IndexCall bad = {};
     for (bool spoiled = false; !spoiled;) {

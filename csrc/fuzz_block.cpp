@@ -83,7 +83,8 @@ int64_t even(Fuzz &fuzz, int64_t most) { return 2 + 2 * fuzz.below(most / 2); }
 bool fuzz_block(Fuzz &fuzz) {
     Held held = {fuzz, fuzz.below(2) == 0, {}};
     wf_block b = {};
-    b.released = int32_t(fuzz.below(2)), b.hidden = 1 + fuzz.below(70), b.streams = 1 + fuzz.below(4), b.iters = 1 + int32_t(fuzz.below(3));
+    b.released = int32_t(fuzz.below(2)), b.hidden = 1 + fuzz.below(70), b.streams = 1 + fuzz.below(4),
+    b.iters = 1 + int32_t(fuzz.below(3));
     b.hc_eps = 1e-6f, b.norm_eps = 1e-6f;
     const int64_t all = b.streams * b.hidden, mixes = 2 * b.streams + b.streams * b.streams;
     for (wf_mixer *mixer : {&b.attention, &b.experts})
@@ -94,20 +95,24 @@ bool fuzz_block(Fuzz &fuzz) {
     const int64_t ratios[] = {0, 1, 2, 4, 7};
     b.ratio = ratios[fuzz.below(5)], b.overlap = b.ratio && fuzz.below(2);
     b.sink = held.floats(b.heads), b.frequencies = held.floats(b.rope_dim / 2 + 1);
-    const int64_t lora = 1 + fuzz.below(40), rank = fuzz.below(4) ? 1 + fuzz.below(9) : 128, width = b.heads * b.head_dim;
+    const int64_t lora = 1 + fuzz.below(40), rank = fuzz.below(4) ? 1 + fuzz.below(9) : 128,
+                  width = b.heads * b.head_dim;
     b.wq_a = held.matrix(lora, b.hidden), b.wq_b = held.matrix(width, lora), b.wkv = held.matrix(b.head_dim, b.hidden);
     b.wo_a = held.matrix(b.groups * rank, width / b.groups, rank == 128 ? WF_FP8 : WF_BF16);
     b.wo_b = held.matrix(b.hidden, b.groups * rank), b.q_norm = held.bf16(lora), b.kv_norm = held.bf16(b.head_dim);
     const auto compressor = [&](int64_t dim) {
         const int64_t wide = dim * (b.overlap ? 2 : 1);
-        return wf_compressor{dim, held.matrix(wide, b.hidden), held.matrix(wide, b.hidden), held.floats(b.ratio * wide), held.bf16(dim)};
+        return wf_compressor{dim, held.matrix(wide, b.hidden), held.matrix(wide, b.hidden), held.floats(b.ratio * wide),
+                             held.bf16(dim)};
     };
     if (b.ratio) b.entries = compressor(b.head_dim);
     if (b.ratio && fuzz.below(2)) {
         b.index_heads = 1 + fuzz.below(5), b.index_topk = 1 + fuzz.below(9), b.keys = compressor(index_dim);
-        b.index_wq_b = held.matrix(b.index_heads * index_dim, lora), b.index_weights = held.matrix(b.index_heads, b.hidden);
+        b.index_wq_b = held.matrix(b.index_heads * index_dim, lora),
+        b.index_weights = held.matrix(b.index_heads, b.hidden);
     }
-    b.num_experts = 1 + fuzz.below(9), b.topk = 1 + fuzz.below(b.num_experts), b.gate = held.matrix(b.num_experts, b.hidden);
+    b.num_experts = 1 + fuzz.below(9), b.topk = 1 + fuzz.below(b.num_experts),
+    b.gate = held.matrix(b.num_experts, b.hidden);
     b.vocabulary = 1 + fuzz.below(20), b.route_scale = 1.5f;
     int64_t *table = reinterpret_cast<int64_t *>(held.raw(8 * b.vocabulary * b.topk));
     for (int64_t i = 0; i < b.vocabulary * b.topk; i++) table[i] = fuzz.below(b.num_experts);
@@ -118,21 +123,26 @@ bool fuzz_block(Fuzz &fuzz) {
     int64_t tokens = 0;
     for (wf_run &run : runs) {
         run = {};
-        run.position = fuzz.below(2) ? fuzz.below(200) : 0, run.tokens = fuzz.below(3) ? 1 + fuzz.below(4) : 1 + fuzz.below(40);
+        run.position = fuzz.below(2) ? fuzz.below(200) : 0,
+        run.tokens = fuzz.below(3) ? 1 + fuzz.below(4) : 1 + fuzz.below(40);
         const bool packed = fuzz.below(2);
         const int64_t ring = b.window + fuzz.below(20), reach = b.ratio * (b.overlap ? 2 : 1) + fuzz.below(9);
         run.window = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, ring, false);
-        if (fuzz.below(2)) run.new_window = held.raw(std::min(run.tokens, ring) * record_bytes(run.window.form, b.head_dim, b.rope_dim));
+        if (fuzz.below(2))
+            run.new_window =
+                held.raw(std::min(run.tokens, ring) * record_bytes(run.window.form, b.head_dim, b.rope_dim));
         tokens += run.tokens;
         if (!b.ratio) continue;
         const int64_t entries = (run.position + run.tokens) / b.ratio;
         run.entries = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, entries, true);
         run.tail = held.floats(reach * 2 * b.entries.dim * (b.overlap ? 2 : 1)), run.tail_rows = reach;
-        if (fuzz.below(2)) run.new_tail = held.floats(std::min(run.tokens, reach) * 2 * b.entries.dim * (b.overlap ? 2 : 1));
+        if (fuzz.below(2))
+            run.new_tail = held.floats(std::min(run.tokens, reach) * 2 * b.entries.dim * (b.overlap ? 2 : 1));
         if (!b.index_heads) continue;
         run.keys = rows_of(held, packed ? WF_ROWS_INDEX : WF_ROWS_BF16, index_dim, b.rope_dim, entries, true);
         run.key_tail = held.floats(reach * 2 * index_dim * (b.overlap ? 2 : 1)), run.key_tail_rows = reach;
-        if (fuzz.below(2)) run.new_key_tail = held.floats(std::min(run.tokens, reach) * 2 * index_dim * (b.overlap ? 2 : 1));
+        if (fuzz.below(2))
+            run.new_key_tail = held.floats(std::min(run.tokens, reach) * 2 * index_dim * (b.overlap ? 2 : 1));
     }
     std::unique_ptr<int64_t[]> ids(new int64_t[size_t(tokens)]), chosen(new int64_t[size_t(tokens * b.topk)]);
     for (int64_t i = 0; i < tokens; i++) ids[size_t(i)] = fuzz.below(b.vocabulary);
@@ -142,13 +152,16 @@ bool fuzz_block(Fuzz &fuzz) {
     auto route = fuzz.values<float>(tokens * b.topk);
     wf_pool *pool = fuzz.pool();
     const auto call = [&](const wf_block &block, int64_t count) {
-        return wf_block_attention(pool, &block, count, runs.data(), ids.get(), streams, out.get(), h.get(), post.get(), comb.get(),
-                                  route.get(), chosen.get());
+        return wf_block_attention(pool, &block, count, runs.data(), ids.get(), streams, out.get(), h.get(), post.get(),
+                                  comb.get(), route.get(), chosen.get());
     };
-    if (const int error = call(b, int64_t(runs.size()))) return fuzz.message = "block: error " + std::to_string(error), false;
+    if (const int error = call(b, int64_t(runs.size())))
+        return fuzz.message = "block: error " + std::to_string(error), false;
     for (int64_t i = 0; i < tokens * b.topk; i++)
-        if (chosen[size_t(i)] < 0 || chosen[size_t(i)] >= b.num_experts) return fuzz.message = "block: no such expert", false;
-    if (held.tame && !(finite(out.get(), tokens * all) && finite(h.get(), tokens * b.hidden))) return fuzz.message = "block: not finite", false;
+        if (chosen[size_t(i)] < 0 || chosen[size_t(i)] >= b.num_experts)
+            return fuzz.message = "block: no such expert", false;
+    if (held.tame && !(finite(out.get(), tokens * all) && finite(h.get(), tokens * b.hidden)))
+        return fuzz.message = "block: not finite", false;
 
     wf_block bad = b;
     const wf_run run = runs[0];
@@ -192,7 +205,8 @@ bool fuzz_experts(Fuzz &fuzz) {
     std::vector<wf_expert> experts;
     for (int64_t e = 0; e < count; e++) {
         const int64_t inter = 1 + fuzz.below(150);
-        experts.push_back({e + 1 == count ? -1 : e, held.matrix(inter, hidden), held.matrix(hidden, inter), held.matrix(inter, hidden)});
+        experts.push_back({e + 1 == count ? -1 : e, held.matrix(inter, hidden), held.matrix(hidden, inter),
+                           held.matrix(inter, hidden)});
     }
     std::unique_ptr<int64_t[]> chosen(new int64_t[size_t(tokens * topk)]);
     for (int64_t i = 0; i < tokens * topk; i++) chosen[size_t(i)] = fuzz.below(count + 2) - 1;  // some name nobody
@@ -204,7 +218,8 @@ bool fuzz_experts(Fuzz &fuzz) {
     const auto call = [&](int64_t n, int64_t k, int64_t some) {
         return wf_experts(pool, n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released, out.get());
     };
-    if (const int error = call(tokens, topk, count)) return fuzz.message = "experts: error " + std::to_string(error), false;
+    if (const int error = call(tokens, topk, count))
+        return fuzz.message = "experts: error " + std::to_string(error), false;
     if (held.tame && !finite(out.get(), tokens * hidden)) return fuzz.message = "experts: not finite", false;
     bool refused;
     switch (fuzz.below(5)) {

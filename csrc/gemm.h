@@ -10,16 +10,16 @@
 
 namespace wf {
 
-constexpr int64_t GEMM_TILE = 64;     // rows of a weight decoded together
+constexpr int64_t GEMM_TILE = 64;       // rows of a weight decoded together
 constexpr int64_t GEMM_COLUMNS = 1024;  // decoded at a time
-constexpr int64_t GEMM_ROWS = 384;    // rows of x that a decoded tile serves: a multiple of every TILE_ROWS
+constexpr int64_t GEMM_ROWS = 384;      // rows of x that a decoded tile serves: a multiple of every TILE_ROWS
 
 struct GemmTask {
     const Matrix *weight;
-    const uint16_t *x;      // [x_rows, columns], rows `stride` apart
+    const uint16_t *x;  // [x_rows, columns], rows `stride` apart
     int64_t x_rows, stride;
-    int64_t first, count;   // rows of the weight: at most GEMM_TILE
-    float *wide;            // one of the two is null: y, rows `y_stride` apart
+    int64_t first, count;  // rows of the weight: at most GEMM_TILE
+    float *wide;           // one of the two is null: y, rows `y_stride` apart
     uint16_t *rounded;
     int64_t y_stride;
 };
@@ -48,10 +48,14 @@ struct Gemm {
             for (int64_t r = 0; r < task.x_rows; r += R) {
                 const int64_t rows = task.x_rows - r < R ? task.x_rows - r : R;
                 const uint16_t *x = task.x + r * task.stride + first;
-                if (m.form == WF_FP32) widened(x, task.stride, rows, columns, panel, first > 0, wide, sums + r * GEMM_TILE);
+                if (m.form == WF_FP32)
+                    widened(x, task.stride, rows, columns, panel, first > 0, wide, sums + r * GEMM_TILE);
                 else if (rows == R && columns % 2 == 0 && !(uintptr_t(x) & 3) && task.stride % 2 == 0)
-                    tile<R>(reinterpret_cast<const uint32_t *>(x), task.stride / 2, panel, columns / 2, first > 0, sums + r * GEMM_TILE);
-                else edge(x, task.stride, rows, columns, panel, first > 0, reinterpret_cast<uint32_t *>(wide), sums + r * GEMM_TILE);
+                    tile<R>(reinterpret_cast<const uint32_t *>(x), task.stride / 2, panel, columns / 2, first > 0,
+                            sums + r * GEMM_TILE);
+                else
+                    edge(x, task.stride, rows, columns, panel, first > 0, reinterpret_cast<uint32_t *>(wide),
+                         sums + r * GEMM_TILE);
             }
         }
         for (int64_t r = 0; r < task.x_rows; r++) store(task, r, sums + r * GEMM_TILE);
@@ -74,7 +78,8 @@ struct Gemm {
                 std::memset(mine + words - 1, 0, size_t(4 * (whole - words + 1)));
                 decode(m, task.first + n + i, first, columns, mine);
             }
-            for (int64_t k = 0; k < whole; k += L) S::transpose(line + k, GEMM_COLUMNS, panel + k * GEMM_TILE + n, GEMM_TILE);
+            for (int64_t k = 0; k < whole; k += L)
+                S::transpose(line + k, GEMM_COLUMNS, panel + k * GEMM_TILE + n, GEMM_TILE);
         }
     }
 
@@ -97,18 +102,15 @@ struct Gemm {
                 for (; k + 32 <= columns; k += 32) S::fp8(codes + k, 32, scales[k / 128], values + k);
                 break;
             }
-            case WF_BF16:
-                std::memcpy(values, codes + 2 * first, size_t(2 * columns));
-                return;
-            default:
-                std::memcpy(out, codes + 4 * first, size_t(4 * columns));
-                return;
+            case WF_BF16: std::memcpy(values, codes + 2 * first, size_t(2 * columns)); return;
+            default: std::memcpy(out, codes + 4 * first, size_t(4 * columns)); return;
         }
         for (; k < columns; k++) values[k] = float_to_bf16(value_at(m, row, first + k) * scale_at(m, row, first + k));
     }
 
     template <int N>
-    static WF_INLINE void tile(const uint32_t *x, int64_t stride, const uint32_t *panel, int64_t pairs, bool more, float *sums) {
+    static WF_INLINE void tile(const uint32_t *x, int64_t stride, const uint32_t *panel, int64_t pairs, bool more,
+                               float *sums) {
         for (int64_t n = 0; n < GEMM_TILE; n += V * L) {
             F c[N][V];
             for (int r = 0; r < N; r++)
@@ -131,10 +133,11 @@ struct Gemm {
         tile<R>(copy, GEMM_COLUMNS, panel, (columns + 1) / 2, more, sums);
     }
 
-    static void widened(const uint16_t *x, int64_t stride, int64_t rows, int64_t columns, const uint32_t *panel, bool more,
-                        float *copy, float *sums) {
+    static void widened(const uint16_t *x, int64_t stride, int64_t rows, int64_t columns, const uint32_t *panel,
+                        bool more, float *copy, float *sums) {
         for (int64_t r = 0; r < R; r++)
-            for (int64_t k = 0; k < columns; k++) copy[r * GEMM_COLUMNS + k] = r < rows ? bf16_to_float(x[r * stride + k]) : 0;
+            for (int64_t k = 0; k < columns; k++)
+                copy[r * GEMM_COLUMNS + k] = r < rows ? bf16_to_float(x[r * stride + k]) : 0;
         for (int64_t n = 0; n < GEMM_TILE; n += V * L) {
             F c[R][V];
             for (int r = 0; r < R; r++)
@@ -142,7 +145,8 @@ struct Gemm {
             for (int64_t k = 0; k < columns; k++) {
                 F right[V];
 #pragma GCC unroll 8
-                for (int j = 0; j < V; j++) right[j] = S::load(reinterpret_cast<const float *>(panel) + k * GEMM_TILE + n + j * L);
+                for (int j = 0; j < V; j++)
+                    right[j] = S::load(reinterpret_cast<const float *>(panel) + k * GEMM_TILE + n + j * L);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
                     const F left = S::all(copy[r * GEMM_COLUMNS + k]);

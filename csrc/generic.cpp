@@ -18,7 +18,8 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
     const int64_t width = m.chunks() * CHUNK;
     float *out = static_cast<float *>(arranged);
     for (int64_t r = 0; r < x_rows; r++)
-        for (int64_t k = 0; k < width; k++) out[r * width + k] = k < m.columns ? bf16_to_float(x[r * m.columns + k]) : 0;
+        for (int64_t k = 0; k < width; k++)
+            out[r * width + k] = k < m.columns ? bf16_to_float(x[r * m.columns + k]) : 0;
 }
 
 void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {

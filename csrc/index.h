@@ -115,8 +115,7 @@ struct IndexKernel {
     void load_query(int64_t query) {
         const uint16_t *mine = job.q + query * job.heads * job.dim;
         if (width > job.dim) std::memset(q, 0, size_t(2 * job.heads * width));
-        for (int64_t h = 0; h < job.heads; h++)
-            std::memcpy(q + h * words, mine + h * job.dim, size_t(2 * job.dim));
+        for (int64_t h = 0; h < job.heads; h++) std::memcpy(q + h * words, mine + h * job.dim, size_t(2 * job.dim));
         for (int64_t h = 0; h < job.heads; h++) weights[h] = bf16_to_float(job.weights[query * job.heads + h]);
     }
 

@@ -10,7 +10,8 @@
 
 // A function of plain loops, compiled for several widths of x86-64 and chosen when the library is loaded. None reorders or
 // contracts float operations: the results are the same. (Sanitizers run before such choices can be made.)
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define WF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define WF_CLONES
@@ -18,8 +19,8 @@
 
 namespace wf {
 
-constexpr int CHUNK = 128;     // columns that a kernel takes at a time; x is padded with zeros to a multiple
-constexpr int MAX_ROWS = 4;    // rows of x that meet a weight row while it is in registers
+constexpr int CHUNK = 128;   // columns that a kernel takes at a time; x is padded with zeros to a multiple
+constexpr int MAX_ROWS = 4;  // rows of x that meet a weight row while it is in registers
 
 // A matrix whose sizes have been checked.
 struct Matrix {
@@ -98,8 +99,8 @@ WF_INLINE float e2m1_to_float(uint8_t code) {
 WF_INLINE float e4m3_to_float(uint8_t code) {
     const int exponent = code >> 3 & 15, mantissa = code & 7;
     if ((code & 127) == 127) return bits_to_float(uint32_t(code >> 7) << 31 | 0x7FC00000);
-    const float magnitude = exponent == 0 ? mantissa * 0x1p-9f
-                                          : bits_to_float(uint32_t(exponent + 120) << 23 | uint32_t(mantissa) << 20);
+    const float magnitude =
+        exponent == 0 ? mantissa * 0x1p-9f : bits_to_float(uint32_t(exponent + 120) << 23 | uint32_t(mantissa) << 20);
     return code & 128 ? -magnitude : magnitude;
 }
 
@@ -110,8 +111,7 @@ WF_INLINE float value_at(const Matrix &m, int64_t row, int64_t column) {
             const uint8_t byte = codes[column / 2];
             return e2m1_to_float(column & 1 ? byte >> 4 : byte & 15);
         }
-        case WF_FP8:
-            return e4m3_to_float(codes[column]);
+        case WF_FP8: return e4m3_to_float(codes[column]);
         case WF_BF16: {
             uint16_t value;
             __builtin_memcpy(&value, codes + 2 * column, 2);

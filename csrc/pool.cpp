@@ -78,7 +78,9 @@ void Pool::run(Task task, void *context) {
     running_.store(threads_ - 1, std::memory_order_relaxed);
     generation_.fetch_add(1);  // sequentially consistent with `asleep_`: no sleeper is missed
     if (asleep_.load() > 0) {
-        { std::lock_guard<std::mutex> lock(mutex_); }
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+        }
         wake_.notify_all();
     }
     task(context, 0, threads_);

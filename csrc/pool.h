@@ -35,12 +35,14 @@ class Pool {
             const int64_t count, grain;
             std::atomic<int64_t> next;
         } job{body, count, grain, {0}};
-        run([](void *context, int thread, int) {
-            Job &job = *static_cast<Job *>(context);
-            for (int64_t item; (item = job.next.fetch_add(job.grain, std::memory_order_relaxed)) < job.count;)
-                for (int64_t end = item + job.grain < job.count ? item + job.grain : job.count; item < end; item++)
-                    job.body(item, thread);
-        }, &job);
+        run(
+            [](void *context, int thread, int) {
+                Job &job = *static_cast<Job *>(context);
+                for (int64_t item; (item = job.next.fetch_add(job.grain, std::memory_order_relaxed)) < job.count;)
+                    for (int64_t end = item + job.grain < job.count ? item + job.grain : job.count; item < end; item++)
+                        job.body(item, thread);
+            },
+            &job);
     }
 
     // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short. What a

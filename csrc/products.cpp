@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t MOST = 256;  // products of one pass
 constexpr int64_t LINE = 64;
-constexpr int64_t TILE = 512;  // rows of sums kept before they are rounded
+constexpr int64_t TILE = 512;      // rows of sums kept before they are rounded
 constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time
 
 bool same_x(const Product &a, const Product &b) {
@@ -61,7 +61,9 @@ bool few(Pool &pool, const Product *products, int64_t count) {
         kernels.arrange(p.weight, x, p.rows, scratch + arranged[owners[item]]);
     };
     pool.each(owned, arrange);
-    const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads : bytes / PART < most ? bytes / PART : most;
+    const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads
+                                               : bytes / PART < most  ? bytes / PART
+                                                                      : most;
     pool.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
@@ -85,7 +87,8 @@ bool few(Pool &pool, const Product *products, int64_t count) {
                         continue;
                     }
                     kernels.rows(p.weight, x, together, n, last, tile - n, TILE);
-                    for (int64_t s = 0; s < together; s++) wf::round(tile + s * TILE, last - n, p.rounded + (r + s) * p.y_stride + n);
+                    for (int64_t s = 0; s < together; s++)
+                        wf::round(tile + s * TILE, last - n, p.rounded + (r + s) * p.y_stride + n);
                 }
             }
         }
@@ -118,7 +121,9 @@ bool many(Pool &pool, const Product *products, int64_t count) {
         const Product &p = products[i];
         if (sims[i] < 0 || (i > 0 && sims[i] == sims[i - 1])) continue;
         uint16_t *copy = reinterpret_cast<uint16_t *>(copies + sims[i]);
-        pool.each(p.rows, [&](int64_t r, int) { fp8_sim(p.x + r * p.stride, p.weight.columns, 128, copy + r * p.weight.columns); });
+        pool.each(p.rows, [&](int64_t r, int) {
+            fp8_sim(p.x + r * p.stride, p.weight.columns, 128, copy + r * p.weight.columns);
+        });
     }
     pool.each(total, [&](int64_t item, int thread) {
         int64_t i = 0;

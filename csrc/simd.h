@@ -13,9 +13,9 @@ namespace wf {
 // (GCC 12 loses a vector_size that depends on a template's argument.)
 template <int N>
 struct Words;
-#define WF_WORDS(N)                                            \
-    template <>                                                \
-    struct Words<N> {                                          \
+#define WF_WORDS(N)                                             \
+    template <>                                                 \
+    struct Words<N> {                                           \
         typedef float F __attribute__((vector_size(4 * N)));    \
         typedef uint32_t U __attribute__((vector_size(4 * N))); \
         typedef uint16_t H __attribute__((vector_size(4 * N))); \

@@ -19,7 +19,7 @@ namespace wf {
 namespace {
 
 constexpr int64_t CHUNK_TOKENS = 384;  // queries of all heads that are held at a time
-constexpr int64_t HEADS = 16;            // that a thread takes at a time
+constexpr int64_t HEADS = 16;          // that a thread takes at a time
 constexpr int64_t MOST_RUNS = 1 << 12, MOST_TOKENS = 1 << 16;
 
 struct Step {
@@ -36,8 +36,8 @@ struct Step {
     int32_t *picked;
 
     Step(Pool &pool_, const Block &block_, const Run *runs_, int64_t num_runs_, int64_t tokens)
-        : pool(pool_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens), released(g.released),
-          lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
+        : pool(pool_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens),
+          released(g.released), lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
           index_width(g.index_heads * block.keys.dim), chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
 
     bool reserve() {
@@ -72,7 +72,8 @@ struct Step {
         picked = arena.take<int32_t>(chunk * g.index_topk);
     }
 
-    Product product(const Matrix &m, const uint16_t *from, int64_t tokens, float *wide, uint16_t *rounded, int64_t stride) const {
+    Product product(const Matrix &m, const uint16_t *from, int64_t tokens, float *wide, uint16_t *rounded,
+                    int64_t stride) const {
         return {m, from, tokens, m.columns, released && m.form <= WF_FP8, wide, rounded, stride};
     }
 
@@ -124,7 +125,8 @@ struct Step {
                 if (!g.index_heads) return;
                 add_bias(block.keys, key_rows + i * 2 * block.keys.width, position);
                 uint16_t *weights = index_weights + i * g.index_heads;
-                for (int64_t k = 0; k < g.index_heads; k++) weights[k] = float_to_bf16(bf16_to_float(weights[k]) * index_scale);
+                for (int64_t k = 0; k < g.index_heads; k++)
+                    weights[k] = float_to_bf16(bf16_to_float(weights[k]) * index_scale);
             });
         }
         return true;
@@ -152,19 +154,22 @@ struct Step {
         }
     }
 
-    void store_entry(const Run &run, const Compressor &compressor, const float *mine, const float *tail, int64_t tail_rows,
-                     int64_t entry, const Rows &stored) {
+    void store_entry(const Run &run, const Compressor &compressor, const float *mine, const float *tail,
+                     int64_t tail_rows, int64_t entry, const Rows &stored) {
         const int64_t width_ = compressor.width, dim = compressor.dim, ratio = g.ratio, begin = entry * ratio;
         const int64_t before = g.overlap && entry > 0 ? ratio : 0;
         uint16_t pooled[1 << 14];
-        pool_rows(before + ratio, dim, [&](int64_t s, const float *&values, const float *&scores_) {
-            const int64_t position = begin - before + s;
-            const float *at = position < run.position ? tail + position % tail_rows * 2 * width_
-                                                      : mine + (position - run.position) * 2 * width_;
-            // the block before gives the first half of its channels, the own one the second
-            values = at + (g.overlap && s >= before ? dim : 0);
-            scores_ = values + width_;
-        }, pooled);
+        pool_rows(
+            before + ratio, dim,
+            [&](int64_t s, const float *&values, const float *&scores_) {
+                const int64_t position = begin - before + s;
+                const float *at = position < run.position ? tail + position % tail_rows * 2 * width_
+                                                          : mine + (position - run.position) * 2 * width_;
+                // the block before gives the first half of its channels, the own one the second
+                values = at + (g.overlap && s >= before ? dim : 0);
+                scores_ = values + width_;
+            },
+            pooled);
         rms_norm(pooled, compressor.norm, dim, g.norm_eps, pooled);
         float table[1 << 14];
         rope_angles(begin, g.frequencies, half, table);
@@ -181,31 +186,39 @@ struct Step {
     // Tokens begin .. begin + count: queries, attention, output f.
     bool attend_chunk(int64_t begin, int64_t count) {
         Product products[2] = {product(block.wq_b, qr + begin * lora, count, nullptr, q, width)};
-        if (g.index_heads) products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
+        if (g.index_heads)
+            products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
         if (!multiply(pool, products, g.index_heads ? 2 : 1)) return false;
         const int64_t heads = g.heads + g.index_heads;
-        pool.each(count * heads, [&](int64_t item, int) {
-            const int64_t i = item / heads, head = item % heads;
-            const float *table = angles + (begin + i) * g.rope_dim;
-            if (head < g.heads) {
-                uint16_t *mine = q + (i * g.heads + head) * g.head_dim;
-                unit_rms_norm(mine, g.head_dim, g.norm_eps, released);
-                rotate(mine, g.head_dim, table, half, false);
-                return;
-            }
-            uint16_t *mine = index_q + i * index_width + (head - g.heads) * block.keys.dim;
-            rotate(mine, block.keys.dim, table, half, false);
-            if (!released) return;
-            hadamard(mine, block.keys.dim);
-            fp4_sim(mine, block.keys.dim, INDEX_BLOCK);
-        }, HEADS);
+        pool.each(
+            count * heads,
+            [&](int64_t item, int) {
+                const int64_t i = item / heads, head = item % heads;
+                const float *table = angles + (begin + i) * g.rope_dim;
+                if (head < g.heads) {
+                    uint16_t *mine = q + (i * g.heads + head) * g.head_dim;
+                    unit_rms_norm(mine, g.head_dim, g.norm_eps, released);
+                    rotate(mine, g.head_dim, table, half, false);
+                    return;
+                }
+                uint16_t *mine = index_q + i * index_width + (head - g.heads) * block.keys.dim;
+                rotate(mine, block.keys.dim, table, half, false);
+                if (!released) return;
+                hadamard(mine, block.keys.dim);
+                fp4_sim(mine, block.keys.dim, INDEX_BLOCK);
+            },
+            HEADS);
         for (int64_t r = 0; r < num_runs; r++) {
-            const int64_t first = std::max(runs[r].first, begin), stop = std::min(runs[r].first + runs[r].tokens, begin + count);
+            const int64_t first = std::max(runs[r].first, begin),
+                          stop = std::min(runs[r].first + runs[r].tokens, begin + count);
             if (first < stop && !attend_run(runs[r], first, stop - first, first - begin)) return false;
         }
-        pool.each(count * g.heads, [&](int64_t item, int) {
-            rotate(o + item * g.head_dim, g.head_dim, angles + (begin + item / g.heads) * g.rope_dim, half, true);
-        }, HEADS);
+        pool.each(
+            count * g.heads,
+            [&](int64_t item, int) {
+                rotate(o + item * g.head_dim, g.head_dim, angles + (begin + item / g.heads) * g.rope_dim, half, true);
+            },
+            HEADS);
         return project_out(begin, count);
     }
 
@@ -244,7 +257,8 @@ struct Step {
                 part.codes += group * rows_ * part.row_bytes();
                 if (part.form == WF_FP4) part.scales += group * rows_ * part.row_scales();
                 if (part.form == WF_FP8) part.scales += group * rows_ / 128 * part.row_scales();
-                products[i] = {part, o + group * columns, count, width, false, nullptr, u + group * rows_, block.wo_a.rows};
+                products[i] = {part,    o + group * columns, count,          width, false,
+                               nullptr, u + group * rows_,   block.wo_a.rows};
             }
             if (!multiply(pool, products, some)) return false;
         }
@@ -258,7 +272,8 @@ struct Step {
         if (!multiply(pool, &gate, 1)) return false;
         pool.each(n, [&](int64_t i, int) {
             float *mine = scores + i * g.num_experts, sum = 0;
-            for (int64_t e = 0; e < g.num_experts; e++) mine[e] = std::sqrt(mine[e] > 20 ? mine[e] : std::log1p(std::exp(mine[e])));
+            for (int64_t e = 0; e < g.num_experts; e++)
+                mine[e] = std::sqrt(mine[e] > 20 ? mine[e] : std::log1p(std::exp(mine[e])));
             int64_t *experts = chosen + i * g.topk;
             if (g.gate_bias) best_experts(mine, experts);
             else std::copy_n(g.gate_table + ids[i] * g.topk, g.topk, experts);
@@ -287,7 +302,9 @@ struct Step {
             const Run &mine = runs[r];
             const wf_run &given = *mine.given;
             if (g.ratio) compress(mine, block.entries, rows, mine.entries, given.tail, given.tail_rows, given.new_tail);
-            if (g.index_heads) compress(mine, block.keys, key_rows, mine.keys, given.key_tail, given.key_tail_rows, given.new_key_tail);
+            if (g.index_heads)
+                compress(mine, block.keys, key_rows, mine.keys, given.key_tail, given.key_tail_rows,
+                         given.new_key_tail);
         }
         for (int64_t begin = 0; begin < n; begin += chunk)
             if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
@@ -301,7 +318,8 @@ struct Step {
         const int64_t kept = std::min(run.tokens, window.num_rows);
         pool.each(kept, [&](int64_t i, int) {
             const int64_t token = run.tokens - kept + i;
-            uint8_t *to = run.given->new_window ? run.given->new_window + i * window.row_bytes : window.at(run.position + token);
+            uint8_t *to =
+                run.given->new_window ? run.given->new_window + i * window.row_bytes : window.at(run.position + token);
             encode_row(kv + (run.first + token) * g.head_dim, window, to);
         });
     }
@@ -315,7 +333,8 @@ using namespace wf;
 extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t num_runs, const wf_run *given_runs,
                                   const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
                                   float *comb, float *route, int64_t *chosen) {
-    if (!pool || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen) return WF_ERROR_NULL;
+    if (!pool || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
+        return WF_ERROR_NULL;
     if (bad(num_runs, MOST_RUNS)) return WF_ERROR_SHAPE;
     Block block;
     if (const int error = check_block(*given, block)) return error;

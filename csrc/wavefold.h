@@ -116,8 +116,8 @@ WF_API int wf_hc_head(wf_pool *pool, const wf_matrix *fn, const float *base, con
                       int64_t tokens, int32_t streams, int64_t hidden, float eps, float norm_eps, uint16_t *out);
 
 /* x / rms(x) * weight: bfloat16 [rows, columns], weight [columns], in float32 and rounded once. */
-WF_API int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns, float eps,
-                       uint16_t *out);
+WF_API int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns,
+                       float eps, uint16_t *out);
 
 /* Attention of `queries` consecutive tokens of one sequence, the first at position `first`: each over the last `window`
  * tokens (its own among them), then over compressed entries. Token t < first is row t of `past`; the queries' own rows are

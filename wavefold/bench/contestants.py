@@ -61,6 +61,11 @@ class Wavefold:
             self.native_s += spent.seconds
         return seconds
 
+    def warm_up(self) -> None:
+        """Touch every weight: pages of a mapped file that this process has not seen yet cost a fault each."""
+        for parameter in self.model.parameters():
+            parameter.detach().view(torch.uint8).flatten()[::4096].sum()
+
     def fill(self, num_tokens: int) -> None:
         """As if `num_tokens` tokens had been read, with rows drawn at random: what a step costs does not depend on
         what is in them."""

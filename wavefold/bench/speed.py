@@ -69,6 +69,9 @@ def measure(
     def tokens(count: int) -> list[int]:
         return [drawn.randrange(config.vocab_size) for _ in range(count)]
 
+    for contestant in contestants:  # peers do so when they load
+        if isinstance(contestant, Wavefold):
+            contestant.warm_up()
     rows = []
     for depth in depths:
         row = Row("decode", depth, {contestant.name: [] for contestant in contestants})

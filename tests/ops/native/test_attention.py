@@ -7,8 +7,8 @@ not name, entries that are not complete. Each instruction set that the processor
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,33 +26,16 @@ from wavefold.ops.native import attention as kernels
 from wavefold.ops.native.library import pool, require
 from wavefold.ops.native.rows import RowSource
 
+Threads = Callable[[int], AbstractContextManager[None]]
+
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
-ISAS = native.isas() if native.available() else []
 FLOAT64 = Arithmetic("exact", torch.float64)
 TOLERANCE = 4e-3
 """RMS error of a head's output over its RMS: bfloat16 weights and outputs. Measured: 3.1e-3 at most."""
 PIECE = ops.RELEASED_PIECE
 IN_BLOCK = 6
 """Entries in a block of the paged storage: no power of two, so that pieces straddle blocks."""
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.isa()
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -289,7 +272,7 @@ def test_a_query_does_not_depend_on_the_others(isa: str, given: dict[str, Any]) 
     ],
     ids=name,
 )
-def test_threads_change_nothing(isa: str, given: dict[str, Any]) -> None:
+def test_threads_change_nothing(isa: str, given: dict[str, Any], threads: Threads) -> None:
     case = make(**given)
     again = prepare(case)
     alone = again()

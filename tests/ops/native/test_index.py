@@ -8,8 +8,8 @@ query may see are NaN. Each instruction set that the processor has is tested.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,31 +27,14 @@ from wavefold.ops.native import attention as kernels
 from wavefold.ops.native.library import pool, require
 from wavefold.ops.native.rows import RowSource
 
+Threads = Callable[[int], AbstractContextManager[None]]
+
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
-ISAS = native.isas() if native.available() else []
 EXACT = Arithmetic("exact", torch.bfloat16)
 RATIO = 4
 IN_BLOCK = 6
 """Entries in a block of the paged storage: no power of two, so that pieces straddle blocks."""
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.isa()
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -242,7 +225,7 @@ def test_a_query_does_not_depend_on_the_others(isa: str, given: dict[str, Any], 
 
 @pytest.mark.parametrize("num_queries", [1, 5, 6, 70])
 @pytest.mark.parametrize("given", WHOLE, ids=name)
-def test_threads_change_nothing(isa: str, given: dict[str, Any], num_queries: int) -> None:
+def test_threads_change_nothing(isa: str, given: dict[str, Any], num_queries: int, threads: Threads) -> None:
     """One query's keys are cut among threads, many queries are cut by query."""
     case = make(num_queries=num_queries, **given)
     again = prepare(case)

@@ -5,6 +5,9 @@ Without a built library these tests are skipped; with one, each instruction set 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,17 +20,8 @@ from wavefold.ops.native.library import MatrixStruct, pool, require
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
-ISAS = native.isas() if native.available() else []
 FORMS = ("fp4", "fp8", "bf16", "fp32")
 SHAPES = [(256, 512), (100, 384), (130, 96), (16, 4096), (33, 32), (7, 2), (1, 160), (128, 130)]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest):
-    before = native.isa()
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)
 
 
 def stored(form: str, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -75,18 +69,14 @@ def test_a_row_does_not_depend_on_the_others(isa: str, form: str) -> None:
         native.use_batch_invariant(False)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_change_nothing(isa: str, threads: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_change_nothing(isa: str, count: int, threads: Callable[[int], AbstractContextManager[None]]) -> None:
     weight, scale = stored("fp4", 200, 512)
     x = torch.randn(3, 512, generator=torch.Generator().manual_seed(1)).bfloat16()
     alone = native.linear(x, weight, scale, torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         assert all(torch.equal(native.linear(x, weight, scale, torch.float32), alone) for _ in range(50))
-        assert pool().threads == threads
-    finally:
-        torch.set_num_threads(before)
+        assert pool().threads == count
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)

@@ -1,0 +1,36 @@
+"""What the kernels' tests share: each instruction set in turn, and other numbers of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import torch
+
+from wavefold.ops import native
+
+
+@pytest.fixture(params=native.isas() if native.available() else [])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that the processor has, in use during the test."""
+    before = native.isa()
+    native.use_isa(request.param)
+    yield request.param
+    native.use_isa(before)
+
+
+@pytest.fixture
+def threads() -> Callable[[int], AbstractContextManager[None]]:
+    """`with threads(2):` two of them, in torch and so in the kernels' pool."""
+
+    @contextmanager
+    def using(count: int) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return using
