@@ -72,59 +72,17 @@ using wf::check_matrix;
 using wf::kernels_in_use;
 using wf::LARGEST;
 
-struct Sim {
-    const uint16_t *x;
-    int64_t columns, block;
-    uint16_t *out;
-};
-
-void sim_row(const Sim &job, int64_t row) {
-    wf::fp8_sim(job.x + row * job.columns, job.columns, job.block, job.out + row * job.columns);
-}
-
-template <class Job>
-struct Tokens {
-    const Job *job;
-    int64_t count;
-    void (*one)(const Job &, int64_t token);
-};
-
-template <class Job>
-void run_tokens(void *context, int thread, int threads) {
-    const Tokens<Job> &tokens = *static_cast<Tokens<Job> *>(context);
-    int64_t first, end;
-    wf::share(tokens.count, 1, thread, threads, first, end);
-    for (int64_t token = first; token < end; token++) tokens.one(*tokens.job, token);
-}
-
-// Each token on one thread; a single one here, without waking the others.
+// `one(job, token)` for each token, on whichever thread is free.
 template <class Job>
 int for_tokens(wf_pool *pool, const Job &job, int64_t count, void (*one)(const Job &, int64_t)) {
-    Tokens<Job> tokens = {&job, count, one};
     std::lock_guard<std::mutex> lock(pool->pool.calls);
-    if (count == 1) run_tokens<Job>(&tokens, 0, 1);
-    else pool->pool.run(run_tokens<Job>, &tokens);
+    pool->pool.each(count, [&](int64_t token, int) { one(job, token); });
     return WF_OK;
 }
 
 bool bad_streams(int64_t tokens, int32_t streams, int64_t hidden) {
     return tokens <= 0 || tokens > LARGEST || streams < 1 || streams > wf::MOST_STREAMS || hidden <= 0 ||
            hidden > LARGEST;
-}
-
-struct Decode {
-    const Kernels *kernels;
-    const Matrix *matrix;
-    int64_t first, count;
-    uint16_t *out;
-};
-
-void run_decode(void *context, int thread, int threads) {
-    const Decode &job = *static_cast<Decode *>(context);
-    int64_t first, end;
-    wf::share(job.count, 1, thread, threads, first, end);
-    if (first < end)
-        job.kernels->decode(*job.matrix, job.first + first, job.first + end, job.out + first * job.matrix->columns);
 }
 
 }  // namespace
@@ -194,7 +152,9 @@ int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t
 int wf_fp8_sim(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, int64_t block, uint16_t *out) {
     if (!pool || !x || !out) return WF_ERROR_NULL;
     if (rows <= 0 || columns <= 0 || block <= 0 || rows > LARGEST || columns > LARGEST) return WF_ERROR_SHAPE;
-    return for_tokens(pool, Sim{x, columns, block, out}, rows, sim_row);
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    pool->pool.each(rows, [&](int64_t i, int) { wf::fp8_sim(x + i * columns, columns, block, out + i * columns); });
+    return WF_OK;
 }
 
 int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int64_t count, uint16_t *out, int64_t out_bytes) {
@@ -203,9 +163,10 @@ int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int64_t cou
     if (const int error = check_matrix(weight, matrix)) return error;
     if (first < 0 || count <= 0 || first > matrix.rows - count) return WF_ERROR_SHAPE;
     if (out_bytes != 2 * count * matrix.columns) return WF_ERROR_BYTES;
-    Decode job = {kernels_in_use(), &matrix, first, count, out};
+    const Kernels &kernels = *kernels_in_use();
     std::lock_guard<std::mutex> lock(pool->pool.calls);
-    pool->pool.run(run_decode, &job);
+    pool->pool.each(
+        count, [&](int64_t i, int) { kernels.decode(matrix, first + i, first + i + 1, out + i * matrix.columns); });
     return WF_OK;
 }
 

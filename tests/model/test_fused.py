@@ -266,3 +266,11 @@ def test_a_token_may_name_an_expert_twice() -> None:
         with ops.using_backend("reference"):
             expected = run(model, TOKENS[0, : sum(cuts)], cuts)
         assert errors(hidden, expected) < 0.1
+
+
+def test_another_arithmetic_is_seen() -> None:
+    """A model that is told to compute otherwise does so in its next pass."""
+    model = model_of(CONFIG, "exact")
+    run(model, TOKENS[0, :40], [40])
+    model.arithmetic = ARITHMETICS["released"]
+    assert torch.equal(run(model, TOKENS[0, :40], [40]), run(model_of(CONFIG, "released"), TOKENS[0, :40], [40]))

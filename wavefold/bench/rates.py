@@ -5,8 +5,7 @@ A product is run over the weights of all layers in turn, so that what is read wa
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from wavefold.config import CSA, HCA
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
 from wavefold.ops import native
+from wavefold.plan.machine import fastest
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,6 @@ def attention(contestant: Wavefold, depth: int, queries: int, repeats: int) -> I
             f"attention {kind}, {queries} queries", f"{keys_each} rows", size, operations, fastest(attend, repeats)
         )
     contestant.pool.abort([memory])
-
-
-def fastest(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of a few runs, after one that does not count."""
-    run()
-    seconds: list[float] = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def all_rates(contestant: Wavefold, depth: int, rows: Sequence[int], repeats: int) -> Iterator[Rate]:

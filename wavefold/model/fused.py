@@ -50,6 +50,7 @@ class FusedLayers:
 
     def __init__(self) -> None:
         self._blocks: list[FusedBlock] = []
+        self._arithmetic: Arithmetic | None = None
 
     def of(
         self, layers: Sequence[Block], batch: Batch, config: ModelConfig, arithmetic: Arithmetic
@@ -59,7 +60,9 @@ class FusedLayers:
         runs = ops.kernels_run(arithmetic.dtype, batch.tokens.device)
         if not runs or not all(segment.memory.has_rows for segment in batch.segments):
             return []
-        if len(self._blocks) != len(layers) or not all(block.is_current for block in self._blocks):
+        same = self._arithmetic == arithmetic and len(self._blocks) == len(layers)
+        if not (same and all(block.is_current for block in self._blocks)):
+            self._arithmetic = arithmetic
             as_stored = all(_as_stored(block) for block in layers)
             self._blocks = [FusedBlock(block, config, arithmetic) for block in layers] if as_stored else []
         return self._blocks

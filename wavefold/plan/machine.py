@@ -72,14 +72,19 @@ def measure(disk_folder: Path, report: Callable[[str], None] = lambda what: None
 
 
 def best_rate(amount: float, run: Callable[[], object]) -> float:
-    """amount / seconds of the fastest of a few runs, after one that does not count."""
+    """amount / seconds of the fastest of a few runs."""
+    return amount / fastest(run, REPEATS)
+
+
+def fastest(run: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of a few runs, after one that does not count."""
     run()
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
-    return amount / min(seconds)
+    return min(seconds)
 
 
 def memory_read_rate() -> float:
