@@ -5,27 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.train.tiny import CONFIG, write_corpus
+from wavefold.chat import Tokenizer
+from wavefold.checkpoint import load
 from wavefold.cli.main import main
+from wavefold.train.batches import Tokens
+from wavefold.train.shards import write_shards
 
-FLAGS = [
-    "--steps",
-    "4",
-    "--seq-len",
-    "160",
-    "--batch-tokens",
-    "320",
-    "--warmup",
-    "2",
-    "--eval-every",
-    "2",
-    "--save-every",
-    "2",
-    "--dtype",
-    "float32",
-]
+FLAGS = ["--dtype", "float32", "--set", "steps=4", "length_stages=((0,160),)", "batch_tokens=320", "warmup=2",
+         "decay_steps=2", "eval_every=2", "save_every=2"]  # fmt: skip
 
 
 @pytest.fixture
@@ -64,15 +57,59 @@ def test_a_finished_run_only_reports_again(config_file, tmp_path):
     ("flags", "message"),
     [
         (["--config", "no-such-preset"], "presets are flash, nano, pro"),
-        (["--data", "no/such/folder"], "expected 'stdlib' or an existing folder"),
-        (["--steps", "0"], "steps = 0 is not allowed"),
-        (["--seq-len", "100000"], "fewer than one sequence"),
-        (["--peak-lr", "0.5"], "holds the state of a run with"),
+        (["--data", "no/such/folder"], "expected 'stdlib', an existing folder"),
+        (["--set", "steps=0"], "steps = 0 is not allowed"),
+        (["--set", "length_stages=((0,100000),)"], "fewer than one sequence"),
+        (["--set", "stepps=3"], "recipe key 'stepps' is not known; expected one of activations"),
+        (["--set", "steps"], "'steps' is not allowed; expected KEY=VALUE"),
+        (["--recipe", "no_such.py"], "no such recipe"),
+        (["--set", "lora_rank=4"], "expected --init MODEL"),
+        (["--set", "peak_lr=0.5"], "holds the state of a run with"),
     ],
 )
 def test_mistakes_are_one_message(config_file, tmp_path, capsys, flags, message):
     data, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
-    if flags[0] == "--peak-lr":
+    if "peak_lr=0.5" in flags:
         train(config_file, data, out)
     assert train(config_file, data, out, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_adapters_leave_the_rest_of_the_model_byte_for_byte(config_file, tmp_path):
+    data, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    assert train(config_file, data, out) == 0
+    more = ["--init", str(out / "model"), "--set", "lora_rank=2", "peak_lr=0.01", "mtp_weight=0.3"]
+    adapted = tmp_path / "adapted"
+    assert main(["train", "--data", str(data), "--out", str(adapted), *FLAGS, *more]) == 0
+    before, after = (load(folder / "model") for folder in (out, adapted))
+    changed = set()
+    for name, old in before.named_parameters():
+        new = after.get_parameter(name)
+        assert new.dtype == old.dtype
+        if not torch.equal(new.contiguous().view(torch.uint8), old.contiguous().view(torch.uint8)):
+            changed.add(name)
+    assert changed and all(".attn.w" in name or ".shared_experts." in name for name in changed)
+    assert set(load_file(adapted / "adapters.safetensors")) == {
+        f"{name.removesuffix('.weight')}.lora_{part}" for name in dict(before.named_parameters())
+        if name.endswith(("wq_a.weight", "attn.wq_b.weight", "attn.wkv.weight", "wo_b.weight"))
+        or (".shared_experts." in name and name.endswith(".weight"))
+        for part in "ab"
+    }  # fmt: skip
+
+
+def test_chats_and_token_shards_train_a_model_that_is_there(config_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(config_file, write_corpus(tmp_path / "corpus"), out) == 0
+    chats = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}! " * 90}] for i in range(40)]
+    lines = [json.dumps({"messages": chat}) for chat in chats]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    tokenizer = Tokenizer.load(out / "model")
+    write_shards(tmp_path / "shards", [Tokens(np.array(tokenizer.encode_document(t * 20))) for t in lines], 320)
+    capsys.readouterr()
+    for source in ("chats.jsonl", "shards"):
+        flags = ["--data", str(tmp_path / source), "--out", str(tmp_path / source[:3]), "--init", str(out / "model")]
+        assert main(["train", *flags, *FLAGS]) == 0
+        said = capsys.readouterr().out
+        assert ("bits per byte" in said) is False and "nats a token" in said
+    assert main(["train", "--data", str(tmp_path / "shards"), "--out", str(tmp_path / "x"), *FLAGS]) == 2
+    assert "give the model with --init" in capsys.readouterr().err

@@ -15,8 +15,8 @@ import torch
 from tests.train.tiny import CONFIG, write_corpus
 from wavefold.train.batches import pack
 
-FLAGS = ["--steps", "6", "--seq-len", "160", "--batch-tokens", "480", "--warmup", "2", "--mtp-every", "2",
-         "--eval-every", "3", "--save-every", "3", "--dtype", "float32", "--threads", "1"]  # fmt: skip
+FLAGS = ["--dtype", "float32", "--threads", "1", "--set", "steps=6", "length_stages=((0,160),)", "batch_tokens=480",
+         "warmup=2", "decay_steps=3", "mtp_every=2", "eval_every=3", "save_every=3"]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

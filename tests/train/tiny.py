@@ -9,10 +9,12 @@ import torch
 from wavefold.chat.tokenizer import byte_tokenizer
 from wavefold.config import ModelConfig
 from wavefold.ops import Arithmetic
-from wavefold.train.batches import Batches
+from wavefold.train import schedule
+from wavefold.train.batches import Batches, fixed_batches
 from wavefold.train.corpus import Corpus, load_corpus
+from wavefold.train.recipe import Recipe
 from wavefold.train.start import new_model
-from wavefold.train.trainer import Recipe, Trainer
+from wavefold.train.trainer import Trainer
 
 CONFIG = ModelConfig.preset("nano").replace(
     vocab_size=320, hidden_size=32, num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), head_dim=64,
@@ -20,7 +22,10 @@ CONFIG = ModelConfig.preset("nano").replace(
     n_routed_experts=4, moe_intermediate_size=32, num_hash_layers=1,
 )  # fmt: skip
 
-RECIPE = Recipe(steps=8, seq_len=160, batch_tokens=320, warmup=2, mtp_every=2, eval_every=4, save_every=3)
+RECIPE = Recipe(
+    steps=8, length_stages=((0, 160),), batch_tokens=320, warmup=2, decay_steps=4, mtp_every=2, eval_every=4,
+    save_every=3, peak_lr=1e-2,
+)  # fmt: skip
 
 
 def write_corpus(folder: Path) -> Path:
@@ -43,7 +48,10 @@ def tokenize(corpus: Corpus) -> tuple[list[list[int]], list[list[int]]]:
 def tiny_trainer(folder: Path, out: Path, dtype: torch.dtype = torch.float32, recipe: Recipe = RECIPE) -> Trainer:
     """A trainer of the tiny model on the corpus in `folder`."""
     train, held_out = tokenize(load_corpus(str(folder)))
-    batches = Batches(train, recipe.seq_len, recipe.batch_tokens, recipe.seed)
-    held = Batches(held_out, recipe.seq_len, recipe.batch_tokens, 0)
-    model = new_model(CONFIG, Arithmetic("exact", dtype), recipe.seed)
-    return Trainer(model, batches, [held(i) for i in range(held.per_epoch)], recipe, out)
+    batches = Batches(
+        train, recipe.seed, lambda step: (schedule.seq_len(recipe, step), schedule.batch_tokens(recipe, step))
+    )
+    released = recipe.activations == "released"
+    arithmetic = Arithmetic(recipe.activations, dtype, not released and recipe.quantise == "fp4")
+    model = new_model(CONFIG, arithmetic, recipe.seed)
+    return Trainer(model, batches, fixed_batches(held_out, 160, recipe.batch_tokens), recipe, out)

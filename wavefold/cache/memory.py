@@ -47,6 +47,9 @@ class Memory(ABC):
     def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         """Entries first .. end: [end - first, dim]."""
 
+    def forget(self) -> None:  # noqa: B027  what outlasts the pass stays
+        """Drop the rows of this pass: the layers that are to come read their own alone."""
+
     @abstractmethod
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
         """Entries by number: index [n, k] (each an existing entry) -> [n, k, dim]."""
@@ -72,6 +75,10 @@ class FreshMemory(Memory):
 
     def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         return self._rows[kind, layer][first:end]
+
+    def forget(self) -> None:
+        """Drop all rows: the layers that are to come read their own alone."""
+        self._rows.clear()
 
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
         rows = self._rows[kind, layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import json
 import sys
@@ -11,101 +12,149 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wavefold.train.trainer import Progress, Recipe
+    from wavefold.config import ModelConfig
+    from wavefold.model import Transformer
+    from wavefold.train.recipe import Recipe
+    from wavefold.train.trainer import Progress
 
 HELP = "train a model on a folder of text, or on the Python standard library"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags. The recipe's default to the nano preset's run (docs/training.md)."""
+    """The command's flags. The recipe's defaults are the nano preset's run (docs/training.md)."""
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for state, log and model; resumes what is there"
     )
     parser.add_argument(
-        "--data", default="stdlib", help="'stdlib' (the shipped file list) or a folder (default stdlib)"
-    )
+        "--data", default="stdlib",
+        help="'stdlib' (the shipped file list), a folder, a .txt list of files, a .jsonl of chats, a folder of token "
+        "shards, or datasets:NAME[:SPLIT[:COLUMN]] (default stdlib)",
+    )  # fmt: skip
     parser.add_argument("--config", default="nano", help="a preset or a config.json (default nano)")
+    parser.add_argument("--recipe", type=Path, help="a Python file that defines recipe = Recipe(...); it is run")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        action="extend",
+        metavar="KEY=VALUE",
+        help="other values for keys of the recipe, e.g. steps=100",
+    )
+    parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="activations (bfloat16)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--steps", type=int, help="training steps")
-    parser.add_argument("--seq-len", type=int, help="tokens in a sequence")
-    parser.add_argument("--batch-tokens", type=int, help="tokens in a step")
-    parser.add_argument("--peak-lr", type=float, help="highest learning rate")
-    parser.add_argument("--warmup", type=int, help="steps of linear warm-up")
-    parser.add_argument("--mtp-every", type=int, help="train the MTP module on every n-th step")
-    parser.add_argument("--eval-every", type=int, help="steps between evaluations on the held-out files")
-    parser.add_argument("--save-every", type=int, help="steps between saved states")
-    parser.add_argument("--seed", type=int, help="of the first weights and of the order of the data")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, export, evaluate the export, and write `report.json` and `curve.svg`."""
     import torch
 
-    from wavefold.chat.tokenizer import Tokenizer, train_tokenizer
     from wavefold.checkpoint import load
     from wavefold.cli.init import config_of
-    from wavefold.ops import Arithmetic
-    from wavefold.train.batches import Batches
-    from wavefold.train.corpus import load_corpus
+    from wavefold.cli.texts import read_text
+    from wavefold.train import schedule
+    from wavefold.train.batches import Batches, fixed_batches
     from wavefold.train.export import export
+    from wavefold.train.fim import FillInMiddle
     from wavefold.train.group import Group
+    from wavefold.train.lora import save_adapters
     from wavefold.train.objective import Objective, evaluate
     from wavefold.train.report import draw_curve, held_out_report, hours_of
-    from wavefold.train.start import new_model
-    from wavefold.train.trainer import Recipe, Trainer
+    from wavefold.train.trainer import Trainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
-    config = config_of(args.config)
-    corpus = load_corpus(args.data)
+    recipe = recipe_of(args)
+    config = load(args.init).config if args.init else config_of(args.config)
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     group = Group()
-    if group.first and not (args.out / "tokenizer.json").exists():
-        train_tokenizer((d.text for d in corpus.train), config.vocab_size).save(args.out)
-    group.wait()
-    tokenizer = Tokenizer.load(args.out)
-    train, held_out = (
-        [tokenizer.encode_document(d.text) for d in documents] for documents in (corpus.train, corpus.held_out)
+    text = read_text(args.data, args.out, config.vocab_size, args.init, group)
+    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
+    batches = Batches(
+        text.train, recipe.seed, lambda step: (schedule.seq_len(recipe, step), schedule.batch_tokens(recipe, step)), fim
     )
-    batches = Batches(train, recipe.seq_len, recipe.batch_tokens, recipe.seed)
-    held = Batches(held_out, recipe.seq_len, recipe.batch_tokens, 0)
-    held_batches = [held(i) for i in range(held.per_epoch)]
+    held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
     if group.first:
         print(
-            f"{len(train)} files, {batches.num_tokens} tokens to train on; {len(held_out)} held out, {held.num_tokens}"
+            f"{len(text.train)} documents, {batches.num_tokens} tokens to train on; {len(text.held_out)} held out, "
+            f"{sum(len(packed.tokens) for packed in held_out)} tokens"
         )
 
-    dtype = getattr(torch, args.dtype)
-    trainer = Trainer(
-        new_model(config, Arithmetic("exact", dtype), recipe.seed), batches, held_batches, recipe, args.out, group
-    )
+    model = first_model(args, config, recipe)
+    trainer = Trainer(model, batches, held_out, recipe, args.out, group)
     with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
         trainer.run(reporter)
     trained = trainer.evaluate()
+    tensors = trainer.exported()
     group.leave()
     if not group.first:
         return 0
 
     model_dir = args.out / "model"
-    export(trainer.masters, model_dir)
-    tokenizer.save(model_dir)
-    exported = load(model_dir, dtype=dtype)
-    nats, tokens = evaluate(Objective(exported), held_batches)
-    assert nats / tokens == trained, "the export does not compute what was trained"
-    report = held_out_report(nats / tokens, tokens, corpus.held_out)
-    facts = dataclasses.asdict(report) | {
-        "recipe": dataclasses.asdict(recipe), "hours": hours_of(args.out / "log.jsonl"),
-        "processes": group.size, "threads": torch.get_num_threads(), "torch": torch.__version__,
+    export(config, tensors, model_dir)
+    text.tokenizer.save(model_dir)
+    if recipe.lora_rank:
+        save_adapters(model, args.out / "adapters.safetensors")
+    exported = load(model_dir, model.arithmetic.name, model.arithmetic.dtype)
+    exported.arithmetic = model.arithmetic
+    nats, tokens = evaluate(Objective(exported), held_out)
+    if recipe.quantise == "fp4" and nats / tokens != trained:
+        raise RuntimeError(f"{model_dir}: evaluates to {nats / tokens}, but what was trained to {trained}")
+    facts = {
+        "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),
+        "hours": hours_of(args.out / "log.jsonl"), "processes": group.size, "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
     }  # fmt: skip
+    if text.held_out_text:
+        report = held_out_report(nats / tokens, tokens, text.held_out_text)
+        facts |= dataclasses.asdict(report)
+        draw_curve(args.out / "log.jsonl", report.num_bytes / report.num_tokens, args.out / "curve.svg")
+        print(f"held-out files, {report.num_bytes} bytes, bits per byte:")
+        print(f"  model {report.model:.3f}   xz -9 {report.xz:.3f}   gzip -9 {report.gzip:.3f}")
+    else:
+        print(f"held out: {nats / tokens:.4f} nats a token")
     (args.out / "report.json").write_text(json.dumps(facts, indent=1) + "\n")
-    draw_curve(args.out / "log.jsonl", report.num_bytes / report.num_tokens, args.out / "curve.svg")
-    print(f"held-out files, {report.num_bytes} bytes, bits per byte:")
-    print(f"  model {report.model:.3f}   xz -9 {report.xz:.3f}   gzip -9 {report.gzip:.3f}")
     print(f"the model is in {model_dir}; try: wavefold run {model_dir} -p 'def fibonacci(n):'")
     return 0
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe file's, or the default one, with what `--set` says."""
+    from wavefold.train.recipe import Recipe, load_recipe, with_settings
+
+    settings = {}
+    for setting in args.set:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} is not allowed; expected KEY=VALUE")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value  # a plain word
+    return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), settings)
+
+
+def first_model(args: argparse.Namespace, config: ModelConfig, recipe: Recipe) -> Transformer:
+    """The masters that the run begins with, computing as the recipe says."""
+    import torch
+
+    from wavefold.checkpoint import load
+    from wavefold.ops import Arithmetic
+    from wavefold.train.lora import add_adapters
+    from wavefold.train.start import model_from, new_model
+
+    released = recipe.activations == "released"
+    dtype = torch.bfloat16 if released else getattr(torch, args.dtype)
+    fp4_index = recipe.quantise == "fp4" and not released
+    arithmetic = Arithmetic(recipe.activations, dtype, fp4_index)
+    if recipe.lora_rank:
+        if not args.init:
+            raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")
+        model = load(args.init, arithmetic.name, arithmetic.dtype)
+        model.arithmetic = arithmetic
+        add_adapters(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
+        return model
+    return model_from(args.init, arithmetic) if args.init else new_model(config, arithmetic, recipe.seed)
 
 
 class Reporter:
@@ -140,7 +189,7 @@ class Reporter:
             print(f"step {progress.step}  {text}", file=sys.stderr, flush=True)
         if self._board is not None:
             for name, value in dataclasses.asdict(progress).items():
-                if value is not None:
+                if isinstance(value, int | float):
                     self._board.add_scalar(name, value, progress.step)
 
 

@@ -23,6 +23,7 @@ from wavefold.model.batch import Batch, Segment
 from wavefold.model.compressor import Compressor
 from wavefold.model.indexer import Indexer
 from wavefold.model.parameters import Linear, Norm, empty
+from wavefold.model.whole_attention import attend_whole
 from wavefold.ops import Arithmetic
 
 Position = TypeVar("Position", int, Tensor)
@@ -76,8 +77,9 @@ class Attention(nn.Module):
         if self.ratio != SWA:
             parts.append(self.compressor.project(h, batch, arithmetic).split(lengths))
         if self.ratio == CSA:
-            parts.append(self.indexer.compressor.project(h, batch, arithmetic).split(lengths))
-            parts += (x.split(lengths) for x in self.indexer.queries(h, qr, batch, arithmetic))
+            apart = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
+            parts.append(self.indexer.compressor.project(apart[0], batch, arithmetic).split(lengths))
+            parts += (x.split(lengths) for x in self.indexer.queries(*apart, batch, arithmetic))
         outputs: list[Tensor] = []
         for segment, q_part, kv_part, *others in zip(batch.segments, *parts, strict=True):
             window = segment.memory.window(self.layer, kv_part)
@@ -85,7 +87,10 @@ class Attention(nn.Module):
                 self.indexer.compressor.extend(others[1], segment, batch, arithmetic)
             if self.ratio != SWA:
                 self.compressor.extend(others[0], segment, batch, arithmetic)
-            outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
+            if batch.training is None:
+                outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
+            else:
+                outputs.append(attend_whole(self, q_part, window, others[2:], segment, batch.training, arithmetic))
         o = ops.rotate(torch.cat(outputs), batch.table(self.ratio), arithmetic, inverse=True)
         return self.output(o, arithmetic)
 

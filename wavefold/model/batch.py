@@ -12,6 +12,7 @@ from torch import Tensor
 from wavefold import ops
 from wavefold.cache import Memory
 from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.model.training_pass import TrainingPass
 
 Table = tuple[Tensor, Tensor]
 """cos and sin, [n, rope / 2] float32."""
@@ -27,15 +28,21 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """What every layer needs to know of a pass besides the activations. `tokens` [n] int64, packed."""
+    """What every layer needs to know of a pass besides the activations. `tokens` [n] int64, packed.
+
+    `training` is there when gradients are wanted of what a pass leaves out otherwise: the indexer's, the balance's.
+    """
 
     tokens: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     config: ModelConfig
+    training: TrainingPass | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, tokens: Tensor, memories: Seq[Memory]) -> Batch:
+    def of(
+        cls, config: ModelConfig, tokens: Tensor, memories: Seq[Memory], training: TrainingPass | None = None
+    ) -> Batch:
         """Pack `tokens` [n]: the runs of `memories`, in that order."""
         segments, row = [], 0
         for memory in memories:
@@ -44,7 +51,7 @@ class Batch:
         assert row == len(tokens), (row, len(tokens))
         device = tokens.device
         positions = torch.cat([torch.arange(m.start, m.end, device=device) for m in memories])
-        return cls(tokens, positions, tuple(segments), config)
+        return cls(tokens, positions, tuple(segments), config, training)
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:

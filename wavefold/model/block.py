@@ -31,7 +31,7 @@ class Block(HyperConnected):
             return self.attn(self.attn_norm(x, arithmetic), batch, arithmetic)
 
         def think(x: Tensor) -> Tensor:
-            return self.ffn(self.ffn_norm(x, arithmetic), batch.tokens, store, arithmetic)
+            return self.ffn(self.ffn_norm(x, arithmetic), batch, store, arithmetic)
 
         streams = self.connect("hc_attn", streams, attend, arithmetic)
         return self.connect("hc_ffn", streams, think, arithmetic)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.config import ModelConfig
+from wavefold.model.batch import Batch
 from wavefold.model.expert_store import ExpertStore, ExpertWeights
 from wavefold.model.parameters import Linear
 from wavefold.model.router import Router
@@ -44,9 +45,9 @@ class MoE(nn.Module):
         module: Expert = self.experts[expert]  # type: ignore[assignment]
         return module.weights()
 
-    def forward(self, h: Tensor, tokens: Tensor, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
-        """h [n, hidden], normalised; tokens [n] (the first layers route by them) -> [n, hidden]."""
-        weights, ids = self.gate(h, tokens, arithmetic)
+    def forward(self, h: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
+        """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""
+        weights, ids = self.gate(h, batch, arithmetic)
         out = self.routed(h, weights, ids, store, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
         return (out + shared.to(out.dtype)).to(h.dtype)

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.config import ModelConfig
+from wavefold.model.batch import Batch
 from wavefold.model.parameters import empty
+from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 
 
@@ -16,6 +18,7 @@ class Router(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
+        self.layer = layer
         self.topk, self.scale = config.num_experts_per_tok, config.routed_scaling_factor
         self.hashed = layer < config.num_hash_layers
         self.weight = empty(config.n_routed_experts, config.hidden_size, dtype=torch.bfloat16)
@@ -24,8 +27,24 @@ class Router(nn.Module):
         else:
             self.bias = empty(config.n_routed_experts, dtype=torch.float32)
 
-    def forward(self, h: Tensor, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-        """h [n, hidden], tokens [n] -> weights [n, k] float32, expert ids [n, k] int64."""
+    def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+        """h [n, hidden] of the batch's tokens -> weights [n, k] float32, expert ids [n, k] int64."""
         scores = ops.router_scores(h, self.weight, arithmetic)
-        ids = self.tid2eid[tokens].long() if self.hashed else ops.choose_experts(scores, self.bias, self.topk)
+        if self.hashed:
+            ids = self.tid2eid[batch.tokens].long()
+        else:
+            ids = ops.choose_experts(scores, self.bias, self.topk)
+            if batch.training is not None:
+                ids = self._learn(scores, ids, batch, batch.training)
         return ops.route_weights(scores, ids, self.scale), ids
+
+    def _learn(self, scores: Tensor, ids: Tensor, batch: Batch, training: TrainingPass) -> Tensor:
+        """Leave with `training` who was chosen and the balance loss; the ids to use, which may be anticipated ones."""
+        if training.routes is not None:
+            ids = training.routes.get(self.layer, ids)
+        training.chosen[self.layer] = ids
+        training.loads[self.layer] = torch.bincount(ids.flatten(), minlength=scores.shape[1]).float()
+        if training.balance:
+            lengths = [segment.memory.length for segment in batch.segments]
+            training.balance_losses.append(ops.balance_loss(scores, ids, lengths))
+        return ids

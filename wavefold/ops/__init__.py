@@ -11,16 +11,17 @@ from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_rotate, index_scores, index_weights
+from wavefold.ops.reference.index_loss import index_loss
+from wavefold.ops.reference.joint_attention import joint_attention
 from wavefold.ops.reference.kv import kv_sim
 from wavefold.ops.reference.norm import unit_rms_norm
 from wavefold.ops.reference.rope import rope_frequencies, rope_table, rotate
-from wavefold.ops.reference.route import choose_experts, route_weights, router_scores
+from wavefold.ops.reference.route import balance_loss, choose_experts, route_weights, router_scores
 
 __all__ = [
-    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "choose_experts",
-    "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split", "hc_weights",
-    "index_rotate", "index_scores", "index_weights", "kernels_run", "kv_sim", "linear", "linear_wide", "part",
-    "pool_entries",
-    "rms_norm", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn",
-    "unit_rms_norm", "use_backend", "using_backend",
+    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "balance_loss",
+    "choose_experts", "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split",
+    "hc_weights", "index_loss", "index_rotate", "index_scores", "index_weights", "joint_attention", "kernels_run",
+    "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm", "rope_frequencies", "rope_table", "rotate",
+    "route_weights", "router_scores", "sinkhorn", "unit_rms_norm", "use_backend", "using_backend",
 ]  # fmt: skip

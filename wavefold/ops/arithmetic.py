@@ -17,10 +17,15 @@ EXACT_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """`name` is "exact" or "released"; `dtype` is that of the activations between ops."""
+    """`name` is "exact" or "released"; `dtype` is that of the activations between ops.
+
+    `fp4_index` lets exact arithmetic round index queries, keys and scores as released arithmetic does: a model that was
+    trained for it then evaluates as it was trained.
+    """
 
     name: str = "exact"
     dtype: torch.dtype = torch.float32
+    fp4_index: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in ("exact", "released"):
@@ -36,6 +41,11 @@ class Arithmetic:
         return self.name == "released"
 
     @property
+    def rounds_index(self) -> bool:
+        """Whether index queries and keys go through FP4 and index scores through bfloat16."""
+        return self.released or self.fp4_index
+
+    @property
     def accumulate(self) -> torch.dtype:
         """The dtype of sums, softmax, router and stream mixing: float32, or float64 for activations in float64."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -47,4 +57,6 @@ class Arithmetic:
         return self.accumulate if self.released else self.dtype
 
     def __str__(self) -> str:
-        return self.name if self.released else f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
+        if self.released:
+            return self.name
+        return f"{self.name}, {str(self.dtype).removeprefix('torch.')}{', FP4 index' if self.fp4_index else ''}"

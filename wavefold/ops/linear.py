@@ -21,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmet
     count_linear(x, weight)
     if scale is not None and arithmetic.released:
         count("quantise", 2 * x.numel())
-    if not kernels_serve(x, weight):
+    if quant.is_applied(scale) or not kernels_serve(x, weight):
         return reference.linear(x, weight, scale, arithmetic)
     return native.linear(x, weight, scale, x.dtype, x_fp8=scale is not None and arithmetic.released)
 
@@ -41,6 +41,8 @@ def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: 
     """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet its rows alone."""
     count_linear(x, weight, num_groups)
     rows = weight.shape[0] // num_groups
+    if quant.is_applied(scale):
+        scale = None  # this op never rounds its input
     whole_scales = scale is None or weight.dtype == torch.int8 or rows % quant.FP8_BLOCK == 0
     if not (whole_scales and kernels_serve(x, weight)):
         return reference.grouped_linear(x, weight, scale, num_groups)

@@ -19,12 +19,15 @@ for FP4); OCP Microscaling Formats (MX) specification 1.0. Only `hadamard` carri
 from . import e2m1, e4m3, e8m0
 from .activation import act_quant, fp4_quant, fp4_sim, fp8_sim
 from .blocks import (
+    APPLIED,
     FORMS,
     FP4_BLOCK,
     FP8_BLOCK,
+    count_lossy_tiles,
     dequantize,
     fp4_to_fp8,
     fp8_to_fp4,
+    is_applied,
     quantize_fp4,
     quantize_fp8,
 )
@@ -32,10 +35,12 @@ from .hadamard import hadamard
 from .rows import dequantize_rows
 
 __all__ = [
+    "APPLIED",
     "FORMS",
     "FP4_BLOCK",
     "FP8_BLOCK",
     "act_quant",
+    "count_lossy_tiles",
     "dequantize",
     "dequantize_rows",
     "e2m1",
@@ -47,6 +52,7 @@ __all__ = [
     "fp8_sim",
     "fp8_to_fp4",
     "hadamard",
+    "is_applied",
     "quantize_fp4",
     "quantize_fp8",
 ]

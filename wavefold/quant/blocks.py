@@ -43,9 +43,19 @@ FP4_BLOCK = 32
 """Columns of one row of a weight that share an FP4 scale."""
 
 FP4_PER_FP8 = FP8_BLOCK // FP4_BLOCK
+LARGEST_SPREAD = 14
+"""log2 of the largest ratio of FP4 scales under which an FP8 block holds all values."""
 HEADROOM = 6
 """log2 of the largest factor by which FP4 values grow inside FP8: 6 * 2^6 = 384 <= 448."""
 SMALLEST_NORMAL = 2.0**-126
+
+APPLIED = torch.empty(0)
+"""Stands for the scale of a quantised weight that is held decoded, its scales applied: plain values of a format."""
+
+
+def is_applied(scale: torch.Tensor | None) -> bool:
+    """Whether the weight beside `scale` is held decoded."""
+    return scale is not None and scale.numel() == 0
 
 
 def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -53,11 +63,11 @@ def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dt
 
     The type of `weight` tells its format: int8 or uint8 (FP4) and float8_e4m3fn come with the `scale` of the
     table above, float8_e8m0fnu or uint8; bfloat16, float16 and float32 with None, and are returned as they
-    are if `dtype` is theirs. Otherwise the result is new. Exact in bfloat16 and float32 while it is in their
-    normal range. Raises ValueError where types or shapes do not fit.
+    are if `dtype` is theirs, and so are they with `APPLIED`. Otherwise the result is new. Exact in bfloat16 and
+    float32 while it is in their normal range. Raises ValueError where types or shapes do not fit.
     """
-    if weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
-        if scale is not None:
+    if weight.dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        if scale is not None and not is_applied(scale):
             raise ValueError(f"{weight.dtype} weight with a scale; allowed are int8, uint8 and float8_e4m3fn")
         return weight.to(dtype)
     if scale is None:
@@ -220,3 +230,26 @@ def _max_of_rows(per_row: torch.Tensor) -> torch.Tensor:
     num_rows = per_row.shape[-2]
     padded = F.pad(per_row, (0, 0, 0, -num_rows % FP8_BLOCK))
     return padded.unflatten(-2, (num_blocks(num_rows, FP8_BLOCK), FP8_BLOCK)).amax(-2)
+
+
+def count_lossy_tiles(weight: torch.Tensor, scale: torch.Tensor) -> int:
+    """128x128 tiles of an FP4 weight that an FP8 weight of the same values does not hold.
+
+    weight int8 or uint8 [out, in/2], scale e8m0 [out, in/32]. Where all scales but those of blocks of zeros are at most
+    2^14 apart there is none; else each tile is converted to see.
+    """
+    _check_fp4(weight, scale)
+    scales = e8m0.as_bytes(scale)
+    zeros = scales <= 1  # 2^-126, the scale of a block of zeros
+    if int(scales.max()) - int(scales.masked_fill(zeros, 255).min()) <= LARGEST_SPREAD:
+        return 0
+    lossy = 0
+    for row in range(0, weight.shape[-2], FP8_BLOCK):
+        for column in range(0, scale.shape[-1], FP4_PER_FP8):
+            rows = slice(row, row + FP8_BLOCK)
+            codes = weight[..., rows, column * FP4_BLOCK // 2 : (column + FP4_PER_FP8) * FP4_BLOCK // 2]
+            try:
+                fp4_to_fp8(codes, scale[..., rows, column : column + FP4_PER_FP8])
+            except ValueError:
+                lossy += 1
+    return lossy

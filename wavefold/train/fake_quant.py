@@ -3,71 +3,181 @@
     float32 master --quantise, decode--> the exported value      gradient --straight through--> the master
 
 Routed experts go through FP4 (1x32), other matrices through FP8 (128x128), what is stored as bfloat16 through that; so
-a model evaluates to the same number before and after its export.
+a model evaluates to the same number before and after its export. FP4 values are multiplied as FP8 ones: a 128x128 tile
+holds them without loss while its largest scale is at most 2^14 times its smallest, which is checked for each tile.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavefold import quant
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
+from wavefold.train.lora import delta
 
 QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
 
 
 class StraightThrough(torch.autograd.Function):
-    """quantise and decode; the gradient passes unchanged."""
+    """quantise and decode; the gradient passes unchanged, in float32."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
-        return quant.dequantize(*QUANTIZE[form](weight), dtype)
+        return rounded(weight, form, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0].float(), None, None
 
 
-class Masters:
-    """A model's float32 parameters, which are trained, and how each is stored in an export."""
+def rounded(weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
+    """`weight` [out, in] as an export stores it in `form`, decoded to `dtype`: what a load of the export gives."""
+    if form not in QUANTIZE:
+        return weight.to(torch.bfloat16).to(dtype) if form == "bf16" else weight.to(dtype)
+    codes, scale = QUANTIZE[form](weight)
+    if form == "fp4" and (lossy := quant.count_lossy_tiles(codes, scale)):
+        warnings.warn(
+            f"{lossy} tiles of 128x128 FP4 weights have scales more than 2^14 apart: FP8 does not hold them exactly; "
+            "they are multiplied as they are, which FP8 hardware cannot",
+            stacklevel=2,
+        )
+    return quant.dequantize(codes, scale, dtype)
 
-    def __init__(self, model: Transformer):
-        self.model = model
+
+class Masters:
+    """A model's float32 parameters, which are trained, and how each is stored in an export.
+
+    Weights that are held packed (a checkpoint that adapters are trained on) are used, and exported, as they are.
+    """
+
+    def __init__(self, model: Transformer, quantise: str = "fp4"):
+        """`quantise` "fp4": matrices are seen as exported; "none": in bfloat16. It may be changed between passes."""
+        self.model, self.quantise = model, quantise
         self.forms: dict[str, str] = {}
         official = dict(Transformer(model.config).named_parameters())
         for prefix, module in model.named_modules():
-            for name, _ in module.named_parameters(recurse=False):
+            for name, parameter in module.named_parameters(recurse=False):
                 full = f"{prefix}.{name}" if prefix else name
                 if isinstance(module, Linear):
-                    self.forms[full] = module.form
-                elif official[full].dtype.is_floating_point:
+                    if name == "weight":
+                        self.forms[full] = module.form
+                elif parameter.is_floating_point():
                     self.forms[full] = "bf16" if official[full].dtype == torch.bfloat16 else "fp32"
 
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What is trained: everything of floating point, by name."""
-        return {name: p for name, p in self.model.named_parameters() if name in self.forms}
+    def values(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """The parameters of a part of the model, by their names in it, as the forward pass sees them now.
 
-    def values(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Each parameter as the forward pass sees it, connected to its master; matrices decoded to `dtype`."""
-        return {name: self._value(p, self.forms[name], dtype) for name, p in self.parameters().items()}
+        `prefix` is the part's name in the model, with its dot ("" for all of it). Connected to their masters.
+        """
+        values: dict[str, Tensor] = {}
+        for path, owner in module.named_modules():
+            dot = f"{path}." if path else ""
+            if isinstance(owner, Linear):
+                values |= {f"{dot}{name}": value for name, value in self._matrix(owner, prefix + dot).items()}
+                continue
+            for name, parameter in owner.named_parameters(recurse=False):
+                form = self.forms.get(prefix + dot + name)
+                if form is not None:  # a table has none
+                    values[dot + name] = self._vector(parameter, form)
+        return values
 
-    def _value(self, parameter: Tensor, form: str, dtype: torch.dtype) -> Tensor:
-        if form in QUANTIZE:
-            return StraightThrough.apply(parameter, form, dtype)
-        return parameter.to(torch.bfloat16) if form == "bf16" else parameter
+    def _matrix(self, owner: Linear, prefix: str) -> dict[str, Tensor]:
+        arithmetic = self.model.arithmetic
+        master = self._master(owner)
+        if master is None:
+            return {}
+        form = self.forms[f"{prefix}weight"] if self.quantise == "fp4" else "bf16"
+        values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
+        if owner._parameters["scale"] is not None:  # the adapted weight of a packed one
+            values["scale"] = quant.APPLIED
+        elif form in QUANTIZE and arithmetic.released:
+            values["scale"] = quant.APPLIED  # its input is to be rounded too
+        return values
 
-    def export(self) -> dict[str, Tensor]:
-        """The tensors of an official checkpoint: packed codes and scales, bfloat16, float32, tables."""
+    @staticmethod
+    def _master(owner: Linear) -> Tensor | None:
+        """The weight that is quantised, adapter included; None for a packed weight without one."""
+        added = delta(owner)
+        if owner.scale is None:
+            return owner.weight if added is None else owner.weight + added
+        return None if added is None else quant.dequantize(owner.weight, owner.scale, torch.float32) + added
+
+    def _vector(self, parameter: Tensor, form: str) -> Tensor:
+        if form == "fp32":
+            return parameter
+        if torch.is_grad_enabled() and parameter.requires_grad:  # held in float32, so that its gradient is not rounded
+            return StraightThrough.apply(parameter, form, parameter.dtype)
+        return parameter.to(torch.bfloat16)
+
+    @torch.no_grad()
+    def export(self, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The tensors of an official checkpoint: packed codes and scales, bfloat16, float32, tables.
+
+        `parameters`: all of them whole, by name (None: the model's own).
+        """
+        parameters = parameters or dict(self.model.named_parameters())
         tensors: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            form = self.forms.get(name)
-            if form in QUANTIZE:
-                weight, scale = QUANTIZE[form](parameter.detach())
-                tensors[name], tensors[name.removesuffix("weight") + "scale"] = weight, scale
-            else:
-                tensors[name] = parameter.detach().to(torch.bfloat16 if form == "bf16" else parameter.dtype)
+        for path, owner in self.model.named_modules():
+            dot = f"{path}." if path else ""
+            own = {name: parameters[dot + name] for name, _ in owner.named_parameters(recurse=False)}
+            if isinstance(owner, Linear):
+                stored = self._stored(owner, own, self.forms[f"{dot}weight"])
+                tensors |= {f"{dot}{name}": tensor for name, tensor in stored.items()}
+                continue
+            for name, parameter in own.items():
+                bf16 = self.forms.get(dot + name) == "bf16"
+                tensors[dot + name] = parameter.detach().to(torch.bfloat16 if bf16 else parameter.dtype)
         return tensors
+
+    @staticmethod
+    def _stored(owner: Linear, own: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+        scale = own.get("scale")
+        if scale is not None and "lora_a" not in own:
+            return {"weight": own["weight"].detach(), "scale": scale.detach()}
+        weight = quant.dequantize(own["weight"].detach(), scale, torch.float32)
+        if "lora_a" in own:
+            weight = weight + (own["lora_b"] @ own["lora_a"]) * owner.lora_scale  # type: ignore[operator]
+        if form not in QUANTIZE:
+            return {"weight": weight.to(torch.bfloat16 if form == "bf16" else torch.float32)}
+        return dict(zip(("weight", "scale"), QUANTIZE[form](weight), strict=True))
+
+
+@torch.no_grad()
+def quantisation_error(masters: Masters, number: int = 0) -> float:
+    """RMS of what the forward pass changes in a routed expert (the `number`-th, in turn) over that of its weights."""
+    blocks = [*masters.model.layers, *masters.model.mtp]
+    experts = [(block.ffn.layer, e) for block in blocks for e in range(len(block.ffn.experts))]  # type: ignore
+    layer, expert = experts[number % len(experts)]
+    num_layers = len(masters.model.layers)
+    name = f"layers.{layer}" if layer < num_layers else f"mtp.{layer - num_layers}"
+    prefix = f"{name}.ffn.experts.{expert}."
+    owner: Linear = masters.model.get_submodule(f"{prefix}w1")  # type: ignore[assignment]
+    if owner.scale is not None:  # held packed: there is nothing else
+        return 1.0
+    value, master = masters.values(owner, f"{prefix}w1.")["weight"].float(), owner.weight.float()
+    return float((value - master).norm() / master.norm().clamp(min=1e-30))
+
+
+def check_quantised(masters: Masters) -> None:
+    """Raises RuntimeError unless experts and index are seen as the run says: quantisation is never off unnoticed."""
+    if masters.quantise != "fp4":
+        return
+    if not masters.model.arithmetic.rounds_index:
+        raise RuntimeError(
+            "quantise = 'fp4', but the model's arithmetic does not round the index; expected Arithmetic('released') or "
+            "fp4_index=True"
+        )
+    codes = masters.export()
+    for path, owner in masters.model.named_modules():
+        if not isinstance(owner, Linear) or masters.forms[f"{path}.weight"] not in QUANTIZE:
+            continue
+        seen = masters.values(owner, f"{path}.")
+        value = quant.dequantize(seen.get("weight", owner.weight), seen.get("scale", owner.scale)).detach()
+        if not torch.equal(value, quant.dequantize(codes[f"{path}.weight"], codes[f"{path}.scale"])):
+            raise RuntimeError(f"{path}: the forward pass does not see what an export holds; quantisation is off")

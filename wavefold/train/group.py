@@ -1,6 +1,6 @@
 """The processes of a run: each takes its share of every batch, gradients are summed, all move alike.
 
-    torchrun --nproc-per-node 2 -m wavefold train ...        gloo; one process is a group of its own
+    torchrun --nproc-per-node 2 -m wavefold train ...     gloo on CPUs, NCCL on GPUs; one process is a group of its own
 
 Sums are over ranks in a fixed order: a run of the same number of processes gives the same numbers again.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 class Group:
@@ -21,8 +22,13 @@ class Group:
     def __init__(self) -> None:
         """Joins the processes that torchrun started; alone where it started none."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo")
+            cuda = torch.cuda.is_available()
+            if cuda:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group("nccl" if cuda else "gloo")
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.device = torch.device("cuda", torch.cuda.current_device()) if _on_cuda() else torch.device("cpu")
+        self.mesh: DeviceMesh | None = init_device_mesh(self.device.type, (self.size,)) if self.size > 1 else None
 
     @property
     def first(self) -> bool:
@@ -31,7 +37,7 @@ class Group:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over all processes."""
-        if self.size == 1:
+        if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
@@ -40,9 +46,20 @@ class Group:
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64."""
-        total = torch.tensor(values, dtype=torch.float64)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
         self.sum_([total])
         return total.tolist()
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of each over all processes."""
+        most = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        return most.tolist()
+
+    def least(self, value: float) -> float:
+        """The smallest over all processes."""
+        return -self.largest([-value])[0]
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -52,4 +69,9 @@ class Group:
     def leave(self) -> None:
         """The end of the run."""
         if self.size > 1:
+            dist.barrier()
             dist.destroy_process_group()
+
+
+def _on_cuda() -> bool:
+    return dist.is_initialized() and dist.get_backend() == "nccl"

@@ -1,66 +1,122 @@
-"""AdamW with warm-up and cosine decay, and the bias that balances the experts' load. Spec of the recipe: report 4.2."""
+"""Which parameters move by Muon and which by AdamW, and the biases that balance load. Report sections 2.4 and 4.2.
+
+Muon    matrices: projections, experts (each its own), routers, compressors, the mHC's mixing matrices
+AdamW   embedding, prediction head, norms, mHC biases and scales, sinks, positional biases
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from wavefold.model import Transformer
-from wavefold.model.router import Router
-from wavefold.train.group import Group
+from wavefold.train.muon import Muon
+from wavefold.train.recipe import Recipe
+from wavefold.train.sharding import Shards
 
-BALANCE_SPEED = 0.003
-"""How far a router's bias moves in a step towards the experts that had too little load."""
-
-
-def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine from `peak` to 0 at `steps`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+BETAS = (0.9, 0.95)
+EPSILON = 1e-20
+"""AdamW's, the report's: small enough that an update's size does not depend on the gradient's."""
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """Matrices decay; norms, sinks, biases, positional biases and mHC parameters do not."""
-    decayed = [
-        p for name, p in parameters.items() if p.dim() == 2 and not name.endswith(("ape", "_fn", "embed.weight"))
-    ]
-    chosen = {id(p) for p in decayed}
-    rest = [p for p in parameters.values() if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10, fused=True)
+class Optimizer:
+    """The two optimizers of a run as one."""
+
+    def __init__(self, shards: Shards, model: Transformer, recipe: Recipe):
+        """Of the trained parameters, of which `shards` has this process's rows."""
+        self.parameters = parameters = shards.trained
+        matrices = {name for name, p in parameters.items() if recipe.optimizer == "muon" and is_matrix(name, p)}
+        decayed = [p for name, p in parameters.items() if name not in matrices and decays(name, p)]
+        rest = [p for name, p in parameters.items() if name not in matrices and not decays(name, p)]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
+        )
+        self.muon = None
+        if matrices:
+            groups = [
+                {"params": [parameters[n] for n in matrices_of], "parts": parts}
+                for parts, matrices_of in _by_parts(sorted(matrices), model.config.o_groups).items()
+            ]
+            self.muon = Muon(
+                groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay, whole=shards.whole, mine=shards.mine
+            )
+        self._all: list[torch.optim.Optimizer] = [o for o in (self.adamw, self.muon) if o is not None]
+
+    def step(self, lr: float) -> None:
+        """One update at this learning rate of what has a gradient; what has none stays as it is."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments, by "{parameter}.{moment}"."""
+        names = {id(p): name for name, p in self.parameters.items()}
+        return {
+            f"{names[id(parameter)]}.{key}": value
+            for optimizer in self._all
+            for parameter, values in optimizer.state.items()
+            for key, value in values.items()
+        }
+
+    def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Room for the moments of these names, to be filled and given to `restore`."""
+        return {
+            name: torch.empty(())
+            if name.endswith(".step")
+            else torch.empty_like(self.parameters[name.rpartition(".")[0]])
+            for name in names
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the moments that `tensors` gave."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    optimizer.state.pop(parameter, None)
+        names = {id(p): name for name, p in self.parameters.items()}
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            parameter_name, _, key = name.rpartition(".")
+            found.setdefault(parameter_name, {})[key] = value
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if moments := found.get(names[id(parameter)]):
+                        optimizer.state[parameter] = moments
 
 
-class LoadBalance:
-    """Counts the tokens that each learned router sends to each expert, and moves the routers' biases against it."""
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon moves it."""
+    return parameter.dim() == 2 and not name.endswith(("ape", "embed.weight", "head.weight", "lora_a", "lora_b"))
 
-    def __init__(self, model: Transformer):
-        self._routers = [m for m in model.modules() if isinstance(m, Router) and not m.hashed]
-        self._loads: dict[Router, Tensor] = {}
-        for router in self._routers:
-            router.register_forward_hook(self._count)
 
-    def _count(self, router: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
-        assert isinstance(router, Router)
-        load = torch.bincount(output[1].flatten(), minlength=len(router.weight)).float()
-        self._loads[router] = self._loads[router] + load if router in self._loads else load
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether AdamW's weight decay acts on it: on matrices, embedding, head; not on mHC's or a positional bias."""
+    return parameter.dim() == 2 and not name.endswith(("ape", "_fn", "lora_a", "lora_b"))
 
-    @torch.no_grad()
-    def step(self, group: Group) -> float:
-        """Move the biases after a training step; returns the largest load over the mean one, 1 being balance."""
-        worst = 1.0
-        loads = [self._loads.get(router, torch.zeros(len(router.weight))) for router in self._routers]
-        group.sum_(loads)
-        for router, load in zip(self._routers, loads, strict=True):
-            router.bias.add_(torch.sign(load.mean() - load), alpha=BALANCE_SPEED)
-            worst = max(worst, float(load.max() / load.mean()))
-        self._loads.clear()
-        return worst
 
-    def forget(self) -> None:
-        """Drop what evaluation counted."""
-        self._loads.clear()
+def _by_parts(names: list[str], groups: int) -> dict[int, list[str]]:
+    """Matrices by how many independent ones they hold: the grouped output projection has one a group."""
+    parts: dict[int, list[str]] = {}
+    for name in names:
+        parts.setdefault(groups if name.endswith("wo_a.weight") else 1, []).append(name)
+    return parts
+
+
+@torch.no_grad()
+def move_biases(model: Transformer, loads: Mapping[int, Tensor], speed: float) -> float:
+    """Move each learned router's bias against the load of its experts, by layer [experts], tokens.
+
+    Returns the largest load over the mean one, 1 being balance.
+    """
+    worst = 1.0
+    blocks = [*model.layers, *model.mtp]
+    for layer, load in loads.items():
+        bias: nn.Parameter = blocks[layer].ffn.gate.bias  # type: ignore[union-attr, assignment]
+        bias.add_(torch.sign(load.mean() - load), alpha=speed)
+        worst = max(worst, float(load.max() / load.mean().clamp(min=1)))
+    return worst

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from wavefold import quant
+from wavefold.checkpoint import load
 from wavefold.checkpoint.load import assign
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
@@ -27,6 +30,28 @@ def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transfo
             elif not isinstance(module, Linear):
                 tensors[full] = _plain(full, name, tuple(parameter.shape), config, generator)
     assign(model, tensors)
+    return trainable(model)
+
+
+def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
+    """The model of a checkpoint as float32 masters, ready to train on: packed weights decoded."""
+    stored = load(path)
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in stored.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            if isinstance(module, Linear):
+                if name == "weight":
+                    tensors[full] = quant.dequantize(parameter, module.scale, torch.float32)
+            else:
+                tensors[full] = parameter.float() if parameter.is_floating_point() else parameter
+    model = Transformer(stored.config, arithmetic)
+    assign(model, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+    return trainable(model)
+
+
+def trainable(model: Transformer) -> Transformer:
+    """The model with gradients wanted for all but tables and routers' biases."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and not name.endswith("gate.bias"))
     return model

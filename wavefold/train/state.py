@@ -1,66 +1,91 @@
-"""A run's state on disk: masters, optimizer, step. Written whole or not at all; the last good one is never lost.
+"""A run's state on disk: masters, moments, step. Written whole or not at all; the last good one is never lost.
 
-OUT/state/step-000200/{tensors.safetensors, state.json}      the newest two are kept
+    OUT/state/step-000200/{shard-00001-....safetensors, ..., state.json}      the newest two are kept
+
+Tensors are written by `torch.distributed.checkpoint` as safetensors, each process its shards: a state loads into any
+number of processes, and nothing in it is executed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from wavefold.checkpoint.write import write_folder
+from wavefold.train.group import Group
 
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write the state after `step` steps."""
-
-    def fill(fresh: Path) -> None:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, fresh / "tensors.safetensors")
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], group: Group) -> None:
+    """Write the state after `step` steps; all processes call it. Raises OSError where the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh, place = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
+    if group.first:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+    group.wait()
+    try:
+        with warnings.catch_warnings():  # of processes that are not there
+            warnings.simplefilter("ignore")
+            writer = dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, no_dist=group.size == 1)
+    except dcp.CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if group.first:
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise OSError(f"{place}: the state could not be written ({cause}); the one before is kept") from None
+    group.wait()
+    if group.first:
         (fresh / "state.json").write_text(json.dumps({"step": step, **facts}))
+        for file in fresh.iterdir():
+            file.chmod(0o600)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+        for old in sorted(folder.glob("step-*"))[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+    group.wait()
 
-    write_folder(folder / f"step-{step:06d}", fill)
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
 
-
-def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """The newest state: (steps done, tensors, facts); None when there is none. Raises ValueError for a damaged one."""
+def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest state's folder and facts ("step" among them); None when there is none."""
     states = sorted(folder.glob("step-*"))
     if not states:
         return None
     try:
         facts = json.loads((states[-1] / "state.json").read_text())
-        return facts["step"], load_file(states[-1] / "tensors.safetensors"), facts
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(
-            f"{states[-1]}: not a readable training state ({error}); remove it to use the one before"
-        ) from None
+        return states[-1], {"step": int(facts["step"]), **facts}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(states[-1], error) from None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:
-    """The optimizer's moments by parameter name; `names` maps id(parameter) to it."""
-    return {
-        f"optimizer.{names[id(parameter)]}.{key}": value
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
+def load_tensors(state: Path, names: dict[str, Tensor], group: Group) -> None:
+    """Fill the tensors `names`, sharded ones with this process's rows. Raises ValueError for a damaged state."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(names, storage_reader=dcp.HuggingFaceStorageReader(str(state)), no_dist=group.size == 1)
+    except (dcp.CheckpointException, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _damaged(state, error) from None
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]) -> None:
-    """Give the optimizer the moments that `optimizer_tensors` took."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            prefix = f"optimizer.{names[id(parameter)]}."
-            found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            if found:
-                optimizer.state[parameter] = found
+def stored_shapes(state: Path) -> dict[str, torch.Size]:
+    """Names and whole shapes of the tensors of a state."""
+    try:
+        metadata = dcp.HuggingFaceStorageReader(str(state)).read_metadata()
+    except Exception as error:  # whatever a damaged file makes the reader say
+        raise _damaged(state, error) from None
+    return {name: entry.size for name, entry in metadata.state_dict_metadata.items() if hasattr(entry, "size")}
+
+
+def _damaged(state: Path, error: BaseException) -> ValueError:
+    return ValueError(f"{state}: not a readable training state ({error}); remove it to use the one before")

@@ -1,4 +1,4 @@
-"""The training loop: batch -> quantised forward -> loss -> gradients -> AdamW -> log; state now and then.
+"""The training loop: batch -> quantised forward -> losses -> gradients -> Muon and AdamW -> log; state now and then.
 
 A step depends on the seed, the step number and the state before it, and on nothing else: a run that was killed and
 resumed writes the same log as one that was not.
@@ -16,57 +16,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.func import functional_call
 
 from wavefold.model import Transformer
-from wavefold.train.batches import Batches, PackedBatch
-from wavefold.train.fake_quant import Masters
+from wavefold.model.training_pass import TrainingPass
+from wavefold.train import schedule
+from wavefold.train.anticipate import Anticipation
+from wavefold.train.batches import IGNORED, Batches, PackedBatch
+from wavefold.train.fake_quant import Masters, check_quantised, quantisation_error
 from wavefold.train.group import Group
 from wavefold.train.objective import Objective, nats_of
-from wavefold.train.optimizer import LoadBalance, adamw, learning_rate
-from wavefold.train.state import load_state, optimizer_tensors, restore_optimizer, save_state
+from wavefold.train.optimizer import Optimizer, move_biases
+from wavefold.train.recipe import Recipe
+from wavefold.train.sharding import Shards
+from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides a run beside its data and model; the defaults train the nano preset. Lengths in tokens."""
-
-    steps: int = 2600
-    seq_len: int = 1024
-    batch_tokens: int = 4096
-    peak_lr: float = 1.6e-3
-    warmup: int = 100
-    weight_decay: float = 0.2
-    clip: float = 1.0
-    mtp_weight: float = 0.3
-    mtp_every: int = 4
-    eval_every: int = 500
-    save_every: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 0 or (value == 0 and name not in ("warmup", "weight_decay", "mtp_weight", "seed")):
-                raise ValueError(f"{name} = {value} is not allowed; expected a positive number")
+NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
+"""What a process without a share runs: all gather shards together, or none."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log."""
+    """One line of the log. Losses in nats a token.
+
+    `quantised` is the RMS of what quantisation changes in a routed expert over the RMS of its weights, the least of all
+    processes: 0 means that it is off. `load` is the largest load of an expert over the mean.
+    """
 
     step: int
     loss: float
     mtp_loss: float | None
+    index_loss: float | None
+    balance_loss: float | None
+    attention: str
+    anticipated: bool
+    quantised: float
     lr: float
     grad_norm: float
     load: float
     tokens: int
+    seq_len: int
     tokens_per_s: float
     held_out: float | None = None
 
 
 class Trainer:
-    """Trains `model` (float32 masters) on `batches`, with its log and state under `out`.
+    """Trains `model` (float32 masters, or adapters on a packed one) on `batches`; its log and state under `out`.
 
     `log.jsonl` has a line for each step. Resumes by itself from the newest state under `out`. Raises ValueError
     when that is of another recipe, and FloatingPointError, leaving the last good state, when a loss is not finite.
@@ -83,131 +77,173 @@ class Trainer:
     ):
         self.model, self.batches, self.held_out, self.recipe, self.out = model, batches, held_out, recipe, out
         self.group = group or Group()
-        self.masters = Masters(model)
-        self.objective = Objective(model)
-        self.balance = LoadBalance(model)
-        trained = {name: p for name, p in self.masters.parameters().items() if p.requires_grad}
-        self.optimizer = adamw(trained, recipe.weight_decay)
-        self._names = {id(p): name for name, p in trained.items()}
-        self._trained = list(trained.values())
+        self.masters = Masters(model, recipe.quantise)
+        self.objective = Objective(model, self.masters, recipe.recompute)
+        check_quantised(self.masters)
+        self.shards = Shards(self.objective, self.group)
+        self.optimizer = Optimizer(self.shards, model, recipe)
+        self.anticipation = Anticipation(recipe.anticipate, recipe.spike)
         self.step = 0
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._resume()
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
         """Train to the recipe's last step, reporting each."""
-        with (self.out / "log.jsonl" if self.group.first else Path(os.devnull)).open("a", buffering=1) as log:
-            while self.step < self.recipe.steps:
-                began = time.perf_counter()
-                facts = self._train_step()
-                self.step += 1
-                seconds = time.perf_counter() - began
-                last = self.step == self.recipe.steps
-                held_out = None
-                if self.held_out and (last or self.step % self.recipe.eval_every == 0):
-                    held_out = self.evaluate()
-                progress = Progress(tokens_per_s=facts["tokens"] / seconds, held_out=held_out, **facts)
+        while self.step < self.recipe.steps:
+            began = time.perf_counter()
+            facts = self._train_step()
+            if facts is None:  # a spike
+                self._go_back()
+                continue
+            self.step += 1
+            seconds = time.perf_counter() - began
+            last = self.step == self.recipe.steps
+            held_out = None
+            if self.held_out and (last or self.step % self.recipe.eval_every == 0):
+                held_out = self.evaluate()
+            progress = Progress(tokens_per_s=facts["tokens"] / seconds, held_out=held_out, **facts)
+            with (self.out / "log.jsonl" if self.group.first else Path(os.devnull)).open("a") as log:
                 log.write(json.dumps(asdict(progress)) + "\n")
-                report(progress)
-                if last or self.step % self.recipe.save_every == 0:
-                    self._save()
+            report(progress)
+            if last or self.step % self.recipe.save_every == 0:
+                self._save()
 
+    @torch.no_grad()
     def evaluate(self) -> float:
         """Mean nats a token on the held-out batches, with the weights that an export would hold."""
-        mine = range(self.group.rank, len(self.held_out), self.group.size)
         nats = [0.0] * len(self.held_out)
-        with torch.no_grad():
-            evaluation, values = _Nats(self.objective), self._values("objective.model.")
-            for number in mine:
-                nats[number] = functional_call(evaluation, values, (self.held_out[number],))
-        self.balance.forget()
-        return sum(self.group.sums(nats)) / sum(len(packed.tokens) for packed in self.held_out)
+        for first in range(0, len(self.held_out), self.group.size):  # all run as often: they gather shards together
+            number = first + self.group.rank
+            counts = number < len(self.held_out)
+            value = nats_of(self.objective, self.held_out[number if counts else 0])
+            if counts:
+                nats[number] = value
+        return sum(self.group.sums(nats)) / sum(packed.num_targets for packed in self.held_out)
 
-    def _train_step(self) -> dict[str, Any]:
-        recipe = self.recipe
-        packed = self.batches(self.step)
-        with_mtp = bool(self.model.mtp) and recipe.mtp_weight > 0 and self.step % recipe.mtp_every == 0
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, mtp_loss = self._backward(packed, with_mtp)
-        if not math.isfinite(loss + mtp_loss):
+    def exported(self) -> dict[str, torch.Tensor]:
+        """The tensors of an official checkpoint of the model as it is now. All processes call it."""
+        return self.masters.export(self.shards.gathered())
+
+    def _train_step(self) -> dict[str, Any] | None:
+        """One step, and its line of the log; None, and nothing moved, where the loss is a spike."""
+        recipe, step = self.recipe, self.step
+        self.masters.quantise = schedule.quantise(recipe, step)
+        packed = self.batches(step)
+        attention = schedule.attention(recipe, step)
+        learns = attention != "warmup"
+        with_mtp = bool(self.model.mtp) and recipe.mtp_weight > 0 and step % recipe.mtp_every == 0 and learns
+        training = TrainingPass(attention, balance=recipe.balance_weight > 0 and learns)
+        if anticipated := self.anticipation.is_on(step):
+            self._look_ahead(step + recipe.anticipate, attention)
+            training.routes = self.anticipation.routes_of(step, packed, self.group)
+        self.shards.drop_gradients()
+        loss, mtp_loss, index_loss, balance_loss = self._backward(packed, with_mtp, training)
+        if self.anticipation.is_spike(loss, step):
+            return None
+        if not math.isfinite(loss + mtp_loss + index_loss):
             raise FloatingPointError(
-                f"step {self.step + 1}: the loss is {loss + mtp_loss}; the last good state is kept"
+                f"step {step + 1}: the loss is {loss + mtp_loss + index_loss}; the last good state is kept"
             )
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
-        lr = learning_rate(self.step, recipe.peak_lr, recipe.warmup, recipe.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        self.anticipation.watch(loss)
+        norm = self.shards.clip_(recipe.clip)
+        lr = schedule.learning_rate(recipe, step)
+        self.optimizer.step(lr)
+        loads = list(training.loads.values())
+        self.group.sum_(loads)
         return {
-            "step": self.step + 1,
+            "step": step + 1,
             "loss": loss,
             "mtp_loss": mtp_loss if with_mtp else None,
+            "index_loss": index_loss if attention != "dense" else None,
+            "balance_loss": balance_loss if training.balance else None,
+            "attention": attention,
+            "anticipated": anticipated,
+            "quantised": self.group.least(quantisation_error(self.masters, step)),
             "lr": lr,
-            "grad_norm": float(norm),
-            "load": self.balance.step(self.group),
+            "grad_norm": norm,
+            "load": move_biases(
+                self.model, dict(zip(training.loads, loads, strict=True)), recipe.balance_speed if learns else 0.0
+            ),
             "tokens": len(packed.tokens),
+            "seq_len": max(packed.lengths),
         }
 
-    def _backward(self, packed: PackedBatch, with_mtp: bool) -> tuple[float, float]:
-        """Gradients of the batch's mean loss, summed over the processes' shares; returns both losses."""
+    def _backward(
+        self, packed: PackedBatch, with_mtp: bool, training: TrainingPass
+    ) -> tuple[float, float, float, float]:
+        """Gradients of the batch's mean losses, summed over the processes' shares; returns the means."""
+        recipe = self.recipe
         share = packed.share(self.group.rank, self.group.size)
-        part, mtp_part = len(share.tokens) / len(packed.tokens), share.num_pairs / max(1, packed.num_pairs)
-        losses = [0.0, 0.0]
-        if share.lengths:
-            loss, mtp_loss = functional_call(self.objective, self._values("model."), (share, with_mtp))
-            total = loss * part
-            losses[0] = float(total.detach())
-            if mtp_loss is not None and mtp_part:
-                total = total + self.recipe.mtp_weight * mtp_part * mtp_loss
-                losses[1] = float(mtp_loss.detach()) * mtp_part
-            total.backward()
-        for parameter in self._trained if self.group.size > 1 else ():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.group.sum_([parameter.grad for parameter in self._trained if parameter.grad is not None])
-        loss_sum, mtp_sum = self.group.sums(losses)
-        return loss_sum, mtp_sum
+        here = float(bool(share.lengths))
+        losses = self.objective(share if share.lengths else NOTHING, with_mtp, training)
+        parts = losses.next_token, losses.mtp, losses.index, losses.balance
+        counts = packed.num_targets, max(1, packed.num_pairs), len(packed.tokens), len(packed.tokens)
+        weights = 1.0, schedule.mtp_weight(recipe, self.step), recipe.index_weight, recipe.balance_weight
+        if training.attention == "warmup":
+            weights = 0.0, 0.0, recipe.index_weight, 0.0
+        terms = [here * weight / count * part for weight, count, part in zip(weights, counts, parts, strict=True)
+                 if weight and part.requires_grad]  # fmt: skip
+        if terms:
+            torch.stack(terms).sum().backward()
+        if not here:
+            training.loads = {layer: torch.zeros_like(load) for layer, load in training.loads.items()}
+        self.shards.collect_gradients()
+        means = self.group.sums([here * float(part.detach()) / n for part, n in zip(parts, counts, strict=True)])
+        return means[0], means[1], means[2], means[3]
 
-    def _values(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {f"{prefix}{name}": value for name, value in self.masters.values(self.model.arithmetic.dtype).items()}
+    @torch.no_grad()
+    def _look_ahead(self, step: int, attention: str) -> None:
+        """Choose the experts of a coming step's batch by the weights of now."""
+        packed = self.batches(step)
+        share = packed.share(self.group.rank, self.group.size)
+        training = TrainingPass(attention)  # type: ignore[arg-type]
+        self.objective(share if share.lengths else NOTHING, False, training)
+        self.anticipation.keep(step, training.chosen, packed, self.group)
+
+    def _go_back(self) -> None:
+        """To the newest state (the first weights where there is none), and on with anticipated routing."""
+        spike = self.step
+        self._resume()
+        self.anticipation.begin(self.step)
+        self.anticipation.until = max(self.anticipation.until, spike + self.recipe.anticipate)
 
     def _save(self) -> None:
-        if not self.group.first:
-            return
-        tensors: dict[str, torch.Tensor] = {f"master.{name}": p for name, p in self.model.named_parameters()}
-        tensors |= optimizer_tensors(self.optimizer, self._names)
-        save_state(self.out / "state", self.step, tensors, {"recipe": asdict(self.recipe)})
+        tensors = {f"master.{name}": p for name, p in self.shards.parameters().items()}
+        moments = self.shards.named(self.optimizer.tensors().items())
+        tensors |= {f"optimizer.{name}": moment for name, moment in moments.items()}
+        tensors |= {f"routes.{name}": ids for name, ids in self.anticipation.tensors().items()}
+        facts = {"recipe": asdict(self.recipe), "anticipation": self.anticipation.facts()}
+        save_state(self.out / "state", self.step, tensors, facts, self.group)
 
     def _resume(self) -> None:
-        state = load_state(self.out / "state")
+        state = newest_state(self.out / "state")
         self.group.wait()  # until all have read, and before anybody writes
         log = self.out / "log.jsonl"
         if state is None:
             if self.group.first:
                 log.unlink(missing_ok=True)
             return
-        self.step, tensors, facts = state
-        mine = asdict(self.recipe)
-        other = {key: value for key, value in facts["recipe"].items() if mine.get(key) != value}
+        folder, facts = state
+        mine, theirs = json.loads(json.dumps(asdict(self.recipe))), facts["recipe"]
+        other = {key: theirs.get(key) for key in mine | theirs if mine.get(key) != theirs.get(key)}
         if other:
             raise ValueError(
                 f"{self.out}: holds the state of a run with {other}; resume with that, or use another folder"
             )
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"master.{name}"])
-        restore_optimizer(self.optimizer, self._names, tensors)
+        self.step = facts["step"]
+        shapes = stored_shapes(folder)
+        moments = self.optimizer.empty(_under("optimizer.", shapes))
+        routes = {name: torch.empty(shapes[f"routes.{name}"], dtype=torch.int64) for name in _under("routes.", shapes)}
+        tensors = {f"master.{name}": p for name, p in self.shards.parameters().items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self.shards.named(moments.items()).items()}
+        tensors |= {f"routes.{name}": ids for name, ids in routes.items()}
+        load_tensors(folder, tensors, self.group)
+        self.optimizer.restore(moments)
+        self.anticipation.restore(facts["anticipation"], routes)
         if self.group.first:
             lines = log.read_text().splitlines(keepends=True)[: self.step]
             log.write_text("".join(lines))
 
 
-class _Nats(torch.nn.Module):
-    """`nats_of` as a module, so that the parameters can be swapped for their quantised values."""
-
-    def __init__(self, objective: Objective):
-        super().__init__()
-        self.objective = objective
-
-    def forward(self, packed: PackedBatch) -> float:
-        return nats_of(self.objective, packed)
+def _under(prefix: str, names: dict[str, torch.Size]) -> list[str]:
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.flops import count, counted, values
+from wavefold.ops.reference.straight_through import straight_through
 
 INDEX_BLOCK = 32
 
@@ -19,12 +20,13 @@ def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
     """An index query or key [..., dim], as scores see it. Released: Hadamard, then FP4 in blocks of 32.
 
     The Hadamard matrix is orthogonal: without quantisation it changes no score, and exact arithmetic leaves it out.
+    The gradient passes through the quantisation unchanged.
     """
-    if not arithmetic.released:
+    if not arithmetic.rounds_index:
         return x
     count("hadamard", x.numel() * x.shape[-1].bit_length())  # log2(n) butterflies and a product
     count("quantise", 2 * x.numel())
-    return quant.fp4_sim(quant.hadamard(x), INDEX_BLOCK)
+    return straight_through(lambda y: quant.fp4_sim(y, INDEX_BLOCK), quant.hadamard(x))
 
 
 @counted("index heads", lambda x, *_: values(x))
@@ -42,9 +44,9 @@ def index_scores(q: Tensor, weights: Tensor, keys: Tensor, arithmetic: Arithmeti
     count("index heads", 3 * q.shape[0] * q.shape[1] * len(keys))  # relu, weight, sum
     wide = arithmetic.accumulate
     dots = torch.matmul(q.to(wide), keys.to(wide).T)
-    if arithmetic.released:
-        dots = (dots.to(q.dtype).relu_() * weights[..., None]).to(wide)
-        return dots.sum(1).to(q.dtype).to(wide)
+    if arithmetic.rounds_index:
+        dots = (dots.to(torch.bfloat16).relu_() * weights.to(torch.bfloat16)[..., None]).to(wide)
+        return dots.sum(1).to(torch.bfloat16).to(wide)
     return torch.matmul(weights.to(wide)[:, None], dots.relu_()).squeeze(1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.flops import count
+from wavefold.ops.reference.straight_through import straight_through
 
 KV_BLOCK = 64
 
@@ -18,4 +19,5 @@ def kv_sim(kv: Tensor, rope_dim: int, arithmetic: Arithmetic) -> Tensor:
         return kv
     split = kv.shape[-1] - rope_dim
     count("quantise", 2 * kv.shape[0] * split)
-    return torch.cat((quant.fp8_sim(kv[..., :split], KV_BLOCK), kv[..., split:]), -1)
+    plain = straight_through(lambda x: quant.fp8_sim(x, KV_BLOCK), kv[..., :split])
+    return torch.cat((plain, kv[..., split:]), -1)

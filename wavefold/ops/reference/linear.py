@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.reference.straight_through import straight_through
 
 ACTIVATION_BLOCK = 128
 WIDE_ROWS = 8192
@@ -22,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmet
     float32 accumulation equals the block-scaled GEMM up to the order of the sum.
     """
     if scale is not None and arithmetic.released:
-        x = quant.fp8_sim(x, ACTIVATION_BLOCK)
+        x = straight_through(lambda x: quant.fp8_sim(x, ACTIVATION_BLOCK), x)
     return F.linear(x, quant.dequantize(weight, scale, x.dtype))
 
 

@@ -5,6 +5,8 @@ s = sqrt(softplus(x Wᵀ));  experts: the k best of s + bias, or a fixed table's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,3 +34,18 @@ def route_weights(scores: Tensor, ids: Tensor, scale: float) -> Tensor:
     """[n, k] float32 weights of the chosen experts, summing to `scale`."""
     chosen = torch.gather(scores, 1, ids)
     return chosen / chosen.sum(-1, keepdim=True) * scale
+
+
+def balance_loss(scores: Tensor, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sequence-wise balance of load: scores [n, experts], ids [n, k] of sequences of `lengths` -> a scalar.
+
+    For each sequence of T tokens, T sum_e f_e P_e, where f_e is the share of choices that fell on expert e, times
+    experts (1 everywhere is balance), and P_e the mean of its normalised affinity. DeepSeek-V3's, report section 4.2.
+    """
+    experts = scores.shape[1]
+    affinity = scores / scores.sum(-1, keepdim=True)
+    total = scores.new_zeros(())
+    for some, chosen in zip(affinity.split(list(lengths)), ids.split(list(lengths)), strict=True):
+        share = torch.bincount(chosen.flatten(), minlength=experts).to(some.dtype) * (experts / chosen.numel())
+        total = total + (some.sum(0) * share).sum()
+    return total

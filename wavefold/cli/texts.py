@@ -1,0 +1,60 @@
+"""What a run reads: a corpus as token documents, with the tokenizer that made them.
+
+source                    tokenizer
+text, a folder, stdlib    the first model's (--init); else one trained on the text, kept in OUT
+chats                     the first model's, whose markers they need, else one trained on them
+token shards              the first model's: the shards' ids are its
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavefold.chat.encoding import encode_chat
+from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
+from wavefold.train.batches import Documents, InMemory
+from wavefold.train.chat_data import chat_tokens
+from wavefold.train.corpus import Document, load_corpus
+from wavefold.train.group import Group
+from wavefold.train.shards import TokenShards, is_shards, split_shards
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents to learn from and held-out ones; the latter's text too, where bits a byte mean something."""
+
+    train: Documents
+    held_out: Documents
+    tokenizer: Tokenizer
+    held_out_text: tuple[Document, ...] = ()
+
+
+def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group: Group) -> Text:
+    """The corpus `source` (see `corpus.load_corpus`, or a folder of token shards) of a run in `out`.
+
+    Raises ValueError for what cannot be read, and for token shards without a model whose ids they are.
+    """
+    if is_shards(Path(source)):
+        if init is None:
+            raise ValueError(f"{source}: token shards are ids of a model's tokenizer; give the model with --init")
+        train, held_out = split_shards(TokenShards(Path(source)))
+        return Text(train, held_out, Tokenizer.load(init))
+    corpus = load_corpus(source)
+    if init is not None:
+        tokenizer = Tokenizer.load(init)
+    else:
+        if group.first and not (out / FILE_NAME).exists():
+            train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
+        group.wait()
+        tokenizer = Tokenizer.load(out)
+    train, held_out = (_documents(tokenizer, part) for part in (corpus.train, corpus.held_out))
+    chats = any(d.messages for d in corpus.held_out)
+    return Text(train, held_out, tokenizer, () if chats else corpus.held_out)
+
+
+def _documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> Documents:
+    if any(d.messages for d in documents):
+        return InMemory(chat_tokens([d.messages for d in documents], lambda chat: encode_chat(tokenizer, chat)))
+    return InMemory([tokenizer.encode_document(d.text) for d in documents])

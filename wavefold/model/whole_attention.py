@@ -1,0 +1,77 @@
+"""Attention of a whole sequence during training, and what the indexer learns from it. Report section 2.3.1.
+
+dense, warmup    CSA layers attend to all entries
+sparse           to the entries that the indexer chose
+warmup, sparse   the indexer learns to score entries as attention weighed them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.config import CSA, HCA, SWA
+from wavefold.model.batch import Segment
+from wavefold.model.training_pass import TrainingPass
+from wavefold.ops import Arithmetic
+
+if TYPE_CHECKING:
+    from wavefold.model.attention import Attention
+
+KINDS = {CSA: "csa", HCA: "hca"}
+
+
+def attend_whole(
+    attention: Attention, q: Tensor, kv: Tensor, index: Sequence[Tensor], segment: Segment, training: TrainingPass,
+    arithmetic: Arithmetic,
+) -> Tensor:  # fmt: skip
+    """q [n, H, c] of one sequence that begins with this pass, kv [n, c] -> [n, H, c]; the indexer's loss to `training`.
+
+    `index` is, in CSA layers, the indexer's queries and weights for the same tokens.
+    """
+    memory, layer, ratio = segment.memory, attention.layer, attention.ratio
+    assert memory.start == 0, "training passes hold whole sequences"
+    entries = kv[:0] if ratio == SWA else memory.block(KINDS[ratio], layer, 0, memory.end // ratio)
+    sparse = ratio == CSA and training.attention == "sparse" and len(entries) > 0
+    learns = ratio == CSA and training.attention != "dense" and len(entries) > 0
+    chosen = _choice(attention, index, len(entries), segment, arithmetic) if sparse or training.watch_capture else None
+    o, mass = ops.joint_attention(
+        q, kv, entries, attention.attn_sink, attention.window, ratio, chosen if sparse else None,
+        learns or training.watch_capture,
+    )  # fmt: skip
+    if mass is not None and len(entries):
+        visible = _visible(segment, q.device)
+        if chosen is not None and training.watch_capture:
+            free = visible > attention.indexer.topk  # queries that see more entries than they may choose
+            held, of = training.captured.get(layer, (0.0, 0.0))
+            held, of = held + float((mass * chosen)[free].sum()), of + float(mass[free].sum())
+            training.captured[layer] = held, of
+        if learns:
+            keys = memory.block("index", layer, 0, len(entries))
+            seen = torch.arange(len(entries), device=q.device) < visible[:, None]
+            if sparse and chosen is not None:
+                seen &= chosen
+            training.index_losses.append(ops.index_loss(index[0], index[1], keys, mass, seen, arithmetic))
+    return o
+
+
+def _visible(segment: Segment, device: torch.device) -> Tensor:
+    """Entries that each query of the sequence sees, [n]."""
+    return (torch.arange(segment.memory.length, device=device) + 1) // CSA
+
+
+@torch.no_grad()
+def _choice(
+    attention: Attention, index: Sequence[Tensor], num_entries: int, segment: Segment, arithmetic: Arithmetic
+) -> Tensor | None:
+    """The indexer's choice as [n, m] bool; None where it keeps everything."""
+    if attention.ratio != CSA or num_entries <= attention.indexer.topk:
+        return None
+    visible = _visible(segment, index[0].device)
+    chosen = attention.indexer.select(index[0], index[1], visible, segment.memory, arithmetic)
+    seen = chosen.new_zeros(len(chosen), num_entries + 1, dtype=torch.bool)
+    return seen.scatter_(1, chosen.masked_fill(chosen < 0, num_entries), True)[:, :num_entries]

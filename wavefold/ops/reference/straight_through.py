@@ -1,0 +1,29 @@
+"""Rounding inside training: the forward pass sees the rounded values, the gradient passes as if there were none.
+
+Straight-through estimator: DeepSeek-V4 report section 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def straight_through(simulate: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """simulate(x), of x's shape and type, with the gradient of x itself."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _StraightThrough.apply(x, simulate)
+    return simulate(x)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, simulate: Callable[[Tensor], Tensor]) -> Tensor:
+        return simulate(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

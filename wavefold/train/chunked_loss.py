@@ -1,0 +1,60 @@
+"""Cross-entropy without the logits: a piece of rows at a time, its gradient made at once.
+
+    hidden [n, d] --head [V, d]--> logits of a piece [p, V] --> nats, and (softmax - target) back through the head
+
+What is kept for the backward pass is the size of `hidden` and of the head; never [n, V].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold.train.batches import IGNORED
+
+PIECE_LOGITS = 1 << 21
+"""Logits that exist at a time."""
+
+
+def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """hidden [n, d], head [V, d] of its dtype or to be cast to it, targets [n] int64 -> total nats, a float32 scalar.
+
+    Targets of `IGNORED` count nothing. float64 activations give a float64 sum.
+    """
+    return _CrossEntropySum.apply(hidden, head, targets)
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        weight = head.to(hidden.dtype)
+        learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_hidden = torch.zeros_like(hidden) if learns else None
+        grad_head = torch.zeros_like(head, dtype=wide) if learns else None
+        total = hidden.new_zeros((), dtype=torch.float64)
+        piece = max(1, PIECE_LOGITS // len(head))
+        for first in range(0, len(hidden), piece):
+            rows = slice(first, first + piece)
+            some = targets[rows]
+            learned = some != IGNORED
+            logits = F.linear(hidden[rows], weight).to(wide)
+            index = some.masked_fill(~learned, 0)[:, None]
+            logits = logits.log_softmax(-1)
+            total -= (logits.gather(1, index).squeeze(1) * learned).sum(dtype=torch.float64)
+            if grad_hidden is not None and grad_head is not None:
+                grad = logits.exp_().scatter_add_(1, index, logits.new_full(index.shape, -1.0))
+                grad = grad.mul_(learned[:, None]).to(hidden.dtype)
+                grad_hidden[rows] = grad @ weight
+                grad_head += grad.T @ hidden[rows]
+        if learns:
+            ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))  # type: ignore[union-attr]
+        return total.to(wide)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_head * grads[0].to(grad_head.dtype), None

@@ -1,0 +1,68 @@
+"""Low-rank adapters (arXiv:2106.09685) on attention and shared parts; the checkpoint's weights stay as stored.
+
+    W' = quantise(decode(W) + alpha / rank * B A)        A [rank, in] random, B [out, rank] zeros: training begins at W
+
+The adapted weight goes through the weight's own format, as every trained weight does: merged and exported, it computes
+what was trained. Routed experts, router, norms and embedding have no adapters, and come out byte for byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wavefold.model import Transformer
+from wavefold.model.parameters import Linear
+
+ADAPTED = ("wq_a", "wq_b", "wkv", "wo_b", "w1", "w2", "w3")
+"""Attention's projections but the grouped one, and the shared expert's."""
+
+
+def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list[str]:
+    """Give the model adapters, the only parameters that are trained from then on; returns the adapted modules' names.
+
+    Raises ValueError for a rank below 1.
+    """
+    if rank < 1:
+        raise ValueError(f"lora_rank = {rank} is not allowed; expected 1 or more")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    names = []
+    for name, module in model.named_modules():
+        place = name.split(".")
+        if isinstance(module, Linear) and place[-1] in ADAPTED and ("attn" in place or "shared_experts" in place):
+            module.lora_a = nn.Parameter(
+                torch.randn(rank, module.in_features, generator=generator) * module.in_features**-0.5
+            )
+            module.lora_b = nn.Parameter(torch.zeros(module.out_features, rank))
+            vars(module)["lora_scale"] = alpha / rank
+            names.append(name)
+    return names
+
+
+def delta(module: Linear) -> Tensor | None:
+    """What the module's adapter adds to its weight, [out, in] float32; None where it has none."""
+    if "lora_a" not in module._parameters:
+        return None
+    a, b = module._parameters["lora_a"], module._parameters["lora_b"]
+    return (b @ a) * module.lora_scale  # type: ignore[operator]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name is an adapter's."""
+    return name.endswith((".lora_a", ".lora_b"))
+
+
+def save_adapters(model: Transformer, path: Path) -> None:
+    """Write the adapters alone to a safetensors file, each delta being (scale B) A."""
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and delta(module) is not None:
+            tensors[f"{name}.lora_a"] = module._parameters["lora_a"].detach()  # type: ignore[union-attr]
+            tensors[f"{name}.lora_b"] = (module._parameters["lora_b"] * module.lora_scale).detach()  # type: ignore
+    save_file(tensors, path)
+    path.chmod(0o600)

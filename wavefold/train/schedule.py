@@ -1,0 +1,65 @@
+"""What changes during a run: learning rate, batch size, sequence length, attention, MTP's weight. Report section 4.2.
+
+    learning rate   warm-up ----- constant ----------------- cosine to a tenth
+    batch           ramp -------- full
+    length          512 --- 2K --- 8K                                      (stages)
+    attention       dense -- warm-up of the indexer -- sparse
+    MTP weight      0.3 -------------------------------- 0.1 from where the learning rate decays
+
+Everything is a function of the step alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from wavefold.train.recipe import Quantise, Recipe
+
+Stage = Literal["dense", "warmup", "sparse"]
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, constant, then a cosine to `final_lr` times the peak over the last `decay_steps`."""
+    if step < recipe.warmup:
+        return recipe.peak_lr * (step + 1) / recipe.warmup
+    progress = (step - decay_start(recipe)) / max(1, recipe.decay_steps)
+    if progress <= 0:
+        return recipe.peak_lr
+    low = recipe.final_lr
+    return recipe.peak_lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def decay_start(recipe: Recipe) -> int:
+    """The step from which the learning rate falls."""
+    return max(recipe.warmup, recipe.steps - recipe.decay_steps)
+
+
+def batch_tokens(recipe: Recipe, step: int) -> int:
+    """Tokens of a batch: grows linearly over the ramp."""
+    if step >= recipe.batch_ramp:
+        return recipe.batch_tokens
+    first = recipe.batch_first or recipe.batch_tokens
+    return round(first + (recipe.batch_tokens - first) * step / recipe.batch_ramp)
+
+
+def seq_len(recipe: Recipe, step: int) -> int:
+    """Tokens of a sequence, by the stage that the step is in."""
+    return next(length for first, length in reversed(recipe.length_stages) if step >= first)
+
+
+def mtp_weight(recipe: Recipe, step: int) -> float:
+    """Of the MTP loss."""
+    return recipe.mtp_weight if step < decay_start(recipe) else recipe.mtp_final
+
+
+def quantise(recipe: Recipe, step: int) -> Quantise:
+    """How weights are seen: from `quantise_from` on as an export holds them, where the recipe says so at all."""
+    return recipe.quantise if step >= recipe.quantise_from else "none"
+
+
+def attention(recipe: Recipe, step: int) -> Stage:
+    """How CSA layers attend: to all entries, the same while only the indexer learns, or to the indexer's choice."""
+    if step < recipe.dense_steps:
+        return "dense"
+    return "warmup" if step < recipe.dense_steps + recipe.indexer_warmup else "sparse"
