@@ -19,7 +19,7 @@ from rich.table import Table
 from wavefold.bench.circumstances import circumstances
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
-from wavefold.train.batches import Batches
+from wavefold.train.batches import fixed_batches
 from wavefold.train.corpus import load_corpus
 from wavefold.train.objective import Objective, evaluate
 from wavefold.train.report import held_out_report
@@ -37,8 +37,7 @@ def main() -> None:
     model = load(args.model, args.arithmetic, getattr(torch, args.dtype))
     documents = load_corpus(args.data).held_out
     ids = [tokenizer.encode_document(d.text) for d in documents]
-    batches = Batches(ids, args.seq_len, 4 * args.seq_len, 0)
-    nats, tokens = evaluate(Objective(model), (batches(step) for step in range(batches.per_epoch)))
+    nats, tokens = evaluate(Objective(model), fixed_batches(ids, args.seq_len, 4 * args.seq_len))
     report = held_out_report(nats / tokens, tokens, documents)
     table = Table("arithmetic", "bytes", "model", "xz -9", "gzip -9", title="held-out files, bits per byte")
     figures = (f"{value:.4f}" for value in (report.model, report.xz, report.gzip))

@@ -6,41 +6,19 @@ module and keeps `gate.bias` and `tid2eid` as buffers; otherwise its tensors are
 
 import dataclasses
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
 from wavefold import ModelConfig, Transformer, quant
+from wavefold.checkpoint.transformers_layout import to_transformers
+
+__all__ = ["EAGER", "decoded", "to_transformers", "transformers_config", "transformers_model"]
 
 LAYER_TYPES = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
-
-RENAMES = [
-    (r"^head\.", "lm_head."),
-    (r"^(embed)\.", r"model.\1_tokens."),
-    (r"^(norm|layers)\.", r"model.\1."),
-    (r"^hc_head_", "model.hc_head.hc_"),
-    (r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
-    (r"\.attn_norm\.", ".input_layernorm."),
-    (r"\.ffn_norm\.", ".post_attention_layernorm."),
-    (r"\.attn\.", ".self_attn."),
-    (r"\.ffn\.", ".mlp."),
-    (r"\.indexer\.compressor\.", ".indexer."),
-    (r"\.indexer\.", ".compressor.indexer."),
-    (r"\.weights_proj\.", ".scorer.weights_proj."),
-    (r"(compressor\.(?:indexer\.)?)norm\.", r"\1kv_norm."),
-    (r"\.q_norm\.", ".q_a_norm."),
-    (r"\.w(q_a|q_b|kv|gate|o_a|o_b)\.", r".\1_proj."),
-    (r"\.ape$", ".position_bias"),
-    (r"\.attn_sink$", ".sinks"),
-    (r"\.gate\.bias$", ".gate.e_score_correction_bias"),
-    (r"shared_experts\.w1\.", "shared_experts.gate_proj."),
-    (r"shared_experts\.w2\.", "shared_experts.down_proj."),
-    (r"shared_experts\.w3\.", "shared_experts.up_proj."),
-]
 
 
 def transformers_config(config: ModelConfig) -> DeepseekV4Config:
@@ -79,27 +57,6 @@ def decoded(model: Transformer) -> dict[str, Tensor]:
         integer = scale is None and not tensor.dtype.is_floating_point
         tensors[name] = tensor if integer else quant.dequantize(tensor, scale, torch.float32)
     return tensors
-
-
-def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by official name (weights or their gradients) as transformers has them: renamed, experts stacked."""
-    renamed: dict[str, Tensor] = {}
-    stacks: dict[str, dict[int, dict[str, Tensor]]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("mtp."):
-            continue
-        for pattern, new in RENAMES:
-            name = re.sub(pattern, new, name)
-        routed = re.fullmatch(r"(.*\.experts)\.(\d+)\.(w[123])\.weight", name)
-        if routed is None:
-            renamed[name] = tensor
-        else:
-            stacks.setdefault(routed[1], {}).setdefault(int(routed[2]), {})[routed[3]] = tensor
-    for prefix, experts in stacks.items():
-        ordered = [experts[expert] for expert in range(len(experts))]
-        renamed[f"{prefix}.gate_up_proj"] = torch.stack([torch.cat((w["w1"], w["w3"])) for w in ordered])
-        renamed[f"{prefix}.down_proj"] = torch.stack([w["w2"] for w in ordered])
-    return renamed
 
 
 SHARED_KEYS = sorted(

@@ -36,6 +36,7 @@ CASES = [
     (chat("s:S", "u:U1", "a:A1", "u:U2"), f"{BOS}S{U}U1{A}A1{EOS}{U}U2{A}"),
     (chat("u:one", "u:two", "a:three"), f"{BOS}{U}one{U}two{A}three{EOS}"),
     (chat("s:S", "s:T", "u:U"), f"{BOS}ST{U}U{A}"),
+    (chat("s:token", "s:izer", "u:U"), f"{BOS}tokenizer{U}U{A}"),  # one text to the tokenizer
     (chat("u:", "a:"), f"{BOS}{U}{A}{EOS}"),
     (chat("u:x ", "a: y\n"), f"{BOS}{U}x {A} y\n{EOS}"),
     (chat("s:only"), f"{BOS}only"),
@@ -50,6 +51,10 @@ def test_form(tokenizer: Tokenizer, messages: list[dict[str, object]], text: str
     ids = encode_chat(tokenizer, messages).ids
     assert tokenizer.decode(ids) == text
     assert ids == tokenizer.encode(text, allow_special=True)
+
+
+def test_texts_that_meet_may_share_a_token() -> None:
+    assert TRAINED.encode("tokenizer") != [*TRAINED.encode("token"), *TRAINED.encode("izer")]
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4), st.lists(st.text(), min_size=4, max_size=4))

@@ -80,7 +80,7 @@ def test_what_is_no_chat_is_refused_with_its_line(tmp_path, text, message):
         read_chats(path)
 
 
-def test_a_line_of_any_size_is_not_read_whole(tmp_path, monkeypatch):
+def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(chat_data, "MAX_LINE_BYTES", 200)
     short = line(U, A)
     path = write(tmp_path, short + "\n" + short[:-1] + " " * 200 + "}\n")

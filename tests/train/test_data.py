@@ -111,7 +111,7 @@ def test_a_list_names_files_and_folders_relative_to_it(tmp_path):
     (tmp_path / "lists").mkdir()
     (tmp_path / "one.md").write_text("one")
     listed = tmp_path / "lists" / "mine.txt"
-    listed.write_text("# what I read\n\n../c\n../one.md\n../c/file2.py\n")
+    listed.write_text("# what I read\n\n../c/file2.py\n../c\n../one.md\n")
     corpus = load_corpus(str(listed))
     documents = {d.name: d.text for d in corpus.train + corpus.held_out}
     assert documents == {f"../c/file{i}.py": f"x = {i}\n" for i in range(4)} | {"../one.md": "one"}

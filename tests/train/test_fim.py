@@ -39,6 +39,8 @@ def test_holes_are_everywhere_and_depend_on_the_place_alone():
         ids = FIM.rearrange(span, (0, 0, 0, number, 1)).tolist()
         assert ids == FIM.rearrange(span, (0, 0, 0, number, 1)).tolist()
         cuts.add((ids.index(3) - 2, ids.index(4) - ids.index(3) - 1))  # lengths of prefix and suffix
+    of_seeds = {tuple(FIM.rearrange(span, (seed, 0, 0, 0, 1)).tolist()) for seed in range(20)}
+    assert len(of_seeds) > 10
     assert cuts == {(prefix, suffix) for prefix in range(11) for suffix in range(11 - prefix)}
 
 

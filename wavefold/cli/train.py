@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other values for keys of the recipe, e.g. steps=100",
     )
     parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
+    parser.add_argument("--transformers", action="store_true", help="write the model in transformers' layout too")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="activations (bfloat16)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from wavefold.checkpoint import load
+    from wavefold.checkpoint.transformers_layout import save_transformers
     from wavefold.cli.init import config_of
     from wavefold.cli.texts import read_text
     from wavefold.train import schedule
@@ -96,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
     if recipe.lora_rank:
         save_adapters(model, args.out / "adapters.safetensors")
     exported = load(model_dir, model.arithmetic.name, model.arithmetic.dtype)
+    if args.transformers:
+        save_transformers(exported, args.out / "transformers")
+        text.tokenizer.save(args.out / "transformers")
     exported.arithmetic = model.arithmetic
     nats, tokens = evaluate(Objective(exported), held_out)
     if recipe.quantise == "fp4" and nats / tokens != trained:

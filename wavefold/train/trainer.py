@@ -162,7 +162,9 @@ class Trainer:
             "lr": lr,
             "grad_norm": norm,
             "load": move_biases(
-                self.model, dict(zip(training.loads, loads, strict=True)), recipe.balance_speed if learns else 0.0
+                self.model,
+                dict(zip(training.loads, loads, strict=True)),
+                recipe.balance_speed if learns and not recipe.lora_rank else 0.0,
             ),
             "tokens": len(packed.tokens),
             "seq_len": max(packed.lengths),

@@ -1,0 +1,107 @@
+"""A model in transformers' layout: `DeepseekV4ForCausalLM` under its own names, nothing quantised.
+
+    official                              transformers
+    layers.3.attn.wq_a.weight             model.layers.3.self_attn.q_a_proj.weight
+    layers.3.ffn.experts.{e}.w1, w3, w2   model.layers.3.mlp.experts.gate_up_proj [E, 2 I, d], down_proj [E, d, I]
+
+Matrices are decoded to bfloat16, which holds FP4 and FP8 weights exactly; the MTP module is left out, as transformers
+has none. The official layout, which transformers reads too, is the smaller one; this is for tools that know only this.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.checkpoint.files import CONFIG_NAME, INDEX_NAME
+from wavefold.checkpoint.write import check_replaceable, write_folder
+from wavefold.model import Transformer
+
+RENAMES = [
+    (r"^head\.", "lm_head."),
+    (r"^(embed)\.", r"model.\1_tokens."),
+    (r"^(norm|layers)\.", r"model.\1."),
+    (r"^hc_head_", "model.hc_head.hc_"),
+    (r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
+    (r"\.attn_norm\.", ".input_layernorm."),
+    (r"\.ffn_norm\.", ".post_attention_layernorm."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ffn\.", ".mlp."),
+    (r"\.indexer\.compressor\.", ".indexer."),
+    (r"\.indexer\.", ".compressor.indexer."),
+    (r"\.weights_proj\.", ".scorer.weights_proj."),
+    (r"(compressor\.(?:indexer\.)?)norm\.", r"\1kv_norm."),
+    (r"\.q_norm\.", ".q_a_norm."),
+    (r"\.w(q_a|q_b|kv|gate|o_a|o_b)\.", r".\1_proj."),
+    (r"\.ape$", ".position_bias"),
+    (r"\.attn_sink$", ".sinks"),
+    (r"\.gate\.bias$", ".gate.e_score_correction_bias"),
+    (r"shared_experts\.w1\.", "shared_experts.gate_proj."),
+    (r"shared_experts\.w2\.", "shared_experts.down_proj."),
+    (r"shared_experts\.w3\.", "shared_experts.up_proj."),
+]
+
+
+def save_transformers(model: Transformer, path: Path) -> None:
+    """Write the folder `path`, a file for each layer, one layer in memory at a time.
+
+    Raises ValueError where `path` is something else than a checkpoint, an empty folder, or new.
+    """
+    check_replaceable(path)
+    names = [name for name in model.state_dict() if not name.startswith("mtp.") and not name.endswith(".scale")]
+    layers: dict[str, list[str]] = {}
+    for name in sorted(names):
+        layers.setdefault(name.split(".")[1] if name.startswith("layers.") else "", []).append(name)
+
+    def fill(folder: Path) -> None:
+        weight_map: dict[str, str] = {}
+        total = 0
+        for number, some in enumerate(layers.values(), 1):
+            file = f"model-{number:05d}-of-{len(layers):05d}.safetensors"
+            tensors = to_transformers({name: _decoded(model, name) for name in some})
+            save_file({name: t.contiguous() for name, t in tensors.items()}, folder / file, {"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, file)
+            total += sum(t.nbytes for t in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
+        config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+
+    write_folder(path, fill)
+
+
+def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by official name (weights or their gradients) as transformers has them: renamed, experts stacked."""
+    renamed: dict[str, Tensor] = {}
+    stacks: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mtp."):
+            continue
+        for pattern, new in RENAMES:
+            name = re.sub(pattern, new, name)
+        routed = re.fullmatch(r"(.*\.experts)\.(\d+)\.(w[123])\.weight", name)
+        if routed is None:
+            renamed[name] = tensor
+        else:
+            stacks.setdefault(routed[1], {}).setdefault(int(routed[2]), {})[routed[3]] = tensor
+    for prefix, experts in stacks.items():
+        ordered = [experts[expert] for expert in range(len(experts))]
+        renamed[f"{prefix}.gate_up_proj"] = torch.stack([torch.cat((w["w1"], w["w3"])) for w in ordered])
+        renamed[f"{prefix}.down_proj"] = torch.stack([w["w2"] for w in ordered])
+    return renamed
+
+
+def _decoded(model: Transformer, name: str) -> Tensor:
+    owner, _, key = name.rpartition(".")
+    tensor = model.get_parameter(name).detach()
+    scale = model.get_submodule(owner)._parameters.get("scale") if key == "weight" else None
+    if scale is not None or (key == "weight" and tensor.is_floating_point()):
+        return quant.dequantize(tensor, scale, torch.bfloat16)
+    return tensor
