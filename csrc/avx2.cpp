@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "rows_simd.h"
+#include "training.h"
 
 namespace wf {
 namespace {
@@ -86,6 +87,7 @@ constexpr AttentionKernels attention = attention_kernels<Avx2>();
 
 }  // namespace
 
-const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention);
+const TrainingKernels avx2_training = training_kernels<Avx2>();
+const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention, &avx2_training);
 
 }  // namespace wf

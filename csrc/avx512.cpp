@@ -3,12 +3,14 @@
 
 #include "attention.h"
 #include "rows_simd.h"
+#include "training.h"
 
 namespace wf {
 namespace {
 constexpr AttentionKernels attention = attention_kernels<Avx512>();
 }  // namespace
 
-const Kernels avx512_kernels = simd_kernels<Avx512>("avx512", has_avx512, &attention);
+const TrainingKernels avx512_training = training_kernels<Avx512>();
+const Kernels avx512_kernels = simd_kernels<Avx512>("avx512", has_avx512, &attention, &avx512_training);
 
 }  // namespace wf

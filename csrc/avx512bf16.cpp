@@ -14,6 +14,7 @@
 #include "attention.h"
 #include "avx512.h"
 #include "rows_simd.h"
+#include "training.h"
 
 namespace wf {
 namespace {
@@ -194,7 +195,7 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16",  has_avx512bf16,       arrange, arranged_bytes, rows,
-                                    Plain::decode, &avx512bf16_attention};
+const Kernels avx512bf16_kernels = {"avx512bf16",  has_avx512bf16,        arrange,         arranged_bytes, rows,
+                                    Plain::decode, &avx512bf16_attention, &avx512_training};
 
 }  // namespace wf

@@ -113,12 +113,12 @@ int main(int count, char **arguments) {
     std::istringstream names(wf_isas());
     for (std::string name; names >> name;)
         if (name != "generic") fuzz.isas.push_back(name);
-    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts};
+    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_training};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
         wf_use_batch_invariant(fuzz.below(4) == 0);
-        if (!parts[fuzz.below(4)](fuzz)) break;
+        if (!parts[fuzz.below(5)](fuzz)) break;
     }
     for (wf_pool *pool : fuzz.pools) wf_pool_destroy(pool);
     if (call < calls) return std::printf("call %ld: %s\n", call, fuzz.message.c_str()), 1;

@@ -48,3 +48,4 @@ struct Fuzz {
 bool fuzz_attention(Fuzz &fuzz);
 bool fuzz_block(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
+bool fuzz_training(Fuzz &fuzz);

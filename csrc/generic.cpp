@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "training.h"
 #include "kernels.h"
 
 namespace wf {
@@ -55,6 +56,7 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported, arrange, arranged_bytes, rows, decode, &generic_attention};
+const Kernels generic_kernels = {"generic", supported,          arrange,          arranged_bytes, rows,
+                                 decode,    &generic_attention, &generic_training};
 
 }  // namespace wf

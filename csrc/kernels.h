@@ -39,6 +39,7 @@ struct Matrix {
 };
 
 struct AttentionKernels;
+struct TrainingKernels;
 
 struct Kernels {
     const char *name;
@@ -52,6 +53,7 @@ struct Kernels {
     // Rows first .. end as bfloat16 [end - first, columns].
     void (*decode)(const Matrix &, int64_t first, int64_t end, uint16_t *out);
     const AttentionKernels *attention;  // null: the generic ones
+    const TrainingKernels *training;
 };
 
 extern const Kernels generic_kernels;

@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "rows_simd.h"
+#include "training.h"
 
 namespace wf {
 namespace {
@@ -52,6 +53,7 @@ constexpr AttentionKernels attention = attention_kernels<Neon>();
 
 }  // namespace
 
-const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention);
+const TrainingKernels neon_training = training_kernels<Neon>();
+const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention, &neon_training);
 
 }  // namespace wf

@@ -233,9 +233,10 @@ struct SimdRows {
 };
 
 template <class S>
-constexpr Kernels simd_kernels(const char *name, bool (*supported)(), const AttentionKernels *attention) {
+constexpr Kernels simd_kernels(const char *name, bool (*supported)(), const AttentionKernels *attention,
+                               const TrainingKernels *training) {
     using Rows = SimdRows<S>;
-    return {name, supported, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode, attention};
+    return {name, supported, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode, attention, training};
 }
 
 }  // namespace wf

@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 5
+#define WF_ABI 6
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -207,6 +207,71 @@ typedef struct {
 WF_API int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
                       int32_t released, uint16_t *out);
+
+/* Training: forward passes whose parameters are float32, and gradients (wavefold/ops/native). Activations and their
+ * gradients are bfloat16, sums float32; a parameter's gradient has the same bits on any number of threads. */
+
+/* Hyper-connections of 4 streams, before a sublayer or (`last`) before the final norm: fn [outputs, 4 hidden], base
+ * [outputs], scale [scales] with 24 outputs and 3 scales, `last` 4 and 1. */
+typedef struct {
+    const float *fn, *base, *scale;
+    int64_t hidden;
+    int32_t streams, iters, last;
+    float eps, norm_eps;
+} wf_hc;
+
+/* x [tokens, 4, hidden] -> out [tokens, hidden] and, unless `last`, post [tokens, 4], comb [tokens, 4, 4]; for the
+ * gradient, mixes [tokens, outputs + 1]. */
+WF_API int wf_hc_read(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, float *mixes, uint16_t *out,
+                      float *post, float *comb);
+/* grad_past (or null) is added to grad_x: the gradient of the same streams from elsewhere. */
+WF_API int wf_hc_read_grad(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, const float *mixes,
+                           const uint16_t *grad_out, const float *grad_post, const float *grad_comb,
+                           const uint16_t *grad_past, uint16_t *grad_x, float *grad_fn, float *grad_base,
+                           float *grad_scale);
+
+/* wf_hc_expand for training: y [tokens, 4, hidden]. */
+WF_API int wf_hc_return(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+                        int64_t tokens, int32_t streams, int64_t hidden, uint16_t *y);
+WF_API int wf_hc_return_grad(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+                             const uint16_t *grad_y, int64_t tokens, int32_t streams, int64_t hidden, uint16_t *grad_f,
+                             uint16_t *grad_x, float *grad_post, float *grad_comb);
+
+/* Rows' last 2 pairs values turn by the angles of a table [rows / heads, pairs], back when `inverse`. */
+typedef struct {
+    const float *cosine, *sine;
+    int64_t pairs, heads;
+    int32_t inverse;
+} wf_turn;
+
+/* x / rms(x) * weight (null: none), then turned (null: not): x [rows, columns] -> out. */
+WF_API int wf_norm(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
+                   const wf_turn *turn, uint16_t *out);
+WF_API int wf_norm_grad(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
+                        const wf_turn *turn, const uint16_t *grad, uint16_t *grad_x, float *grad_weight);
+WF_API int wf_rotate(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, const wf_turn *turn,
+                     uint16_t *out);
+
+/* silu(min(gate, limit)) clamp(up, -limit, limit) route: [rows, inter]; route [rows], null: 1. */
+WF_API int wf_swiglu(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route, int64_t rows,
+                     int64_t inter, float limit, uint16_t *inner);
+WF_API int wf_swiglu_grad(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route,
+                          const uint16_t *grad, int64_t rows, int64_t inter, float limit, uint16_t *grad_gate,
+                          uint16_t *grad_up, float *grad_route);
+
+/* Compression of whole sequences, one after another: kv, score [tokens, width] with ape [ratio, width]; width is 2 dim with
+ * overlap, else dim. Each complete block of `ratio` tokens becomes an entry [dim]: at least one there must be. */
+typedef struct {
+    const uint16_t *kv, *score;
+    const float *ape;
+    const int64_t *lengths; /* [sequences], of sum `tokens` */
+    int64_t sequences, tokens, ratio, dim;
+    int32_t overlap;
+} wf_pooling;
+
+WF_API int wf_pool_rows(wf_pool *pool, const wf_pooling *pooling, uint16_t *out);
+WF_API int wf_pool_rows_grad(wf_pool *pool, const wf_pooling *pooling, const uint16_t *grad, uint16_t *grad_kv,
+                             uint16_t *grad_score, float *grad_ape);
 
 #ifdef __cplusplus
 }

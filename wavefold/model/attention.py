@@ -72,12 +72,22 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised -> [n, hidden]. The memories of the batch take the new tokens' rows."""
         qr, q, kv = self.project(h, batch, arithmetic)
+        if batch.training is not None:
+            o = attend_whole(self, h, qr, q, kv, batch, batch.training, arithmetic)
+        else:
+            o = self.attend_pieces(h, qr, q, kv, batch, arithmetic)
+        return self.output(ops.rotate(o, batch.table(self.ratio), arithmetic, inverse=True), arithmetic)
+
+    def attend_pieces(
+        self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic
+    ) -> Tensor:  # fmt: skip
+        """[n, H, c], over each sequence's past as well."""
         lengths = [segment.memory.length for segment in batch.segments]
         parts = [q.split(lengths), kv.split(lengths)]
         if self.ratio != SWA:
             parts.append(self.compressor.project(h, batch, arithmetic).split(lengths))
         if self.ratio == CSA:
-            apart = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
+            apart = h.detach(), qr.detach()  # nothing learns from the indexer
             parts.append(self.indexer.compressor.project(apart[0], batch, arithmetic).split(lengths))
             parts += (x.split(lengths) for x in self.indexer.queries(*apart, batch, arithmetic))
         outputs: list[Tensor] = []
@@ -87,21 +97,16 @@ class Attention(nn.Module):
                 self.indexer.compressor.extend(others[1], segment, batch, arithmetic)
             if self.ratio != SWA:
                 self.compressor.extend(others[0], segment, batch, arithmetic)
-            if batch.training is None:
-                outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
-            else:
-                outputs.append(attend_whole(self, q_part, window, others[2:], segment, batch.training, arithmetic))
-        o = ops.rotate(torch.cat(outputs), batch.table(self.ratio), arithmetic, inverse=True)
-        return self.output(o, arithmetic)
+            outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
+        return torch.cat(outputs)
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
         """qr [n, q_lora], q [n, H, c] and kv [n, c], both rotated to their positions."""
         table = batch.table(self.ratio)
         qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
         heads = self.num_heads, self.head_dim  # nested, as each step's copy of q is the largest tensor of a pass
-        q = ops.unit_rms_norm(self.wq_b(qr, arithmetic).unflatten(-1, heads), self.eps, arithmetic)
-        q = ops.rotate(q, table, arithmetic)
-        kv = ops.rotate(self.kv_norm(self.wkv(h, arithmetic), arithmetic), table, arithmetic)
+        q = ops.rms_norm_rotated(self.wq_b(qr, arithmetic).unflatten(-1, heads), None, self.eps, table, arithmetic)
+        kv = self.kv_norm.rotated(self.wkv(h, arithmetic), table, arithmetic)
         return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
 
     def output(self, o: Tensor, arithmetic: Arithmetic) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.config import CSA, ModelConfig
-from wavefold.model.batch import Batch, Segment
+from wavefold.model.batch import Batch, Segment, Table
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
@@ -53,10 +53,23 @@ class Compressor(nn.Module):
             return
         complete = tail[: (end - first + has_previous) * ratio]
         pooled = ops.pool_entries(complete[:, 0], complete[:, 1], ratio, self.overlap, has_previous)
-        entries = self.norm(pooled.to(arithmetic.dtype), arithmetic)
-        entries = ops.rotate(entries, batch.entry_table(first, end, ratio), arithmetic)
-        if self.kind == "index":
-            entries = ops.index_rotate(entries, arithmetic)
-        else:
-            entries = ops.kv_sim(entries, self.rope_dim, arithmetic)
+        entries = self._entries(pooled.to(arithmetic.dtype), batch.entry_table(first, end, ratio), arithmetic)
         memory.append(self.kind, self.layer, entries, first)
+
+    def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> None:
+        """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass."""
+        lengths = [segment.memory.length for segment in batch.segments]
+        weights = self.wkv.weight, self.wgate.weight, self.ape
+        pooled = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
+        blocks = [length // self.ratio for length in lengths]
+        cos, sin = zip(*(batch.entry_table(0, n, self.ratio) for n in blocks), strict=True)
+        entries = self._entries(pooled, (torch.cat(cos), torch.cat(sin)), arithmetic)
+        for segment, some in zip(batch.segments, entries.split(blocks), strict=True):
+            segment.memory.append(self.kind, self.layer, some, 0)
+
+    def _entries(self, pooled: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
+        """Pooled blocks as they are stored, at the table's positions."""
+        entries = self.norm.rotated(pooled, table, arithmetic)
+        if self.kind == "index":
+            return ops.index_rotate(entries, arithmetic)
+        return ops.kv_sim(entries, self.rope_dim, arithmetic)

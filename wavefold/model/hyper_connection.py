@@ -41,8 +41,9 @@ class HyperConnected(nn.Module):
     ) -> Tensor:
         """streams [n, hc, hidden] -> the same after the sublayer, a function of [n, hidden]."""
         fn, base, scale = (getattr(self, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
-        pre, post, comb = ops.hc_weights(streams, fn, base, scale, self.iters, self.hc_eps, self.norm_eps, arithmetic)
-        return ops.hc_expand(sublayer(ops.hc_collapse(streams, pre)), streams, post, comb, arithmetic)
+        numbers = self.iters, self.hc_eps, self.norm_eps
+        x, post, comb, streams = ops.hc_read(streams, fn, base, scale, *numbers, arithmetic)
+        return ops.hc_expand(sublayer(x), streams, post, comb, arithmetic)
 
     def collapse(self, streams: Tensor, arithmetic: Arithmetic) -> Tensor:
         """The last collapse of the streams, before the final norm: [n, hidden]."""

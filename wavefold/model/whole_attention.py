@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.config import CSA, HCA, SWA
-from wavefold.model.batch import Segment
+from wavefold.model.batch import Batch, Segment
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 
@@ -26,6 +26,28 @@ KINDS = {CSA: "csa", HCA: "hca"}
 
 
 def attend_whole(
+    attention: Attention, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, training: TrainingPass,
+    arithmetic: Arithmetic,
+) -> Tensor:  # fmt: skip
+    """q [n, H, c] of sequences that begin with this pass, kv [n, c] -> [n, H, c]; their entries to the memories.
+
+    h [n, hidden] and the low-rank queries qr [n, q_lora] are what entries and the indexer are made of.
+    """
+    lengths = [segment.memory.length for segment in batch.segments]
+    parts = [q.split(lengths), kv.split(lengths)]
+    if attention.ratio == CSA:
+        apart = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
+        attention.indexer.compressor.compress(apart[0], batch, arithmetic)
+        parts += (x.split(lengths) for x in attention.indexer.queries(*apart, batch, arithmetic))
+    if attention.ratio != SWA:
+        attention.compressor.compress(h, batch, arithmetic)
+    return torch.cat([
+        _attend(attention, q_part, kv_part, index, segment, training, arithmetic)
+        for segment, q_part, kv_part, *index in zip(batch.segments, *parts, strict=True)
+    ])  # fmt: skip
+
+
+def _attend(
     attention: Attention, q: Tensor, kv: Tensor, index: Sequence[Tensor], segment: Segment, training: TrainingPass,
     arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip

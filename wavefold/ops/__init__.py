@@ -2,11 +2,12 @@
 
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import BACKENDS, kernels_run, use_backend, using_backend
+from wavefold.ops.compress import compress
 from wavefold.ops.expert import expert
 from wavefold.ops.flops import FlopCounter, counting, part
-from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_weights
+from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_read, hc_weights
 from wavefold.ops.linear import grouped_linear, linear, linear_wide
-from wavefold.ops.norm import rms_norm
+from wavefold.ops.norm import rms_norm, rms_norm_rotated
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
@@ -15,13 +16,15 @@ from wavefold.ops.reference.index_loss import index_loss
 from wavefold.ops.reference.joint_attention import joint_attention
 from wavefold.ops.reference.kv import kv_sim
 from wavefold.ops.reference.norm import unit_rms_norm
-from wavefold.ops.reference.rope import rope_frequencies, rope_table, rotate
+from wavefold.ops.reference.rope import rope_frequencies, rope_table
 from wavefold.ops.reference.route import balance_loss, choose_experts, route_weights, router_scores
+from wavefold.ops.rope import rotate
 
 __all__ = [
     "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "balance_loss",
-    "choose_experts", "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_split",
-    "hc_weights", "index_loss", "index_rotate", "index_scores", "index_weights", "joint_attention", "kernels_run",
-    "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm", "rope_frequencies", "rope_table", "rotate",
-    "route_weights", "router_scores", "sinkhorn", "unit_rms_norm", "use_backend", "using_backend",
+    "choose_experts", "compress", "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
+    "hc_read", "hc_split", "hc_weights", "index_loss", "index_rotate", "index_scores", "index_weights",
+    "joint_attention", "kernels_run", "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm",
+    "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn",
+    "unit_rms_norm", "use_backend", "using_backend",
 ]  # fmt: skip

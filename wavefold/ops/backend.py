@@ -1,6 +1,6 @@
 """Who computes: the CPU kernels where they serve, else the references. One switch for the process.
 
-"auto"         kernels for what they take (bfloat16 activations on a CPU, no gradients), references for the rest
+"auto"         kernels for what they take (bfloat16 activations on a CPU), references for the rest
 "reference"    plain torch throughout
 """
 
@@ -47,6 +47,19 @@ def kernels_run(dtype: torch.dtype, device: torch.device) -> bool:
         and device.type == "cpu"
         and native.available()
         and not is_counting()
+    )
+
+
+def kernels_train(*tensors: Tensor) -> bool:
+    """Whether the CPU kernels make these's gradients, which are wanted: the activations first, bfloat16."""
+    return (
+        _backend == "auto"
+        and tensors[0].dtype == torch.bfloat16
+        and torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and tensors[0].numel() > 0
+        and native.available()
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.backend import kernels_train
 from wavefold.ops.flops import count
 from wavefold.ops.linear import linear
+from wavefold.ops.native import swiglu
 from wavefold.ops.reference import expert as reference
 
 Stored = tuple[Tensor, Tensor | None]
@@ -21,4 +23,7 @@ def expert(
     `route` [n, 1] float32, the tokens' routing weights, is applied before w2 (None: 1).
     """
     count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1[0].shape[0])  # three clamps, a sigmoid of three, two products
+    if not arithmetic.released and kernels_train(x, w1[0], *(() if route is None else (route,))):
+        inner = swiglu.swiglu(linear(x, *w1, arithmetic), linear(x, *w3, arithmetic), route, limit)
+        return linear(inner, *w2, arithmetic)
     return reference.expert(x, w1, w2, w3, route, limit, arithmetic, linear)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-ABI = 5
+ABI = 6
 """WF_ABI of csrc/wavefold.h that this file speaks."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -78,6 +79,17 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_index": [_pointer, *_two, *[_pointer] * 3, *_two, _int64, _int32, _pointer],
     "wf_block_attention": [_pointer, _pointer, _int64, *[_pointer] * 9],
     "wf_experts": [_pointer, *_two, _pointer, _int64, *[_pointer] * 3, _int64, ctypes.c_float, _int32, _pointer],
+    "wf_hc_read": [*[_pointer] * 3, _int64, *[_pointer] * 4],
+    "wf_hc_read_grad": [*[_pointer] * 3, _int64, *[_pointer] * 9],
+    "wf_norm": [*[_pointer] * 3, *_two, ctypes.c_float, *[_pointer] * 2],
+    "wf_norm_grad": [*[_pointer] * 3, *_two, ctypes.c_float, *[_pointer] * 4],
+    "wf_rotate": [*[_pointer] * 2, *_two, *[_pointer] * 2],
+    "wf_swiglu": [*[_pointer] * 4, *_two, ctypes.c_float, _pointer],
+    "wf_swiglu_grad": [*[_pointer] * 5, *_two, ctypes.c_float, *[_pointer] * 3],
+    "wf_pool_rows": [*[_pointer] * 3],
+    "wf_pool_rows_grad": [*[_pointer] * 6],
+    "wf_hc_return": [*[_pointer] * 5, _int64, _int32, _int64, _pointer],
+    "wf_hc_return_grad": [*[_pointer] * 6, _int64, _int32, _int64, *[_pointer] * 4],
 }
 """Argument types of the interface's functions."""
 
@@ -160,6 +172,23 @@ def check(error: int) -> None:
     """Raises ValueError for an error code of the library."""
     if error:
         raise ValueError(f"the CPU kernels refused a call: {ERRORS.get(error, f'error {error}')}")
+
+
+def bf16(x: Tensor) -> Tensor:
+    """x, contiguous. Raises ValueError unless it is bfloat16 on the CPU."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        raise ValueError(f"activations of {x.dtype} on {x.device}; the CPU kernels take bfloat16 on the CPU")
+    return x.contiguous()
+
+
+def floats(x: Tensor) -> Tensor:
+    """x in float32, contiguous, on the CPU, without its gradient."""
+    return x.detach().to(device="cpu", dtype=torch.float32).contiguous()
+
+
+def pointer(x: Tensor | None) -> int | None:
+    """Where its values lie; null for None."""
+    return None if x is None else x.data_ptr()
 
 
 def isas() -> list[str]:

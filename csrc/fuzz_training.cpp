@@ -1,0 +1,220 @@
+// Training through the C interface: every result of every instruction set against the plain one's, on any number of
+// threads, and a spoiled argument.
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <sstream>
+
+#include "fuzz.h"
+
+namespace {
+
+// What a call fills: float32 or bfloat16.
+struct Result {
+    int64_t count;
+    bool wide;
+    std::unique_ptr<float[]> floats, plain_floats;
+    std::unique_ptr<uint16_t[]> words, plain_words;
+
+    Result(int64_t n, bool in_float32) : count(n), wide(in_float32) {
+        if (wide) floats.reset(new float[size_t(n)]), plain_floats.reset(new float[size_t(n)]);
+        else words.reset(new uint16_t[size_t(n)]), plain_words.reset(new uint16_t[size_t(n)]);
+    }
+    float value(int64_t i, bool plain) const {
+        if (wide) return (plain ? plain_floats : floats)[size_t(i)];
+        const uint32_t bits = uint32_t((plain ? plain_words : words)[size_t(i)]) << 16;
+        float value;
+        std::memcpy(&value, &bits, 4);
+        return value;
+    }
+    void keep() {
+        if (wide) std::memcpy(plain_floats.get(), floats.get(), size_t(4 * count));
+        else std::memcpy(plain_words.get(), words.get(), size_t(2 * count));
+    }
+    // The RMS of the difference over that of the values: sums cancel, single values may not be held to it.
+    double difference() const {
+        double sum = 0, size = 0;
+        for (int64_t i = 0; i < count; i++) {
+            const double a = value(i, false), b = value(i, true);
+            if (!std::isfinite(a) || !std::isfinite(b)) return INFINITY;
+            sum += (a - b) * (a - b), size += b * b;
+        }
+        return size > 0 ? std::sqrt(sum / size) : std::sqrt(sum);
+    }
+};
+
+std::unique_ptr<float[]> some_floats(Fuzz &fuzz, int64_t count, float size) {
+    std::unique_ptr<float[]> data(new float[size_t(count)]);
+    for (int64_t i = 0; i < count; i++) data[size_t(i)] = size * (float(fuzz.below(2001)) / 1000 - 1);
+    return data;
+}
+
+using Results = std::vector<Result *>;
+
+// `call` on every instruction set.
+bool agree(Fuzz &fuzz, const char *name, const Results &results, const std::function<int()> &call) {
+    std::ostringstream problem;
+    const auto wrong = [&] { return fuzz.message = problem.str(), false; };
+    wf_use_isa("generic");
+    if (const int error = call()) return problem << name << ": error " << error, wrong();
+    for (Result *result : results) result->keep();
+    for (const std::string &isa : fuzz.isas) {
+        wf_use_isa(isa.c_str());
+        if (const int error = call()) return problem << name << ", " << isa << ": error " << error, wrong();
+        for (size_t i = 0; i < results.size(); i++)
+            if (const double by = results[i]->difference(); !(by < 1e-2))
+                return problem << name << ", " << isa << ": result " << i << " differs by " << by, wrong();
+    }
+    return true;
+}
+
+bool refused(Fuzz &fuzz, const char *name, int error) {
+    if (error) return true;
+    fuzz.message = std::string(name) + ": a bad call was taken";
+    return false;
+}
+
+bool fuzz_hyper(Fuzz &fuzz) {
+    const int64_t tokens = 1 + fuzz.below(40), hidden = 1 + fuzz.below(fuzz.below(2) ? 40 : 300), all = 4 * hidden;
+    const bool last = fuzz.below(3) == 0;
+    const int64_t outputs = last ? 4 : 24, scales = last ? 1 : 3;
+    auto fn = some_floats(fuzz, outputs * all, 1 / std::sqrt(float(all))), base = some_floats(fuzz, outputs, 1);
+    auto scale = some_floats(fuzz, scales, 2);
+    wf_hc hc = {fn.get(), base.get(), scale.get(), hidden, 4, int32_t(1 + fuzz.below(21)), last, 1e-6f, 1e-6f};
+    auto x = fuzz.bf16(tokens * all), grad = fuzz.bf16(tokens * hidden), past = fuzz.bf16(tokens * all);
+    auto grad_post = some_floats(fuzz, tokens * 4, 1), grad_comb = some_floats(fuzz, tokens * 16, 1);
+    Result mixes(tokens * (outputs + 1), true), out(tokens * hidden, false), post(tokens * 4, true);
+    Result comb(tokens * 16, true), grad_x(tokens * all, false), grad_fn(outputs * all, true);
+    Result grad_base(outputs, true), grad_scale(scales, true);
+    wf_pool *pool = fuzz.pool();
+    const uint16_t *elsewhere = fuzz.below(2) ? past.get() : nullptr;
+    const auto call = [&] {
+        const int error = wf_hc_read(pool, &hc, x.get(), tokens, mixes.floats.get(), out.words.get(),
+                                     last ? nullptr : post.floats.get(), last ? nullptr : comb.floats.get());
+        if (error) return error;
+        return wf_hc_read_grad(pool, &hc, x.get(), tokens, mixes.floats.get(), grad.get(),
+                               last ? nullptr : grad_post.get(), last ? nullptr : grad_comb.get(), elsewhere,
+                               grad_x.words.get(), grad_fn.floats.get(), grad_base.floats.get(),
+                               grad_scale.floats.get());
+    };
+    Results results = {&mixes, &out, &grad_x};  // sums over few tokens may cancel to nothing
+    if (!last) results.push_back(&post), results.push_back(&comb);
+    if (!agree(fuzz, "hc_read", results, call)) return false;
+    Result y(tokens * all, false), grad_f(tokens * hidden, false), posts(tokens * 4, true), combs(tokens * 16, true);
+    const auto give = [&] {
+        const int error =
+            wf_hc_return(pool, grad.get(), x.get(), grad_post.get(), grad_comb.get(), tokens, 4, hidden, y.words.get());
+        return error ? error
+                     : wf_hc_return_grad(pool, grad.get(), x.get(), grad_post.get(), grad_comb.get(), past.get(),
+                                         tokens, 4, hidden, grad_f.words.get(), grad_x.words.get(), posts.floats.get(),
+                                         combs.floats.get());
+    };
+    if (!agree(fuzz, "hc_return", {&y, &grad_f, &grad_x}, give)) return false;
+    const auto given = hc;
+    switch (fuzz.below(6)) {
+        case 0: hc.fn = nullptr; break;
+        case 1: hc.scale = nullptr; break;
+        case 2: hc.hidden = -fuzz.below(3); break;
+        case 3: hc.hidden = int64_t(1) << 40; break;
+        case 4: hc.streams = int32_t(fuzz.below(2) ? 3 : 5 + fuzz.below(9)); break;
+        default: hc.last = 0, hc.iters = -int32_t(fuzz.below(2)); break;
+    }
+    if (!refused(fuzz, "hc_read", call())) return false;
+    hc = given;
+    return refused(
+        fuzz, "hc_return",
+        wf_hc_return(pool, grad.get(), nullptr, grad_post.get(), grad_comb.get(), tokens, 4, hidden, y.words.get()));
+}
+
+bool fuzz_norm(Fuzz &fuzz) {
+    const int64_t heads = 1 + fuzz.below(3), tokens = 1 + fuzz.below(40), rows = heads * tokens;
+    const int64_t columns = 2 + fuzz.below(fuzz.below(2) ? 40 : 300), pairs = 1 + fuzz.below(columns / 2);
+    auto x = fuzz.bf16(rows * columns), grad = fuzz.bf16(rows * columns);
+    auto weight = some_floats(fuzz, columns, 2), cosine = some_floats(fuzz, tokens * pairs, 1);
+    auto sine = some_floats(fuzz, tokens * pairs, 1);
+    wf_turn turn = {cosine.get(), sine.get(), pairs, heads, int32_t(fuzz.below(2))};
+    const float *given = fuzz.below(2) ? weight.get() : nullptr;
+    const wf_turn *turned = fuzz.below(2) ? &turn : nullptr;
+    Result out(rows * columns, false), grad_x(rows * columns, false), grad_weight(columns, true);
+    Result rotated(rows * columns, false);
+    wf_pool *pool = fuzz.pool();
+    const auto call = [&] {
+        int error = wf_norm(pool, x.get(), given, rows, columns, 1e-6f, turned, out.words.get());
+        error |= wf_norm_grad(pool, x.get(), given, rows, columns, 1e-6f, turned, grad.get(), grad_x.words.get(),
+                              given ? grad_weight.floats.get() : nullptr);
+        return error | wf_rotate(pool, x.get(), rows, columns, &turn, rotated.words.get());
+    };
+    if (!agree(fuzz, "norm", {&out, &rotated}, call)) return false;
+    switch (fuzz.below(5)) {
+        case 0: turn.pairs = columns / 2 + 1 + fuzz.below(9); break;
+        case 1: turn.heads = rows + 1; break;
+        case 2: turn.sine = nullptr; break;
+        case 3: turn.pairs = -fuzz.below(2); break;
+        default: turn.heads = 0; break;
+    }
+    return refused(fuzz, "rotate", wf_rotate(pool, x.get(), rows, columns, &turn, rotated.words.get())) &&
+           refused(fuzz, "norm", wf_norm(pool, x.get(), given, rows, columns, 1e-6f, &turn, out.words.get()));
+}
+
+bool fuzz_swiglu(Fuzz &fuzz) {
+    const int64_t rows = 1 + fuzz.below(40), inter = 1 + fuzz.below(300), all = rows * inter;
+    auto gate = fuzz.bf16(all), up = fuzz.bf16(all), grad = fuzz.bf16(all);
+    auto route = some_floats(fuzz, rows, 2);
+    const bool routed = fuzz.below(2);
+    Result inner(all, false), grad_gate(all, false), grad_up(all, false), grad_route(rows, true);
+    wf_pool *pool = fuzz.pool();
+    const float limit = fuzz.below(2) ? 10.0f : 0.5f, *weights = routed ? route.get() : nullptr;
+    float *to = routed ? grad_route.floats.get() : nullptr;
+    const auto call = [&] {
+        const int error = wf_swiglu(pool, gate.get(), up.get(), weights, rows, inter, limit, inner.words.get());
+        return error | wf_swiglu_grad(pool, gate.get(), up.get(), weights, grad.get(), rows, inter, limit,
+                                      grad_gate.words.get(), grad_up.words.get(), to);
+    };
+    if (!agree(fuzz, "swiglu", {&inner, &grad_gate, &grad_up}, call)) return false;
+    return refused(fuzz, "swiglu",
+                   wf_swiglu(pool, gate.get(), up.get(), weights, rows, -fuzz.below(2), limit, inner.words.get())) &&
+           refused(fuzz, "swiglu",
+                   wf_swiglu_grad(pool, gate.get(), up.get(), route.get(), grad.get(), rows, inter, limit,
+                                  grad_gate.words.get(), grad_up.words.get(), nullptr));
+}
+
+bool fuzz_pooling(Fuzz &fuzz) {
+    const int64_t ratio = 1 + fuzz.below(fuzz.below(2) ? 5 : 40), dim = 1 + fuzz.below(100);
+    const bool overlap = fuzz.below(2);
+    const int64_t width = overlap ? 2 * dim : dim;
+    std::vector<int64_t> lengths(size_t(1 + fuzz.below(4)));
+    int64_t tokens = 0, entries = 0;
+    for (int64_t &length : lengths) length = 1 + fuzz.below(3 * ratio);
+    lengths[size_t(fuzz.below(int64_t(lengths.size())))] += ratio;
+    for (const int64_t length : lengths) tokens += length, entries += length / ratio;
+    auto kv = fuzz.bf16(tokens * width), score = fuzz.bf16(tokens * width), grad = fuzz.bf16(entries * dim);
+    auto ape = some_floats(fuzz, ratio * width, 2);
+    wf_pooling pooling = {kv.get(), score.get(), ape.get(), lengths.data(), int64_t(lengths.size()),
+                          tokens,   ratio,       dim,       overlap};
+    Result out(entries * dim, false), grad_kv(tokens * width, false), grad_score(tokens * width, false);
+    Result grad_ape(ratio * width, true);
+    wf_pool *pool = fuzz.pool();
+    const auto call = [&] {
+        const int error = wf_pool_rows(pool, &pooling, out.words.get());
+        return error ? error
+                     : wf_pool_rows_grad(pool, &pooling, grad.get(), grad_kv.words.get(), grad_score.words.get(),
+                                         grad_ape.floats.get());
+    };
+    if (!agree(fuzz, "pooling", {&out, &grad_kv}, call)) return false;
+    switch (fuzz.below(6)) {
+        case 0: pooling.tokens += fuzz.below(2) ? 1 : -1; break;
+        case 1: lengths[0] = -fuzz.below(2); break;
+        case 2: pooling.ratio = tokens + 1; break;
+        case 3: pooling.sequences = 0; break;
+        case 4: pooling.dim = -fuzz.below(2); break;
+        default: pooling.lengths = nullptr; break;
+    }
+    return refused(fuzz, "pooling", call());
+}
+
+}  // namespace
+
+bool fuzz_training(Fuzz &fuzz) {
+    bool (*const parts[])(Fuzz &) = {fuzz_hyper, fuzz_norm, fuzz_swiglu, fuzz_pooling};
+    return parts[fuzz.below(4)](fuzz);
+}

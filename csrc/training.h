@@ -1,0 +1,41 @@
+// What an instruction set provides for training: forward passes that keep float32 parameters, and gradients. The same
+// sources compiled for each (hyper_grad.h, ...).
+#pragma once
+
+#include "hyper_grad.h"
+#include "norm_grad.h"
+#include "pool_grad.h"
+#include "swiglu.h"
+
+namespace wf {
+
+struct TrainingKernels {
+    int64_t (*hyper_bytes)(const HyperGrad &);
+    void (*hyper_read)(const HyperGrad &, int64_t first, int64_t count, uint8_t *scratch);
+    void (*hyper_read_grad)(const HyperGrad &, int64_t first, int64_t count, float *partial, uint8_t *scratch);
+    void (*hyper_return)(const HyperReturn &, int64_t first, int64_t end);
+    void (*hyper_return_grad)(const HyperReturn &, int64_t first, int64_t end);
+    void (*norm)(const NormRows &, int64_t first, int64_t end);
+    void (*norm_grad)(const NormRows &, int64_t first, int64_t end, float *partial, uint8_t *scratch);
+    void (*rotate)(const NormRows &, int64_t first, int64_t end);
+    void (*swiglu)(const Swiglu &, int64_t first, int64_t end);
+    void (*swiglu_grad)(const Swiglu &, int64_t first, int64_t end);
+    void (*pool)(const PoolRows &, int64_t first, int64_t end);
+    void (*pool_grad)(const PoolRows &, int64_t entry, float *partial);
+};
+
+template <class S>
+constexpr TrainingKernels training_kernels() {
+    return {HyperKernel<S>::bytes,     HyperKernel<S>::read,   HyperKernel<S>::read_grad, HyperKernel<S>::give,
+            HyperKernel<S>::give_grad, NormKernel<S>::forward, NormKernel<S>::grad,       NormKernel<S>::rotate,
+            SwigluKernel<S>::forward,  SwigluKernel<S>::grad,  PoolKernel<S>::forward,    PoolKernel<S>::grad};
+}
+
+extern const TrainingKernels generic_training;
+#if defined(WF_X86)
+extern const TrainingKernels avx2_training, avx512_training;
+#elif defined(WF_NEON)
+extern const TrainingKernels neon_training;
+#endif
+
+}  // namespace wf

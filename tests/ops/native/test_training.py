@@ -1,0 +1,229 @@
+"""Kernels of training against float64 autograd of the references, on the same bfloat16 values: results and gradients.
+
+A result is rounded to bfloat16 once (2e-3 of its RMS), a gradient once or twice; float32 ones see the rounding of what
+they are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.ops import Arithmetic, native
+from wavefold.ops.native import hyper_grad, norm_grad, pool_grad, swiglu
+from wavefold.ops.reference import hyper_connection as reference
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
+
+BF16, WIDE = Arithmetic("exact", torch.bfloat16), Arithmetic("exact", torch.float64)
+MIX = 20, 1e-6, 1e-6
+RESULT, GRADIENT = 3e-3, 4e-3
+Threads = Callable[[int], AbstractContextManager[None]]
+Op = Callable[[list[Tensor], Arithmetic], Tensor | tuple[Tensor, ...]]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    """RMS of the difference over RMS of what is expected."""
+    assert got.shape == expected.shape and got.isfinite().all()
+    return float((got.detach().double() - expected.detach()).norm() / expected.detach().norm().clamp(min=1e-30))
+
+
+def run(op: Op, given: list[Tensor], arithmetic: Arithmetic) -> tuple[list[Tensor], list[Tensor]]:
+    """What the op gives, and the gradients of what it was given for a random gradient of that."""
+    wide = arithmetic.dtype == torch.float64
+    leaves = [(x.double() if wide else x.clone()).requires_grad_() for x in given]
+    with ops.using_backend("reference" if wide else "auto"):
+        out = op(leaves, arithmetic)
+    results = list(out) if isinstance(out, tuple) else [out]
+    grads = [random(*x.shape, seed=5).bfloat16() for x in results]
+    torch.autograd.backward(results, [g.to(x.dtype) for g, x in zip(grads, results, strict=True)])
+    return results, [x.grad for x in leaves if x.grad is not None]
+
+
+def check(op: Op, given: list[Tensor]) -> None:
+    results, grads = run(op, given, BF16)
+    expected_results, expected_grads = run(op, given, WIDE)
+    assert [x.dtype for x in grads] == [x.dtype for x in given]
+    assert all(error(*pair) < RESULT for pair in zip(results, expected_results, strict=True))
+    assert all(error(*pair) < GRADIENT for pair in zip(grads, expected_grads, strict=True))
+
+
+def mixer(streams: int, hidden: int, last: bool) -> list[Tensor]:
+    outputs = streams if last else 2 * streams + streams**2
+    fn = random(outputs, streams * hidden) / (streams * hidden) ** 0.5
+    return [fn, random(outputs), random(1 if last else 3).abs() + 0.1]
+
+
+def connection(given: list[Tensor], arithmetic: Arithmetic) -> tuple[Tensor, ...]:
+    return ops.hc_read(*given, *MIX, arithmetic)  # type: ignore[call-arg]
+
+
+def turned(pairs: int, n: int) -> tuple[Tensor, Tensor]:
+    angles = random(n, pairs) * 3
+    return angles.cos(), angles.sin()
+
+
+@pytest.mark.parametrize("hidden", [2, 30, 64, 77, 256])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 53])
+def test_hyper_connection(isa: str, tokens: int, hidden: int) -> None:
+    x = random(tokens, 4, hidden).bfloat16()
+    check(connection, [x, *mixer(4, hidden, False)])
+    check(lambda given, arithmetic: connection(given, arithmetic)[0], [x, *mixer(4, hidden, False)])
+    check(lambda given, arithmetic: ops.hc_head(*given, *MIX[1:], arithmetic), [x, *mixer(4, hidden, True)])  # type: ignore[call-arg]
+    returned = [random(tokens, hidden).bfloat16(), x, random(tokens, 4), random(tokens, 4, 4)]
+    check(lambda given, arithmetic: ops.hc_expand(*given, arithmetic), returned)  # type: ignore[call-arg]
+
+
+def test_extreme_mixes_have_finite_gradients(isa: str) -> None:
+    fn, base, scale = mixer(4, 32, False)
+    for size in (0.0, 100.0, -100.0):
+        for iters in (1, 2, 20):
+            leaves = [t.clone().requires_grad_() for t in (random(5, 4, 32).bfloat16(), fn, base + size, scale * size)]
+            out = hyper_grad.hc_read(*leaves, iters, 1e-6, 1e-6)  # type: ignore[call-arg, misc]
+            torch.autograd.backward(out, [torch.ones_like(x) for x in out])
+            assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
+
+
+@pytest.mark.parametrize(("columns", "pairs"), [(8, 4), (30, 3), (77, 16), (512, 32)])
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_norms_and_rotation(isa: str, tokens: int, columns: int, pairs: int) -> None:
+    x, heads = random(tokens, columns).bfloat16(), random(tokens, 3, columns).bfloat16()
+    weight, table = random(columns).bfloat16(), turned(pairs, tokens)
+    for some in (weight, weight.float()):
+        check(lambda given, arithmetic: ops.rms_norm(*given, 1e-6, arithmetic), [x, some])  # type: ignore[call-arg]
+    check(lambda given, arithmetic: ops.rms_norm_rotated(*given, 1e-6, table, arithmetic), [x, weight.float()])  # type: ignore[call-arg]
+    check(lambda given, arithmetic: ops.rms_norm_rotated(given[0], None, 1e-6, table, arithmetic), [heads])
+    for inverse in (False, True):
+        check(lambda given, arithmetic: ops.rotate(given[0], table, arithmetic, inverse=inverse), [heads])
+
+
+@pytest.mark.parametrize("inter", [1, 30, 256])
+@pytest.mark.parametrize("tokens", [1, 37])
+@pytest.mark.parametrize("routed", [False, True])
+def test_swiglu(isa: str, tokens: int, inter: int, routed: bool) -> None:
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        gate, up, *route = given
+        if arithmetic is BF16:
+            return swiglu.swiglu(gate, up, route[0] if route else None, 2.5)
+        inner = F.silu(gate.clamp(max=2.5)) * up.clamp(-2.5, 2.5)
+        return inner * route[0] if route else inner
+
+    given = [(3 * random(tokens, inter, seed=seed)).bfloat16() for seed in (0, 1)]
+    check(op, [*given, random(tokens, 1).abs() + 0.1] if routed else given)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "dim", "overlap", "lengths"),
+    [
+        (4, 32, True, [4]), (4, 30, True, [9, 4, 3, 17]), (4, 128, True, [64, 1]),
+        (5, 20, False, [5, 11, 2]), (128, 77, False, [256, 130]),
+    ],
+)  # fmt: skip
+def test_pooling(isa: str, ratio: int, dim: int, overlap: bool, lengths: list[int]) -> None:
+    width, n = dim * (2 if overlap else 1), sum(lengths)
+
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        if arithmetic is BF16:
+            return pool_grad.pool_sequences(*given, ratio, overlap, lengths)  # type: ignore[call-arg]
+        (kv, score), places = (x.split(lengths) for x in given[:2]), [n // ratio * ratio for n in lengths]
+        return torch.cat([
+            ops.pool_entries(a[:whole], b[:whole] + given[2].repeat(whole // ratio, 1), ratio, overlap, False)
+            for a, b, whole in zip(kv, score, places, strict=True) if whole
+        ])  # fmt: skip
+
+    check(op, [random(n, width).bfloat16(), (2 * random(n, width, seed=1)).bfloat16(), random(ratio, width)])
+
+
+def test_compress_is_its_reference(isa: str) -> None:
+    lengths = [9, 12]
+
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        return ops.compress(*given, 4, True, lengths, arithmetic)  # type: ignore[call-arg]
+
+    given = [random(21, 16), random(24, 16, seed=1) / 4, random(24, 16, seed=2) / 4]
+    results, grads = run(op, [*(x.bfloat16() for x in given), random(4, 24)], BF16)
+    expected, expected_grads = run(op, [*(x.bfloat16() for x in given), random(4, 24)], WIDE)
+    assert error(results[0], expected[0]) < 1e-2
+    assert all(error(*pair) < 1.5e-2 for pair in zip(grads, expected_grads, strict=True))  # kv and score are rounded
+
+
+@pytest.mark.parametrize("name", native.isas() if native.available() else [])
+def test_the_same_bits_on_other_threads(name: str, threads: Threads) -> None:
+    before = native.isa()
+    native.use_isa(name)
+    try:
+        seen = []
+        for count in (1, 2, 3):
+            with threads(count):
+                x = random(200, 4, 24).bfloat16()
+                _, grads = run(connection, [x, *mixer(4, 24, False)], BF16)
+                _, more = run(lambda given, _: norm_grad.norm(*given, 1e-6, None), [x, random(24)], BF16)  # type: ignore[call-arg]
+                pooled = [random(800, 24).bfloat16(), random(800, 24, seed=1).bfloat16(), random(4, 24)]
+                _, last = run(lambda given, _: pool_grad.pool_sequences(*given, 4, True, [800]), pooled, BF16)  # type: ignore[call-arg]
+                seen.append([*grads, *more, *last])
+        assert all(torch.equal(*pair) for some in seen[1:] for pair in zip(some, seen[0], strict=True))
+    finally:
+        native.use_isa(before)
+
+
+def test_who_computes() -> None:
+    """Kernels where gradients are wanted in bfloat16, the reference's bits for the rest."""
+    x, weight = random(4, 8).bfloat16(), random(8)
+    with ops.using_backend("auto"):
+        assert "_Norm" in type(ops.rms_norm(x.requires_grad_(), weight, 1e-6, BF16).grad_fn).__name__
+        wide = ops.rms_norm(x.detach().float().requires_grad_(), weight, 1e-6, Arithmetic("exact", torch.float32))
+        assert "_Norm" not in type(wide.grad_fn).__name__
+        streams = random(3, 2, 8).bfloat16().requires_grad_()  # two streams: the reference
+        read = ops.hc_read(streams, *mixer(2, 8, False), *MIX, BF16)  # type: ignore[call-arg]
+        assert read[3] is streams
+    with ops.using_backend("reference"):
+        assert "_Norm" not in type(ops.rms_norm(x, weight, 1e-6, BF16).grad_fn).__name__
+    assert reference.hc_collapse(random(3, 4, 8).bfloat16(), torch.ones(3, 4)).dtype == torch.bfloat16
+
+
+def wrong_calls() -> dict[str, Callable[[], Any]]:
+    x, streams, table = random(4, 8).bfloat16(), random(3, 4, 8).bfloat16(), turned(2, 4)
+    fn, base, scale = mixer(4, 8, False)
+    kv, ape = random(8, 6).bfloat16(), random(4, 6)
+    return {
+        "streams": lambda: hyper_grad.hc_read(random(3, 2, 8).bfloat16(), *mixer(2, 8, False), *MIX),  # type: ignore[call-arg]
+        "iterations": lambda: hyper_grad.hc_read(streams, fn, base, scale, 0, 1e-6, 1e-6),
+        "fn": lambda: hyper_grad.hc_read(streams, fn[:, 1:], base, scale, *MIX),
+        "base": lambda: hyper_grad.hc_read(streams, fn, base[1:], scale, *MIX),
+        "scale": lambda: hyper_grad.hc_read(streams, fn, base, scale[1:], *MIX),
+        "float32 streams": lambda: hyper_grad.hc_read(streams.float(), fn, base, scale, *MIX),
+        "head": lambda: hyper_grad.hc_head(streams, fn, base, scale, 1e-6, 1e-6),
+        "sublayer's output": lambda: hyper_grad.hc_expand(x, streams, random(3, 4), random(3, 4, 4)),
+        "comb": lambda: hyper_grad.hc_expand(x[:3], streams, random(3, 4), random(3, 4)),
+        "weight": lambda: norm_grad.norm(x, random(7), 1e-6, None),
+        "float32": lambda: norm_grad.norm(x.float(), random(8), 1e-6, None),
+        "table of other rows": lambda: norm_grad.norm(x, None, 1e-6, turned(2, 3)),
+        "wide table": lambda: norm_grad.rotate(x, turned(5, 4), False),
+        "sine": lambda: norm_grad.rotate(x, (table[0], table[1][:, 1:]), False),
+        "no rows": lambda: norm_grad.norm(x[:0], None, 1e-6, None),
+        "gate": lambda: swiglu.swiglu(x[:3], x, None, 1.0),
+        "route": lambda: swiglu.swiglu(x, x, random(4), 1.0),
+        "lengths": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [4, 5]),
+        "fewer lengths": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [4]),
+        "empty sequence": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [8, 0]),
+        "no entry": lambda: pool_grad.pool_sequences(kv, kv, random(9, 6), 9, True, [8]),
+        "ape": lambda: pool_grad.pool_sequences(kv, kv, ape[:3], 4, True, [8]),
+        "score": lambda: pool_grad.pool_sequences(kv, kv[1:], ape, 4, True, [8]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", wrong_calls())
+def test_what_does_not_fit_is_a_value_error(name: str) -> None:
+    with pytest.raises(ValueError, match="fit|take bfloat16|refused"):
+        wrong_calls()[name]()

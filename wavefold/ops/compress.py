@@ -1,0 +1,45 @@
+"""Compression of whole sequences into entries. What it means: `ops/reference/compress.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.backend import kernels_train
+from wavefold.ops.flops import count, count_linear
+from wavefold.ops.linear import linear_wide
+from wavefold.ops.native import pool_grad
+from wavefold.ops.reference.compress import pool_entries
+
+
+def compress(
+    h: Tensor,
+    wkv: Tensor,
+    wgate: Tensor,
+    ape: Tensor,
+    ratio: int,
+    overlap: bool,
+    lengths: Sequence[int],
+    arithmetic: Arithmetic,
+) -> Tensor:
+    """h [n, hidden] of whole sequences of `lengths`, one after another -> their entries [m, dim], in the same order.
+
+    wkv, wgate [width, hidden], ape [ratio, width]; width is dim, or 2 dim with `overlap`. In the activations' dtype.
+    """
+    if not arithmetic.released and sum(n // ratio for n in lengths) and kernels_train(h, wkv, wgate, ape):
+        count_linear(h, wkv)
+        count_linear(h, wgate)
+        count("pooling", 7 * len(h) * len(wkv))
+        kv, score = F.linear(h, wkv.to(h.dtype)), F.linear(h, wgate.to(h.dtype))
+        return pool_grad.pool_sequences(kv, score, ape, ratio, overlap, lengths)
+    kv, score = linear_wide(h, wkv, arithmetic), linear_wide(h, wgate, arithmetic)
+    entries = [h.new_empty(0, len(wkv) // (2 if overlap else 1), dtype=arithmetic.dtype)]
+    for some, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):
+        if whole := len(some) // ratio * ratio:
+            scores = scores[:whole] + ape.to(scores.dtype).repeat(whole // ratio, 1)
+            entries.append(pool_entries(some[:whole], scores, ratio, overlap, False).to(arithmetic.dtype))
+    return torch.cat(entries)
