@@ -17,8 +17,9 @@ def test_a_killed_process_ends_the_run_and_the_state_resumes(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     write_corpus(tmp_path / "corpus")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wavefold",
-               "train", "--config", str(tmp_path / "config.json"), "--data", str(tmp_path / "corpus"), "--out", str(out),
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, "-m", "wavefold", "train", "--config", str(tmp_path / "config.json"),
+               "--data", str(tmp_path / "corpus"), "--out", str(out),
                "--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=480",
                "warmup=2", "decay_steps=3", "eval_every=1000", "save_every=2"]  # fmt: skip
     command.append("steps=100000")

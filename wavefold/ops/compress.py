@@ -30,7 +30,7 @@ def compress(
 
     wkv, wgate [width, hidden], ape [ratio, width]; width is dim, or 2 dim with `overlap`. In the activations' dtype.
     """
-    if not arithmetic.released and sum(n // ratio for n in lengths) and kernels_train(h, wkv, wgate, ape):
+    if not arithmetic.released and any(n >= ratio for n in lengths) and kernels_train(h, wkv, wgate, ape):
         count_linear(h, wkv)
         count_linear(h, wgate)
         count("pooling", 7 * len(h) * len(wkv))

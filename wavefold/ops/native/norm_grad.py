@@ -27,7 +27,7 @@ class TurnStruct(ctypes.Structure):
 
 
 def norm(x: Tensor, weight: Tensor | None, eps: float, table: Table | None) -> Tensor:
-    """x [n, ..., c] -> x / rms(x) * weight [c], its last dims turned to the table's angles. None: no weight, no turn."""
+    """x [n, ..., c] -> x / rms(x) * weight [c], its last dims turned by the table. None: no weight, no turn."""
     cos, sin = table or (None, None)
     return _Norm.apply(x, weight, eps, cos, sin)
 
@@ -62,7 +62,13 @@ class _Norm(torch.autograd.Function):
         out = torch.empty_like(x)
         check(
             require().wf_norm(
-                pool().handle, x.data_ptr(), pointer(weight), *_rows(x), eps, turn and ctypes.byref(turn), out.data_ptr()
+                pool().handle,
+                x.data_ptr(),
+                pointer(weight),
+                *_rows(x),
+                eps,
+                turn and ctypes.byref(turn),
+                out.data_ptr(),
             )
         )
         ctx.save_for_backward(x, weight, cos, sin)
@@ -94,7 +100,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotated(grads[0], *ctx.saved_tensors, not ctx.inverse), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _rotated(grads[0], cos, sin, not ctx.inverse), None, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:

@@ -45,7 +45,7 @@ class _PoolSequences(torch.autograd.Function):
         width = kv.shape[-1]
         if kv.dim() != 2 or kv.shape != score.shape or ape.shape != (ratio, width) or (overlap and width % 2):
             raise ValueError(
-                f"kv {list(kv.shape)}, score {list(score.shape)} and ape {list(ape.shape)} do not fit a ratio of {ratio}"
+                f"kv {list(kv.shape)}, score {list(score.shape)}, ape {list(ape.shape)} do not fit a ratio of {ratio}"
             )
         ctx.facts = ratio, width // 2 if overlap else width, overlap, torch.tensor(lengths)
         entries = sum(length // ratio for length in lengths)

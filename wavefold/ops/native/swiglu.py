@@ -11,7 +11,7 @@ from wavefold.ops.native.library import bf16, check, floats, pointer, pool, requ
 
 
 def swiglu(gate: Tensor, up: Tensor, route: Tensor | None, limit: float) -> Tensor:
-    """gate, up bfloat16 [n, inter], route [n, 1] float32 or None -> silu(min(gate, limit)) clamp(up) route [n, inter]."""
+    """gate, up bfloat16 [n, inter], route [n, 1] float32 or None -> silu(min(gate, limit)) clamp(up) route."""
     return _Swiglu.apply(gate, up, route, limit)
 
 
