@@ -43,7 +43,7 @@ def test_a_share_may_be_empty() -> None:
     assert whole.share(1, 2).lengths == () and len(whole.share(1, 2).tokens) == 0
 
 
-def train(folder: Path, data: Path, processes: int) -> list[dict]:
+def train(folder: Path, data: Path, processes: int, *settings: str) -> list[dict]:
     """The log of a run by the command line."""
     folder.mkdir()
     config = folder / "config.json"
@@ -51,7 +51,7 @@ def train(folder: Path, data: Path, processes: int) -> list[dict]:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "wavefold", "train", "--config", str(config), "--data", str(data), "--out", str(folder / "out")]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run([sys.executable, *command, *FLAGS], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, *command, *FLAGS, *settings], capture_output=True, text=True,
                           env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (folder / "out" / "report.json").exists() and (folder / "out" / "model" / "config.json").exists()
@@ -72,3 +72,14 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     for mine, theirs in zip(one, two, strict=True):  # then AdamW's first steps and FP4's steps enlarge the last bits
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
         assert (mine["held_out"] or 0) == pytest.approx(theirs["held_out"] or 0, rel=0.01)
+
+
+def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    """Without quantisation, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon."""
+    data = write_corpus(tmp_path / "corpus")
+    one, four = (train(tmp_path / str(n), data, n, "quantise=none") for n in (1, 4))
+    for mine, theirs in zip(one, four, strict=True):
+        for key in ("loss", "mtp_loss", "grad_norm", "held_out"):
+            assert (mine[key] is None) == (theirs[key] is None)
+            assert mine[key] is None or mine[key] == pytest.approx(theirs[key], rel=2e-3), (mine["step"], key)
+        assert mine["tokens"] == theirs["tokens"] and mine["lr"] == theirs["lr"]

@@ -47,7 +47,7 @@ def rope_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
 @counted("rope", lambda x, table, *_, **__: x.numel() // x.shape[-1] * 6 * table[0].shape[-1])
 def rotate(x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
     """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
-    cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), -1) for t in table)
+    cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), t.shape[-1]) for t in table)
     sin = -sin if inverse else sin
     split = x.shape[-1] - 2 * cos.shape[-1]
     even, odd = x[..., split:].to(arithmetic.accumulate).unflatten(-1, (-1, 2)).unbind(-1)
