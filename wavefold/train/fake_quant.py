@@ -149,19 +149,22 @@ class Masters:
 
 
 @torch.no_grad()
-def quantisation_error(masters: Masters, number: int = 0) -> float:
-    """RMS of what the forward pass changes in a routed expert (the `number`-th, in turn) over that of its weights."""
+def quantised_share(masters: Masters, number: int = 0) -> float:
+    """Share of a routed expert's weights (the `number`-th, in turn) that the forward pass sees as values of its format.
+
+    1 while quantisation is on. Without it few weights happen to be such values.
+    """
     blocks = [*masters.model.layers, *masters.model.mtp]
     experts = [(block.ffn.layer, e) for block in blocks for e in range(len(block.ffn.experts))]  # type: ignore
     layer, expert = experts[number % len(experts)]
     num_layers = len(masters.model.layers)
     name = f"layers.{layer}" if layer < num_layers else f"mtp.{layer - num_layers}"
-    prefix = f"{name}.ffn.experts.{expert}."
-    owner: Linear = masters.model.get_submodule(f"{prefix}w1")  # type: ignore[assignment]
+    prefix = f"{name}.ffn.experts.{expert}.w1."
+    owner: Linear = masters.model.get_submodule(prefix.removesuffix("."))  # type: ignore[assignment]
     if owner.scale is not None:  # held packed: there is nothing else
         return 1.0
-    value, master = masters.values(owner, f"{prefix}w1.")["weight"].float(), owner.weight.float()
-    return float((value - master).norm() / master.norm().clamp(min=1e-30))
+    value = masters.values(owner, prefix)["weight"].float()
+    return float((rounded(value, masters.forms[f"{prefix}weight"], torch.float32) == value).float().mean())
 
 
 def check_quantised(masters: Masters) -> None:

@@ -22,7 +22,7 @@ from wavefold.model.training_pass import TrainingPass
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
-from wavefold.train.fake_quant import Masters, check_quantised, quantisation_error
+from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
 from wavefold.train.group import Group
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
@@ -38,8 +38,9 @@ NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORE
 class Progress:
     """One line of the log. Losses in nats a token.
 
-    `quantised` is the RMS of what quantisation changes in a routed expert over the RMS of its weights, the least of all
-    processes: 0 means that it is off. `load` is the largest load of an expert over the mean.
+    `quantised` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
+    of its format, the least of all processes: less than 1 means that quantisation is off. `load` is the largest load of
+    an expert over the mean.
     """
 
     step: int
@@ -158,7 +159,7 @@ class Trainer:
             "balance_loss": balance_loss if training.balance else None,
             "attention": attention,
             "anticipated": anticipated,
-            "quantised": self.group.least(quantisation_error(self.masters, step)),
+            "quantised": self.group.least(quantised_share(self.masters, step)),
             "lr": lr,
             "grad_norm": norm,
             "load": move_biases(
