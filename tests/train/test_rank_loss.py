@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from tests.train.tiny import CONFIG, write_corpus
 
 
@@ -56,6 +58,5 @@ def test_a_killed_process_ends_the_run_and_the_state_resumes(tmp_path: Path) -> 
 
 def rank(run: subprocess.Popen[str], number: int) -> int:
     """The process id of a rank."""
-    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True).stdout.split()
-    ranks = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
-    return next(int(pid) for pid, variables in ranks.items() if f"RANK={number}".encode() in variables)
+    children = psutil.Process(run.pid).children()
+    return next(child.pid for child in children if child.environ().get("RANK") == str(number))
