@@ -30,6 +30,9 @@ from wavefold.model.router import Router
 from wavefold.ops.reference import compress, hyper_connection, kv
 from wavefold.quant import activation, e2m1
 
+HC_OPS = sys.modules["wavefold.ops.hyper_connection"]
+NORMS = sys.modules["wavefold.ops.reference.norm"]
+
 
 class Check(NamedTuple):
     """A test of this suite with its arguments."""
@@ -183,7 +186,7 @@ MUTANTS = [
     # hyper-connections
     Mutant("mHC matrix not transposed", ops, "hc_expand",
            lambda f: lambda out, x, post, comb, a: f(out, x, post, comb.mT, a), output("small-b", 1)),
-    Mutant("post without its factor 2", sys.modules["wavefold.ops.hyper_connection"], "hc_weights", half_a_post, inside("small-b", 0)),
+    Mutant("post without its factor 2", HC_OPS, "hc_weights", half_a_post, inside("small-b", 0)),
     Mutant("Sinkhorn from a sigmoid", hyper_connection, "sinkhorn", sigmoid_for_exp, SINKHORN),
     Mutant("Sinkhorn one round short", hyper_connection, "sinkhorn",
            lambda f: lambda comb, iters, eps: f(comb, iters - 1, eps), SINKHORN),
@@ -213,7 +216,7 @@ MUTANTS = [
            inside("small-a", 1)),
     Mutant("rotation not undone", ops, "rotate",
            lambda f: lambda x, *args, inverse=False: x if inverse else f(x, *args), inside("small-b", 0)),
-    Mutant("query norm in float32", sys.modules["wavefold.ops.reference.norm"], "unit_rms_norm", lambda f: lambda q, eps, a: f(q, eps, EXACT),
+    Mutant("query norm in float32", NORMS, "unit_rms_norm", lambda f: lambda q, eps, a: f(q, eps, EXACT),
            inside("small-b", 0)),
     Mutant("KV not simulated", ops, "kv_sim", lambda f: lambda kv, *args: kv, inside("small-b", 0)),
     Mutant("one KV scale for 448", kv, "KV_BLOCK", lambda block: 448, Check(vectors.test_kv_sim, ())),

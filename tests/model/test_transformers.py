@@ -32,6 +32,8 @@ from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
 
+NORMS = sys.modules["wavefold.ops.reference.norm"]
+
 SEEDS = range(26)
 LENGTHS = (3, 4, 5, 127, 128, 129, 131, 132, 255, 256, 257, 259, 300, 1, 8, 77, 260, 290)
 
@@ -291,7 +293,7 @@ MUTANTS: dict[str, Mutant] = {
     "window of 129 tokens": in_each("attn", "window", lambda n: n + 1),
     "window of 127 tokens": in_each("attn", "window", lambda n: n - 1),
     "no sink": in_each("attn", "attn_sink", lambda sink: torch.full_like(sink, -torch.inf)),
-    "query heads not normalised": wrapped(sys.modules["wavefold.ops.reference.norm"], "unit_rms_norm", lambda f: lambda q, *_: q),
+    "query heads not normalised": wrapped(NORMS, "unit_rms_norm", lambda f: lambda q, *_: q),
     "output not rotated back": wrapped(
         ops, "rotate", lambda f: lambda x, *a, inverse=False: x if inverse else f(x, *a)
     ),

@@ -34,9 +34,7 @@ def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list
     names = []
     for name, module in model.named_modules():
         place = name.split(".")
-        if "indexer" in place:
-            continue
-        if isinstance(module, Linear) and place[-1] in ADAPTED and ("attn" in place or "shared_experts" in place):
+        if isinstance(module, Linear) and place[-1] in ADAPTED and place[-2] in ("attn", "shared_experts"):
             module.lora_a = nn.Parameter(
                 torch.randn(rank, module.in_features, generator=generator) * module.in_features**-0.5
             )
