@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from wavefold.bench.circumstances import append, circumstances
@@ -19,10 +20,10 @@ from wavefold.chat import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.cli.run import DEFAULT_MODEL
 from wavefold.config import CSA
-from wavefold.model.training_pass import TrainingPass
+from wavefold.model.batch import num_visible
 from wavefold.train.batches import pack
 from wavefold.train.corpus import load_corpus
-from wavefold.train.objective import Objective
+from wavefold.train.objective import Objective, captured
 
 
 def main() -> None:
@@ -53,16 +54,12 @@ def main() -> None:
     append(args.out, lines)
 
 
-@torch.no_grad()
 def measure(objective: Objective, windows: list[list[int]], topk: int) -> dict[str, object]:
     """Captured share by layer, over some windows of one length."""
-    watch = TrainingPass("dense", watch_capture=True)
-    for window in windows:
-        objective(pack([torch.tensor(window).numpy()]), False, watch)
-    visible = (torch.arange(len(windows[0]) - 1) + 1) // CSA if windows else torch.ones(1)
+    visible = num_visible(torch.arange(len(windows[0]) - 1), CSA) if windows else torch.ones(1)
     visible = visible[visible > topk]
     return {
-        "captured": {layer: held / of for layer, (held, of) in sorted(watch.captured.items())},
+        "captured": captured(objective, [pack([np.array(window)]) for window in windows]),
         "at_random": float((topk / visible).mean()) if len(visible) else 1.0,
         "windows": len(windows),
     }

@@ -11,6 +11,7 @@ Runs that --out already has are not run again.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -25,19 +26,18 @@ from pathlib import Path
 
 import torch
 
-from wavefold.bench.circumstances import circumstances
+from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
 from wavefold.cli.run import DEFAULT_MODEL
 from wavefold.config import ModelConfig
-from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, InMemory, PackedBatch, fixed_batches
 from wavefold.train.corpus import Corpus, load_corpus
 from wavefold.train.fake_quant import Masters
-from wavefold.train.objective import Objective, evaluate
+from wavefold.train.objective import Objective, captured, evaluate
 from wavefold.train.recipe import Recipe
-from wavefold.train.start import new_model
+from wavefold.train.start import arithmetic_of, new_model
 from wavefold.train.trainer import Trainer
 
 SMALL = ModelConfig.preset("nano").replace(
@@ -108,8 +108,8 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
     config, recipe = arms(study)[arm]
     recipe = replace(recipe, seed=seed)
     train, held_out, scale = data(load_corpus("stdlib"), schedule.seq_len(recipe, recipe.steps))
-    model = new_model(config, Arithmetic("exact", torch.bfloat16, recipe.quantise == "fp4"), seed)
-    batches = Batches(train, seed, lambda step: (schedule.seq_len(recipe, step), schedule.batch_tokens(recipe, step)))
+    model = new_model(config, arithmetic_of(recipe, torch.bfloat16), seed)
+    batches = Batches(train, seed, functools.partial(schedule.sizes, recipe))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         trainer = Trainer(model, batches, held_out, recipe, Path(folder))
@@ -126,18 +126,8 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
         nats, tokens = evaluate(Objective(model, Masters(model, "fp4")), held_out)
         facts["quantised_afterwards"] = nats / tokens * scale
     if study == "hybrid" and arm == "hybrid":
-        facts["captured"] = captured(trainer, held_out)
+        facts["captured"] = captured(trainer.objective, held_out[:16])
     return facts
-
-
-@torch.no_grad()
-def captured(trainer: Trainer, held_out: list[PackedBatch]) -> float:
-    """Share of attention's mass on entries that the indexer's choice holds, where it may not choose all."""
-    watch = TrainingPass("dense", watch_capture=True)
-    for packed in held_out[:16]:
-        trainer.objective(packed, False, watch)
-    held, of = (sum(part) for part in zip(*watch.captured.values(), strict=True))
-    return held / of
 
 
 def show(study: str, lines: list[dict]) -> None:
@@ -184,7 +174,6 @@ def main() -> None:
     if args.one:
         print(json.dumps(run(args.study, args.one[0], int(args.one[1]))))
         return
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {(line["study"], line["arm"], line["seed"]) for line in known}
     wanted = [(arm, seed) for seed, arm in itertools.product(SEEDS, arms(args.study))
@@ -193,8 +182,7 @@ def main() -> None:
     def in_child(job: tuple[str, int]) -> None:
         command = [sys.executable, __file__, args.study, "--one", job[0], str(job[1])]
         facts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        with args.out.open("a") as file:
-            file.write(json.dumps(facts | circumstances(1)) + "\n")
+        append(args.out, [facts | circumstances(1)])
         print(f"{job[0]} seed {job[1]}: {facts['bits_a_byte']:.4f} bits a byte, {facts['seconds']:.0f} s", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:

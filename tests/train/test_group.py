@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.train.tiny import CONFIG, write_corpus
+from tests.train.tiny import torchrun, write_corpus
 from wavefold.train.batches import pack
-
-FLAGS = ["--dtype", "float32", "--threads", "1", "--set", "steps=6", "length_stages=((0,160),)", "batch_tokens=480",
-         "warmup=2", "decay_steps=3", "mtp_every=2", "eval_every=3", "save_every=3"]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -46,13 +41,10 @@ def test_a_share_may_be_empty() -> None:
 def train(folder: Path, data: Path, processes: int, *settings: str) -> list[dict]:
     """The log of a run by the command line."""
     folder.mkdir()
-    config = folder / "config.json"
-    config.write_text(json.dumps(CONFIG.to_dict()))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "wavefold", "train", "--config", str(config), "--data", str(data), "--out", str(folder / "out")]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run([sys.executable, *command, *FLAGS, *settings], capture_output=True, text=True,
-                          env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
+    command, environment = torchrun(
+        processes, folder, data, "steps=6", "mtp_every=2", "eval_every=3", "save_every=3", *settings
+    )
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (folder / "out" / "report.json").exists() and (folder / "out" / "model" / "config.json").exists()
     return [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]

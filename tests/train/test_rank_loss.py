@@ -6,27 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from tests.train.tiny import CONFIG, write_corpus
+from tests.train.tiny import torchrun, write_corpus
 
 
 def test_a_killed_process_ends_the_run_and_the_state_resumes(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
-    write_corpus(tmp_path / "corpus")
-    out = tmp_path / "out"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launch, "-m", "wavefold", "train", "--config", str(tmp_path / "config.json"),
-               "--data", str(tmp_path / "corpus"), "--out", str(out),
-               "--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=480",
-               "warmup=2", "decay_steps=3", "eval_every=1000", "save_every=2"]  # fmt: skip
-    command.append("steps=100000")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment["OMP_NUM_THREADS"] = "1"
+    data, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    command, environment = torchrun(2, tmp_path, data, "eval_every=1000", "save_every=2", "steps=100000")
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
+import sys
 from pathlib import Path
 
 import torch
 
 from wavefold.chat.tokenizer import byte_tokenizer
 from wavefold.config import ModelConfig
-from wavefold.ops import Arithmetic
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, fixed_batches
 from wavefold.train.corpus import Corpus, load_corpus
 from wavefold.train.recipe import Recipe
-from wavefold.train.start import new_model
+from wavefold.train.start import arithmetic_of, new_model
 from wavefold.train.trainer import Trainer
 
 CONFIG = ModelConfig.preset("nano").replace(
@@ -48,10 +51,18 @@ def tokenize(corpus: Corpus) -> tuple[list[list[int]], list[list[int]]]:
 def tiny_trainer(folder: Path, out: Path, dtype: torch.dtype = torch.float32, recipe: Recipe = RECIPE) -> Trainer:
     """A trainer of the tiny model on the corpus in `folder`."""
     train, held_out = tokenize(load_corpus(str(folder)))
-    batches = Batches(
-        train, recipe.seed, lambda step: (schedule.seq_len(recipe, step), schedule.batch_tokens(recipe, step))
-    )
-    released = recipe.activations == "released"
-    arithmetic = Arithmetic(recipe.activations, dtype, not released and recipe.quantise == "fp4")
-    model = new_model(CONFIG, arithmetic, recipe.seed)
+    batches = Batches(train, recipe.seed, functools.partial(schedule.sizes, recipe))
+    model = new_model(CONFIG, arithmetic_of(recipe, dtype), recipe.seed)
     return Trainer(model, batches, fixed_batches(held_out, 160, recipe.batch_tokens), recipe, out)
+
+
+def torchrun(processes: int, folder: Path, data: Path, *settings: str) -> tuple[list[str], dict[str, str]]:
+    """The command, and its environment, of a run of the tiny model over several processes, into `folder`/out."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(CONFIG.to_dict()))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "wavefold"]
+    files = ["--config", str(config), "--data", str(data), "--out", str(folder / "out")]
+    flags = ["--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=480",
+             "warmup=2", "decay_steps=3", *settings]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return [sys.executable, *launch, "train", *files, *flags], environment | {"OMP_NUM_THREADS": "1"}

@@ -10,7 +10,6 @@ has none. The official layout, which transformers reads too, is the smaller one;
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.checkpoint.files import CONFIG_NAME, INDEX_NAME
-from wavefold.checkpoint.write import check_replaceable, write_folder
+from wavefold.checkpoint.write import check_replaceable, write_folder, write_json
 from wavefold.model import Transformer
 
 RENAMES = [
@@ -70,9 +69,9 @@ def save_transformers(model: Transformer, path: Path) -> None:
             weight_map |= dict.fromkeys(tensors, file)
             total += sum(t.nbytes for t in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
+        write_json(folder / INDEX_NAME, index)
         config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
+        write_json(folder / CONFIG_NAME, config)
 
     write_folder(path, fill)
 
@@ -101,7 +100,6 @@ def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _decoded(model: Transformer, name: str) -> Tensor:
     owner, _, key = name.rpartition(".")
     tensor = model.get_parameter(name).detach()
-    scale = model.get_submodule(owner)._parameters.get("scale") if key == "weight" else None
-    if scale is not None or (key == "weight" and tensor.is_floating_point()):
-        return quant.dequantize(tensor, scale, torch.bfloat16)
-    return tensor
+    if key != "weight":
+        return tensor
+    return quant.dequantize(tensor, model.get_submodule(owner)._parameters.get("scale"), torch.bfloat16)

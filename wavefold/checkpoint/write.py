@@ -64,8 +64,8 @@ def write_checkpoint(
             write_file(folder / file_name, {name: entries[name] for name in names})
             weight_map |= dict.fromkeys(names, file_name)
         on_shard(len(shards), len(shards))
-        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        _write_json(folder / CONFIG_NAME, config.to_dict())
+        write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(folder / CONFIG_NAME, config.to_dict())
         finish(folder)
 
     write_folder(path, fill)
@@ -109,17 +109,22 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
     try:
         fill(fresh)
-        for file in fresh.iterdir():
-            file.chmod(0o600)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            _swap(fresh, path)
-        else:
-            fresh.rename(path)
+        put_in_place(fresh, path)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Give the complete folder `fresh` the name `path` beside it, flushed and private; replaces an older one."""
+    for file in fresh.iterdir():
+        file.chmod(0o600)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if path.exists():
+        _swap(fresh, path)
+    else:
+        fresh.rename(path)
 
 
 def check_replaceable(path: Path) -> None:
@@ -155,5 +160,6 @@ def _check_space(path: Path, num_bytes: int) -> None:
         raise ValueError(f"{path}: needs {num_bytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free in {place}")
 
 
-def _write_json(path: Path, values: object) -> None:
+def write_json(path: Path, values: object) -> None:
+    """`values` as an indented JSON file."""
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

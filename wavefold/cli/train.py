@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import json
 import sys
 from contextlib import nullcontext
@@ -67,14 +68,12 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = recipe_of(args)
-    config = load(args.init).config if args.init else config_of(args.config)
+    config = config_of(str(args.init) if args.init else args.config)
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     group = Group()
     text = read_text(args.data, args.out, config.vocab_size, args.init, group)
     fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
-    batches = Batches(
-        text.train, recipe.seed, lambda step: (schedule.seq_len(recipe, step), schedule.batch_tokens(recipe, step)), fim
-    )
+    batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
     held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
     if group.first:
         print(
@@ -144,14 +143,10 @@ def first_model(args: argparse.Namespace, config: ModelConfig, recipe: Recipe) -
     import torch
 
     from wavefold.checkpoint import load
-    from wavefold.ops import Arithmetic
     from wavefold.train.lora import add_adapters
-    from wavefold.train.start import model_from, new_model
+    from wavefold.train.start import arithmetic_of, model_from, new_model
 
-    released = recipe.activations == "released"
-    dtype = torch.bfloat16 if released else getattr(torch, args.dtype)
-    fp4_index = recipe.quantise == "fp4" and not released
-    arithmetic = Arithmetic(recipe.activations, dtype, fp4_index)
+    arithmetic = arithmetic_of(recipe, getattr(torch, args.dtype))
     if recipe.lora_rank:
         if not args.init:
             raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")

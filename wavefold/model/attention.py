@@ -11,7 +11,6 @@ query on its last token. Shape suffixes: n tokens, H heads, c head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,12 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.cache import Memory
 from wavefold.config import CSA, HCA, SWA, ModelConfig
-from wavefold.model.batch import Batch, Segment
+from wavefold.model.batch import Batch, Segment, num_visible
 from wavefold.model.compressor import Compressor
-from wavefold.model.indexer import Indexer
+from wavefold.model.indexer import Indexer, as_mask
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.model.whole_attention import attend_whole
 from wavefold.ops import Arithmetic
-
-Position = TypeVar("Position", int, Tensor)
 
 QUERY_CHUNK = 128
 """Queries attended at a time: the scores of a chunk against one piece of keys are the largest thing allocated."""
@@ -36,11 +33,6 @@ GATHER_PIECE = 64
 """Entries gathered for each query at a time; the released code's piece too."""
 DENSE_ENTRIES = 4
 """Exact arithmetic masks instead of gathering while there are at most this many times `index_topk` entries."""
-
-
-def num_visible(positions: Position, ratio: int) -> Position:
-    """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
-    return (positions + 1) // ratio
 
 
 class Attention(nn.Module):
@@ -170,8 +162,7 @@ class Attention(nn.Module):
         num_entries = memory.end // CSA
         few = num_entries <= DENSE_ENTRIES * self.indexer.topk
         if not arithmetic.released and (few or softmax.q.requires_grad):  # all entries, the others masked: no gather
-            seen = chosen.new_zeros(len(chosen), num_entries + 1, dtype=torch.bool)
-            seen.scatter_(1, chosen.masked_fill(chosen < 0, num_entries), True)
+            seen = as_mask(chosen, num_entries)
             for first in range(0, num_entries, EXACT_PIECE):
                 end = min(first + EXACT_PIECE, num_entries)
                 softmax.add(memory.block("csa", self.layer, first, end), seen[:, first:end])

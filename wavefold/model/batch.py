@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,14 @@ from wavefold import ops
 from wavefold.cache import Memory
 from wavefold.config import CSA, SWA, ModelConfig
 from wavefold.model.training_pass import TrainingPass
+from wavefold.ops import Table
 
-Table = tuple[Tensor, Tensor]
-"""cos and sin, [n, rope / 2] float32."""
+Position = TypeVar("Position", int, Tensor)
+
+
+def num_visible(positions: Position, ratio: int) -> Position:
+    """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
+    return (positions + 1) // ratio
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,9 @@ class Indexer(nn.Module):
             keys = memory.block("index", self.layer, first, min(first + SCORE_BLOCK, num_entries))
             best.add(ops.index_scores(q, weights, keys, arithmetic), first, visible)
         return best.finish()
+
+
+def as_mask(chosen: Tensor, num_entries: int) -> Tensor:
+    """Entries by number, chosen [n, k] with -1 for none -> [n, num_entries] bool."""
+    seen = chosen.new_zeros(len(chosen), num_entries + 1, dtype=torch.bool)
+    return seen.scatter_(1, chosen.masked_fill(chosen < 0, num_entries), True)[:, :num_entries]

@@ -59,6 +59,6 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps, arithmetic)
 
-    def rotated(self, x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic) -> Tensor:
+    def rotated(self, x: Tensor, table: ops.Table, arithmetic: Arithmetic) -> Tensor:
         """The norm's result, turned to the table's positions."""
         return ops.rms_norm_rotated(x, self.weight, self.eps, table, arithmetic)

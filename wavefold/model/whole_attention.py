@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.config import CSA, HCA, SWA
-from wavefold.model.batch import Batch, Segment
+from wavefold.config import CSA, SWA
+from wavefold.model.batch import Batch, Segment, num_visible
+from wavefold.model.indexer import as_mask
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 
 if TYPE_CHECKING:
     from wavefold.model.attention import Attention
-
-KINDS = {CSA: "csa", HCA: "hca"}
 
 
 def attend_whole(
@@ -57,43 +56,37 @@ def _attend(
     """
     memory, layer, ratio = segment.memory, attention.layer, attention.ratio
     assert memory.start == 0, "training passes hold whole sequences"
-    entries = kv[:0] if ratio == SWA else memory.block(KINDS[ratio], layer, 0, memory.end // ratio)
-    sparse = ratio == CSA and training.attention == "sparse" and len(entries) > 0
-    learns = ratio == CSA and training.attention != "dense" and len(entries) > 0
-    chosen = _choice(attention, index, len(entries), segment, arithmetic) if sparse or training.watch_capture else None
+    num_entries = 0 if ratio == SWA else memory.end // ratio
+    entries = kv[:0] if ratio == SWA else memory.block(attention.compressor.kind, layer, 0, num_entries)
+    if ratio != CSA or not num_entries:
+        return ops.joint_attention(q, kv, entries, attention.attn_sink, attention.window, ratio, None, False)[0]
+    sparse, learns = training.attention == "sparse", training.attention != "dense"
+    visible = num_visible(torch.arange(memory.length, device=q.device), CSA)
+    chosen = _choice(attention, index, visible, segment, arithmetic) if sparse or training.watch_capture else None
     o, mass = ops.joint_attention(
         q, kv, entries, attention.attn_sink, attention.window, ratio, chosen if sparse else None,
         learns or training.watch_capture,
     )  # fmt: skip
-    if mass is not None and len(entries):
-        visible = _visible(segment, q.device)
-        if chosen is not None and training.watch_capture:
-            free = visible > attention.indexer.topk  # queries that see more entries than they may choose
-            held, of = training.captured.get(layer, (0.0, 0.0))
-            held, of = held + float((mass * chosen)[free].sum()), of + float(mass[free].sum())
-            training.captured[layer] = held, of
-        if learns:
-            keys = memory.block("index", layer, 0, len(entries))
-            seen = torch.arange(len(entries), device=q.device) < visible[:, None]
-            if sparse and chosen is not None:
-                seen &= chosen
-            training.index_losses.append(ops.index_loss(index[0], index[1], keys, mass, seen, arithmetic))
+    if mass is not None and chosen is not None and training.watch_capture:
+        free = visible > attention.indexer.topk  # queries that see more entries than they may choose
+        held, of = training.captured.get(layer, (0.0, 0.0))
+        held, of = held + float((mass * chosen)[free].sum()), of + float(mass[free].sum())
+        training.captured[layer] = held, of
+    if mass is not None and learns:
+        keys = memory.block("index", layer, 0, num_entries)
+        seen = torch.arange(num_entries, device=q.device) < visible[:, None]
+        if sparse and chosen is not None:
+            seen &= chosen
+        training.index_losses.append(ops.index_loss(index[0], index[1], keys, mass, seen, arithmetic))
     return o
-
-
-def _visible(segment: Segment, device: torch.device) -> Tensor:
-    """Entries that each query of the sequence sees, [n]."""
-    return (torch.arange(segment.memory.length, device=device) + 1) // CSA
 
 
 @torch.no_grad()
 def _choice(
-    attention: Attention, index: Sequence[Tensor], num_entries: int, segment: Segment, arithmetic: Arithmetic
+    attention: Attention, index: Sequence[Tensor], visible: Tensor, segment: Segment, arithmetic: Arithmetic
 ) -> Tensor | None:
     """The indexer's choice as [n, m] bool; None where it keeps everything."""
-    if attention.ratio != CSA or num_entries <= attention.indexer.topk:
+    num_entries = segment.memory.end // CSA
+    if num_entries <= attention.indexer.topk:
         return None
-    visible = _visible(segment, index[0].device)
-    chosen = attention.indexer.select(index[0], index[1], visible, segment.memory, arithmetic)
-    seen = chosen.new_zeros(len(chosen), num_entries + 1, dtype=torch.bool)
-    return seen.scatter_(1, chosen.masked_fill(chosen < 0, num_entries), True)[:, :num_entries]
+    return as_mask(attention.indexer.select(index[0], index[1], visible, segment.memory, arithmetic), num_entries)

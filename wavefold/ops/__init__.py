@@ -16,12 +16,12 @@ from wavefold.ops.reference.index_loss import index_loss
 from wavefold.ops.reference.joint_attention import joint_attention
 from wavefold.ops.reference.kv import kv_sim
 from wavefold.ops.reference.norm import unit_rms_norm
-from wavefold.ops.reference.rope import rope_frequencies, rope_table
+from wavefold.ops.reference.rope import Table, rope_frequencies, rope_table
 from wavefold.ops.reference.route import balance_loss, choose_experts, route_weights, router_scores
 from wavefold.ops.rope import rotate
 
 __all__ = [
-    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "balance_loss",
+    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "Table", "balance_loss",
     "choose_experts", "compress", "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
     "hc_read", "hc_split", "hc_weights", "index_loss", "index_rotate", "index_scores", "index_weights",
     "joint_attention", "kernels_run", "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm",

@@ -11,10 +11,7 @@ from wavefold.ops.flops import count
 from wavefold.ops.native import norm as native
 from wavefold.ops.native import norm_grad
 from wavefold.ops.reference import norm as reference
-from wavefold.ops.reference.rope import rotate
-
-Table = tuple[Tensor, Tensor]
-"""cos and sin, [n, rope / 2] float32."""
+from wavefold.ops.reference.rope import Table, rotate
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:

@@ -11,7 +11,7 @@ from wavefold.ops.native import norm_grad
 from wavefold.ops.reference import rope as reference
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
+def rotate(x: Tensor, table: reference.Table, arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
     """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
     if kernels_train(x):
         count("rope", x.numel() // x.shape[-1] * 6 * table[0].shape[-1])

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,17 @@ def load_corpus(source: str) -> Corpus:
 def is_held_out(name: str) -> bool:
     """Whether the document of this name is held out: a fixed one in twenty."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
+
+
+def which_held_out(names: Sequence[str], holds: str) -> list[bool]:
+    """Which documents of a source are held out: those of the fixed share, but one at least, and never all.
+
+    Raises ValueError for fewer than two documents, saying what the source `holds`.
+    """
+    if len(names) < 2:
+        raise ValueError(f"{holds}; expected at least 2, one to train on and one to hold out")
+    held = [is_held_out(name) for name in names]
+    return held if any(held) and not all(held) else [False] * (len(names) - 1) + [True]
 
 
 def list_stdlib() -> dict[str, object]:
@@ -205,11 +216,7 @@ def _rows(values: Any, column: str, source: str) -> Iterator[Document]:
 
 
 def _split(name: str, documents: list[Document], holds: str) -> Corpus:
-    """Refuses fewer than two documents, saying what the source `holds`."""
-    if len(documents) < 2:
-        raise ValueError(f"{holds}; expected at least 2, one to train on and one to hold out")
-    held_out = [d for d in documents if is_held_out(d.name)]
-    if len(held_out) in (0, len(documents)):
-        held_out = documents[-1:]
+    held = which_held_out([d.name for d in documents], holds)
+    held_out = [d for d, is_held in zip(documents, held, strict=True) if is_held]
     names = {d.name for d in held_out}
     return Corpus(name, tuple(d for d in documents if d.name not in names), tuple(held_out))

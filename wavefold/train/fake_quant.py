@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wavefold import quant
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
-from wavefold.train.lora import delta
+from wavefold.train.lora import adapted
 
 QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
 
@@ -89,24 +89,16 @@ class Masters:
 
     def _matrix(self, owner: Linear, prefix: str) -> dict[str, Tensor]:
         arithmetic = self.model.arithmetic
-        master = self._master(owner)
+        master = adapted(owner, owner._parameters)
         if master is None:
             return {}
         form = self.forms[f"{prefix}weight"] if self.quantise == "fp4" else "bf16"
         values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
-        if owner._parameters["scale"] is not None:  # the adapted weight of a packed one
+        if owner.scale is not None:  # the adapted weight of a packed one
             values["scale"] = quant.APPLIED
         elif form in QUANTIZE and arithmetic.released:
             values["scale"] = quant.APPLIED  # its input is to be rounded too
         return values
-
-    @staticmethod
-    def _master(owner: Linear) -> Tensor | None:
-        """The weight that is quantised, adapter included; None for a packed weight without one."""
-        added = delta(owner)
-        if owner.scale is None:
-            return owner.weight if added is None else owner.weight + added
-        return None if added is None else quant.dequantize(owner.weight, owner.scale, torch.float32) + added
 
     def _vector(self, parameter: Tensor, form: str) -> Tensor:
         if form == "fp32":
@@ -137,14 +129,11 @@ class Masters:
 
     @staticmethod
     def _stored(owner: Linear, own: dict[str, Tensor], form: str) -> dict[str, Tensor]:
-        scale = own.get("scale")
-        if scale is not None and "lora_a" not in own:
-            return {"weight": own["weight"].detach(), "scale": scale.detach()}
-        weight = quant.dequantize(own["weight"].detach(), scale, torch.float32)
-        if "lora_a" in own:
-            weight = weight + (own["lora_b"] @ own["lora_a"]) * owner.lora_scale  # type: ignore[operator]
+        weight = adapted(owner, own)
+        if weight is None:
+            return {"weight": own["weight"].detach(), "scale": own["scale"].detach()}
         if form not in QUANTIZE:
-            return {"weight": weight.to(torch.bfloat16 if form == "bf16" else torch.float32)}
+            return {"weight": weight.detach().to(torch.bfloat16 if form == "bf16" else torch.float32)}
         return dict(zip(("weight", "scale"), QUANTIZE[form](weight), strict=True))
 
 
@@ -154,12 +143,8 @@ def quantised_share(masters: Masters, number: int = 0) -> float:
 
     1 while quantisation is on. Without it few weights happen to be such values.
     """
-    blocks = [*masters.model.layers, *masters.model.mtp]
-    experts = [(block.ffn.layer, e) for block in blocks for e in range(len(block.ffn.experts))]  # type: ignore
-    layer, expert = experts[number % len(experts)]
-    num_layers = len(masters.model.layers)
-    name = f"layers.{layer}" if layer < num_layers else f"mtp.{layer - num_layers}"
-    prefix = f"{name}.ffn.experts.{expert}.w1."
+    experts = [name for name in masters.forms if ".ffn.experts." in name and name.endswith(".w1.weight")]
+    prefix = experts[number % len(experts)].removesuffix("weight")
     owner: Linear = masters.model.get_submodule(prefix.removesuffix("."))  # type: ignore[assignment]
     if owner.scale is not None:  # held packed: there is nothing else
         return 1.0

@@ -8,12 +8,14 @@ what was trained. Routed experts, router, norms and embedding have no adapters, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wavefold import quant
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
 
@@ -44,12 +46,21 @@ def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list
     return names
 
 
-def delta(module: Linear) -> Tensor | None:
-    """What the module's adapter adds to its weight, [out, in] float32; None where it has none."""
-    if "lora_a" not in module._parameters:
-        return None
-    a, b = module._parameters["lora_a"], module._parameters["lora_b"]
-    return (b @ a) * module.lora_scale  # type: ignore[operator]
+def has_adapter(module: Linear) -> bool:
+    """Whether the module's weight is adapted."""
+    return "lora_a" in module._parameters
+
+
+def adapted(module: Linear, own: Mapping[str, Tensor | None]) -> Tensor | None:
+    """The weight [out, in] of a module whose parameters are `own`, its adapter in it: decoded to float32 where it is
+    packed. None for a packed weight without adapter, which stays as it is stored."""
+    weight, scale = own["weight"], own.get("scale")
+    assert weight is not None
+    if not has_adapter(module):
+        return weight if scale is None else None
+    if scale is not None:
+        weight = quant.dequantize(weight, scale, torch.float32)
+    return weight + (own["lora_b"] @ own["lora_a"]) * module.lora_scale  # type: ignore[operator]
 
 
 def is_adapter(name: str) -> bool:
@@ -61,7 +72,7 @@ def save_adapters(model: Transformer, path: Path) -> None:
     """Write the adapters alone to a safetensors file, each delta being (scale B) A."""
     tensors = {}
     for name, module in model.named_modules():
-        if isinstance(module, Linear) and delta(module) is not None:
+        if isinstance(module, Linear) and has_adapter(module):
             tensors[f"{name}.lora_a"] = module._parameters["lora_a"].detach()  # type: ignore[union-attr]
             tensors[f"{name}.lora_b"] = (module._parameters["lora_b"] * module.lora_scale).detach()  # type: ignore
     save_file(tensors, path)

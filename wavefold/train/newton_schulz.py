@@ -21,8 +21,8 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
     A singular value of at least 1e-3 of the Frobenius norm ends within [0.9, 1.1]. Directions without any stay
     without: a matrix of zeros gives zeros.
     """
-    wide = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if wide else matrices
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     x = x / x.abs().amax((-2, -1), keepdim=True).clamp(min=TINY)  # first: squares of its values may not exist
     x = (x / x.square().sum((-2, -1), keepdim=True).sqrt().clamp(min=TINY)).to(dtype).contiguous()
     batch = x.flatten(0, -3) if x.dim() > 3 else x if x.dim() == 3 else x[None]
@@ -31,4 +31,4 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         batch = torch.baddbmm(batch, poly, batch, beta=a)
     x = batch.view(x.shape).to(matrices.dtype)
-    return x.mT.contiguous() if wide else x
+    return x.mT.contiguous() if tall else x

@@ -61,18 +61,18 @@ class Objective(nn.Module):
         for block in self.blocks:
             streams, *more = self._run(block, streams, None, batch)
             index, balance = index + more[0], balance + more[1]
-        hidden = functional_call(_Final(model), {f"model.{name}": value for name, value in values.items()}, (streams,))
+        hidden = functional_call(_Final(model), _under("model", values), (streams,))
         nats = cross_entropy_sum(hidden.to(model.arithmetic.matmul), values["head.weight"], packed.targets)
         mtp_nats = torch.zeros(())
         if mtp and packed.num_pairs:
-            mtp_nats, *more = self._mtp(packed, streams, values, training)
-            balance = balance + more[1]
+            mtp_nats, mtp_balance = self._mtp(packed, streams, values, training)
+            balance = balance + mtp_balance
         return Losses(nats, mtp_nats, index, balance)
 
     def _mtp(
         self, packed: PackedBatch, streams: Tensor, values: dict[str, Tensor], training: TrainingPass | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Position i, given token i + 1, predicts token i + 2; a sequence's last position has no such target."""
+    ) -> tuple[Tensor, Tensor]:
+        """(nats, balance): position i, given token i + 1, predicts token i + 2, a sequence's last position nothing."""
         model = self.model
         lengths = [n - 1 for n in packed.lengths if n > 1]
         keep = torch.cat([torch.arange(n) < n - 1 for n in packed.lengths])
@@ -80,9 +80,9 @@ class Objective(nn.Module):
         following = torch.cat([tokens[1:] for tokens in packed.tokens.split(packed.lengths)])
         batch = Batch.of(model.config, following, [FreshMemory(n) for n in lengths], training)
         embedded = functional_call(model.embed, {"weight": values["embed.weight"]}, (following, model.arithmetic))
-        hidden, index, balance = self._run(self.mtp[0], streams[keep], embedded, batch)
+        hidden, _, balance = self._run(self.mtp[0], streams[keep], embedded, batch)
         hidden = hidden.to(model.arithmetic.matmul)
-        return cross_entropy_sum(hidden, values["head.weight"], after), index, balance
+        return cross_entropy_sum(hidden, values["head.weight"], after), balance
 
     def _run(self, block: nn.Module, streams: Tensor, embedded: Tensor | None, batch: Batch) -> Any:
         if self.recompute and torch.is_grad_enabled():
@@ -164,3 +164,13 @@ def evaluate(objective: Objective, batches: Iterable[PackedBatch]) -> tuple[floa
 def nats_of(objective: Objective, packed: PackedBatch) -> float:
     """Total nats of a batch."""
     return float(objective(packed, False).next_token)
+
+
+@torch.no_grad()
+def captured(objective: Objective, batches: Iterable[PackedBatch]) -> dict[int, float]:
+    """By CSA layer, the share of attention's mass on entries that the indexer's choice holds, where it may not choose
+    all: attention is dense, and queries and heads are summed."""
+    watch = TrainingPass("dense", watch_capture=True)
+    for packed in batches:
+        objective(packed, False, watch)
+    return {layer: held / of for layer, (held, of) in sorted(watch.captured.items())}

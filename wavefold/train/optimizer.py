@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold.model import Transformer
+from wavefold.train.lora import is_adapter
 from wavefold.train.muon import Muon
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards
@@ -27,7 +28,9 @@ class Optimizer:
     def __init__(self, shards: Shards, model: Transformer, recipe: Recipe):
         """Of the trained parameters, of which `shards` has this process's rows."""
         self.parameters = parameters = shards.trained
-        matrices = {name for name, p in parameters.items() if recipe.optimizer == "muon" and is_matrix(name, p)}
+        self._matrices = matrices = {
+            name for name, p in parameters.items() if recipe.optimizer == "muon" and is_matrix(name, p)
+        }
         decayed = [p for name, p in parameters.items() if name not in matrices and decays(name, p)]
         rest = [p for name, p in parameters.items() if name not in matrices and not decays(name, p)]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -72,31 +75,23 @@ class Optimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the moments that `tensors` gave."""
+        """Take the moments that `tensors` gave, and no others."""
         for optimizer in self._all:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    optimizer.state.pop(parameter, None)
-        names = {id(p): name for name, p in self.parameters.items()}
-        found: dict[str, dict[str, Tensor]] = {}
+            optimizer.state.clear()
         for name, value in tensors.items():
-            parameter_name, _, key = name.rpartition(".")
-            found.setdefault(parameter_name, {})[key] = value
-        for optimizer in self._all:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if moments := found.get(names[id(parameter)]):
-                        optimizer.state[parameter] = moments
+            owner, _, moment = name.rpartition(".")
+            optimizer = self.muon if self.muon is not None and owner in self._matrices else self.adamw
+            optimizer.state[self.parameters[owner]][moment] = value
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon moves it."""
-    return parameter.dim() == 2 and not name.endswith(("ape", "embed.weight", "head.weight", "lora_a", "lora_b"))
+    return parameter.dim() == 2 and not name.endswith(("ape", "embed.weight", "head.weight")) and not is_adapter(name)
 
 
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether AdamW's weight decay acts on it: on matrices, embedding, head; not on mHC's or a positional bias."""
-    return parameter.dim() == 2 and not name.endswith(("ape", "_fn", "lora_a", "lora_b"))
+    return parameter.dim() == 2 and not name.endswith(("ape", "_fn")) and not is_adapter(name)
 
 
 def _by_parts(names: list[str], groups: int) -> dict[int, list[str]]:

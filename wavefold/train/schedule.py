@@ -12,11 +12,9 @@ Everything is a function of the step alone.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
+from wavefold.model.training_pass import AttentionStage
 from wavefold.train.recipe import Quantise, Recipe
-
-Stage = Literal["dense", "warmup", "sparse"]
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -48,6 +46,11 @@ def seq_len(recipe: Recipe, step: int) -> int:
     return next(length for first, length in reversed(recipe.length_stages) if step >= first)
 
 
+def sizes(recipe: Recipe, step: int) -> tuple[int, int]:
+    """(tokens of a sequence, tokens of a batch), as `Batches` asks for them."""
+    return seq_len(recipe, step), batch_tokens(recipe, step)
+
+
 def mtp_weight(recipe: Recipe, step: int) -> float:
     """Of the MTP loss."""
     return recipe.mtp_weight if step < decay_start(recipe) else recipe.mtp_final
@@ -58,7 +61,7 @@ def quantise(recipe: Recipe, step: int) -> Quantise:
     return recipe.quantise if step >= recipe.quantise_from else "none"
 
 
-def attention(recipe: Recipe, step: int) -> Stage:
+def attention(recipe: Recipe, step: int) -> AttentionStage:
     """How CSA layers attend: to all entries, the same while only the indexer learns, or to the indexer's choice."""
     if step < recipe.dense_steps:
         return "dense"

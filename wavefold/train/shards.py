@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from wavefold.checkpoint.write import write_folder
+from wavefold.checkpoint.write import write_folder, write_json
 from wavefold.train.batches import Documents, Tokens
-from wavefold.train.corpus import is_held_out
+from wavefold.train.corpus import which_held_out
 
 INDEX_NAME = "index.json"
 FORMAT = "wavefold token shards"
@@ -146,13 +146,8 @@ def split_shards(shards: TokenShards) -> tuple[Documents, Documents]:
 
     Raises ValueError for fewer than two documents.
     """
-    if len(shards) < 2:
-        raise ValueError(
-            f"{shards.folder}: holds {len(shards)} document; expected at least 2, one to train on and one to hold out"
-        )
-    held_out = np.array([is_held_out(str(number)) for number in range(len(shards))])
-    if held_out.all() or not held_out.any():
-        held_out = np.arange(len(shards)) == len(shards) - 1
+    names = [str(number) for number in range(len(shards))]
+    held_out = np.array(which_held_out(names, f"{shards.folder}: holds {len(shards)} document"))
     return Chosen(shards, np.flatnonzero(~held_out)), Chosen(shards, np.flatnonzero(held_out))
 
 
@@ -178,7 +173,7 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
     sums = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
     facts = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
              "tokens": sum(lengths), "files": sums}  # fmt: skip
-    (folder / INDEX_NAME).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / INDEX_NAME, facts)
 
 
 class _Shard:

@@ -15,6 +15,7 @@ from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
 from wavefold.ops import Arithmetic
+from wavefold.train.recipe import Recipe
 
 
 def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transformer:
@@ -48,6 +49,13 @@ def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
     model = Transformer(stored.config, arithmetic)
     assign(model, {name: tensor.detach().clone() for name, tensor in tensors.items()})
     return trainable(model)
+
+
+def arithmetic_of(recipe: Recipe, dtype: torch.dtype) -> Arithmetic:
+    """How a run computes: `dtype` is that of exact activations; released ones are bfloat16."""
+    if recipe.activations == "released":
+        return Arithmetic("released", torch.bfloat16)
+    return Arithmetic("exact", dtype, fp4_index=recipe.quantise == "fp4")
 
 
 def trainable(model: Transformer) -> Transformer:

@@ -9,7 +9,6 @@ number of processes, and nothing in it is executed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
+from wavefold.checkpoint.write import put_in_place
 from wavefold.train.group import Group
 
 KEEP = 2
@@ -45,12 +45,7 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[
     group.wait()
     if group.first:
         (fresh / "state.json").write_text(json.dumps({"step": step, **facts}))
-        for file in fresh.iterdir():
-            file.chmod(0o600)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(place, ignore_errors=True)
-        fresh.rename(place)
+        put_in_place(fresh, place)
         for old in sorted(folder.glob("step-*"))[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
     group.wait()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from wavefold.model import Transformer
-from wavefold.model.training_pass import TrainingPass
+from wavefold.model.training_pass import AttentionStage, TrainingPass
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
@@ -195,11 +195,11 @@ class Trainer:
         return means[0], means[1], means[2], means[3]
 
     @torch.no_grad()
-    def _look_ahead(self, step: int, attention: str) -> None:
+    def _look_ahead(self, step: int, attention: AttentionStage) -> None:
         """Choose the experts of a coming step's batch by the weights of now."""
         packed = self.batches(step)
         share = packed.share(self.group.rank, self.group.size)
-        training = TrainingPass(attention)  # type: ignore[arg-type]
+        training = TrainingPass(attention)
         self.objective(share if share.lengths else NOTHING, False, training)
         self.anticipation.keep(step, training.chosen, packed, self.group)
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.native.library import bf16, check, floats, pointer, pool, require
-
-Table = tuple[Tensor, Tensor]
-"""cos and sin, [n, rope / 2]."""
+from wavefold.ops.reference.rope import Table
 
 
 class TurnStruct(ctypes.Structure):

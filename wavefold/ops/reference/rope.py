@@ -15,6 +15,9 @@ from wavefold.config import SWA, ModelConfig
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.flops import counted
 
+Table = tuple[Tensor, Tensor]
+"""cos and sin, [n, rope / 2] float32."""
+
 
 def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str | None = None) -> Tensor:
     """Radians per token for each pair, float32 [rope / 2]: the plain table for sliding-window layers, else YaRN's."""
@@ -38,14 +41,14 @@ def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str
     return frequencies.to(device)
 
 
-def rope_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, frequencies: Tensor) -> Table:
     """positions [n] int64 -> cos, sin [n, rope / 2] float32."""
     angles = positions.to(torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
 @counted("rope", lambda x, table, *_, **__: x.numel() // x.shape[-1] * 6 * table[0].shape[-1])
-def rotate(x: Tensor, table: tuple[Tensor, Tensor], arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
+def rotate(x: Tensor, table: Table, arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
     """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
     cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), t.shape[-1]) for t in table)
     sin = -sin if inverse else sin
