@@ -113,11 +113,11 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         trainer = Trainer(model, batches, held_out, recipe, Path(folder))
-        trainer.run()
+        nats_a_token = trainer.run()
         seconds = time.perf_counter() - began
         log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     facts: dict[str, object] = {
-        "study": study, "arm": arm, "seed": seed, "bits_a_byte": trainer.evaluate() * scale, "seconds": seconds,
+        "study": study, "arm": arm, "seed": seed, "bits_a_byte": nats_a_token * scale, "seconds": seconds,
         "parameters": num_parameters(config), "tokens": sum(line["tokens"] for line in log),
         "curve": [round(line["loss"] * scale, 4) for line in log[::10]], "recipe": asdict(recipe),
     }  # fmt: skip

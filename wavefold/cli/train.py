@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
     model = first_model(args, config, recipe)
     trainer = Trainer(model, batches, held_out, recipe, args.out, group)
     with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
-        trainer.run(reporter)
-    trained = trainer.evaluate()
+        trained = trainer.run(reporter)
     tensors = trainer.exported()
     group.leave()
     if not group.first:

@@ -88,8 +88,9 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._resume()
 
-    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
-        """Train to the recipe's last step, reporting each."""
+    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> float:
+        """Train to the recipe's last step, reporting each; returns what `evaluate` gives then."""
+        held_out = None
         while self.step < self.recipe.steps:
             began = time.perf_counter()
             facts = self._train_step()
@@ -108,6 +109,7 @@ class Trainer:
             report(progress)
             if last or self.step % self.recipe.save_every == 0:
                 self._save()
+        return self.evaluate() if held_out is None else held_out  # a run that was finished before has not evaluated
 
     @torch.no_grad()
     def evaluate(self) -> float:
