@@ -200,6 +200,25 @@ def test_a_spike_goes_back_and_routes_by_anticipation(corpus, tmp_path):
     assert [(line["loss"], line["grad_norm"]) for line in again] == [(line["loss"], line["grad_norm"]) for line in log]
 
 
+def test_a_spike_before_the_first_state_goes_back_to_the_first_weights(corpus, tmp_path):
+    recipe = replace(RECIPE, steps=32, save_every=1000, anticipate=2, spike=1.3, eval_every=100)
+    trainer = tiny_trainer(corpus, tmp_path / "out", recipe=recipe)
+    good = trainer.batches
+
+    def batches(step: int):
+        packed = good(step)
+        return replace(packed, targets=(packed.targets * 7 + 13) % 320) if step == 27 else packed
+
+    trainer.batches = batches
+    trainer.run()
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 33))
+    assert [line["step"] for line in log if line["anticipated"]] == list(range(1, 30))
+    undisturbed = tiny_trainer(corpus, tmp_path / "other", recipe=replace(recipe, steps=1, anticipate=0))
+    undisturbed.run()
+    assert log[0]["loss"] == curve(tmp_path / "other")[0][1]  # the first weights, and the first batch
+
+
 def test_anticipated_routes_are_those_of_earlier_weights(corpus, tmp_path):
     trainer = tiny_trainer(corpus, tmp_path / "out", recipe=replace(RECIPE, anticipate=2))
     trainer.anticipation.begin(0)

@@ -87,6 +87,8 @@ class Trainer:
         self.step = 0
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._resume()
+        if recipe.anticipate and self.step == 0:
+            self._save()  # a spike before the first state goes back to here
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> float:
         """Train to the recipe's last step, reporting each; returns what `evaluate` gives then."""
@@ -206,7 +208,7 @@ class Trainer:
         self.anticipation.keep(step, training.chosen, packed, self.group)
 
     def _go_back(self) -> None:
-        """To the newest state (the first weights where there is none), and on with anticipated routing."""
+        """To the newest state, the first weights at the earliest, and on with anticipated routing."""
         spike = self.step
         self._resume()
         self.anticipation.begin(self.step)
