@@ -1,9 +1,11 @@
 """What a run reads: a corpus as token documents, with the tokenizer that made them.
 
-source                    tokenizer
-text, a folder, stdlib    the first model's (--init); else one trained on the text, kept in OUT
-chats                     the first model's, whose markers they need, else one trained on them
-token shards              the first model's: the shards' ids are its
+    source                    tokenizer
+    text, a folder, stdlib    the first model's (--init); else one trained on the text, kept in OUT
+    chats                     the first model's, whose markers they need, else one trained on them
+    token shards              the first model's: the shards' ids are its
+
+Of chats the answers are learned, of everything else all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Attention of a whole sequence during training, and what the indexer learns from it. Report section 2.3.1.
 
-dense, warmup    CSA layers attend to all entries
-sparse           to the entries that the indexer chose
-warmup, sparse   the indexer learns to score entries as attention weighed them
+    dense, warmup    CSA layers attend to all entries
+    sparse           to the entries that the indexer chose
+    warmup, sparse   the indexer learns to score entries as attention weighed them
+
+Window and HCA entries are attended alike in all of them.
 """
 
 from __future__ import annotations

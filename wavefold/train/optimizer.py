@@ -1,7 +1,9 @@
 """Which parameters move by Muon and which by AdamW, and the biases that balance load. Report sections 2.4 and 4.2.
 
-Muon    matrices: projections, experts (each its own), routers, compressors, the mHC's mixing matrices
-AdamW   embedding, prediction head, norms, mHC biases and scales, sinks, positional biases
+    Muon    matrices: projections, experts (each its own), routers, compressors, the mHC's mixing matrices
+    AdamW   embedding, prediction head, norms, mHC biases and scales, sinks, positional biases; adapters
+
+Weights decay where they are matrices, embedding or head.
 """
 
 from __future__ import annotations
