@@ -8,7 +8,7 @@
 namespace wf {
 namespace {
 
-constexpr int64_t PARTS = 8;
+constexpr int64_t PARTS = 16;
 
 const TrainingKernels &training() { return *kernels_in_use()->training; }
 
@@ -18,10 +18,10 @@ struct Sums {
     const float *partial;
 
     void to(float *out, int64_t first, int64_t count) const {
-        for (int64_t i = 0; i < count; i++) {
-            float sum = partial[first + i];
-            for (int64_t part = 1; part < parts; part++) sum += partial[part * width + first + i];
-            out[i] = sum;
+        std::memcpy(out, partial + first, size_t(4 * count));
+        for (int64_t part = 1; part < parts; part++) {
+            const float *more = partial + part * width + first;
+            for (int64_t i = 0; i < count; i++) out[i] += more[i];
         }
     }
 };
@@ -246,6 +246,46 @@ int wf_swiglu_grad(wf_pool *pool, const uint16_t *gate, const uint16_t *up, cons
     job.gate = gate, job.up = up, job.route = route, job.inter = inter, job.limit = limit, job.grad = grad;
     job.grad_gate = grad_gate, job.grad_up = grad_up, job.grad_route = grad_route;
     return for_rows(pool, job, rows, training().swiglu_grad);
+}
+
+int wf_cross_entropy(wf_pool *pool, uint16_t *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
+                     float *nats) {
+    if (!pool || !logits || !targets || !nats) return WF_ERROR_NULL;
+    if (bad(rows) || bad(vocabulary)) return WF_ERROR_SHAPE;
+    for (int64_t row = 0; row < rows; row++)
+        if (targets[row] >= vocabulary) return WF_ERROR_SHAPE;
+    return for_rows(pool, CrossEntropy{logits, targets, vocabulary, nats}, rows, training().cross_entropy);
+}
+
+int wf_index_loss(wf_pool *pool, const float *dots, const uint16_t *weights, const float *mass, const uint8_t *chosen,
+                  int64_t first, int64_t queries, int64_t heads, int64_t entries, int64_t ratio, int32_t rounded,
+                  float *loss, uint16_t *grad_dots, float *grad_weights) {
+    if (!pool || !dots || !weights || !mass || !loss || !grad_dots || !grad_weights) return WF_ERROR_NULL;
+    if (first < 0 || first > LARGEST || bad(queries) || bad(heads, 1 << 16) || bad(entries) || bad(ratio, 1 << 16))
+        return WF_ERROR_SHAPE;
+    IndexLoss job = {};
+    job.dots = dots, job.weights = weights, job.mass = mass, job.chosen = chosen, job.heads = heads;
+    job.num_entries = entries, job.ratio = ratio, job.token = first, job.rounded = rounded != 0;
+    job.loss = loss, job.grad_dots = grad_dots, job.grad_weights = grad_weights;
+    const TrainingKernels &kernels = training();
+    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const int64_t each = (kernels.index_loss_bytes(job) + 63) / 64 * 64;
+    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(each * pool->pool.threads()));
+    if (!scratch) return WF_ERROR_MEMORY;
+    pool->pool.each((queries + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int thread) {
+        const int64_t begin = block * GRAD_TOKENS;
+        kernels.index_loss(job, begin, begin + in_block(queries, block), scratch + each * thread);
+    });
+    return WF_OK;
+}
+
+int wf_combine_rows(wf_pool *pool, const uint16_t *rows, int64_t num_rows, const int64_t *index, int64_t count,
+                    int64_t each, int64_t dim, const uint16_t *added, uint16_t *out) {
+    if (!pool || !rows || !index || !out) return WF_ERROR_NULL;
+    if (bad(num_rows) || bad(count) || bad(each, 1 << 16) || bad(dim)) return WF_ERROR_SHAPE;
+    for (int64_t i = 0; i < count * each; i++)
+        if (index[i] < 0 || index[i] >= num_rows) return WF_ERROR_SHAPE;
+    return for_rows(pool, Combine{rows, index, added, each, dim, out}, count, training().combine);
 }
 
 int wf_pool_rows(wf_pool *pool, const wf_pooling *pooling, uint16_t *out) {

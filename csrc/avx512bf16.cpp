@@ -195,7 +195,8 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {"avx512bf16",  has_avx512bf16,        arrange,         arranged_bytes, rows,
-                                    Plain::decode, &avx512bf16_attention, &avx512_training};
+const Kernels avx512bf16_kernels = {
+    "avx512bf16",          has_avx512bf16,      arrange, arranged_bytes, rows, Plain::decode,
+    &avx512bf16_attention, &avx512bf16_training};
 
 }  // namespace wf

@@ -1,6 +1,7 @@
-// Attention and indexing for AVX512-BF16.
+// Attention, indexing and training for AVX512-BF16.
 #include "attention.h"
 #include "avx512.h"
+#include "training.h"
 
 namespace wf {
 namespace {
@@ -17,5 +18,6 @@ struct Avx512Bf16 : Avx512 {
 }  // namespace
 
 const AttentionKernels avx512bf16_attention = attention_kernels<Avx512Bf16>();
+const TrainingKernels avx512bf16_training = training_kernels<Avx512Bf16>();
 
 }  // namespace wf

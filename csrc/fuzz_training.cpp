@@ -212,9 +212,120 @@ bool fuzz_pooling(Fuzz &fuzz) {
     return refused(fuzz, "pooling", call());
 }
 
+std::unique_ptr<uint8_t[]> choices(Fuzz &fuzz, int64_t count) {
+    auto chosen = fuzz.values<uint8_t>(count);
+    for (int64_t i = 0; i < count; i++) chosen[size_t(i)] &= 1;
+    return chosen;
+}
+
+bool fuzz_joint(Fuzz &fuzz) {
+    const int64_t heads = 1 + fuzz.below(fuzz.below(4) ? 6 : 140), dim = 32 * (1 + fuzz.below(4));
+    const int64_t ratio = fuzz.below(4) ? 1 + fuzz.below(9) : 0, window = 1 + fuzz.below(100);
+    std::vector<int64_t> lengths(size_t(1 + fuzz.below(3)));
+    int64_t tokens = 0, entries = 0, seen = 0;
+    for (int64_t &length : lengths) {
+        length = 1 + fuzz.below(heads > 6 ? 20 : 200);
+        const int64_t count = ratio ? length / ratio : 0;
+        tokens += length, entries += count, seen += length * count;
+    }
+    const int64_t all = tokens * heads * dim;
+    auto q = fuzz.bf16(all), kv = fuzz.bf16(tokens * dim), of_entries = fuzz.bf16(entries * dim);
+    auto grad = fuzz.bf16(all);
+    auto sink = some_floats(fuzz, heads, 2);
+    auto chosen = choices(fuzz, seen);
+    wf_joint joint = {q.get(),
+                      kv.get(),
+                      entries ? of_entries.get() : nullptr,
+                      sink.get(),
+                      fuzz.below(2) ? chosen.get() : nullptr,
+                      lengths.data(),
+                      int64_t(lengths.size()),
+                      tokens,
+                      heads,
+                      dim,
+                      window,
+                      ratio};
+    Result o(all, false), lse(tokens * heads, true), mass(seen, true), grad_q(all, false), grad_kv(tokens * dim, false);
+    Result grad_entries(entries * dim, false), delta(tokens * heads, true);
+    wf_pool *pool = fuzz.pool();
+    const bool weighed = fuzz.below(2);
+    const auto call = [&] {
+        const int error =
+            wf_joint_attention(pool, &joint, o.words.get(), lse.floats.get(), weighed ? mass.floats.get() : nullptr);
+        return error ? error
+                     : wf_joint_attention_grad(pool, &joint, lse.floats.get(), grad.get(), grad_q.words.get(),
+                                               grad_kv.words.get(), grad_entries.words.get(), delta.floats.get());
+    };
+    Results results = {&o, &lse, &grad_kv};
+    if (weighed) results.push_back(&mass);
+    if (!agree(fuzz, "joint", results, call)) return false;
+    switch (fuzz.below(8)) {
+        case 0: joint.tokens += fuzz.below(2) ? 1 : -1; break;
+        case 1: lengths[0] = -fuzz.below(2); break;
+        case 2: joint.dim -= 1 + fuzz.below(31); break;
+        case 3: joint.sequences = 0; break;
+        case 4: joint.heads = fuzz.below(2) ? 0 : int64_t(1) << 40; break;
+        case 5: joint.window = -fuzz.below(2); break;
+        case 6: joint.ratio = -1 - fuzz.below(9); break;
+        default: joint.kv = nullptr; break;
+    }
+    return refused(fuzz, "joint", call());
+}
+
+bool fuzz_losses(Fuzz &fuzz) {
+    const int64_t rows = 1 + fuzz.below(40), vocabulary = 1 + fuzz.below(300), all = rows * vocabulary;
+    auto logits = fuzz.bf16(all);
+    std::unique_ptr<int64_t[]> targets(new int64_t[size_t(rows)]);
+    for (int64_t i = 0; i < rows; i++) targets[size_t(i)] = fuzz.below(4) ? fuzz.below(vocabulary) : -100;
+    Result grad(all, false), nats(rows, true);
+    wf_pool *pool = fuzz.pool();
+    const auto call = [&] {
+        std::memcpy(grad.words.get(), logits.get(), size_t(2 * all));
+        return wf_cross_entropy(pool, grad.words.get(), targets.get(), rows, vocabulary, nats.floats.get());
+    };
+    if (!agree(fuzz, "cross-entropy", {&grad, &nats}, call)) return false;
+    targets[size_t(fuzz.below(rows))] = vocabulary + fuzz.below(9);
+    if (!refused(fuzz, "cross-entropy", call())) return false;
+
+    const int64_t queries = 1 + fuzz.below(40), heads = 1 + fuzz.below(5), entries = 1 + fuzz.below(60);
+    const int64_t ratio = 1 + fuzz.below(5), first = fuzz.below(200), scores = queries * entries;
+    auto dots = some_floats(fuzz, scores * heads, 3), mass = some_floats(fuzz, scores, 1);
+    for (int64_t i = 0; i < scores; i++) mass[size_t(i)] = fuzz.below(5) ? std::fabs(mass[size_t(i)]) : 0;
+    auto weights = fuzz.bf16(queries * heads);
+    auto chosen = choices(fuzz, scores);
+    const uint8_t *some = fuzz.below(2) ? chosen.get() : nullptr;
+    Result loss(queries, true), grad_dots(scores * heads, false), grad_weights(queries * heads, true);
+    const auto learn = [&](int64_t by) {
+        return wf_index_loss(pool, dots.get(), weights.get(), mass.get(), some, first, queries, heads, entries, by, 0,
+                             loss.floats.get(), grad_dots.words.get(), grad_weights.floats.get());
+    };
+    if (!agree(fuzz, "index loss", {}, [&] { return learn(ratio); })) return false;
+    for (int64_t i = 0; i < queries; i++)
+        if (!std::isfinite(loss.floats[size_t(i)])) return fuzz.message = "an index loss is not finite", false;
+    return refused(fuzz, "index loss", learn(-fuzz.below(2)));
+}
+
+bool fuzz_combine(Fuzz &fuzz) {
+    const int64_t rows = 1 + fuzz.below(40), count = 1 + fuzz.below(40), each = 1 + fuzz.below(4);
+    const int64_t dim = 1 + fuzz.below(300);
+    auto given = fuzz.bf16(rows * dim), added = fuzz.bf16(count * dim);
+    std::unique_ptr<int64_t[]> index(new int64_t[size_t(count * each)]);
+    for (int64_t i = 0; i < count * each; i++) index[size_t(i)] = fuzz.below(rows);
+    Result out(count * dim, false);
+    wf_pool *pool = fuzz.pool();
+    const uint16_t *more = fuzz.below(2) ? added.get() : nullptr;
+    const auto call = [&] {
+        return wf_combine_rows(pool, given.get(), rows, index.get(), count, each, dim, more, out.words.get());
+    };
+    if (!agree(fuzz, "combine", {&out}, call)) return false;
+    index[size_t(fuzz.below(count * each))] = fuzz.below(2) ? rows + fuzz.below(9) : -1 - fuzz.below(9);
+    return refused(fuzz, "combine", call());
+}
+
 }  // namespace
 
 bool fuzz_training(Fuzz &fuzz) {
-    bool (*const parts[])(Fuzz &) = {fuzz_hyper, fuzz_norm, fuzz_swiglu, fuzz_pooling};
-    return parts[fuzz.below(4)](fuzz);
+    bool (*const parts[])(Fuzz &) = {fuzz_hyper, fuzz_norm,   fuzz_swiglu, fuzz_pooling,
+                                     fuzz_joint, fuzz_losses, fuzz_combine};
+    return parts[fuzz.below(7)](fuzz);
 }

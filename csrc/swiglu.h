@@ -49,7 +49,7 @@ struct SwigluKernel {
                 routes = S::fma(back * silu, u, routes);
                 const F routed = back * route, slope = s * (1.0f + g * (1.0f - s));
                 V::round(job.grad_gate + at + k, gate > limit ? F{} : routed * u * slope, n);
-                V::round(job.grad_up + at + k, (up > limit) | (up < -limit) ? F{} : routed * silu, n);
+                V::round(job.grad_up + at + k, ((up > limit) | (up < -limit)) ? F{} : routed * silu, n);
             });
             if (job.grad_route) job.grad_route[row] = S::sum(routes);
         }

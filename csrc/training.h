@@ -3,6 +3,9 @@
 #pragma once
 
 #include "hyper_grad.h"
+#include "joint.h"
+#include "loss.h"
+#include "move.h"
 #include "norm_grad.h"
 #include "pool_grad.h"
 #include "swiglu.h"
@@ -22,18 +25,30 @@ struct TrainingKernels {
     void (*swiglu_grad)(const Swiglu &, int64_t first, int64_t end);
     void (*pool)(const PoolRows &, int64_t first, int64_t end);
     void (*pool_grad)(const PoolRows &, int64_t entry, float *partial);
+    int64_t (*joint_bytes)(const Joint &);
+    void (*joint)(const Joint &, int64_t chunk, uint8_t *scratch);
+    void (*joint_grad)(const Joint &, int64_t chunk, int64_t token, float *grad_kv, float *grad_entries,
+                       uint8_t *scratch);
+    void (*joint_join)(const float *const *rows, int64_t count, int64_t dim, uint16_t *out);
+    void (*cross_entropy)(const CrossEntropy &, int64_t first, int64_t end);
+    int64_t (*index_loss_bytes)(const IndexLoss &);
+    void (*index_loss)(const IndexLoss &, int64_t first, int64_t end, uint8_t *scratch);
+    void (*combine)(const Combine &, int64_t first, int64_t end);
 };
 
 template <class S>
 constexpr TrainingKernels training_kernels() {
-    return {HyperKernel<S>::bytes,     HyperKernel<S>::read,   HyperKernel<S>::read_grad, HyperKernel<S>::give,
-            HyperKernel<S>::give_grad, NormKernel<S>::forward, NormKernel<S>::grad,       NormKernel<S>::rotate,
-            SwigluKernel<S>::forward,  SwigluKernel<S>::grad,  PoolKernel<S>::forward,    PoolKernel<S>::grad};
+    return {
+        HyperKernel<S>::bytes,        HyperKernel<S>::read,       HyperKernel<S>::read_grad, HyperKernel<S>::give,
+        HyperKernel<S>::give_grad,    NormKernel<S>::forward,     NormKernel<S>::grad,       NormKernel<S>::rotate,
+        SwigluKernel<S>::forward,     SwigluKernel<S>::grad,      PoolKernel<S>::forward,    PoolKernel<S>::grad,
+        JointKernel<S>::bytes,        JointKernel<S>::forward,    JointKernel<S>::grad,      JointKernel<S>::join,
+        LossKernel<S>::cross_entropy, LossKernel<S>::index_bytes, LossKernel<S>::index,      MoveKernel<S>::combine};
 }
 
 extern const TrainingKernels generic_training;
 #if defined(WF_X86)
-extern const TrainingKernels avx2_training, avx512_training;
+extern const TrainingKernels avx2_training, avx512_training, avx512bf16_training;
 #elif defined(WF_NEON)
 extern const TrainingKernels neon_training;
 #endif

@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 6
+#define WF_ABI 7
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -272,6 +272,42 @@ typedef struct {
 WF_API int wf_pool_rows(wf_pool *pool, const wf_pooling *pooling, uint16_t *out);
 WF_API int wf_pool_rows_grad(wf_pool *pool, const wf_pooling *pooling, const uint16_t *grad, uint16_t *grad_kv,
                              uint16_t *grad_score, float *grad_ape);
+
+/* out [count, dim]: the sum of the `each` rows of [num_rows, dim] that index [count, each] names and, unless it is null, of
+ * added [count, dim], in float32 and rounded once. */
+WF_API int wf_combine_rows(wf_pool *pool, const uint16_t *rows, int64_t num_rows, const int64_t *index, int64_t count,
+                           int64_t each, int64_t dim, const uint16_t *added, uint16_t *out);
+
+/* Cross-entropy: logits [rows, vocabulary] become their own gradient, nats [rows] the losses; a row whose target is negative
+ * counts nothing. */
+WF_API int wf_cross_entropy(wf_pool *pool, uint16_t *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
+                            float *nats);
+
+/* What the indexer learns, for queries of one sequence, the first at token `first`: dots [queries, heads, entries] of its
+ * queries and keys, weights [queries, heads], mass and chosen (or null: all) [queries, entries] -> loss [queries], and the
+ * gradients of dots and weights. `rounded`: dots, their products with the weights and the sums go through bfloat16. */
+WF_API int wf_index_loss(wf_pool *pool, const float *dots, const uint16_t *weights, const float *mass,
+                         const uint8_t *chosen, int64_t first, int64_t queries, int64_t heads, int64_t entries,
+                         int64_t ratio, int32_t rounded, float *loss, uint16_t *grad_dots, float *grad_weights);
+
+/* Attention of whole sequences, one after another: q [tokens, heads, dim], kv [tokens, dim], sink [heads]; dim a multiple
+ * of 32. A token sees the last `window` ones, itself among them, and of its sequence's length / ratio entries (ratio 0:
+ * none) those that are complete at it and, unless `chosen` is null, chosen: entries [all entries, dim]; chosen, 0 or 1, for
+ * one sequence after another [length, length / ratio]. */
+typedef struct {
+    const uint16_t *q, *kv, *entries;
+    const float *sink;
+    const uint8_t *chosen;
+    const int64_t *lengths; /* [sequences], of sum `tokens` */
+    int64_t sequences, tokens, heads, dim, window, ratio;
+} wf_joint;
+
+/* o [tokens, heads, dim], lse [tokens, heads], and unless null mass, as `chosen`: what fell on an entry, all heads. */
+WF_API int wf_joint_attention(wf_pool *pool, const wf_joint *joint, uint16_t *o, float *lse, float *mass);
+/* From lse and the gradient of o: those of q, kv and entries; of the sink it is minus the sum of exp(sink - lse) delta, delta
+ * [tokens, heads]. */
+WF_API int wf_joint_attention_grad(wf_pool *pool, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
+                                   uint16_t *grad_q, uint16_t *grad_kv, uint16_t *grad_entries, float *delta);
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,8 @@ from wavefold.cache import FreshMemory
 from wavefold.model.batch import Batch
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
-from wavefold.ops.reference.index_loss import index_divergence
+from wavefold.ops.reference.index_loss import index_divergence, index_loss
+from wavefold.ops.reference.joint_attention import joint_attention
 from wavefold.train.batches import IGNORED, pack
 from wavefold.train.chunked_loss import PIECE_LOGITS, cross_entropy_sum
 from wavefold.train.objective import Objective
@@ -61,7 +62,7 @@ def test_joint_attention(n: int, ratio: int, choose: bool) -> None:
     entries = normal(n // ratio if ratio else 0, 16, seed=3)
     chosen = torch.rand(n, len(entries), generator=torch.Generator().manual_seed(4)) < 0.5 if choose else None
     weight = normal(n, 3, 16, seed=5).detach()
-    o, mass = ops.joint_attention(q, kv, entries, sink, 100, ratio, chosen, mass=True)
+    o, mass = joint_attention(q, kv, entries, sink, 100, ratio, chosen, mass=True)
     expected, expected_mass = plain_attention(q, kv, entries, sink, 100, ratio, chosen)
     assert torch.allclose(o, expected) and torch.allclose(mass, expected_mass)
     assert not mass.requires_grad
@@ -76,7 +77,7 @@ def test_joint_attention_is_what_inference_computes() -> None:
     age = torch.arange(200)[:, None] - torch.arange(200)
     softmax.add(kv, (age >= 0) & (age < 128))
     softmax.add(entries, torch.arange(50) < ((torch.arange(200) + 1) // 4)[:, None])
-    o, _ = ops.joint_attention(q, kv, entries, sink, 128, 4, None, mass=False)
+    o, _ = joint_attention(q, kv, entries, sink, 128, 4, None, mass=False)
     assert torch.allclose(o, softmax.finish(sink))
 
 
@@ -87,7 +88,7 @@ def test_index_loss(n: int) -> None:
     mass = normal(n, entries, seed=3).detach().abs()
     seen = torch.arange(entries) < ((torch.arange(n) + 1) // 4)[:, None]
     seen &= torch.rand(n, entries, generator=torch.Generator().manual_seed(4)) < 0.7
-    mine = ops.index_loss(q, weights, keys, mass, seen, EXACT)
+    mine = index_loss(q, weights, keys, mass, seen, EXACT)
     plain = index_divergence(q, weights, keys, mass, seen, EXACT)
     assert torch.allclose(mine, plain)
     close(grads(mine, q, weights, keys), grads(plain, q, weights, keys), 1e-12)
@@ -98,12 +99,12 @@ def test_index_loss_points_towards_the_teacher() -> None:
     q, weights, keys = normal(64, 2, 32), normal(64, 2, seed=1), normal(16, 32, seed=2)
     seen = torch.arange(16) < ((torch.arange(64) + 1) // 4)[:, None]
     mass = normal(64, 16, seed=3).detach().exp()
-    loss = ops.index_loss(q, weights, keys, mass, seen, EXACT)
+    loss = index_loss(q, weights, keys, mass, seen, EXACT)
     g = grads(loss, q, weights, keys)
     moved = [x.detach() - 1e-3 * d for x, d in zip((q, weights, keys), g, strict=True)]
-    assert ops.index_loss(moved[0], moved[1], moved[2], mass, seen, EXACT) < loss
+    assert index_loss(moved[0], moved[1], moved[2], mass, seen, EXACT) < loss
     learned = ops.index_scores(q, weights, keys, EXACT).softmax(-1).detach()
-    best = ops.index_loss(q, weights, keys, learned, seen, EXACT)
+    best = index_loss(q, weights, keys, learned, seen, EXACT)
     assert float(best.detach()) == pytest.approx(0, abs=1e-9)
     assert all(float(x.norm()) < 1e-9 for x in grads(best, q, weights, keys))
 

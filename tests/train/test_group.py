@@ -67,11 +67,19 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
 
 
 def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    """Without quantisation, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon."""
+    """Without quantisation, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon.
+
+    Newton-Schulz multiplies in bfloat16, so sums in another order come back from it as differences of 1e-3 in an
+    update: the first step's numbers are equal to float32's tolerance, later losses to a few times 1e-4, and gradients,
+    which are further derivatives of the same, to 1e-2.
+    """
     data = write_corpus(tmp_path / "corpus")
     one, four = (train(tmp_path / str(n), data, n, "quantise=none") for n in (1, 4))
     for mine, theirs in zip(one, four, strict=True):
-        for key in ("loss", "mtp_loss", "grad_norm", "held_out"):
+        first = mine["step"] == 1
+        for key, later in (("loss", 5e-4), ("mtp_loss", 5e-4), ("held_out", 5e-4), ("grad_norm", 1e-2)):
             assert (mine[key] is None) == (theirs[key] is None)
-            assert mine[key] is None or mine[key] == pytest.approx(theirs[key], rel=2e-3), (mine["step"], key)
+            if mine[key] is not None:
+                rel = 1e-6 if first else later
+                assert mine[key] == pytest.approx(theirs[key], rel=rel), (mine["step"], key)
         assert mine["tokens"] == theirs["tokens"] and mine["lr"] == theirs["lr"]

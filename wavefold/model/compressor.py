@@ -56,16 +56,17 @@ class Compressor(nn.Module):
         entries = self._entries(pooled.to(arithmetic.dtype), batch.entry_table(first, end, ratio), arithmetic)
         memory.append(self.kind, self.layer, entries, first)
 
-    def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> None:
-        """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass."""
+    def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
+        """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass; their entries."""
         lengths = [segment.memory.length for segment in batch.segments]
         weights = self.wkv.weight, self.wgate.weight, self.ape
         pooled = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
         blocks = [length // self.ratio for length in lengths]
-        cos, sin = zip(*(batch.entry_table(0, n, self.ratio) for n in blocks), strict=True)
-        entries = self._entries(pooled, (torch.cat(cos), torch.cat(sin)), arithmetic)
-        for segment, some in zip(batch.segments, entries.split(blocks), strict=True):
+        if len(pooled):
+            pooled = self._entries(pooled, _joined([batch.entry_table(0, n, self.ratio) for n in blocks]), arithmetic)
+        for segment, some in zip(batch.segments, pooled.split(blocks), strict=True):
             segment.memory.append(self.kind, self.layer, some, 0)
+        return pooled
 
     def _entries(self, pooled: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
         """Pooled blocks as they are stored, at the table's positions."""
@@ -73,3 +74,8 @@ class Compressor(nn.Module):
         if self.kind == "index":
             return ops.index_rotate(entries, arithmetic)
         return ops.kv_sim(entries, self.rope_dim, arithmetic)
+
+
+def _joined(tables: list[Table]) -> Table:
+    cos, sin = zip(*tables, strict=True)
+    return torch.cat(cos), torch.cat(sin)

@@ -48,9 +48,23 @@ class MoE(nn.Module):
     def forward(self, h: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""
         weights, ids = self.gate(h, batch, arithmetic)
-        out = self.routed(h, weights, ids, store, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
+        if ops.moves_rows(h, arithmetic):
+            return self.routed_together(h, weights, ids, shared, store, arithmetic)
+        out = self.routed(h, weights, ids, store, arithmetic)
         return (out + shared.to(out.dtype)).to(h.dtype)
+
+    def routed_together(
+        self, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor, store: ExpertStore, arithmetic: Arithmetic
+    ) -> Tensor:
+        """`routed` and the shared expert's output, summed: rows are moved once, to all experts and back."""
+        rows = ops.ExpertRows(ids, len(self.experts))
+        with store.view(self.layer, rows.experts) as view:
+            outputs = [
+                ops.expert(some, *view[expert], route, self.limit, arithmetic)
+                for expert, (some, route) in zip(rows.experts, rows.take(h, weights), strict=True)
+            ]
+        return rows.sum(outputs, shared)
 
     def routed(self, h: Tensor, weights: Tensor, ids: Tensor, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
         """Sum of the routed experts' outputs, accumulated in float32 in ascending order of expert: [n, hidden]."""

@@ -4,16 +4,18 @@ from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import BACKENDS, kernels_run, use_backend, using_backend
 from wavefold.ops.compress import compress
 from wavefold.ops.expert import expert
+from wavefold.ops.expert_rows import ExpertRows, moves_rows
 from wavefold.ops.flops import FlopCounter, counting, part
 from wavefold.ops.hyper_connection import hc_collapse, hc_expand, hc_head, hc_read, hc_weights
+from wavefold.ops.index import choose_entries
+from wavefold.ops.joint_attention import attend_sequences
 from wavefold.ops.linear import grouped_linear, linear, linear_wide
+from wavefold.ops.losses import cross_entropy_, sequence_index_loss
 from wavefold.ops.norm import rms_norm, rms_norm_rotated
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import pool_entries
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_rotate, index_scores, index_weights
-from wavefold.ops.reference.index_loss import index_loss
-from wavefold.ops.reference.joint_attention import joint_attention
 from wavefold.ops.reference.kv import kv_sim
 from wavefold.ops.reference.norm import unit_rms_norm
 from wavefold.ops.reference.rope import Table, rope_frequencies, rope_table
@@ -21,10 +23,10 @@ from wavefold.ops.reference.route import balance_loss, choose_experts, route_wei
 from wavefold.ops.rope import rotate
 
 __all__ = [
-    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "FlopCounter", "RunningSoftmax", "RunningTopK", "Table", "balance_loss",
-    "choose_experts", "compress", "counting", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
-    "hc_read", "hc_split", "hc_weights", "index_loss", "index_rotate", "index_scores", "index_weights",
-    "joint_attention", "kernels_run", "kv_sim", "linear", "linear_wide", "part", "pool_entries", "rms_norm",
-    "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sinkhorn",
-    "unit_rms_norm", "use_backend", "using_backend",
+    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax", "RunningTopK", "Table",
+    "attend_sequences", "balance_loss", "choose_entries", "choose_experts", "compress", "counting", "cross_entropy_",
+    "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights",
+    "index_rotate", "index_scores", "index_weights", "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows",
+    "part", "pool_entries", "rms_norm", "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights",
+    "router_scores", "sequence_index_loss", "sinkhorn", "unit_rms_norm", "use_backend", "using_backend",
 ]  # fmt: skip

@@ -8,8 +8,9 @@ from torch import Tensor
 from wavefold import quant
 from wavefold.ops import native
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.backend import kernels_serve
+from wavefold.ops.backend import kernels_serve, kernels_train
 from wavefold.ops.flops import count, count_linear
+from wavefold.ops.grouped_linear import grouped_linear as in_groups
 from wavefold.ops.reference import linear as reference
 
 
@@ -43,6 +44,8 @@ def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: 
     rows = weight.shape[0] // num_groups
     if quant.is_applied(scale):
         scale = None  # this op never rounds its input
+    if scale is None and weight.dtype == x.dtype and kernels_train(x, weight):
+        return in_groups(x, weight, num_groups)
     whole_scales = scale is None or weight.dtype == torch.int8 or rows % quant.FP8_BLOCK == 0
     if not (whole_scales and kernels_serve(x, weight)):
         return reference.grouped_linear(x, weight, scale, num_groups)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavefold import ops
 from wavefold.train.batches import IGNORED
 
 PIECE_LOGITS = 1 << 21
@@ -33,22 +34,17 @@ class _CrossEntropySum(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         weight = head.to(hidden.dtype)
         learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_hidden = torch.zeros_like(hidden) if learns else None
+        grad_hidden = torch.empty_like(hidden) if learns else None
         grad_head = torch.zeros_like(head, dtype=wide) if learns else None
         total = hidden.new_zeros((), dtype=torch.float64)
         piece = max(1, PIECE_LOGITS // len(head))
         for first in range(0, len(hidden), piece):
             rows = slice(first, first + piece)
             some = targets[rows]
-            learned = some != IGNORED
-            logits = F.linear(hidden[rows], weight).to(wide)
-            index = some.masked_fill(~learned, 0)[:, None]
-            logits = logits.log_softmax(-1)
-            total -= (logits.gather(1, index).squeeze(1) * learned).sum(dtype=torch.float64)
+            nats, grad = ops.cross_entropy_(F.linear(hidden[rows], weight), some, IGNORED)
+            total += nats.sum(dtype=torch.float64)
             if grad_hidden is not None and grad_head is not None:
-                grad = logits.exp_().scatter_add_(1, index, logits.new_full(index.shape, -1.0))
-                grad = grad.mul_(learned[:, None]).to(hidden.dtype)
-                grad_hidden[rows] = grad @ weight
+                torch.mm(grad, weight, out=grad_hidden[rows])
                 grad_head += grad.T @ hidden[rows]
         if learns:
             ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))  # type: ignore[union-attr]

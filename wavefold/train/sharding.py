@@ -77,15 +77,14 @@ class Shards:
     @torch.no_grad()
     def clip_(self, largest: float) -> float:
         """Scale the gradients so that their norm together is at most `largest`; returns what it was."""
-        squares = [0.0, 0.0]
+        grads: tuple[list[Tensor], list[Tensor]] = [], []
         for name, mine in self.trained.items():
             if mine.grad is not None:
-                squares[self._is_sharded(name)] += float(mine.grad.square().sum(dtype=torch.float64))
-        norm = (squares[0] + self.group.sums(squares[1:])[0]) ** 0.5
+                grads[self._is_sharded(name)].append(mine.grad)
+        here, sharded = (float(torch.nn.utils.get_total_norm(some)) ** 2 for some in grads)
+        norm = (here + self.group.sums([sharded])[0]) ** 0.5
         if norm > largest:
-            for mine in self.trained.values():
-                if mine.grad is not None:
-                    mine.grad.mul_(largest / norm)
+            torch._foreach_mul_([*grads[0], *grads[1]], largest / norm)
         return norm
 
     def whole(self, parameter: Tensor, rows: Tensor) -> Tensor:

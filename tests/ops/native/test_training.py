@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.ops import Arithmetic, native
-from wavefold.ops.native import hyper_grad, norm_grad, pool_grad, swiglu
+from wavefold.ops.native import expert_rows, hyper_grad, joint_attention, losses, norm_grad, pool_grad, swiglu
 from wavefold.ops.reference import hyper_connection as reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
@@ -52,12 +52,12 @@ def run(op: Op, given: list[Tensor], arithmetic: Arithmetic) -> tuple[list[Tenso
     return results, [x.grad for x in leaves if x.grad is not None]
 
 
-def check(op: Op, given: list[Tensor]) -> None:
+def check(op: Op, given: list[Tensor], gradient: float = GRADIENT) -> None:
     results, grads = run(op, given, BF16)
     expected_results, expected_grads = run(op, given, WIDE)
     assert [x.dtype for x in grads] == [x.dtype for x in given]
     assert all(error(*pair) < RESULT for pair in zip(results, expected_results, strict=True))
-    assert all(error(*pair) < GRADIENT for pair in zip(grads, expected_grads, strict=True))
+    assert all(error(*pair) < gradient for pair in zip(grads, expected_grads, strict=True))
 
 
 def mixer(streams: int, hidden: int, last: bool) -> list[Tensor]:
@@ -160,6 +160,114 @@ def test_compress_is_its_reference(isa: str) -> None:
     assert all(error(*pair) < 1.5e-2 for pair in zip(grads, expected_grads, strict=True))  # kv and score are rounded
 
 
+def attention_inputs(lengths: list[int], heads: int, dim: int, ratio: int) -> list[Tensor]:
+    n, entries = sum(lengths), sum(length // ratio if ratio else 0 for length in lengths)
+    shapes = (n, heads, dim), (n, dim), (entries, dim)
+    return [*(random(*shape, seed=i).bfloat16() for i, shape in enumerate(shapes)), random(heads)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "dim", "window", "ratio", "choose"),
+    [
+        ([1, 6], 1, 32, 4, 0, False), ([70, 3, 200], 2, 64, 16, 4, True), ([130, 300], 3, 32, 128, 4, False),
+        ([260], 5, 96, 20, 128, True), ([9, 33], 130, 32, 5, 2, True), ([1200], 2, 32, 64, 2, True),
+    ],
+)  # fmt: skip
+def test_attention(
+    isa: str, lengths: list[int], heads: int, dim: int, window: int, ratio: int, choose: bool
+) -> None:  # fmt: skip
+    chosen = [random(n, n // ratio) > 0 for n in lengths] if choose else None
+    masses = []
+
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        o, fell = ops.attend_sequences(*given, window, ratio, lengths, chosen, True, arithmetic)  # type: ignore[call-arg]
+        masses.append(fell)
+        return o
+
+    check(op, attention_inputs(lengths, heads, dim, ratio))
+    for mine, theirs in zip(*masses, strict=True):
+        assert not mine.requires_grad and mine.shape == theirs.shape
+        assert torch.allclose(mine.double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_attention_may_not_see(isa: str) -> None:
+    """Later tokens and entries, and entries that are not chosen, change nothing, NaN among them."""
+    given, chosen = attention_inputs([100], 2, 32, 4), torch.ones(100, 25, dtype=torch.bool)
+    chosen[:, 3] = False
+    spoiled = [x.clone() for x in given]
+    spoiled[1][80:], spoiled[2][20:], spoiled[2][3] = torch.nan, torch.nan, 7.0
+    outs = [joint_attention.joint_attention(*x, 16, 4, [100], [chosen], False)[0] for x in (given, spoiled)]  # type: ignore[call-arg]
+    assert torch.equal(outs[0][:64], outs[1][:64])  # a chunk of queries before
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(("n", "heads", "choose"), [(4, 1, False), (13, 3, True), (301, 4, True), (301, 2, False)])
+def test_index_loss(isa: str, n: int, heads: int, choose: bool, rounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "PIECE_DOTS", 100 * heads * (n // 4))
+    mass = random(n, n // 4).exp() * (random(n, 1) > -1)
+    chosen = random(n, n // 4) > -0.3 if choose else None
+
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        wide = arithmetic.dtype == torch.float64
+        rounds = Arithmetic("exact", arithmetic.dtype, fp4_index=rounded)
+        return ops.sequence_index_loss(*given, mass.double() if wide else mass, chosen, 4, rounds)  # type: ignore[call-arg]
+
+    shapes = (n, heads, 32), (n, heads), (n // 4, 32)
+    given = [random(*shape, seed=i).bfloat16() / 4 for i, shape in enumerate(shapes)]
+    results, grads = run(op, given, BF16)
+    expected, expected_grads = run(op, given, WIDE)
+    assert error(results[0], expected[0]) < (2e-3 if rounded else 1e-5)
+    assert all(error(*pair) < (2e-2 if rounded else GRADIENT) for pair in zip(grads, expected_grads, strict=True))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 17, 300])
+def test_cross_entropy(isa: str, vocabulary: int) -> None:
+    logits, targets = (4 * random(40, vocabulary)).bfloat16(), torch.arange(40) % vocabulary
+    targets[3] = targets[39] = -100
+    wide = logits.double().requires_grad_()
+    nats = F.cross_entropy(wide, targets, reduction="none")
+    nats.sum().backward()
+    with ops.using_backend("auto"), torch.no_grad():
+        mine, grad = ops.cross_entropy_(logits.clone(), targets, -100)
+    assert torch.allclose(mine.double(), nats.detach(), rtol=1e-5, atol=1e-5)
+    assert wide.grad is not None and (vocabulary == 1 or error(grad, wide.grad) < RESULT)
+    with ops.using_backend("reference"):
+        theirs, back = ops.cross_entropy_(logits.clone(), targets, -100)
+    assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5) and torch.allclose(grad, back, rtol=1e-2, atol=1e-6)
+
+
+def test_a_loss_of_nan_is_nan(isa: str) -> None:
+    logits = random(3, 40).bfloat16()
+    logits[1, 5] = torch.nan
+    nats = losses.cross_entropy_(logits, torch.zeros(3, dtype=torch.int64))
+    assert nats.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("tokens", "hidden"), [(1, 5), (37, 64)])
+def test_rows_to_experts_and_back(isa: str, tokens: int, hidden: int) -> None:
+    ids = torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(i))[:3] for i in range(tokens)])
+
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        h, weights, shared = given
+        if arithmetic is not BF16:  # expert e multiplies by e + 1
+            return shared + h * (weights * (ids + 1)).sum(1, keepdim=True)
+        rows = ops.ExpertRows(ids, 5)
+        parts = zip(rows.experts, rows.take(h, weights), strict=True)
+        return rows.sum([(some.float() * route * (e + 1)).bfloat16() for e, (some, route) in parts], shared)
+
+    given = [random(tokens, hidden).bfloat16(), random(tokens, 3).abs() + 0.1, random(tokens, hidden).bfloat16()]
+    check(op, given)
+    assert sum(ops.ExpertRows(ids, 5).counts) == ids.numel()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_grouped_linear(groups: int) -> None:
+    def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
+        return ops.grouped_linear(*given, None, groups)  # type: ignore[call-arg]
+
+    check(op, [random(37, groups * 24).bfloat16(), random(groups * 8, 24).bfloat16()])
+
+
 @pytest.mark.parametrize("name", native.isas() if native.available() else [])
 def test_the_same_bits_on_other_threads(name: str, threads: Threads) -> None:
     before = native.isa()
@@ -173,7 +281,10 @@ def test_the_same_bits_on_other_threads(name: str, threads: Threads) -> None:
                 _, more = run(lambda given, _: norm_grad.norm(*given, 1e-6, None), [x, random(24)], BF16)  # type: ignore[call-arg]
                 pooled = [random(800, 24).bfloat16(), random(800, 24, seed=1).bfloat16(), random(4, 24)]
                 _, last = run(lambda given, _: pool_grad.pool_sequences(*given, 4, True, [800]), pooled, BF16)  # type: ignore[call-arg]
-                seen.append([*grads, *more, *last])
+                given = attention_inputs([300, 90], 2, 32, 4)
+                facts = 32, 4, [300, 90], None, False, BF16
+                _, joint = run(lambda given, _, facts=facts: ops.attend_sequences(*given, *facts)[0], given, BF16)  # type: ignore[misc]
+                seen.append([*grads, *more, *last, *joint])
         assert all(torch.equal(*pair) for some in seen[1:] for pair in zip(some, seen[0], strict=True))
     finally:
         native.use_isa(before)
@@ -198,6 +309,14 @@ def wrong_calls() -> dict[str, Callable[[], Any]]:
     x, streams, table = random(4, 8).bfloat16(), random(3, 4, 8).bfloat16(), turned(2, 4)
     fn, base, scale = mixer(4, 8, False)
     kv, ape = random(8, 6).bfloat16(), random(4, 6)
+    q, keys, entries, sink = attention_inputs([9], 2, 32, 4)
+    index = random(9, 2, 8).bfloat16(), random(9, 2).bfloat16(), random(2, 8).bfloat16(), random(9, 2)
+    mass, all_chosen = index[3], torch.ones(9, 2, dtype=torch.bool)
+    logits, targets = random(4, 6).bfloat16(), torch.arange(4)
+
+    def attend(*given: Tensor, lengths: tuple[int, ...] = (9,), ratio: int = 4, chosen: Tensor = all_chosen) -> Any:
+        return joint_attention.joint_attention(*given, 8, ratio, lengths, [chosen], False)  # type: ignore[call-arg]
+
     return {
         "streams": lambda: hyper_grad.hc_read(random(3, 2, 8).bfloat16(), *mixer(2, 8, False), *MIX),  # type: ignore[call-arg]
         "iterations": lambda: hyper_grad.hc_read(streams, fn, base, scale, 0, 1e-6, 1e-6),
@@ -221,6 +340,27 @@ def wrong_calls() -> dict[str, Callable[[], Any]]:
         "empty sequence": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [8, 0]),
         "no entry": lambda: pool_grad.pool_sequences(kv, kv, random(9, 6), 9, True, [8]),
         "ape": lambda: pool_grad.pool_sequences(kv, kv, ape[:3], 4, True, [8]),
+        "heads": lambda: attend(q, keys, entries, sink[1:]),
+        "tokens": lambda: attend(q, keys[1:], entries, sink),
+        "entries": lambda: attend(q, keys, entries[1:], sink),
+        "dim": lambda: attend(q[..., :16], keys[:, :16], entries[:, :16], sink),
+        "sequences": lambda: attend(q, keys, entries, sink, lengths=(8,)),
+        "ratio": lambda: attend(q, keys, entries[:0], sink, ratio=-1, chosen=all_chosen[:, :0]),
+        "choice": lambda: attend(q, keys, entries, sink, chosen=all_chosen[1:]),
+        "choice of bytes": lambda: attend(q, keys, entries, sink, chosen=all_chosen.to(torch.uint8)),
+        "float32 queries": lambda: attend(q.float(), keys, entries, sink),
+        "mass": lambda: losses.index_loss(*index[:3], mass[1:], None, 4, False),
+        "wide mass": lambda: losses.index_loss(*index[:3], mass.double(), None, 4, False),
+        "index heads": lambda: losses.index_loss(index[0], index[1][:, 1:], index[2], mass, None, 4, False),
+        "index choice": lambda: losses.index_loss(*index, all_chosen[1:], 4, False),
+        "index ratio": lambda: losses.index_loss(*index, None, 0, False),
+        "target": lambda: losses.cross_entropy_(logits, targets + 3),
+        "targets": lambda: losses.cross_entropy_(logits, targets[1:]),
+        "float32 logits": lambda: losses.cross_entropy_(logits.float(), targets),
+        "row that is not there": lambda: expert_rows.take_rows(x, torch.tensor([0, 4]), targets[:, None]),
+        "row before the first": lambda: expert_rows.take_rows(x, torch.tensor([0, -1]), targets[:, None]),
+        "row numbers": lambda: expert_rows.take_rows(x, targets.int(), targets[:, None]),
+        "added": lambda: expert_rows.sum_rows(x, targets, targets[:, None], x[1:]),
         "score": lambda: pool_grad.pool_sequences(kv, kv[1:], ape, 4, True, [8]),
     }  # fmt: skip
 

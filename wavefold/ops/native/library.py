@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 6
+ABI = 7
 """WF_ABI of csrc/wavefold.h that this file speaks."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -88,6 +88,11 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_swiglu_grad": [*[_pointer] * 5, *_two, ctypes.c_float, *[_pointer] * 3],
     "wf_pool_rows": [*[_pointer] * 3],
     "wf_pool_rows_grad": [*[_pointer] * 6],
+    "wf_combine_rows": [*[_pointer] * 2, _int64, _pointer, *[_int64] * 3, *[_pointer] * 2],
+    "wf_cross_entropy": [*[_pointer] * 3, *_two, _pointer],
+    "wf_index_loss": [*[_pointer] * 5, *[_int64] * 5, _int32, *[_pointer] * 3],
+    "wf_joint_attention": [*[_pointer] * 5],
+    "wf_joint_attention_grad": [*[_pointer] * 8],
     "wf_hc_return": [*[_pointer] * 5, _int64, _int32, _int64, _pointer],
     "wf_hc_return_grad": [*[_pointer] * 6, _int64, _int32, _int64, *[_pointer] * 4],
 }

@@ -1,0 +1,33 @@
+"""The indexer's choice for whole sequences. What it means: `ops/reference/index.py`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold.ops import native
+from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.backend import kernels_serve
+from wavefold.ops.flops import count
+from wavefold.ops.reference.index import RunningTopK, index_scores
+
+SCORE_BLOCK = 512
+"""Entries scored at a time: what is allocated is queries x heads x this, whatever the context."""
+
+
+def choose_entries(q: Tensor, weights: Tensor, keys: Tensor, ratio: int, k: int, arithmetic: Arithmetic) -> Tensor:
+    """q [n, heads, dim], weights [n, heads], keys [m, dim] of a whole sequence -> [n, <= k] entries, best first.
+
+    The token t sees the first (t + 1) // ratio entries; -1 where there is none. Without gradients.
+    """
+    if q.dtype == weights.dtype == keys.dtype and q.shape[-1] % 2 == 0 and kernels_serve(q.detach(), keys.detach()):
+        count("index", 2 * q.numel() * len(keys))
+        count("index heads", 3 * q.shape[0] * q.shape[1] * len(keys))
+        count("top-k", len(q) * len(keys))
+        rows = native.RowSource("bf16", q.shape[-1], 0, keys.detach())
+        return native.index_select(q.detach(), weights.detach(), rows, 0, ratio, k, arithmetic.rounds_index)
+    visible = (torch.arange(len(q), device=q.device) + 1) // ratio
+    best = RunningTopK(len(q), k, q.device)
+    for first in range(0, len(keys), SCORE_BLOCK):
+        best.add(index_scores(q, weights, keys[first : first + SCORE_BLOCK], arithmetic), first, visible)
+    return best.finish()

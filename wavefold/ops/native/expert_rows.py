@@ -1,0 +1,57 @@
+"""Rows to the experts and back, forward and backward: gathered by expert, and summed by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.native.library import bf16, check, pointer, pool, require
+
+
+def take_rows(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    """x bfloat16 [n, d], tokens [n * k] int64 -> x[tokens]; places [n, k] says where each token went.
+
+    Raises ValueError for what does not fit.
+    """
+    return _TakeRows.apply(x, tokens, places)
+
+
+def sum_rows(rows: Tensor, tokens: Tensor, places: Tensor, added: Tensor) -> Tensor:
+    """rows bfloat16 [n * k, d] as `take_rows` laid them, added [n, d] -> each token's sum with it [n, d]."""
+    return _SumRows.apply(rows, tokens, places, added)
+
+
+def _combine(rows: Tensor, index: Tensor, added: Tensor | None) -> Tensor:
+    """rows [m, d], index [n, j] -> the sums of the rows that each index names: [n, d]."""
+    rows, index, added = bf16(rows), index.contiguous(), None if added is None else bf16(added)
+    count, dim = len(index), rows.shape[-1]
+    if rows.dim() != 2 or index.dtype != torch.int64 or (added is not None and added.shape != (count, dim)):
+        raise ValueError(f"rows {list(rows.shape)} and an index {list(index.shape)} of {index.dtype} do not fit")
+    out = rows.new_empty(count, dim)
+    given = pool().handle, rows.data_ptr(), len(rows), index.data_ptr(), count, index.numel() // max(1, count), dim
+    check(require().wf_combine_rows(*given, pointer(added), out.data_ptr()))
+    return out
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return _combine(x, tokens, None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _combine(grads[0], ctx.saved_tensors[0], None), None, None
+
+
+class _SumRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, tokens: Tensor, places: Tensor, added: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        return _combine(rows, places, added)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _combine(grads[0], ctx.saved_tensors[0], None), None, None, grads[0]

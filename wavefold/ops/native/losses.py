@@ -1,0 +1,83 @@
+"""Losses of training with their gradients, made in the forward pass: cross-entropy, and what the indexer learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.native.library import bf16, check, pointer, pool, require
+from wavefold.ops.native.linear import linear
+
+PIECE_DOTS = 1 << 21
+"""Dots of index queries and keys that exist at a time."""
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits bfloat16 [n, V], which become their gradient, targets int64 [n] -> nats [n] float32.
+
+    Rows with a negative target count nothing. Raises ValueError for what does not fit.
+    """
+    targets = targets.contiguous()
+    if logits.dim() != 2 or targets.shape != logits.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(f"logits {list(logits.shape)} and targets {list(targets.shape)} of {targets.dtype} do not fit")
+    if logits.dtype != torch.bfloat16 or not logits.is_contiguous():
+        raise ValueError(f"logits of {logits.dtype}; the CPU kernels take bfloat16, contiguous")
+    nats = torch.empty(len(logits))
+    check(
+        require().wf_cross_entropy(
+            pool().handle, logits.data_ptr(), targets.data_ptr(), *logits.shape, nats.data_ptr()
+        )
+    )  # fmt: skip
+    return nats
+
+
+def index_loss(
+    q: Tensor, weights: Tensor, keys: Tensor, mass: Tensor, chosen: Tensor | None, ratio: int, rounded: bool
+) -> Tensor:  # fmt: skip
+    """q [n, heads, dim], weights [n, heads], keys [m, dim] bfloat16 of one sequence, mass [n, m] float32 -> a scalar.
+
+    The token t sees the first (t + 1) // ratio entries and of those the chosen [n, m] (None: all). `rounded`: dots,
+    their products with the weights and the sums over heads go through bfloat16. Raises ValueError for what does not
+    fit.
+    """
+    return _IndexLoss.apply(q, weights, keys, mass, chosen, ratio, rounded)
+
+
+class _IndexLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, weights: Tensor, keys: Tensor, mass: Tensor, chosen: Tensor | None, ratio: int,
+        rounded: bool,
+    ) -> Tensor:  # fmt: skip
+        q, weights, keys, mass = bf16(q), bf16(weights), bf16(keys), mass.contiguous()
+        (n, heads, dim), m = q.shape, len(keys)
+        chosen = None if chosen is None else chosen.contiguous()
+        fits = weights.shape == (n, heads) and keys.shape == (m, dim) and mass.shape == (n, m)
+        if not fits or mass.dtype != torch.float32 or (chosen is not None and chosen.shape != (n, m)):
+            raise ValueError(
+                f"q {list(q.shape)}, weights {list(weights.shape)}, keys {list(keys.shape)} and mass "
+                f"{list(mass.shape)} of {mass.dtype} do not fit"
+            )
+        grad_q, grad_weights = torch.empty_like(q), torch.empty(n, heads)
+        grad_keys, loss = torch.zeros(m, dim), torch.empty(n)
+        piece = max(1, PIECE_DOTS // (heads * m))
+        for first in range(0, n, piece):
+            rows = slice(first, first + piece)
+            some = q[rows].flatten(0, 1)
+            dots = linear(some, keys, None, torch.float32)
+            grad_dots = torch.empty_like(dots, dtype=torch.bfloat16)
+            given = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
+            sizes = first, len(weights[rows]), heads, m, ratio, rounded
+            results = (t.data_ptr() for t in (loss[rows], grad_dots, grad_weights[rows]))
+            check(require().wf_index_loss(pool().handle, *(pointer(t) for t in given), *sizes, *results))
+            torch.mm(grad_dots, keys, out=grad_q[rows].view(-1, dim))
+            grad_keys += grad_dots.T @ some
+        ctx.save_for_backward(grad_q, grad_weights.to(weights.dtype), grad_keys.to(keys.dtype))
+        return loss.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, weights, keys = (grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors)
+        return q, weights, keys, None, None, None, None
