@@ -23,7 +23,7 @@ def decode(codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Ten
         raise ValueError(f"cannot decode e4m3 to {dtype}; allowed are bfloat16, float16 and float32")
     if codes.device.type != "cpu" or codes.shape[-1] % 2:
         return codes.to(dtype)
-    index = codes.contiguous().view(torch.uint16).flatten().to(torch.int32)
+    index = codes.contiguous().flatten().view(torch.uint16).to(torch.int32)
     return _pairs(dtype).index_select(0, index).view(dtype).view(codes.shape)
 
 
