@@ -3,8 +3,8 @@
     forward     rows of h go out                   experts compute     a result for each pair comes back
     backward    rows of the output's gradient      gradients           h's gradient for each pair; meanwhile weights'
 
-Results are summed by the rank that asked, in float32, in the order of the token's slots; an expert meets the rows of all
-ranks at once, in the order of ranks and tokens. So numbers depend neither on the number of ranks nor on the waves.
+Results are summed by the rank that asked, in float32, in the order of the token's slots; an expert meets the rows of
+all ranks at once, in the order of ranks and tokens. So numbers depend neither on the number of ranks nor on the waves.
 """
 
 from __future__ import annotations
