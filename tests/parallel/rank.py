@@ -28,10 +28,10 @@ def main(folder: str, num_waves: str, wire: str, back: str, die: str = "") -> No
     rank, size = dist.get_rank(), dist.get_world_size()
     settings = Settings(Waves(EXPERTS, size, int(num_waves)), wire, back)  # type: ignore[arg-type]
 
-    def one_expert(rows: torch.Tensor, weights: list[torch.Tensor], routes: torch.Tensor) -> torch.Tensor:
+    def one_expert(number: int, rows: torch.Tensor, weights: list[torch.Tensor], routes: torch.Tensor) -> torch.Tensor:
         if die and rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return expert(rows, weights, routes)
+        return expert(number, rows, weights, routes)
 
     h, weights, ids, experts = inputs(NUM_TOKENS, 2)
     grad = torch.randn(NUM_TOKENS, DIM, generator=torch.Generator().manual_seed(0))

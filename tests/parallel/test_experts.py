@@ -18,7 +18,7 @@ from wavefold.parallel.waves import Waves
 DIM, INNER, EXPERTS, SLOTS = 16, 12, 8, 3
 
 
-def expert(rows: Tensor, weights: Sequence[Tensor], routes: Tensor) -> Tensor:
+def expert(number: int, rows: Tensor, weights: Sequence[Tensor], routes: Tensor) -> Tensor:
     w1, w2, w3 = (weight.to(rows.dtype) for weight in weights)
     return ((F.silu(rows @ w1.T) * (rows @ w3.T)) * routes.to(rows.dtype)) @ w2.T
 
@@ -68,7 +68,7 @@ def plain(given: tuple[Tensor, Tensor, Tensor, dict[int, list[Tensor]]], grad: T
     leaves = {e: [w.double().requires_grad_() for w in some] for e, some in experts.items()}
     out = torch.zeros_like(h)
     for e in range(EXPERTS):
-        out = out + expert(h, leaves[e], (weights * (ids == e)).sum(1, keepdim=True))
+        out = out + expert(e, h, leaves[e], (weights * (ids == e)).sum(1, keepdim=True))
     out.backward(grad.double())
     assert h.grad is not None and weights.grad is not None
     flat = [torch.cat([w.grad.flatten() for w in leaves[e]]) for e in range(EXPERTS)]  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ Report section 3.1.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ from wavefold.parallel.exchange import Received, Settings, ask, run_waves, sum_b
 from wavefold.parallel.routes import Routes
 from wavefold.parallel.transport import Program, Transport
 
-Compute = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
-"""(rows [n, hidden], an expert's weights, routing weights [n, 1] float32) -> [n, hidden]."""
+Compute = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
+"""(expert, rows [n, hidden], its weights, routing weights [n, 1] float32) -> [n, hidden]."""
 
 
 class Pass:
@@ -29,6 +30,8 @@ class Pass:
             raise ValueError(f"{transport.size} ranks are not allowed; the schedule has {settings.waves.num_ranks}")
         self.transport, self.settings, self.compute = transport, settings, compute
         self.mine = settings.waves.experts_of(transport.rank)
+        self.computed: list[tuple[int, float, float]] = []
+        """(wave, start, end) of each wave's computing, by `time.perf_counter`."""
 
     def forward(
         self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]], learns: bool = False
@@ -65,7 +68,7 @@ class Pass:
         refs = [refs[pairs] for refs, pairs in zip(self.received.refs, self._pairs(expert), strict=True)]
         return torch.cat([rows[some] for rows, some in zip(arrived, refs, strict=True)])
 
-    def _by_source(self, wave: int, made: Mapping[int, Tensor], width: int) -> list[Tensor]:
+    def _by_source(self, made: Mapping[int, Tensor], width: int) -> list[Tensor]:
         """What was made of each expert's rows, as each source rank has its pairs in order."""
         parts: list[list[Tensor]] = [[] for _ in range(self.transport.size)]
         for expert, rows in made.items():
@@ -75,6 +78,7 @@ class Pass:
         return [torch.cat(some) if some else torch.zeros(0, width) for some in parts]
 
     def _forward_wave(self, wave: int, arrived: list[Tensor]) -> list[Tensor]:
+        began = time.perf_counter()
         made = {}
         for expert in self.settings.waves.experts(self.transport.rank, wave):
             rows = self._gather(expert, arrived)
@@ -83,15 +87,17 @@ class Pass:
             weights = zip(self.received.weights, self._pairs(expert), strict=True)
             routes = torch.cat([some[pairs] for some, pairs in weights])
             if not self.learns:
-                made[expert] = self.compute(rows, self.experts[expert], routes)
+                made[expert] = self.compute(expert, rows, self.experts[expert], routes)
                 continue
             with torch.enable_grad():
                 rows, routes = rows.requires_grad_(), routes.requires_grad_()
                 leaves = [weight.detach().requires_grad_(weight.is_floating_point()) for weight in self.experts[expert]]
-                out = self.compute(rows, leaves, routes)
+                out = self.compute(expert, rows, leaves, routes)
             self._graphs[expert] = rows, routes, leaves, out
             made[expert] = out.detach()
-        return self._by_source(wave, made, arrived[0].shape[1])
+        results = self._by_source(made, arrived[0].shape[1])
+        self.computed.append((wave, began, time.perf_counter()))
+        return results
 
     def backward(self, grad: Tensor) -> Program[tuple[Tensor, Tensor, dict[int, list[Tensor]]]]:
         """The output's gradient [n, hidden] -> those of h, of weights [n, k] float32, and of experts that had rows."""
@@ -107,7 +113,7 @@ class Pass:
                     grads[expert] = self._gather(expert, arrived)
                     some = torch.autograd.grad(out, (rows, routes), grads[expert], retain_graph=True)
                     made[expert] = torch.cat((some[0].float(), some[1]), -1)
-            return self._by_source(wave, made, grad.shape[1] + 1)
+            return self._by_source(made, grad.shape[1] + 1)
 
         def weights() -> None:
             for expert in list(self._graphs):

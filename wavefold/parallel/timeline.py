@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"compute": "C0", "dispatch": "C2", "combine": "C1"}
 
@@ -32,7 +36,7 @@ def draw(timelines: Sequence[tuple[str, Sequence[Span]]], path: Path) -> None:
     figure = Figure(figsize=(9, 1 + sum(0.5 + 0.45 * _rows(spans) for _, spans in timelines)), layout="constrained")
     all_axes = figure.subplots(len(timelines), sharex=True, squeeze=False)[:, 0]
     for axes, (title, spans) in zip(all_axes, timelines, strict=True):
-        _draw_one(axes, title, spans)
+        draw_on(axes, title, spans)
     all_axes[-1].set_xlabel("seconds")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
@@ -41,18 +45,23 @@ def _rows(spans: Sequence[Span]) -> int:
     return 2 * (max(span.rank for span in spans) + 1)
 
 
-def _draw_one(axes, title: str, spans: Sequence[Span]) -> None:  # type: ignore[no-untyped-def]
+def draw_on(axes: Axes, title: str, spans: Sequence[Span], links: bool = True) -> None:
+    """A timeline on axes of matplotlib's; `links`: with a row for each rank's link."""
+    each = 1 + links
     for span in spans:
-        row = 2 * span.rank + (span.what != "compute")
+        row = each * span.rank + (span.what != "compute")
         axes.barh(row, span.end - span.start, left=span.start, height=0.8, color=COLOURS[span.what],
                   edgecolor="white", linewidth=0.5)  # fmt: skip
         if span.end - span.start > 0.02 * max(s.end for s in spans):
-            axes.text((span.start + span.end) / 2, row, span.wave, ha="center", va="center", fontsize=6, color="white")
-    count = _rows(spans)
-    names = [f"rank {row // 2}: {'link' if row % 2 else 'experts'}" for row in range(count)]
+            axes.text(
+                (span.start + span.end) / 2, row, str(span.wave), ha="center", va="center", fontsize=6, color="white"
+            )
+    count = _rows(spans) // 2 * each
+    names = [f"rank {row // each}: {'link' if row % each else 'experts'}" for row in range(count)]
     axes.set_yticks(range(count), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9, loc="left")
-    for what, colour in COLOURS.items():
-        axes.barh(0, 0, color=colour, label=what)
-    axes.legend(fontsize=7, loc="lower right", ncols=3)
+    if links:
+        for what, colour in COLOURS.items():
+            axes.barh(0, 0, color=colour, label=what)
+        axes.legend(fontsize=7, loc="lower right", ncols=3)
