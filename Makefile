@@ -22,7 +22,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train clean
+.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train bench-waves clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -33,6 +33,7 @@ help:
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
+	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
@@ -97,9 +98,12 @@ package: $(STAMP)
 		(cd / && "$(CURDIR)/build/package/bin/python" -c "from wavefold.ops import native; print(native.isas())") || exit 1; \
 	done
 
-# Two processes of one thread each: torch's own two threads are no faster here.
 train: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m wavefold train --out runs/nano --threads 1
+	$(BIN)/wavefold train --recipe recipes/nano.py --out runs/nano
+
+# Namespaces and pacing need root; a quarter of an hour on two otherwise idle cores.
+bench-waves: $(STAMP)
+	$(BIN)/python bench/waves.py $$([ $$(id -u) = 0 ] || echo --loopback) --plot runs/waves.svg
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavefold.cli import plan_ranks
 from wavefold.cli.folders import cache_folder
 from wavefold.cli.init import config_of
 
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine", action="store_true", help="predict this machine's rates; measures it the first time (a minute)"
     )
-    parser.add_argument("--remeasure", action="store_true", help="with --machine: measure again")
+    parser.add_argument("--remeasure", action="store_true", help="with --machine or --ranks: measure again")
+    plan_ranks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,6 +44,13 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.plan.summary import plan
 
     config = config_of(args.model)
+    if args.ranks:
+        plans = plan_ranks.plan_ranks(config, args)
+        if args.json:
+            print(json.dumps([plan_ranks.facts(some) for some in plans]))
+        else:
+            plan_ranks.print_ranks(Console(), args, plans)
+        return 0
     one = plan(config, args.context)
     if args.plot:
         check_path(args.plot)
