@@ -123,7 +123,7 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
         "parameters": num_parameters(config), "tokens": sum(line["tokens"] for line in log),
         "curve": [round(line["loss"] * scale, 4) for line in log[::10]], "recipe": asdict(recipe),
     }  # fmt: skip
-    if study == "qat" and recipe.quantise == "none":
+    if study != "hybrid" and recipe.quantise == "none":
         model.arithmetic = Arithmetic("exact", torch.bfloat16, fp4_index=True)
         nats, tokens = evaluate(Objective(model, Masters(model, "fp4")), held_out)
         facts["quantised_afterwards"] = nats / tokens * scale
@@ -144,7 +144,7 @@ def show(study: str, lines: list[dict]) -> None:
     for line in lines:
         by_arm.setdefault(line["arm"], []).append(line["bits_a_byte"])
         if "quantised_afterwards" in line:
-            by_arm.setdefault("bfloat16 quantised afterwards", []).append(line["quantised_afterwards"])
+            by_arm.setdefault(f"{line['arm']} quantised afterwards", []).append(line["quantised_afterwards"])
     for arm, values in by_arm.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"{arm:32} {statistics.mean(values):.4f} bits a byte   spread {spread:.4f}   {len(values)} seeds")

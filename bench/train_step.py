@@ -30,9 +30,9 @@ def ours(folder: Path, steps: int) -> list[float]:
     """Seconds of each step."""
     from wavefold.model.training_pass import TrainingPass
     from wavefold.ops import Arithmetic
+    from wavefold.parallel.group import Group
     from wavefold.train.batches import pack
     from wavefold.train.fake_quant import Masters
-    from wavefold.train.group import Group
     from wavefold.train.objective import Objective
     from wavefold.train.optimizer import Optimizer
     from wavefold.train.recipe import Recipe

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from wavefold.model.parameters import Linear, stored_shapes
 from wavefold.ops import Arithmetic
 
 MAX_LISTED = 8
+ROUTED = re.compile(r"\.ffn\.experts\.(\d+)\.")
 FLOATS = (torch.bfloat16, torch.float32)
 
 
@@ -24,26 +26,31 @@ def load(
     arithmetic: str = "exact",
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    experts: Container[int] | None = None,
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
-    `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). Raises ValueError that
-    names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or a configuration.
+    `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). `experts`: of each
+    layer's routed experts only these are read; the others, which the folder may lack, stay without storage. Raises
+    ValueError that names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or a
+    configuration.
     """
     default = torch.bfloat16 if arithmetic == "released" else torch.float32
     chosen = Arithmetic(arithmetic, dtype or default)
     folder = Path(path)
     model = Transformer(ModelConfig.from_file(folder), chosen)
     try:
-        assign(model, read_tensors(folder))
+        assign(model, read_tensors(folder), experts)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     model.path = folder
     return model.to(device) if torch.device(device).type != "cpu" else model
 
 
-def assign(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
+def assign(model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None = None) -> None:
     """Give the model's parameters these tensors, without copying. The dtype of each decides how it is read.
+
+    `experts`: of the routed experts only these.
 
     A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
     that does not fit; then the model is unchanged.
@@ -53,6 +60,9 @@ def assign(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
     plan: list[tuple[nn.Module, str, Tensor | None]] = []
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
+        if experts is not None and (found := ROUTED.search(dot)) and int(found[1]) not in experts:
+            left.pop(f"{dot}weight", None), left.pop(f"{dot}scale", None)
+            continue
         if isinstance(module, Linear):
             _plan_linear(module, dot, left, plan, problems)
             continue

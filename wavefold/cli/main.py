@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_pool_full(error):
+        if isinstance(error, RuntimeError) and not _is_expected(error):
             raise
         print(f"wavefold: error: {error}", file=sys.stderr)
         return MISTAKE
@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_pool_full(error: RuntimeError) -> bool:
+def _is_expected(error: RuntimeError) -> bool:
+    """Whether its message says all: a full cache, another rank that died."""
     from wavefold.cache import PoolFull
+    from wavefold.parallel.transport import RankLost
 
-    return isinstance(error, PoolFull)
+    return isinstance(error, PoolFull | RankLost)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli import prompts
+from wavefold.cli import prompts, ranks
 from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of text and figures")
+    ranks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,13 @@ def run(args: argparse.Namespace) -> int:
     interactive = args.prompt is None and args.tokens is None
     if interactive and args.json:
         raise ValueError("--json needs a prompt; give one with -p TEXT or --tokens FILE")
+    if ranks.num_ranks() > 1:
+        if interactive:
+            raise ValueError(
+                "several processes need a prompt that all of them have; give one with -p TEXT or --tokens FILE"
+            )
+        if not ranks.is_first():  # all compute the same; one speaks
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     given = None if args.tokens is None else read_tokens(args.tokens)
     session = Session(args)
     if interactive:
@@ -64,7 +73,7 @@ class Session:
         self.args = args
         folder = args.model or default_model()
         self.tokenizer = load_tokenizer(folder)
-        self.model = load_model(folder, args)
+        self.model = ranks.load_over_ranks(folder, args) if ranks.num_ranks() > 1 else load_model(folder, args)
 
     def encode(self, text: str) -> Prompt:
         """`text` after BOS, as DeepSeek's models are used to; its last token may become another one."""
@@ -159,6 +168,8 @@ class Session:
 
     def report(self, generation: Generation) -> None:
         """One dim line of figures on stderr."""
+        if not ranks.is_first():
+            return
         from rich.console import Console
 
         stats = generation.stats

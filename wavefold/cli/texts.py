@@ -16,10 +16,10 @@ from pathlib import Path
 
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
+from wavefold.parallel.group import Group
 from wavefold.train.batches import Documents, InMemory
 from wavefold.train.chat_data import chat_tokens
 from wavefold.train.corpus import Document, load_corpus
-from wavefold.train.group import Group
 from wavefold.train.shards import TokenShards, is_shards, split_shards
 
 

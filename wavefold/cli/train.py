@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.checkpoint.transformers_layout import save_transformers
     from wavefold.cli.init import config_of
     from wavefold.cli.texts import read_text
+    from wavefold.parallel.group import Group
     from wavefold.train import schedule
     from wavefold.train.batches import Batches, fixed_batches
     from wavefold.train.export import export
     from wavefold.train.fim import FillInMiddle
-    from wavefold.train.group import Group
     from wavefold.train.lora import save_adapters
     from wavefold.train.objective import Objective, evaluate
     from wavefold.train.report import draw_curve, held_out_report, hours_of

@@ -13,6 +13,7 @@ from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.expert_store import ExpertStore, ExpertWeights
 from wavefold.model.parameters import Linear
+from wavefold.model.ranked_experts import RankedExperts
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic
 
@@ -49,6 +50,9 @@ class MoE(nn.Module):
         """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""
         weights, ids = self.gate(h, batch, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
+        if isinstance(store, RankedExperts):
+            out = store.routed(self.layer, h, weights, ids, self.limit, arithmetic)
+            return (out.to(arithmetic.accumulate) + shared.to(arithmetic.accumulate)).to(h.dtype)
         if ops.moves_rows(h, arithmetic):
             return self.routed_together(h, weights, ids, shared, store, arithmetic)
         out = self.routed(h, weights, ids, store, arithmetic)

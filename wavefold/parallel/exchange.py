@@ -79,21 +79,36 @@ def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tenso
     return received
 
 
+def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequence[Tensor]) -> Received:
+    """What `ask` would hear, where every rank knows what all ask, routes and weights by source rank: no message."""
+    received = Received([some.counts[rank] for some in routes])
+    for some, values in zip(routes, weights, strict=True):
+        received.refs.append(some.refs[rank])
+        flat = values.detach().float().flatten().cpu()[some.order]
+        received.weights.append(some.of_rank(rank, flat)[:, None])
+        received.rows.append([len(some.rows[wave][rank]) for wave in range(settings.waves.num_waves)])
+    return received
+
+
 def run_waves(
     transport: Transport, settings: Settings, routes: Routes, received: Received, rows: Tensor, there: Wire,
     compute: Callable[[int, list[Tensor]], list[Tensor]], extra: int = 0, after: Callable[[], None] | None = None,
+    here: Sequence[Tensor] | None = None,
 ) -> Program[tuple[Tensor, Tensor]]:  # fmt: skip
     """rows [n, hidden] go to the experts in `there`, and what compute makes of each pair comes back.
 
     `compute(wave, buffers)` is given the rows that came from each rank so far [all, hidden], and returns for each rank
     its pairs' results [pairs of the wave, hidden + extra]; `extra` columns travel as float32. `after` is called once
-    all results are on their way. Returns the results of this rank's pairs, in their order [pairs, hidden], and the
-    extra columns.
+    all results are on their way. `here`: the rows that would come from each rank, where this one has them already.
+    Returns the results of this rank's pairs, in their order [pairs, hidden], and the extra columns.
     """
     waves, me, dim = settings.waves, transport.rank, rows.shape[1]
     ranks = range(waves.num_ranks)
     width, wide = wires.row_bytes(there, dim), wires.row_bytes(settings.back, dim) + 4 * extra
-    arrived = [rows.new_zeros(sum(received.rows[source]), dim) for source in ranks]
+    if here is None:
+        arrived = [rows.new_zeros(sum(received.rows[source]), dim) for source in ranks]
+    else:
+        arrived = [wires.decode(wires.encode(some, there), there, dim, rows.dtype) for some in here]
     bounds = [[0, *torch.tensor(received.rows[source]).cumsum(0).tolist()] for source in ranks]
     coming: dict[int, list[tuple[int, Tensor, Message]]] = {}
     results = torch.zeros(len(routes.order), wide, dtype=torch.uint8)
@@ -105,6 +120,8 @@ def run_waves(
         if step.action == "expect" and step.kind == "combine":
             pairs = [(other, results[routes.pairs[wave][other]]) for other in ranks if other != me]
             returning[wave] = [transport.receive(other, some, 2 * wave + 1) for other, some in pairs if len(some)]
+        elif step.kind == "dispatch" and here is not None:
+            continue
         elif step.action == "expect":
             rooms = [(source, torch.empty(received.rows[source][wave], width, dtype=torch.uint8)) for source in ranks]
             coming[wave] = [(source, room, transport.receive(source, room, 2 * wave))
@@ -141,6 +158,13 @@ def run_waves(
     return values, results[:, wide - 4 * extra :].contiguous().view(torch.float32)
 
 
+def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Program[Tensor]:
+    """Every rank's rows, counts[rank] of them, in the order of ranks, on every rank."""
+    parts = [rows if rank == transport.rank else rows.new_empty(n, *rows.shape[1:]) for rank, n in enumerate(counts)]
+    yield from _swap(transport, [rows] * transport.size, parts)
+    return torch.cat(parts)
+
+
 def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
     """results [pairs, hidden] float32 -> each token's sum, its slots in order: [n, hidden]."""
     total = results.new_zeros(len(routes.places), results.shape[1])
@@ -154,7 +178,8 @@ def _swap(transport: Transport, out: Sequence[Tensor], into: Sequence[Tensor]) -
     posted = []
     for rank, (mine, theirs) in enumerate(zip(out, into, strict=True)):
         if rank == transport.rank:
-            theirs.copy_(mine)
+            if theirs is not mine:
+                theirs.copy_(mine)
             continue
         if theirs.numel():
             posted.append(transport.receive(rank, theirs))

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.parallel.exchange import Received, Settings, ask, run_waves, sum_by_slot
+from wavefold.parallel import wire as wires
+from wavefold.parallel.exchange import Received, Settings, ask, gather_rows, known, run_waves, sum_by_slot
 from wavefold.parallel.routes import Routes
 from wavefold.parallel.transport import Program, Transport
 
@@ -54,6 +55,27 @@ class Pass:
             self._forward_wave,
         )
         return sum_by_slot(results, self.routes, h.dtype)
+
+    def forward_shared(
+        self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]]
+    ) -> Program[Tensor]:
+        """The same of rows that every rank has, on every rank, in the type of `settings.back` and without gradients.
+
+        Each answers for its share of the rows. Rows need not travel, and nobody has to ask; results do, in waves.
+        """
+        size, me, settings = self.transport.size, self.transport.rank, self.settings
+        routes = [Routes(settings.waves, part) for part in _shares(ids, size)]
+        self.routes = routes[me]
+        self.received = known(settings, me, routes, _shares(weights, size))
+        self.experts, self.learns, self.dtype = experts, False, h.dtype
+        here = [part[torch.cat([rows[me] for rows in some.rows]).to(h.device)]
+                for part, some in zip(_shares(h, size), routes, strict=True)]  # fmt: skip
+        results, _ = yield from run_waves(
+            self.transport, settings, self.routes, self.received, h, settings.wire, self._forward_wave, here=here
+        )
+        mine = sum_by_slot(results, self.routes, wires.DTYPES[settings.back])
+        whole: Tensor = yield from gather_rows(self.transport, mine, [len(part) for part in _shares(ids, size)])
+        return whole
 
     def _pairs(self, expert: int) -> list[slice]:
         """An expert's pairs among those of each source rank."""
@@ -126,6 +148,11 @@ class Pass:
             extra=1, after=weights,
         )  # fmt: skip
         return sum_by_slot(results, self.routes, self.dtype), of_routes[self.routes.places].squeeze(-1), of_weights
+
+
+def _shares(x: Tensor, size: int) -> Sequence[Tensor]:
+    """Rows in `size` shares, equal to within one."""
+    return x.tensor_split(size)
 
 
 Run = Callable[[Program[Any]], Any]

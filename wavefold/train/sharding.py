@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from wavefold.train.group import Group
+from wavefold.parallel.group import Group
 from wavefold.train.objective import Objective
 
 

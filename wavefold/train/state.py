@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from wavefold.checkpoint.write import put_in_place
-from wavefold.train.group import Group
+from wavefold.parallel.group import Group
 
 KEEP = 2
 

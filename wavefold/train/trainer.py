@@ -19,11 +19,11 @@ import torch
 
 from wavefold.model import Transformer
 from wavefold.model.training_pass import AttentionStage, TrainingPass
+from wavefold.parallel.group import Group
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
 from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
-from wavefold.train.group import Group
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe

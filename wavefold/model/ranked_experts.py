@@ -1,0 +1,60 @@
+"""Routed experts over ranks: this one has its own, tokens of all of them meet theirs in waves (`wavefold/parallel`).
+
+Attention and all else is replicated: every rank runs the same tokens, so rows need not travel. What an expert made of a
+row goes to the rank that answers for it, and the row's sum from there to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.model.expert_store import ExpertStore, ExpertView
+from wavefold.ops import Arithmetic
+from wavefold.parallel.exchange import Settings
+from wavefold.parallel.experts import Pass
+from wavefold.parallel.transport import Transport, run_alone
+
+
+class RankedExperts(ExpertStore):
+    """`store` has this rank's experts, which it is asked for alone."""
+
+    def __init__(self, store: ExpertStore, transport: Transport, settings: Settings):
+        self._store, self._transport, self._settings = store, transport, settings
+
+    @property
+    def mine(self) -> range:
+        """This rank's experts, in every layer."""
+        return self._settings.waves.experts_of(self._transport.rank)
+
+    def view(self, layer: int, ids: Sequence[int]) -> ExpertView:
+        """Raises ValueError for an expert that another rank has."""
+        for expert in ids:
+            if expert not in self.mine:
+                raise ValueError(
+                    f"expert {expert} is rank {self._settings.waves.rank_of(expert)}'s; expected {self.mine}"
+                )
+        return self._store.view(layer, ids)
+
+    def prefetch(self, layer: int, ids: Sequence[int]) -> None:
+        self._store.prefetch(layer, [expert for expert in ids if expert in self.mine])
+
+    def _release(self, layer: int, ids: Sequence[int]) -> None:
+        """Views are the other store's."""
+
+    def routed(
+        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
+    ) -> Tensor:
+        """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k], the same on all ranks.
+
+        All ranks call it, for the same layers in the same order. Raises RankLost where another one is gone.
+        """
+
+        def compute(expert: int, rows: Tensor, _: Sequence[Tensor], routes: Tensor) -> Tensor:
+            with self.view(layer, [expert]) as view:
+                return ops.expert(rows, *view[expert], routes.to(rows.device), limit, arithmetic)
+
+        one = Pass(self._transport, self._settings, compute)
+        return run_alone(one.forward_shared(h, weights, ids, dict.fromkeys(self.mine, ())))
