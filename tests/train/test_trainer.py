@@ -279,3 +279,25 @@ def test_stages_of_attention_train_what_they_should(corpus, tmp_path):
 
 def test_config_of_the_test_has_every_kind_of_layer():
     assert set(CONFIG.compress_ratios) == {0, 4, 128}
+
+
+def test_quantising_late_is_the_plain_run_until_then(tmp_path: Path) -> None:
+    """Weights and index alike: until the step, losses are equal to the bit; from it on they are not."""
+    data = write_corpus(tmp_path / "corpus")
+    sparse = replace(RECIPE, steps=6, length_stages=((0, 80),))  # 20 entries, of which 8 are chosen
+    late, plain = (
+        tiny_trainer(data, tmp_path / name, recipe=replace(sparse, **settings))
+        for name, settings in (("late", {"quantise_from": 4}), ("plain", {"quantise": "none"}))
+    )
+    for trainer in (late, plain):
+        trainer.run()
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("late", "plain")
+    ]
+    equal = [
+        (mine["loss"], mine["index_loss"]) == (theirs["loss"], theirs["index_loss"])
+        for mine, theirs in zip(*logs, strict=True)
+    ]
+    assert equal == [True] * 4 + [False] * 2
+    assert [line["quantised"] == 1 for line in logs[0]] == [False] * 4 + [True] * 2

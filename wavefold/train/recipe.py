@@ -56,7 +56,7 @@ class Recipe:
     quantise: Quantise = "fp4"
     """"fp4": weights as an export holds them, FP4 experts and index; "none": weights in bfloat16."""
     quantise_from: int = 0
-    """The step from which it holds; before it, weights in bfloat16."""
+    """The step from which it holds; before it, weights in bfloat16 and the index unrounded."""
     activations: Activations = "exact"
     """"released": inputs of quantised products and KV entries through FP8 too."""
     fim_rate: float = 0.0

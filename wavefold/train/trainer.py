@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ class Trainer:
         """One step, and its line of the log; None, and nothing moved, where the loss is a spike."""
         recipe, step = self.recipe, self.step
         self.masters.quantise = schedule.quantise(recipe, step)
+        rounds_index = self.masters.quantise == "fp4"  # the index with the weights
+        self.model.arithmetic = replace(self.model.arithmetic, fp4_index=rounds_index)
         packed = self.batches(step)
         attention = schedule.attention(recipe, step)
         learns = attention != "warmup"
