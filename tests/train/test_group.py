@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.train.tiny import torchrun, write_corpus
 from wavefold.train.batches import pack
@@ -83,3 +85,40 @@ def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
                 rel = 1e-6 if first else later
                 assert mine[key] == pytest.approx(theirs[key], rel=rel), (mine["step"], key)
         assert mine["tokens"] == theirs["tokens"] and mine["lr"] == theirs["lr"]
+
+
+def test_experts_over_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    """Each process has its experts alone, tokens meet them in waves; a state of two goes on as one."""
+    data = write_corpus(tmp_path / "corpus")
+    plain = train(tmp_path / "plain", data, 1, "quantise=none")
+    one, two = (train(tmp_path / str(n), data, n, "quantise=none", "expert_waves=2") for n in (1, 2))
+    for mine, others in zip(plain, zip(one, two, strict=True), strict=True):
+        first = mine["step"] == 1
+        for key, later in (("loss", 5e-4), ("mtp_loss", 5e-4), ("held_out", 5e-4), ("grad_norm", 1e-2)):
+            for theirs in others:
+                assert (mine[key] is None) == (theirs[key] is None)
+                if mine[key] is not None:
+                    rel = 1e-6 if first else later
+                    assert mine[key] == pytest.approx(theirs[key], rel=rel), (mine["step"], key)
+    assert state_names(tmp_path / "2") == state_names(tmp_path / "plain")
+
+
+def state_names(folder: Path) -> set[str]:
+    """Tensors of a run's newest state."""
+    newest = sorted((folder / "out" / "state").glob("step-*"))[-1]
+    return {name for file in newest.glob("*.safetensors") for name in safe_open(file, "pt").keys()}  # noqa: SIM118
+
+
+def test_a_state_of_two_processes_with_their_experts_goes_on_as_one(tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "corpus")
+    whole = train(tmp_path / "whole", data, 2, "expert_waves=2", "quantise=none")
+    folder = tmp_path / "whole"
+    shutil.rmtree(folder / "out" / "state" / "step-000006")
+    command, environment = torchrun(1, folder, data, "steps=6", "mtp_every=2", "eval_every=3", "save_every=3",
+                                    "expert_waves=2", "quantise=none")  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    again = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
+    assert again[:3] == whole[:3] and len(again) == 6
+    assert again[3]["loss"] == pytest.approx(whole[3]["loss"], rel=1e-5)
+    assert again[5]["loss"] == pytest.approx(whole[5]["loss"], rel=5e-4)

@@ -62,7 +62,7 @@ def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
     wire: Wire = args.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
     settings = Settings(waves, wire, args.back or ("bf16" if narrow else "fp32"))
     check_alike(f"{settings} {config} {model.arithmetic}")
-    model.experts = RankedExperts(model.store, TorchTransport(), settings)
+    model.experts = RankedExperts(model.store, TorchTransport(), settings, same_rows=True)
     return model
 
 

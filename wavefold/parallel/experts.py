@@ -165,7 +165,8 @@ def wave_experts(
     """`Pass.forward` with gradients for h, weights and this rank's experts. All ranks call it, and its backward."""
     numbers = list(experts)
     flat = [weight for number in numbers for weight in experts[number]]
-    return _WaveExperts.apply(layer, run, ids, (numbers, [len(experts[n]) for n in numbers]), h, weights, *flat)
+    facts = numbers, [len(experts[number]) for number in numbers], torch.is_grad_enabled()
+    return _WaveExperts.apply(layer, run, ids, facts, h, weights, *flat)
 
 
 class _WaveExperts(torch.autograd.Function):
@@ -173,15 +174,15 @@ class _WaveExperts(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Pass, run: Run, ids: Tensor, facts: Any, h: Tensor, weights: Tensor, *flat: Tensor
     ) -> Tensor:
-        numbers, sizes = facts
+        numbers, sizes, learns = facts
         parts = dict(zip(numbers, _split(flat, sizes), strict=True))
-        ctx.layer, ctx.run, ctx.facts, ctx.shapes = layer, run, facts, [weight.shape for weight in flat]
+        ctx.layer, ctx.run, ctx.facts = layer, run, facts
         ctx.dtypes = h.dtype, weights.dtype
-        return run(layer.forward(h, weights, ids, parts, learns=any(ctx.needs_input_grad)))  # type: ignore[no-any-return]
+        return run(layer.forward(h, weights, ids, parts, learns))  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        numbers, sizes = ctx.facts
+        numbers, sizes, _ = ctx.facts
         of_h, of_weights, of_experts = ctx.run(ctx.layer.backward(grads[0]))
         flat: list[Tensor | None] = []
         for number, size in zip(numbers, sizes, strict=True):

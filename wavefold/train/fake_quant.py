@@ -90,7 +90,7 @@ class Masters:
     def _matrix(self, owner: Linear, prefix: str) -> dict[str, Tensor]:
         arithmetic = self.model.arithmetic
         master = adapted(owner, owner._parameters)
-        if master is None:
+        if master is None or master.is_meta:  # held packed; another process's expert
             return {}
         form = self.forms[f"{prefix}weight"] if self.quantise == "fp4" else "bf16"
         values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
@@ -143,7 +143,8 @@ def quantised_share(masters: Masters, number: int = 0) -> float:
 
     1 while quantisation is on. Without it few weights happen to be such values.
     """
-    experts = [name for name in masters.forms if ".ffn.experts." in name and name.endswith(".w1.weight")]
+    experts = [name for name in masters.forms if ".ffn.experts." in name and name.endswith(".w1.weight")
+               and not masters.model.get_parameter(name).is_meta]  # fmt: skip
     prefix = experts[number % len(experts)].removesuffix("weight")
     owner: Linear = masters.model.get_submodule(prefix.removesuffix("."))  # type: ignore[assignment]
     if owner.scale is not None:  # held packed: there is nothing else
@@ -163,7 +164,7 @@ def check_quantised(masters: Masters) -> None:
         )
     codes = masters.export()
     for path, owner in masters.model.named_modules():
-        if not isinstance(owner, Linear) or masters.forms[f"{path}.weight"] not in QUANTIZE:
+        if not isinstance(owner, Linear) or masters.forms[f"{path}.weight"] not in QUANTIZE or owner.weight.is_meta:
             continue
         seen = masters.values(owner, f"{path}.")
         value = quant.dequantize(seen.get("weight", owner.weight), seen.get("scale", owner.scale)).detach()

@@ -68,12 +68,12 @@ class Optimizer:
         }
 
     def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Room for the moments of these names, to be filled and given to `restore`."""
+        """Room for the moments of these names that are of this process's parameters, to be filled, for `restore`."""
+        owners = {name: self.parameters.get(name.rpartition(".")[0]) for name in names}
         return {
-            name: torch.empty(())
-            if name.endswith(".step")
-            else torch.empty_like(self.parameters[name.rpartition(".")[0]])
-            for name in names
+            name: torch.empty(()) if name.endswith(".step") else torch.empty_like(owner)
+            for name, owner in owners.items()
+            if owner is not None
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -66,6 +66,8 @@ class Recipe:
     """Adapters of this rank on attention and shared parts are trained, and nothing else (0: everything is)."""
     lora_alpha: float = 16.0
 
+    expert_waves: int = 0
+    """Each process has its share of the routed experts, which work in so many waves (0: all experts in each)."""
     recompute: bool = False
     """Keep only each block's input, and run blocks again for their gradients."""
     anticipate: int = 0

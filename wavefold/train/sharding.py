@@ -1,22 +1,31 @@
-"""A run over several processes: dense parameters in shards (FSDP2), routed experts whole in each process.
+"""A run over several processes: dense parameters in shards (FSDP2), routed experts whole in each process or shared out.
 
     forward     a block's shards are gathered, quantised, used, and dropped
     backward    gathered again; gradients come back summed, each process its rows
     optimizer   sees this process's rows; Muon asks for whole matrices
 
-With one process nothing is sharded and everything here passes through.
+With one process nothing is sharded and everything here passes through. Experts that are shared out (`share_experts`)
+have storage in one process alone, which gets their whole gradients in the waves (`wavefold/parallel`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from wavefold.model import Transformer
+from wavefold.model.ranked_experts import RankedExperts
+from wavefold.parallel.exchange import Settings
 from wavefold.parallel.group import Group
+from wavefold.parallel.transport import TorchTransport, local_transports
+from wavefold.parallel.waves import Waves
+from wavefold.parallel.wire import Wire
 from wavefold.train.objective import Objective
 
 
@@ -26,11 +35,35 @@ def is_replicated(name: str, parameter: Tensor) -> bool:
     return ".ffn.experts." in name or name.startswith("hc_head_") or not parameter.requires_grad
 
 
+def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
+    """Leave this process its share of the routed experts, and give the model a way to the others'.
+
+    Raises ValueError for more processes or waves than there are experts for.
+    """
+    waves = Waves(model.config.n_routed_experts, group.size, num_waves)
+    for name, parameter in list(model.named_parameters()):
+        if (expert := _expert_of(name)) is not None and waves.rank_of(expert) != group.rank:
+            owner, _, last = name.rpartition(".")
+            away = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+            model.get_submodule(owner).register_parameter(last, away)
+    wire: Wire = "bf16" if model.arithmetic.dtype == torch.bfloat16 else "fp32"
+    settings = Settings(waves, wire, wire)  # type: ignore[arg-type]
+    transport = TorchTransport() if group.size > 1 else local_transports(1)[0]
+    model.experts = RankedExperts(model.store, transport, settings, same_rows=False)
+    return waves
+
+
+def _expert_of(name: str) -> int | None:
+    found = re.search(r"\.ffn\.experts\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
 class Shards:
     """The parameters of an objective as this process holds them."""
 
-    def __init__(self, objective: Objective, group: Group):
-        self.group = group
+    def __init__(self, objective: Objective, group: Group, waves: Waves | None = None):
+        """`waves`: how `share_experts` shared them out."""
+        self.group, self._waves = group, waves
         model = objective.model
         replicated = {p for name, p in model.named_parameters() if is_replicated(name, p)}
         if group.size > 1:
@@ -43,7 +76,7 @@ class Shards:
                     module.set_force_sum_reduction_for_comms(True)
                     module.set_reduce_scatter_unused_params(True)  # a share of short sequences uses no compressor
         self._parameters = dict(model.named_parameters())
-        trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
+        trained = {name: p for name, p in self._parameters.items() if p.requires_grad and not p.is_meta}
         self.trained: dict[str, nn.Parameter] = {
             name: nn.Parameter(p.to_local().detach()) if isinstance(p, DTensor) else p for name, p in trained.items()
         }
@@ -59,13 +92,16 @@ class Shards:
         grads: dict[str, Tensor] = {}
         for name, mine in self.trained.items():
             grad = self._parameters[name].grad
+            if self._is_shared_out(name):
+                mine.grad = grad if grad is not None and bool(grad.any()) else None
+                continue
             if grad is None:
                 grad = torch.zeros_like(mine) if self.group.size > 1 else None
             if grad is not None:
                 grads[name] = grad.to_local() if isinstance(grad, DTensor) else grad
         self.group.sum_([grad for name, grad in grads.items() if not self._is_sharded(name)])
         some = self.group.largest([float(grad.any()) for grad in grads.values()])
-        for name in self.trained:
+        for name in grads:
             self.trained[name].grad = None
         for (name, grad), any_ in zip(grads.items(), some, strict=True):
             self.trained[name].grad = grad if any_ else None
@@ -80,7 +116,7 @@ class Shards:
         grads: tuple[list[Tensor], list[Tensor]] = [], []
         for name, mine in self.trained.items():
             if mine.grad is not None:
-                grads[self._is_sharded(name)].append(mine.grad)
+                grads[self._is_sharded(name) or self._is_shared_out(name)].append(mine.grad)
         here, sharded = (float(torch.nn.utils.get_total_norm(some)) ** 2 for some in grads)
         norm = (here + self.group.sums([sharded])[0]) ** 0.5
         if norm > largest:
@@ -110,12 +146,19 @@ class Shards:
         return out
 
     def parameters(self) -> dict[str, Tensor]:
-        """All parameters by name, sharded ones as DTensors."""
-        return {name: p.detach() for name, p in self._parameters.items()}
+        """All parameters that this process has some of, by name, sharded ones as DTensors."""
+        return {name: p.detach() for name, p in self._parameters.items() if not p.is_meta}
 
     def gathered(self) -> dict[str, Tensor]:
         """All parameters whole, by name. All processes call it."""
-        return {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in self.parameters().items()}
+        whole: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            p = parameter.detach()
+            if self._is_shared_out(name):
+                p = torch.empty_like(p, device=self.group.device) if p.is_meta else p
+                dist.broadcast(p, self._waves.rank_of(_expert_of(name)))  # type: ignore[union-attr, arg-type]
+            whole[name] = p.full_tensor() if isinstance(p, DTensor) else p
+        return whole
 
     @staticmethod
     def as_sharded(like: DTensor, rows: Tensor) -> DTensor:
@@ -126,3 +169,7 @@ class Shards:
 
     def _is_sharded(self, name: str) -> bool:
         return isinstance(self._parameters[name], DTensor)
+
+    def _is_shared_out(self, name: str) -> bool:
+        """Whether another process may have it, and no other but one."""
+        return self._waves is not None and self.group.size > 1 and _expert_of(name) is not None

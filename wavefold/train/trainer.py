@@ -27,7 +27,7 @@ from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
-from wavefold.train.sharding import Shards
+from wavefold.train.sharding import Shards, share_experts
 from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
 
 NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
@@ -78,10 +78,15 @@ class Trainer:
     ):
         self.model, self.batches, self.held_out, self.recipe, self.out = model, batches, held_out, recipe, out
         self.group = group or Group()
+        if recipe.expert_waves and recipe.lora_rank:
+            raise ValueError(
+                "expert_waves and lora_rank together are not allowed; adapters leave the experts as they are"
+            )
+        waves = share_experts(model, self.group, recipe.expert_waves) if recipe.expert_waves else None
         self.masters = Masters(model, recipe.quantise)
         self.objective = Objective(model, self.masters, recipe.recompute)
         check_quantised(self.masters)
-        self.shards = Shards(self.objective, self.group)
+        self.shards = Shards(self.objective, self.group, waves)
         self.optimizer = Optimizer(self.shards, model, recipe)
         self.anticipation = Anticipation(recipe.anticipate, recipe.spike)
         self.step = 0
