@@ -35,7 +35,6 @@ COUNTS = (1, 2, 4, 8, 16, 32)
 RHOS = (0.5, 0.8, 1.0, 1.6)
 CALIBRATION_RHO = 0.65
 WIRE, BACK = "fp8", "bf16"
-ADDRESSES = "10.99.7.1", "10.99.7.2"
 SAMPLE_S = 0.01
 
 
@@ -188,15 +187,14 @@ class Pair:
     """Two ranks, and the link between them."""
 
     def __init__(self, loopback: bool, tokens: int):
-        self.loopback = loopback
-        self.spaces = [f"wavefold{os.getpid()}{side}" for side in "ab"]
-        self.interfaces = ["lo", "lo"] if loopback else [f"wf{os.getpid() % 100000}{side}" for side in "ab"]
-        if not loopback:
-            self._connect()
+        from wavefold.bench.link import PacedLink
+
+        self.link = None if loopback else PacedLink()
+        self.interfaces = ["lo", "lo"] if self.link is None else self.link.interfaces
         self.ranks = []
         for rank in range(2):
-            inside = [] if loopback else ["ip", "netns", "exec", self.spaces[rank]]
-            address = "127.0.0.1" if loopback else ADDRESSES[0]
+            inside = [] if self.link is None else self.link.inside(rank)
+            address = "127.0.0.1" if self.link is None else self.link.addresses[0]
             command = [*inside, sys.executable, __file__, "--rank", str(rank), "--address", address,
                        "--interface", self.interfaces[rank], "--tokens", str(tokens)]  # fmt: skip
             environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
@@ -206,39 +204,10 @@ class Pair:
         ready = [json.loads(rank.stdout.readline()) for rank in self.ranks]  # type: ignore[union-attr]
         self.bytes = {kind: max(some["bytes"][kind] for some in ready) for kind in ready[0]["bytes"]}
 
-    def _connect(self) -> None:
-        a, b = self.spaces
-        for space in self.spaces:
-            ip("netns", "add", space)
-        ip(
-            "link",
-            "add",
-            self.interfaces[0],
-            "netns",
-            a,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            self.interfaces[1],
-            "netns",
-            b,
-        )
-        for space, interface, address in zip(self.spaces, self.interfaces, ADDRESSES, strict=True):
-            ip("-n", space, "addr", "add", f"{address}/24", "dev", interface)
-            ip("-n", space, "link", "set", "lo", "up")
-            ip("-n", space, "link", "set", interface, "up")
-
     def pace(self, bytes_per_s: float) -> None:
         """Both directions, from now on (0: as fast as it goes)."""
-        for space, interface in zip(self.spaces, self.interfaces, strict=True):
-            tc = ["ip", "netns", "exec", space, "tc", "qdisc"]
-            if bytes_per_s:
-                rate = f"{8 * bytes_per_s / 1e3:.0f}kbit"
-                subprocess.run([*tc, "replace", "dev", interface, "root", "tbf", "rate", rate, "burst", "1mb",
-                                "limit", "64mb"], check=True)  # fmt: skip
-            else:
-                subprocess.run([*tc, "del", "dev", interface, "root"], check=False, stderr=subprocess.DEVNULL)
+        assert self.link is not None
+        self.link.pace(bytes_per_s)
 
     def run(self, mode: str, waves: int = 1) -> list[dict]:
         """A pass of both ranks."""
@@ -256,13 +225,8 @@ class Pair:
         for rank in self.ranks:
             rank.stdin.close()  # type: ignore[union-attr]
             rank.wait(30)
-        if not self.loopback:
-            for space in self.spaces:
-                subprocess.run(["ip", "netns", "del", space], check=False)
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+        if self.link is not None:
+            self.link.close()
 
 
 def median(values: list[float]) -> float:

@@ -1,0 +1,69 @@
+"""A link between two ranks on one machine: two network namespaces, a veth pair, `tc tbf` on both ends. Needs root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+ADDRESSES = "10.99.7.1", "10.99.7.2"
+
+
+class PacedLink:
+    """Until `close`. Rank r's commands run after `inside(r)`, and see `interfaces[r]`, which has `addresses[r]`."""
+
+    def __init__(self) -> None:
+        """Raises ValueError without root."""
+        if os.geteuid():
+            raise ValueError("network namespaces need root; run this with sudo, or over loopback")
+        number = os.getpid() % 100000
+        self.addresses = ADDRESSES
+        self.interfaces = [f"wf{number}{side}" for side in "ab"]
+        self._spaces = [f"wavefold{number}{side}" for side in "ab"]
+        for space in self._spaces:
+            _ip("netns", "add", space)
+        first, second = self.interfaces
+        _ip(
+            "link",
+            "add",
+            first,
+            "netns",
+            self._spaces[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            second,
+            "netns",
+            self._spaces[1],
+        )
+        for space, interface, address in zip(self._spaces, self.interfaces, ADDRESSES, strict=True):
+            _ip("-n", space, "addr", "add", f"{address}/24", "dev", interface)
+            _ip("-n", space, "link", "set", "lo", "up")
+            _ip("-n", space, "link", "set", interface, "up")
+
+    def inside(self, rank: int) -> list[str]:
+        """What a rank's command begins with."""
+        return ["ip", "netns", "exec", self._spaces[rank]]
+
+    def pace(self, bytes_per_s: float) -> None:
+        """Both directions, from now on (0: as fast as it goes)."""
+        for rank, interface in enumerate(self.interfaces):
+            tc = [*self.inside(rank), "tc", "qdisc"]
+            if bytes_per_s:
+                rate = f"{8 * bytes_per_s / 1e3:.0f}kbit"
+                _run([*tc, "replace", "dev", interface, "root", "tbf", "rate", rate, "burst", "1mb", "limit", "64mb"])
+            else:
+                subprocess.run([*tc, "del", "dev", interface, "root"], check=False, stderr=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        for space in self._spaces:
+            subprocess.run(["ip", "netns", "del", space], check=False)
+
+
+def _ip(*words: str) -> None:
+    _run(["ip", *words])
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True)
