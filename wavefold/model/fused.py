@@ -22,6 +22,7 @@ from wavefold.model.compressor import Compressor
 from wavefold.model.expert_store import ExpertStore
 from wavefold.model.moe import Expert
 from wavefold.model.parameters import Linear
+from wavefold.model.ranked_experts import RankedExperts
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic, native
 
@@ -82,6 +83,13 @@ def run_layers(
     for block in fused:
         runs = [_run(block, memory) for memory in memories]
         native.block_attention(block.parameters, runs, buffers)
+        if isinstance(store, RankedExperts):
+            native.experts([block.shared], block.limit, arithmetic.released, buffers)
+            parts = buffers.h, buffers.route, buffers.chosen
+            routed = store.routed(block.layer, *parts, block.limit, arithmetic)
+            buffers.made.copy_(routed.float() + buffers.made.float())
+            native.leave(buffers)
+            continue
         chosen = sorted({expert for row in buffers.chosen.tolist() for expert in row})
         with store.view(block.layer, chosen) as view:
             structs = [native.expert_struct(expert, view[expert]) for expert in chosen]

@@ -25,7 +25,6 @@ from wavefold.model.fused import FusedLayers, run_layers
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.parameters import Linear, Norm, empty
-from wavefold.model.ranked_experts import RankedExperts
 from wavefold.ops import Arithmetic
 
 PASS_TOKENS = 1024
@@ -159,8 +158,7 @@ class Transformer(HyperConnected):
         streams = x[:, None].expand(-1, self.num_streams, -1)
         store = self.store
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        alone = not isinstance(store, RankedExperts)  # the kernels of a layer want all its experts here
-        if alone and (fused := self._fused.of(layers, batch, self.config, self.arithmetic)):
+        if fused := self._fused.of(layers, batch, self.config, self.arithmetic):
             return run_layers(fused, streams, batch, store, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, store, self.arithmetic)
