@@ -9,7 +9,8 @@ all ranks at once, in the order of ranks and tokens. So numbers depend neither o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from wavefold.parallel import wire as wires
 from wavefold.parallel.routes import Routes, rows_by_wave
 from wavefold.parallel.transport import Message, Program, Transport
-from wavefold.parallel.waves import Waves
+from wavefold.parallel.waves import Kind, Waves
 from wavefold.parallel.wire import Wire
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
@@ -90,72 +91,100 @@ def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequ
     return received
 
 
-def run_waves(
-    transport: Transport, settings: Settings, routes: Routes, received: Received, rows: Tensor, there: Wire,
-    compute: Callable[[int, list[Tensor]], list[Tensor]], extra: int = 0, after: Callable[[], None] | None = None,
-    here: Sequence[Tensor] | None = None,
-) -> Program[tuple[Tensor, Tensor]]:  # fmt: skip
-    """rows [n, hidden] go to the experts in `there`, and what compute makes of each pair comes back.
+class Exchange:
+    """One run of a layer's waves on this rank: rows go to the experts, what these make of each pair comes back.
 
-    `compute(wave, buffers)` is given the rows that came from each rank so far [all, hidden], and returns for each rank
-    its pairs' results [pairs of the wave, hidden + extra]; `extra` columns travel as float32. `after` is called once
-    all results are on their way. `here`: the rows that would come from each rank, where this one has them already.
-    Returns the results of this rank's pairs, in their order [pairs, hidden], and the extra columns.
+    `compute(wave, arrived)` is given the rows that came from each rank so far [all, hidden], and
+    returns for each rank its pairs' results [pairs of the wave, hidden + extra]; `extra` columns travel as float32.
+    `after` is called once all results are on their way.
     """
-    waves, me, dim = settings.waves, transport.rank, rows.shape[1]
-    ranks = range(waves.num_ranks)
-    width, wide = wires.row_bytes(there, dim), wires.row_bytes(settings.back, dim) + 4 * extra
-    if here is None:
-        arrived = [rows.new_zeros(sum(received.rows[source]), dim) for source in ranks]
-    else:
-        arrived = [wires.decode(wires.encode(some, there), there, dim, rows.dtype) for some in here]
-    bounds = [[0, *torch.tensor(received.rows[source]).cumsum(0).tolist()] for source in ranks]
-    coming: dict[int, list[tuple[int, Tensor, Message]]] = {}
-    results = torch.zeros(len(routes.order), wide, dtype=torch.uint8)
-    returning: dict[int, list[Message]] = {}
-    sent: list[Message] = []
-    own: dict[int, Tensor] = {}
-    for step in waves.steps():
-        wave = step.wave
-        if step.action == "expect" and step.kind == "combine":
-            pairs = [(other, results[routes.pairs[wave][other]]) for other in ranks if other != me]
-            returning[wave] = [transport.receive(other, some, 2 * wave + 1) for other, some in pairs if len(some)]
-        elif step.kind == "dispatch" and here is not None:
-            continue
-        elif step.action == "expect":
-            rooms = [(source, torch.empty(received.rows[source][wave], width, dtype=torch.uint8)) for source in ranks]
-            coming[wave] = [(source, room, transport.receive(source, room, 2 * wave))
-                            for source, room in rooms if source != me and len(room)]  # fmt: skip
-        elif step.action == "send" and step.kind == "dispatch":
-            for target in ranks:
-                message = wires.encode(rows[routes.rows[wave][target]], there)
-                if target == me:
-                    own[wave] = message
-                elif len(message):
-                    sent.append(transport.send(target, message, 2 * wave))
-        elif step.action == "wait" and step.kind == "dispatch":
-            yield from (message for _, _, message in coming[wave])
-            for source, room in [(me, own.pop(wave)), *((source, room) for source, room, _ in coming.pop(wave))]:
-                first, end = bounds[source][wave : wave + 2]
-                arrived[source][first:end] = wires.decode(room, there, dim, rows.dtype)
-        elif step.action == "compute":
-            made = compute(wave, [some[: bounds[source][wave + 1]] for source, some in enumerate(arrived)])
-        elif step.action == "send":
-            for other, result in enumerate(made):
-                message = wires.encode(result[:, :dim], settings.back)
-                if extra:
-                    message = torch.cat((message, result[:, dim:].float().contiguous().view(torch.uint8)), -1)
-                if other == me:
-                    results[routes.pairs[wave][me]] = message
-                elif len(message):
-                    sent.append(transport.send(other, message, 2 * wave + 1))
+
+    def __init__(
+        self, transport: Transport, settings: Settings, routes: Routes, received: Received, rows: Tensor, there: Wire,
+        compute: Callable[[int, list[Tensor]], list[Tensor]], extra: int = 0, after: Callable[[], None] = lambda: None,
+        here: Sequence[Tensor] | None = None,
+    ):  # fmt: skip
+        """rows [n, hidden] travel in `there`. `here`: what would come from each rank, where it need not travel."""
+        self.transport, self.settings, self.routes, self.received = transport, settings, routes, received
+        self.rows, self.there, self.compute, self.extra, self.after = rows, there, compute, extra, after
+        self.travels, self.dim = here is None, rows.shape[1]
+        self.others = [rank for rank in range(transport.size) if rank != transport.rank]
+        if here is None:
+            self.arrived = [rows.new_zeros(sum(counts), self.dim) for counts in received.rows]
         else:
-            if wave == 0 and after is not None:
-                after()
-            yield from returning.pop(wave)
-    yield from sent
-    values = wires.decode(results[:, : wide - 4 * extra].contiguous(), settings.back, dim, torch.float32)
-    return values, results[:, wide - 4 * extra :].contiguous().view(torch.float32)
+            self.arrived = [self._decoded(wires.encode(some, there)) for some in here]
+        self.bounds = [[0, *itertools.accumulate(counts)] for counts in received.rows]
+        width = wires.row_bytes(settings.back, self.dim) + 4 * extra
+        self.results = torch.zeros(len(routes.order), width, dtype=torch.uint8)
+        self.coming: dict[int, dict[int, tuple[Tensor, Message]]] = {}
+        self.own: dict[int, Tensor] = {}
+        self.returning: dict[int, list[Message]] = {}
+        self.sent: list[Message] = []
+
+    def run(self) -> Program[tuple[Tensor, Tensor]]:
+        """The results of this rank's pairs, in their order [pairs, hidden] float32, and the extra columns."""
+        for step in self.settings.waves.steps():
+            if step.kind == "dispatch" and not self.travels:
+                continue
+            yield from getattr(self, f"_{step.action}_{step.kind}" if step.kind else "_compute")(step.wave) or ()
+        yield from self.sent
+        width = self.results.shape[1] - 4 * self.extra
+        values = wires.decode(self.results[:, :width].contiguous(), self.settings.back, self.dim, torch.float32)
+        return values, self.results[:, width:].contiguous().view(torch.float32)
+
+    def _expect_dispatch(self, wave: int) -> None:
+        self.coming[wave] = {}
+        for source in self.others:
+            if count := self.received.rows[source][wave]:
+                room = torch.empty(count, wires.row_bytes(self.there, self.dim), dtype=torch.uint8)
+                self.coming[wave][source] = room, self.transport.receive(source, room, _tag(wave, "dispatch"))
+
+    def _send_dispatch(self, wave: int) -> None:
+        for target, tokens in enumerate(self.routes.rows[wave]):
+            message = wires.encode(self.rows[tokens], self.there)
+            if target == self.transport.rank:
+                self.own[wave] = message
+            elif len(message):
+                self.sent.append(self.transport.send(target, message, _tag(wave, "dispatch")))
+
+    def _wait_dispatch(self, wave: int) -> Iterator[Message]:
+        coming = self.coming.pop(wave)
+        yield from (message for _, message in coming.values())
+        rooms = {source: room for source, (room, _) in coming.items()} | {self.transport.rank: self.own.pop(wave)}
+        for source, room in rooms.items():
+            first, end = self.bounds[source][wave : wave + 2]
+            self.arrived[source][first:end] = self._decoded(room)
+
+    def _compute(self, wave: int) -> None:
+        ends = (bounds[wave + 1] for bounds in self.bounds)
+        self.made = self.compute(wave, [rows[:end] for rows, end in zip(self.arrived, ends, strict=True)])
+
+    def _expect_combine(self, wave: int) -> None:
+        rooms = [(other, self.results[self.routes.pairs[wave][other]]) for other in self.others]
+        self.returning[wave] = [self.transport.receive(other, room, _tag(wave, "combine")) for other, room in rooms
+                                if len(room)]  # fmt: skip
+
+    def _send_combine(self, wave: int) -> None:
+        for other, made in enumerate(self.made):
+            message = wires.encode(made[:, : self.dim], self.settings.back)
+            if self.extra:
+                message = torch.cat((message, made[:, self.dim :].float().contiguous().view(torch.uint8)), -1)
+            if other == self.transport.rank:
+                self.results[self.routes.pairs[wave][other]] = message
+            elif len(message):
+                self.sent.append(self.transport.send(other, message, _tag(wave, "combine")))
+
+    def _wait_combine(self, wave: int) -> list[Message]:
+        if wave == 0:
+            self.after()
+        return self.returning.pop(wave)
+
+    def _decoded(self, message: Tensor) -> Tensor:
+        return wires.decode(message, self.there, self.dim, self.rows.dtype)
+
+
+def _tag(wave: int, kind: Kind) -> int:
+    return 2 * wave + (kind == "combine")
 
 
 def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Program[Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wavefold.parallel import wire as wires
-from wavefold.parallel.exchange import Received, Settings, ask, gather_rows, known, run_waves, sum_by_slot
+from wavefold.parallel.exchange import Exchange, Received, Settings, ask, gather_rows, known, sum_by_slot
 from wavefold.parallel.routes import Routes
 from wavefold.parallel.transport import Program, Transport
 
@@ -45,7 +45,7 @@ class Pass:
         self.received: Received = yield from ask(self.transport, self.settings, self.routes, weights)
         self.experts, self.learns, self.dtype = experts, learns, h.dtype
         self._graphs: dict[int, tuple[Tensor, Tensor, list[Tensor], Tensor]] = {}
-        results, _ = yield from run_waves(
+        results, _ = yield from Exchange(
             self.transport,
             self.settings,
             self.routes,
@@ -53,7 +53,7 @@ class Pass:
             h.detach(),
             self.settings.wire,
             self._forward_wave,
-        )
+        ).run()
         return sum_by_slot(results, self.routes, h.dtype)
 
     def forward_shared(
@@ -70,9 +70,9 @@ class Pass:
         self.experts, self.learns, self.dtype = experts, False, h.dtype
         here = [part[torch.cat([rows[me] for rows in some.rows]).to(h.device)]
                 for part, some in zip(_shares(h, size), routes, strict=True)]  # fmt: skip
-        results, _ = yield from run_waves(
+        results, _ = yield from Exchange(
             self.transport, settings, self.routes, self.received, h, settings.wire, self._forward_wave, here=here
-        )
+        ).run()
         mine = sum_by_slot(results, self.routes, wires.DTYPES[settings.back])
         whole: Tensor = yield from gather_rows(self.transport, mine, [len(part) for part in _shares(ids, size)])
         return whole
@@ -143,10 +143,10 @@ class Pass:
                 learned = [leaf for leaf in leaves if leaf.requires_grad]
                 of_weights[expert] = list(torch.autograd.grad(out, learned, grads.pop(expert)))
 
-        results, of_routes = yield from run_waves(
+        results, of_routes = yield from Exchange(
             self.transport, self.settings, self.routes, self.received, grad.to(self.dtype), self.settings.back, compute,
             extra=1, after=weights,
-        )  # fmt: skip
+        ).run()  # fmt: skip
         return sum_by_slot(results, self.routes, self.dtype), of_routes[self.routes.places].squeeze(-1), of_weights
 
 
