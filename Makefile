@@ -22,7 +22,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train bench-waves clean
+.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train instruct bench-waves clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -35,6 +35,7 @@ help:
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
+	@echo "make instruct  train the model that ships to answer questions about the standard library, into runs/instruct"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
 	@echo "PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX) (index to take torch from; empty: the default)"
@@ -100,6 +101,9 @@ package: $(STAMP)
 
 train: $(STAMP)
 	$(BIN)/wavefold train --recipe recipes/nano.py --out runs/nano
+
+instruct: $(STAMP)
+	$(BIN)/wavefold train --recipe recipes/instruct.py --init wavefold/models/default --data instruct:stdlib --out runs/instruct
 
 # Namespaces and pacing need root; a quarter of an hour on two otherwise idle cores.
 bench-waves: $(STAMP)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
+from wavefold.chat import Tokenizer
+from wavefold.cli.run import DEFAULT_MODEL
+from wavefold.cli.texts import read_text
+from wavefold.parallel.group import Group
+from wavefold.train.batches import IGNORED, Batches
 from wavefold.train.chat_data import checked_chat
 from wavefold.train.corpus import Document, load_corpus
 from wavefold.train.instruct import ARGUMENTS, MAX_SOURCE_LINES, PURPOSE, WRITE, instruct_chats
@@ -149,3 +155,17 @@ def test_the_standard_library_makes_chats_that_can_be_learned_from() -> None:
     assert len(sources) > 100
     for source in sources:
         ast.parse(source)
+
+
+def test_a_run_can_be_told_to_ask(tmp_path: Path) -> None:
+    """`--data instruct:FOLDER`: chats, of which answers are learned."""
+    for number in range(30):
+        (tmp_path / f"m{number}.py").write_text(
+            f'def f{number}(x):\n    """Add {number}."""\n    return x + {number}\n'
+        )
+    text = read_text(f"instruct:{tmp_path}", tmp_path, 400, DEFAULT_MODEL, Group())
+    assert len(text.train) + len(text.held_out) == 90 and not text.held_out_text
+    pieces = Batches(text.train, 0, lambda step: (64, 512))(0)
+    learned = pieces.targets[pieces.targets != IGNORED]
+    assert 0 < len(learned) < len(pieces.targets)
+    assert "Add" in Tokenizer.load(DEFAULT_MODEL).decode(learned.tolist())

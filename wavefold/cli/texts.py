@@ -3,6 +3,7 @@
     source                    tokenizer
     text, a folder, stdlib    the first model's (--init); else one trained on the text, kept in OUT
     chats                     the first model's, whose markers they need, else one trained on them
+    instruct: and a source    the same; chats are made of the docstrings in its Python files
     token shards              the first model's: the shards' ids are its
 
 Of chats the answers are learned, of everything else all.
@@ -19,8 +20,11 @@ from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
 from wavefold.parallel.group import Group
 from wavefold.train.batches import Documents, InMemory
 from wavefold.train.chat_data import chat_tokens
-from wavefold.train.corpus import Document, load_corpus
+from wavefold.train.corpus import Corpus, Document, load_corpus
+from wavefold.train.instruct import instruct_chats
 from wavefold.train.shards import TokenShards, is_shards, split_shards
+
+INSTRUCT = "instruct:"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group:
             raise ValueError(f"{source}: token shards are ids of a model's tokenizer; give the model with --init")
         train, held_out = split_shards(TokenShards(Path(source)))
         return Text(train, held_out, Tokenizer.load(init))
-    corpus = load_corpus(source)
+    corpus = load_corpus(source.removeprefix(INSTRUCT))
+    if source.startswith(INSTRUCT):
+        corpus = _asked_about(corpus)
     if init is not None:
         tokenizer = Tokenizer.load(init)
     else:
@@ -54,6 +60,19 @@ def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group:
     train, held_out = (_documents(tokenizer, part) for part in (corpus.train, corpus.held_out))
     chats = any(d.messages for d in corpus.held_out)
     return Text(train, held_out, tokenizer, () if chats else corpus.held_out)
+
+
+def _asked_about(corpus: Corpus) -> Corpus:
+    """What a corpus's docstrings say, as chats."""
+
+    def chats(documents: Sequence[Document]) -> tuple[Document, ...]:
+        made = enumerate(instruct_chats(documents, 0))
+        return tuple(
+            Document(f"chat {number}", "\n".join(message["content"] for message in chat), tuple(chat))
+            for number, chat in made
+        )
+
+    return Corpus(f"{INSTRUCT}{corpus.name}", chats(corpus.train), chats(corpus.held_out))
 
 
 def _documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> Documents:

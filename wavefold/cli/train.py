@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="stdlib",
         help="'stdlib' (the shipped file list), a folder, a .txt list of files, a .jsonl of chats, a folder of token "
-        "shards, or datasets:NAME[:SPLIT[:COLUMN]] (default stdlib)",
+        "shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: before one makes chats of its docstrings (default stdlib)",
     )  # fmt: skip
     parser.add_argument("--config", default="nano", help="a preset or a config.json (default nano)")
     parser.add_argument("--recipe", type=Path, help="a Python file that defines recipe = Recipe(...); it is run")
