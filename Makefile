@@ -67,8 +67,8 @@ lint: $(STAMP)
 # The model that ships completes two functions; the second is from a file that its training held out.
 demo: $(STAMP)
 	@echo
-	@printf '%s' "def fibonacci(n):"
-	@$(BIN)/wavefold run $(DEMO) -p "def fibonacci(n):"
+	@printf "%s" "def read_file(path):"
+	@$(BIN)/wavefold run $(DEMO) -p "def read_file(path):"
 	@echo
 	@printf '%s' "$$HELD_OUT"
 	@$(BIN)/wavefold run $(DEMO) -p "$$HELD_OUT"
