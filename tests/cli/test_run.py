@@ -21,7 +21,7 @@ from wavefold.engine import generate
 
 Capture = pytest.CaptureFixture[str]
 KEYS = ["text", "tokens", "prompt_tokens", "prefill_s", "decode_s", "decode_tokens_per_s", "cache_bytes",
-        "peak_rss_bytes"]  # fmt: skip
+        "peak_rss_bytes", "prefill_tokens_per_s", "weight_bytes"]  # fmt: skip
 
 
 def run(model: Path, *more: str) -> int:

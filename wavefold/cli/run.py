@@ -162,10 +162,10 @@ class Session:
             "prefill_s": stats.prefill_s,
             "decode_s": stats.decode_s,
             "decode_tokens_per_s": stats.decode_tokens_per_s,
-            "prefill_tokens_per_s": stats.prefill_tokens_per_s,
             "cache_bytes": stats.cache_bytes,
-            "weight_bytes": sum(p.nbytes for p in self.model.parameters() if not p.is_meta),
             "peak_rss_bytes": peak_rss_bytes(),
+            "prefill_tokens_per_s": stats.prefill_tokens_per_s,
+            "weight_bytes": sum(p.nbytes for p in self.model.parameters() if not p.is_meta),
         }
 
     def report(self, generation: Generation) -> None:
