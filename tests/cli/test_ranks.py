@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import torchrun
 from wavefold.checkpoint import load
 from wavefold.checkpoint.random import init
 from wavefold.config import ModelConfig
@@ -34,14 +34,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def complete(model: Path, processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
-    launch = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
     run = ["-m", "wavefold", "run", str(model), "--tokens", str(model.parent / "prompt.json"), "--max-tokens", "12",
            "--temperature", "0", "--json", "--threads", "1", *flags]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return subprocess.run([sys.executable, *launch, *run], env=environment | {"OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    command, environment = torchrun(processes, *run)
+    if processes == 1:
+        command = [sys.executable, *run]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.parametrize("flags", [("--arithmetic", "exact"), ("--arithmetic", "released", "--back", "fp32")])
@@ -79,3 +77,12 @@ def test_several_processes_do_not_ask(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run"]) == 2
     assert "-p TEXT" in capsys.readouterr().err
+
+
+def test_several_processes_run_on_cpus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from wavefold.cli.main import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["run", "-p", "x", "--device", "meta"]) == 2
+    assert "--device meta is not allowed over several processes" in capsys.readouterr().err

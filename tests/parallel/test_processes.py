@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.parallel.test_experts import DIM, EXPERTS, inputs, over_ranks
+from tests.processes import torchrun
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.waves import Waves
 
@@ -20,13 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(folder: Path, size: int, *facts: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    command, environment = torchrun(size, str(ROOT / "tests/parallel/rank.py"), str(folder), *facts)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return subprocess.run(
-        [*command, str(ROOT / "tests/parallel/rank.py"), str(folder), *facts],
-        env=inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    environment |= {"PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.parametrize(("size", "waves", "wire", "back"), [(2, 3, "fp8", "bf16"), (4, 2, "fp32", "fp32")])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import sys
 from pathlib import Path
 
 import torch
 
+from tests.processes import torchrun as processes_of
 from wavefold.chat.tokenizer import byte_tokenizer
 from wavefold.config import ModelConfig
 from wavefold.train import schedule
@@ -60,9 +59,7 @@ def torchrun(processes: int, folder: Path, data: Path, *settings: str) -> tuple[
     """The command, and its environment, of a run of the tiny model over several processes, into `folder`/out."""
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG.to_dict()))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "wavefold"]
     files = ["--config", str(config), "--data", str(data), "--out", str(folder / "out")]
     flags = ["--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=480",
              "warmup=2", "decay_steps=3", *settings]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return [sys.executable, *launch, "train", *files, *flags], environment | {"OMP_NUM_THREADS": "1"}
+    return processes_of(processes, "-m", "wavefold", "train", *files, *flags)
