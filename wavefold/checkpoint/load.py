@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Mapping
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from wavefold import quant
 from wavefold.checkpoint.files import read_tensors
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
+from wavefold.model.expert_store import routed_expert
 from wavefold.model.parameters import Linear, stored_shapes
 from wavefold.ops import Arithmetic
 
 MAX_LISTED = 8
-ROUTED = re.compile(r"\.ffn\.experts\.(\d+)\.")
 FLOATS = (torch.bfloat16, torch.float32)
 
 
@@ -60,7 +59,7 @@ def assign(model: Transformer, tensors: Mapping[str, Tensor], experts: Container
     plan: list[tuple[nn.Module, str, Tensor | None]] = []
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        if experts is not None and (found := ROUTED.search(dot)) and int(found[1]) not in experts:
+        if experts is not None and (expert := routed_expert(dot)) is not None and expert not in experts:
             left.pop(f"{dot}weight", None), left.pop(f"{dot}scale", None)
             continue
         if isinstance(module, Linear):

@@ -73,7 +73,7 @@ class Session:
         self.args = args
         folder = args.model or default_model()
         self.tokenizer = load_tokenizer(folder)
-        self.model = ranks.load_over_ranks(folder, args) if ranks.num_ranks() > 1 else load_model(folder, args)
+        self.model = load_model(folder, args)
 
     def encode(self, text: str) -> Prompt:
         """`text` after BOS, as DeepSeek's models are used to; its last token may become another one."""
@@ -245,6 +245,10 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch's for a name it does not know, and for a device it lacks
         raise ValueError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from None
+    if ranks.num_ranks() > 1:
+        if device.type != "cpu":
+            raise ValueError(f"--device {args.device} is not allowed over several processes; expected cpu")
+        return ranks.load_over_ranks(folder, args)
     return load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
 
 

@@ -9,6 +9,7 @@ handed out as they lie on disk: packed codes, scales and a format tag, never rep
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -17,6 +18,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wavefold import quant
+
+
+def routed_expert(name: str) -> int | None:
+    """The routed expert whose parameter, or module with its dot, this is by its name; None of anything else."""
+    found = re.search(r"\.ffn\.experts\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 class ExpertWeights(NamedTuple):

@@ -51,11 +51,11 @@ class MoE(nn.Module):
         weights, ids = self.gate(h, batch, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
         if isinstance(store, RankedExperts):
-            out = store.routed(self.layer, h, weights, ids, self.limit, arithmetic)
-            return (out.to(arithmetic.accumulate) + shared.to(arithmetic.accumulate)).to(h.dtype)
-        if ops.moves_rows(h, arithmetic):
+            out = store.routed(self.layer, h, weights, ids, self.limit, arithmetic).to(arithmetic.accumulate)
+        elif ops.moves_rows(h, arithmetic):
             return self.routed_together(h, weights, ids, shared, store, arithmetic)
-        out = self.routed(h, weights, ids, store, arithmetic)
+        else:
+            out = self.routed(h, weights, ids, store, arithmetic)
         return (out + shared.to(out.dtype)).to(h.dtype)
 
     def routed_together(

@@ -50,9 +50,9 @@ class Received:
     rows: list[list[int]] = field(default_factory=list)
     """New rows in each wave."""
 
-    def firsts(self, source: int) -> list[int]:
-        """Where each expert's pairs begin."""
-        return [0, *torch.tensor(self.counts[source]).cumsum(0).tolist()]
+    def __post_init__(self) -> None:
+        self.firsts = [[0, *itertools.accumulate(counts)] for counts in self.counts]
+        """Where each expert's pairs begin, and the last one's end."""
 
 
 def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tensor) -> Program[Received]:
@@ -73,7 +73,7 @@ def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tenso
     for source, asked in enumerate(into):
         received.refs.append(asked[0].long())
         received.weights.append(asked[1].contiguous().view(torch.float32)[:, None])
-        firsts = received.firsts(source)
+        firsts = received.firsts[source]
         bounds = [firsts[waves.experts(me, wave).stop - mine.start] for wave in range(waves.num_waves)]
         pairs = [end - begin for begin, end in zip([0, *bounds], bounds, strict=False)]
         received.rows.append(rows_by_wave(received.refs[-1], pairs))

@@ -46,14 +46,9 @@ class Pass:
         self.experts, self.learns, self.dtype = experts, learns, h.dtype
         self._graphs: dict[int, tuple[Tensor, Tensor, list[Tensor], Tensor]] = {}
         results, _ = yield from Exchange(
-            self.transport,
-            self.settings,
-            self.routes,
-            self.received,
-            h.detach(),
-            self.settings.wire,
+            self.transport, self.settings, self.routes, self.received, h.detach(), self.settings.wire,
             self._forward_wave,
-        ).run()
+        ).run()  # fmt: skip
         return sum_by_slot(results, self.routes, h.dtype)
 
     def forward_shared(
@@ -79,11 +74,8 @@ class Pass:
 
     def _pairs(self, expert: int) -> list[slice]:
         """An expert's pairs among those of each source rank."""
-        slices = []
-        for source in range(self.transport.size):
-            firsts = self.received.firsts(source)
-            slices.append(slice(firsts[expert - self.mine.start], firsts[expert - self.mine.start + 1]))
-        return slices
+        number = expert - self.mine.start
+        return [slice(*firsts[number : number + 2]) for firsts in self.received.firsts]
 
     def _gather(self, expert: int, arrived: Sequence[Tensor]) -> Tensor:
         """An expert's rows, from all ranks, in their order."""

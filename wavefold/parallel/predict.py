@@ -16,14 +16,12 @@ import torch
 
 from wavefold.config import ModelConfig
 from wavefold.parallel.routes import Routes
-from wavefold.parallel.simulate import Link, Load, Outcome, naive_steps, simulate
+from wavefold.parallel.simulate import ENOUGH, Link, Load, Outcome, fewest_enough, naive_steps, simulate
 from wavefold.parallel.waves import Waves
 from wavefold.parallel.wire import Wire, row_bytes
 
 WEIGHT_BYTES = {"fp4": 0.5 + 1 / 32, "fp8": 1 + 1 / 128**2}
 """Of a routed expert's weight, with its scales."""
-ENOUGH = 1.005
-"""Within half a percent of the best, fewer waves are better."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +91,7 @@ def predict(
         waves = replace(base, num_waves=num)
         load, _ = _load(config, waves, ids, machine, wire, back)
         tried[num] = waves, load, simulate(waves, load, link)
-    best = min(outcome.seconds for _, _, outcome in tried.values())
-    waves, load, outcome = next(some for _, some in sorted(tried.items()) if some[2].seconds <= ENOUGH * best)
+    waves, load, outcome = tried[fewest_enough({num: some.seconds for num, (_, _, some) in tried.items()})]
     for ring in range(1, waves.num_waves):
         narrow = replace(waves, ring=ring)
         if (some := simulate(narrow, load, link)).seconds <= ENOUGH * outcome.seconds:

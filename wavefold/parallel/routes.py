@@ -10,6 +10,7 @@ refs     0       1       0       2            which row each pair is of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -26,9 +27,8 @@ class Routes:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < waves.num_experts:
             raise ValueError(f"experts {int(ids.min())} to {int(ids.max())}; expected 0 to {waves.num_experts - 1}")
         self.num_slots = ids.shape[1]
-        wave_of = torch.tensor([waves.wave_of(expert) for expert in range(waves.num_experts)])
         flat = ids.flatten().cpu().long()
-        self.order = (wave_of[flat] * waves.num_experts + flat).argsort(stable=True)
+        self.order = (_wave_of(waves)[flat] * waves.num_experts + flat).argsort(stable=True)
         self.tokens = self.order // self.num_slots
         self.places = torch.empty_like(self.order)
         self.places[self.order] = torch.arange(len(self.order))
@@ -60,6 +60,12 @@ class Routes:
     def of_rank(self, rank: int, values: Tensor) -> Tensor:
         """values, one for each pair in order -> those of a rank's pairs."""
         return torch.cat([values[pairs[rank]] for pairs in self.pairs])
+
+
+@functools.cache
+def _wave_of(waves: Waves) -> Tensor:
+    """Every expert's wave: asked for in each layer."""
+    return torch.tensor([waves.wave_of(expert) for expert in range(waves.num_experts)])
 
 
 def _first_seen(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wavefold.parallel.timeline import Span
 from wavefold.parallel.waves import Step, Waves
+
+ENOUGH = 1.005
+"""Within half a percent of the best, fewer waves are better."""
 
 
 @dataclass(frozen=True)
@@ -187,5 +190,10 @@ def best_waves(
         seconds[num] = simulate(
             some, even_load(some, compute_s, dispatch_bytes, combine_bytes, overhead_s), link
         ).seconds
-    enough = min(num for num in tried if seconds[num] <= 1.005 * min(seconds.values()))
-    return replace(waves, num_waves=enough, ring=0), seconds
+    return replace(waves, num_waves=fewest_enough(seconds), ring=0), seconds
+
+
+def fewest_enough(seconds: Mapping[int, float]) -> int:
+    """Of some numbers the smallest whose seconds are within half a percent of the best."""
+    best = min(seconds.values())
+    return min(number for number, some in seconds.items() if some <= ENOUGH * best)

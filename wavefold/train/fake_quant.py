@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wavefold import quant
 from wavefold.model import Transformer
+from wavefold.model.expert_store import routed_expert
 from wavefold.model.parameters import Linear
 from wavefold.train.lora import adapted
 
@@ -143,7 +144,7 @@ def quantised_share(masters: Masters, number: int = 0) -> float:
 
     1 while quantisation is on. Without it few weights happen to be such values.
     """
-    experts = [name for name in masters.forms if ".ffn.experts." in name and name.endswith(".w1.weight")
+    experts = [name for name in masters.forms if routed_expert(name) is not None and name.endswith(".w1.weight")
                and not masters.model.get_parameter(name).is_meta]  # fmt: skip
     prefix = experts[number % len(experts)].removesuffix("weight")
     owner: Linear = masters.model.get_submodule(prefix.removesuffix("."))  # type: ignore[assignment]

@@ -10,7 +10,6 @@ have storage in one process alone, which gets their whole gradients in the waves
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
@@ -20,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from wavefold.model import Transformer
+from wavefold.model.expert_store import routed_expert
 from wavefold.model.ranked_experts import RankedExperts
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.group import Group
@@ -32,7 +32,7 @@ from wavefold.train.objective import Objective
 def is_replicated(name: str, parameter: Tensor) -> bool:
     """Whether each process holds this parameter whole: routed experts, the last collapse's few numbers, and what no
     gradient moves (tables, routers' biases)."""
-    return ".ffn.experts." in name or name.startswith("hc_head_") or not parameter.requires_grad
+    return routed_expert(name) is not None or name.startswith("hc_head_") or not parameter.requires_grad
 
 
 def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
@@ -42,7 +42,7 @@ def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
     """
     waves = Waves(model.config.n_routed_experts, group.size, num_waves)
     for name, parameter in list(model.named_parameters()):
-        if (expert := _expert_of(name)) is not None and waves.rank_of(expert) != group.rank:
+        if (expert := routed_expert(name)) is not None and waves.rank_of(expert) != group.rank:
             owner, _, last = name.rpartition(".")
             away = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
             model.get_submodule(owner).register_parameter(last, away)
@@ -51,11 +51,6 @@ def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
     transport = TorchTransport() if group.size > 1 else local_transports(1)[0]
     model.experts = RankedExperts(model.store, transport, settings, same_rows=False)
     return waves
-
-
-def _expert_of(name: str) -> int | None:
-    found = re.search(r"\.ffn\.experts\.(\d+)\.", name)
-    return int(found[1]) if found else None
 
 
 class Shards:
@@ -156,7 +151,7 @@ class Shards:
             p = parameter.detach()
             if self._is_shared_out(name):
                 p = torch.empty_like(p, device=self.group.device) if p.is_meta else p
-                dist.broadcast(p, self._waves.rank_of(_expert_of(name)))  # type: ignore[union-attr, arg-type]
+                dist.broadcast(p, self._waves.rank_of(routed_expert(name)))  # type: ignore[union-attr, arg-type]
             whole[name] = p.full_tensor() if isinstance(p, DTensor) else p
         return whole
 
@@ -172,4 +167,4 @@ class Shards:
 
     def _is_shared_out(self, name: str) -> bool:
         """Whether another process may have it, and no other but one."""
-        return self._waves is not None and self.group.size > 1 and _expert_of(name) is not None
+        return self._waves is not None and self.group.size > 1 and routed_expert(name) is not None
