@@ -86,3 +86,10 @@ def test_several_processes_run_on_cpus(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("RANK", "0")
     assert main(["run", "-p", "x", "--device", "meta"]) == 2
     assert "--device meta is not allowed over several processes" in capsys.readouterr().err
+
+
+def test_one_rank_gives_the_bits_of_two(model: Path) -> None:
+    flags = ("--arithmetic", "released", "--dtype", "bfloat16", "--back", "bf16", "--waves")
+    one, two = complete(model, 1, *flags, "1"), complete(model, 2, *flags, "3")
+    assert one.returncode == two.returncode == 0, two.stderr[-2000:]
+    assert json.loads(two.stdout)["tokens"] == json.loads(one.stdout)["tokens"]

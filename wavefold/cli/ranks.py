@@ -35,6 +35,11 @@ def num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_over_ranks(args: argparse.Namespace) -> bool:
+    """Whether the model runs as over ranks: one alone does where waves are asked for, with the same roundings."""
+    return num_ranks() > 1 or args.waves is not None
+
+
 def is_first() -> bool:
     """Whether this is the process that talks."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -43,6 +48,7 @@ def is_first() -> bool:
 def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
     """The model with this process's experts alone, the others' at hand. Raises ValueError where processes differ."""
     import torch
+    import torch.distributed as dist
 
     from wavefold.checkpoint import load
     from wavefold.config import ModelConfig
@@ -53,6 +59,8 @@ def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
     from wavefold.parallel.waves import Waves
 
     config = ModelConfig.from_file(folder)
+    if num_ranks() == 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     group = Group()
     base = Waves(config.n_routed_experts, group.size)
     waves = Waves(config.n_routed_experts, group.size, args.waves or min(DEFAULT_WAVES, base.most_waves))

@@ -245,9 +245,9 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch's for a name it does not know, and for a device it lacks
         raise ValueError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from None
-    if ranks.num_ranks() > 1:
+    if ranks.is_over_ranks(args):
         if device.type != "cpu":
-            raise ValueError(f"--device {args.device} is not allowed over several processes; expected cpu")
+            raise ValueError(f"--device {args.device} is not allowed over several processes or with --waves; expected cpu")
         return ranks.load_over_ranks(folder, args)
     return load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
 

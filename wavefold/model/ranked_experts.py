@@ -8,6 +8,7 @@ tokens of its own, and rows travel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from wavefold.parallel.exchange import Settings
 from wavefold.parallel.experts import Pass, wave_experts
 from wavefold.parallel.transport import Transport, run_alone
 
+FEW_ROWS = 32
+"""Fewer go in one wave: what waves hide is seconds of travel, and what they cost is messages."""
+
 
 class RankedExperts(ExpertStore):
     """`store` has this rank's experts, which it is asked for alone."""
@@ -25,6 +29,7 @@ class RankedExperts(ExpertStore):
     def __init__(self, store: ExpertStore, transport: Transport, settings: Settings, same_rows: bool):
         """`same_rows`: every rank runs the same tokens."""
         self._store, self._transport, self._settings, self._same_rows = store, transport, settings, same_rows
+        self._at_once = replace(settings, waves=replace(settings.waves, num_waves=1, ring=0))
 
     @property
     def mine(self) -> range:
@@ -75,5 +80,6 @@ class RankedExperts(ExpertStore):
             with self.view(layer, [expert]) as view:
                 return ops.expert(rows, *view[expert], routes.to(rows.device), limit, arithmetic)
 
-        one = Pass(self._transport, self._settings, compute)
+        settings = self._settings if len(h) >= FEW_ROWS else self._at_once
+        one = Pass(self._transport, settings, compute)
         return run_alone(one.forward_shared(h, weights, ids, dict.fromkeys(self.mine, ())))
