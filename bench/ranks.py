@@ -22,27 +22,11 @@ from wavefold.bench.link import PacedLink
 from wavefold.cli.plan_ranks import link_rate
 from wavefold.config import ModelConfig
 
-PORT = "29823"
-
 
 def command(args: argparse.Namespace, prompt: Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "wavefold", "run", str(args.model), "--tokens", str(prompt), "--max-tokens",
             str(args.decode + 1), "--temperature", "0", "--threads", "1", "--json", "--arithmetic", args.arithmetic,
             "--dtype", "bfloat16", *flags]  # fmt: skip
-
-
-def over_ranks(link: PacedLink, words: list[str]) -> dict:
-    """What the first of two ranks says."""
-    ranks = []
-    for rank in range(2):
-        environment = os.environ | {
-            "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": link.addresses[0],
-            "MASTER_PORT": PORT, "GLOO_SOCKET_IFNAME": link.interfaces[rank], "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        ranks.append(subprocess.Popen([*link.inside(rank), *words], stdout=subprocess.PIPE, text=True, env=environment))
-    out = [rank.communicate()[0] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), "a rank failed"
-    return json.loads(out[0])  # type: ignore[no-any-return]
 
 
 def main() -> None:
@@ -81,7 +65,7 @@ def main() -> None:
             for rate in args.rates:
                 link.pace(0 if rate == "0" else 1e9 * link_rate(rate))
                 for waves in args.waves:
-                    facts = over_ranks(link, command(args, prompt, "--waves", str(waves), "--back", "bf16"))
+                    facts = json.loads(link.run(command(args, prompt, "--waves", str(waves), "--back", "bf16")))
                     facts |= {"rate": rate, "waves": waves, "alone": one, "model": str(args.model.name)}
                     lines.append(facts)
                     show(f"two, {rate}, {waves} waves", facts)

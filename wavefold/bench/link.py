@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 ADDRESSES = "10.99.7.1", "10.99.7.2"
+PORT = "29823"
 
 
 class PacedLink:
@@ -55,6 +56,21 @@ class PacedLink:
                 _run([*tc, "replace", "dev", interface, "root", "tbf", "rate", rate, "burst", "1mb", "limit", "64mb"])
             else:
                 subprocess.run([*tc, "del", "dev", interface, "root"], check=False, stderr=subprocess.DEVNULL)
+
+    def run(self, words: Sequence[str]) -> str:
+        """What the first of two ranks prints that run `words`, one thread each. Raises RuntimeError if one fails."""
+        ranks = []
+        for rank, interface in enumerate(self.interfaces):
+            environment = os.environ | {
+                "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": self.addresses[0],
+                "MASTER_PORT": PORT, "GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1",
+            }  # fmt: skip
+            inside = [*self.inside(rank), *words]
+            ranks.append(subprocess.Popen(inside, stdout=subprocess.PIPE, text=True, env=environment))
+        out = [rank.communicate()[0] for rank in ranks]
+        if any(rank.returncode for rank in ranks):
+            raise RuntimeError(f"a rank failed: {' '.join(words)}")
+        return out[0]
 
     def close(self) -> None:
         for space in self._spaces:

@@ -247,7 +247,9 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
         raise ValueError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from None
     if ranks.is_over_ranks(args):
         if device.type != "cpu":
-            raise ValueError(f"--device {args.device} is not allowed over several processes or with --waves; expected cpu")
+            raise ValueError(
+                f"--device {args.device} is not allowed over several processes or with --waves; expected cpu"
+            )
         return ranks.load_over_ranks(folder, args)
     return load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
 

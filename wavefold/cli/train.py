@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import functools
 import json
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -101,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         text.tokenizer.save(args.out / "transformers")
     exported.arithmetic = model.arithmetic
     nats, tokens = evaluate(Objective(exported), held_out)
-    if recipe.quantise == "fp4" and nats / tokens != trained:
+    # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
+    if recipe.quantise == "fp4" and not math.isclose(
+        nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
+    ):
         raise RuntimeError(f"{model_dir}: evaluates to {nats / tokens}, but what was trained to {trained}")
     facts = {
         "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),

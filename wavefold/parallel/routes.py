@@ -50,7 +50,7 @@ class Routes:
         """By target rank: of its pairs, in order, the number of the row that was sent to it."""
         for rank in range(waves.num_ranks):
             tokens = [self.tokens[pairs[rank]] for pairs in self.pairs]
-            rows, refs = _first_seen(torch.cat(tokens))
+            rows, refs = first_seen(torch.cat(tokens))
             self.refs.append(refs)
             seen = 0
             for wave, count in enumerate(rows_by_wave(refs, [len(some) for some in tokens])):
@@ -68,7 +68,7 @@ def _wave_of(waves: Waves) -> Tensor:
     return torch.tensor([waves.wave_of(expert) for expert in range(waves.num_experts)])
 
 
-def _first_seen(tokens: Tensor) -> tuple[Tensor, Tensor]:
+def first_seen(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """tokens -> the different ones in the order of their first appearance, and which of these each is."""
     if not len(tokens):
         return tokens, tokens

@@ -1,0 +1,31 @@
+"""What the kernels of routed experts are compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wavefold.ops.tilelang.tasks import BLOCK
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kernel is compiled for: widths, rows of a tile (16 for few rows a token, 64), slots, SwiGLU's limit."""
+
+    hidden: int
+    inner: int
+    rows: int = 64
+    slots: int = 6
+    limit: float = 10.0
+    stages: int = 3
+    """Loads in flight: pairs of tiles of 128 values."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "inner"):
+            if (value := getattr(self, name)) < BLOCK or value % BLOCK:
+                raise ValueError(f"{name} = {value} is not allowed; expected a multiple of {BLOCK}")
+        if self.rows not in (16, 32, 64):
+            raise ValueError(f"rows = {self.rows} is not allowed; expected 16, 32 or 64")
+        if not 1 <= self.slots <= 16:
+            raise ValueError(f"slots = {self.slots} is not allowed; expected 1 to 16")
+        if not 1 <= self.stages <= 6:
+            raise ValueError(f"stages = {self.stages} is not allowed; expected 1 to 6")
