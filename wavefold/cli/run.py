@@ -235,6 +235,7 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
     import torch
 
     from wavefold.checkpoint import load
+    from wavefold.model.kernel_experts import use_kernels
 
     if args.threads is not None:
         if args.threads < 1:
@@ -251,7 +252,13 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
                 f"--device {args.device} is not allowed over several processes or with --waves; expected cpu"
             )
         return ranks.load_over_ranks(folder, args)
-    return load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
+    model = load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
+    if device.type == "cuda":
+        try:
+            use_kernels(model)
+        except ValueError as error:
+            print(f"wavefold: routed experts run on plain torch: {error}", file=sys.stderr)
+    return model
 
 
 def read_tokens(name: str) -> list[int]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wavefold import quant
+from wavefold.ops import Arithmetic
 
 
 def routed_expert(name: str) -> int | None:
@@ -81,6 +82,17 @@ class ExpertStore(ABC):
     @abstractmethod
     def _release(self, layer: int, ids: Sequence[int]) -> None:
         """Unpin what `view` handed out."""
+
+
+class RoutingExperts(ExpertStore):
+    """A store that also computes: rows meet their experts elsewhere than in the model, on other ranks or in one
+    kernel."""
+
+    @abstractmethod
+    def routed(
+        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
+    ) -> Tensor:
+        """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden]."""
 
 
 class ResidentExperts(ExpertStore):

@@ -19,10 +19,9 @@ from wavefold.config import CSA, SWA, ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
-from wavefold.model.expert_store import ExpertStore
+from wavefold.model.expert_store import ExpertStore, RoutingExperts
 from wavefold.model.moe import Expert
 from wavefold.model.parameters import Linear
-from wavefold.model.ranked_experts import RankedExperts
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic, native
 
@@ -83,7 +82,7 @@ def run_layers(
     for block in fused:
         runs = [_run(block, memory) for memory in memories]
         native.block_attention(block.parameters, runs, buffers)
-        if isinstance(store, RankedExperts):
+        if isinstance(store, RoutingExperts):
             native.experts([block.shared], block.limit, arithmetic.released, buffers)
             parts = buffers.h, buffers.route, buffers.chosen
             routed = store.routed(block.layer, *parts, block.limit, arithmetic)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
-from wavefold.model.expert_store import ExpertStore, ExpertWeights
+from wavefold.model.expert_store import ExpertStore, ExpertWeights, RoutingExperts
 from wavefold.model.parameters import Linear
-from wavefold.model.ranked_experts import RankedExperts
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic
 
@@ -50,7 +49,7 @@ class MoE(nn.Module):
         """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""
         weights, ids = self.gate(h, batch, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
-        if isinstance(store, RankedExperts):
+        if isinstance(store, RoutingExperts):
             out = store.routed(self.layer, h, weights, ids, self.limit, arithmetic).to(arithmetic.accumulate)
         elif ops.moves_rows(h, arithmetic):
             return self.routed_together(h, weights, ids, shared, store, arithmetic)

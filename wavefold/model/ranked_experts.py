@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.model.expert_store import ExpertStore, ExpertView
+from wavefold.model.expert_store import ExpertStore, ExpertView, RoutingExperts
 from wavefold.ops import Arithmetic
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.experts import Pass, wave_experts
@@ -23,7 +23,7 @@ FEW_ROWS = 32
 """Fewer go in one wave: what waves hide is seconds of travel, and what they cost is messages."""
 
 
-class RankedExperts(ExpertStore):
+class RankedExperts(RoutingExperts):
     """`store` has this rank's experts, which it is asked for alone."""
 
     def __init__(self, store: ExpertStore, transport: Transport, settings: Settings, same_rows: bool):

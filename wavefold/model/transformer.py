@@ -64,12 +64,16 @@ class Transformer(HyperConnected):
         return self.embed.weight.device
 
     @property
+    def blocks(self) -> list[Block]:
+        """The main layers', then the MTP module's."""
+        return [*self.layers, *self.mtp]  # type: ignore[list-item]
+
+    @property
     def store(self) -> ExpertStore:
         """The expert store; by default the experts that are this module's own parameters."""
         if self.experts is not None:
             return self.experts
-        blocks: list[Block] = [*self.layers, *self.mtp]  # type: ignore[list-item]
-        return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in blocks})
+        return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in self.blocks})
 
     # -- whole sequences -------------------------------------------------------------------------------------------
 

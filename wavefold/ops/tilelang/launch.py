@@ -1,0 +1,56 @@
+"""The fused kernel on a GPU: compiled once for a shape, launched with its arguments by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.tilelang.build import PASSES, has_compiler
+from wavefold.ops.tilelang.shape import Shape
+
+LINK_SHARE = 16
+"""Of so many blocks, one is the link's."""
+_FP8 = {"stage", "act"}
+"""Arguments that the kernel reads as e4m3; here they are bytes."""
+
+
+def why_not(device: torch.device) -> str | None:
+    """What keeps the kernels from a device, None if nothing does."""
+    if device.type != "cuda":
+        return f"the GPU kernels need a Hopper GPU; the model is on {device}"
+    if (capability := torch.cuda.get_device_capability(device)) != (9, 0):
+        return f"the GPU kernels are for Hopper (9.0); {device} has compute capability {capability[0]}.{capability[1]}"
+    if importlib.util.find_spec("tilelang") is None:
+        return "the GPU kernels need TileLang: pip install 'wavefold[gpu]'"
+    return None if has_compiler() else "the GPU kernels need nvcc on the PATH"
+
+
+@functools.cache
+def launcher(shape: Shape, device: torch.device, num_ranks: int = 1) -> Callable[[Mapping[str, Tensor | int]], None]:
+    """Of the fused kernel, with a block for each multiprocessor and rank that the device holds at once."""
+    import tilelang
+
+    from wavefold.ops.tilelang.kernels import fused
+
+    blocks = torch.cuda.get_device_properties(device).multi_processor_count // num_ranks
+    function = fused(shape, num_ranks, max(1, blocks // LINK_SHARE), blocks)
+    names = [function.buffer_map[p].name if p in function.buffer_map else p.name for p in function.params]
+    kernel = tilelang.compile(function, target="cuda", pass_configs=dict(PASSES))
+
+    def launch(given: Mapping[str, Tensor | int]) -> None:
+        with torch.cuda.device(device):
+            kernel(*(_as_read(name, given[name]) for name in names))
+
+    return launch
+
+
+def _as_read(name: str, value: Tensor | int) -> Tensor | int:
+    if isinstance(value, int):
+        return value
+    if name in _FP8:
+        return value.view(torch.float8_e4m3fn)
+    return value.view(torch.uint32) if name.startswith("w") and name.endswith("_scale") else value
