@@ -22,7 +22,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train instruct bench-waves clean
+.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -34,6 +34,7 @@ help:
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
+	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make instruct  train the model that ships to answer questions about the standard library, into runs/instruct"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
@@ -108,6 +109,9 @@ instruct: $(STAMP)
 # Namespaces and pacing need root; a quarter of an hour on two otherwise idle cores.
 bench-waves: $(STAMP)
 	$(BIN)/python bench/waves.py $$([ $$(id -u) = 0 ] || echo --loopback) --plot runs/waves.svg
+
+bench-gpu: $(STAMP)
+	$(BIN)/python bench/gpu_experts.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,8 @@ from wavefold.parallel.wire import Wire
 
 ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
 """(expert, rows [n, hidden], routing weights [n, 1] float32) -> [n, hidden]."""
+CACHED_ROWS = 64
+"""Rows that are summed at a time, so that their sums stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -110,26 +112,26 @@ class Exchange:
         self.travels, self.dim = here is None, rows.shape[1]
         self.others = [rank for rank in range(transport.size) if rank != transport.rank]
         if here is None:
-            self.arrived = [rows.new_zeros(sum(counts), self.dim) for counts in received.rows]
+            self.arrived = [rows.new_empty(sum(counts), self.dim) for counts in received.rows]
         else:
             self.arrived = [self._decoded(wires.encode(some, there)) for some in here]
         self.bounds = [[0, *itertools.accumulate(counts)] for counts in received.rows]
         width = wires.row_bytes(settings.back, self.dim) + 4 * extra
-        self.results = torch.zeros(len(routes.order), width, dtype=torch.uint8)
+        self.results = torch.empty(len(routes.order), width, dtype=torch.uint8)
         self.coming: dict[int, dict[int, tuple[Tensor, Message]]] = {}
         self.own: dict[int, Tensor] = {}
         self.returning: dict[int, list[Message]] = {}
         self.sent: list[Message] = []
 
     def run(self) -> Program[tuple[Tensor, Tensor]]:
-        """The results of this rank's pairs, in their order [pairs, hidden] float32, and the extra columns."""
+        """The results of this rank's pairs, in their order [pairs, hidden] as they came, and the extra columns."""
         for step in self.settings.waves.steps():
             if step.kind == "dispatch" and not self.travels:
                 continue
             yield from getattr(self, f"_{step.action}_{step.kind}" if step.kind else "_compute")(step.wave) or ()
         yield from self.sent
         width = self.results.shape[1] - 4 * self.extra
-        values = wires.decode(self.results[:, :width].contiguous(), self.settings.back, self.dim, torch.float32)
+        values = self.results[:, :width].contiguous().view(wires.DTYPES[self.settings.back])
         return values, self.results[:, width:].contiguous().view(torch.float32)
 
     def _expect_dispatch(self, wave: int) -> None:
@@ -195,11 +197,14 @@ def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Pr
 
 
 def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
-    """results [pairs, hidden] float32 -> each token's sum, its slots in order: [n, hidden]."""
-    total = results.new_zeros(len(routes.places), results.shape[1])
-    for slot in range(routes.num_slots):
-        total += results[routes.places[:, slot]]
-    return total.to(dtype)
+    """results [pairs, hidden] -> each token's sum in float32, its slots in order: [n, hidden] of `dtype`."""
+    out = results.new_empty(len(routes.places), results.shape[1], dtype=dtype)
+    for some, places in zip(out.split(CACHED_ROWS), routes.places.split(CACHED_ROWS), strict=True):
+        total = results.new_zeros(some.shape, dtype=torch.float32)
+        for slot in range(routes.num_slots):
+            total += results[places[:, slot]]
+        some.copy_(total)
+    return out
 
 
 def _swap(transport: Transport, out: Sequence[Tensor], into: Sequence[Tensor]) -> Program[None]:

@@ -12,6 +12,7 @@ may do so in any order and ranks may be runs apart. All states that this reaches
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -117,11 +118,11 @@ def check(
         check_readers(state, rank, epoch, task.writes, f"{task.name} of rank {rank}")
 
     def check_readers(state: State, rank: int, epoch: int, regions: Sequence[Region], who: str) -> None:
-        """What the run before left there was used."""
-        for region in regions if epoch else ():
-            for reader, mask in runs[epoch - 1][rank].readers.get(region, {}).items():
+        """What the runs before left there was used."""
+        for run, region in itertools.product(range(epoch), regions):
+            for reader, mask in runs[run][rank].readers.get(region, {}).items():
                 at, done, _ = state[reader]
-                if at < epoch - 1 or (at == epoch - 1 and done & mask != mask):
+                if at < run or (at == run and done & mask != mask):
                     raise Violation(f"{who} overwrites {region[0]} before rank {reader} used it")
 
     start: State = tuple((0, 0, 0) for _ in range(num_ranks))
