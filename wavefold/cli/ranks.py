@@ -37,7 +37,7 @@ def num_ranks() -> int:
 
 def is_over_ranks(args: argparse.Namespace) -> bool:
     """Whether the model runs as over ranks: one alone does where waves are asked for, with the same roundings."""
-    return num_ranks() > 1 or args.waves is not None
+    return num_ranks() > 1 or getattr(args, "waves", None) is not None
 
 
 def is_first() -> bool:
