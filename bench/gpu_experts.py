@@ -5,7 +5,7 @@
 Without a GPU it compiles every kernel, prints what they take of a chip and ends. With one, a rank's real share of 8-way
 expert parallelism:
 
-    right       against float64; the same bits for any number of waves and again
+    right       against float64; the same bits for any number of waves, again, and over two ranks on one chip
     prompt      rate of the whole layer against torch's dense bfloat16 and FP8 products of the same shapes
     decode      bytes of weights a second against what a copy reaches
     waves       one rank with a paced link for rho = 0.25 to 2: the link's blocks release rows no earlier than its rate
@@ -130,6 +130,28 @@ def exact(share: Share, some: int) -> Tensor:
     return out
 
 
+def over_two_ranks(share: Share) -> bool:
+    """Whether two ranks on one chip, a stream each, give one's bits: half of the tokens and of the experts each."""
+    once, out = share.run(1)
+    once()
+    expected = out().clone()
+    waves = Waves(share.num_experts, 2, 4, 2)
+    ranks = [Rank(number, share.shape, waves, share.tokens, device=share.device) for number in range(2)]
+    pointers = [rank.pointers() for rank in ranks]
+    x, ids, routes = (given.chunk(2) for given in (share.x, share.ids, share.routes))
+    launch, streams = launcher(share.shape, share.device, 2), [torch.cuda.Stream() for _ in ranks]
+    given = []
+    for number, rank in enumerate(ranks):
+        weights = rank.weights([share.experts[e] for e in waves.experts_of(number)])
+        given.append(rank.prepare(x[number].clone(), ids, routes, weights, pointers))
+    torch.cuda.synchronize()
+    for stream, arguments in zip(streams, given, strict=True):
+        with torch.cuda.stream(stream):
+            launch(arguments)
+    torch.cuda.synchronize()
+    return torch.equal(torch.cat([arguments["out"] for arguments in given]), expected)  # type: ignore[list-item]
+
+
 def with_gpu(model: str, device: torch.device) -> list[dict[str, Any]]:
     hidden, inner, _ = MODELS[model]
     share = Share(model, 8192, 64, device)
@@ -141,6 +163,7 @@ def with_gpu(model: str, device: torch.device) -> list[dict[str, Any]]:
             once()
             results.append(out().clone())
     facts["same_bits"] = all(torch.equal(results[0], other) for other in results)
+    facts["two_ranks"] = over_two_ranks(Share(model, 512, 64, device))
     expected = exact(share, 16)
     facts["relative_error"] = float((results[0][:16].cpu().double() - expected).norm() / expected.norm())
 
@@ -195,7 +218,8 @@ def main() -> None:
     for facts in with_gpu(args.model, device):
         append(args.out, [facts | circumstances(1)])
         print(f"\n{facts['device']}, {args.model}: error {facts['relative_error']:.1e}, "
-              f"{'the same bits' if facts['same_bits'] else 'OTHER BITS'} for all waves\n"
+              f"{'the same bits' if facts['same_bits'] else 'OTHER BITS'} for all waves, "
+              f"{'and' if facts['two_ranks'] else 'NOT'} for two ranks on one chip\n"
               f"prompt {facts['prompt_flops'] / 1e12:.0f} TFLOP/s: {facts['of_bf16']:.2f} of bfloat16, "
               f"{facts['of_fp8']:.2f} of FP8\ndecode {facts['decode_of_copy']:.0%} of a copy's rate")  # fmt: skip
         for line in facts["waves"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURE = "sm_90a"
+TARGET = {"kind": "cuda", "arch": ARCHITECTURE}
 PASSES = {"tl.disable_tma_lower": True, "tl.disable_warp_specialized": True}
 """Rows are gathered and loops are a task list's, which neither tensor maps nor TileLang's own roles serve."""
 
@@ -39,7 +40,7 @@ def generate(kernel: Any) -> Generated:
     import tilelang
     from tilelang import tvm
 
-    target = tvm.target.Target({"kind": "cuda", "arch": ARCHITECTURE})
+    target = tvm.target.Target(TARGET)
     with target, tvm.transform.PassContext(config=PASSES):
         artifact = tilelang.lower(kernel, target=target, enable_host_codegen=False, enable_device_compile=False)
     (function,) = artifact.device_mod.functions.values()

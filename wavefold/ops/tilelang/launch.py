@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from wavefold.ops.tilelang.build import PASSES, has_compiler
+from wavefold.ops.tilelang.build import PASSES, TARGET, has_compiler
 from wavefold.ops.tilelang.shape import Shape
 
 LINK_SHARE = 16
@@ -39,7 +39,7 @@ def launcher(shape: Shape, device: torch.device, num_ranks: int = 1) -> Callable
     blocks = torch.cuda.get_device_properties(device).multi_processor_count // num_ranks
     function = fused(shape, num_ranks, max(1, blocks // LINK_SHARE), blocks)
     names = [function.buffer_map[p].name if p in function.buffer_map else p.name for p in function.params]
-    kernel = tilelang.compile(function, target="cuda", pass_configs=dict(PASSES))
+    kernel = tilelang.compile(function, target=dict(TARGET), pass_configs=dict(PASSES))
 
     def launch(given: Mapping[str, Tensor | int]) -> None:
         with torch.cuda.device(device):
