@@ -107,8 +107,7 @@ class Share:
             holder.update(rank.prepare(self.x, [self.ids], [self.routes], weights, [rank.pointers()], picoseconds))
 
         def once() -> None:
-            holder["flags"][: rank.flags_layout.shared].zero_()  # the same run again: its own flags anew
-            holder["flags"][rank.flags_layout.activated() :].zero_()
+            rank.reset()  # the same run again
             launch(holder)
 
         prepare()

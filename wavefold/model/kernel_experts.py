@@ -9,6 +9,7 @@ model's own parameters become views of each layer's stack.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,11 @@ FEW_ROWS = 16
 """Of an expert, on average: up to so many are decode's business."""
 
 
-def shapes(config: ModelConfig, limit: float) -> tuple[Shape, Shape]:
+def shapes(config: ModelConfig) -> tuple[Shape, Shape]:
     """For few rows an expert and for many. Raises ValueError for widths that the kernels do not have."""
-    facts = config.hidden_size, config.moe_intermediate_size
-    slots = config.num_experts_per_tok
-    return Shape(*facts, 16, slots, limit, stages=6), Shape(*facts, 64, slots, limit, stages=3)
+    widths = config.hidden_size, config.moe_intermediate_size
+    slots, limit = config.num_experts_per_tok, config.swiglu_limit
+    return Shape(*widths, 16, slots, limit, stages=6), Shape(*widths, 64, slots, limit, stages=3)
 
 
 class KernelExperts(RoutingExperts):
@@ -49,13 +50,11 @@ class KernelExperts(RoutingExperts):
                 f"{model.arithmetic} arithmetic; the kernels of routed experts compute released arithmetic"
             )
         self._store: ExpertStore = model.store
-        self._launch = launch
-        self._limit = config.swiglu_limit
-        self._shapes = shapes(config, config.swiglu_limit)
+        self._launcher = functools.cache(launch)
+        self._shapes = shapes(config)
         self._waves = Waves(config.n_routed_experts)
-        self._runs: dict[Shape, Run] = {}
         self._ranks: dict[Shape, Rank] = {}
-        self._device = model.embed.weight.device
+        self._device = model.device
         self._weights = self._adopt(model)
 
     def _adopt(self, model: Transformer) -> dict[int, dict[str, Tensor]]:
@@ -85,17 +84,15 @@ class KernelExperts(RoutingExperts):
         self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
     ) -> Tensor:
         """One launch: h [n, hidden] bfloat16, weights [n, k] float32, ids [n, k] -> [n, hidden] bfloat16."""
-        if not arithmetic.released or limit != self._limit:
-            raise ValueError(f"{arithmetic} arithmetic, limit {limit}; expected released, {self._limit}")
         few, many = self._shapes
+        if not arithmetic.released or limit != few.limit:
+            raise ValueError(f"{arithmetic} arithmetic, limit {limit}; expected released, {few.limit}")
         shape = few if ids.numel() <= FEW_ROWS * self._waves.num_experts else many
         if (rank := self._ranks.get(shape)) is None or rank.max_tokens < len(h):
             room = 1 << max(4, (len(h) - 1).bit_length())
             rank = self._ranks[shape] = Rank(0, shape, self._waves, room, device=self._device)
-        if (run := self._runs.get(shape)) is None:
-            run = self._runs[shape] = self._launch(shape)
         given = rank.prepare(h.contiguous(), [ids], [weights], self._weights[layer], [rank.pointers()])
-        run(given)
+        self._launcher(shape)(given)
         return given["out"]  # type: ignore[return-value]
 
 
@@ -106,7 +103,6 @@ def use_kernels(model: Transformer) -> None:
     """
     from wavefold.ops.tilelang.launch import launcher, why_not
 
-    device = model.embed.weight.device
-    if reason := why_not(device):
+    if reason := why_not(model.device):
         raise ValueError(reason)
-    model.experts = KernelExperts(model, lambda shape: launcher(shape, device))
+    model.experts = KernelExperts(model, lambda shape: launcher(shape, model.device))

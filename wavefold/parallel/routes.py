@@ -24,11 +24,9 @@ class Routes:
 
     def __init__(self, waves: Waves, ids: Tensor):
         """Raises ValueError for an expert that there is not."""
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < waves.num_experts:
-            raise ValueError(f"experts {int(ids.min())} to {int(ids.max())}; expected 0 to {waves.num_experts - 1}")
         self.num_slots = ids.shape[1]
-        flat = ids.flatten().cpu().long()
-        self.order = (_wave_of(waves)[flat] * waves.num_experts + flat).argsort(stable=True)
+        flat = flat_ids(waves, [ids])
+        self.order = (waves_of_experts(waves)[flat] * waves.num_experts + flat).argsort(stable=True)
         self.tokens = self.order // self.num_slots
         self.places = torch.empty_like(self.order)
         self.places[self.order] = torch.arange(len(self.order))
@@ -63,9 +61,23 @@ class Routes:
 
 
 @functools.cache
-def _wave_of(waves: Waves) -> Tensor:
+def waves_of_experts(waves: Waves) -> Tensor:
     """Every expert's wave: asked for in each layer."""
     return torch.tensor([waves.wave_of(expert) for expert in range(waves.num_experts)])
+
+
+@functools.cache
+def ranks_of_experts(waves: Waves) -> Tensor:
+    """Every expert's rank."""
+    return torch.tensor([waves.rank_of(expert) for expert in range(waves.num_experts)])
+
+
+def flat_ids(waves: Waves, ids: Sequence[Tensor]) -> Tensor:
+    """ids, some [n, k], one after another, int64 [pairs]. Raises ValueError for an expert that there is not."""
+    flat = torch.cat([some.flatten() for some in ids]).cpu().long()
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < waves.num_experts:
+        raise ValueError(f"experts {int(flat.min())} to {int(flat.max())}; expected 0 to {waves.num_experts - 1}")
+    return flat
 
 
 def first_seen(tokens: Tensor) -> tuple[Tensor, Tensor]:

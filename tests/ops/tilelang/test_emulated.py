@@ -82,9 +82,26 @@ def test_grouped_products_are_the_released_arithmetic(rows: int, tmp_path: Path)
     assert torch.equal(given["y"], expected)
 
 
+TILES_OF_16 = Shape(HIDDEN, INNER, 16, SLOTS, LIMIT)
+
+
 @functools.cache
 def fused_kernel(ranks: int, folder: Path) -> Emulated:
-    return built(kernels.fused(Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), ranks, 1, 3), folder)
+    return built(kernels.fused(TILES_OF_16, ranks, 1, 3), folder)
+
+
+class Ranks:
+    """All ranks of a schedule, in this process. Kept while a kernel runs: peers reach its buffers by address alone."""
+
+    def __init__(self, schedule: Waves):
+        self.ranks = [Rank(rank, TILES_OF_16, schedule, 32) for rank in range(schedule.num_ranks)]
+        self.weights = [one.weights([experts()[e] for e in schedule.experts_of(one.rank)]) for one in self.ranks]
+        self.pointers = [one.pointers() for one in self.ranks]
+
+    def given(self, x: list[Tensor], ids: list[Tensor], routes: list[Tensor]) -> list[dict[str, Any]]:
+        """What each rank's kernel is given."""
+        parts = zip(self.ranks, x, self.weights, strict=True)
+        return [one.prepare(some, ids, routes, weights, self.pointers) for one, some, weights in parts]
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +142,10 @@ def test_the_fused_kernel_over_ranks_and_waves(sizes: tuple[int, ...], kind: str
     most = EXPERTS // ranks
     for waves in {1, 2, most}:
         schedule = Waves(EXPERTS, ranks, waves, min(waves, 2))
-        mine = [Rank(rank, Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), schedule, 32) for rank in range(ranks)]
-        weights = [one.weights([experts()[e] for e in schedule.experts_of(one.rank)]) for one in mine]
-        pointers = [one.pointers() for one in mine]
+        mine = Ranks(schedule)
         for run in range(2):  # the second one with what the first left behind, another routing
             x, ids, routes = routing(sizes if run else sizes[::-1], kind, run)
-            given = [one.prepare(x[r], ids, routes, weights[r], pointers) for r, one in enumerate(mine)]
+            given = mine.given(x, ids, routes)
             kernel.run((3, 1), given, seed := seed + 1)
             for rank in range(ranks):
                 assert torch.equal(given[rank]["out"], expected(x[rank], ids[rank], routes[rank])), (waves, run, rank)
@@ -138,13 +153,10 @@ def test_the_fused_kernel_over_ranks_and_waves(sizes: tuple[int, ...], kind: str
 
 def test_many_orders_of_blocks(folder: Path) -> None:
     kernel, sizes = fused_kernel(2, folder), (9, 14)
-    schedule = Waves(EXPERTS, 2, 4, 1)
-    mine = [Rank(rank, Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), schedule, 16) for rank in range(2)]
-    weights = [one.weights([experts()[e] for e in schedule.experts_of(one.rank)]) for one in mine]
-    pointers = [one.pointers() for one in mine]
+    mine = Ranks(Waves(EXPERTS, 2, 4, 1))
     for seed in range(12):
         x, ids, routes = routing(sizes, "random", random.Random(seed).randrange(1000))
-        given = [one.prepare(x[r], ids, routes, weights[r], pointers) for r, one in enumerate(mine)]
+        given = mine.given(x, ids, routes)
         kernel.run((3, 1), given, seed)
         for rank in range(2):
             assert torch.equal(given[rank]["out"], expected(x[rank], ids[rank], routes[rank])), seed
@@ -160,23 +172,19 @@ def test_many_orders_of_blocks(folder: Path) -> None:
     ],
 )
 def test_the_emulation_sees_faults(pattern: str, new: str, tmp_path: Path) -> None:
-    source = generate(kernels.fused(Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), 2, 1, 3)).source
+    source = generate(kernels.fused(TILES_OF_16, 2, 1, 3)).source
     faulty, count = re.subn(pattern, new, source)
     assert count
-    schedule = Waves(EXPERTS, 2, 2, 1)
-    mine = [Rank(rank, Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), schedule, 16) for rank in range(2)]
-    weights = [one.weights([experts()[e] for e in schedule.experts_of(one.rank)]) for one in mine]
     x, ids, routes = routing((9, 14), "random", 0)
-    given = [one.prepare(x[r], ids, routes, weights[r], [o.pointers() for o in mine]) for r, one in enumerate(mine)]
+    mine = Ranks(Waves(EXPERTS, 2, 2, 1))
+    given = mine.given(x, ids, routes)
     Emulated(faulty, tmp_path).run((3, 1), given, 1)
     assert not all(torch.equal(given[r]["out"], expected(x[r], ids[r], routes[r])) for r in range(2))
 
 
 def test_blocks_that_wait_for_ever_are_found(folder: Path) -> None:
-    schedule = Waves(EXPERTS, 2, 2, 1)
-    mine = [Rank(rank, Shape(HIDDEN, INNER, 16, SLOTS, LIMIT), schedule, 16) for rank in range(2)]
-    weights = [one.weights([experts()[e] for e in schedule.experts_of(one.rank)]) for one in mine]
     x, ids, routes = routing((9, 14), "random", 0)
-    given = [one.prepare(x[r], ids, routes, weights[r], [o.pointers() for o in mine]) for r, one in enumerate(mine)]
+    mine = Ranks(Waves(EXPERTS, 2, 2, 1))
+    given = mine.given(x, ids, routes)
     with pytest.raises(RuntimeError, match="for ever"):
         fused_kernel(2, folder).run((3, 1), given[:1])  # the other rank never comes

@@ -97,25 +97,28 @@ class Rank:
         self.epoch += 1
         return self._given(x, made, weights, pointers, picoseconds)
 
+    def reset(self) -> None:
+        """This rank's own flags, as a run finds them; those that peers write stay."""
+        self.flags[: self.flags_layout.shared].zero_()
+        self.flags[self.flags_layout.activated() :].zero_()
+
     def _given(
         self, x: Tensor, made: Tables, weights: dict[str, Tensor], pointers: Sequence[Sequence[int]], picoseconds: int
     ) -> dict[str, Tensor | int]:
         codes, scales = quant.act_quant(x, BLOCK)
         self.x[: len(x)], self.x_scale[: len(x)] = codes.view(torch.uint8), scales.view(torch.uint8)
-        layout = self.flags_layout
-        self.flags[: layout.shared].zero_()
-        self.flags[layout.activated() :].zero_()
+        self.reset()
         rows, staged, hidden = len(made.place), len(made.tokens), self.shape.hidden
-        stage = torch.zeros(max(1, staged), hidden, dtype=torch.uint8, device=self.device)
+        stage = torch.empty(max(1, staged), hidden, dtype=torch.uint8, device=self.device)
         move = {"need": made.need, "links": made.links, "computes": made.computes, "tokens": made.tokens,
                 "place": made.place, "route": made.route, "pairs": made.pairs}  # fmt: skip
         return {
             **weights, **{name: tensor.to(self.device) for name, tensor in move.items()},
             "pointers": torch.tensor(pointers, dtype=torch.int64, device=self.device).T.contiguous(),
-            "flags": self.flags[: made.num_flags], "stage": stage,
-            "stage_scale": stage.new_zeros(len(stage), hidden // BLOCK), "act": self.act[:rows],
+            "flags": self.flags[: len(made.need)], "stage": stage,
+            "stage_scale": stage.new_empty(len(stage), hidden // BLOCK), "act": self.act[:rows],
             "act_scale": self.act_scale[:rows], "y": self.y[:rows], "back": self.back[: len(x) * self.shape.slots],
-            "out": torch.zeros(len(x), hidden, dtype=torch.bfloat16, device=self.device), "picoseconds": picoseconds,
+            "out": torch.empty(len(x), hidden, dtype=torch.bfloat16, device=self.device), "picoseconds": picoseconds,
             "n": len(x), "u": staged, "p": rows, "e": len(weights["w1"]), "m": len(made.pairs), "nl": len(made.links),
-            "nc": len(made.computes), "nf": made.num_flags,
+            "nc": len(made.computes), "nf": len(made.need),
         }  # fmt: skip

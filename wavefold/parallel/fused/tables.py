@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from wavefold.ops.tilelang.tasks import BLOCK, CHUNK, WIDTH, Column, Kind
-from wavefold.parallel.routes import first_seen
+from wavefold.parallel.routes import first_seen, flat_ids, ranks_of_experts, waves_of_experts
 from wavefold.parallel.waves import Waves
 
 
@@ -83,25 +82,21 @@ class Pairs:
         if len(ids) != waves.num_ranks:
             raise ValueError(f"ids of {len(ids)} ranks are not allowed; expected {waves.num_ranks}")
         self.waves, self.rows, self.slots = waves, rows, ids[0].shape[1]
-        flat = torch.cat([some.flatten() for some in ids]).cpu().long()
-        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < waves.num_experts:
-            raise ValueError(f"experts {int(flat.min())} to {int(flat.max())}; expected 0 to {waves.num_experts - 1}")
+        flat = flat_ids(waves, ids)
         sizes = torch.tensor([some.numel() for some in ids])
         self.expert = flat
         self.source = torch.arange(waves.num_ranks).repeat_interleave(sizes)
         self.number = torch.arange(len(flat)) - (sizes.cumsum(0) - sizes)[self.source]
         """token * slots + slot, on its rank."""
-        self.owner = torch.tensor([waves.rank_of(e) for e in range(waves.num_experts)])[flat]
-        self.wave_of = torch.tensor([waves.wave_of(e) for e in range(waves.num_experts)])
-        self.counts = torch.bincount(flat, minlength=waves.num_experts)
-        tiles = (self.counts + rows - 1) // rows
-        self.tiles = [tiles[slice(*_ends(waves.experts_of(rank)))] for rank in range(waves.num_ranks)]
+        self.owner, self.wave_of = ranks_of_experts(waves)[flat], waves_of_experts(waves)
+        counts = torch.bincount(flat, minlength=waves.num_experts)
+        tiles = (counts + rows - 1) // rows
+        spans = [waves.experts_of(rank) for rank in range(waves.num_ranks)]
+        self.tiles = [tiles[span.start : span.stop] for span in spans]
         first = torch.cat([some.cumsum(0) - some for some in self.tiles]) * rows
         order = flat.argsort(stable=True)
         self.row = torch.empty_like(flat)
-        self.row[order] = (
-            torch.arange(len(flat)) - (self.counts.cumsum(0) - self.counts)[flat[order]] + first[flat[order]]
-        )
+        self.row[order] = torch.arange(len(flat)) + (first - (counts.cumsum(0) - counts))[flat[order]]
 
 
 @dataclass
@@ -126,10 +121,6 @@ class Tables:
     """[rows] bool: not padding. The kernel computes padding too, from whatever is there; nobody reads it."""
     num_tokens: int
 
-    @cached_property
-    def num_flags(self) -> int:
-        return len(self.need)
-
 
 def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int, int], epoch: int = 1) -> Tables:
     """Of `rank`. weights: routing weights of each rank [n, slots]; widths: hidden and inner, multiples of 128."""
@@ -140,7 +131,7 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
     tiles = pairs.tiles[rank]
     experts = waves.experts_of(rank)
     of_tile = torch.arange(len(experts)).repeat_interleave(tiles)
-    wave_of_tile = pairs.wave_of[experts.start :][: len(experts)][of_tile]
+    wave_of_tile = pairs.wave_of[experts.start + of_tile]
     num_tiles = len(of_tile)
 
     # the stage: each row once, by the wave that first wants it, then by where it comes from
@@ -258,7 +249,3 @@ def _chunks(groups: Tensor) -> Tensor:
     group = torch.arange(len(sizes)).repeat_interleave(pieces)
     within = torch.arange(len(group)) - (pieces.cumsum(0) - pieces)[group]
     return torch.stack((firsts[group] + within * CHUNK, (sizes[group] - within * CHUNK).clamp(max=CHUNK)), -1)
-
-
-def _ends(span: range) -> tuple[int, int]:
-    return span.start, span.stop
