@@ -21,7 +21,12 @@ namespace {
 
 using Plain = SimdRows<Avx512>;  // products with float32 weights, and decoding
 
-constexpr int PAGE = 4096;
+constexpr int AHEAD = 8192;  // bytes of hints before their use
+
+alignas(64) constexpr uint8_t NUMBERS[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                             16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                             32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                             48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
 inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
@@ -34,16 +39,41 @@ inline __m512 to_floats(__m128i scales) {
     return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, edge, bits, _mm512_set1_epi32(1 << 22)));
 }
 
+// The codes of a row, 64 bytes at a time, wherever they begin. Each cache line is read by one load, for one instruction:
+// a load for several of them, folded into each, or one across two lines, is repeated while its line is on the way.
+// Bytes outside the row are not read.
+struct Lines {
+    const uint8_t *at;
+    uint64_t outside;  // bytes of the first line that lie before the row, as many as of its last line lie in it
+    __m512i places, line;
+    explicit Lines(const uint8_t *row) {
+        const int skipped = int(reinterpret_cast<uintptr_t>(row) % 64);
+        at = row - skipped;
+        outside = (uint64_t(1) << skipped) - 1;
+        places = _mm512_add_epi8(_mm512_load_si512(NUMBERS), _mm512_set1_epi8(char(skipped)));
+        line = _mm512_maskz_loadu_epi8(~outside, at);
+    }
+    inline __m512i next(bool last) {
+        at += 64;
+        _mm_prefetch((const char *)(uintptr_t(at) + AHEAD), _MM_HINT_T0);  // of a row after this one, or of nothing
+        const __m512i after = last ? _mm512_maskz_loadu_epi8(outside, at) : _mm512_load_si512(at);
+        const __m512i codes = _mm512_permutex2var_epi8(line, places, after);
+        line = after;
+        return codes;
+    }
+};
+
 struct FP4 {
     static constexpr int BYTES = 64, SCALES = 4;
     static constexpr bool SCALED = true;
     __m512i table = _mm512_load_si512(tables().e2m1);
-    inline void load(const uint8_t *codes, __m512i w[4]) const {
-        const __m512i words = _mm512_loadu_si512(codes);
+    // One of the three shifts is a product, which other units of the processor do.
+    inline void load(Lines &codes, bool last, __m512i w[4]) const {
+        const __m512i words = codes.next(last), shifted = _mm512_mulhi_epu16(words, _mm512_set1_epi16(1 << 4));
         w[0] = _mm512_permutexvar_epi16(words, table);
         w[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
         w[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
-        w[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
+        w[3] = _mm512_permutexvar_epi16(shifted, table);
     }
     // The scales of four steps at a time; each goes to the four lanes whose sums it scales.
     static inline __m512 scales(const uint8_t *bytes, int steps) {
@@ -68,10 +98,10 @@ struct FP8 {
         low0 = _mm512_load_si512(low), low1 = _mm512_load_si512(low + 64);
         high0 = _mm512_load_si512(high), high1 = _mm512_load_si512(high + 64);
     }
-    inline void load(const uint8_t *codes, __m512i w[4]) const {
+    inline void load(Lines &codes, bool last, __m512i w[4]) const {
         const __m512i sign = _mm512_set1_epi8(-128);
         for (int i = 0; i < 2; i++) {
-            const __m512i code = _mm512_loadu_si512(codes + 64 * i);
+            const __m512i code = codes.next(last && i == 1);
             const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
             const __m512i magnitude = _mm512_permutex2var_epi8(high0, code, high1);
             const __m512i high = _mm512_ternarylogic_epi32(magnitude, code, sign, 0xF8);  // magnitude | (code & sign)
@@ -91,18 +121,18 @@ struct FP8 {
 struct BF16 {
     static constexpr int BYTES = 256, SCALES = 0;
     static constexpr bool SCALED = false;
-    inline void load(const uint8_t *codes, __m512i w[4]) const {
-        for (int j = 0; j < 4; j++) w[j] = _mm512_loadu_si512(codes + 64 * j);
+    inline void load(Lines &codes, bool last, __m512i w[4]) const {
+        for (int j = 0; j < 4; j++) w[j] = codes.next(last && j == 3);
     }
     static inline __m512 scales(const uint8_t *, int) { return _mm512_setzero_ps(); }
     static inline __m512 scale(__m512 scales, int) { return scales; }
 };
 
 template <class Form, int R>
-WF_INLINE void step(const Form &form, const uint8_t *codes, __m512 scale, const uint16_t *x, int64_t width,
+WF_INLINE void step(const Form &form, Lines &codes, bool last, __m512 scale, const uint16_t *x, int64_t width,
                     __m512 (&sum)[R]) {
     __m512i w[4];
-    form.load(codes, w);
+    form.load(codes, last, w);
     for (int r = 0; r < R; r++) {
         const uint16_t *mine = x + r * width;
         __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
@@ -111,37 +141,37 @@ WF_INLINE void step(const Form &form, const uint8_t *codes, __m512 scale, const 
     }
 }
 
-// One row of the weight after another: the processor fetches a single stream ahead better than hints of ours do, but not
-// across a page, which FP4's rows, busy with their look-ups, would wait for.
 template <class Form, int R>
 void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
     const Form form;
     const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
+    alignas(64) uint8_t padded[256] = {};
     for (int64_t n = first; n < end; n++) {
-        const uint8_t *codes = m.codes + n * row_bytes, *scales = m.scales_of(n);
+        const uint8_t *row = m.codes + n * row_bytes, *scales = m.scales_of(n);
+        Lines codes(whole ? row : padded);
         __m512 even[R], odd[R];
         for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
         int64_t c = 0;
-        if (Form::BYTES == 64) _mm_prefetch((const char *)codes + PAGE, _MM_HINT_T0);
         for (; c + 4 <= whole; c += 4) {
             const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
+            const bool last = c + 4 == whole;
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                step<Form, R>(form, codes + (c + i) * Form::BYTES, Form::scale(four, i), x + (c + i) * CHUNK, width,
+                step<Form, R>(form, codes, last && i == 3, Form::scale(four, i), x + (c + i) * CHUNK, width,
                               i % 2 ? odd : even);
         }
         for (; c < whole; c++) {
             const __m512 one = Form::scales(scales + c * Form::SCALES, 1);
-            step<Form, R>(form, codes + c * Form::BYTES, Form::scale(one, 0), x + c * CHUNK, width, even);
+            step<Form, R>(form, codes, c + 1 == whole, Form::scale(one, 0), x + c * CHUNK, width, even);
         }
         if (m.columns % CHUNK) {  // the last columns, beside zeros
-            alignas(64) uint8_t padded[256] = {};
             uint8_t padded_scales[4] = {127, 127, 127, 127};
-            std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
+            std::memcpy(padded, row + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
             if (Form::SCALED)
                 std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
             const __m512 one = Form::scales(padded_scales, 1);
-            step<Form, R>(form, padded, Form::scale(one, 0), x + c * CHUNK, width, odd);
+            Lines rest(padded);
+            step<Form, R>(form, rest, true, Form::scale(one, 0), x + c * CHUNK, width, odd);
         }
         for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
     }

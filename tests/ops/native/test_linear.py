@@ -53,6 +53,22 @@ def test_products(isa: str, form: str, rows: int, columns: int) -> None:
         assert torch.equal(native.linear(x, weight, scale, torch.bfloat16), y.bfloat16())
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(9, 512), (6, 384), (5, 130)])
+@pytest.mark.parametrize("form", FORMS)
+def test_wherever_a_weight_begins(isa: str, form: str, rows: int, columns: int) -> None:
+    """Tensors of a file that is mapped lie at any address; the bytes around them are others' (here NaN of FP8)."""
+    weight, scale = stored(form, rows, columns)
+    x = torch.randn(2, columns, generator=torch.Generator().manual_seed(3)).bfloat16()
+    expected = native.linear(x, weight, scale, torch.float32)
+    num_bytes = weight.numel() * weight.element_size()
+    file = torch.full((num_bytes + 192,), 0x7F, dtype=torch.uint8)
+    first = -file.data_ptr() % 64
+    for skipped in range(first, first + 64, weight.element_size()):
+        moved = file.fill_(0x7F)[skipped : skipped + num_bytes].view(weight.dtype).view(weight.shape)
+        moved.copy_(weight)
+        assert torch.equal(native.linear(x, moved, scale, torch.float32), expected), skipped - first
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_does_not_depend_on_the_others(isa: str, form: str) -> None:
     """Equal bytes in batches of few rows; of any number of rows with the switch."""
