@@ -1,6 +1,7 @@
 """Questions about training, each answered by runs of a small model on the standard library, several seeds each.
 
-    python bench/study.py qat       bfloat16, bfloat16 quantised afterwards, quantised in training
+    python bench/study.py qat       bfloat16, bfloat16 quantised afterwards, quantised in training; AdamW
+    python bench/study.py qat-muon  the same with Muon
     python bench/study.py hybrid    hybrid attention beside dense attention of equal parameters
     python bench/study.py muon      Muon beside AdamW, the learning rate of both tuned on one seed
 
@@ -46,6 +47,10 @@ SMALL = ModelConfig.preset("nano").replace(
     o_groups=2, o_lora_rank=64, index_n_heads=4, index_head_dim=32, index_topk=32, n_routed_experts=8,
     num_experts_per_tok=2, num_hash_layers=1, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128, 4),
 )  # fmt: skip
+SMALLEST = SMALL.replace(
+    hidden_size=64, moe_intermediate_size=32, head_dim=64, qk_rope_head_dim=16, q_lora_rank=64, o_lora_rank=32,
+    num_hidden_layers=3, compress_ratios=(0, 4, 128),
+)  # fmt: skip
 RECIPE = Recipe(
     steps=500, length_stages=((0, 512),), batch_tokens=2048, peak_lr=6e-3, warmup=40, decay_steps=250,
     eval_every=10_000,
@@ -59,11 +64,13 @@ NUM_HELD_OUT = 20
 def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
     """The kinds of run of a study, by name, for the first seed."""
     plain = replace(RECIPE, quantise="none")
-    if study == "qat":  # seed by seed the same run, but for its last fifth; most of its numbers are in routed experts
-        wide = SMALL.replace(moe_intermediate_size=384)
+    if study in ("qat", "qat-muon"):  # few numbers and many steps: only then does rounding cost more than a seed
+        long = replace(RECIPE, steps=5000, decay_steps=2500, final_lr=0.02)
+        if study == "qat":
+            long = replace(long, optimizer="adamw", peak_lr=0.01, weight_decay=0.0)
         return {
-            "bfloat16": (wide, plain),
-            "quantised in training": (wide, replace(RECIPE, quantise_from=RECIPE.steps * 4 // 5)),
+            "bfloat16": (SMALLEST, replace(long, quantise="none")),
+            "quantised in training": (SMALLEST, replace(long, quantise_from=long.decay_steps)),
         }
     if study == "hybrid":
         everything = SMALL.replace(compress_ratios=(0,) * 4, sliding_window=4096)
@@ -148,10 +155,12 @@ def show(study: str, lines: list[dict]) -> None:
     for arm, values in by_arm.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"{arm:32} {statistics.mean(values):.4f} bits a byte   spread {spread:.4f}   {len(values)} seeds")
-    if study == "qat" and len(by_arm) == 3:
+    if study.startswith("qat") and len(by_arm) == 3:
         names = "bfloat16", "bfloat16 quantised afterwards", "quantised in training"
         for low, after, trained in zip(*(by_arm[name] for name in names), strict=False):
             print(f"gap {after - low:.4f}; quantising in training closes {(after - trained) / (after - low):.0%}")
+        low, after, trained = (statistics.mean(by_arm[name]) for name in names)
+        print(f"means: gap {after - low:.4f}, closed by {(after - trained) / (after - low):.0%}")
 
 
 def draw(lines: list[dict], path: Path) -> None:
@@ -173,7 +182,7 @@ def draw(lines: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("qat", "hybrid", "muon"))
+    parser.add_argument("study", choices=("qat", "qat-muon", "hybrid", "muon"))
     parser.add_argument("--out", type=Path, default=Path("runs/study.jsonl"), help="JSON lines (runs/study.jsonl)")
     parser.add_argument("--plot", type=Path, help="draw the curves to this SVG or PNG")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
