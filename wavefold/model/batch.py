@@ -40,7 +40,6 @@ class Batch:
     """
 
     tokens: Tensor
-    positions: Tensor
     segments: tuple[Segment, ...]
     config: ModelConfig
     training: TrainingPass | None = None
@@ -55,9 +54,13 @@ class Batch:
             segments.append(Segment(slice(row, row + memory.length), memory))
             row += memory.length
         assert row == len(tokens), (row, len(tokens))
-        device = tokens.device
-        positions = torch.cat([torch.arange(m.start, m.end, device=device) for m in memories])
-        return cls(tokens, positions, tuple(segments), config, training)
+        return cls(tokens, tuple(segments), config, training)
+
+    @functools.cached_property
+    def positions(self) -> Tensor:
+        """The tokens' positions in their sequences, int64 [n]."""
+        runs = (segment.memory for segment in self.segments)
+        return torch.cat([torch.arange(memory.start, memory.end, device=self.tokens.device) for memory in runs])
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:

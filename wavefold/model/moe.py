@@ -26,10 +26,14 @@ class Expert(nn.Module):
         self.w1 = Linear(hidden, inter, form)
         self.w2 = Linear(inter, hidden, form)
         self.w3 = Linear(hidden, inter, form)
+        # where its tensors stand: `weights` is asked for every expert of every token, and modules' getattr is slow
+        self._slots = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
 
     def weights(self) -> ExpertWeights:
-        parts = (vars(self)["_modules"][name]._parameters for name in ("w1", "w2", "w3"))  # often: no module's getattr
-        return ExpertWeights(*((part["weight"], part["scale"]) for part in parts))
+        w1, w2, w3 = self._slots
+        return ExpertWeights(  # type: ignore[arg-type]
+            (w1["weight"], w1["scale"]), (w2["weight"], w2["scale"]), (w3["weight"], w3["scale"])
+        )
 
 
 class MoE(nn.Module):
@@ -42,7 +46,7 @@ class MoE(nn.Module):
 
     def expert_weights(self, expert: int) -> ExpertWeights:
         """A routed expert's own tensors, for a store that keeps them resident."""
-        module: Expert = self.experts[expert]  # type: ignore[assignment]
+        module: Expert = self.experts._modules[str(expert)]  # type: ignore[assignment]
         return module.weights()
 
     def forward(self, h: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:

@@ -180,10 +180,10 @@ class Transformer(HyperConnected):
         """`tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
         if tokens.dtype != torch.int64:
             raise ValueError(f"tokens of dtype {tokens.dtype} are not allowed; expected torch.int64")
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+        low, high = (int(end) for end in tokens.aminmax()) if len(tokens) else (0, 0)
+        if not 0 <= low <= high < self.config.vocab_size:
             raise ValueError(
-                f"tokens between {int(tokens.min())} and {int(tokens.max())} are not allowed; "
-                f"expected 0 to {self.config.vocab_size - 1}"
+                f"tokens between {low} and {high} are not allowed; expected 0 to {self.config.vocab_size - 1}"
             )
         return tokens.to(self.device)
 
