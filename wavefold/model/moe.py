@@ -5,6 +5,8 @@ router -> (weights, ids) -> for each expert that was chosen, in ascending order:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,13 +29,11 @@ class Expert(nn.Module):
         self.w2 = Linear(inter, hidden, form)
         self.w3 = Linear(hidden, inter, form)
         # where its tensors stand: `weights` is asked for every expert of every token, and modules' getattr is slow
-        self._slots = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
+        self._slots: tuple[dict[str, Any], ...] = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
 
     def weights(self) -> ExpertWeights:
         w1, w2, w3 = self._slots
-        return ExpertWeights(  # type: ignore[arg-type]
-            (w1["weight"], w1["scale"]), (w2["weight"], w2["scale"]), (w3["weight"], w3["scale"])
-        )
+        return ExpertWeights((w1["weight"], w1["scale"]), (w2["weight"], w2["scale"]), (w3["weight"], w3["scale"]))
 
 
 class MoE(nn.Module):
