@@ -55,7 +55,7 @@ struct Lines {
     }
     inline __m512i next(bool last) {
         at += 64;
-        _mm_prefetch((const char *)(uintptr_t(at) + AHEAD), _MM_HINT_T0);  // of a row after this one, or of nothing
+        _mm_prefetch((const char *)(uintptr_t(at) + AHEAD), _MM_HINT_NTA);  // of a row after this one, or of nothing
         const __m512i after = last ? _mm512_maskz_loadu_epi8(outside, at) : _mm512_load_si512(at);
         const __m512i codes = _mm512_permutex2var_epi8(line, places, after);
         line = after;

@@ -102,4 +102,12 @@ int check_expert(const wf_expert &given, int64_t hidden, Expert &expert) {
     return fits ? WF_OK : WF_ERROR_SHAPE;
 }
 
+int check_spans(const wf_span *given, int64_t count) {
+    if (count < 0) return WF_ERROR_SHAPE;
+    if (count && !given) return WF_ERROR_NULL;
+    for (int64_t i = 0; i < count; i++)
+        if (given[i].bytes < 0) return WF_ERROR_SHAPE;
+    return WF_OK;
+}
+
 }  // namespace wf

@@ -42,6 +42,7 @@ struct Expert {
 int check_block(const wf_block &given, Block &block);
 int check_run(const wf_run &given, const wf_block &block, int64_t first, Run &run);
 int check_expert(const wf_expert &given, int64_t hidden, Expert &expert);
+int check_spans(const wf_span *given, int64_t count);
 
 // Memory of one call, handed out piece by piece; over a null base it only counts.
 class Arena {

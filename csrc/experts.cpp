@@ -47,6 +47,7 @@ struct Mixture {
     const float *route;
     const float limit;
     const bool released;
+    const Ahead next;
 
     // An expert's share: pairs first .. first + rows of token and weight.
     struct Share {
@@ -91,13 +92,13 @@ struct Mixture {
         const auto product = [&](const Matrix &m, const uint16_t *from, int64_t rows, uint16_t *to) {
             products.push_back({m, from, rows, m.columns, released && m.form <= WF_FP8, nullptr, to, m.rows});
         };
-        for (size_t s = begin; s < stop; s++) {
+        for (size_t s = stop; s-- > begin;) {  // the shared expert first, which waiting threads have read from
             const Share &mine = shares[s];
             const uint16_t *from = same ? h : x + (mine.first - pair) * hidden;
             product(mine.expert->w1, from, mine.rows, gate + mine.inter_first - inter);
             product(mine.expert->w3, from, mine.rows, up + mine.inter_first - inter);
         }
-        if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
+        if (!multiply(pool, products.data(), int64_t(products.size()), {&shares[begin].expert->w2})) return false;
         pool.each(pairs, [&](int64_t p, int) {
             size_t s = begin;
             while (pair + p >= shares[s].first + shares[s].rows) s++;
@@ -109,7 +110,7 @@ struct Mixture {
         for (size_t s = begin; s < stop; s++)
             product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows,
                     y + (shares[s].first - pair) * hidden);
-        if (!multiply(pool, products.data(), int64_t(products.size()))) return false;
+        if (!multiply(pool, products.data(), int64_t(products.size()), next)) return false;
         pool.each((hidden + PART - 1) / PART,
                   [&](int64_t part, int) {
                       const int64_t low = part * PART, high = std::min(low + PART, hidden);
@@ -164,16 +165,18 @@ using namespace wf;
 
 extern "C" int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                           const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
-                          int32_t released, uint16_t *out) {
+                          int32_t released, uint16_t *out, const wf_span *next, int64_t num_next) {
     if (!pool || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
     if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
         return WF_ERROR_SHAPE;
+    if (const int error = check_spans(next, num_next)) return error;
     try {
         std::vector<Expert> experts(size_t(count), Expert{});
         for (int64_t e = 0; e < count; e++)
             if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
         std::lock_guard<std::mutex> lock(pool->pool.calls);
-        Mixture mixture = {pool->pool, tokens, hidden, topk, h, chosen, route, limit, released != 0, {}, {}, {}};
+        Mixture mixture = {pool->pool, tokens,        hidden,           topk, h,  chosen, route,
+                           limit,      released != 0, {next, num_next}, {},   {}, {}};
         mixture.deal(experts);
         return mixture.run(out) ? WF_OK : WF_ERROR_MEMORY;
     } catch (const std::bad_alloc &) {

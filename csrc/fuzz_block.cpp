@@ -55,6 +55,16 @@ struct Held {
     }
 };
 
+// What is to be read next: memory that is there, that ends elsewhere or that never was.
+std::vector<wf_span> spans(Fuzz &fuzz) {
+    std::vector<wf_span> made(size_t(fuzz.below(20)));
+    for (wf_span &span : made) {
+        const void *at = fuzz.below(2) ? static_cast<const void *>(&fuzz) : nullptr;
+        span = {at, int64_t(fuzz.below(2) ? fuzz.below(100000) : (int64_t(1) << 62))};
+    }
+    return made;
+}
+
 int64_t record_bytes(int form, int64_t dim, int64_t rope_dim) {
     const int64_t nope = dim - rope_dim;
     if (form == WF_ROWS_KV) return (nope + 2 * rope_dim + (nope + 63) / 64 + 7) / 8 * 8;
@@ -150,10 +160,12 @@ bool fuzz_block(Fuzz &fuzz) {
     auto out = fuzz.values<uint16_t>(tokens * all), h = fuzz.values<uint16_t>(tokens * b.hidden);
     auto post = fuzz.values<float>(tokens * b.streams), comb = fuzz.values<float>(tokens * b.streams * b.streams);
     auto route = fuzz.values<float>(tokens * b.topk);
+    std::vector<wf_span> next = spans(fuzz);
+    int64_t num_next = int64_t(next.size());
     wf_pool *pool = fuzz.pool();
     const auto call = [&](const wf_block &block, int64_t count) {
         return wf_block_attention(pool, &block, count, runs.data(), ids.get(), streams, out.get(), h.get(), post.get(),
-                                  comb.get(), route.get(), chosen.get());
+                                  comb.get(), route.get(), chosen.get(), next.data(), num_next);
     };
     if (const int error = call(b, int64_t(runs.size())))
         return fuzz.message = "block: error " + std::to_string(error), false;
@@ -166,7 +178,7 @@ bool fuzz_block(Fuzz &fuzz) {
     wf_block bad = b;
     const wf_run run = runs[0];
     int64_t count = int64_t(runs.size());
-    switch (fuzz.below(16)) {
+    switch (fuzz.below(18)) {
         case 0: bad.hidden = b.hidden + 1; break;
         case 1: bad.heads = -b.heads; break;
         case 2: bad.head_dim += 2; break;
@@ -188,6 +200,8 @@ bool fuzz_block(Fuzz &fuzz) {
             if (b.ratio) runs[0].tail = nullptr;
             else bad.iters = 0;
             break;
+        case 15: num_next = -1; break;
+        case 16: next.assign(1, {&b, -1}), num_next = 1; break;
         default:
             if (!b.gate_bias) ids[0] = b.vocabulary;
             else bad.gate_bias = nullptr;
@@ -214,19 +228,23 @@ bool fuzz_experts(Fuzz &fuzz) {
     const float *route = held.floats(tokens * topk);
     auto out = fuzz.values<uint16_t>(tokens * hidden);
     const int32_t released = int32_t(fuzz.below(2));
+    std::vector<wf_span> next = spans(fuzz);
+    int64_t num_next = int64_t(next.size());
     wf_pool *pool = fuzz.pool();
     const auto call = [&](int64_t n, int64_t k, int64_t some) {
-        return wf_experts(pool, n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released, out.get());
+        return wf_experts(pool, n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released, out.get(),
+                          next.data(), num_next);
     };
     if (const int error = call(tokens, topk, count))
         return fuzz.message = "experts: error " + std::to_string(error), false;
     if (held.tame && !finite(out.get(), tokens * hidden)) return fuzz.message = "experts: not finite", false;
     bool refused;
-    switch (fuzz.below(5)) {
+    switch (fuzz.below(6)) {
         case 0: refused = call(0, topk, count); break;
         case 1: refused = call(tokens, -1, count); break;
         case 2: refused = call(tokens, topk, 0); break;
-        case 3: experts[0].w2.rows++, refused = call(tokens, topk, count); break;
+        case 3: num_next = -1, refused = call(tokens, topk, count); break;
+        case 4: experts[0].w2.rows++, refused = call(tokens, topk, count); break;
         default: experts[0].w3.codes = nullptr, refused = call(tokens, topk, count);
     }
     if (!refused) fuzz.message = "experts: a bad argument was taken";

@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 #if defined(__linux__)
@@ -11,8 +13,12 @@ namespace wf {
 
 namespace {
 
-// Polls before a thread sleeps: a few tens of microseconds, the time between two calls of one decode step.
-constexpr int SPINS = 4000;
+// How long a thread polls before it sleeps: longer than what lies between two calls of one decode step.
+constexpr std::chrono::microseconds PATIENCE{300};
+constexpr int SPINS = 4000;                 // polls of the thread that waits for the others before it yields
+constexpr int GLANCE = 64;                  // polls between two looks at the clock
+constexpr int64_t PIECE = 1024;             // bytes that a waiting thread asks for between two polls
+constexpr int64_t MOST_EXPECTED = 8 << 20;  // bytes, which caches must hold until they are read
 
 inline void pause_cpu() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -68,6 +74,38 @@ Pool::~Pool() {
     for (void *scratch : scratch_) std::free(scratch);
 }
 
+void Pool::expect(const wf_span *spans, int64_t count) {
+    spans_.store(0, std::memory_order_relaxed);
+    int64_t bytes = 0, some = 0;
+    for (; some < count && some < MOST_SPANS && bytes < MOST_EXPECTED; some++) {
+        bytes += std::min(spans[some].bytes, MOST_EXPECTED - bytes);
+        expected_[some].store(static_cast<const char *>(spans[some].at), std::memory_order_relaxed);
+        ends_[some].store(bytes, std::memory_order_relaxed);
+    }
+    fetched_.store(0, std::memory_order_relaxed);
+    spans_.store(some, std::memory_order_release);
+}
+
+// Asks for a piece of what is expected. False when nothing is left.
+bool Pool::fetch() {
+    const int64_t spans = spans_.load(std::memory_order_acquire);
+    if (spans == 0 || fetched_.load(std::memory_order_relaxed) >= ends_[spans - 1].load(std::memory_order_relaxed))
+        return false;
+    const int64_t from = fetched_.fetch_add(PIECE, std::memory_order_relaxed);
+    int64_t begin = 0;
+    for (int64_t i = 0; i < spans; i++) {
+        const int64_t end = ends_[i].load(std::memory_order_relaxed);
+        if (from >= end) {
+            begin = end;
+            continue;
+        }
+        const uintptr_t at = uintptr_t(expected_[i].load(std::memory_order_relaxed)) + uintptr_t(from - begin);
+        for (uintptr_t line = 0; line < PIECE; line += 64) __builtin_prefetch((const void *)(at + line), 0, 2);
+        return true;
+    }
+    return false;
+}
+
 void Pool::run(Task task, void *context) {
     if (threads_ == 1) {
         task(context, 0, 1);
@@ -85,6 +123,7 @@ void Pool::run(Task task, void *context) {
     }
     task(context, 0, threads_);
     for (int spin = 0; running_.load(std::memory_order_acquire) > 0; spin++) {
+        if (fetch()) continue;
         if (spin < SPINS) pause_cpu();
         else std::this_thread::yield();
     }
@@ -93,9 +132,11 @@ void Pool::run(Task task, void *context) {
 void Pool::work(int thread) {
     uint64_t done = 0;
     for (;;) {
-        int spin = 0;
+        int polls = 0;
+        const auto since = std::chrono::steady_clock::now();
         while (generation_.load() == done && !stop_.load()) {
-            if (spin++ < SPINS) {
+            if (fetch()) continue;
+            if (++polls % GLANCE || std::chrono::steady_clock::now() - since < PATIENCE) {
                 pause_cpu();
                 continue;
             }

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "wavefold.h"
+
 namespace wf {
 
 // `run(context, thread, threads)` is called once on each thread.
@@ -15,6 +17,8 @@ using Task = void (*)(void *context, int thread, int threads);
 
 class Pool {
   public:
+    static constexpr int64_t MOST_SPANS = 16;  // that are expected; of more, the first
+
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool &) = delete;
@@ -45,6 +49,10 @@ class Pool {
             &job);
     }
 
+    // What will be read next, in this order: from now on threads that wait, for work or for each other, ask for it, so that
+    // memory is not idle while one thread does what cannot be shared. Takes the place of what was expected before.
+    void expect(const wf_span *spans, int64_t count);
+
     // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short. What a
     // call keeps while it calls others lies in slot 1.
     void *scratch(int64_t bytes, int slot = 0);
@@ -54,6 +62,7 @@ class Pool {
 
   private:
     void work(int thread);
+    bool fetch();
 
     const int threads_;
     std::vector<std::thread> workers_;
@@ -63,6 +72,10 @@ class Pool {
     std::atomic<int> running_{0};
     std::atomic<int> asleep_{0};
     std::atomic<bool> stop_{false};
+    // Waiting threads read these while they are replaced. What they then ask for is of no use, and does no harm.
+    std::atomic<const char *> expected_[MOST_SPANS] = {};
+    std::atomic<int64_t> ends_[MOST_SPANS] = {};  // bytes of the spans up to the end of this one
+    std::atomic<int64_t> spans_{0}, fetched_{0};
     Task task_ = nullptr;
     void *context_ = nullptr;
     void *scratch_[2] = {};

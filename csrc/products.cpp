@@ -31,7 +31,7 @@ const uint16_t *plain_rows(const Product &p, uint16_t *copy) {
     return copy;
 }
 
-bool few(Pool &pool, const Product *products, int64_t count) {
+bool few(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
     const Kernels &kernels = *kernels_in_use();
     // arranged[i]: where product i finds its x, arranged once for all that share it
     int64_t arranged[MOST], owners[MOST], owned = 0, used = 0, plain = 0, bytes = 0;
@@ -61,6 +61,7 @@ bool few(Pool &pool, const Product *products, int64_t count) {
         kernels.arrange(p.weight, x, p.rows, scratch + arranged[owners[item]]);
     };
     pool.each(owned, arrange);
+    next.tell(pool);
     const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads
                                                : bytes / PART < most  ? bytes / PART
                                                                       : most;
@@ -96,7 +97,7 @@ bool few(Pool &pool, const Product *products, int64_t count) {
     return true;
 }
 
-bool many(Pool &pool, const Product *products, int64_t count) {
+bool many(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
     const AttentionKernels &kernels = attention_in_use();
     // a product's tasks are numbered tile by tile, so that threads share the rows of x rather than the weights
     int64_t last[MOST], sims[MOST], total = 0, used = 0;
@@ -125,6 +126,7 @@ bool many(Pool &pool, const Product *products, int64_t count) {
             fp8_sim(p.x + r * p.stride, p.weight.columns, 128, copy + r * p.weight.columns);
         });
     }
+    next.tell(pool);
     pool.each(total, [&](int64_t item, int thread) {
         int64_t i = 0;
         while (item >= last[i]) i++;
@@ -150,12 +152,12 @@ bool many(Pool &pool, const Product *products, int64_t count) {
 
 }  // namespace
 
-bool multiply(Pool &pool, const Product *products, int64_t count) {
+bool multiply(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
     for (; count > MOST; products += MOST, count -= MOST)
         if (!multiply(pool, products, MOST)) return false;
     bool all_few = true;
     for (int64_t i = 0; i < count; i++) all_few = all_few && products[i].rows <= FEW_ROWS;
-    return all_few || batch_invariant() ? few(pool, products, count) : many(pool, products, count);
+    return all_few || batch_invariant() ? few(pool, products, count, next) : many(pool, products, count, next);
 }
 
 }  // namespace wf

@@ -2,6 +2,8 @@
 // the rows of all matrices stand in one line, cut by bytes. Many rows: tiles of the weights serve them all (gemm.h).
 #pragma once
 
+#include <initializer_list>
+
 #include "kernels.h"
 #include "pool.h"
 
@@ -22,7 +24,23 @@ struct Product {
     int64_t y_stride;
 };
 
+// What will be read after some products, for threads that wait (pool.h).
+class Ahead {
+  public:
+    Ahead(std::initializer_list<const Matrix *> matrices = {}) {
+        for (const Matrix *matrix : matrices)
+            if (count_ < Pool::MOST_SPANS) own_[count_++] = {matrix->codes, matrix->rows * matrix->row_bytes()};
+    }
+    Ahead(const wf_span *spans, int64_t count) : given_(spans), count_(count) {}
+    void tell(Pool &pool) const { pool.expect(given_ ? given_ : own_, count_); }
+
+  private:
+    wf_span own_[Pool::MOST_SPANS];
+    const wf_span *given_ = nullptr;
+    int64_t count_ = 0;
+};
+
 // False when there is no memory for scratch. Products over the same x stand next to each other where they can.
-bool multiply(Pool &pool, const Product *products, int64_t count);
+bool multiply(Pool &pool, const Product *products, int64_t count, const Ahead &next = {});
 
 }  // namespace wf

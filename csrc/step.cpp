@@ -78,10 +78,11 @@ struct Step {
     }
 
     // streams -> a sublayer's normalised input [n, hidden], and how its output returns.
-    bool enter(const Mixer &mixer, const uint16_t *streams, uint16_t *h, float *post_, float *comb_) {
+    bool enter(const Mixer &mixer, const uint16_t *streams, uint16_t *h, float *post_, float *comb_,
+               const Ahead &next) {
         const int64_t J = g.streams, all = J * g.hidden, outputs = mixer.fn.rows;
         const Product mix = {mixer.fn, streams, n, all, false, mixes, nullptr, outputs};
-        if (!multiply(pool, &mix, 1)) return false;
+        if (!multiply(pool, &mix, 1, next)) return false;
         pool.each(n, [&](int64_t i, int) {
             const float factor = 1 / std::sqrt(sum_squares(streams + i * all, all) / float(all) + g.norm_eps);
             for (int64_t k = 0; k < outputs; k++) mixes[i * outputs + k] *= factor;
@@ -109,7 +110,7 @@ struct Step {
             products[count++] = product(block.keys.wgate, x, n, key_rows + block.keys.width, nullptr, stride);
             products[count++] = product(block.index_weights, x, n, nullptr, index_weights, g.index_heads);
         }
-        if (!multiply(pool, products, count)) return false;
+        if (!multiply(pool, products, count, {&block.wq_b})) return false;
         const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
         for (int64_t r = 0; r < num_runs; r++) {
             const Run &run = runs[r];
@@ -188,7 +189,7 @@ struct Step {
         Product products[2] = {product(block.wq_b, qr + begin * lora, count, nullptr, q, width)};
         if (g.index_heads)
             products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
-        if (!multiply(pool, products, g.index_heads ? 2 : 1)) return false;
+        if (!multiply(pool, products, g.index_heads ? 2 : 1, {&block.wo_a})) return false;
         const int64_t heads = g.heads + g.index_heads;
         pool.each(
             count * heads,
@@ -260,16 +261,16 @@ struct Step {
                 products[i] = {part,    o + group * columns, count,          width, false,
                                nullptr, u + group * rows_,   block.wo_a.rows};
             }
-            if (!multiply(pool, products, some)) return false;
+            if (!multiply(pool, products, some, {&block.wo_b})) return false;
         }
         const Product out = product(block.wo_b, u, count, nullptr, f + begin * g.hidden, g.hidden);
-        return multiply(pool, &out, 1);
+        return multiply(pool, &out, 1, {&block.experts.fn});
     }
 
     // Which experts the tokens go to, and with what weights.
-    bool choose(const uint16_t *h, const int64_t *ids, float *route, int64_t *chosen) {
+    bool choose(const uint16_t *h, const int64_t *ids, float *route, int64_t *chosen, const Ahead &next) {
         const Product gate = {block.gate, h, n, g.hidden, false, scores, nullptr, g.num_experts};
-        if (!multiply(pool, &gate, 1)) return false;
+        if (!multiply(pool, &gate, 1, next)) return false;
         pool.each(n, [&](int64_t i, int) {
             float *mine = scores + i * g.num_experts, sum = 0;
             for (int64_t e = 0; e < g.num_experts; e++)
@@ -296,8 +297,9 @@ struct Step {
     }
 
     bool run(const uint16_t *streams, const int64_t *ids, uint16_t *out, uint16_t *h, float *post_out, float *comb_out,
-             float *route, int64_t *chosen) {
-        if (!reserve() || !enter(block.attention, streams, x, post, comb) || !project()) return false;
+             float *route, int64_t *chosen, const Ahead &next) {
+        if (!reserve() || !enter(block.attention, streams, x, post, comb, {&block.wq_a, &block.wkv}) || !project())
+            return false;
         for (int64_t r = 0; r < num_runs; r++) {
             const Run &mine = runs[r];
             const wf_run &given = *mine.given;
@@ -310,7 +312,7 @@ struct Step {
             if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
         for (int64_t r = 0; r < num_runs; r++) keep_window(runs[r]);
         pool.each(n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, out}, i); });
-        return enter(block.experts, out, h, post_out, comb_out) && choose(h, ids, route, chosen);
+        return enter(block.experts, out, h, post_out, comb_out, {&block.gate}) && choose(h, ids, route, chosen, next);
     }
 
     void keep_window(const Run &run) {
@@ -332,10 +334,11 @@ using namespace wf;
 
 extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t num_runs, const wf_run *given_runs,
                                   const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
-                                  float *comb, float *route, int64_t *chosen) {
+                                  float *comb, float *route, int64_t *chosen, const wf_span *next, int64_t num_next) {
     if (!pool || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
         return WF_ERROR_NULL;
     if (bad(num_runs, MOST_RUNS)) return WF_ERROR_SHAPE;
+    if (const int error = check_spans(next, num_next)) return error;
     Block block;
     if (const int error = check_block(*given, block)) return error;
     try {
@@ -357,7 +360,7 @@ extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t 
         }
         std::lock_guard<std::mutex> lock(pool->pool.calls);
         Step step(pool->pool, block, runs.data(), num_runs, tokens);
-        return step.run(streams, ids, out, h, post, comb, route, chosen) ? WF_OK : WF_ERROR_MEMORY;
+        return step.run(streams, ids, out, h, post, comb, route, chosen, {next, num_next}) ? WF_OK : WF_ERROR_MEMORY;
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;
     }

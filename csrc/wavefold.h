@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 7
+#define WF_ABI 8
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -189,12 +189,18 @@ typedef struct {
     float *new_tail, *new_key_tail;
 } wf_run;
 
+/* Bytes that a call to come reads first. A hint: threads that wait ask for them in advance, whatever is there. */
+typedef struct {
+    const void *at;
+    int64_t bytes;
+} wf_span;
+
 /* streams bfloat16 [tokens, J, hidden] of the runs' tokens, one run after another, with ids int64 [tokens] -> out, the same
  * after attention; and for the experts their input h bfloat16 [tokens, hidden], post float32 [tokens, J], comb [tokens, J, J],
- * route float32 [tokens, topk], chosen int64 [tokens, topk]. */
+ * route float32 [tokens, topk], chosen int64 [tokens, topk]. `next` may be null, with num_next 0. */
 WF_API int wf_block_attention(wf_pool *pool, const wf_block *block, int64_t runs, const wf_run *run, const int64_t *ids,
                               const uint16_t *streams, uint16_t *out, uint16_t *h, float *post, float *comb,
-                              float *route, int64_t *chosen);
+                              float *route, int64_t *chosen, const wf_span *next, int64_t num_next);
 
 /* An expert's weights: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]. */
 typedef struct {
@@ -206,7 +212,7 @@ typedef struct {
  * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit. */
 WF_API int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
-                      int32_t released, uint16_t *out);
+                      int32_t released, uint16_t *out, const wf_span *next, int64_t num_next);
 
 /* Training: forward passes whose parameters are float32, and gradients (wavefold/ops/native). Activations and their
  * gradients are bfloat16, sums float32; a parameter's gradient has the same bits on any number of threads. */

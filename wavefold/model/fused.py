@@ -38,6 +38,9 @@ class FusedBlock:
         shared: Expert = block.ffn.shared_experts
         self._shared_weights = shared.weights()  # held: the structure below points into them
         self.shared = native.expert_struct(-1, self._shared_weights)
+        # what the calls read first, for threads that wait while Python runs
+        self.first = native.spans([block.get_parameter("hc_attn_fn"), block.attn.wq_a.weight, block.attn.wkv.weight])
+        self.first_of_experts = native.spans([shared.w1.weight, shared.w3.weight])
 
     @property
     def is_current(self) -> bool:
@@ -79,11 +82,12 @@ def run_layers(
     """streams bfloat16 [n, hc, hidden] -> the same after all layers; the memories' rows as after `Block.forward`."""
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
     memories: list[PagedMemory] = [segment.memory for segment in batch.segments]  # type: ignore[misc]
-    for block in fused:
+    nothing = native.spans([])
+    for block, after in zip(fused, [*(later.first for later in fused[1:]), nothing], strict=True):
         runs = [_run(block, memory) for memory in memories]
-        native.block_attention(block.parameters, runs, buffers)
+        native.block_attention(block.parameters, runs, buffers, block.first_of_experts)
         if isinstance(store, RoutingExperts):
-            native.experts([block.shared], block.limit, arithmetic.released, buffers)
+            native.experts([block.shared], block.limit, arithmetic.released, buffers, after)
             parts = buffers.h, buffers.route, buffers.chosen
             routed = store.routed(block.layer, *parts, block.limit, arithmetic)
             buffers.made.copy_(routed.float() + buffers.made.float())
@@ -92,7 +96,7 @@ def run_layers(
         chosen = sorted({expert for row in buffers.chosen.tolist() for expert in row})
         with store.view(block.layer, chosen) as view:
             structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
-            native.experts([*structs, block.shared], block.limit, arithmetic.released, buffers)
+            native.experts([*structs, block.shared], block.limit, arithmetic.released, buffers, after)
         native.leave(buffers)
     return buffers.streams
 

@@ -6,17 +6,19 @@ from wavefold.ops.native.block import (
     ExpertStruct,
     PassBuffers,
     RunStruct,
+    Spans,
     block_attention,
     expert_struct,
     experts,
     leave,
+    spans,
 )
 from wavefold.ops.native.library import available, isa, isas, timing, use_batch_invariant, use_isa
 from wavefold.ops.native.linear import decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
-    "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "attend", "available",
-    "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas", "leave",
-    "linear", "timing", "use_batch_invariant", "use_isa",
+    "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "Spans", "attend",
+    "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas",
+    "leave", "linear", "spans", "timing", "use_batch_invariant", "use_isa",
 ]  # fmt: skip

@@ -67,6 +67,20 @@ class ExpertStruct(ctypes.Structure):
     _fields_ = (("id", _int64), ("w1", MatrixStruct), ("w2", MatrixStruct), ("w3", MatrixStruct))
 
 
+class SpanStruct(ctypes.Structure):
+    """wf_span."""
+
+    _fields_ = (("at", _pointer), ("bytes", _int64))
+
+
+Spans = ctypes.Array[SpanStruct]
+
+
+def spans(tensors: Sequence[Tensor]) -> Spans:
+    """Where contiguous tensors lie, for a call that is told what the one after it reads first. Never read: a hint."""
+    return (SpanStruct * len(tensors))(*[SpanStruct(each.data_ptr(), each.nbytes) for each in tensors])
+
+
 class BlockParameters:
     """A layer's parameters as the library takes them: fields of wf_block by name, tensors held as long as this lives.
 
@@ -122,15 +136,12 @@ class PassBuffers:
         self.of_leave = addresses(self.made, self.mixed, self.post, self.comb, self.streams)
 
 
-def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: PassBuffers) -> None:
+def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: PassBuffers, after: Spans) -> None:
     """buffers.streams -> buffers.mixed, the streams after attention; h, post, comb, route and chosen for the experts.
-    New entries are in the caches. Raises ValueError for what does not fit."""
+    New entries are in the caches. `after`: what the next call reads first. Raises ValueError for what does not fit."""
     array = runs[0] if len(runs) == 1 else (RunStruct * len(runs))(*runs)
-    check(
-        require().wf_block_attention(
-            pool().handle, ctypes.byref(block.struct), len(runs), ctypes.byref(array), *buffers.of_attention
-        )
-    )
+    arguments = ctypes.byref(block.struct), len(runs), ctypes.byref(array), *buffers.of_attention, after, len(after)
+    check(require().wf_block_attention(pool().handle, *arguments))
 
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
@@ -153,13 +164,13 @@ _structs: dict[object, ExpertStruct] = {}
 """Structures by all that they say: addresses, shapes and dtypes. What lies there may change."""
 
 
-def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers) -> None:
+def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Spans) -> None:
     """buffers.made: what the `chosen` experts make of buffers.h, of its tokens' rows by buffers.chosen and route, added
-    up in float32 in the order given."""
+    up in float32 in the order given. `after`: what the next call reads first."""
     array = (ExpertStruct * len(chosen))(*chosen)
     n, _, hidden, topk = buffers.sizes
     h, ids, route, made = buffers.of_experts
-    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, made
+    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, made, after, len(after)
     check(require().wf_experts(pool().handle, *arguments))
 
 
