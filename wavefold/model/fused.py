@@ -8,6 +8,7 @@ and a sequence's caches lie.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -203,23 +204,25 @@ def _compressor(compressor: Compressor) -> dict[str, object]:
     }
 
 
-Slots = list[tuple[dict[str, Tensor], str]]
+Slots = tuple[list[dict[str, Tensor]], list[str]]
 
 
 def _slots(block: Block) -> Slots:
-    """Where a block's parameters stand, all but the routed experts'."""
+    """Where a block's parameters stand, all but the routed experts': modules' dicts, and names in them."""
     parts: list[nn.Module] = [block.attn, block.ffn.gate, block.ffn.shared_experts, block.attn_norm, block.ffn_norm]
     modules = [block, *(module for part in parts for module in part.modules())]
-    return [
-        (module._parameters, name)  # type: ignore[misc]
+    slots = [
+        (module._parameters, name)
         for module in modules
         for name, parameter in module._parameters.items()
         if parameter is not None
     ]
+    return [parameters for parameters, _ in slots], [name for _, name in slots]  # type: ignore[misc]
 
 
 def _addresses(slots: Slots) -> list[int]:
-    return [parameters[name].data_ptr() for parameters, name in slots]
+    """By `map`, as every token asks for all of them."""
+    return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
 
 
 def _as_stored(block: Block) -> bool:

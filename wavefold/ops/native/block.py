@@ -147,10 +147,9 @@ def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
     """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
     (w1, s1), (w2, s2), (w3, s3) = weights
-    key = (  # written out: it is made for every expert of every token
-        expert, w1.shape, w1.dtype, w2.dtype, w3.dtype, w1.data_ptr(), w2.data_ptr(), w3.data_ptr(),
-        s1 is None or s1.data_ptr(), s2 is None or s2.data_ptr(), s3 is None or s3.data_ptr(),
-    )  # fmt: skip
+    # written out, by `map`: it is made for every expert of every token
+    given = [each for each in (w1, s1, w2, s2, w3, s3) if each is not None]
+    key = expert, w1.shape, w1.dtype, w2.dtype, w3.dtype, *map(Tensor.data_ptr, given)
     if (struct := _structs.get(key)) is None:
         if len(_structs) >= MOST_STRUCTS:
             _structs.clear()

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import check, pool, require
+from wavefold.ops.native.library import bf16, check, floats, pool, require
 from wavefold.ops.native.linear import linear, matrix_of
 
 
@@ -22,7 +22,7 @@ def hc_weights(
 
 def hc_head(x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, eps: float, norm_eps: float) -> Tensor:
     """The last collapse: bfloat16 [n, d]."""
-    x_nJd, base, scale = _bf16(x_nJd), _floats(base), _floats(scale)
+    x_nJd, base, scale = bf16(x_nJd), floats(base), floats(scale)
     n, num_streams, hidden = x_nJd.shape
     if base.numel() != num_streams or scale.numel() != 1:
         raise ValueError(f"base {list(base.shape)} and scale {list(scale.shape)} do not fit {num_streams} streams")
@@ -37,7 +37,7 @@ def hc_split(
     mixes: Tensor, base: Tensor, scale: Tensor, num_streams: int, iters: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """mixes [n, 2J + J*J] float32 -> pre, post, comb."""
-    mixes, base, scale = (_floats(t) for t in (mixes, base, scale))
+    mixes, base, scale = (floats(t) for t in (mixes, base, scale))
     n, outputs = len(mixes), 2 * num_streams + num_streams**2
     if mixes.shape[1] != outputs or base.numel() != outputs or scale.numel() != 3:
         raise ValueError(f"mixes {list(mixes.shape)}, base {list(base.shape)} and scale {list(scale.shape)} do not fit")
@@ -50,7 +50,7 @@ def hc_split(
 
 def hc_collapse(x_nJd: Tensor, pre: Tensor) -> Tensor:
     """sum_j pre_j X_j: bfloat16 [n, d]."""
-    x_nJd, pre = _bf16(x_nJd), _floats(pre)
+    x_nJd, pre = bf16(x_nJd), floats(pre)
     n, num_streams, hidden = x_nJd.shape
     if pre.shape != (n, num_streams):
         raise ValueError(f"pre {list(pre.shape)} does not fit streams {list(x_nJd.shape)}")
@@ -65,7 +65,7 @@ def hc_collapse(x_nJd: Tensor, pre: Tensor) -> Tensor:
 
 def hc_expand(out_nd: Tensor, x_nJd: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """post_k F + sum_j comb[j, k] X_j: bfloat16 [n, J, d]."""
-    out_nd, x_nJd, post, comb = _bf16(out_nd), _bf16(x_nJd), _floats(post), _floats(comb)
+    out_nd, x_nJd, post, comb = bf16(out_nd), bf16(x_nJd), floats(post), floats(comb)
     n, num_streams, hidden = x_nJd.shape
     shapes = (n, hidden), (n, num_streams), (n, num_streams, num_streams)
     if (out_nd.shape, post.shape, comb.shape) != shapes:
@@ -77,13 +77,3 @@ def hc_expand(out_nd: Tensor, x_nJd: Tensor, post: Tensor, comb: Tensor) -> Tens
     pointers = (t.data_ptr() for t in (out_nd, x_nJd, post, comb))
     check(require().wf_hc_expand(pool().handle, *pointers, n, num_streams, hidden, out.data_ptr()))
     return out
-
-
-def _bf16(x: Tensor) -> Tensor:
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
-        raise ValueError(f"streams of {x.dtype} on {x.device}; the CPU kernels take bfloat16 on the CPU")
-    return x.contiguous()
-
-
-def _floats(x: Tensor) -> Tensor:
-    return x.detach().to(device="cpu", dtype=torch.float32).contiguous()

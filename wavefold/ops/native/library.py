@@ -194,6 +194,8 @@ def bf16(x: Tensor) -> Tensor:
 
 def floats(x: Tensor) -> Tensor:
     """x in float32, contiguous, on the CPU, without its gradient."""
+    if x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and not x.requires_grad:
+        return x  # as almost always: what follows is three calls of torch
     return x.detach().to(device="cpu", dtype=torch.float32).contiguous()
 
 
