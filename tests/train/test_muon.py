@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wavefold.train.muon import Muon
+from wavefold.train.newton_schulz import COEFFICIENTS
 
 
 def exact(matrix: torch.Tensor) -> torch.Tensor:
@@ -30,6 +31,19 @@ def test_two_steps_are_the_reports_formula() -> None:
         expected = expected * (1 - lr * decay) - lr * update
         optimizer.step()
     assert float((w.detach() - expected).norm() / (lr * update).norm()) < 0.1  # Newton-Schulz ends within a tenth
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [(torch.float32, 0.0, 1e-5), (torch.bfloat16, 1e-4, 0.05)])
+def test_products_are_taken_in_the_asked_for_type(dtype: torch.dtype, least: float, most: float) -> None:
+    w = parameter(24, 40)
+    before = w.detach().clone()
+    w.grad = parameter(24, 40, seed=1).detach()
+    u, s, vt = torch.linalg.svd(w.grad.double(), full_matrices=False)
+    s = s / s.norm()
+    for a, b, c in COEFFICIENTS:
+        s = a * s + b * s**3 + c * s**5
+    Muon([{"params": [w]}], lr=1.0, momentum=0.0, weight_decay=0.0, rms=40**-0.5, dtype=dtype).step()
+    assert least <= float((before - w.detach() - (u * s) @ vt).norm() / s.norm()) < most
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 16)])

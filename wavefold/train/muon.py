@@ -28,15 +28,17 @@ class Muon(torch.optim.Optimizer):
     """For parameters [n, m]; a group's `parts` cuts them into that many matrices, one above the other.
 
     A parameter without a gradient (an expert that no token chose) is left as it is, momentum too. `whole` and `mine`
-    turn a tensor like a parameter into the whole matrix and back, where processes hold some of its rows each.
+    turn a tensor like a parameter into the whole matrix and back, where processes hold some of its rows each. Products
+    are taken in `dtype`.
     """
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 0.0, momentum: float = 0.95, weight_decay: float = 0.1,
         rms: float = 0.18, whole: Cut = lambda _, rows: rows, mine: Cut = lambda _, matrix: matrix,
+        dtype: torch.dtype = torch.bfloat16,
     ):  # fmt: skip
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rms": rms, "parts": 1})
-        self._whole, self._mine = whole, mine
+        self._whole, self._mine, self._dtype = whole, mine, dtype
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
@@ -66,6 +68,6 @@ class Muon(torch.optim.Optimizer):
     def _update(self, members: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
         stacked = torch.stack([ahead for _, ahead in members])
         scale = group["lr"] * group["rms"] * max(stacked.shape[-2:]) ** 0.5
-        for (parameter, _), update in zip(members, orthogonalize(stacked), strict=True):
+        for (parameter, _), update in zip(members, orthogonalize(stacked, self._dtype), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(self._mine(parameter, update.flatten(0, 1)), alpha=scale)

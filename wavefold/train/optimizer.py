@@ -46,7 +46,12 @@ class Optimizer:
                 for parts, matrices_of in _by_parts(sorted(matrices), model.config.o_groups).items()
             ]
             self.muon = Muon(
-                groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay, whole=shards.whole, mine=shards.mine
+                groups,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                whole=shards.whole,
+                mine=shards.mine,
+                dtype=model.arithmetic.dtype,
             )
         self._all: list[torch.optim.Optimizer] = [o for o in (self.adamw, self.muon) if o is not None]
 
