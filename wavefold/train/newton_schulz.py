@@ -15,7 +15,7 @@ TINY = 1e-30
 """A matrix without a larger value counts as zero, and stays it."""
 
 
-def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """matrices [..., n, m] float32 -> the same shape and type: U Vᵀ of each one's U S Vᵀ, products taken in `dtype`.
 
     A singular value of at least 1e-3 of the Frobenius norm ends within [0.9, 1.1]. Directions without any stay
