@@ -24,6 +24,8 @@ NUM_TOKENS = 24
 
 
 def main(folder: str, num_waves: str, wire: str, back: str, die: str = "") -> None:
+    if die:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as it finds a rank dead: let this one tell
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     settings = Settings(Waves(EXPERTS, size, int(num_waves)), wire, back)  # type: ignore[arg-type]

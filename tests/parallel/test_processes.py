@@ -43,5 +43,7 @@ def test_processes_give_the_bits_of_one(tmp_path: Path, size: int, waves: int, w
 def test_a_rank_that_dies_is_named(tmp_path: Path) -> None:
     done = start(tmp_path, 2, "2", "fp32", "fp32", "die")
     assert done.returncode != 0
-    seconds, message = (tmp_path / "lost0").read_text().split(" ", 1)
+    told = tmp_path / "lost0"
+    assert told.exists(), done.stderr[-3000:]
+    seconds, message = told.read_text().split(" ", 1)
     assert float(seconds) < 10 and message.startswith("rank 1 is gone")
