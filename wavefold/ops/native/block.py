@@ -127,13 +127,18 @@ class PassBuffers:
         def addresses(*tensors: Tensor) -> tuple[int, ...]:
             return tuple(tensor.data_ptr() for tensor in tensors)
 
-        # asked for once: a step's time outside the kernels is what is left of it
+        # asked for once, and without torch's way to numbers: a step's time outside the kernels is what is left of it
+        self._chosen = (_int64 * (n * topk)).from_address(self.chosen.data_ptr())
         self.sizes = n, num_streams, hidden, topk
         self.of_attention = addresses(
             self.tokens, self.streams, self.mixed, self.h, self.post, self.comb, self.route, self.chosen
         )
         self.of_experts = addresses(self.h, self.chosen, self.route, self.made)
         self.of_leave = addresses(self.made, self.mixed, self.post, self.comb, self.streams)
+
+    def distinct(self) -> list[int]:
+        """The experts in `chosen`, each once, ascending."""
+        return sorted(set(self._chosen))
 
 
 def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: PassBuffers, after: Spans) -> None:
