@@ -360,12 +360,26 @@ def test_pieces_of_which_nothing_is_learned_are_left_out():
     assert {packed.num_targets for packed in seen} == {2, 20, 9}
 
 
-def test_a_late_step_reads_no_step_before_it(monkeypatch):
-    """Where it begins is counted; documents are read for its own batch alone."""
-    batches, read, original = Batches([np.arange(300)] * 400, 0, always(64, 512)), [], Batches._read
-    monkeypatch.setattr(Batches, "_read", lambda *given: read.append(given) or original(*given))
+def test_a_late_step_is_counted_to_once(monkeypatch):
+    """Each step before it is placed once and none is read; a step that is known is found at once."""
+    batches, calls = Batches([np.arange(300)] * 400, 0, always(64, 512)), Counter()
+
+    def count(name):
+        original = getattr(Batches, name)
+
+        def counting(*given):
+            calls[name] += 1
+            return original(*given)
+
+        monkeypatch.setattr(Batches, name, counting)
+
+    count("_take")
+    count("_read")
     late = batches(10_000)
-    assert len(read) == len(late.lengths) < 20
+    assert calls == {"_take": 10_001, "_read": len(late.lengths)}
+    calls.clear()
+    batches(9_000)
+    assert calls["_take"] == 1
 
 
 def test_a_corpus_shorter_than_a_sequence_is_refused():

@@ -94,7 +94,7 @@ def run_layers(
             buffers.made.copy_(routed.float() + buffers.made.float())
             native.leave(buffers)
             continue
-        chosen = buffers.distinct()
+        chosen = buffers.distinct_experts()
         with store.view(block.layer, chosen) as view:
             structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
             native.experts([*structs, block.shared], block.limit, arithmetic.released, buffers, after)

@@ -43,12 +43,11 @@ class MoE(nn.Module):
         self.gate: nn.Module = Router(config, layer)
         self.experts = nn.ModuleList(Expert(config, config.expert_dtype) for _ in range(config.n_routed_experts))
         self.shared_experts = Expert(config, "fp8")
-        self._numbered: dict[str, Any] = self.experts._modules  # as in Expert
+        self._numbered: dict[str, Expert] = self.experts._modules  # type: ignore[assignment]  # as in Expert
 
     def expert_weights(self, expert: int) -> ExpertWeights:
         """A routed expert's own tensors, for a store that keeps them resident."""
-        weights: ExpertWeights = self._numbered[str(expert)].weights()
-        return weights
+        return self._numbered[str(expert)].weights()
 
     def forward(self, h: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""

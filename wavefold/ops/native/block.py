@@ -127,7 +127,7 @@ class PassBuffers:
         def addresses(*tensors: Tensor) -> tuple[int, ...]:
             return tuple(tensor.data_ptr() for tensor in tensors)
 
-        # asked for once, and without torch's way to numbers: a step's time outside the kernels is what is left of it
+        # asked for once, numbers without torch: a step's time outside the kernels is what is left of it
         self._chosen = (_int64 * (n * topk)).from_address(self.chosen.data_ptr())
         self.sizes = n, num_streams, hidden, topk
         self.of_attention = addresses(
@@ -136,7 +136,7 @@ class PassBuffers:
         self.of_experts = addresses(self.h, self.chosen, self.route, self.made)
         self.of_leave = addresses(self.made, self.mixed, self.post, self.comb, self.streams)
 
-    def distinct(self) -> list[int]:
+    def distinct_experts(self) -> list[int]:
         """The experts in `chosen`, each once, ascending."""
         return sorted(set(self._chosen))
 
