@@ -1,4 +1,4 @@
-"""The machine and this process: processor, memory there is, memory in use."""
+"""The machine and this process: processor, memory there is, memory in use; and how a user is told of what is odd."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 import platform
 import resource
 from pathlib import Path
+
+
+class Notice(UserWarning):
+    """What a user should know of and need not stop for: something left out, replaced or about to run out.
+
+    Raised with `warnings.warn`; the command line prints each as one line on stderr.
+    """
 
 
 def cpu_name() -> str:

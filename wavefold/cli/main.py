@@ -6,13 +6,17 @@ The commands import torch when they run, so that help and mistakes in the argume
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 from wavefold import __version__
 from wavefold.cli import bench, init, plan, run, train
+from wavefold.system import Notice
 
 COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan, "bench": bench}
 
@@ -26,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads wait for each other actively; beside another busy process that costs 20 times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return COMMANDS[args.command].run(args)
+        with notices():
+            return COMMANDS[args.command].run(args)
     except BrokenPipeError:  # the reader of our output left: `wavefold run ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return 1
@@ -37,6 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"wavefold: error: {error}", file=sys.stderr)
         return MISTAKE
+
+
+@contextlib.contextmanager
+def notices() -> Iterator[None]:
+    """While the block runs, each Notice is one line on stderr; other warnings are shown as always."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        show = warnings.showwarning
+
+        def show_notice(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"wavefold: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **options)
+
+        warnings.showwarning = show_notice
+        yield
 
 
 def build_parser() -> argparse.ArgumentParser:

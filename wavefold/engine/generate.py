@@ -85,7 +85,7 @@ def generate(
             f"max_position_embeddings = {model.config.max_position_embeddings} together"
         )
     prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
-    stops = {model.config.eos_token_id} if stop_ids is None else set(stop_ids)
+    stops = set(model.config.eos_token_ids) if stop_ids is None else set(stop_ids)
     generator = torch.Generator().manual_seed(seed)
 
     def run(generation: Generation) -> Iterator[int]:

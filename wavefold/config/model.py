@@ -1,7 +1,7 @@
 """The architecture's hyper-parameters, read from an official `config.json`.
 
 `ModelConfig` holds every key of the released DeepSeek-V4 configurations under its own name, checked once and frozen:
-the rest of the package trusts it. The presets beside this file (`presets/*.json`) are such configurations.
+the rest of the package trusts it. The presets (`wavefold/presets/*.json`) are such configurations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRESETS_DIR = Path(__file__).parent / "presets"
+PRESETS_DIR = Path(__file__).parents[1] / "presets"
 
 SWA, CSA, HCA = 0, 4, 128
 """Compress ratios, which are also the kinds of attention layer: sliding window alone, 4 tokens to an entry, 128."""
@@ -94,7 +94,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     bos_token_id: int = 0
-    eos_token_id: int = 1
+    eos_token_id: int | tuple[int, ...] = 1
     torch_dtype: str = "bfloat16"
     expert_dtype: str = "fp4"
 
@@ -110,9 +110,10 @@ class ModelConfig:
         for key in ("hidden_size", "moe_intermediate_size"):
             _require(self.expert_dtype != "fp4" or getattr(self, key) % 2 == 0, key, getattr(self, key),
                      "an even number, for two FP4 codes to a byte")  # fmt: skip
-        for key in ("bos_token_id", "eos_token_id"):
-            _require(0 <= getattr(self, key) < self.vocab_size, key, getattr(self, key),
-                     f"0 to vocab_size - 1 = {self.vocab_size - 1}")  # fmt: skip
+        _require(bool(self.eos_token_ids), "eos_token_id", [], "one id at least")
+        for key, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", self.eos_token_ids)):
+            for token in ids:
+                _require(0 <= token < self.vocab_size, key, token, f"0 to vocab_size - 1 = {self.vocab_size - 1}")
 
         num_ratios = self.num_hidden_layers + self.num_nextn_predict_layers
         _require(len(self.compress_ratios) == num_ratios, "compress_ratios", list(self.compress_ratios),
@@ -150,6 +151,11 @@ class ModelConfig:
     def nope_head_dim(self) -> int:
         """Width of a head's part that carries no position: the first dims; the last `qk_rope_head_dim` are rotated."""
         return self.head_dim - self.qk_rope_head_dim
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids that end a text: `eos_token_id` is one, or a list of them."""
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
     @property
     def num_blocks(self) -> int:
@@ -235,7 +241,7 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The content of an official `config.json`."""
         values = dataclasses.asdict(self)
-        values["compress_ratios"] = list(self.compress_ratios)
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
         return {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", **values,
                 "quantization_config": QUANTIZATION_CONFIG}  # fmt: skip
@@ -275,6 +281,8 @@ def _convert(key: str, value: Any, kind: str) -> Any:
     if kind == "str":
         _require(isinstance(value, str), key, value, "a string")
         return value
+    if kind == "int | tuple[int, ...]":
+        return _convert(key, value, "tuple[int, ...]" if isinstance(value, (list, tuple)) else "int")
     if kind == "tuple[int, ...]":
         _require(isinstance(value, (list, tuple)), key, value, "a list of integers")
         return tuple(_convert(key, item, "int") for item in value)
