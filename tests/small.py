@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from wavefold.config import ModelConfig
+from wavefold.config import ModelConfig, RopeScaling
 
 SMALL = ModelConfig(
     vocab_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, head_dim=64, qk_rope_head_dim=16,
     q_lora_rank=32, o_groups=2, o_lora_rank=16, compress_ratios=(0, 4, 128, 0), index_n_heads=2, index_head_dim=32,
     index_topk=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5,
+    routed_scaling_factor=1.5, rope_scaling=RopeScaling(),
 )  # fmt: skip

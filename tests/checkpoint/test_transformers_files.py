@@ -5,6 +5,7 @@ multiples of 128 (FP8) and 32 (FP4), as all official ones are, and for FP8 dims 
 it refuses or, 160 or 192 for example, reads with the wrong scales and says nothing; such folders are ours alone.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,9 @@ SMALL = OFFICIAL.replace(
 
 def read(folder: Path) -> DeepseekV4ForCausalLM:
     """transformers' model of a folder, decoded. It keeps what is bfloat16 there so: `float` for the rest."""
-    dequantize = FineGrainedFP8Config(dequantize=True)
-    return DeepseekV4ForCausalLM.from_pretrained(
-        folder, quantization_config=dequantize, dtype=torch.float32, **EAGER
-    ).float()
+    quantized = "quantization_config" in json.loads((folder / "config.json").read_text())
+    dequantize = {"quantization_config": FineGrainedFP8Config(dequantize=True)} if quantized else {}
+    return DeepseekV4ForCausalLM.from_pretrained(folder, dtype=torch.float32, **dequantize, **EAGER).float()
 
 
 @pytest.fixture(scope="module", params=["fp4", "fp8", "small", "float32"])

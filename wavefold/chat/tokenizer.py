@@ -9,14 +9,13 @@ their strings are ordinary characters, so that nobody can write `<｜User｜>` i
 from __future__ import annotations
 
 import codecs
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from wavefold.atomic import write_text
 from wavefold.chat.special_tokens import BOS, EOS, SPECIAL_TOKENS
 
 FILE_NAME = "tokenizer.json"
@@ -77,17 +76,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into the folder, in one step and private. What was loaded is written unchanged."""
-        folder = Path(folder)
-        descriptor, name = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=folder)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(self._text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, folder / FILE_NAME)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_text(Path(folder) / FILE_NAME, self._text)
 
     @property
     def vocab_size(self) -> int:

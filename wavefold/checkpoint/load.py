@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Container, Mapping
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import quant
-from wavefold.checkpoint.files import read_tensors
-from wavefold.config import ModelConfig
+from wavefold.checkpoint.files import CONFIG_NAME, read_tensors
+from wavefold.checkpoint.unneeded import by_kind, described
+from wavefold.config import ModelConfig, read_values
 from wavefold.model import Transformer
 from wavefold.model.expert_store import routed_expert
+from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, stored_shapes
 from wavefold.ops import Arithmetic
+from wavefold.system import Notice
 
 MAX_LISTED = 8
 FLOATS = (torch.bfloat16, torch.float32)
@@ -26,30 +30,63 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     experts: Container[int] | None = None,
+    strict: bool = False,
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). `experts`: of each
-    layer's routed experts only these are read; the others, which the folder may lack, stay without storage. Raises
-    ValueError that names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or a
-    configuration.
+    layer's routed experts only these are read; the others, which the folder may lack, stay without storage. Tensors
+    that the text model does not need are left out, an MTP module whose tensors are missing is dropped (`model.mtp` is
+    then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and `strict` refuses
+    them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or
+    a configuration.
     """
     default = torch.bfloat16 if arithmetic == "released" else torch.float32
     chosen = Arithmetic(arithmetic, dtype or default)
     folder = Path(path)
-    model = Transformer(ModelConfig.from_file(folder), chosen)
+    config, values = ModelConfig.from_file(folder), read_values(folder)
+    notes = []
+    if unknown := ModelConfig.unknown_keys(values):
+        notes.append(f"keys of {CONFIG_NAME} that nobody knows have no effect: {', '.join(unknown)}")
+    if unknown and strict:
+        raise ValueError(
+            f"{folder / CONFIG_NAME}: {', '.join(unknown)} are not known; expected the family's keys alone"
+        )
+    model = Transformer(config, chosen)
     try:
-        assign(model, read_tensors(folder), experts)
+        tensors = read_tensors(folder)
+        if not strict and (missing := _missing_mtp(model, tensors, experts)):
+            model.drop_mtp()
+            notes.append(
+                f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {config.num_nextn_predict_layers}, "
+                f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
+            )
+        left_out = assign(model, tensors, experts, strict)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
-    model.path = folder
+    if left_out:
+        notes.append(f"left out what the text model does not need: {described(by_kind(left_out, model.config)[0])}")
+    for note in notes:
+        warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
+    model.origin = Origin(folder, values, left_out)
     return model.to(device) if torch.device(device).type != "cpu" else model
 
 
-def assign(model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None = None) -> None:
+def _missing_mtp(model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None) -> list[str]:
+    """The tensors that the model's MTP modules need, of the routed experts those in `experts`, and that are missing."""
+    names = [f"mtp.{name}" for name, _ in model.mtp.named_parameters() if not name.endswith(".scale")]
+    routed = ((name, routed_expert(name)) for name in names)
+    needed = [name for name, expert in routed if expert is None or experts is None or expert in experts]
+    return [name for name in needed if name not in tensors]
+
+
+def assign(
+    model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None = None, strict: bool = True
+) -> dict[str, Tensor]:
     """Give the model's parameters these tensors, without copying. The dtype of each decides how it is read.
 
-    `experts`: of the routed experts only these.
+    `experts`: of the routed experts only these. Returns the tensors that the text model does not need, which `strict`
+    refuses.
 
     A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
     that does not fit; then the model is unchanged.
@@ -76,10 +113,12 @@ def assign(model: Transformer, tensors: Mapping[str, Tensor], experts: Container
             elif name == "tid2eid":
                 _check_table(dot + name, tensor, model.config.n_routed_experts, problems)
             plan.append((module, name, tensor))
-    problems.unexpected += sorted(left)
+    unexpected = sorted(left) if strict else by_kind(left, model.config)[1]
+    problems.unexpected += unexpected
     problems.raise_if_any()
     for module, name, tensor in plan:
         module.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+    return left
 
 
 def _plan_linear(

@@ -6,45 +6,73 @@ whole save is refused.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavefold import quant
+from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import Entry, write_checkpoint
-from wavefold.config import EXPERT_DTYPES, ModelConfig
+from wavefold.config import EXPERT_DTYPES
+from wavefold.config.keys import QUANTIZATION_CONFIG
 from wavefold.model import Transformer
 from wavefold.model.moe import Expert
 from wavefold.model.parameters import Linear, stored_shapes
 
-KEPT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+FORMATS = ("fp4", "fp8")
+"""Formats of quantized weights."""
 
 
 def save(model: Transformer, path: str | Path, experts: str | None = None) -> None:
     """Write `model` to the folder `path`, which appears whole or not at all; an older checkpoint there is replaced.
 
-    `experts` is the format of the routed experts: "fp4", "fp8" or "bf16" (None: as they are). Raises ValueError when a
-    weight cannot take that format without changing (FP8 needs scales within 2^14 of each other in a 128x128 block).
+    `experts` is the format of the routed experts: "fp4", "fp8" or "bf16" (None: as they are). What the checkpoint that
+    the model came from has besides is kept: keys of its config.json, tensors that the text model does not need,
+    tokenizer, templates, encoders, licences. Raises ValueError when a weight cannot take that format without changing
+    (FP8 needs scales within 2^14 of each other in a 128x128 block).
     """
     if experts is not None and experts not in EXPERT_DTYPES:
         raise ValueError(f"experts = {experts!r} is not allowed; expected {', '.join(EXPERT_DTYPES)}")
+    origin = model.origin
 
-    def keep_files(folder: Path) -> None:
-        for name in KEPT_FILES:
-            if model.path is not None and (model.path / name).is_file():
-                shutil.copyfile(model.path / name, folder / name)
+    def finish(folder: Path) -> None:
+        if origin is not None:
+            copy_side_files(origin.folder, folder)
 
-    write_checkpoint(Path(path), _config(model, experts), dict(_entries(model, experts)), finish=keep_files)
+    values = config_values(model, experts)
+    write_checkpoint(Path(path), model.config, dict(_entries(model, experts)), finish=finish, values=values)
 
 
-def _config(model: Transformer, experts: str | None) -> ModelConfig:
-    """The model's configuration with the format that its routed experts are written in."""
+def config_values(model: Transformer, experts: str | None = None) -> dict[str, Any]:
+    """The keys of `config.json` for the model as it is written: those of its origin, changed where they do not fit.
+
+    quantization_config and expert_dtype say what the tensors are, torch_dtype what the embedding is.
+    """
+    origin = model.origin
+    values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
+    forms = {module_form(module, experts if _is_routed(model, prefix) else None)
+             for prefix, module in model.named_modules() if isinstance(module, Linear)}  # fmt: skip
     first: Linear = model.get_submodule("layers.0.ffn.experts.0.w1")  # type: ignore[assignment]
-    form = experts or quant.FORMS[first.weight.dtype]
-    return model.config.replace(expert_dtype=form) if form in EXPERT_DTYPES else model.config
+    routed = module_form(first, experts)
+    quantization = values.pop("quantization_config", None)
+    if forms & set(FORMATS):
+        values["expert_dtype"] = routed
+        quantization = dict(quantization or QUANTIZATION_CONFIG)
+        if "expert_dtype" in quantization:
+            quantization["expert_dtype"] = routed
+        values["quantization_config"] = quantization
+    elif values.get("expert_dtype") != routed:
+        values.pop("expert_dtype", None)
+    key = "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype"
+    return values | {key: str(model.embed.weight.dtype).removeprefix("torch.")}
+
+
+def module_form(module: Linear, experts: str | None) -> str:
+    """The format that a matrix is written in: `experts` where it is given, else its own."""
+    return experts or quant.FORMS[module.weight.dtype]
 
 
 def _entries(model: Transformer, experts: str | None) -> Iterator[tuple[str, Entry]]:
@@ -55,6 +83,9 @@ def _entries(model: Transformer, experts: str | None) -> Iterator[tuple[str, Ent
             continue
         for name, parameter in module.named_parameters(recurse=False):
             yield dot + name, Entry(tuple(parameter.shape), parameter.dtype, parameter.detach().cpu)
+    left_out = model.origin.left_out if model.origin is not None else {}
+    for name, tensor in left_out.items():
+        yield name, Entry(tuple(tensor.shape), tensor.dtype, tensor.detach)
 
 
 def _is_routed(model: Transformer, prefix: str) -> bool:

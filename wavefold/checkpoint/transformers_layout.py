@@ -13,14 +13,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from wavefold import quant
+from wavefold.atomic import write_folder, write_json
 from wavefold.checkpoint.files import CONFIG_NAME, INDEX_NAME
-from wavefold.checkpoint.write import check_replaceable, write_folder, write_json
+from wavefold.checkpoint.save import config_values
+from wavefold.checkpoint.side_files import copy_side_files
+from wavefold.checkpoint.write import check_replaceable
 from wavefold.model import Transformer
 
 RENAMES = [
@@ -70,10 +74,18 @@ def save_transformers(model: Transformer, path: Path) -> None:
             total += sum(t.nbytes for t in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(folder / INDEX_NAME, index)
-        config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-        write_json(folder / CONFIG_NAME, config)
+        write_json(folder / CONFIG_NAME, _config_values(model))
+        if model.origin is not None:
+            copy_side_files(model.origin.folder, folder)
 
     write_folder(path, fill)
+
+
+def _config_values(model: Transformer) -> dict[str, Any]:
+    """The model's keys, for matrices in bfloat16 without quantization."""
+    left_out = ("quantization_config", "expert_dtype", "dtype")
+    values = {key: value for key, value in config_values(model).items() if key not in left_out}
+    return values | {"torch_dtype": "bfloat16"}
 
 
 def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wavefold.atomic import sweep, write_folder, write_json
 from wavefold.checkpoint.files import CONFIG_NAME, DTYPES, INDEX_NAME
 from wavefold.config import ModelConfig
 
@@ -45,13 +45,16 @@ def write_checkpoint(
     entries: Mapping[str, Entry],
     on_shard: Callable[[int, int], None] = lambda done, of: None,
     finish: Callable[[Path], None] = lambda folder: None,
+    values: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `entries` and `config` to the folder `path`.
 
-    `on_shard(done, of)` reports progress; `finish(folder)` may add files before the folder appears. Raises ValueError
-    when the disk is too small, or when `path` is something else than a checkpoint, an empty folder, or new.
+    `on_shard(done, of)` reports progress; `finish(folder)` may add files before the folder appears; `values` are the
+    keys of `config.json` (None: all that `config` has). Raises ValueError when the disk is too small, or when `path` is
+    something else than a checkpoint, an empty folder, or new.
     """
     total = sum(entry.num_bytes for entry in entries.values())
+    sweep(path)
     check_replaceable(path)
     _check_space(path, total)
 
@@ -65,7 +68,7 @@ def write_checkpoint(
             weight_map |= dict.fromkeys(names, file_name)
         on_shard(len(shards), len(shards))
         write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        write_json(folder / CONFIG_NAME, config.to_dict())
+        write_json(folder / CONFIG_NAME, config.to_dict() if values is None else values)
         finish(folder)
 
     write_folder(path, fill)
@@ -74,7 +77,8 @@ def write_checkpoint(
 def shard_names(names: list[str], config: ModelConfig) -> list[list[str]]:
     """The tensor names of each shard, in the official order: embedding, layers, head, MTP."""
     num_layers = config.num_hidden_layers
-    shards: list[list[str]] = [[] for _ in range(num_layers + 2 + (config.num_nextn_predict_layers > 0))]
+    has_mtp = any(name.startswith("mtp.") for name in names)
+    shards: list[list[str]] = [[] for _ in range(num_layers + 2 + has_mtp)]
     for name in names:
         parts = name.split(".")
         place = {"embed": 0, "layers": 1, "mtp": num_layers + 2}.get(parts[0], num_layers + 1)
@@ -102,31 +106,6 @@ def write_file(path: Path, entries: Mapping[str, Entry]) -> None:
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `path` by `fill(a new folder beside it)`, private, in one step; replaces an older one."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
-    try:
-        fill(fresh)
-        put_in_place(fresh, path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-
-
-def put_in_place(fresh: Path, path: Path) -> None:
-    """Give the complete folder `fresh` the name `path` beside it, flushed and private; replaces an older one."""
-    for file in fresh.iterdir():
-        file.chmod(0o600)
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if path.exists():
-        _swap(fresh, path)
-    else:
-        fresh.rename(path)
-
-
 def check_replaceable(path: Path) -> None:
     """Raises ValueError for a `path` that must not be replaced: a file, or a folder that holds something else."""
     if not path.exists():
@@ -137,29 +116,8 @@ def check_replaceable(path: Path) -> None:
         raise ValueError(f"{path}: is no checkpoint (it holds no {CONFIG_NAME}), so it is not replaced; give another")
 
 
-def _swap(fresh: Path, path: Path) -> None:
-    """Put `fresh` where `path` is, and remove what was there."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    old = aside / path.name
-    try:
-        path.rename(old)
-        fresh.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        if not old.exists():
-            aside.rmdir()
-        raise
-    shutil.rmtree(aside)
-
-
 def _check_space(path: Path, num_bytes: int) -> None:
     place = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if num_bytes > free:
         raise ValueError(f"{path}: needs {num_bytes / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free in {place}")
-
-
-def write_json(path: Path, values: object) -> None:
-    """`values` as an indented JSON file."""
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -13,20 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRESETS_DIR = Path(__file__).parents[1] / "presets"
+from wavefold.config.keys import CSA, FIXED, HCA, QUANTIZATION_CONFIG, SAID_BY, SWA, official, require, unknown
 
-SWA, CSA, HCA = 0, 4, 128
-"""Compress ratios, which are also the kinds of attention layer: sliding window alone, 4 tokens to an entry, 128."""
+PRESETS_DIR = Path(__file__).parents[1] / "presets"
 
 EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 LIMIT = 2**31
 """Every number is below this."""
-
-
-def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,8 @@ class RopeScaling:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _require(0 < value < LIMIT, f"rope_scaling.{field.name}", value, "a positive number")
-        _require(self.beta_slow <= self.beta_fast, "rope_scaling.beta_slow", self.beta_slow,
+            require(0 < value < LIMIT, f"rope_scaling.{field.name}", value, "a positive number")
+        require(self.beta_slow <= self.beta_fast, "rope_scaling.beta_slow", self.beta_slow,
                  f"at most beta_fast = {self.beta_fast}")  # fmt: skip
 
 
@@ -87,7 +81,7 @@ class ModelConfig:
     max_position_embeddings: int = 1048576
     rope_theta: float = 10000.0
     compress_rope_theta: float = 160000.0
-    rope_scaling: RopeScaling = RopeScaling()
+    rope_scaling: RopeScaling | None = None
     hidden_act: str = "silu"
     attention_bias: bool = False
     attention_dropout: float = 0.0
@@ -101,48 +95,48 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in _POSITIVE:
             value = getattr(self, key)
-            _require(0 < value < LIMIT, key, value, "a positive number below 2^31")
+            require(0 < value < LIMIT, key, value, "a positive number below 2^31")
         for key in ("num_hash_layers", "num_nextn_predict_layers"):
-            _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-        for key, allowed in _FIXED.items():
-            _require(getattr(self, key) == allowed, key, getattr(self, key), repr(allowed))
-        _require(self.expert_dtype in EXPERT_DTYPES, "expert_dtype", self.expert_dtype, " or ".join(EXPERT_DTYPES))
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        for key, allowed in FIXED.items():
+            require(getattr(self, key) == allowed, key, getattr(self, key), repr(allowed))
+        require(self.expert_dtype in EXPERT_DTYPES, "expert_dtype", self.expert_dtype, " or ".join(EXPERT_DTYPES))
         for key in ("hidden_size", "moe_intermediate_size"):
-            _require(self.expert_dtype != "fp4" or getattr(self, key) % 2 == 0, key, getattr(self, key),
+            require(self.expert_dtype != "fp4" or getattr(self, key) % 2 == 0, key, getattr(self, key),
                      "an even number, for two FP4 codes to a byte")  # fmt: skip
-        _require(bool(self.eos_token_ids), "eos_token_id", [], "one id at least")
+        require(bool(self.eos_token_ids), "eos_token_id", [], "one id at least")
         for key, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", self.eos_token_ids)):
             for token in ids:
-                _require(0 <= token < self.vocab_size, key, token, f"0 to vocab_size - 1 = {self.vocab_size - 1}")
+                require(0 <= token < self.vocab_size, key, token, f"0 to vocab_size - 1 = {self.vocab_size - 1}")
 
         num_ratios = self.num_hidden_layers + self.num_nextn_predict_layers
-        _require(len(self.compress_ratios) == num_ratios, "compress_ratios", list(self.compress_ratios),
+        require(len(self.compress_ratios) == num_ratios, "compress_ratios", list(self.compress_ratios),
                  f"{num_ratios} entries: num_hidden_layers + num_nextn_predict_layers")  # fmt: skip
         for ratio in self.compress_ratios:
-            _require(ratio in (SWA, CSA, HCA), "compress_ratios", ratio, "0, 4 or 128 in each place")
+            require(ratio in (SWA, CSA, HCA), "compress_ratios", ratio, "0, 4 or 128 in each place")
         # a token that no complete block holds yet is seen through the window alone
-        _require(self.sliding_window == HCA or not any(self.compress_ratios), "sliding_window", self.sliding_window,
+        require(self.sliding_window == HCA or not any(self.compress_ratios), "sliding_window", self.sliding_window,
                  f"{HCA} where any layer compresses")  # fmt: skip
         mtp_ratios = list(self.compress_ratios[self.num_hidden_layers :])
-        _require(
+        require(
             not any(mtp_ratios),
             "compress_ratios",
             mtp_ratios,
             "0 for the MTP layers, which are the last entries",
         )
 
-        _require(self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", self.qk_rope_head_dim, "an even number")
-        _require(self.qk_rope_head_dim <= self.head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
-                 f"at most head_dim = {self.head_dim}")  # fmt: skip
-        _require(self.qk_rope_head_dim <= self.index_head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
+        require(self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", self.qk_rope_head_dim, "an even number")
+        require(self.qk_rope_head_dim < self.head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
+                f"less than head_dim = {self.head_dim}: a part of a head carries no position")  # fmt: skip
+        require(self.qk_rope_head_dim <= self.index_head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
                  f"at most index_head_dim = {self.index_head_dim}")  # fmt: skip
-        _require(self.num_attention_heads % self.o_groups == 0, "o_groups", self.o_groups,
+        require(self.num_attention_heads % self.o_groups == 0, "o_groups", self.o_groups,
                  f"a divisor of num_attention_heads = {self.num_attention_heads}")  # fmt: skip
-        _require(self.index_head_dim & (self.index_head_dim - 1) == 0, "index_head_dim", self.index_head_dim,
+        require(self.index_head_dim & (self.index_head_dim - 1) == 0, "index_head_dim", self.index_head_dim,
                  "a power of two (it is rotated by a Hadamard matrix)")  # fmt: skip
-        _require(self.num_experts_per_tok <= self.n_routed_experts, "num_experts_per_tok", self.num_experts_per_tok,
+        require(self.num_experts_per_tok <= self.n_routed_experts, "num_experts_per_tok", self.num_experts_per_tok,
                  f"at most n_routed_experts = {self.n_routed_experts}")  # fmt: skip
-        _require(self.num_hash_layers <= self.num_hidden_layers, "num_hash_layers", self.num_hash_layers,
+        require(self.num_hash_layers <= self.num_hidden_layers, "num_hash_layers", self.num_hash_layers,
                  f"at most num_hidden_layers = {self.num_hidden_layers}")  # fmt: skip
 
     # -- derived ---------------------------------------------------------------------------------------------------
@@ -170,9 +164,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read the keys of a `config.json`; keys of no concern to the architecture are left aside."""
+        """Read the keys of a `config.json`. Those that change nothing here are left aside (config/keys.py)."""
         model_type = values.get("model_type", "deepseek_v4")
-        _require(model_type == "deepseek_v4", "model_type", model_type, "'deepseek_v4'")
+        require(model_type == "deepseek_v4", "model_type", model_type, "'deepseek_v4'")
+        values = official(values)
         fields = {f.name: f for f in dataclasses.fields(cls)}
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and values.get(n) is None]
         if missing:
@@ -185,37 +180,37 @@ class ModelConfig:
         num_ratios = kwargs["num_hidden_layers"] + kwargs.get("num_nextn_predict_layers", cls.num_nextn_predict_layers)
         if len(ratios) > num_ratios and not any(ratios[num_ratios:]):
             kwargs["compress_ratios"] = ratios[:num_ratios]  # trailing zeros of MTP layers that are not there
-        _check_quantization(values.get("quantization_config"))
         return cls(**kwargs)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Read `path`, a `config.json` or a folder that holds one. Raises ValueError when it is not one."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
+        path = config_path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no such file; expected an official config.json") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a JSON file ({error})") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: holds {type(values).__name__}, expected a JSON object")
-        try:
-            return cls.from_dict(values)
+            return cls.from_dict(read_values(path))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
         """One of the presets: nano, flash, pro."""
         names = sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
-        _require(name in names, "preset", name, ", ".join(names))
+        require(name in names, "preset", name, ", ".join(names))
         return cls.from_file(PRESETS_DIR / f"{name}.json")
+
+    @classmethod
+    def unknown_keys(cls, values: Mapping[str, Any]) -> list[str]:
+        """The keys of a `config.json` that nothing here reads or knows to have no effect."""
+        return unknown(values, frozenset(field.name for field in dataclasses.fields(cls)))
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some keys changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
+
+    def without_mtp(self) -> ModelConfig:
+        """The same model without its MTP layers."""
+        ratios = self.compress_ratios[: self.num_hidden_layers]
+        return self.replace(num_nextn_predict_layers=0, compress_ratios=ratios)
 
     def cut(
         self, num_layers: int | None = None, num_experts: int | None = None, vocab: int | None = None
@@ -223,7 +218,7 @@ class ModelConfig:
         """A slice with the real shapes: the first `num_layers` layers, `num_experts` experts, `vocab` tokens."""
         changes: dict[str, Any] = {}
         if num_layers is not None:
-            _require(
+            require(
                 0 < num_layers <= self.num_hidden_layers,
                 "layers",
                 num_layers,
@@ -239,16 +234,47 @@ class ModelConfig:
         return self.replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of an official `config.json`."""
+        """The content of an official `config.json`, for matrices that are quantized."""
         values = dataclasses.asdict(self)
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
+        if values["rope_scaling"] is not None:
+            values["rope_scaling"] = {"type": "yarn", **values["rope_scaling"]}
         return {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", **values,
-                "quantization_config": QUANTIZATION_CONFIG}  # fmt: skip
+                "quantization_config": dict(QUANTIZATION_CONFIG)}  # fmt: skip
+
+    def written_over(self, file: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of the `config.json` that this configuration was read from, changed only where a value differs.
+
+        `file` holds those keys. What a changed value said in transformers' keys is taken out, so that no two keys
+        contradict each other. MTP layers that the file announces and this configuration has not are no change: the
+        file's tensors decide about them.
+        """
+        read = ModelConfig.from_dict(file)
+        before = (read if self.num_nextn_predict_layers else read.without_mtp()).to_dict()
+        now = self.to_dict()
+        changed = {key: value for key, value in now.items() if value != before[key]}
+        left_out = {other for key, others in SAID_BY.items() if key in changed for other in others}
+        return {key: value for key, value in file.items() if key not in left_out} | changed
 
 
-QUANTIZATION_CONFIG = {"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "activation_scheme": "dynamic",
-                       "weight_block_size": [128, 128]}  # fmt: skip
+def config_path(path: str | Path) -> Path:
+    """The `config.json` that `path` is, or holds."""
+    return Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The keys of a `config.json` as they are there, unchecked. Raises ValueError when it is no JSON object."""
+    path = config_path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; expected an official config.json") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds {type(values).__name__}, expected a JSON object")
+    return values
+
 
 _POSITIVE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "qk_rope_head_dim",
@@ -258,48 +284,33 @@ _POSITIVE = (
     "compress_rope_theta", "initializer_range",
 )  # fmt: skip
 
-_FIXED = {
-    # One value in the whole family; anything else is another architecture, which this code does not compute.
-    "num_key_value_heads": 1, "n_shared_experts": 1, "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc",
-    "norm_topk_prob": True, "hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0,
-    "tie_word_embeddings": False,
-}  # fmt: skip
-
 
 def _convert(key: str, value: Any, kind: str) -> Any:
     """`value` as the field's type, without guessing: a string is not a number, 2.5 is not an integer."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind == "int":
-        _require(is_number and abs(value) < LIMIT and value == int(value), key, value, "an integer below 2^31")
+        require(is_number and abs(value) < LIMIT and value == int(value), key, value, "an integer below 2^31")
         return int(value)
     if kind == "float":
-        _require(is_number and abs(value) < LIMIT, key, value, "a number below 2^31")
+        require(is_number and abs(value) < LIMIT, key, value, "a number below 2^31")
         return float(value)
     if kind == "bool":
-        _require(isinstance(value, bool), key, value, "true or false")
+        require(isinstance(value, bool), key, value, "true or false")
         return value
     if kind == "str":
-        _require(isinstance(value, str), key, value, "a string")
+        require(isinstance(value, str), key, value, "a string")
         return value
     if kind == "int | tuple[int, ...]":
         return _convert(key, value, "tuple[int, ...]" if isinstance(value, (list, tuple)) else "int")
     if kind == "tuple[int, ...]":
-        _require(isinstance(value, (list, tuple)), key, value, "a list of integers")
+        require(isinstance(value, (list, tuple)), key, value, "a list of integers")
         return tuple(_convert(key, item, "int") for item in value)
-    assert kind == "RopeScaling", kind
-    _require(isinstance(value, Mapping), key, value, "an object")
-    rope_type = value.get("type", value.get("rope_type", "yarn"))
-    _require(rope_type == "yarn", f"{key}.type", rope_type, "'yarn'")
-    fields = dataclasses.fields(RopeScaling)
+    assert kind == "RopeScaling | None", kind
+    fields = {f.name: f for f in dataclasses.fields(RopeScaling)}
+    for name in value:
+        require(name in fields, f"{key}.{name}", value[name], f"one of {', '.join(fields)}")
+    for name in ("factor", "original_max_position_embeddings"):  # YaRN's own defaults are of the other two
+        require(value.get(name) is not None, f"{key}.{name}", value.get(name), "a number")
     return RopeScaling(
-        **{f.name: _convert(f"{key}.{f.name}", value[f.name], str(f.type)) for f in fields if f.name in value}
+        **{name: _convert(f"{key}.{name}", number, str(fields[name].type)) for name, number in value.items()}
     )
-
-
-def _check_quantization(value: Any) -> None:
-    if value is None:
-        return
-    _require(isinstance(value, Mapping), "quantization_config", value, "an object or null")
-    for key, allowed in QUANTIZATION_CONFIG.items():
-        if key in value:
-            _require(value[key] == allowed, f"quantization_config.{key}", value[key], repr(allowed))

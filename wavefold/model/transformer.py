@@ -24,6 +24,7 @@ from wavefold.model.expert_store import ExpertStore, ResidentExperts
 from wavefold.model.fused import FusedLayers, run_layers
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
+from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
@@ -56,8 +57,13 @@ class Transformer(HyperConnected):
         self.add_head()
         self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
         self.experts: ExpertStore | None = None
-        self.path: Path | None = None  # the folder it was loaded from
+        self.origin: Origin | None = None  # the checkpoint it was loaded from
         self._fused = FusedLayers()
+
+    @property
+    def path(self) -> Path | None:
+        """The folder that the model was loaded from; None where it was made here."""
+        return self.origin.folder if self.origin is not None else None
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +80,10 @@ class Transformer(HyperConnected):
         if self.experts is not None:
             return self.experts
         return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in self.blocks})
+
+    def drop_mtp(self) -> None:
+        """Make this the same model without its MTP modules."""
+        self.config, self.mtp = self.config.without_mtp(), nn.ModuleList()
 
     # -- whole sequences -------------------------------------------------------------------------------------------
 
@@ -94,7 +104,9 @@ class Transformer(HyperConnected):
     def mtp_logits(self, tokens: Tensor) -> Tensor:
         """tokens [B, S] -> the MTP module's logits [B, S - 1, vocab]: row i knows tokens to i + 1, predicts i + 2."""
         if not self.mtp:
-            raise ValueError("num_nextn_predict_layers = 0: this model has no MTP module")
+            raise ValueError(
+                "this model has no MTP module (num_nextn_predict_layers = 0, or its tensors are not in the files)"
+            )
         num_rows = tokens.shape[1] - 1
         if num_rows < 1:
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 2")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from wavefold.checkpoint.write import write_folder, write_json
+from wavefold.atomic import write_folder, write_json
 from wavefold.train.batches import Documents, Tokens
 from wavefold.train.corpus import which_held_out
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from wavefold.checkpoint.write import put_in_place
+from wavefold.atomic import put_in_place
 from wavefold.parallel.group import Group
 
 KEEP = 2

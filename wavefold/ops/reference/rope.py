@@ -20,12 +20,15 @@ Table = tuple[Tensor, Tensor]
 
 
 def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str | None = None) -> Tensor:
-    """Radians per token for each pair, float32 [rope / 2]: the plain table for sliding-window layers, else YaRN's."""
+    """Radians per token for each pair, float32 [rope / 2].
+
+    The plain table for sliding-window layers; for the others another base, and YaRN where the configuration has it.
+    """
     dim = config.qk_rope_head_dim
     base = config.rope_theta if ratio == SWA else config.compress_rope_theta
     frequencies = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
-    if ratio != SWA:
-        yarn = config.rope_scaling
+    yarn = config.rope_scaling
+    if ratio != SWA and yarn is not None:
 
         def dim_of(rotations: float) -> float:
             """The dim that makes this many rotations over the original context."""

@@ -1,0 +1,167 @@
+"""Files and folders that appear whole or not at all, readable by their owner alone.
+
+    NAME                 what readers see: the older one, until the new one takes its place
+    .NAME.xxxxxxxx       the new one while it is written, locked by its writer
+    .NAME.xxxxxxxx.old   the older folder while the new one takes its place
+
+A killed writer loses its lock. Whoever writes the same NAME next finds what was left, says so in a Notice, removes it,
+and gives an older folder that had been moved aside its name back. Locks are `flock`; on a file system without them
+nothing is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from wavefold.system import Notice
+
+PRIVATE = 0o600
+
+_filling: set[Path] = set()
+"""Folders that this process writes, and so has locked."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Give the file `path` this content, in one step."""
+    path = path.absolute()
+    with _turn(path.parent):
+        sweep(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        try_lock(handle)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, values: object) -> None:
+    """Give the file `path` these values as indented JSON, in one step."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the folder `path` by `fill(a new folder beside it)`, private, in one step; replaces an older one."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(path.parent):
+        sweep(path)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
+        handle = os.open(fresh, os.O_RDONLY)
+        try_lock(handle)
+    _filling.add(fresh)
+    try:
+        fill(fresh)
+        put_in_place(fresh, path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    finally:
+        _filling.discard(fresh)
+        os.close(handle)
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Give the complete folder `fresh` the name `path` beside it, flushed and private; replaces an older one."""
+    for entry in fresh.rglob("*"):
+        if entry.is_dir():
+            entry.chmod(0o700)
+            continue
+        entry.chmod(PRIVATE)
+        with entry.open("rb") as handle:
+            os.fsync(handle.fileno())
+    with _turn(path.parent):
+        if path.exists():
+            _swap(fresh, path)
+        else:
+            fresh.rename(path)
+
+
+def sweep(path: Path) -> None:
+    """Remove what interrupted writers of `path` left beside it, and give back a folder that was moved aside."""
+    path = path.absolute()
+    if not path.parent.is_dir():
+        return
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}(\.old)?")
+    for entry in sorted(path.parent.iterdir()):
+        found = pattern.fullmatch(entry.name)
+        if found is None or not _is_abandoned(entry):
+            continue
+        if found[1] and not path.exists():
+            entry.rename(path)
+            warnings.warn(
+                f"{path}: an interrupted write had moved it to {entry.name}; it is back", Notice, stacklevel=3
+            )
+            continue
+        size = sum(part.stat().st_size for part in (entry, *entry.rglob("*")) if part.is_file())
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+        warnings.warn(f"{entry}: removed {size / 1e6:,.1f} MB that an interrupted write had left", Notice, stacklevel=3)
+
+
+def try_lock(handle: int) -> bool:
+    """Take the lock of an open file or folder, which this process holds until it is closed. False if another has it.
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_abandoned(entry: Path) -> bool:
+    """True if no living process holds the entry's lock."""
+    try:
+        handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return try_lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One process at a time in the block, of those that write into `folder`: nobody sweeps what is not locked yet."""
+    if folder in _filling:  # nobody else writes there
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _swap(fresh: Path, path: Path) -> None:
+    """Put `fresh` where `path` is, and remove what was there."""
+    old = fresh.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
+    path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
