@@ -76,7 +76,7 @@ def test_rope_parameters_say_the_bases() -> None:
         ({"rope_parameters": {"main": {"rope_theta": 5}, "compress": NESTED["compress"]}}, "beside rope_theta = 10000"),
         ({"rope_parameters": {"main": {}, "compress": YARN}}, "rope_parameters.compress.attention_factor = None"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5}}, "rope_parameters.rope_theta = 5"),
-        ({"rope_parameters": {"main": {"rope_type": "yarn"}, "compress": NESTED["compress"]}}, "rope_parameters.main.rope_type"),
+        ({"rope_parameters": NESTED | {"main": {"rope_type": "yarn"}}}, "rope_parameters.main.rope_type"),
         ({"rope_parameters": {"main": {}}}, "rope_parameters.compress = None"),
         ({"rope_parameters": 3}, "rope_parameters = 3"),
         ({"rope_scaling": {"factor": 16}}, "rope_scaling.type = None"),

@@ -114,6 +114,24 @@ def sweep(path: Path) -> None:
         warnings.warn(f"{entry}: removed {size / 1e6:,.1f} MB that an interrupted write had left", Notice, stacklevel=3)
 
 
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which is made where it is missing, while the block runs.
+
+    A process that dies lets go of it. Raises ValueError that names the process where another one has it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        if not try_lock(handle):
+            owner = os.pread(handle, 64, 0).decode(errors="replace").strip()
+            raise ValueError(f"{path}: is held by process {owner or '(unknown)'}")
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
 def try_lock(handle: int) -> bool:
     """Take the lock of an open file or folder, which this process holds until it is closed. False if another has it.
 

@@ -9,6 +9,7 @@ their strings are ordinary characters, so that nobody can write `<｜User｜>` i
 from __future__ import annotations
 
 import codecs
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -77,6 +78,11 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into the folder, in one step and private. What was loaded is written unchanged."""
         write_text(Path(folder) / FILE_NAME, self._text)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its file, which tells it from every other tokenizer."""
+        return hashlib.sha256(self._text.encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
@@ -21,6 +22,7 @@ from wavefold.parallel.group import Group
 from wavefold.train.batches import Documents, InMemory
 from wavefold.train.chat_data import chat_tokens
 from wavefold.train.corpus import Corpus, Document, load_corpus
+from wavefold.train.identity import of_documents, of_shards
 from wavefold.train.instruct import instruct_chats
 from wavefold.train.shards import TokenShards, is_shards, split_shards
 
@@ -34,32 +36,37 @@ class Text:
     train: Documents
     held_out: Documents
     tokenizer: Tokenizer
+    identity: dict[str, Any]
+    """What the documents are: their number, bytes and hash."""
     held_out_text: tuple[Document, ...] = ()
 
 
-def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group: Group) -> Text:
+def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group: Group, anew: bool = False) -> Text:
     """The corpus `source` (see `corpus.load_corpus`, or a folder of token shards) of a run in `out`.
 
-    Raises ValueError for what cannot be read, and for token shards without a model whose ids they are.
+    `anew`: a tokenizer in `out` is of no run that goes on, and another is trained in its place. Raises ValueError for
+    what cannot be read, and for token shards without a model whose ids they are.
     """
     if is_shards(Path(source)):
         if init is None:
             raise ValueError(f"{source}: token shards are ids of a model's tokenizer; give the model with --init")
-        train, held_out = split_shards(TokenShards(Path(source)))
-        return Text(train, held_out, Tokenizer.load(init))
+        shards = TokenShards(Path(source))
+        train, held_out = split_shards(shards)
+        return Text(train, held_out, Tokenizer.load(init), of_shards(shards))
     corpus = load_corpus(source.removeprefix(INSTRUCT))
     if source.startswith(INSTRUCT):
         corpus = _asked_about(corpus)
     if init is not None:
         tokenizer = Tokenizer.load(init)
     else:
-        if group.first and not (out / FILE_NAME).exists():
+        if group.first and (anew or not (out / FILE_NAME).exists()):
             train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
         group.wait()
         tokenizer = Tokenizer.load(out)
     train, held_out = (_documents(tokenizer, part) for part in (corpus.train, corpus.held_out))
     chats = any(d.messages for d in corpus.held_out)
-    return Text(train, held_out, tokenizer, () if chats else corpus.held_out)
+    identity = of_documents(corpus.train, corpus.held_out)
+    return Text(train, held_out, tokenizer, identity, () if chats else corpus.held_out)
 
 
 def _asked_about(corpus: Corpus) -> Corpus:

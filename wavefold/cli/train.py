@@ -5,17 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import functools
-import json
-import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wavefold.config import ModelConfig
-    from wavefold.model import Transformer
     from wavefold.train.recipe import Recipe
     from wavefold.train.trainer import Progress
 
@@ -43,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other values for keys of the recipe, e.g. steps=100",
     )
     parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
+    parser.add_argument(
+        "--extend", type=int, default=0, metavar="STEPS",
+        help="go on with the run in OUT for so many steps beyond those of its recipe",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force-data", action="store_true", help="go on with the run in OUT on other data; the log says so"
+    )
     parser.add_argument("--transformers", action="store_true", help="write the model in transformers' layout too")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="activations (bfloat16)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
@@ -52,77 +53,20 @@ def run(args: argparse.Namespace) -> int:
     """Train, export, evaluate the export, and write `report.json` and `curve.svg`."""
     import torch
 
-    from wavefold.checkpoint import load
-    from wavefold.checkpoint.transformers_layout import save_transformers
+    from wavefold.cli import training
     from wavefold.cli.init import config_of
-    from wavefold.cli.texts import read_text
-    from wavefold.parallel.group import Group
-    from wavefold.train import schedule
-    from wavefold.train.batches import Batches, fixed_batches
-    from wavefold.train.export import export
-    from wavefold.train.fim import FillInMiddle
-    from wavefold.train.lora import save_adapters
-    from wavefold.train.objective import Objective, evaluate
-    from wavefold.train.report import draw_curve, held_out_report, hours_of
-    from wavefold.train.trainer import Trainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.extend < 0:
+        raise ValueError(f"--extend {args.extend} is not allowed; expected a number of steps, 1 or more")
     recipe = recipe_of(args)
-    config = config_of(str(args.init) if args.init else args.config)
-    args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    group = Group()
-    text = read_text(args.data, args.out, config.vocab_size, args.init, group)
-    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
-    batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
-    held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
-    if group.first:
-        print(
-            f"{len(text.train)} documents, {batches.num_tokens} tokens to train on; {len(text.held_out)} held out, "
-            f"{sum(len(packed.tokens) for packed in held_out)} tokens"
-        )
-
-    model = first_model(args, config, recipe)
-    trainer = Trainer(model, batches, held_out, recipe, args.out, group)
-    with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
-        trained = trainer.run(reporter)
-    tensors = trainer.exported()
-    group.leave()
-    if not group.first:
-        return 0
-
-    model_dir = args.out / "model"
-    export(config, tensors, model_dir)
-    text.tokenizer.save(model_dir)
-    if recipe.lora_rank:
-        save_adapters(model, args.out / "adapters.safetensors")
-    exported = load(model_dir, model.arithmetic.name, model.arithmetic.dtype)
-    if args.transformers:
-        save_transformers(exported, args.out / "transformers")
-        text.tokenizer.save(args.out / "transformers")
-    exported.arithmetic = model.arithmetic
-    nats, tokens = evaluate(Objective(exported), held_out)
-    # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
-    if recipe.quantise == "fp4" and not math.isclose(
-        nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
-    ):
-        raise RuntimeError(f"{model_dir}: evaluates to {nats / tokens}, but what was trained to {trained}")
-    facts = {
-        "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),
-        "hours": hours_of(args.out / "log.jsonl"), "processes": group.size, "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }  # fmt: skip
-    if text.held_out_text:
-        report = held_out_report(nats / tokens, tokens, text.held_out_text)
-        facts |= dataclasses.asdict(report)
-        draw_curve(args.out / "log.jsonl", report.num_bytes / report.num_tokens, args.out / "curve.svg")
-        print(f"held-out files, {report.num_bytes} bytes, bits per byte:")
-        print(f"  model {report.model:.3f}   xz -9 {report.xz:.3f}   gzip -9 {report.gzip:.3f}")
-    else:
-        print(f"held out: {nats / tokens:.4f} nats a token")
-    (args.out / "report.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"the model is in {model_dir}; try: wavefold run {model_dir} -p 'def fibonacci(n):'")
-    return 0
+    options = training.Options(
+        out=args.out, data=args.data, config=config_of(str(args.init) if args.init else args.config),
+        recipe=dataclasses.replace(recipe, steps=recipe.steps + args.extend), dtype=args.dtype, init=args.init,
+        transformers=args.transformers, extend=args.extend, force_data=args.force_data,
+    )  # fmt: skip
+    return training.run(options, lambda first: Reporter(options.recipe, first, args.out))
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -139,25 +83,6 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         except (ValueError, SyntaxError):
             settings[key] = value  # a plain word
     return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), settings)
-
-
-def first_model(args: argparse.Namespace, config: ModelConfig, recipe: Recipe) -> Transformer:
-    """The masters that the run begins with, computing as the recipe says."""
-    import torch
-
-    from wavefold.checkpoint import load
-    from wavefold.train.lora import add_adapters
-    from wavefold.train.start import arithmetic_of, model_from, new_model
-
-    arithmetic = arithmetic_of(recipe, getattr(torch, args.dtype))
-    if recipe.lora_rank:
-        if not args.init:
-            raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")
-        model = load(args.init, arithmetic.name, arithmetic.dtype)
-        model.arithmetic = arithmetic
-        add_adapters(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
-        return model
-    return model_from(args.init, arithmetic) if args.init else new_model(config, arithmetic, recipe.seed)
 
 
 class Reporter:

@@ -9,13 +9,32 @@ from torch import Tensor
 
 from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.save import save
-from wavefold.config import ModelConfig
+from wavefold.config import ModelConfig, read_values
+from wavefold.config.keys import WITHOUT_EFFECT_PREFIXES
 from wavefold.model import Transformer
+from wavefold.model.origin import Origin
 
 
-def export(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+def export(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path, origin: Origin | None = None) -> None:
     """Write the folder `path` of official `tensors`. The model there computes, in the arithmetic of training, the very
-    same numbers."""
+    same numbers. `origin` says whose keys and side files it keeps."""
     packed = Transformer(config)
     assign(packed, tensors)
+    packed.origin = origin
     save(packed, path)
+
+
+def origin_of(config: ModelConfig, init: Path | None, out: Path) -> Origin:
+    """Where a trained model's keys and side files come from: the first model's folder, or the run's own.
+
+    A drafter was made for the first weights, so neither its keys nor its announcement stay.
+    """
+    if init is None:
+        return Origin(out, config.to_dict())
+    values = config.written_over(read_values(init))
+    values = {key: value for key, value in values.items() if not key.startswith(tuple(WITHOUT_EFFECT_PREFIXES))}
+    if not config.num_nextn_predict_layers:
+        values |= {"num_nextn_predict_layers": 0}
+        if "compress_ratios" in values:
+            values |= {"compress_ratios": list(config.compress_ratios)}
+    return Origin(init, values)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wavefold.train.corpus import Document
 
@@ -38,8 +39,13 @@ def held_out_report(nats_per_token: float, num_tokens: int, documents: Sequence[
 
 def hours_of(log: Path) -> float:
     """The time that the steps of a run took together, evaluations and saves left out."""
+    return sum(line["tokens"] / line["tokens_per_s"] for line in steps_of(log)) / 3600
+
+
+def steps_of(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log that are of steps; others say what was changed between two."""
     lines = map(json.loads, log.read_text().splitlines())
-    return sum(line["tokens"] / line["tokens_per_s"] for line in lines) / 3600
+    return [line for line in lines if "loss" in line]
 
 
 def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
@@ -48,7 +54,9 @@ def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("drawing the curve needs matplotlib; install it with: pip install 'wavefold[train]'") from None
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = steps_of(log)
+    if not lines:  # the log was lost, and the run had ended
+        return
     scale = 1 / math.log(2) / bytes_per_token
     seen, tokens = [], 0
     for line in lines:

@@ -9,6 +9,7 @@ number of processes, and nothing in it is executed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from wavefold.atomic import put_in_place
 from wavefold.parallel.group import Group
+from wavefold.system import Notice
 
 KEEP = 2
 
@@ -46,25 +48,50 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[
     if group.first:
         (fresh / "state.json").write_text(json.dumps({"step": step, **facts}))
         put_in_place(fresh, place)
-        for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        for old in states(folder)[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
     group.wait()
 
 
+def states(folder: Path) -> list[Path]:
+    """The folders of all states, by step."""
+    found = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*")]
+    return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+
+
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest state's folder and facts ("step" among them); None when there is none."""
-    states = sorted(folder.glob("step-*"))
-    if not states:
+    every = states(folder)
+    if not every:
         return None
     try:
-        facts = json.loads((states[-1] / "state.json").read_text())
-        return states[-1], {"step": int(facts["step"]), **facts}
+        facts = json.loads((every[-1] / "state.json").read_text())
+        return every[-1], {"step": int(facts["step"]), **facts}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(states[-1], error) from None
+        raise _damaged(every[-1], error) from None
+
+
+def sweep_states(folder: Path) -> None:
+    """Remove what killed writers left, and say so. For the one process that holds the run's folder."""
+    for entry in sorted(folder.glob(".step-*")):
+        name = re.match(r"\.(step-\d+)", entry.name)
+        if name and entry.name.endswith(".old") and not (folder / name[1]).exists():
+            entry.rename(folder / name[1])
+            continue
+        shutil.rmtree(entry, ignore_errors=True)
+        warnings.warn(f"{entry}: removed a state that an interrupted write had left", Notice, stacklevel=2)
 
 
 def load_tensors(state: Path, names: dict[str, Tensor], group: Group) -> None:
     """Fill the tensors `names`, sharded ones with this process's rows. Raises ValueError for a damaged state."""
+    shapes = stored_shapes(state)
+    wrong = [name for name, tensor in names.items() if shapes.get(name) != tensor.shape]
+    if wrong:
+        stored = "not there" if wrong[0] not in shapes else f"{list(shapes[wrong[0]])} there"
+        raise ValueError(
+            f"{state}: {len(wrong)} tensors are of other sizes: {wrong[0]} is {stored}, {list(names[wrong[0]].shape)} "
+            "in this run; the state is good, but of another run: give another --out"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from wavefold.atomic import write_text
 from wavefold.model import Transformer
 from wavefold.model.training_pass import AttentionStage, TrainingPass
 from wavefold.parallel.group import Group
+from wavefold.system import Notice
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
 from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
+from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
 from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
+from wavefold.train.stopping import Stopped, Stopping
 
 NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
 """What a process without a share runs: all gather shards together, or none."""
@@ -63,8 +68,9 @@ class Progress:
 class Trainer:
     """Trains `model` (float32 masters, or adapters on a packed one) on `batches`; its log and state under `out`.
 
-    `log.jsonl` has a line for each step. Resumes by itself from the newest state under `out`. Raises ValueError
-    when that is of another recipe, and FloatingPointError, leaving the last good state, when a loss is not finite.
+    `log.jsonl` has a line for each step. Resumes by itself from the newest state under `out`. `identity` is what the
+    run is beside its recipe (None: nothing else), `going_on` how it may differ from the state's. Raises ValueError
+    where they differ otherwise, and FloatingPointError, leaving the last good state, when a loss is not finite.
     """
 
     def __init__(
@@ -75,9 +81,13 @@ class Trainer:
         recipe: Recipe,
         out: Path,
         group: Group | None = None,
+        identity: Identity | None = None,
+        going_on: GoingOn = GoingOn(),  # noqa: B008  frozen
     ):
         self.model, self.batches, self.held_out, self.recipe, self.out = model, batches, held_out, recipe, out
         self.group = group or Group()
+        self.identity = identity or identity_of(recipe)
+        self.going_on = going_on
         if recipe.expert_waves and recipe.lora_rank:
             raise ValueError(
                 "expert_waves and lora_rank together are not allowed; adapters leave the experts as they are"
@@ -96,7 +106,14 @@ class Trainer:
             self._save()  # a spike before the first state goes back to here
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> float:
-        """Train to the recipe's last step, reporting each; returns what `evaluate` gives then."""
+        """Train to the recipe's last step, reporting each; returns what `evaluate` gives then.
+
+        SIGTERM and Ctrl-C end it after the step: a state is saved, and Stopped is raised in all processes.
+        """
+        with Stopping() as stopping:
+            return self._run(report, stopping)
+
+    def _run(self, report: Callable[[Progress], None], stopping: Stopping) -> float:
         held_out = None
         while self.step < self.recipe.steps:
             began = time.perf_counter()
@@ -111,11 +128,13 @@ class Trainer:
             if self.held_out and (last or self.step % self.recipe.eval_every == 0):
                 held_out = self.evaluate()
             progress = Progress(tokens_per_s=facts["tokens"] / seconds, held_out=held_out, **facts)
-            with (self.out / "log.jsonl" if self.group.first else Path(os.devnull)).open("a") as log:
-                log.write(json.dumps(asdict(progress)) + "\n")
+            self._write_log(asdict(progress))
             report(progress)
-            if last or self.step % self.recipe.save_every == 0:
+            asked = int(self.group.largest([float(stopping.signal)])[0])
+            if last or asked or self.step % self.recipe.save_every == 0:
                 self._save()
+            if asked and not last:
+                raise Stopped(asked, f"{self.out}: ended at step {self.step}; the same command goes on from there")
         return self.evaluate() if held_out is None else held_out  # a run that was finished before has not evaluated
 
     @torch.no_grad()
@@ -221,12 +240,23 @@ class Trainer:
         self.anticipation.begin(self.step)
         self.anticipation.until = max(self.anticipation.until, spike + self.recipe.anticipate)
 
+    def _write_log(self, line: dict[str, Any]) -> None:
+        if self.group.first:
+            with (self.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+    def _masters(self) -> dict[str, Tensor]:
+        """What a run moves, by its name in a state: all parameters, or the adapters alone."""
+        parameters = self.shards.parameters()
+        names = self.shards.trained if self.recipe.lora_rank else parameters
+        return {f"master.{name}": parameters[name] for name in names}
+
     def _save(self) -> None:
-        tensors = {f"master.{name}": p for name, p in self.shards.parameters().items()}
+        tensors = self._masters()
         moments = self.shards.named(self.optimizer.tensors().items())
         tensors |= {f"optimizer.{name}": moment for name, moment in moments.items()}
         tensors |= {f"routes.{name}": ids for name, ids in self.anticipation.tensors().items()}
-        facts = {"recipe": asdict(self.recipe), "anticipation": self.anticipation.facts()}
+        facts = {"run": self.identity, "anticipation": self.anticipation.facts()}
         save_state(self.out / "state", self.step, tensors, facts, self.group)
 
     def _resume(self) -> None:
@@ -238,25 +268,43 @@ class Trainer:
                 log.unlink(missing_ok=True)
             return
         folder, facts = state
-        mine, theirs = json.loads(json.dumps(asdict(self.recipe))), facts["recipe"]
-        other = {key: theirs.get(key) for key in mine | theirs if mine.get(key) != theirs.get(key)}
-        if other:
-            raise ValueError(
-                f"{self.out}: holds the state of a run with {other}; resume with that, or use another folder"
-            )
+        changes = check_same_run(self.out, facts.get("run", {}), self.identity, self.going_on)
         self.step = facts["step"]
         shapes = stored_shapes(folder)
         moments = self.optimizer.empty(_under("optimizer.", shapes))
         routes = {name: torch.empty(shapes[f"routes.{name}"], dtype=torch.int64) for name in _under("routes.", shapes)}
-        tensors = {f"master.{name}": p for name, p in self.shards.parameters().items()}
+        tensors = self._masters()
         tensors |= {f"optimizer.{name}": t for name, t in self.shards.named(moments.items()).items()}
         tensors |= {f"routes.{name}": ids for name, ids in routes.items()}
         load_tensors(folder, tensors, self.group)
         self.optimizer.restore(moments)
         self.anticipation.restore(facts["anticipation"], routes)
-        if self.group.first:
-            lines = log.read_text().splitlines(keepends=True)[: self.step]
-            log.write_text("".join(lines))
+        if not self.group.first:
+            return
+        lines = _lines_until(log, self.step)
+        for part in changes:
+            before, now = (identity["recipe"][part] if part == "steps" else identity[part]
+                           for identity in (facts["run"], self.identity))  # fmt: skip
+            line = json.dumps({"step": self.step, "changed": part, "from": before, "to": now}) + "\n"
+            lines += [line] * (line not in lines)
+        write_text(log, "".join(lines))
+
+
+def _lines_until(log: Path, step: int) -> list[str]:
+    """The lines of a run's log up to a step; none where there is no log, which is said."""
+    if not log.is_file():
+        warnings.warn(f"{log}: is missing; a new one begins after step {step}", Notice, stacklevel=2)
+        return []
+    lines = log.read_text().splitlines(keepends=True)
+    return [line for line in lines if _step_of(line) <= step]
+
+
+def _step_of(line: str) -> int | float:
+    """The step that a line of the log is of; beyond all steps for one that was cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _under(prefix: str, names: dict[str, torch.Size]) -> list[str]:

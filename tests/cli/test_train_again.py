@@ -1,0 +1,204 @@
+"""A run knows what it is: going on in its folder with something else is refused, or deliberate and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.tiny import CONFIG, write_corpus
+from wavefold.cli.main import main
+from wavefold.parallel.group import Group
+from wavefold.train.state import newest_state, save_state, states
+
+FLAGS = ["--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=320", "warmup=2",
+         "decay_steps=2", "eval_every=100", "save_every=2"]  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, str]:
+    """The hashes of all files of a run but TensorBoard's, and of its log without times."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if "tensorboard" not in name}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("data") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def other_corpus(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """The same files but for one letter in one of them."""
+    folder = tmp_path_factory.mktemp("data") / "corpus"
+    folder.mkdir()
+    for file in corpus.iterdir():
+        (folder / file.name).write_text(file.read_text().replace("f7_1", "g7_1"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(json.dumps(CONFIG.to_dict()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first_model(tmp_path_factory: pytest.TempPathFactory, corpus: Path, config_file: Path) -> Path:
+    """A model that was trained for two steps."""
+    out = tmp_path_factory.mktemp("first") / "out"
+    assert (
+        main(["train", "--config", str(config_file), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=4"]) == 0
+    )
+    return out / "model"
+
+
+@pytest.fixture
+def finished(tmp_path: Path, corpus: Path, config_file: Path) -> list[str]:
+    """The command of a run that has ended, without its data."""
+    command = ["train", "--config", str(config_file), "--out", str(tmp_path / "out"), *FLAGS, "steps=4"]
+    assert main([*command, "--data", str(corpus)]) == 0
+    return command
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, corpus, tmp_path, capsys):
+    before = content(tmp_path / "out")
+    assert main([*finished, "--data", str(corpus)]) == 0
+    assert "is finished, 4 steps; nothing was changed" in capsys.readouterr().out
+    assert content(tmp_path / "out") == before
+
+
+def test_other_data_dtype_config_and_first_weights_are_refused(
+    finished, corpus, other_corpus, first_model, config_file, tmp_path, capsys
+):
+    before = content(tmp_path / "out")
+    wider = tmp_path / "wider.json"
+    wider.write_text(json.dumps(CONFIG.replace(moe_intermediate_size=64).to_dict()))
+    for flags, message in (
+        (["--data", str(other_corpus)], "data sha256"),
+        (["--data", str(corpus), "--dtype", "bfloat16"], "dtype: float32 there, bfloat16 here"),
+        (["--data", str(corpus), "--config", str(wider)], "config moe_intermediate_size: 32 there, 64 here"),
+        (["--data", str(corpus), "--init", str(first_model)], "init: null there"),
+        (["--data", str(corpus), "--set", "seed=1"], "recipe seed: 0 there, 1 here"),
+        (["--data", str(corpus), "--set", "steps=9"], "--extend 5"),
+    ):
+        assert main([*finished, *flags]) == 2
+        said = capsys.readouterr().err
+        assert message in said and "give another --out" in said and "remove it" not in said
+        assert content(tmp_path / "out") == before, flags
+
+
+def test_more_steps_of_the_same_run(finished, corpus, tmp_path, capsys):
+    extended = [*finished, "--data", str(corpus), "--extend", "3"]
+    assert main(extended) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 8))
+    assert {"step": 4, "changed": "steps", "from": 4, "to": 7} in lines
+    capsys.readouterr()
+    assert main(extended) == 0
+    assert "is finished, 7 steps" in capsys.readouterr().out
+    assert main([*finished, "--data", str(corpus)]) == 2
+    assert "or, where it was extended, --extend 3" in capsys.readouterr().err
+
+
+def test_data_are_changed_deliberately(finished, other_corpus, tmp_path, capsys):
+    command = [*finished, "--data", str(other_corpus), "--extend", "2"]
+    assert main(command) == 2
+    assert "--force-data" in capsys.readouterr().err
+    assert main([*command, "--force-data"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    changed = next(line for line in lines if line.get("changed") == "data")
+    assert changed["from"]["sha256"] != changed["to"]["sha256"]
+
+
+def test_a_missing_log_is_begun_anew(finished, corpus, tmp_path, capsys):
+    (tmp_path / "out" / "log.jsonl").unlink()
+    assert main([*finished, "--data", str(corpus), "--extend", "2"]) == 0
+    assert "log.jsonl: is missing; a new one begins after step 4" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [5, 6]
+
+
+def test_a_state_of_an_earlier_version_is_not_gone_on_with(finished, corpus, tmp_path, capsys):
+    newest = states(tmp_path / "out" / "state")[-1] / "state.json"
+    values = json.loads(newest.read_text())
+    newest.write_text(json.dumps({"step": values["step"], "recipe": values["run"]["recipe"]}))
+    assert main([*finished, "--data", str(corpus)]) == 2
+    assert "its state is of version 1, this program reads version 2" in capsys.readouterr().err
+
+
+def test_states_sort_by_number(tmp_path):
+    for step in (999_999, 1_000_000, 1_000_001):
+        save_state(tmp_path, step, {"x": torch.zeros(2)}, {}, Group())
+    assert newest_state(tmp_path)[1]["step"] == 1_000_001
+    assert [path.name for path in states(tmp_path)] == ["step-1000000", "step-1000001"]
+
+
+def test_one_process_at_a_time(corpus, config_file, tmp_path, capsys):
+    """The second is refused while the first lives, and not when it was killed."""
+    out = tmp_path / "out"
+    command = ["train", "--config", str(config_file), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=3000"]
+    with subprocess.Popen([sys.executable, "-m", "wavefold", *command], stderr=subprocess.DEVNULL) as first:
+        wait_for(out / "state" / "step-000002" / "state.json")
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"is held by process {first.pid}" in said and "give another --out" in said
+        first.kill()
+    assert main([*command, "steps=4"]) == 2  # other steps, but the folder is free
+    assert "recipe steps: 3000 there, 4 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_state_before_the_process_ends(corpus, config_file, tmp_path, number):
+    out = tmp_path / "out"
+    command = ["train", "--config", str(config_file), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=3000",
+               "save_every=1000"]  # fmt: skip
+    with subprocess.Popen([sys.executable, "-m", "wavefold", *command], stderr=subprocess.PIPE, text=True) as process:
+        wait_for(out / "log.jsonl")
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + number
+    steps = (out / "log.jsonl").read_text().count("\n")
+    assert newest_state(out / "state")[1]["step"] == steps < 1000
+    assert f"ended at step {steps}; the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_signal_ends_at_once(corpus, config_file, tmp_path):
+    from wavefold.train.stopping import Stopping
+
+    child = os.fork()
+    if child == 0:
+        with Stopping():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
+def test_the_state_of_adapters_holds_adapters_alone(corpus, first_model, tmp_path):
+    out = tmp_path / "out"
+    command = ["train", "--init", str(first_model), "--data", str(corpus), "--out", str(out), *FLAGS, "lora_rank=2"]
+    assert main([*command, "steps=4"]) == 0
+    stored: dict[str, torch.Tensor] = {}
+    for file in states(out / "state")[-1].glob("*.safetensors"):
+        stored |= load_file(file)
+    assert stored and all(".lora_a" in name or ".lora_b" in name for name in stored)
+    assert main([*command, "steps=4", "--extend", "2"]) == 0
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
+
+
+def wait_for(path: Path) -> None:
+    ended = time.monotonic() + 120
+    while not path.is_file() or not path.read_text():
+        assert time.monotonic() < ended, f"{path} never appeared"
+        time.sleep(0.05)

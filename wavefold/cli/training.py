@@ -1,0 +1,201 @@
+"""A run of `wavefold train` from its flags to its files, in the order in which things can be wrong.
+
+    lock OUT -> sweep what killed runs left -> read data -> compare with the state in OUT -> train -> export -> report
+
+OUT holds state/, log.jsonl, tokenizer.json, then model/, adapters, curve.svg, and report.json, which is written last:
+it says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wavefold.atomic import holding, sweep, write_json
+from wavefold.checkpoint import load
+from wavefold.checkpoint.fingerprint import fingerprint, identity
+from wavefold.checkpoint.transformers_layout import save_transformers
+from wavefold.cli.texts import Text, read_text
+from wavefold.model import Transformer
+from wavefold.parallel.group import Group
+from wavefold.train import schedule
+from wavefold.train.batches import Batches, PackedBatch, fixed_batches
+from wavefold.train.export import export, origin_of
+from wavefold.train.fim import FillInMiddle
+from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of, identity_of
+from wavefold.train.lora import add_adapters, save_adapters
+from wavefold.train.objective import Objective, evaluate
+from wavefold.train.report import draw_curve, held_out_report, hours_of
+from wavefold.train.start import arithmetic_of, model_from, new_model
+from wavefold.train.state import newest_state, sweep_states
+from wavefold.train.trainer import Progress, Trainer
+
+if TYPE_CHECKING:
+    from wavefold.config import ModelConfig
+    from wavefold.train.recipe import Recipe
+
+REPORT = "report.json"
+Reporting = Callable[[int], AbstractContextManager[Callable[[Progress], None]]]
+"""From the step that a run begins at to what is called after each step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run is told. `recipe` has the steps of `extend` added."""
+
+    out: Path
+    data: str
+    config: ModelConfig
+    recipe: Recipe
+    dtype: str = "bfloat16"
+    init: Path | None = None
+    transformers: bool = False
+    extend: int = 0
+    force_data: bool = False
+
+
+def run(options: Options, reporting: Reporting) -> int:
+    """Train, or go on with what is in OUT; export, evaluate the export, and report. Returns the exit code.
+
+    Raises ValueError for what cannot be, before anything in OUT is changed.
+    """
+    options.out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    group = Group()
+    with _only_process(options.out, group):
+        if group.first:
+            sweep_states(options.out / "state")
+            for name in ("model", "transformers", REPORT, "tokenizer.json"):
+                sweep(options.out / name)
+        group.wait()
+        return _run(options, group, reporting)
+
+
+def _run(options: Options, group: Group, reporting: Reporting) -> int:
+    out, recipe = options.out, options.recipe
+    state = newest_state(out / "state")
+    text = read_text(options.data, out, options.config.vocab_size, options.init, group, anew=state is None)
+    run_identity = _identity(options, text)
+    going_on = GoingOn(options.extend, options.force_data)
+    if state is not None:
+        saved = state[1].get("run", {})
+        check_same_run(out, saved, run_identity, going_on)
+        if state[1]["step"] >= recipe.steps and _reported(out) == digest_of(saved):
+            if group.first:
+                print(f"{out}: is finished, {state[1]['step']} steps; nothing was changed. For more steps of the same "
+                      "run: --extend STEPS; for another run: another --out")  # fmt: skip
+            return 0
+    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
+    batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
+    held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
+    if group.first:
+        print(
+            f"{len(text.train)} documents, {batches.num_tokens} tokens to train on; {len(text.held_out)} held out, "
+            f"{sum(len(packed.tokens) for packed in held_out)} tokens"
+        )
+    model = _first_model(options)
+    trainer = Trainer(model, batches, held_out, recipe, out, group, run_identity, going_on)
+    with reporting(trainer.step) if group.first else contextlib.nullcontext(lambda progress: None) as reporter:
+        trained = trainer.run(reporter)
+    tensors = trainer.exported()
+    group.leave()
+    if group.first:
+        _export(options, text, model, tensors, group.size)
+        _report(options, text, model, held_out, trained, group.size, run_identity)
+    return 0
+
+
+@contextlib.contextmanager
+def _only_process(out: Path, group: Group) -> Iterator[None]:
+    """Hold the run's folder for this group of processes. Raises ValueError, in all of them, where another has it."""
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if group.first:
+            try:
+                stack.enter_context(holding(out / ".lock"))
+            except ValueError as error:
+                problem = f"{error}; a run is going on in {out}: wait for it, or give another --out"
+        group.agree(problem)
+        yield
+
+
+def _identity(options: Options, text: Text) -> Identity:
+    """What the run is, for its states."""
+    weights = None if options.init is None else identity(fingerprint(options.init))
+    return identity_of(
+        options.recipe, data=text.identity, tokenizer=text.tokenizer.sha256, init=weights,
+        config=options.config.to_dict(), dtype=options.dtype,
+    )  # fmt: skip
+
+
+def _reported(out: Path) -> str | None:
+    """Of which run the report in OUT is; None where there is none."""
+    try:
+        return json.loads((out / REPORT).read_text())["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _first_model(options: Options) -> Transformer:
+    """The masters that the run begins with, computing as the recipe says."""
+    recipe, init = options.recipe, options.init
+    arithmetic = arithmetic_of(recipe, getattr(torch, options.dtype))
+    if recipe.lora_rank:
+        if init is None:
+            raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")
+        model = load(init, arithmetic.name, arithmetic.dtype)
+        model.arithmetic = arithmetic
+        add_adapters(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed)
+        return model
+    return model_from(init, arithmetic) if init else new_model(options.config, arithmetic, recipe.seed)
+
+
+def _export(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor], size: int) -> None:
+    """Write the model, and its adapters where it has some."""
+    out = options.out
+    if options.init is None:
+        text.tokenizer.save(out)
+    export(model.config, tensors, out / "model", origin_of(model.config, options.init, out))
+    if options.recipe.lora_rank:
+        save_adapters(model, out / "adapters.safetensors")
+    if options.transformers:
+        save_transformers(load(out / "model"), out / "transformers")
+
+
+def _report(
+    options: Options, text: Text, model: Transformer, held_out: list[PackedBatch], trained: float, size: int,
+    run_identity: Identity,
+) -> None:  # fmt: skip
+    """Evaluate the export, hold it against what was trained, and write the report, which ends the run."""
+    out, recipe = options.out, options.recipe
+    exported = load(out / "model", model.arithmetic.name, model.arithmetic.dtype)
+    exported.arithmetic = model.arithmetic
+    nats, tokens = evaluate(Objective(exported), held_out)
+    # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
+    if recipe.quantise == "fp4" and not math.isclose(
+        nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
+    ):
+        raise RuntimeError(f"{out / 'model'}: evaluates to {nats / tokens}, but what was trained to {trained}")
+    facts: dict[str, Any] = {
+        "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),
+        "hours": hours_of(out / "log.jsonl"), "processes": size, "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "run": digest_of(run_identity),
+    }  # fmt: skip
+    if text.held_out_text:
+        report = held_out_report(nats / tokens, tokens, text.held_out_text)
+        facts |= dataclasses.asdict(report)
+        draw_curve(out / "log.jsonl", report.num_bytes / report.num_tokens, out / "curve.svg")
+        print(f"held-out files, {report.num_bytes} bytes, bits per byte:")
+        print(f"  model {report.model:.3f}   xz -9 {report.xz:.3f}   gzip -9 {report.gzip:.3f}")
+    else:
+        print(f"held out: {nats / tokens:.4f} nats a token")
+    write_json(out / REPORT, facts)
+    print(f"the model is in {out / 'model'}; try: wavefold run {out / 'model'} -p 'def fibonacci(n):'")
