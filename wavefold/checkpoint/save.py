@@ -49,7 +49,8 @@ def save(model: Transformer, path: str | Path, experts: str | None = None) -> No
 def config_values(model: Transformer, experts: str | None = None) -> dict[str, Any]:
     """The keys of `config.json` for the model as it is written: those of its origin, changed where they do not fit.
 
-    quantization_config and expert_dtype say what the tensors are, torch_dtype what the embedding is.
+    quantization_config is there where matrices are quantized; torch_dtype is the embedding's. expert_dtype is what the
+    routed experts' format is called; where they are not quantized it stays as it was, since readers differ about it.
     """
     origin = model.origin
     values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
@@ -57,15 +58,14 @@ def config_values(model: Transformer, experts: str | None = None) -> dict[str, A
              for prefix, module in model.named_modules() if isinstance(module, Linear)}  # fmt: skip
     first: Linear = model.get_submodule("layers.0.ffn.experts.0.w1")  # type: ignore[assignment]
     routed = module_form(first, experts)
-    quantization = values.pop("quantization_config", None)
+    quantization = dict(values.pop("quantization_config", None) or QUANTIZATION_CONFIG)
     if forms & set(FORMATS):
-        values["expert_dtype"] = routed
-        quantization = dict(quantization or QUANTIZATION_CONFIG)
-        if "expert_dtype" in quantization:
-            quantization["expert_dtype"] = routed
         values["quantization_config"] = quantization
-    elif values.get("expert_dtype") != routed:
-        values.pop("expert_dtype", None)
+        if experts is not None or routed in FORMATS:
+            values["expert_dtype"] = routed
+            quantization |= {"expert_dtype": routed} if "expert_dtype" in quantization else {}
+    elif origin is None:
+        del values["expert_dtype"]
     key = "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype"
     return values | {key: str(model.embed.weight.dtype).removeprefix("torch.")}
 

@@ -17,6 +17,9 @@ from wavefold.model.parameters import Linear
 from wavefold.ops import Arithmetic
 from wavefold.train.recipe import Recipe
 
+SINGLE_STREAM = 4.0
+"""`pre` of a model with one stream, before the sigmoid: 98 % of it, as the whole would take infinity."""
+
 
 def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transformer:
     """A model of float32 masters, ready to train. The same seed gives the same model."""
@@ -78,10 +81,10 @@ def _plain(full: str, name: str, shape: tuple[int, ...], config: ModelConfig, ge
         return torch.rand(shape[0], config.n_routed_experts, generator=generator).argsort(1)[:, : shape[1]].contiguous()
     if "norm" in full:
         return torch.ones(shape)
-    if name.endswith("_base"):  # pre: a quarter of each stream; post: 1; comb: close to the identity
+    if name.endswith("_base"):  # pre: an equal share of each stream; post: 1; comb: close to the identity
         streams = config.hc_mult
         base = torch.zeros(shape)
-        base[:streams] = -math.log(streams - 1)
+        base[:streams] = -math.log(streams - 1) if streams > 1 else SINGLE_STREAM
         if len(base) > 2 * streams:
             base[2 * streams :] = 4 * torch.eye(streams).flatten()
         return base
