@@ -22,12 +22,13 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint demo fuzz fuzz-aarch64 package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
 	@echo "make test      the default tests (minutes, two cores)"
 	@echo "make test-all  every test, the slow ones included"
+	@echo "make test-copies  copies of checkpoints under another transformers, TRANSFORMERS=$(TRANSFORMERS)"
 	@echo "make lint      ruff, format checks of Python and C++, mypy"
 	@echo "make demo      the model that ships completes two functions"
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
@@ -58,6 +59,12 @@ test: $(STAMP)
 # An empty -m overrides the default "not slow".
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m ""
+
+# Copies of checkpoints held against another release of transformers than the pinned one.
+TRANSFORMERS ?= 5.24.0
+test-copies: $(STAMP)
+	$(BIN)/pip install -q --no-deps --target build/transformers-$(TRANSFORMERS) transformers==$(TRANSFORMERS)
+	PYTHONPATH=build/transformers-$(TRANSFORMERS) $(BIN)/python -m pytest -q -s -m "" tests/checkpoint/test_copies.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

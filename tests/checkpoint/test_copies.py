@@ -20,6 +20,7 @@ from torch import Tensor
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'wavefold[test]'")
 
+import transformers
 from transformers import AutoTokenizer, DeepseekV4ForCausalLM, FineGrainedFP8Config
 
 import wavefold
@@ -184,7 +185,7 @@ def test_a_copy_is_what_it_was_made_from(form: str, other: str, loads: bool, tmp
 @pytest.mark.slow
 def test_forty_differently_made_checkpoints(tmp_path: Path) -> None:
     loaded = sum(check(form, other, tmp_path / f"{form} {other}") for form, other in MANY)
-    print(f"{len(MANY)} copies, of which transformers loads {loaded} originals")
+    print(f"{len(MANY)} copies; transformers {transformers.__version__} loads {loaded} originals, and their copies")
     assert len(MANY) == 40 and loaded >= 24
 
 
