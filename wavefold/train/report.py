@@ -51,6 +51,7 @@ def steps_of(log: Path) -> list[dict[str, Any]]:
 def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
     """The run's loss as bits per byte over tokens seen, from its log.jsonl, to an SVG or PNG file."""
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("drawing the curve needs matplotlib; install it with: pip install 'wavefold[train]'") from None
@@ -76,4 +77,5 @@ def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
     axes.set(xlabel="million tokens", ylabel="bits per byte", ylim=(0, min(5, smooth[0] * 1.05)))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with matplotlib.rc_context({"svg.hashsalt": "curve"}):  # the same run draws the same file
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

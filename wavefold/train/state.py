@@ -38,6 +38,7 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[
         with warnings.catch_warnings():  # of processes that are not there
             warnings.simplefilter("ignore")
             writer = dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True)
+            tensors = dict(sorted(tensors.items()))  # a resumed run's moments come in another order
             dcp.save(tensors, storage_writer=writer, no_dist=group.size == 1)
     except dcp.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
