@@ -1,4 +1,4 @@
-"""`wavefold plan FOLDER` says what the files of the folder hold; the oracle of the counts is the safetensors library."""
+"""`wavefold plan FOLDER` says what the files hold; the oracle of the counts is the safetensors library."""
 
 from __future__ import annotations
 

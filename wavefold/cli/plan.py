@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def files_of(path: Path, config: ModelConfig) -> FileCount | None:
-    """The count of the files in a checkpoint folder; None for a preset, a `config.json`, or a folder with that alone."""
+    """The count of a checkpoint folder's files; None for a preset, a `config.json`, or a folder with that alone."""
     if not path.is_dir():
         return None
     from wavefold.checkpoint.count import count_files

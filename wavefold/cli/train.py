@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.train.lora import save_adapters
     from wavefold.train.objective import Objective, evaluate
     from wavefold.train.report import draw_curve, held_out_report, hours_of
+    from wavefold.train.room import check_training
     from wavefold.train.trainer import Trainer
 
     if args.threads:
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             f"{sum(len(packed.tokens) for packed in held_out)} tokens"
         )
 
+    check_training(config, recipe, getattr(torch, args.dtype), group.size)
     model = first_model(args, config, recipe)
     trainer = Trainer(model, batches, held_out, recipe, args.out, group)
     with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
