@@ -201,8 +201,9 @@ int wf_hc_head(wf_pool *pool, const wf_matrix *fn, const float *base, const floa
     const int64_t all = streams * hidden;
     if (matrix.rows != streams || matrix.columns != all) return WF_ERROR_SHAPE;
     std::lock_guard<std::mutex> lock(pool->pool.calls);
-    float *mixes = static_cast<float *>(pool->pool.scratch(8 * tokens * streams, 1)), *pre = mixes + tokens * streams;
+    float *mixes = static_cast<float *>(pool->pool.scratch(8 * tokens * streams, 1));
     if (!mixes) return WF_ERROR_MEMORY;
+    float *pre = mixes + tokens * streams;
     const wf::Product product = {matrix, x, tokens, all, false, mixes, nullptr, streams};
     if (!wf::multiply(pool->pool, &product, 1)) return WF_ERROR_MEMORY;
     pool->pool.each(tokens, [&](int64_t i, int) {

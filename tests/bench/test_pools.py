@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from wavefold.bench.pools import RECORDS, allocate
-from wavefold.cache import Pool, pool
+from wavefold.cache import Pool
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
+from wavefold.system import Limit, memory
 
 FLASH, PRO, NANO = (ModelConfig.preset(name) for name in ("flash", "pro", "nano"))
 
@@ -43,9 +44,10 @@ def test_lengths_that_the_model_has_not(num_tokens: int) -> None:
 
 
 def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "available_bytes", lambda: 3 << 30)
+    monkeypatch.setattr(memory, "limits", lambda: [Limit("the machine", 4 << 30, 3 << 30)])
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: pytest.fail("something was allocated"))
-    with pytest.raises(ValueError, match=r"1,000,000 tokens takes 3.51 GB, and 3.22 GB of memory are free"):
+    refusal = r"1,000,000 tokens takes 3.54 GB, and 3.22 GB of memory are free: the machine allows 4.29 GB"
+    with pytest.raises(ValueError, match=refusal):
         allocate(FLASH, 1_000_000, "packed")
     with pytest.raises(ValueError, match="records 'int4' are not allowed; expected packed, bfloat16, float32"):
         allocate(FLASH, 10, "int4")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from wavefold.cli.main import main
+from wavefold.config import ModelConfig
 
 RATES = ["--tflops", "0.38", "--memory", "40"]
 
@@ -19,6 +20,17 @@ def test_it_prints_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         == 0
     )
     assert "64 tokens" in capsys.readouterr().out and "<svg" in drawn.read_text()
+
+
+def test_experts_in_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are read from memory in 2 bytes a weight, not in FP4's 17/32: a decode step takes that much longer."""
+    plans = {}
+    for form in ("fp4", "bf16"):
+        path = tmp_path / f"{form}.json"
+        path.write_text(json.dumps(ModelConfig.preset("nano").replace(expert_dtype=form).to_dict()))
+        assert main(["plan", str(path), "--ranks", "2", "--json", "--tokens", "1", *RATES]) == 0
+        plans[form] = json.loads(capsys.readouterr().out)[0]
+    assert plans["bf16"]["memory_s"] == pytest.approx(plans["fp4"]["memory_s"] * 2 / (17 / 32))
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from wavefold.cache.state import SequenceState, ring_rows, ring_store
 from wavefold.config import ModelConfig
 from wavefold.ops import native
 from wavefold.ops.native import RowSource
-from wavefold.system import available_bytes
+from wavefold.system import check_memory
 
 __all__ = ["PagedMemory", "Pool", "PoolFull", "Sequence"]
 
@@ -32,7 +32,8 @@ __all__ = ["PagedMemory", "Pool", "PoolFull", "Sequence"]
 class Pool:
     """Cache for sequences of one model, `num_tokens` tokens in all, each sequence rounded up to 128.
 
-    Raises ValueError, before anything is allocated, for less than one token and for more than memory has room for.
+    Raises ValueError, before anything is allocated, for less than one token, and for more than memory has room for
+    with the state of one sequence.
     `poison` overwrites freed blocks and closed states with NaN, so that a stale read cannot go unseen (for tests).
     """
 
@@ -48,12 +49,9 @@ class Pool:
             raise ValueError(f"num_tokens = {num_tokens} is not allowed; expected 1 or more")
         self.layout = CacheLayout(config, records)
         self.device = torch.device(device)
-        paged = self.layout.num_blocks(num_tokens) * self.layout.block_bytes
-        if self.device.type == "cpu" and paged > (free := available_bytes()):
-            raise ValueError(
-                f"a cache for {num_tokens:,} tokens takes {paged / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB of memory "
-                "are free; expected fewer tokens or smaller records"
-            )
+        if self.device.type == "cpu":
+            num_bytes = self.layout.num_blocks(num_tokens) * self.layout.block_bytes + self.layout.state_bytes
+            check_memory(num_bytes, f"a cache for {num_tokens:,} tokens", "fewer tokens or smaller records")
         self.poison = poison
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []

@@ -53,6 +53,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def stored_bytes(folder: Path) -> int:
+    """Bytes of the files that `read_tensors` maps."""
+    return sum(path.stat().st_size for path in _shards(folder, _read_index(folder)))
+
+
 def _map(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one file. safetensors checks the header: names, shapes, and that the offsets tile the file."""
     with safe_open(path, framework="np"):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import quant
-from wavefold.checkpoint.files import CONFIG_NAME, read_tensors
+from wavefold.checkpoint.files import CONFIG_NAME, read_tensors, stored_bytes
+from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_values
 from wavefold.model import Transformer
@@ -54,6 +55,7 @@ def load(
         )
     model = Transformer(config, chosen)
     try:
+        check_load(folder, stored_bytes(folder), torch.device(device))
         tensors = read_tensors(folder)
         if not strict and (missing := _missing_mtp(model, tensors, experts)):
             model.drop_mtp()

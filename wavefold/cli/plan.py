@@ -16,6 +16,7 @@ from wavefold.cli.init import config_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from wavefold.checkpoint.count import FileCount
     from wavefold.config import ModelConfig
     from wavefold.plan.flops import Flops
     from wavefold.plan.summary import Plan
@@ -55,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         check_path(args.plot)
     facts = dataclasses.asdict(one)
+    files = files_of(Path(args.model), config)
+    if files is not None:
+        facts |= {"num_tensors": files.tensors, "weight_bytes": files.bytes, "files": dataclasses.asdict(files),
+                  "formula": {"tensors": one.num_tensors, "bytes": one.weight_bytes}}  # fmt: skip
     if args.machine:
         facts["machine"] = predict(config, args)
     if args.json:
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         console = Console()
-        print_weights(console, config, one)
+        print_weights(console, config, one, files)
         print_flops(console, config, args.context)
         if args.count:
             print_counted(console, config, args.context)
@@ -76,13 +81,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_weights(console: Console, config: ModelConfig, one: Plan) -> None:
+def files_of(path: Path, config: ModelConfig) -> FileCount | None:
+    """The count of a checkpoint folder's files; None for a preset, a `config.json`, or a folder with that alone."""
+    if not path.is_dir():
+        return None
+    from wavefold.checkpoint.count import count_files
+
+    return count_files(path, config)
+
+
+def print_weights(console: Console, config: ModelConfig, one: Plan, files: FileCount | None) -> None:
     from rich.table import Table
 
     from wavefold.plan.tensors import tensor_kinds
 
-    weights = Table("precision", "parameters", "active", title=f"weights: {one.weight_bytes / 1e9:,.2f} GB, "
-                    f"{one.num_tensors:,} tensors")  # fmt: skip
+    formula = f"{one.weight_bytes / 1e9:,.2f} GB, {one.num_tensors:,} tensors"
+    if files is None:
+        title = f"weights: {formula}"
+    else:
+        title = f"weights: {files.bytes / 1e9:,.2f} GB, {files.tensors:,} tensors in the files; by formula {formula}"
+    weights = Table("precision", "parameters", "active", title=title)
     kinds = tensor_kinds(config)
     for precision in ("fp4", "fp8", "bf16", "fp32"):
         mine = [kind for kind in kinds if kind.precision == precision]
@@ -90,6 +108,22 @@ def print_weights(console: Console, config: ModelConfig, one: Plan) -> None:
         weights.add_row(precision, f"{values / 1e9:,.3f} B", f"{active / 1e9:,.3f} B")
     weights.add_row("all", f"{one.params / 1e9:,.3f} B", f"{one.active_params / 1e9:,.3f} B")
     console.print(weights)
+    if files is not None:
+        print_differences(console, files)
+
+
+def print_differences(console: Console, files: FileCount) -> None:
+    """One line each for what the files hold beside the configuration's model, and for what they lack of it."""
+    from wavefold.checkpoint.count import by_part
+
+    lines = [
+        (files.extra, f"in the files alone ({files.extra_bytes / 1e9:,.2f} GB; the figures below do not count them)"),
+        (files.missing, "of the configuration's model are in no file"),
+    ]
+    for names, verdict in lines:
+        if names:
+            parts = ", ".join(f"{part} ({count:,})" for part, count in by_part(names).items())
+            console.print(f"{len(names):,} tensors {verdict}: {parts}", soft_wrap=True, highlight=False)
 
 
 def print_flops(console: Console, config: ModelConfig, context: int) -> None:

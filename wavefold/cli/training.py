@@ -35,6 +35,7 @@ from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of
 from wavefold.train.lora import add_adapters, save_adapters
 from wavefold.train.objective import Objective, evaluate
 from wavefold.train.report import draw_curve, held_out_report, hours_of
+from wavefold.train.room import check_training
 from wavefold.train.start import arithmetic_of, model_from, new_model
 from wavefold.train.state import newest_state, sweep_states
 from wavefold.train.trainer import Progress, Trainer
@@ -68,8 +69,9 @@ def run(options: Options, reporting: Reporting) -> int:
 
     Raises ValueError for what cannot be, before anything in OUT is changed.
     """
-    options.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     group = Group()
+    check_training(options.config, options.recipe, getattr(torch, options.dtype), group.size)
+    options.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_process(options.out, group):
         if group.first:
             sweep_states(options.out / "state")

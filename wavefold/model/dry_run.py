@@ -30,7 +30,7 @@ class FixedRouter(nn.Module):
         super().__init__()
         self.router = router
 
-    def forward(self, h: Tensor, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
         scores = ops.router_scores(h, self.router.weight, arithmetic)
         if not self.router.hashed:
             ops.choose_experts(scores, self.router.bias, self.router.topk)

@@ -20,8 +20,8 @@ from wavefold.parallel.simulate import ENOUGH, Link, Load, Outcome, fewest_enoug
 from wavefold.parallel.waves import Waves
 from wavefold.parallel.wire import Wire, row_bytes
 
-WEIGHT_BYTES = {"fp4": 0.5 + 1 / 32, "fp8": 1 + 1 / 128**2}
-"""Of a routed expert's weight, with its scales."""
+WEIGHT_BYTES = {"fp4": 0.5 + 1 / 32, "fp8": 1 + 1 / 128**2, "bf16": 2.0, "fp32": 4.0}
+"""Bytes of one weight of a routed expert by its format, scales included."""
 
 
 @dataclass(frozen=True)

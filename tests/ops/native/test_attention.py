@@ -374,7 +374,7 @@ def call(case: Case, **change: Any) -> int:
     fresh = case.tokens[case.first - case.base :].contiguous()
     past, entries, out = ring(case), paged(case), torch.empty_like(case.q)
     given: dict[str, Any] = {
-        "pool": pool().handle, "queries": len(case.q), "heads": len(case.sink), "q": case.q.data_ptr(),
+        "pool": pool(), "queries": len(case.q), "heads": len(case.sink), "q": case.q.data_ptr(),
         "sink": case.sink.data_ptr(), "first": case.first, "window": case.window, "past": past.struct(),
         "fresh": fresh.data_ptr(), "entries": entries.struct(), "ratio": case.ratio,
         "chosen": None if case.chosen is None else case.chosen.data_ptr(),

@@ -293,7 +293,7 @@ def call(case: Case, **change: Any) -> int:
     """The library's code for a call of which one argument is another."""
     keys, out = paged(case), torch.empty(len(case.q), case.k, dtype=torch.int32)
     given: dict[str, Any] = {
-        "pool": pool().handle, "queries": len(case.q), "heads": case.q.shape[1], "q": case.q.data_ptr(),
+        "pool": pool(), "queries": len(case.q), "heads": case.q.shape[1], "q": case.q.data_ptr(),
         "weights": case.weights.data_ptr(), "keys": keys.struct(), "first": case.first, "ratio": RATIO, "k": case.k,
         "released": 1, "out": out.data_ptr(),
     }  # fmt: skip

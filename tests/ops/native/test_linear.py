@@ -189,8 +189,8 @@ def test_bad_matrices_come_back_as_codes(change: dict[str, int | None], error: i
 
     x, y = torch.zeros(64, dtype=torch.bfloat16), torch.zeros(4)
     call = (ctypes.byref(corrupted(**change)), x.data_ptr(), 1, 0, y.data_ptr(), 0)
-    assert require().wf_linear(pool().handle, *call) == error
-    assert require().wf_decode(pool().handle, ctypes.byref(corrupted(**change)), 0, 4, y.data_ptr(), 512) == error
+    assert require().wf_linear(pool(), *call) == error
+    assert require().wf_decode(pool(), ctypes.byref(corrupted(**change)), 0, 4, y.data_ptr(), 512) == error
 
 
 def test_bad_calls_are_value_errors() -> None:

@@ -227,12 +227,21 @@ def use_batch_invariant(on: bool) -> None:
 
 
 class Pool:
-    """`threads` threads of the library."""
+    """`threads` threads of the library; the first argument of its calls.
+
+    A call is given the Pool and not its handle: ctypes holds the arguments until the call returns, so that a pool which
+    another Python thread replaces meanwhile is destroyed only then.
+    """
 
     def __init__(self, threads: int):
         self.threads = threads
         self.handle = ctypes.c_void_p()
         check(require().wf_pool_create(threads, ctypes.byref(self.handle)))
+
+    @property
+    def _as_parameter_(self) -> ctypes.c_void_p:
+        """What ctypes passes for it."""
+        return self.handle
 
     def __del__(self) -> None:
         if self.handle and (loaded := library()) is not None:
@@ -246,9 +255,10 @@ _pool: Pool | None = None
 def pool() -> Pool:
     """The process's pool, with as many threads as torch uses."""
     global _pool
-    if _pool is None or _pool.threads != torch.get_num_threads():
-        _pool = Pool(torch.get_num_threads())
-    return _pool
+    current, threads = _pool, torch.get_num_threads()  # another Python thread may replace the global at any time
+    if current is None or current.threads != threads:
+        _pool = current = Pool(threads)
+    return current
 
 
 def _after_fork() -> None:

@@ -51,7 +51,7 @@ class _PoolSequences(torch.autograd.Function):
         entries = sum(length // ratio for length in lengths)
         out = kv.new_empty(entries, ctx.facts[1])
         struct = _struct(kv, score, ape, *ctx.facts)
-        check(require().wf_pool_rows(pool().handle, ctypes.byref(struct), out.data_ptr()))
+        check(require().wf_pool_rows(pool(), ctypes.byref(struct), out.data_ptr()))
         ctx.save_for_backward(kv, score, ape)
         return out
 
@@ -61,7 +61,7 @@ class _PoolSequences(torch.autograd.Function):
         struct, grad = _struct(*saved, *ctx.facts), bf16(grads[0])
         results = [torch.empty_like(t) for t in saved]
         to = (t.data_ptr() for t in results)
-        check(require().wf_pool_rows_grad(pool().handle, ctypes.byref(struct), grad.data_ptr(), *to))
+        check(require().wf_pool_rows_grad(pool(), ctypes.byref(struct), grad.data_ptr(), *to))
         return results[0], results[1], results[2].to(ctx.dtype), None, None, None
 
 

@@ -1,0 +1,93 @@
+"""Memory that this process may take: the least of what the machine, its control groups and its own limits allow.
+
+check_memory   the one check before anything large is allocated: in the cache, a load, a run, training
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from pathlib import Path
+
+from wavefold.system.control_groups import Limit, group_limits
+
+RLIMITS = (("RLIMIT_AS (ulimit -v)", "RLIMIT_AS", "VmSize"), ("RLIMIT_DATA (ulimit -d)", "RLIMIT_DATA", "VmData"))
+"""Name, constant, and the field of /proc/self/status that says how much of it is used."""
+
+
+def memory_bytes() -> int:
+    """Memory that this process may have at most: the machine's, or what a control group or a process limit leaves."""
+    return min(limit.total for limit in limits())
+
+
+def available_bytes() -> int:
+    """Memory that this process can still take without swapping, at least 0."""
+    return max(0, tightest().free)
+
+
+def check_memory(num_bytes: int, subject: str, advice: str, mapped_bytes: int = 0) -> None:
+    """Raises ValueError where `num_bytes` more memory, or the address space for `mapped_bytes` of files, is not free.
+
+    `subject` and `advice` complete the message: "{subject} takes 2.00 GB, and 1.00 GB of memory are free: the machine
+    allows 8.00 GB; expected {advice}".
+    """
+    limit = tightest(mapped_bytes)
+    needed = num_bytes + mapped_bytes * limit.counts_maps
+    if needed > limit.free:
+        raise ValueError(
+            f"{subject} takes {needed / 1e9:,.2f} GB, and {max(0, limit.free) / 1e9:,.2f} GB of memory are free: "
+            f"{limit.name} allows {limit.total / 1e9:,.2f} GB; expected {advice}"
+        )
+
+
+def tightest(mapped_bytes: int = 0) -> Limit:
+    """The limit that leaves least for memory once `mapped_bytes` of files are mapped."""
+    return min(limits(), key=lambda limit: limit.free - mapped_bytes * limit.counts_maps)
+
+
+def limits(root: Path = Path("/")) -> list[Limit]:
+    """All limits of this process, the machine's first. `root` is the folder that stands for "/"."""
+    return [_machine(root), *group_limits(root), *_process_limits(root)]
+
+
+def _machine(root: Path) -> Limit:
+    sizes = _fields(root / "proc/meminfo")
+    total = sizes.get("MemTotal", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return Limit("the machine", total, min(total, sizes.get("MemAvailable", total)))
+
+
+def _process_limits(root: Path) -> list[Limit]:
+    """Limits of address space and data, where there are any. Linux counts private writable maps of files as data."""
+    used = _fields(root / "proc/self/status")
+    found = []
+    for name, constant, field in RLIMITS:
+        total, _ = resource.getrlimit(getattr(resource, constant))
+        if total != resource.RLIM_INFINITY:
+            found.append(Limit(name, total, total - used.get(field, rss_bytes()), counts_maps=True))
+    return found
+
+
+def rss_bytes() -> int:
+    """Memory that this process has resident now, pages of mapped files included; its peak where /proc is missing."""
+    return _fields(Path("/proc/self/status")).get("VmRSS", 0) or _largest()
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this process has had resident, pages of mapped files included.
+
+    Linux's VmHWM counts from the start of this program; ru_maxrss, used elsewhere, may be that of its parent.
+    """
+    return _fields(Path("/proc/self/status")).get("VmHWM", 0) or _largest()
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The sizes in a file of /proc, which has kB, as bytes by name; empty where there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    sizes = (line.replace(":", " ").split() for line in lines if line.endswith(" kB"))
+    return {words[0]: int(words[1]) * 1024 for words in sizes}
+
+
+def _largest() -> int:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024

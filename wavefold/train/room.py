@@ -1,0 +1,157 @@
+"""Memory that a training run needs, from its configuration and recipe, and the check before anything large is made.
+
+    all the time     masters, gradients, moments
+    in a pass        the weights as they are quantized, activations of this process's share of a batch
+    in an update     what Muon adds up for all matrices before it moves the first
+    in a save        the state twice: as tensors that are gathered, and as the bytes of a file
+
+The parts are added, though not all exist at once: the allocator hardly gives anything back in between. The factors of
+activations and of `ALLOCATOR` are fitted to peaks of resident memory of 26 runs of the nano preset and of variations of
+its widths, layers, experts, vocabulary and batches (tests/train/test_room.py measures some again).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from wavefold.config import CSA, ModelConfig
+from wavefold.plan.tensors import TensorKind, tensor_kinds
+from wavefold.system import available_bytes, check_memory
+from wavefold.train.recipe import Recipe
+
+FLOAT = 4
+ALLOCATOR = 4
+"""Bytes of a trained weight that are free, yet in pieces that nothing fits into; of a weight held packed, 1."""
+IN_BACKWARD = 2
+"""Blocks' activations that a pass needs beside those that it keeps."""
+RECOMPUTED_SHARE = 0.5
+"""Of all blocks, as activations that recomputation does not save, and `RECOMPUTED` blocks more: the allocator's too."""
+RECOMPUTED = 4
+RELEASED = 3
+"""Activations of released arithmetic over those of exact bfloat16: rounded copies, and no fused kernels."""
+OTHER_BYTES = 190_000_000
+"""Libraries that are imported late, scratch, the text of a batch: what the smallest model takes."""
+
+
+@dataclass(frozen=True)
+class TrainingBytes:
+    """Bytes that one process of a run adds to what it has taken when its model is not built yet."""
+
+    masters: int
+    gradients: int
+    moments: int
+    values: int
+    activations: int
+    update: int
+    state: int
+    other: int = OTHER_BYTES
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def training_bytes(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_processes: int = 1) -> TrainingBytes:
+    """What a process of a run takes. `dtype` is that of the activations, as `--dtype` says it."""
+    kinds = tensor_kinds(config)
+    everything = sum(kind.values for kind in kinds if kind.precision != "int64")
+    width = 2 if recipe.activations == "released" else dtype.itemsize
+    activations = _activations(config, recipe, width, num_processes)
+    if recipe.lora_rank:
+        adapted = sum(kind.values for kind in kinds if kind.part in ("attention", "shared"))
+        packed = sum(kind.bytes for kind in kinds)
+        values = (width + 1) * everything + (2 * FLOAT + width) * adapted
+        return TrainingBytes(0, 0, 0, values, activations, 0, 2 * packed)
+    share = sum(kind.values * _share(kind, recipe, num_processes) for kind in kinds if kind.precision != "int64")
+    by_muon = sum(kind.values * _share(kind, recipe, num_processes) for kind in kinds if _by_muon(kind, recipe))
+    tables = sum(kind.bytes for kind in kinds if kind.precision == "int64")
+    masters, moments = FLOAT * share, FLOAT * by_muon + 2 * FLOAT * (share - by_muon)
+    drawn = 0 if not config.num_hash_layers else 5 * FLOAT * config.vocab_size * config.n_routed_experts
+    return TrainingBytes(
+        masters=int(masters + tables),
+        gradients=int(masters),
+        moments=int(moments),
+        values=width * everything,
+        activations=activations,
+        update=int(FLOAT * by_muon + ALLOCATOR * (share - by_muon)),
+        state=int(2 * (masters + tables + moments)),
+        other=int(OTHER_BYTES + ALLOCATOR * share + drawn),
+    )
+
+
+def check_training(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_processes: int = 1) -> None:
+    """Raises ValueError, which says what would fit, for a run that needs more memory than is free.
+
+    Processes of the run that are on this machine (LOCAL_WORLD_SIZE, torchrun's) share what is free.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = here * training_bytes(config, recipe, dtype, num_processes).total
+    if needed <= (free := available_bytes()):
+        return
+
+    def fits(other_config: ModelConfig = config, **settings: object) -> bool:
+        changed = replace(recipe, **settings)  # type: ignore[arg-type]
+        return here * training_bytes(other_config, changed, dtype, num_processes).total <= free
+
+    advice = []
+    if not recipe.recompute and fits(recompute=True):
+        advice.append("recompute=True")
+    longest = max(tokens for _, tokens in recipe.length_stages)
+    tokens = next((n for n in _halves(recipe.batch_tokens, longest) if fits(batch_tokens=n, recompute=True)), None)
+    if tokens:
+        advice.append(f"batch_tokens={tokens} with recompute=True")
+    if not recipe.lora_rank and not recipe.expert_waves and fits(lora_rank=8):
+        advice.append("lora_rank=8 with --init")
+    layers = next((n for n in range(config.num_hidden_layers - 1, 0, -1) if fits(config.cut(n))), None)
+    if layers:
+        advice.append(f"a configuration of at most {layers} layers")
+    check_memory(needed, f"training of {config.num_hidden_layers} layers, {recipe.batch_tokens} tokens a batch,",
+                 ", or ".join(advice) or "a narrower model with fewer experts, or more memory")  # fmt: skip
+
+
+def _activations(config: ModelConfig, recipe: Recipe, width: int, num_processes: int) -> int:
+    """Of a process's share of a batch, at the longest sequences."""
+    longest = max(tokens for _, tokens in recipe.length_stages)
+    tokens = max(recipe.batch_tokens // num_processes, min(longest, recipe.batch_tokens))
+    block = (
+        4 * config.hc_mult * config.hidden_size
+        + 8 * config.hidden_size
+        + 3 * config.num_attention_heads * config.head_dim
+        + 6 * config.head_dim
+        + 3 * config.q_lora_rank
+        + 2 * config.o_groups * config.o_lora_rank
+        + 2 * config.index_n_heads * config.index_head_dim
+        + (config.num_experts_per_tok + 1) * (2 * config.moe_intermediate_size + config.hidden_size)
+    )
+    blocks: float = IN_BACKWARD + config.num_blocks
+    streams = 0
+    if recipe.recompute:
+        blocks = RECOMPUTED + RECOMPUTED_SHARE * config.num_blocks
+        streams = config.num_blocks * config.hc_mult * config.hidden_size
+    factor = RELEASED if recipe.activations == "released" else 1
+    # A CSA layer's attention mass, float32, and which entries were chosen, which is kept.
+    entries = tokens * longest // CSA
+    csa = 1 if recipe.recompute else len(config.layers_of(CSA))
+    return int(tokens * width * factor * (blocks * block + streams)) + entries * (2 * FLOAT + csa)
+
+
+def _share(kind: TensorKind, recipe: Recipe, num_processes: int) -> float:
+    """Of a parameter, what a process holds: experts are whole in each process unless they are shared out."""
+    return 1.0 if kind.part == "routed" and not recipe.expert_waves else 1 / num_processes
+
+
+def _by_muon(kind: TensorKind, recipe: Recipe) -> bool:
+    is_matrix = len(kind.shape) == 2 and kind.precision != "int64" and kind.part not in ("embedding", "head")
+    return recipe.optimizer == "muon" and is_matrix
+
+
+def _halves(tokens: int, least: int) -> list[int]:
+    """Smaller batches, the largest first, down to one of a single sequence."""
+    halves = []
+    while tokens // 2 >= least:
+        tokens //= 2
+        halves.append(tokens)
+    return halves
