@@ -65,3 +65,9 @@ def test_a_prompt_counts_the_token_that_was_taken_back(tokenizer: Tokenizer) -> 
     ids = tokenizer.encode("def f(n):", bos=True)
     assert heal(tokenizer, ids).num_tokens == len(ids) == len(heal(tokenizer, ids).ids) + 1
     assert heal(tokenizer, ids[:1]).num_tokens == 1
+
+
+def test_the_ids_of_an_answers_first_token_are_in_order(tokenizer: Tokenizer) -> None:
+    """Ranks compare them, and the library's order is another in every process."""
+    first = tokenizer.beginning_with(b" ")
+    assert len(first) > 3 and list(first) == sorted(first)

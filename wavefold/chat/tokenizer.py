@@ -149,8 +149,9 @@ class Tokenizer:
         return id_ in self._hidden
 
     def beginning_with(self, prefix: bytes) -> tuple[int, ...]:
-        """The ids whose bytes begin with `prefix`, special tokens left out."""
-        return tuple(i for i, text in self._bytes.items() if text.startswith(prefix) and i not in self._added)
+        """The ids whose bytes begin with `prefix`, in ascending order, special tokens left out."""
+        # The library's vocabulary comes in another order in every process.
+        return tuple(sorted(i for i, text in self._bytes.items() if text.startswith(prefix) and i not in self._added))
 
     def decode(self, ids: Sequence[int], skip: int = 0, show_special: bool = True) -> str:
         """The text of `ids` after their first `skip` bytes; bytes that are not UTF-8 become U+FFFD.

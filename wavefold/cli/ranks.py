@@ -110,7 +110,7 @@ def check_alike(values: dict[str, object]) -> None:
             if name == "weights":
                 _check_weights(rank, first[name], answer[name])
             elif answer[name] != first[name]:
-                zero, other = _shortened(repr(first[name]), repr(answer[name]))
+                zero, other = _shortened(str(first[name]), str(answer[name]))
                 raise Disagreement(
                     f"{name} differs: rank 0 has {zero}, rank {rank} has {other}; expected the same on all ranks"
                 )
@@ -135,8 +135,8 @@ def _exchange(values: Any) -> list[Any]:
     everyone: list[Any] = [None] * dist.get_world_size()
     try:
         dist.all_gather_object(everyone, values)
-    except RuntimeError as error:
-        raise RankLost(f"another rank was lost before the start ({str(error).splitlines()[0]})") from None
+    except RuntimeError:
+        raise RankLost("another rank was lost before the start; expected the cause in its own output") from None
     with contextlib.suppress(RuntimeError):  # none leaves before all have read; then it may
         dist.barrier()
     return everyone

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
-                        help="the same bits however tokens arrive, in one pass or one by one; slower prompts"
+                        help="the same bits however tokens arrive, in one pass or one by one: released "
+                        "arithmetic on the CPU; slower prompts"
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
