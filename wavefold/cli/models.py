@@ -115,7 +115,8 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
                 f"--device {args.device} is not allowed over several processes or with --waves; expected cpu"
             )
         return ranks.load_over_ranks(folder, args)
-    model = load(folder, args.arithmetic, None if args.dtype is None else getattr(torch, args.dtype), device)
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    model = load(folder, args.arithmetic, dtype, device, strict=getattr(args, "strict", False))
     if device.type == "cuda":
         try:
             use_kernels(model)

@@ -175,7 +175,8 @@ def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
         base = Waves(config.n_routed_experts, group.size)
         waves = Waves(config.n_routed_experts, group.size, args.waves or min(DEFAULT_WAVES, base.most_waves))
         dtype = None if args.dtype is None else getattr(torch, args.dtype)
-        model = load(folder, args.arithmetic, dtype, experts=waves.experts_of(group.rank))
+        experts = waves.experts_of(group.rank)
+        model = load(folder, args.arithmetic, dtype, experts=experts, strict=getattr(args, "strict", False))
         narrow = model.arithmetic.dtype == torch.bfloat16
         wire: Wire = args.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
         settings = Settings(waves, wire, args.back or ("bf16" if narrow else "fp32"))

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the same bits however tokens arrive, in one pass or one by one: released "
                         "arithmetic on the CPU; slower prompts"
     )  # fmt: skip
+    parser.add_argument("--strict", action="store_true",
+                        help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
+                        "on)")  # fmt: skip
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true",
