@@ -30,7 +30,7 @@ import torch
 
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
-from wavefold.cli.run import DEFAULT_MODEL
+from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import ModelConfig
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule

@@ -11,7 +11,7 @@ import torch
 
 import wavefold
 from wavefold.chat import Tokenizer, heal
-from wavefold.cli.run import DEFAULT_MODEL, default_model
+from wavefold.cli.models import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
 
 MEGABYTE = 1_000_000

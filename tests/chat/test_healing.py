@@ -51,3 +51,23 @@ def test_skipped_bytes_may_span_tokens(tokenizer: Tokenizer) -> None:
     for skip in range(11):
         stream = StreamDecoder(tokenizer, skip)
         assert "".join(map(stream.push, ids)) + stream.finish() == "return (1)"[skip:]
+
+
+def test_special_tokens_are_not_taken_back(tokenizer: Tokenizer) -> None:
+    """A text token whose bytes begin as the marker's must not stand in for it."""
+    texts = train_tokenizer(["</think></think>x " * 50], 400)
+    ids = texts.encode("a</think>", bos=True, allow_special=True)
+    assert texts.is_added(ids[-1])
+    assert heal(texts, ids).ids == ids
+
+
+def test_a_prompt_counts_the_token_that_was_taken_back(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("def f(n):", bos=True)
+    assert heal(tokenizer, ids).num_tokens == len(ids) == len(heal(tokenizer, ids).ids) + 1
+    assert heal(tokenizer, ids[:1]).num_tokens == 1
+
+
+def test_the_ids_of_an_answers_first_token_are_in_order(tokenizer: Tokenizer) -> None:
+    """Ranks compare them, and the library's order is another in every process."""
+    first = tokenizer.beginning_with(b" ")
+    assert len(first) > 3 and list(first) == sorted(first)

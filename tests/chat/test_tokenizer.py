@@ -128,7 +128,7 @@ def test_too_small_a_vocabulary() -> None:
 def test_save_and_load(tmp_path: Path) -> None:
     TRAINED.save(tmp_path)
     TRAINED.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert stat.S_IMODE((tmp_path / "tokenizer.json").stat().st_mode) == 0o600
     loaded = Tokenizer.load(tmp_path)
     assert loaded.encode("def f(x):") == TRAINED.encode("def f(x):")
@@ -144,7 +144,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         TRAINED.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert Tokenizer.load(tmp_path)._text == BYTES._text
 
 
@@ -180,3 +180,12 @@ def test_absent(tmp_path: Path) -> None:
 
 def test_eos_is_not_in_plain_text() -> None:
     assert BYTES.eos_id not in BYTES.encode(EOS)
+
+
+@both
+def test_hidden_tokens_are_left_out_on_demand(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(f"a{EOS}é{USER}{THINK}b", allow_special=True)
+    assert tokenizer.decode(ids) == f"a{EOS}é{USER}{THINK}b"
+    assert tokenizer.decode(ids, show_special=False) == f"aé{THINK}b", "reasoning's marks are part of the text"
+    stream = StreamDecoder(tokenizer, show_special=False)
+    assert "".join(map(stream.push, ids)) + stream.finish() == f"aé{THINK}b"

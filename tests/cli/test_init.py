@@ -80,7 +80,7 @@ def test_disk_too_small(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("config", "more", "message"),
     [
-        ("huge", [], "--config huge: no such file, nor a preset; presets are flash, nano, pro"),
+        ("huge", [], "huge: no such file, nor a preset; presets are flash, nano, pro"),
         ("nano", ["--layers", "99"], "layers = 99 is not allowed; expected 1 to"),
         ("nano", ["--experts", "1"], "num_experts_per_tok"),
         ("nano", ["--vocab", "0"], "vocab_size = 0 is not allowed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from tests.processes import torchrun
 from wavefold.checkpoint import load
 from wavefold.checkpoint.random import init
+from wavefold.cli import ranks
 from wavefold.config import ModelConfig
 
 pytestmark = pytest.mark.dist
@@ -71,19 +73,27 @@ def test_other_ranks_files_may_be_missing(model: Path, tmp_path: Path) -> None:
         load(tmp_path, experts=range(3))
 
 
-def test_several_processes_do_not_ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is rank 0 of two; the other one says nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(ranks, "joined", contextlib.nullcontext)
+    monkeypatch.setattr(ranks, "_exchange", lambda values: [values, values])
+
+
+@pytest.mark.usefixtures("one_of_two")
+def test_several_processes_do_not_ask(capsys: pytest.CaptureFixture[str]) -> None:
     from wavefold.cli.main import main
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run"]) == 2
     assert "-p TEXT" in capsys.readouterr().err
 
 
-def test_several_processes_run_on_cpus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("one_of_two")
+def test_several_processes_run_on_cpus(capsys: pytest.CaptureFixture[str]) -> None:
     from wavefold.cli.main import main
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
     assert main(["run", "-p", "x", "--device", "meta"]) == 2
     assert "--device meta is not allowed over several processes" in capsys.readouterr().err
 

@@ -173,3 +173,29 @@ def test_refused_at_once(model: Transformer, arguments: dict[str, object], messa
 
 def test_longest_possible(model: Transformer) -> None:
     generate(model, PROMPT, 4087).close()
+
+
+def test_says_why_it_ended(model: Transformer, pools: list[Pool]) -> None:
+    ids = without_cache(model, 6)
+    generation = generate(model, PROMPT, 6, temperature=0, stop_ids=[ids[3]])
+    assert generation.stop_reason is None
+    list(generation)
+    assert (generation.stop_reason, generation.stop_id) == ("stop", ids[3])
+    generation = generate(model, PROMPT, 3, temperature=0, stop_ids=())
+    list(generation)
+    assert (generation.stop_reason, generation.stop_id) == ("length", None)
+    generation = generate(model, PROMPT, 3, temperature=0, stop_ids=())
+    next(generation), generation.close()
+    assert generation.stop_reason is None, "it was stopped, and did not end"
+
+
+def test_fits_the_window(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "config", model.config.replace(max_position_embeddings=14))
+    for max_tokens, num_tokens, reason in ((4, 4, "length"), (5, 5, "length"), (6, 5, "context"), (999, 5, "context")):
+        generation = generate(model, PROMPT, max_tokens, temperature=0, stop_ids=(), fit_window=True)
+        assert len(list(generation)) == num_tokens
+        assert generation.stop_reason == reason
+    with pytest.raises(ValueError, match="10 prompt tokens and max_tokens = 6"):
+        generate(model, PROMPT, 6)
+    with pytest.raises(ValueError, match="15 prompt tokens"):
+        generate(model, [*PROMPT, *PROMPT[:5]], 6, fit_window=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wavefold.chat import Tokenizer
-from wavefold.cli.run import DEFAULT_MODEL
+from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.cli.texts import read_text
 from wavefold.parallel.group import Group
 from wavefold.train.batches import IGNORED, Batches

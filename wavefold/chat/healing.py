@@ -20,10 +20,18 @@ class Prompt:
     taken: bytes = b""
     first_ids: tuple[int, ...] | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt as it was written, the one that was taken back among them."""
+        return len(self.ids) + (self.first_ids is not None)
+
 
 def heal(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
-    """The prompt `ids` with its last token taken back, where another could stand in its place."""
-    if len(ids) < 2:
+    """The prompt `ids` with its last token taken back, where another could stand in its place.
+
+    Special tokens are never taken back.
+    """
+    if len(ids) < 2 or tokenizer.is_added(ids[-1]):
         return Prompt(ids)
     taken = tokenizer.token_bytes(ids[-1])
     first = tokenizer.beginning_with(taken)

@@ -17,7 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from wavefold.atomic import write_text
-from wavefold.chat.special_tokens import BOS, EOS, SPECIAL_TOKENS
+from wavefold.chat import tokenizer_config
+from wavefold.chat.special_tokens import BOS, DSML, END_THINK, EOS, SPECIAL_TOKENS, THINK
 
 FILE_NAME = "tokenizer.json"
 
@@ -34,12 +35,19 @@ On the Python standard library a vocabulary of 2,048 (8,192) packs 3.16 (4.03) b
 (3.74) with DeepSeek-V3's expression, which leaves a line's last blank to the word after it.
 """
 
+SHOWN_TOKENS = frozenset({THINK, END_THINK, DSML})
+"""Special tokens that are part of an answer's text: where reasoning begins and ends, and the tags of tool calls."""
+
 
 class Tokenizer:
     """A byte-level BPE tokenizer. Make one with `load`, `train_tokenizer` or `byte_tokenizer`."""
 
-    def __init__(self, text: str):
-        """`text` is the content of a `tokenizer.json`. Raises ValueError for one that is no byte-level BPE."""
+    def __init__(self, text: str, config_text: str | None = None):
+        """`text` is the content of a `tokenizer.json`, `config_text` of the `tokenizer_config.json` beside it.
+
+        Without `config_text` one is written for it (see tokenizer_config.py). Raises ValueError for a `text` that is
+        no byte-level BPE.
+        """
         try:
             self._whole = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the class that tokenizers raises
@@ -59,25 +67,33 @@ class Tokenizer:
         self._text = text
         added = self._whole.get_added_tokens_decoder()
         self._added = frozenset(added)
+        self._hidden = frozenset(i for i, token in added.items() if token.content not in SHOWN_TOKENS)
         self._bytes = {
             id_: added[id_].content.encode() if id_ in added else _bytes_of(token)
             for token, id_ in self._whole.get_vocab(with_added_tokens=True).items()
         }
+        self._config_text = config_text or tokenizer_config.tokenizer_config({t.content for t in added.values()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
         """The tokenizer of a checkpoint folder. Raises ValueError when there is none or it cannot be used."""
         path = Path(folder) / FILE_NAME
+        config = Path(folder) / tokenizer_config.FILE_NAME
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            config_text = config.read_text(encoding="utf-8") if config.is_file() else None
+            return cls(path.read_text(encoding="utf-8"), config_text)
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{path}: no such file; expected the tokenizer of the checkpoint") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into the folder, in one step and private. What was loaded is written unchanged."""
-        write_text(Path(folder) / FILE_NAME, self._text)
+        """Write `tokenizer.json` and `tokenizer_config.json` into the folder, each in one step and private.
+
+        What was loaded is written unchanged.
+        """
+        for name, text in ((tokenizer_config.FILE_NAME, self._config_text), (FILE_NAME, self._text)):
+            write_text(Path(folder) / name, text)
 
     @property
     def sha256(self) -> str:
@@ -104,6 +120,10 @@ class Tokenizer:
             raise ValueError(f"token {token!r} is not in this tokenizer's vocabulary of {self.vocab_size}")
         return id_
 
+    def has(self, token: str) -> bool:
+        """True if the vocabulary holds this special token."""
+        return self._whole.token_to_id(token) in self._added
+
     def encode(self, text: str, bos: bool = False, allow_special: bool = False) -> list[int]:
         """`text` as ids, after BOS if `bos`. Special tokens' strings in it become those tokens if `allow_special`."""
         tokenizer = self._whole if allow_special else self._plain
@@ -125,25 +145,40 @@ class Tokenizer:
         """
         return self._bytes.get(id_, b"\xef\xbf\xbd")
 
-    def beginning_with(self, prefix: bytes) -> tuple[int, ...]:
-        """The ids whose bytes begin with `prefix`, special tokens left out."""
-        return tuple(i for i, text in self._bytes.items() if text.startswith(prefix) and i not in self._added)
+    def is_added(self, id_: int) -> bool:
+        """True for tokens that stand outside the merges: the special tokens."""
+        return id_ in self._added
 
-    def decode(self, ids: Sequence[int], skip: int = 0) -> str:
-        """The text of `ids` after their first `skip` bytes; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids))[skip:].decode("utf-8", errors="replace")
+    def is_hidden(self, id_: int) -> bool:
+        """True for tokens that are no part of an answer's text: the special tokens without `SHOWN_TOKENS`."""
+        return id_ in self._hidden
+
+    def beginning_with(self, prefix: bytes) -> tuple[int, ...]:
+        """The ids whose bytes begin with `prefix`, in ascending order, special tokens left out."""
+        # The library's vocabulary comes in another order in every process.
+        return tuple(sorted(i for i, text in self._bytes.items() if text.startswith(prefix) and i not in self._added))
+
+    def decode(self, ids: Sequence[int], skip: int = 0, show_special: bool = True) -> str:
+        """The text of `ids` after their first `skip` bytes; bytes that are not UTF-8 become U+FFFD.
+
+        Without `show_special`, hidden tokens (`is_hidden`) are left out.
+        """
+        shown = ids if show_special else [i for i in ids if not self.is_hidden(i)]
+        return b"".join(map(self.token_bytes, shown))[skip:].decode("utf-8", errors="replace")
 
 
 class StreamDecoder:
     """Text of ids that come one at a time: all that `push` and `finish` return, joined, is what `decode` returns."""
 
-    def __init__(self, tokenizer: Tokenizer, skip: int = 0):
-        """The first `skip` bytes belong to the prompt and are left out."""
-        self._tokenizer, self._skip = tokenizer, skip
+    def __init__(self, tokenizer: Tokenizer, skip: int = 0, show_special: bool = True):
+        """The first `skip` bytes belong to the prompt and are left out; without `show_special`, hidden tokens too."""
+        self._tokenizer, self._skip, self._show_special = tokenizer, skip, show_special
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, id_: int) -> str:
         """The characters that this token completes, perhaps none; never a part of one."""
+        if not self._show_special and self._tokenizer.is_hidden(id_):
+            return ""
         text = self._tokenizer.token_bytes(id_)
         skipped, self._skip = text[: self._skip], max(0, self._skip - len(text))
         return self._utf8.decode(text[len(skipped) :])

@@ -6,7 +6,7 @@ whole save is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ FORMATS = ("fp4", "fp8")
 """Formats of quantized weights."""
 
 
-def save(model: Transformer, path: str | Path, experts: str | None = None) -> None:
+def save(
+    model: Transformer, path: str | Path, experts: str | None = None,
+    add_files: Callable[[Path], None] = lambda folder: None,
+) -> None:  # fmt: skip
     """Write `model` to the folder `path`, which appears whole or not at all; an older checkpoint there is replaced.
 
     `experts` is the format of the routed experts: "fp4", "fp8" or "bf16" (None: as they are). What the checkpoint that
     the model came from has besides is kept: keys of its config.json, tensors that the text model does not need,
-    tokenizer, templates, encoders, licences. Raises ValueError when a weight cannot take that format without changing
+    tokenizer, templates, encoders, licences. `add_files(folder)` may add files before the folder appears. Raises
+    ValueError when a weight cannot take that format without changing
     (FP8 needs scales within 2^14 of each other in a 128x128 block).
     """
     if experts is not None and experts not in EXPERT_DTYPES:
@@ -41,6 +45,7 @@ def save(model: Transformer, path: str | Path, experts: str | None = None) -> No
     def finish(folder: Path) -> None:
         if origin is not None:
             copy_side_files(origin.folder, folder)
+        add_files(folder)
 
     values = config_values(model, experts)
     write_checkpoint(Path(path), model.config, dict(_entries(model, experts)), finish=finish, values=values)

@@ -69,9 +69,9 @@ def bench_context(args: argparse.Namespace) -> int:
 
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.context import check_contexts, dense_model, measure_contexts
-    from wavefold.cli.run import default_model, load_model
+    from wavefold.cli.models import load_model, model_folder
 
-    folder = args.model or default_model()
+    folder = model_folder(args.model)
     model = load_model(folder, args)
     if args.dense:
         model = dense_model(model, args.contexts[-1] + args.decode)
@@ -113,7 +113,7 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
     """Token ids [n] to read, and what they are."""
     import torch
 
-    from wavefold.cli.run import load_tokenizer
+    from wavefold.cli.models import load_tokenizer
     from wavefold.train.corpus import load_corpus
 
     tokenizer = load_tokenizer(folder)

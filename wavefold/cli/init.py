@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from wavefold.cli.models import check_model
 from wavefold.config import PRESETS_DIR, ModelConfig
 
 HELP = "make a random checkpoint, untrained, for tests and benches"
@@ -64,6 +65,7 @@ def config_of(name: str) -> ModelConfig:
     """A preset by its name, else a `config.json` or a folder that holds one. Raises ValueError for neither."""
     if name in preset_names():
         return ModelConfig.preset(name)
-    if not Path(name).exists():
-        raise ValueError(f"--config {name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
+    if not Path(name).exists() and "/" not in name and not name.endswith(".gguf"):
+        raise ValueError(f"{name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
+    check_model(Path(name))
     return ModelConfig.from_file(name)

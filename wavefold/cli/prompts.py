@@ -1,8 +1,9 @@
-"""Prompts from the keyboard: several lines, a history of them where Python has readline."""
+"""Where prompts come from: the keyboard, with a history where Python has readline; stdin; a file of token ids."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,40 @@ from wavefold.cli.folders import cache_folder
 HISTORY_LINES = 1000
 
 
+def on_terminal() -> bool:
+    """True if somebody types at stdin."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def typed() -> Iterator[str]:
+    """The prompts that are typed, until Ctrl-D."""
+    with history():
+        while (text := read()) is not None:
+            yield text
+    print()  # after the Ctrl-D
+
+
+def whole() -> str:
+    """All of stdin as one prompt, without the line break at its end. Raises ValueError where it is empty."""
+    text = "" if sys.stdin is None else sys.stdin.read()
+    if not text:
+        raise ValueError("stdin holds no prompt; give one there, with -p TEXT or with --tokens FILE")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def lines() -> Iterator[str]:
+    """Each line of stdin as a prompt, empty ones left out."""
+    for line in sys.stdin or ():
+        if text := line.rstrip("\r\n"):
+            yield text
+
+
 def read(ask: Callable[[str], str] | None = None) -> str | None:
     r"""The next prompt that is not empty, or None at the end of the input.
 
     A line that ends in a backslash goes on in the next one; an empty line ends it too. Ctrl-C drops what was typed.
     """
-    ask = ask or _ask
+    ask = ask or input
     lines: list[str] = []
     while True:
         try:
@@ -35,11 +64,6 @@ def read(ask: Callable[[str], str] | None = None) -> str | None:
             lines.append(line)
         if lines:
             return "\n".join(lines)
-
-
-def _ask(prompt: str) -> str:
-    """A line from stdin, with `prompt` only where somebody sees it."""
-    return input(prompt if sys.stdin.isatty() else "")
 
 
 @contextlib.contextmanager
@@ -68,3 +92,23 @@ def history() -> Iterator[None]:
 def history_path() -> Path:
     """`history` in the cache folder."""
     return cache_folder() / "history"
+
+
+def read_tokens(name: str) -> list[int]:
+    """The ids in the file `name` ("-": stdin): a JSON list, or numbers with blanks or commas between them."""
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    items: object
+    try:
+        items = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--tokens {name}: not a JSON list ({error})") from None
+    assert isinstance(items, list)
+    tokens = []
+    for item in items:
+        try:
+            if type(item) not in (int, str):
+                raise ValueError
+            tokens.append(int(item))
+        except ValueError:
+            raise ValueError(f"--tokens {name}: {item!r} is not a token id; expected whole numbers") from None
+    return tokens

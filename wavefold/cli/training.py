@@ -75,7 +75,7 @@ def run(options: Options, reporting: Reporting) -> int:
     with _only_process(options.out, group):
         if group.first:
             sweep_states(options.out / "state")
-            for name in ("model", "transformers", REPORT, "tokenizer.json"):
+            for name in ("model", "transformers", REPORT, "tokenizer.json", "tokenizer_config.json", "log.jsonl"):
                 sweep(options.out / name)
         group.wait()
         return _run(options, group, reporting)
@@ -110,7 +110,7 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
     tensors = trainer.exported()
     group.leave()
     if group.first:
-        _export(options, text, model, tensors, group.size)
+        _export(options, text, model, tensors)
         _report(options, text, model, held_out, trained, group.size, run_identity)
     return 0
 
@@ -160,12 +160,11 @@ def _first_model(options: Options) -> Transformer:
     return model_from(init, arithmetic) if init else new_model(options.config, arithmetic, recipe.seed)
 
 
-def _export(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor], size: int) -> None:
+def _export(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor]) -> None:
     """Write the model, and its adapters where it has some."""
     out = options.out
-    if options.init is None:
-        text.tokenizer.save(out)
-    export(model.config, tensors, out / "model", origin_of(model.config, options.init, out))
+    origin = origin_of(model.config, options.init)
+    export(model.config, tensors, out / "model", origin, lambda folder: text.tokenizer.save(folder))
     if options.recipe.lora_rank:
         save_adapters(model, out / "adapters.safetensors")
     if options.transformers:

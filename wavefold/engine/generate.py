@@ -8,12 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from wavefold.engine.sampler import check_sampling, sample
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
+
+StopReason = Literal["stop", "length", "context"]
+"""Why an answer ended: a stop id was chosen, `max_tokens` were, or the context window was full before they were."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,15 @@ class Stats:
 
 
 class Generation(Iterator[int]):
-    """Token ids, each computed when it is asked for. `stats` grows with them; `close` gives the cache back early."""
+    """Token ids, each computed when it is asked for. `stats` grows with them; `close` gives the cache back early.
+
+    `stop_reason` is None until the answer has ended by itself; `stop_id` is the id that ended it, if one did.
+    """
 
     def __init__(self, prompt_tokens: int, run: Callable[[Generation], Iterator[int]]):
         self.stats = Stats(prompt_tokens)
+        self.stop_reason: StopReason | None = None
+        self.stop_id: int | None = None
         self._tokens = run(self)
 
     def __next__(self) -> int:
@@ -63,13 +72,15 @@ def generate(
     stop_ids: Collection[int] | None = None,
     first_ids: Collection[int] | None = None,
     on_prefill: Callable[[int, int], None] = lambda done, of: None,
+    fit_window: bool = False,
 ) -> Generation:
     """The continuation of `tokens`: at most `max_tokens` ids, ending before one of `stop_ids` (None: EOS).
 
     The first id is one of `first_ids` (None: any). The cache is of the size that the longest answer needs, and is given
     back at the end, on an error, and on `close`. `on_prefill(done, of)` reports how many of the prompt's tokens are in
-    it. The same arguments give the same ids. Raises ValueError for parameters out of range and for a prompt that is
-    empty, too long or not in the vocabulary.
+    it. With `fit_window`, a `max_tokens` beyond the window (max_position_embeddings) is cut to what is left of it. The
+    same arguments give the same ids. Raises ValueError for parameters out of range and for a prompt that is empty, too
+    long or not in the vocabulary.
     """
     check_sampling(temperature, top_p)
     if max_tokens < 1:
@@ -78,11 +89,15 @@ def generate(
         raise ValueError(f"seed = {seed} is not allowed; expected 0 to 2^63 - 1")
     if not tokens:
         raise ValueError("the prompt has no tokens; expected at least one")
+    window = model.config.max_position_embeddings
+    limit: StopReason = "length"
+    if fit_window and max_tokens > (left := max(window - len(tokens) + 1, 1)):
+        max_tokens, limit = left, "context"
     num_tokens = len(tokens) + max_tokens - 1  # the last one is not run
-    if num_tokens > model.config.max_position_embeddings:
+    if num_tokens > window:
         raise ValueError(
             f"{len(tokens)} prompt tokens and max_tokens = {max_tokens} are not allowed; expected at most "
-            f"max_position_embeddings = {model.config.max_position_embeddings} together"
+            f"max_position_embeddings = {window} together"
         )
     prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
     stops = set(model.config.eos_token_ids) if stop_ids is None else set(stop_ids)
@@ -105,7 +120,10 @@ def generate(
                 token = int(sample(logits, temperature, top_p, generator))
                 generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
                 if token in stops:
+                    generation.stop_reason, generation.stop_id = "stop", token
                     return
+                if number + 1 == max_tokens:
+                    generation.stop_reason = limit
                 yield token
                 if number + 1 < max_tokens:
                     started = time.perf_counter()

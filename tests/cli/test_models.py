@@ -1,0 +1,82 @@
+"""MODEL on the command line: what a user is told who gives something else than a checkpoint folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from wavefold.cli.main import main
+
+FLASH = "deepseek-ai/DeepSeek-V4-Flash"
+DOWNLOAD = f"`hf download {FLASH} --local-dir DeepSeek-V4-Flash`, then `wavefold run DeepSeek-V4-Flash`"
+RUN = ["run", "-p", "a"]
+COMMANDS = [RUN, ["bench", "context"], ["bench", "speed"], ["plan"], ["bench", "cache"]]
+
+
+def refused(command: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that tells of the mistake."""
+    assert main([*command, name]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("wavefold: error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("name", [FLASH, f"https://huggingface.co/{FLASH}", f"https://hf.co/{FLASH}/tree/main"])
+def test_a_repository_is_to_be_downloaded(command: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert DOWNLOAD in refused(command, name, capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("exists", [True, False])
+def test_gguf_is_not_read_yet(
+    command: list[str], exists: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if exists:
+        (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert "GGUF is not read yet; use the official safetensors" in refused(
+        command, str(tmp_path / "model.gguf"), capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no config.json; expected a folder with an official config.json and *.safetensors"),
+        (["model.safetensors"], "holds no config.json; add the config.json that belongs to its weights"),
+        (["q4.gguf"], "holds no config.json, and GGUF is not read yet"),
+        (["flash/config.json"], "holds no config.json; give a folder in it that does: flash"),
+        (["snapshots/0ab/config.json"], "a folder of the hub's cache: give {folder}/snapshots/0ab"),
+    ],
+)
+def test_a_folder_without_config(
+    files: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert message.format(folder=tmp_path) in refused(RUN, str(tmp_path), capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.safetensors", "holds weights alone; give its folder, which must hold config.json too"),
+        ("config.json", "is a file; give the folder with its config.json and *.safetensors"),
+        ("model.bin", "is not read, as it may hold code; use the official safetensors"),
+    ],
+)
+def test_a_file(name: str, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copyfile(model / "config.json", tmp_path / name)
+    assert message in refused(RUN, str(tmp_path / name), capsys)
+
+
+def test_a_preset_has_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "wavefold init --config flash --out DIR makes random ones" in refused(RUN, "flash", capsys)
+
+
+def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(RUN, str(tmp_path / "nowhere"), capsys)
+    assert "nowhere: no such folder; expected a folder with an official config.json and *.safetensors" in message

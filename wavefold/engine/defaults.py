@@ -1,0 +1,113 @@
+"""`generation_config.json`: how the makers of a checkpoint sample from it.
+
+Read are `temperature`, `top_p`, `max_new_tokens`, `eos_token_id` (one id, or a list) and `do_sample`, whose false means
+temperature 0. Every other key that would change an answer is named, since it is not honoured here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE_NAME = "generation_config.json"
+
+READ = frozenset({"temperature", "top_p", "max_new_tokens", "eos_token_id", "do_sample"})
+
+CHANGE_NO_TOKENS = frozenset({
+    "_from_model_config", "_commit_hash", "transformers_version", "generation_config_class", "bos_token_id",
+    "pad_token_id", "decoder_start_token_id", "use_cache", "cache_implementation", "cache_config",
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    "return_legacy_cache", "max_length",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "early_stopping",
+    "length_penalty", "disable_compile", "compile_config", "max_time", "num_return_sequences", "remove_invalid_values",
+    "trust_remote_code", "prefill_chunk_size", "max_matching_ngram_size", "prompt_lookup_num_tokens",
+})  # fmt: skip
+"""Keys about speed, outputs of transformers, padding, or a length that `max_new_tokens` and the window replace."""
+
+NEUTRAL: Mapping[str, object] = {
+    "top_k": 0, "min_p": 0, "top_h": 1, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
+    "repetition_penalty": 1, "encoder_repetition_penalty": 1, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "presence_penalty": 0, "frequency_penalty": 0, "num_beams": 1,
+    "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0, "min_length": 0, "min_new_tokens": 0,
+    "renormalize_logits": False, "guidance_scale": 1, "token_healing": False,
+}  # fmt: skip
+"""Keys that are not honoured here, with the value that asks for nothing."""
+
+OF_SAMPLING = frozenset({"top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "renormalize_logits"})
+"""Keys that change nothing at temperature 0."""
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a `generation_config.json` says; None where it says nothing.
+
+    `not_honoured` holds the keys, with their values, that would change an answer and are not honoured here.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    not_honoured: tuple[tuple[str, object], ...] = ()
+
+    def ignored(self, temperature: float) -> tuple[tuple[str, object], ...]:
+        """The keys of `not_honoured` that would change an answer at this temperature."""
+        return tuple(item for item in self.not_honoured if temperature > 0 or item[0] not in OF_SAMPLING)
+
+
+def generation_defaults(folder: Path, vocab_size: int) -> GenerationDefaults:
+    """The defaults of the checkpoint in `folder`, all None where it has no such file.
+
+    Raises ValueError that names the file, the key and the value for one that is out of range or of another type.
+    """
+    path = folder / FILE_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return GenerationDefaults()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error}); mend or remove it") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds {type(values).__name__}, expected a JSON object")
+    try:
+        return _checked(values, vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend it, or remove the key") from None
+
+
+def _checked(values: Mapping[str, object], vocab_size: int) -> GenerationDefaults:
+    temperature = _number(values, "temperature", "a number from 0", lambda x: x >= 0)
+    top_p = _number(values, "top_p", "a number above 0, at most 1", lambda x: 0 < x <= 1)
+    sampled = values.get("do_sample")
+    if sampled is not None and not isinstance(sampled, bool):
+        raise ValueError(f"do_sample = {sampled!r} is not allowed; expected true or false")
+    longest = values.get("max_new_tokens")
+    if longest is not None and (type(longest) is not int or longest < 1):
+        raise ValueError(f"max_new_tokens = {longest!r} is not allowed; expected a whole number from 1")
+    listed = values.get("eos_token_id")
+    ids: list[int] = []
+    for id_ in listed if isinstance(listed, list) else [] if listed is None else [listed]:
+        if type(id_) is int and 0 <= id_ < vocab_size:
+            ids.append(id_)
+        else:
+            raise ValueError(f"eos_token_id = {listed!r} is not allowed; expected ids from 0 to {vocab_size - 1}")
+    others = [(key, value) for key, value in values.items() if _changes_answers(key, value)]
+    return GenerationDefaults(0.0 if sampled is False else temperature, top_p, longest, tuple(ids), tuple(others))
+
+
+def _number(values: Mapping[str, object], key: str, allowed: str, fits: Callable[[float], bool]) -> float | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+        raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
+    return float(value)
+
+
+def _changes_answers(key: str, value: object) -> bool:
+    if key in READ or key in CHANGE_NO_TOKENS or value is None:
+        return False
+    return key not in NEUTRAL or value != NEUTRAL[key]
