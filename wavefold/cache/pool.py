@@ -234,7 +234,9 @@ class Sequence:
         total = self.num_tokens + count
         limit = self.pool.layout.config.max_position_embeddings
         if total > limit:
-            raise ValueError(f"a sequence of {total} tokens is not allowed; expected at most {limit}")
+            raise ValueError(
+                f"a sequence of {total} tokens is not allowed; expected at most max_position_embeddings = {limit}"
+            )
         return self.pool.layout.num_blocks(total) - len(self.table)
 
     def _own_last_block(self) -> None:

@@ -24,6 +24,7 @@ from wavefold.atomic import holding, sweep, write_json
 from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.checkpoint.transformers_layout import save_transformers
+from wavefold.cli.ranks import agreed, check_alike
 from wavefold.cli.texts import Text, read_text
 from wavefold.model import Transformer
 from wavefold.parallel.group import Group
@@ -86,6 +87,8 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
     state = newest_state(out / "state")
     text = read_text(options.data, out, options.config.vocab_size, options.init, group, anew=state is None)
     run_identity = _identity(options, text)
+    if group.size > 1:
+        check_alike({part: json.dumps(value) for part, value in run_identity.items()})
     going_on = GoingOn(options.extend, options.force_data)
     if state is not None:
         saved = state[1].get("run", {})
@@ -119,13 +122,18 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
 def _only_process(out: Path, group: Group) -> Iterator[None]:
     """Hold the run's folder for this group of processes. Raises ValueError, in all of them, where another has it."""
     with contextlib.ExitStack() as stack:
-        problem = None
-        if group.first:
-            try:
-                stack.enter_context(holding(out / ".lock"))
-            except ValueError as error:
-                problem = f"{error}; a run is going on in {out}: wait for it, or give another --out"
-        group.agree(problem)
+
+        def hold() -> tuple[None, dict[str, object]]:
+            if group.first:
+                try:
+                    stack.enter_context(holding(out / ".lock"))
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error}; a run is going on in {out}: wait for it, or give another --out"
+                    ) from None
+            return None, {}
+
+        agreed(hold) if group.size > 1 else hold()
         yield
 
 

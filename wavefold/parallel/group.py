@@ -61,16 +61,6 @@ class Group:
         """The smallest over all processes."""
         return -self.largest([-value])[0]
 
-    def agree(self, problem: str | None) -> None:
-        """Raises ValueError, in all processes, with the first problem that one of them has; returns if none has one."""
-        problems: list[str | None] = [problem]
-        if self.size > 1:
-            problems = [None] * self.size
-            dist.all_gather_object(problems, problem)
-        first = next((text for text in problems if text is not None), None)
-        if first is not None:
-            raise ValueError(first)
-
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:

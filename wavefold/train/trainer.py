@@ -88,6 +88,12 @@ class Trainer:
         self.group = group or Group()
         self.identity = identity or identity_of(recipe)
         self.going_on = going_on
+        longest, limit = max(length for _, length in recipe.length_stages), model.config.max_position_embeddings
+        if longest > limit:
+            raise ValueError(
+                f"length_stages = {recipe.length_stages} is not allowed; expected sequences of at most "
+                f"max_position_embeddings = {limit} tokens"
+            )
         if recipe.expert_waves and recipe.lora_rank:
             raise ValueError(
                 "expert_waves and lora_rank together are not allowed; adapters leave the experts as they are"
