@@ -232,7 +232,9 @@ struct Step {
         job.past = run.window, job.fresh = kv + run.first * g.head_dim, job.fresh_first = run.position;
         job.entries = run.entries, job.ratio = g.ratio, job.out = o + place * width;
         const int64_t entries = g.ratio ? (job.first + count) / g.ratio : 0;
-        if (g.index_heads && entries > 0 && (released || entries > g.index_topk)) {
+        // Few entries are all attended, in their order; chosen ones come best first. Which of the two a query meets must
+        // not depend on the chunk that it is in.
+        if (g.index_heads && entries > 0 && (released || batch_invariant() || entries > g.index_topk)) {
             Index choice = {};
             choice.queries = count, choice.heads = g.index_heads, choice.dim = block.keys.dim;
             choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;

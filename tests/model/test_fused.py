@@ -127,6 +127,15 @@ def test_cuts_change_no_bit(model: Transformer, cuts: list[int], invariant: None
     assert torch.equal(run(model, TOKENS[0], cuts), run(model, TOKENS[0], [LENGTH]))
 
 
+@pytest.mark.parametrize("topk", [64, 96])
+@pytest.mark.parametrize("arithmetic", list(ARITHMETICS))
+def test_a_pass_that_ends_beyond_the_indexs_choice_changes_no_bit(arithmetic: str, topk: int, invariant: None) -> None:
+    """Up to `topk` entries all are attended, then the best: a token must not see which of the two its pass came to."""
+    model = model_of(CONFIG.replace(index_topk=topk), arithmetic)
+    for cuts in ([100] * 3 + [96], [4 * topk, LENGTH - 4 * topk], [1] * LENGTH):
+        assert torch.equal(run(model, TOKENS[0], cuts), run(model, TOKENS[0], [LENGTH]))
+
+
 def test_passes_change_no_bit(model: Transformer, invariant: None, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(model, TOKENS[0], [LENGTH])
     monkeypatch.setattr(transformer, "PASS_TOKENS", 100)

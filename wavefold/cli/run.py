@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
-                        help="the same bits however tokens arrive, in one pass or one by one: released "
-                        "arithmetic on the CPU; slower prompts"
+                        help="the same bits however tokens arrive, in one pass or one by one: bfloat16 "
+                        "on the CPU's kernels; slower prompts"
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
