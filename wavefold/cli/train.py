@@ -64,12 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.train.lora import save_adapters
     from wavefold.train.objective import Objective, evaluate
     from wavefold.train.report import draw_curve, held_out_report, hours_of
+    from wavefold.train.start import check_trainable
     from wavefold.train.trainer import Trainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = recipe_of(args)
     config = config_of(str(args.init) if args.init else args.config)
+    check_trainable(config, recipe)
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     group = Group()
     text = read_text(args.data, args.out, config.vocab_size, args.init, group)

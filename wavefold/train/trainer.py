@@ -28,6 +28,7 @@ from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
+from wavefold.train.start import check_trainable
 from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
 
 NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
@@ -36,8 +37,9 @@ NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORE
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log. Losses in nats a token.
+    """One line of the log. Losses in nats a token that is learned: `loss` a target, `mtp_loss` a target two places on.
 
+    `mtp_loss` is None where the MTP module rests, and where the batch has no learned target two places on.
     `quantised` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
     of its format, the least of all processes: less than 1 means that quantisation is off. `load` is the largest load of
     an expert over the mean.
@@ -82,6 +84,7 @@ class Trainer:
             raise ValueError(
                 "expert_waves and lora_rank together are not allowed; adapters leave the experts as they are"
             )
+        check_trainable(model.config, recipe)
         waves = share_experts(model, self.group, recipe.expert_waves) if recipe.expert_waves else None
         self.masters = Masters(model, recipe.quantise)
         self.objective = Objective(model, self.masters, recipe.recompute)
@@ -144,6 +147,7 @@ class Trainer:
         attention = schedule.attention(recipe, step)
         learns = attention != "warmup"
         with_mtp = bool(self.model.mtp) and recipe.mtp_weight > 0 and step % recipe.mtp_every == 0 and learns
+        with_mtp = with_mtp and packed.num_pairs > 0
         training = TrainingPass(attention, balance=recipe.balance_weight > 0 and learns)
         if anticipated := self.anticipation.is_on(step):
             self._look_ahead(step + recipe.anticipate, attention)
