@@ -88,7 +88,7 @@ def test_the_gradient_of_the_module_does_not_depend_on_how_much_is_masked(tmp_pa
 def test_shares_add_up_to_the_batch(tmp_path: Path) -> None:
     model = new_model(CONFIG, arithmetic_of(PLAIN, torch.float32), 0)
     objective = Objective(model)
-    packed = pack(masked_documents()[:5] + [Tokens(np.array([3, 4]), np.array([False, True]))])
+    packed = pack([*masked_documents()[:5], Tokens(np.array([3, 4]), np.array([False, True]))])
     whole = float(objective(packed, True).mtp.detach())
     for size in (2, 3):
         shares = [packed.share(rank, size) for rank in range(size)]

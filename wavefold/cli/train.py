@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import functools
 import json
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         action="extend",
         metavar="KEY=VALUE",
-        help="other values for keys of the recipe, e.g. steps=100",
+        help="other values for keys of the recipe, e.g. steps=100; of a key that comes twice the last value counts",
     )
     parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
     parser.add_argument("--transformers", action="store_true", help="write the model in transformers' layout too")
@@ -129,18 +128,10 @@ def run(args: argparse.Namespace) -> int:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe file's, or the default one, with what `--set` says."""
-    from wavefold.train.recipe import Recipe, load_recipe, with_settings
+    from wavefold.train.recipe import Recipe, load_recipe
+    from wavefold.train.settings import with_settings
 
-    settings = {}
-    for setting in args.set:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} is not allowed; expected KEY=VALUE")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = value  # a plain word
-    return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), settings)
+    return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), args.set)
 
 
 def first_model(args: argparse.Namespace, config: ModelConfig, recipe: Recipe) -> Transformer:
