@@ -9,6 +9,7 @@ their strings are ordinary characters, so that nobody can write `<｜User｜>` i
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -93,6 +94,17 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Ids are below this."""
         return max(self._bytes) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, as hex, of what each id stands for and whether it is an added token.
+
+        Two files with the same fingerprint give ids the same meaning, however they are formatted.
+        """
+        digest = hashlib.sha256()
+        for id_, content in sorted(self._bytes.items()):
+            digest.update(b"%d %d %d " % (id_, id_ in self._added, len(content)) + content)
+        return digest.hexdigest()
 
     @property
     def bos_id(self) -> int:

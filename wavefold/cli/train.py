@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="'stdlib' (the shipped file list), a folder, a .txt list of files, a .jsonl of chats, a folder of token "
         "shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: before one makes chats of its docstrings (default stdlib)",
     )  # fmt: skip
+    parser.add_argument(
+        "--long-chats", choices=("refuse", "truncate", "drop"), default="refuse",
+        help="chats longer than the shortest sequence of length_stages: an error (refuse), without their earliest "
+        "turns (truncate), or left out (drop); text is cut into sequences, chats never are (default refuse)",
+    )  # fmt: skip
     parser.add_argument("--config", default="nano", help="a preset or a config.json (default nano)")
     parser.add_argument("--recipe", type=Path, help="a Python file that defines recipe = Recipe(...); it is run")
     parser.add_argument(
@@ -73,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     check_trainable(config, recipe)
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     group = Group()
-    text = read_text(args.data, args.out, config.vocab_size, args.init, group)
+    text = read_text(
+        args.data, args.out, config.vocab_size, args.init, group, schedule.shortest_seq_len(recipe), args.long_chats
+    )
     fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
     batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
     held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
