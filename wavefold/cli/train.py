@@ -65,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.train.batches import Batches, fixed_batches
     from wavefold.train.export import export
     from wavefold.train.fim import FillInMiddle
+    from wavefold.train.kept_delta import kept_products, kept_report
     from wavefold.train.lora import save_adapters
     from wavefold.train.objective import Objective, evaluate
+    from wavefold.train.peft_layout import save_peft
     from wavefold.train.report import draw_curve, held_out_report, hours_of
     from wavefold.train.start import check_trainable
     from wavefold.train.trainer import Trainer
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     with Reporter(recipe, trainer.step, args.out) if group.first else nullcontext(lambda progress: None) as reporter:
         trained = trainer.run(reporter)
     tensors = trainer.exported()
+    whole = trainer.shards.gathered() if recipe.lora_rank else {}
     group.leave()
     if not group.first:
         return 0
@@ -103,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
     export(config, tensors, model_dir)
     text.tokenizer.save(model_dir)
     if recipe.lora_rank:
-        save_adapters(model, args.out / "adapters.safetensors")
+        save_adapters(model, whole, args.out / "adapters.safetensors")
+        save_peft(model, whole, args.out / "adapter", recipe, str(args.init))
     exported = load(model_dir, model.arithmetic.name, model.arithmetic.dtype)
     if args.transformers:
         save_transformers(exported, args.out / "transformers")
@@ -120,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         "hours": hours_of(args.out / "log.jsonl"), "processes": group.size, "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }  # fmt: skip
+    if recipe.lora_rank:
+        facts["adapters"] = kept_report(kept_products(trainer.masters, whole))
     if text.held_out_text:
         report = held_out_report(nats / tokens, tokens, text.held_out_text)
         facts |= dataclasses.asdict(report)

@@ -24,6 +24,7 @@ from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
 from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
+from wavefold.train.kept_delta import kept_products, kept_share
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
@@ -42,7 +43,8 @@ class Progress:
     `mtp_loss` is None where the MTP module rests, and where the batch has no learned target two places on.
     `quantised` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
     of its format, the least of all processes: less than 1 means that quantisation is off. `load` is the largest load of
-    an expert over the mean.
+    an expert over the mean. `adapters_kept` is the share of the adapters' delta that the base's format keeps
+    (`kept_delta`), at steps of an evaluation; None at others, and without adapters.
     """
 
     step: int
@@ -58,6 +60,7 @@ class Progress:
     load: float
     tokens: int
     seq_len: int
+    adapters_kept: float | None
     tokens_per_s: float
     held_out: float | None = None
 
@@ -184,7 +187,15 @@ class Trainer:
             ),
             "tokens": len(packed.tokens),
             "seq_len": max(packed.lengths),
+            "adapters_kept": self._adapters_kept(step + 1),
         }
+
+    def _adapters_kept(self, step: int) -> float | None:
+        """What the log says of the adapters after `step` steps. All processes call it."""
+        recipe = self.recipe
+        if not recipe.lora_rank or (step != recipe.steps and step % recipe.eval_every):
+            return None
+        return kept_share(kept_products(self.masters, self.shards.gathered()))
 
     def _backward(
         self, packed: PackedBatch, with_mtp: bool, training: TrainingPass
