@@ -52,6 +52,8 @@ def test_a_value_has_its_fields_type(setting: str, value: object) -> None:
         ("seed=1.5", r"seed = '1\.5' is not allowed; expected an integer"),
         ("seed=-1", "seed = -1 is not allowed; expected a positive number or 0"),
         ("seed=9223372036854775808", "below 2\\^63"),
+        ("batch_tokens=2147483648", "batch_tokens = 2147483648 is not allowed; expected an integer below 2\\^31"),
+        ("peak_lr=1e300", "peak_lr = 1e\\+300 is not allowed"),
         ("steps=true", "steps = 'true' is not allowed; expected an integer"),
         ("steps=", "steps = '' is not allowed"),
         ("steps=inf", "steps = 'inf' is not allowed"),

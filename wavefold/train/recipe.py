@@ -15,8 +15,8 @@ Activations = Literal["exact", "released"]
 WORDS = {"quantise": Quantise, "optimizer": Optimizer, "activations": Activations}
 POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "eval_every", "save_every"}
 
-LIMIT = 2**63
-"""Integers are below this: what a random generator takes as its seed."""
+LIMIT, SEED_LIMIT = 2**31, 2**63
+"""Numbers are below the first; a seed, which a random generator takes, below the second."""
 WARMUP_MOST, WARMUP_SHARE, DECAY_SHARE = 100, 25, 2
 """A run that does not say otherwise warms up for one step in 25, 100 at most, and decays over its second half."""
 
@@ -172,9 +172,10 @@ def _require(condition: bool, key: str, value: object, allowed: str) -> None:
 def _check_type(key: str, kind: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "int":
-        _require(type(value) is int and value < LIMIT, key, value, "an integer below 2^63")
+        limit, power = (SEED_LIMIT, 63) if key == "seed" else (LIMIT, 31)
+        _require(type(value) is int and value < limit, key, value, f"an integer below 2^{power}")
     elif kind == "float":
-        _require(number and abs(value) < LIMIT and math.isfinite(value), key, value, "a number below 2^63")
+        _require(number and abs(value) < LIMIT and math.isfinite(value), key, value, "a number below 2^31")
     elif kind == "bool":
         _require(isinstance(value, bool), key, value, "True or False")
     elif kind == "word":
