@@ -149,7 +149,7 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
         assign(merged, Masters(model).export())
         unmerged = base_of(dtype)
         apply_adapters(unmerged, tmp_path / "adapters.safetensors")
-        one, two, plain = (logits(each, tokens) for each in (merged, unmerged, base_of(dtype)))
+        one, two, plain = (logits(m, tokens) for m in (merged, unmerged, base_of(dtype)))
         error, effect = rms(one - two) / rms(two), rms(plain - two) / rms(two)
         assert effect > 1e-2 and (error < 1e-5) == equal
         for name, module in model.named_modules():
@@ -190,10 +190,10 @@ def test_peft_on_transformers_computes_what_our_unmerged_adapter_does(
     loaded = {name for name, _ in wrapped.named_parameters() if "lora_" in name}
     assert len(loaded) == 2 * 7 * CONFIG.num_hidden_layers  # attention's four and the shared expert's three, no more
     with torch.no_grad():
-        theirs = wrapped(tokens).logits
+        peft_value = wrapped(tokens).logits
     apply_adapters(ours, tmp_path / "adapters.safetensors")
     value = logits(ours, tokens)
-    assert rms(theirs - value) / rms(value) < 1e-4
+    assert rms(peft_value - value) / rms(value) < 1e-4
     assert rms(plain - value) / rms(value) > 1e-2  # the adapter does something
 
 

@@ -62,7 +62,10 @@ def test_long_chats_are_refused_by_count_with_the_ways_out() -> None:
         fit_chats([named(SHORT, LONG, LAST_LONG), named(SHORT)], ENCODE, 60, "refuse", "chats.jsonl")
     message = str(caught.value)
     assert "chats.jsonl: 2 of 4 chats are longer than a sequence" in message
-    assert "the longest, chats.jsonl:3, has 524 tokens; 61 fit: seq_len = 60" in message
+    assert (
+        "the longest, chats.jsonl:3, has 524 tokens; seq_len = 60, the shortest of length_stages, has room for 61"
+        in message
+    )
     assert "--long-chats truncate" in message and "--long-chats drop" in message and "length_stages" in message
 
 

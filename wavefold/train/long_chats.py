@@ -51,7 +51,7 @@ def fit_chats(
     if not long.any():
         return whole
     names = [name for part in whole for name, _ in part]
-    count = _count(lengths, long, "chats", source, seq_len, names[int(lengths.argmax())])
+    count = _count(lengths, long, "chats", source, seq_len, f", {names[int(lengths.argmax())]},")
     if policy == "refuse":
         raise ValueError(f"{count}; {_ways_out('truncate', 'drop')}")
     shortened = 0
@@ -85,7 +85,7 @@ def fit_documents(
     long = masked & (lengths > seq_len + 1)
     if not long.any():
         return list(parts)
-    count = _count(lengths, long, "documents", source, seq_len, "one")
+    count = _count(lengths, long, "documents", source, seq_len)
     if policy != "drop":
         reason = " (token shards have no turns to truncate by)" if policy == "truncate" else ""
         raise ValueError(f"{count} and not learned whole; {_ways_out('drop')}{reason}")
@@ -121,11 +121,11 @@ def _require_documents(kept: Sequence[Sequence[object]], count: str) -> None:
             raise ValueError(f"{count}, and none is left {purpose}; {_ways_out()}")
 
 
-def _count(lengths: np.ndarray, long: np.ndarray, noun: str, source: str, seq_len: int, longest: str) -> str:
+def _count(lengths: np.ndarray, long: np.ndarray, noun: str, source: str, seq_len: int, longest: str = "") -> str:
     return (
-        f"{source}: {int(long.sum())} of {len(long)} {noun} are longer than a sequence (the longest, {longest}, has "
-        f"{int(lengths[long].max())} tokens; {seq_len + 1} fit: seq_len = {seq_len}, the shortest of length_stages, "
-        "and a last target)"
+        f"{source}: {int(long.sum())} of {len(long)} {noun} are longer than a sequence (the longest{longest} has "
+        f"{int(lengths[long].max())} tokens; seq_len = {seq_len}, the shortest of length_stages, has room for "
+        f"{seq_len + 1})"
     )
 
 
