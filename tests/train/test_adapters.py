@@ -154,8 +154,8 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
         assert effect > 1e-2 and (error < 1e-5) == equal
         for name, module in model.named_modules():
             if isinstance(module, Linear) and "lora_a" in module._parameters:
-                own = {key: parameters.get(f"{name}.{key}") for key in ("weight", "scale", "lora_a", "lora_b")}
-                torch.testing.assert_close(unmerged.get_submodule(name).weight, adapted(module, own))
+                parts = {key: parameters.get(f"{name}.{key}") for key in ("weight", "scale", "lora_a", "lora_b")}
+                torch.testing.assert_close(unmerged.get_submodule(name).weight, adapted(module, parts))
 
 
 def test_adapters_of_another_model_are_refused(tmp_path: Path) -> None:
