@@ -93,7 +93,7 @@ def test_adapters_leave_the_rest_of_the_model_byte_for_byte(config_file, tmp_pat
 def test_chats_and_token_shards_train_a_model_that_is_there(config_file, tmp_path, capsys):
     out = tmp_path / "out"
     assert train(config_file, write_corpus(tmp_path / "corpus"), out) == 0
-    chats = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}! " * 90}] for i in range(40)]
+    chats = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}! " * 20}] for i in range(40)]
     lines = [json.dumps({"messages": chat}) for chat in chats]
     (tmp_path / "chats.jsonl").write_text("\n".join(lines))
     tokenizer = Tokenizer.load(out / "model")

@@ -106,7 +106,7 @@ def test_only_answers_are_learned():
     assert tokens.ids[0] == tokenizer.bos_id and packed.num_targets == 12
 
 
-def test_long_chats_are_learned_in_pieces_that_hold_answers():
+def test_pieces_of_masked_documents_are_kept_where_something_is_learned():
     """A piece of a question alone is left out; each answer is learned once an epoch."""
     tokenizer = byte_tokenizer()
     long = {"role": "user", "content": "x" * 1000}

@@ -163,7 +163,7 @@ def test_a_run_can_be_told_to_ask(tmp_path: Path) -> None:
         (tmp_path / f"m{number}.py").write_text(
             f'def f{number}(x):\n    """Add {number}."""\n    return x + {number}\n'
         )
-    text = read_text(f"instruct:{tmp_path}", tmp_path, 400, DEFAULT_MODEL, Group())
+    text = read_text(f"instruct:{tmp_path}", tmp_path, 3072, DEFAULT_MODEL, Group(), 1024)
     assert len(text.train) + len(text.held_out) == 90 and not text.held_out_text
     pieces = Batches(text.train, 0, lambda step: (64, 512))(0)
     learned = pieces.targets[pieces.targets != IGNORED]

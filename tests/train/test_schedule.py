@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from wavefold.train import schedule
-from wavefold.train.recipe import Recipe, load_recipe, with_settings
+from wavefold.train.recipe import Recipe, load_recipe
+from wavefold.train.settings import with_settings
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_a_tenth() -> None:
@@ -68,7 +69,7 @@ def test_recipe_names_what_is_wrong(key: str, value: object, message: str) -> No
 
 def test_unknown_keys_are_named_with_the_known_ones(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"recipe key 'stepps' is not known; expected one of .*\bsteps\b"):
-        with_settings(Recipe(), {"stepps": 3})
+        with_settings(Recipe(), ["stepps=3"])
     file = tmp_path / "mine.py"
     file.write_text("from wavefold.train.recipe import Recipe\nrecipe = Recipe(stepps=3)\n")
     with pytest.raises(ValueError, match=r"mine.py: .*stepps.*keys are steps"):

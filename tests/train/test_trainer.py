@@ -56,7 +56,9 @@ def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backe
     """Masters with simulated quantisation and the packed model, in the arithmetic of training: to the last bit."""
     dtype, activations = ARITHMETICS[arithmetic]
     with ops.using_backend(backend):
-        trainer = tiny_trainer(corpus, tmp_path / "out", dtype, replace(RECIPE, steps=4, activations=activations))
+        trainer = tiny_trainer(
+            corpus, tmp_path / "out", dtype, replace(RECIPE, steps=4, decay_steps=2, activations=activations)
+        )
         trainer.run()
         export(CONFIG, trainer.exported(), tmp_path / "model")
         model = load(tmp_path / "model", activations, dtype)
@@ -214,7 +216,9 @@ def test_a_spike_before_the_first_state_goes_back_to_the_first_weights(corpus, t
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 33))
     assert [line["step"] for line in log if line["anticipated"]] == list(range(1, 30))
-    undisturbed = tiny_trainer(corpus, tmp_path / "other", recipe=replace(recipe, steps=1, anticipate=0))
+    undisturbed = tiny_trainer(
+        corpus, tmp_path / "other", recipe=replace(recipe, steps=1, anticipate=0, warmup=0, decay_steps=0)
+    )
     undisturbed.run()
     assert log[0]["loss"] == curve(tmp_path / "other")[0][1]  # the first weights, and the first batch
 
@@ -256,7 +260,7 @@ def test_quantisation_that_is_off_is_refused(corpus, tmp_path, monkeypatch):
 def test_every_line_of_the_log_says_whether_quantisation_is_on(corpus, tmp_path):
     for quantise, low, high in (("fp4", 1, 1), ("none", 0, 0.2)):
         out = tmp_path / quantise
-        tiny_trainer(corpus, out, recipe=replace(RECIPE, quantise=quantise, steps=3)).run()
+        tiny_trainer(corpus, out, recipe=replace(RECIPE, quantise=quantise, steps=3, decay_steps=1)).run()
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert all(low <= line["quantised"] <= high for line in lines)
 

@@ -143,7 +143,7 @@ class KVRecord(PackedRecord):
             codes = stored[..., : self.nope_dim].view(torch.float8_e4m3fn)
             scale = stored[..., self._scales_at : self._end]
             rows[..., : self.nope_dim] = quant.dequantize_rows(codes, scale, KV_BLOCK)
-        rope = stored[..., self.nope_dim : self._scales_at].contiguous()
+        rope = stored[..., self.nope_dim : self._scales_at].clone()  # one row alone may lie at an odd byte
         rows[..., self.nope_dim :] = rope.view(torch.bfloat16)
         return rows
 

@@ -96,14 +96,20 @@ class Tokenizer:
             write_text(Path(folder) / name, text)
 
     @property
-    def sha256(self) -> str:
-        """The hash of its file, which tells it from every other tokenizer."""
-        return hashlib.sha256(self._text.encode()).hexdigest()
-
-    @property
     def vocab_size(self) -> int:
         """Ids are below this."""
         return max(self._bytes) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, as hex, of what each id stands for and whether it is an added token.
+
+        Two files with the same fingerprint give ids the same meaning, however they are formatted.
+        """
+        digest = hashlib.sha256()
+        for id_, content in sorted(self._bytes.items()):
+            digest.update(b"%d %d %d " % (id_, id_ in self._added, len(content)) + content)
+        return digest.hexdigest()
 
     @property
     def bos_id(self) -> int:

@@ -116,6 +116,6 @@ def check_batch_invariant(model: Transformer) -> None:
     """Raises ValueError unless the CPU kernels compute: what torch multiplies may depend on the batch."""
     if not ops.kernels_run(model.arithmetic.dtype, model.device):
         raise ValueError(
-            "--batch-invariant holds for the CPU kernels alone, which compute in bfloat16; expected --dtype bfloat16 on "
-            "the CPU, and an installation with the kernels"
+            "--batch-invariant holds for the CPU kernels alone, which compute in bfloat16; expected --dtype bfloat16 "
+            "on the CPU, and an installation with the kernels"
         )

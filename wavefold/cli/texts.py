@@ -6,11 +6,13 @@
     instruct: and a source    the same; chats are made of the docstrings in its Python files
     token shards              the first model's: the shards' ids are its
 
-Of chats the answers are learned, of everything else all.
+Of chats the answers are learned, of everything else all. Chats longer than a sequence are never cut (`long_chats`), and
+every id is compared with the model's vocabulary (`vocabulary`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,13 @@ from typing import Any
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
 from wavefold.parallel.group import Group
-from wavefold.train.batches import Documents, InMemory
-from wavefold.train.chat_data import chat_tokens
+from wavefold.train.batches import Documents, InMemory, as_tokens
 from wavefold.train.corpus import Corpus, Document, load_corpus
 from wavefold.train.identity import of_documents, of_shards
 from wavefold.train.instruct import instruct_chats
+from wavefold.train.long_chats import LongChats, fit_chats, fit_documents
 from wavefold.train.shards import TokenShards, is_shards, split_shards
+from wavefold.train.vocabulary import check_ids, check_shards
 
 INSTRUCT = "instruct:"
 
@@ -41,18 +44,29 @@ class Text:
     held_out_text: tuple[Document, ...] = ()
 
 
-def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group: Group, anew: bool = False) -> Text:
+def read_text(
+    source: str,
+    out: Path,
+    vocab_size: int,
+    init: Path | None,
+    group: Group,
+    seq_len: int,
+    long_chats: LongChats = "refuse",
+    anew: bool = False,
+) -> Text:
     """The corpus `source` (see `corpus.load_corpus`, or a folder of token shards) of a run in `out`.
 
+    `seq_len`: tokens of the shortest sequences of the run; chats that are longer are treated as `long_chats` says.
     `anew`: a tokenizer in `out` is of no run that goes on, and another is trained in its place. Raises ValueError for
-    what cannot be read, and for token shards without a model whose ids they are.
+    what cannot be read, for token shards without a model whose ids they are, and for ids that are not the model's.
     """
     if is_shards(Path(source)):
         if init is None:
             raise ValueError(f"{source}: token shards are ids of a model's tokenizer; give the model with --init")
-        shards = TokenShards(Path(source))
-        train, held_out = split_shards(shards)
-        return Text(train, held_out, Tokenizer.load(init), of_shards(shards))
+        shards, tokenizer = TokenShards(Path(source)), Tokenizer.load(init)
+        check_shards(shards, tokenizer.fingerprint, tokenizer.vocab_size, vocab_size)
+        train, held_out = fit_documents(split_shards(shards), seq_len, long_chats, source, group.first)
+        return Text(train, held_out, tokenizer, of_shards(shards))
     corpus = load_corpus(source.removeprefix(INSTRUCT))
     if source.startswith(INSTRUCT):
         corpus = _asked_about(corpus)
@@ -63,8 +77,16 @@ def read_text(source: str, out: Path, vocab_size: int, init: Path | None, group:
             train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
         group.wait()
         tokenizer = Tokenizer.load(out)
-    train, held_out = (_documents(tokenizer, part) for part in (corpus.train, corpus.held_out))
+    parts = (corpus.train, corpus.held_out)
     chats = any(d.messages for d in corpus.held_out)
+    if chats:
+        encode = functools.partial(encode_chat, tokenizer)
+        named = fit_chats(parts, encode, seq_len, long_chats, source, group.first)
+    else:
+        named = [[(d.name, as_tokens(tokenizer.encode_document(d.text))) for d in part] for part in parts]
+    for part in named:
+        check_ids(part, vocab_size)
+    train, held_out = (InMemory(tokens for _, tokens in part) for part in named)
     identity = of_documents(corpus.train, corpus.held_out)
     return Text(train, held_out, tokenizer, identity, () if chats else corpus.held_out)
 
@@ -80,9 +102,3 @@ def _asked_about(corpus: Corpus) -> Corpus:
         )
 
     return Corpus(f"{INSTRUCT}{corpus.name}", chats(corpus.train), chats(corpus.held_out))
-
-
-def _documents(tokenizer: Tokenizer, documents: Sequence[Document]) -> Documents:
-    if any(d.messages for d in documents):
-        return InMemory(chat_tokens([d.messages for d in documents], lambda chat: encode_chat(tokenizer, chat)))
-    return InMemory([tokenizer.encode_document(d.text) for d in documents])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import sys
 from pathlib import Path
@@ -26,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="'stdlib' (the shipped file list), a folder, a .txt list of files, a .jsonl of chats, a folder of token "
         "shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: before one makes chats of its docstrings (default stdlib)",
     )  # fmt: skip
+    parser.add_argument(
+        "--long-chats", choices=("refuse", "truncate", "drop"), default="refuse",
+        help="chats longer than the shortest sequence of length_stages: an error (refuse), without their earliest "
+        "turns (truncate), or left out (drop); text is cut into sequences, chats never are (default refuse)",
+    )  # fmt: skip
     parser.add_argument("--config", default="nano", help="a preset or a config.json (default nano)")
     parser.add_argument("--recipe", type=Path, help="a Python file that defines recipe = Recipe(...); it is run")
     parser.add_argument(
@@ -34,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         action="extend",
         metavar="KEY=VALUE",
-        help="other values for keys of the recipe, e.g. steps=100",
+        help="other values for keys of the recipe, e.g. steps=100; of a key that comes twice the last value counts",
     )
     parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
     parser.add_argument(
@@ -64,25 +68,17 @@ def run(args: argparse.Namespace) -> int:
     options = training.Options(
         out=args.out, data=args.data, config=config_of(str(args.init) if args.init else args.config),
         recipe=dataclasses.replace(recipe, steps=recipe.steps + args.extend), dtype=args.dtype, init=args.init,
-        transformers=args.transformers, extend=args.extend, force_data=args.force_data,
+        transformers=args.transformers, extend=args.extend, force_data=args.force_data, long_chats=args.long_chats,
     )  # fmt: skip
     return training.run(options, lambda first: Reporter(options.recipe, first, args.out))
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe file's, or the default one, with what `--set` says."""
-    from wavefold.train.recipe import Recipe, load_recipe, with_settings
+    from wavefold.train.recipe import Recipe, load_recipe
+    from wavefold.train.settings import with_settings
 
-    settings = {}
-    for setting in args.set:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} is not allowed; expected KEY=VALUE")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = value  # a plain word
-    return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), settings)
+    return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), args.set)
 
 
 class Reporter:

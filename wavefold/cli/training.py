@@ -33,11 +33,14 @@ from wavefold.train.batches import Batches, PackedBatch, fixed_batches
 from wavefold.train.export import export, origin_of
 from wavefold.train.fim import FillInMiddle
 from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of, identity_of
+from wavefold.train.kept_delta import kept_products, kept_report
+from wavefold.train.long_chats import LongChats
 from wavefold.train.lora import add_adapters, save_adapters
 from wavefold.train.objective import Objective, evaluate
+from wavefold.train.peft_layout import save_peft
 from wavefold.train.report import draw_curve, held_out_report, hours_of
 from wavefold.train.room import check_training
-from wavefold.train.start import arithmetic_of, model_from, new_model
+from wavefold.train.start import arithmetic_of, check_trainable, model_from, new_model
 from wavefold.train.state import newest_state, sweep_states
 from wavefold.train.trainer import Progress, Trainer
 
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from wavefold.train.recipe import Recipe
 
 REPORT = "report.json"
+WRITTEN = ("model", "adapter", "transformers", "tokenizer.json", "tokenizer_config.json", "log.jsonl", REPORT)
+"""What a run writes into OUT in one step each."""
 Reporting = Callable[[int], AbstractContextManager[Callable[[Progress], None]]]
 """From the step that a run begins at to what is called after each step."""
 
@@ -63,6 +68,7 @@ class Options:
     transformers: bool = False
     extend: int = 0
     force_data: bool = False
+    long_chats: LongChats = "refuse"
 
 
 def run(options: Options, reporting: Reporting) -> int:
@@ -70,13 +76,22 @@ def run(options: Options, reporting: Reporting) -> int:
 
     Raises ValueError for what cannot be, before anything in OUT is changed.
     """
+    check_trainable(options.config, options.recipe)
     group = Group()
     check_training(options.config, options.recipe, getattr(torch, options.dtype), group.size)
     options.out.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_process(options.out, group):
         if group.first:
             sweep_states(options.out / "state")
-            for name in ("model", "transformers", REPORT, "tokenizer.json", "tokenizer_config.json", "log.jsonl"):
+            for name in (
+                "model",
+                "adapter",
+                "transformers",
+                REPORT,
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "log.jsonl",
+            ):
                 sweep(options.out / name)
         group.wait()
         return _run(options, group, reporting)
@@ -85,7 +100,10 @@ def run(options: Options, reporting: Reporting) -> int:
 def _run(options: Options, group: Group, reporting: Reporting) -> int:
     out, recipe = options.out, options.recipe
     state = newest_state(out / "state")
-    text = read_text(options.data, out, options.config.vocab_size, options.init, group, anew=state is None)
+    text = read_text(
+        options.data, out, options.config.vocab_size, options.init, group, schedule.shortest_seq_len(recipe),
+        options.long_chats, anew=state is None,
+    )  # fmt: skip
     run_identity = _identity(options, text)
     if group.size > 1:
         check_alike({part: json.dumps(value) for part, value in run_identity.items()})
@@ -111,10 +129,12 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
     with reporting(trainer.step) if group.first else contextlib.nullcontext(lambda progress: None) as reporter:
         trained = trainer.run(reporter)
     tensors = trainer.exported()
+    whole = trainer.shards.gathered() if recipe.lora_rank else {}
     group.leave()
     if group.first:
         _export(options, text, model, tensors)
-        _report(options, text, model, held_out, trained, group.size, run_identity)
+        adapters = _save_adapters(options, trainer, whole) if recipe.lora_rank else {}
+        _report(options, text, model, held_out, trained, group.size, run_identity, adapters)
     return 0
 
 
@@ -141,8 +161,8 @@ def _identity(options: Options, text: Text) -> Identity:
     """What the run is, for its states."""
     weights = None if options.init is None else identity(fingerprint(options.init))
     return identity_of(
-        options.recipe, data=text.identity, tokenizer=text.tokenizer.sha256, init=weights,
-        config=options.config.to_dict(), dtype=options.dtype,
+        options.recipe, data=text.identity, tokenizer=text.tokenizer.fingerprint, init=weights,
+        config=options.config.to_dict(), dtype=options.dtype, long_chats=options.long_chats,
     )  # fmt: skip
 
 
@@ -169,19 +189,24 @@ def _first_model(options: Options) -> Transformer:
 
 
 def _export(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor]) -> None:
-    """Write the model, and its adapters where it has some."""
+    """Write the model."""
     out = options.out
     origin = origin_of(model.config, options.init)
     export(model.config, tensors, out / "model", origin, lambda folder: text.tokenizer.save(folder))
-    if options.recipe.lora_rank:
-        save_adapters(model, out / "adapters.safetensors")
     if options.transformers:
         save_transformers(load(out / "model"), out / "transformers")
 
 
+def _save_adapters(options: Options, trainer: Trainer, whole: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write the adapters alone, in our layout and in PEFT's; what the report says of them."""
+    save_adapters(trainer.model, whole, options.out / "adapters.safetensors")
+    save_peft(trainer.model, whole, options.out / "adapter", options.recipe, str(options.init))
+    return {"adapters": kept_report(kept_products(trainer.masters, whole))}
+
+
 def _report(
     options: Options, text: Text, model: Transformer, held_out: list[PackedBatch], trained: float, size: int,
-    run_identity: Identity,
+    run_identity: Identity, adapters: dict[str, Any],
 ) -> None:  # fmt: skip
     """Evaluate the export, hold it against what was trained, and write the report, which ends the run."""
     out, recipe = options.out, options.recipe
@@ -196,7 +221,7 @@ def _report(
     facts: dict[str, Any] = {
         "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),
         "hours": hours_of(out / "log.jsonl"), "processes": size, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "run": digest_of(run_identity),
+        "torch": torch.__version__, "run": digest_of(run_identity), **adapters,
     }  # fmt: skip
     if text.held_out_text:
         report = held_out_report(nats / tokens, tokens, text.held_out_text)

@@ -102,7 +102,11 @@ class Transformer(HyperConnected):
         return self.run_blocks(batch), batch
 
     def mtp_logits(self, tokens: Tensor) -> Tensor:
-        """tokens [B, S] -> the MTP module's logits [B, S - 1, vocab]: row i knows tokens to i + 1, predicts i + 2."""
+        """tokens [B, S] int64 -> logits of MTP depth 1 [B, S - 1, vocab] float32, from the first MTP module.
+
+        Row i knows the tokens up to i + 1 and predicts token i + 2. Further modules (num_nextn_predict_layers > 1) are
+        loaded and not run: no released code says what they read. Raises ValueError without a module, or for S < 2.
+        """
         if not self.mtp:
             raise ValueError(
                 "this model has no MTP module (num_nextn_predict_layers = 0, or its tensors are not in the files)"

@@ -116,8 +116,9 @@ class PackedBatch:
 
     @property
     def num_pairs(self) -> int:
-        """Tokens that have a target two places on, in their sequence."""
-        return sum(n - 1 for n in self.lengths)
+        """Targets two places on that are learned: those of a sequence but its first. The MTP loss is their mean."""
+        firsts = torch.tensor((0, *self.lengths)).cumsum(0)[:-1]
+        return self.num_targets - int((self.targets[firsts] != IGNORED).sum())
 
     def share(self, rank: int, size: int) -> PackedBatch:
         """One of `size` parts of about equal length, whole sequences each; a part may be empty."""

@@ -20,7 +20,7 @@ from wavefold import quant
 from wavefold.model import Transformer
 from wavefold.model.expert_store import routed_expert
 from wavefold.model.parameters import Linear
-from wavefold.train.lora import adapted
+from wavefold.train.lora import adapted, has_adapter
 
 QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
 
@@ -54,7 +54,8 @@ def rounded(weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
 class Masters:
     """A model's float32 parameters, which are trained, and how each is stored in an export.
 
-    Weights that are held packed (a checkpoint that adapters are trained on) are used, and exported, as they are.
+    Weights that are held packed (a checkpoint that adapters are trained on) are used, and exported, as they are. Beside
+    adapters, weights that are held unpacked keep their own dtype too: a bfloat16 base stays one.
     """
 
     def __init__(self, model: Transformer, quantise: str = "fp4"):
@@ -62,14 +63,19 @@ class Masters:
         self.model, self.quantise = model, quantise
         self.forms: dict[str, str] = {}
         official = dict(Transformer(model.config).named_parameters())
+        adapts = any(isinstance(module, Linear) and has_adapter(module) for module in model.modules())
+        bf16 = torch.bfloat16
         for prefix, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 full = f"{prefix}.{name}" if prefix else name
                 if isinstance(module, Linear):
-                    if name == "weight":
+                    if name == "weight" and adapts and module.scale is None:
+                        self.forms[full] = "bf16" if parameter.dtype == bf16 else "fp32"
+                    elif name == "weight":
                         self.forms[full] = module.form
                 elif parameter.is_floating_point():
-                    self.forms[full] = "bf16" if official[full].dtype == torch.bfloat16 else "fp32"
+                    dtype = parameter.dtype if adapts else official[full].dtype
+                    self.forms[full] = "bf16" if dtype == bf16 else "fp32"
 
     def values(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
         """The parameters of a part of the model, by their names in it, as the forward pass sees them now.
@@ -120,7 +126,7 @@ class Masters:
             dot = f"{path}." if path else ""
             own = {name: parameters[dot + name] for name, _ in owner.named_parameters(recurse=False)}
             if isinstance(owner, Linear):
-                stored = self._stored(owner, own, self.forms[f"{dot}weight"])
+                stored = self.stored(owner, own, self.forms[f"{dot}weight"])
                 tensors |= {f"{dot}{name}": tensor for name, tensor in stored.items()}
                 continue
             for name, parameter in own.items():
@@ -129,7 +135,8 @@ class Masters:
         return tensors
 
     @staticmethod
-    def _stored(owner: Linear, own: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+    def stored(owner: Linear, own: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
+        """The weight, and its scale where `form` has one, that an export of a module of parameters `own` holds."""
         weight = adapted(owner, own)
         if weight is None:
             return {"weight": own["weight"].detach(), "scale": own["scale"].detach()}

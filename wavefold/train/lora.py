@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wavefold import quant
@@ -68,12 +68,40 @@ def is_adapter(name: str) -> bool:
     return name.endswith((".lora_a", ".lora_b"))
 
 
-def save_adapters(model: Transformer, path: Path) -> None:
-    """Write the adapters alone to a safetensors file, each delta being (scale B) A."""
+@torch.no_grad()
+def apply_adapters(model: Transformer, path: Path) -> None:
+    """Add the adapters of the file `path` (adapters.safetensors) to the weights of their base, `model`, unrounded.
+
+    The adapted weights become float32, decode(W) + delta, and the model computes what the adapters say: unlike the
+    merged export, whose sums are rounded to the base's format. Raises ValueError for adapters of another model.
+    """
+    tensors = load_file(path)
+    names = sorted({name.rpartition(".")[0] for name in tensors})
+    modules = dict(model.named_modules())
+    for name in names:
+        module = modules.get(name)
+        a, b = tensors.get(f"{name}.lora_a"), tensors.get(f"{name}.lora_b")
+        if not isinstance(module, Linear) or a is None or b is None:
+            raise ValueError(f"{path}: holds an adapter of {name}, which this model has not; expected its base model's")
+        if (b.shape[0], a.shape[1]) != (module.out_features, module.in_features):
+            raise ValueError(
+                f"{path}: the adapter of {name} is [{b.shape[0]}, {a.shape[1]}]; expected "
+                f"[{module.out_features}, {module.in_features}], as in its base model"
+            )
+    for name in names:
+        module = modules[name]
+        weight = quant.dequantize(module.weight, module.scale, torch.float32)  # type: ignore[arg-type]
+        delta = tensors[f"{name}.lora_b"] @ tensors[f"{name}.lora_a"]
+        module.register_parameter("weight", nn.Parameter(weight + delta, requires_grad=False))
+        module.register_parameter("scale", None)
+
+
+def save_adapters(model: Transformer, parameters: Mapping[str, Tensor], path: Path) -> None:
+    """Write the adapters alone to a safetensors file, each delta being (scale B) A. `parameters`: whole, by name."""
     tensors = {}
     for name, module in model.named_modules():
         if isinstance(module, Linear) and has_adapter(module):
-            tensors[f"{name}.lora_a"] = module._parameters["lora_a"].detach()  # type: ignore[union-attr]
-            tensors[f"{name}.lora_b"] = (module._parameters["lora_b"] * module.lora_scale).detach()  # type: ignore
+            tensors[f"{name}.lora_a"] = parameters[f"{name}.lora_a"].detach()
+            tensors[f"{name}.lora_b"] = (parameters[f"{name}.lora_b"] * module.lora_scale).detach()  # type: ignore
     save_file(tensors, path)
     path.chmod(0o600)

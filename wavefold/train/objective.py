@@ -22,7 +22,7 @@ from wavefold.model import Transformer
 from wavefold.model.batch import Batch
 from wavefold.model.mtp import MTP
 from wavefold.model.training_pass import TrainingPass
-from wavefold.train.batches import PackedBatch
+from wavefold.train.batches import IGNORED, PackedBatch
 from wavefold.train.chunked_loss import cross_entropy_sum
 from wavefold.train.fake_quant import Masters
 
@@ -51,7 +51,7 @@ class Objective(nn.Module):
         self.mtp = nn.ModuleList(_BlockPass(block, masters, f"mtp.{i}") for i, block in enumerate(model.mtp))
 
     def forward(self, packed: PackedBatch, mtp: bool, training: TrainingPass | None = None) -> Losses:
-        """The sums over `packed`; the MTP module's only if `mtp`."""
+        """The sums over `packed`; the MTP module's only if `mtp`, which all processes of a group say alike."""
         model = self.model
         values = self._own_values()
         batch = Batch.of(model.config, packed.tokens, [FreshMemory(n) for n in packed.lengths], training)
@@ -64,7 +64,7 @@ class Objective(nn.Module):
         hidden = functional_call(_Final(model), _under("model", values), (streams,))
         nats = cross_entropy_sum(hidden.to(model.arithmetic.matmul), values["head.weight"], packed.targets)
         mtp_nats = torch.zeros(())
-        if mtp and packed.num_pairs:
+        if mtp:
             mtp_nats, mtp_balance = self._mtp(packed, streams, values, training)
             balance = balance + mtp_balance
         return Losses(nats, mtp_nats, index, balance)
@@ -72,8 +72,15 @@ class Objective(nn.Module):
     def _mtp(
         self, packed: PackedBatch, streams: Tensor, values: dict[str, Tensor], training: TrainingPass | None
     ) -> tuple[Tensor, Tensor]:
-        """(nats, balance): position i, given token i + 1, predicts token i + 2, a sequence's last position nothing."""
+        """(nats, balance): position i, given token i + 1, predicts token i + 2, a sequence's last position nothing.
+
+        A share without such a position runs one token that counts nothing: the module's shards are gathered by all.
+        """
         model = self.model
+        if not (counts := max(packed.lengths) > 1):
+            packed = PackedBatch(packed.tokens[:1].repeat(2), torch.full((2,), IGNORED), (2,))
+            streams = streams[:1].repeat(2, 1, 1)
+            loads = dict(training.loads) if training else {}
         lengths = [n - 1 for n in packed.lengths if n > 1]
         keep = torch.cat([torch.arange(n) < n - 1 for n in packed.lengths])
         after = torch.cat([targets[1:] for targets in packed.targets.split(packed.lengths)])
@@ -81,8 +88,10 @@ class Objective(nn.Module):
         batch = Batch.of(model.config, following, [FreshMemory(n) for n in lengths], training)
         embedded = functional_call(model.embed, {"weight": values["embed.weight"]}, (following, model.arithmetic))
         hidden, _, balance = self._run(self.mtp[0], streams[keep], embedded, batch)
+        if training and not counts:
+            training.loads = {layer: loads.get(layer, torch.zeros_like(load)) for layer, load in training.loads.items()}
         hidden = hidden.to(model.arithmetic.matmul)
-        return cross_entropy_sum(hidden, values["head.weight"], after), balance
+        return cross_entropy_sum(hidden, values["head.weight"], after), balance * counts
 
     def _run(self, block: nn.Module, streams: Tensor, embedded: Tensor | None, batch: Batch) -> Any:
         if self.recompute and torch.is_grad_enabled():

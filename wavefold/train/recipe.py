@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import runpy
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,12 +13,21 @@ Optimizer = Literal["muon", "adamw"]
 Activations = Literal["exact", "released"]
 
 WORDS = {"quantise": Quantise, "optimizer": Optimizer, "activations": Activations}
-POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "spike", "eval_every", "save_every"}
+POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "eval_every", "save_every"}
+
+LIMIT, SEED_LIMIT = 2**31, 2**63
+"""Numbers are below the first; a seed, which a random generator takes, below the second."""
+WARMUP_MOST, WARMUP_SHARE, DECAY_SHARE = 100, 25, 2
+"""A run that does not say otherwise warms up for one step in 25, 100 at most, and decays over its second half."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults train the nano preset. Report section 4.2 has the published recipe; lengths are in tokens."""
+    """The defaults train the nano preset. Report section 4.2 has the published recipe; lengths are in tokens.
+
+    Raises ValueError, naming key, value and what is allowed, for a value of another type, one out of range, and a
+    schedule that the steps have no room for.
+    """
 
     steps: int = 2600
     length_stages: tuple[tuple[int, int], ...] = ((0, 1024),)
@@ -33,9 +42,10 @@ class Recipe:
     peak_lr: float = 1.6e-3
     final_lr: float = 0.1
     """What the last cosine ends at, times `peak_lr`."""
-    warmup: int = 100
-    decay_steps: int = 1300
-    """Steps of the last cosine; before it the rate is constant."""
+    warmup: int | None = None
+    """Steps of the first, linear rise (None: one in 25 of `steps`, 100 at most)."""
+    decay_steps: int | None = None
+    """Steps of the last cosine; before it the rate is constant (None: half of `steps`)."""
     weight_decay: float = 0.1
     momentum: float = 0.95
     clip: float = 1.0
@@ -79,29 +89,113 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name in WORDS or name in ("length_stages", "recompute"):
+        if isinstance(self.length_stages, list | tuple):  # a list, as in a file of JSON, is the same
+            stages = tuple(tuple(s) if isinstance(s, list) else s for s in self.length_stages)
+            object.__setattr__(self, "length_stages", stages)
+        for key, kind in KINDS.items():
+            value = getattr(self, key)
+            if value is None and key in SHARES:
                 continue
-            if not isinstance(value, int | float) or not value >= 0 or (value == 0 and name in POSITIVE):
-                raise ValueError(f"{name} = {value!r} is not allowed; expected a positive number")
-        for name, allowed in WORDS.items():
-            if getattr(self, name) not in get_args(allowed):
-                expected = " or ".join(map(repr, get_args(allowed)))
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not allowed; expected {expected}")
-        firsts = [first for first, _ in self.length_stages]
-        if not firsts or firsts[0] != 0 or firsts != sorted(set(firsts)) or min(n for _, n in self.length_stages) < 1:
-            raise ValueError(
-                f"length_stages = {self.length_stages} is not allowed; expected (first step, tokens) in ascending "
-                "order, the first from step 0"
-            )
+            _check_type(key, kind, value)
+        _check_stages(self.length_stages, self.steps)
+        for key, upper in UPPER.items():
+            _require(getattr(self, key) <= upper, key, getattr(self, key), f"a number from 0 to {upper}")
+        _require(self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
+        _require(self.spike > 1, "spike", self.spike, "a number above 1")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        steps = self.steps
+        if self.warmup:
+            _require(self.warmup < steps, "warmup", self.warmup, f"fewer than steps = {steps}")
+        if self.decay_steps:
+            _require(
+                self.num_warmup + self.decay_steps <= steps, "decay_steps", self.decay_steps,
+                f"at most {steps - self.num_warmup}: steps = {steps} without warmup = {self.num_warmup}",
+            )  # fmt: skip
+        _require(self.dense_steps <= steps, "dense_steps", self.dense_steps, f"at most steps = {steps}")
+        _require(
+            self.dense_steps + self.indexer_warmup <= steps, "indexer_warmup", self.indexer_warmup,
+            f"at most {steps - self.dense_steps}: steps = {steps} without dense_steps = {self.dense_steps}",
+        )  # fmt: skip
+        if self.quantise_from:
+            _require(self.quantise_from < steps, "quantise_from", self.quantise_from, f"fewer than steps = {steps}")
+        _require(self.batch_ramp <= steps, "batch_ramp", self.batch_ramp, f"at most steps = {steps}")
+        _require(
+            self.batch_first <= self.batch_tokens, "batch_first", self.batch_first,
+            f"at most batch_tokens = {self.batch_tokens}",
+        )  # fmt: skip
+
+    @property
+    def num_warmup(self) -> int:
+        """Steps of the warm-up: `warmup`, or its share of the run, less where `decay_steps` leaves no room."""
+        if self.warmup is not None:
+            return self.warmup
+        return max(0, min(WARMUP_MOST, self.steps // WARMUP_SHARE, self.steps - (self.decay_steps or 0)))
+
+    @property
+    def num_decay(self) -> int:
+        """Steps of the last cosine: `decay_steps`, or its share of the run, less where the warm-up leaves no room."""
+        if self.decay_steps is not None:
+            return self.decay_steps
+        return min(self.steps // DECAY_SHARE, self.steps - self.num_warmup)
 
 
-def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """`recipe` with other values for some keys. Raises ValueError for a key that it does not have."""
-    known = {f.name for f in fields(Recipe)}
-    if unknown := sorted(set(settings) - known):
-        raise ValueError(f"recipe key {unknown[0]!r} is not known; expected one of {', '.join(sorted(known))}")
-    return replace(recipe, **settings)
+SHARES = {"warmup", "decay_steps"}
+"""None is their share of the run."""
+UPPER = {"final_lr": 1, "fim_rate": 1, "weight_decay": 1}
+KINDS = {
+    f.name: "word" if f.name in WORDS else {"tuple[tuple[int, int], ...]": "stages", "int | None": "int"}.get(
+        str(f.type), str(f.type)
+    )
+    for f in fields(Recipe)
+}  # fmt: skip
+"""Of each key what its values are: int, float, bool, word, stages."""
+
+
+def allowed_words(key: str) -> tuple[str, ...]:
+    """The values of a key whose kind is "word"."""
+    return get_args(WORDS[key])
+
+
+def shown(value: object) -> str:
+    """A value in a message: its first characters, however long it is."""
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} = {shown(value)} is not allowed; expected {allowed}")
+
+
+def _check_type(key: str, kind: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "int":
+        limit, power = (SEED_LIMIT, 63) if key == "seed" else (LIMIT, 31)
+        _require(type(value) is int and value < limit, key, value, f"an integer below 2^{power}")
+    elif kind == "float":
+        _require(number and abs(value) < LIMIT and math.isfinite(value), key, value, "a number below 2^31")
+    elif kind == "bool":
+        _require(isinstance(value, bool), key, value, "True or False")
+    elif kind == "word":
+        _require(value in allowed_words(key), key, value, " or ".join(map(repr, allowed_words(key))))
+    if kind in ("int", "float"):
+        _require(value > 0 or (value == 0 and key not in POSITIVE), key, value,
+                 "a positive number" if key in POSITIVE else "a positive number or 0")  # fmt: skip
+
+
+def _check_stages(stages: Any, steps: int) -> None:
+    key = "length_stages"
+    pairs = isinstance(stages, tuple) and all(isinstance(s, tuple) and len(s) == 2 for s in stages)
+    fits = pairs and all(type(number) is int and number < LIMIT for stage in stages for number in stage)
+    _require(fits, key, stages, "((first step, tokens), ...) of integers")
+    firsts = [first for first, _ in stages]
+    _require(
+        bool(firsts) and firsts[0] == 0 and firsts == sorted(set(firsts)) and min(n for _, n in stages) >= 1,
+        key, stages, "(first step, tokens) in ascending order, the first from step 0",
+    )  # fmt: skip
+    _require(firsts[-1] < steps, key, stages, f"stages that begin before steps = {steps}; one begins at {firsts[-1]}")
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -19,9 +19,9 @@ from wavefold.train.recipe import Quantise, Recipe
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, constant, then a cosine to `final_lr` times the peak over the last `decay_steps`."""
-    if step < recipe.warmup:
-        return recipe.peak_lr * (step + 1) / recipe.warmup
-    progress = (step - decay_start(recipe)) / max(1, recipe.decay_steps)
+    if step < recipe.num_warmup:
+        return recipe.peak_lr * (step + 1) / recipe.num_warmup
+    progress = (step - decay_start(recipe)) / max(1, recipe.num_decay)
     if progress <= 0:
         return recipe.peak_lr
     low = recipe.final_lr
@@ -30,7 +30,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def decay_start(recipe: Recipe) -> int:
     """The step from which the learning rate falls."""
-    return max(recipe.warmup, recipe.steps - recipe.decay_steps)
+    return max(recipe.num_warmup, recipe.steps - recipe.num_decay)
 
 
 def batch_tokens(recipe: Recipe, step: int) -> int:
@@ -44,6 +44,11 @@ def batch_tokens(recipe: Recipe, step: int) -> int:
 def seq_len(recipe: Recipe, step: int) -> int:
     """Tokens of a sequence, by the stage that the step is in."""
     return next(length for first, length in reversed(recipe.length_stages) if step >= first)
+
+
+def shortest_seq_len(recipe: Recipe) -> int:
+    """Tokens of a sequence in the stage that has the shortest: what a document that must not be cut has to fit."""
+    return min(length for _, length in recipe.length_stages)
 
 
 def sizes(recipe: Recipe, step: int) -> tuple[int, int]:

@@ -4,7 +4,8 @@
            learned-00001.bin   a byte for each of those ids, 1 where it is learned; only beside documents that say so
            lengths.bin         tokens of each document, int64; the documents fill the shards in order
            masked.bin          a byte for each document, 1 where learned-*.bin counts for it
-           index.json          vocabulary, numbers, and of each file its bytes and SHA-256
+           index.json          vocabulary, its tokenizer's fingerprint where the writer gave one, numbers, and of
+                               each file its bytes and SHA-256
 
 The folder is written beside its place and moved there whole, readable by its owner alone.
 """
@@ -31,8 +32,17 @@ SHARD_BYTES = 1 << 28
 BLOCK = 1 << 20
 
 
-def write_shards(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_bytes: int = SHARD_BYTES) -> None:
+def write_shards(
+    folder: Path,
+    documents: Iterable[Tokens],
+    vocab_size: int,
+    shard_bytes: int = SHARD_BYTES,
+    tokenizer: str | None = None,
+) -> None:
     """Write `documents`, taken one at a time, to `folder`: new, empty, or of shards that are replaced.
+
+    `tokenizer`: the `Tokenizer.fingerprint` of the tokenizer whose ids they are, kept in the index; a run compares it
+    with its model's. Without it a run can compare `vocab_size` alone.
 
     Raises ValueError, and leaves what was there, for ids outside of the vocabulary, an empty document, no documents,
     and for a folder that holds something else.
@@ -43,7 +53,7 @@ def write_shards(folder: Path, documents: Iterable[Tokens], vocab_size: int, sha
         raise ValueError(f"{folder}: is not a folder; give another name")
     if folder.is_dir() and any(folder.iterdir()) and not is_shards(folder):
         raise ValueError(f"{folder}: holds no token shards, so it is not replaced; give another name")
-    write_folder(folder, lambda fresh: _fill(fresh, documents, vocab_size, shard_bytes))
+    write_folder(folder, lambda fresh: _fill(fresh, documents, vocab_size, shard_bytes, tokenizer))
 
 
 def is_shards(folder: Path) -> bool:
@@ -65,6 +75,7 @@ class TokenShards(Documents):
         self.folder = folder
         index = _index(folder)
         self.vocab_size: int = index["vocab_size"]
+        self.tokenizer: str | None = index.get("tokenizer")
         self._files: dict[str, dict[str, Any]] = index["files"]
         for name, facts in self._files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else -1
@@ -151,7 +162,7 @@ def split_shards(shards: TokenShards) -> tuple[Documents, Documents]:
     return Chosen(shards, np.flatnonzero(~held_out)), Chosen(shards, np.flatnonzero(held_out))
 
 
-def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_bytes: int) -> None:
+def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_bytes: int, tokenizer: str | None) -> None:
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     room = max(1, shard_bytes // dtype.itemsize)
     lengths: list[int] = []
@@ -173,6 +184,8 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
     sums = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
     facts = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
              "tokens": sum(lengths), "files": sums}  # fmt: skip
+    if tokenizer is not None:
+        facts["tokenizer"] = tokenizer
     write_json(folder / INDEX_NAME, facts)
 
 
@@ -226,6 +239,7 @@ def _index(folder: Path) -> dict[str, Any]:
     expected = {f"tokens-{number:05d}.bin" for number in range(1, num_shards + 1)} | {"lengths.bin", "masked.bin"}
     allowed = expected | {f"learned-{number:05d}.bin" for number in range(1, num_shards + 1)}
     fits = expected <= set(names) <= allowed and num_shards and sizes == {int} and sums == {str}
+    fits = fits and isinstance(index.get("tokenizer"), str | None)
     if facts[0] != FORMAT or facts[1] not in ("<u2", "<u4") or facts[2:] != (int, int) or not fits:
         raise _damaged(path, "is not an index of token shards")
     index["files"] = {name: index["files"][name] for name in names}

@@ -54,6 +54,20 @@ def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
     return trainable(model)
 
 
+def check_trainable(config: ModelConfig, recipe: Recipe) -> None:
+    """Raises ValueError for a model that the recipe cannot train whole: one of several MTP modules.
+
+    Neither the released code nor transformers says what a second module reads (streams or their collapse, its own or
+    the first one's), so nothing outside could vouch for its training.
+    """
+    if config.num_nextn_predict_layers > 1 and recipe.mtp_weight > 0:
+        raise ValueError(
+            f"num_nextn_predict_layers = {config.num_nextn_predict_layers} is not allowed in training; expected 0 or "
+            "1: V4's released files define one MTP module. Set it to 1 in config.json, or leave all MTP modules as "
+            "they are with --set mtp_weight=0"
+        )
+
+
 def arithmetic_of(recipe: Recipe, dtype: torch.dtype) -> Arithmetic:
     """How a run computes: `dtype` is that of exact activations; released ones are bfloat16."""
     if recipe.activations == "released":

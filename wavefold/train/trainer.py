@@ -28,10 +28,12 @@ from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
 from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
 from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
+from wavefold.train.kept_delta import kept_products, kept_share
 from wavefold.train.objective import Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
+from wavefold.train.start import check_trainable
 from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
 from wavefold.train.stopping import Stopped, Stopping
 
@@ -41,11 +43,13 @@ NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORE
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log. Losses in nats a token.
+    """One line of the log. Losses in nats a token that is learned: `loss` a target, `mtp_loss` a target two places on.
 
+    `mtp_loss` is None where the MTP module rests, and where the batch has no learned target two places on.
     `quantised` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
     of its format, the least of all processes: less than 1 means that quantisation is off. `load` is the largest load of
-    an expert over the mean.
+    an expert over the mean. `adapters_kept` is the share of the adapters' delta that the base's format keeps
+    (`kept_delta`), at steps of an evaluation; None at others, and without adapters.
     """
 
     step: int
@@ -61,6 +65,7 @@ class Progress:
     load: float
     tokens: int
     seq_len: int
+    adapters_kept: float | None
     tokens_per_s: float
     held_out: float | None = None
 
@@ -98,6 +103,7 @@ class Trainer:
             raise ValueError(
                 "expert_waves and lora_rank together are not allowed; adapters leave the experts as they are"
             )
+        check_trainable(model.config, recipe)
         waves = share_experts(model, self.group, recipe.expert_waves) if recipe.expert_waves else None
         self.masters = Masters(model, recipe.quantise)
         self.objective = Objective(model, self.masters, recipe.recompute)
@@ -169,6 +175,7 @@ class Trainer:
         attention = schedule.attention(recipe, step)
         learns = attention != "warmup"
         with_mtp = bool(self.model.mtp) and recipe.mtp_weight > 0 and step % recipe.mtp_every == 0 and learns
+        with_mtp = with_mtp and packed.num_pairs > 0
         training = TrainingPass(attention, balance=recipe.balance_weight > 0 and learns)
         if anticipated := self.anticipation.is_on(step):
             self._look_ahead(step + recipe.anticipate, attention)
@@ -205,7 +212,15 @@ class Trainer:
             ),
             "tokens": len(packed.tokens),
             "seq_len": max(packed.lengths),
+            "adapters_kept": self._adapters_kept(step + 1),
         }
+
+    def _adapters_kept(self, step: int) -> float | None:
+        """What the log says of the adapters after `step` steps. All processes call it."""
+        recipe = self.recipe
+        if not recipe.lora_rank or (step != recipe.steps and step % recipe.eval_every):
+            return None
+        return kept_share(kept_products(self.masters, self.shards.gathered()))
 
     def _backward(
         self, packed: PackedBatch, with_mtp: bool, training: TrainingPass

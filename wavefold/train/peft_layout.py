@@ -1,0 +1,56 @@
+"""Adapters as PEFT stores them, for transformers' `DeepseekV4ForCausalLM` of the same base, unmerged.
+
+    layers.3.attn.wq_a.lora_a  -->  base_model.model.model.layers.3.self_attn.q_a_proj.lora_A.weight
+
+    FOLDER/adapter_model.safetensors    A [rank, in], B [out, rank], float32
+           adapter_config.json          rank, alpha, and which modules are adapted
+
+transformers has no MTP module, so the MTP module's adapters are not here; adapters.safetensors has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavefold.atomic import write_folder, write_json
+from wavefold.checkpoint.transformers_layout import to_transformers
+from wavefold.model import Transformer
+from wavefold.model.parameters import Linear
+from wavefold.train.lora import has_adapter
+from wavefold.train.recipe import Recipe
+
+CONFIG_NAME = "adapter_config.json"
+TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_experts\.(gate_proj|up_proj|down_proj))"
+"""The adapted modules. By their last names alone PEFT would adapt compressors and indexers too."""
+
+
+def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path, recipe: Recipe, base: str) -> None:
+    """Write the main layers' adapters of `model` to `folder`, where an older adapter is replaced.
+
+    `parameters`: the model's, whole, by name; `base` names the checkpoint that they are of. Raises ValueError for a
+    folder that holds something else.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{folder}: holds no adapter, so it is not replaced; move it away")
+    tensors: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and has_adapter(module):
+            for key, letter in (("lora_a", "A"), ("lora_b", "B")):
+                matrix = parameters[f"{name}.{key}"].detach().contiguous()
+                for renamed in to_transformers({f"{name}.weight": matrix}):  # none of the MTP module's
+                    tensors[f"base_model.model.{renamed.removesuffix('.weight')}.lora_{letter}.weight"] = matrix
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": recipe.lora_rank,
+        "lora_alpha": recipe.lora_alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": TARGETS,
+        "use_rslora": False, "inference_mode": True,
+    }  # fmt: skip
+
+    def fill(fresh: Path) -> None:
+        save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
+        write_json(fresh / CONFIG_NAME, config)
+
+    write_folder(folder, fill)
