@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.tiny import CONFIG, write_corpus
+from wavefold.chat import byte_tokenizer
 from wavefold.cli.main import main
 from wavefold.parallel.group import Group
 from wavefold.train.state import newest_state, save_state, states
@@ -118,6 +120,31 @@ def test_data_are_changed_deliberately(finished, other_corpus, tmp_path, capsys)
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     changed = next(line for line in lines if line.get("changed") == "data")
     assert changed["from"]["sha256"] != changed["to"]["sha256"]
+
+
+def test_a_tokenizer_of_a_run_without_a_state_is_of_its_text_alone(corpus, other_corpus, config_file, tmp_path, capsys):
+    """A run that ended before its first state leaves a tokenizer; another text gets one of its own, and says so."""
+    out = tmp_path / "out"
+    command = ["train", "--config", str(config_file), "--out", str(out), *FLAGS, "steps=4"]
+    assert main([*command, "--data", str(corpus)]) == 0
+    shutil.rmtree(out / "state")
+    first = (out / "tokenizer.json").read_bytes()
+    assert main([*command, "--data", str(corpus)]) == 0
+    assert "tokenizer.json" not in capsys.readouterr().err and (out / "tokenizer.json").read_bytes() == first
+    shutil.rmtree(out / "state")
+    assert main([*command, "--data", str(other_corpus)]) == 0
+    assert "was of other text, of a run without a state; replaced" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_a_user_put_there_is_used(corpus, config_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    byte_tokenizer().save(out)
+    before = (out / "tokenizer.json").read_bytes()
+    command = ["train", "--config", str(config_file), "--out", str(out), "--data", str(corpus), *FLAGS, "steps=4"]
+    assert main(command) == 0
+    assert "is used as it is; nobody here has trained it" in capsys.readouterr().err
+    assert (out / "model" / "tokenizer.json").read_bytes() == before
 
 
 def test_a_missing_log_is_begun_anew(finished, corpus, tmp_path, capsys):

@@ -10,7 +10,6 @@ import json
 import warnings
 from pathlib import Path
 
-from wavefold import ops
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.cli import ranks
 from wavefold.cli.answers import PrefillBar, Stream, facts, report
@@ -113,9 +112,10 @@ class Session:
 
 
 def check_batch_invariant(model: Transformer) -> None:
-    """Raises ValueError unless the CPU kernels compute: what torch multiplies may depend on the batch."""
-    if not ops.kernels_run(model.arithmetic.dtype, model.device):
+    """Raises ValueError unless the CPU kernels compute all layers: what torch multiplies may depend on the batch."""
+    if not model.runs_on_kernels:
         raise ValueError(
-            "--batch-invariant holds for the CPU kernels alone, which compute in bfloat16; expected --dtype bfloat16 "
-            "on the CPU, and an installation with the kernels"
+            "--batch-invariant holds for the CPU kernels alone, which compute in bfloat16 and take parameters of the "
+            "official files' types and widths; expected --dtype bfloat16 on the CPU, such a checkpoint, and an "
+            "installation with the kernels"
         )

@@ -13,14 +13,18 @@ every id is compared with the model's vocabulary (`vocabulary`).
 from __future__ import annotations
 
 import functools
+import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wavefold.atomic import write_json
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
 from wavefold.parallel.group import Group
+from wavefold.system import Notice
 from wavefold.train.batches import Documents, InMemory, as_tokens
 from wavefold.train.corpus import Corpus, Document, load_corpus
 from wavefold.train.identity import of_documents, of_shards
@@ -30,6 +34,7 @@ from wavefold.train.shards import TokenShards, is_shards, split_shards
 from wavefold.train.vocabulary import check_ids, check_shards
 
 INSTRUCT = "instruct:"
+SOURCE = "tokenizer_source.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def read_text(
     """The corpus `source` (see `corpus.load_corpus`, or a folder of token shards) of a run in `out`.
 
     `seq_len`: tokens of the shortest sequences of the run; chats that are longer are treated as `long_chats` says.
-    `anew`: a tokenizer in `out` is of no run that goes on, and another is trained in its place. Raises ValueError for
+    `anew`: no run goes on, so a tokenizer in `out` may be of another run's text (see `_trained`). Raises ValueError for
     what cannot be read, for token shards without a model whose ids they are, and for ids that are not the model's.
     """
     if is_shards(Path(source)):
@@ -70,11 +75,12 @@ def read_text(
     corpus = load_corpus(source.removeprefix(INSTRUCT))
     if source.startswith(INSTRUCT):
         corpus = _asked_about(corpus)
+    identity = of_documents(corpus.train, corpus.held_out)
     if init is not None:
         tokenizer = Tokenizer.load(init)
     else:
         if group.first and (anew or not (out / FILE_NAME).exists()):
-            train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
+            _trained(out, corpus, vocab_size, identity)
         group.wait()
         tokenizer = Tokenizer.load(out)
     parts = (corpus.train, corpus.held_out)
@@ -87,8 +93,30 @@ def read_text(
     for part in named:
         check_ids(part, vocab_size)
     train, held_out = (InMemory(tokens for _, tokens in part) for part in named)
-    identity = of_documents(corpus.train, corpus.held_out)
     return Text(train, held_out, tokenizer, identity, () if chats else corpus.held_out)
+
+
+def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any]) -> None:
+    """Leave in `out` a tokenizer of this text, or one that a user has put there.
+
+    SOURCE says which text the tokenizer in `out` was trained on. It is written before the tokenizer: a run that was
+    killed between the two, or before its first state, leaves nothing that another run takes for its own.
+    """
+    source = {"data": identity, "vocab_size": vocab_size}
+    try:
+        saved = json.loads((out / SOURCE).read_text())
+    except (OSError, ValueError):
+        saved = None
+    if (out / FILE_NAME).exists():
+        if saved == source:
+            return
+        if saved is None:
+            warnings.warn(f"{out / FILE_NAME}: is used as it is; nobody here has trained it", Notice, stacklevel=2)
+            return
+        warnings.warn(f"{out / FILE_NAME}: was of other text, of a run without a state; replaced", Notice, stacklevel=2)
+    write_json(out / SOURCE, source)
+    (out / FILE_NAME).unlink(missing_ok=True)
+    train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
 
 
 def _asked_about(corpus: Corpus) -> Corpus:

@@ -25,7 +25,7 @@ from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.checkpoint.transformers_layout import save_transformers
 from wavefold.cli.ranks import agreed, check_alike
-from wavefold.cli.texts import Text, read_text
+from wavefold.cli.texts import SOURCE, Text, read_text
 from wavefold.model import Transformer
 from wavefold.parallel.group import Group
 from wavefold.train import schedule
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from wavefold.train.recipe import Recipe
 
 REPORT = "report.json"
-WRITTEN = ("model", "adapter", "transformers", "tokenizer.json", "tokenizer_config.json", "log.jsonl", REPORT)
+WRITTEN = ("model", "adapter", "transformers", SOURCE, "tokenizer.json", "tokenizer_config.json", "log.jsonl", REPORT)
 """What a run writes into OUT in one step each."""
 Reporting = Callable[[int], AbstractContextManager[Callable[[Progress], None]]]
 """From the step that a run begins at to what is called after each step."""

@@ -67,8 +67,7 @@ class FusedLayers:
         same = self._arithmetic == arithmetic and len(self._blocks) == len(layers)
         if not (same and all(block.is_current for block in self._blocks)):
             self._arithmetic = arithmetic
-            as_stored = all(_as_stored(block) for block in layers)
-            self._blocks = [FusedBlock(block, config, arithmetic) for block in layers] if as_stored else []
+            self._blocks = [FusedBlock(block, config, arithmetic) for block in layers] if as_stored(layers) else []
         return self._blocks
 
 
@@ -223,6 +222,11 @@ def _slots(block: Block) -> Slots:
 def _addresses(slots: Slots) -> list[int]:
     """By `map`, as every token asks for all of them."""
     return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
+
+
+def as_stored(layers: Sequence[Block]) -> bool:
+    """True if whole layers can run in the kernels: their parameters are as in the official files."""
+    return all(_as_stored(block) for block in layers)
 
 
 def _as_stored(block: Block) -> bool:

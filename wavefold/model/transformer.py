@@ -21,7 +21,7 @@ from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.expert_store import ExpertStore, ResidentExperts
-from wavefold.model.fused import FusedLayers, run_layers
+from wavefold.model.fused import FusedLayers, as_stored, run_layers
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
@@ -80,6 +80,12 @@ class Transformer(HyperConnected):
         if self.experts is not None:
             return self.experts
         return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in self.blocks})
+
+    @property
+    def runs_on_kernels(self) -> bool:
+        """True if `extend` runs whole layers in the CPU kernels, which can be batch-invariant."""
+        layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
+        return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
 
     def drop_mtp(self) -> None:
         """Make this the same model without its MTP modules."""
