@@ -141,6 +141,15 @@ def test_two_thousand_configurations() -> None:
         assert min(counts) > 150
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("others", [{"head_dim": 16}, {"hc_mult": 1}, {"rope_scaling": None}, {"sliding_window": 64,
+                         "compress_ratios": [0, 0, 0, 0]}])  # fmt: skip
+def test_corners_that_work(others: dict[str, Any], backend: str) -> None:
+    """All of a head rotates; one residual stream; no YaRN; another window where nothing is compressed."""
+    with ops.using_backend(backend):
+        assert check(BASE | others, list(others), 135)
+
+
 def many(number: int, backend: str) -> list[int]:
     """How many of `number` configurations were refused, and how many did all."""
     counts = [0, 0]

@@ -179,7 +179,7 @@ def test_refused(key: str, value: object, allowed: str) -> None:
 
 
 def test_rope_wider_than_a_head() -> None:
-    refused("qk_rope_head_dim", 64, "less than head_dim = 32", head_dim=32)
+    refused("qk_rope_head_dim", 64, "at most head_dim = 32", head_dim=32)
 
 
 @pytest.mark.parametrize(

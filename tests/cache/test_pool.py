@@ -22,7 +22,10 @@ def refusals() -> dict[str, tuple[Callable[[Pool, Sequence], object], str]]:
         "twice": (lambda p, s: p.begin([s, p.open(), s], [1, 1, 1]), "appears twice"),
         "none": (lambda p, s: p.begin([s], [0]), "count of 0 tokens"),
         "negative": (lambda p, s: p.begin([s], [-3]), "count of -3 tokens"),
-        "too long": (lambda p, s: p.begin([s], [CONFIG.max_position_embeddings]), "1505 tokens .* at most 1500"),
+        "too long": (
+            lambda p, s: p.begin([s], [CONFIG.max_position_embeddings]),
+            "1505 tokens .* at most max_position_embeddings = 1500",
+        ),
         "fork closed": (lambda p, s: closed(p, s).fork(), "is closed"),
         "rewind closed": (lambda p, s: closed(p, s).rewind(0), "is closed"),
         "close closed": (lambda p, s: closed(p, s).close(), "is closed"),

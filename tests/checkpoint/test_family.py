@@ -151,6 +151,25 @@ def test_a_mis_shaped_mtp_module_is_refused(changed: Callable[[Change], Path]) -
         load(changed(torn))
 
 
+def test_the_names_that_transformers_saves_are_named(changed: Callable[[Change], Path]) -> None:
+    def renamed(tensors: dict[str, Tensor], config: dict[str, object]) -> None:
+        for name in list(tensors):
+            tensors[f"model.{name}"] = tensors.pop(name)
+
+    with pytest.raises(ValueError, match="holds transformers' names"):
+        load(changed(renamed))
+
+
+def test_a_table_that_gives_a_token_one_expert_twice_is_named(changed: Callable[[Change], Path]) -> None:
+    """transformers begins with tables of zeros."""
+
+    def zeros(tensors: dict[str, Tensor], config: dict[str, object]) -> None:
+        tensors["layers.0.ffn.gate.tid2eid"] = torch.zeros_like(tensors["layers.0.ffn.gate.tid2eid"])
+
+    (note,) = loaded(changed(zeros))[1]
+    assert note.endswith("layers.0.ffn.gate.tid2eid gives 300 of 300 tokens an expert more than once")
+
+
 def test_keys_that_nobody_knows_are_named(changed: Callable[[Change], Path]) -> None:
     def extra(tensors: dict[str, Tensor], config: dict[str, object]) -> None:
         config |= {"attention_chunk_size": 64, "use_cache": True}

@@ -199,3 +199,14 @@ def test_fits_the_window(model: Transformer, pools: list[Pool], monkeypatch: pyt
         generate(model, PROMPT, 6)
     with pytest.raises(ValueError, match="15 prompt tokens"):
         generate(model, [*PROMPT, *PROMPT[:5]], 6, fit_window=True)
+
+
+def test_an_answer_that_memory_has_no_room_for_is_refused_before_it_begins(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wavefold.system import memory
+
+    monkeypatch.setattr(memory, "limits", lambda: [memory.Limit("a group", 10**9, 10**6)])
+    with pytest.raises(ValueError, match=r"an answer with 900 tokens .* a group allows 1.00 GB; expected a shorter"):
+        generate(model, [1] * 600, 301)
+    assert list(generate(model, [1], 2))

@@ -92,3 +92,7 @@ class CacheLayout:
     def num_blocks(self, num_tokens: int) -> int:
         """Blocks that a sequence of `num_tokens` tokens needs."""
         return -(-num_tokens // BLOCK_TOKENS)
+
+    def bytes_for(self, num_tokens: int) -> int:
+        """Bytes of a pool for `num_tokens` tokens, and of the state of one sequence."""
+        return self.num_blocks(num_tokens) * self.block_bytes + self.state_bytes

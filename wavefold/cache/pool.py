@@ -50,7 +50,7 @@ class Pool:
         self.layout = CacheLayout(config, records)
         self.device = torch.device(device)
         if self.device.type == "cpu":
-            num_bytes = self.layout.num_blocks(num_tokens) * self.layout.block_bytes + self.layout.state_bytes
+            num_bytes = self.layout.bytes_for(num_tokens)
             check_memory(num_bytes, f"a cache for {num_tokens:,} tokens", "fewer tokens or smaller records")
         self.poison = poison
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))

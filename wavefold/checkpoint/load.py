@@ -57,6 +57,11 @@ def load(
     try:
         check_load(folder, stored_bytes(folder), torch.device(device))
         tensors = read_tensors(folder)
+        if any(name.startswith("model.") for name in tensors):
+            raise ValueError(
+                "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
+                "ones; use the checkpoint that was read from"
+            )
         if not strict and (missing := _missing_mtp(model, tensors, experts)):
             model.drop_mtp()
             notes.append(
@@ -68,10 +73,22 @@ def load(
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
         notes.append(f"left out what the text model does not need: {described(by_kind(left_out, model.config)[0])}")
+    notes += _repeated_experts(model)
     for note in notes:
         warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
     model.origin = Origin(folder, values, left_out)
     return model.to(device) if torch.device(device).type != "cpu" else model
+
+
+def _repeated_experts(model: Transformer) -> list[str]:
+    """What to tell of tables that give a token one expert twice, as those of models do that were never trained."""
+    notes = []
+    for name, table in model.named_parameters():
+        if name.endswith("tid2eid") and table.shape[1] > 1:
+            twice = int((table.sort(1).values.diff(dim=1) == 0).any(1).sum())
+            if twice:
+                notes.append(f"{name} gives {twice} of {len(table)} tokens an expert more than once")
+    return notes
 
 
 def _missing_mtp(model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None) -> list[str]:

@@ -126,8 +126,8 @@ class ModelConfig:
         )
 
         require(self.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", self.qk_rope_head_dim, "an even number")
-        require(self.qk_rope_head_dim < self.head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
-                f"less than head_dim = {self.head_dim}: a part of a head carries no position")  # fmt: skip
+        require(self.qk_rope_head_dim <= self.head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
+                f"at most head_dim = {self.head_dim}")  # fmt: skip
         require(self.qk_rope_head_dim <= self.index_head_dim, "qk_rope_head_dim", self.qk_rope_head_dim,
                  f"at most index_head_dim = {self.index_head_dim}")  # fmt: skip
         require(self.num_attention_heads % self.o_groups == 0, "o_groups", self.o_groups,

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from wavefold.engine.room import check_answer
 from wavefold.engine.sampler import check_sampling, sample
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
@@ -79,8 +80,8 @@ def generate(
     The first id is one of `first_ids` (None: any). The cache is of the size that the longest answer needs, and is given
     back at the end, on an error, and on `close`. `on_prefill(done, of)` reports how many of the prompt's tokens are in
     it. With `fit_window`, a `max_tokens` beyond the window (max_position_embeddings) is cut to what is left of it. The
-    same arguments give the same ids. Raises ValueError for parameters out of range and for a prompt that is empty, too
-    long or not in the vocabulary.
+    same arguments give the same ids. Raises ValueError for parameters out of range, for a prompt that is empty, too
+    long or not in the vocabulary, and for an answer that memory has no room for.
     """
     check_sampling(temperature, top_p)
     if max_tokens < 1:
@@ -100,6 +101,7 @@ def generate(
             f"max_position_embeddings = {window} together"
         )
     prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
+    check_answer(model, len(tokens), num_tokens)
     stops = set(model.config.eos_token_ids) if stop_ids is None else set(stop_ids)
     generator = torch.Generator().manual_seed(seed)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import FreshMemory, Pool, Records, Sequence, packed_records, plain_records
+from wavefold.cache import CacheLayout, FreshMemory, Pool, Records, Sequence, packed_records, plain_records
 from wavefold.config import ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
@@ -132,6 +132,10 @@ class Transformer(HyperConnected):
     def new_pool(self, num_tokens: int, records: Records | None = None, poison: bool = False) -> Pool:
         """A cache for `num_tokens` tokens in all, with records that keep what this arithmetic caches unchanged."""
         return Pool(self.config, num_tokens, records or self.records, self.device, poison)
+
+    def cache_bytes(self, num_tokens: int) -> int:
+        """What `new_pool` for `num_tokens` tokens and the state of one sequence take."""
+        return CacheLayout(self.config, self.records).bytes_for(num_tokens)
 
     @property
     def records(self) -> Records:

@@ -62,9 +62,11 @@ def training_bytes(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_
     activations = _activations(config, recipe, width, num_processes)
     if recipe.lora_rank:
         adapted = sum(kind.values for kind in kinds if kind.part in ("attention", "shared"))
-        packed = sum(kind.bytes for kind in kinds)
         values = (width + 1) * everything + (2 * FLOAT + width) * adapted
-        return TrainingBytes(0, 0, 0, values, activations, 0, 2 * packed)
+        adapters = sum(kind.count * recipe.lora_rank * sum(kind.shape) for kind in kinds
+                       if kind.part in ("attention", "shared") and len(kind.shape) == 2)  # fmt: skip
+        trained = FLOAT * adapters
+        return TrainingBytes(trained, trained, 2 * trained, values, activations, 0, 6 * trained)
     share = sum(kind.values * _share(kind, recipe, num_processes) for kind in kinds if kind.precision != "int64")
     by_muon = sum(kind.values * _share(kind, recipe, num_processes) for kind in kinds if _by_muon(kind, recipe))
     tables = sum(kind.bytes for kind in kinds if kind.precision == "int64")
