@@ -24,7 +24,7 @@ def refusals() -> dict[str, tuple[Callable[[Pool, Sequence], object], str]]:
         "negative": (lambda p, s: p.begin([s], [-3]), "count of -3 tokens"),
         "too long": (
             lambda p, s: p.begin([s], [CONFIG.max_position_embeddings]),
-            "1505 tokens .* at most max_position_embeddings = 1500",
+            "1505 tokens .* max_position_embeddings = 1500",
         ),
         "fork closed": (lambda p, s: closed(p, s).fork(), "is closed"),
         "rewind closed": (lambda p, s: closed(p, s).rewind(0), "is closed"),
