@@ -5,8 +5,8 @@
 The GGUF file is made of the model that ships (`wavefold.bench.llama_cpp.convert`). It is not the same file: llama.cpp's
 converter stores FP8 matrices as Q8_0 whatever is asked (0.55 % RMS), so that its distance contains that step.
 
-Prints a table and one JSON line: mean KL in nats a token, the share of tokens whose most likely successor is transformers', and that share among the
-tokens where transformers' two best logits are more than 0.05 apart.
+Prints a table and one JSON line: mean KL in nats a token, the share of tokens whose most likely successor is
+transformers', and that share among the tokens where transformers' two best logits are more than 0.05 apart.
 """
 
 from __future__ import annotations
