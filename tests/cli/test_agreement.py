@@ -13,6 +13,8 @@ import pytest
 
 from tests.processes import by_hand
 from tests.small import SMALL
+from tests.train.tiny import CONFIG as TINY
+from tests.train.tiny import write_corpus
 from wavefold.chat import byte_tokenizer
 from wavefold.checkpoint.random import init
 from wavefold.cli import ranks
@@ -138,3 +140,21 @@ def test_what_only_one_rank_has_of_the_weights_is_no_difference(monkeypatch: pyt
     values = [{"weights": {"a": "01", "b": "02"}}, {"weights": {"b": "02", "c": "04"}}]
     monkeypatch.setattr(ranks, "_exchange", lambda mine: values)
     ranks.check_alike(values[0])
+
+
+def test_a_training_run_over_ranks_is_one_run(tmp_path: Path) -> None:
+    """Other seeds, other texts: refused on every rank before the first step."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY.to_dict()))
+    corpora = [write_corpus(tmp_path / name) for name in ("first", "second")]
+    (corpora[1] / "file3.py").write_text("def other(x):\n    return x\n" * 9)
+    common = ("-m", "wavefold", "train", "--config", str(config), "--out", str(tmp_path / "out"), "--threads", "1",
+              "--dtype", "float32", "--set", "steps=2", "length_stages=((0,80),)", "batch_tokens=320")  # fmt: skip
+    for first, second, message in (
+        (("--data", str(corpora[0])), ("--data", str(corpora[1])), "data differs: rank 0 has"),
+        (("--data", str(corpora[0])), ("--data", str(corpora[0]), "--dtype", "bfloat16"), "dtype differs: rank 0 has"),
+    ):
+        for result in by_hand((*common, *first), (*common, *second)):
+            assert result.returncode == 2, result.stderr
+            assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "state").exists()
