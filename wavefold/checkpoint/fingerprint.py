@@ -12,14 +12,12 @@ Files are read, not mapped: the pages do not count as memory of the process.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-from wavefold.checkpoint.files import INDEX_NAME
+from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
 from wavefold.model.expert_store import routed_expert
 
 WHOLE_BYTES = 1 << 20
@@ -28,36 +26,15 @@ CHUNK_BYTES = 1 << 20
 NUM_THREADS = 2
 
 
-class _Entry(NamedTuple):
-    """A tensor of a file: where its bytes begin and end."""
-
-    path: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """(begin, end) of the bytes that are hashed."""
-        sampled = routed_expert(self.name) is not None and self.name.endswith(".weight")
-        if not sampled or self.end - self.begin <= WHOLE_BYTES:
-            yield self.begin, self.end
-            return
-        middle = (self.begin + self.end - SAMPLE_BYTES) // 2
-        for begin in (self.begin, middle, self.end - SAMPLE_BYTES):
-            yield begin, begin + SAMPLE_BYTES
-
-
 def fingerprint(folder: Path) -> dict[str, str]:
     """The digest (32 hexadecimal digits) of each tensor in the safetensors files that lie in `folder`, by name.
 
     Files that the index lists and the folder lacks are left out, so that ranks with other experts' files missing can
     compare the tensors that both have. Raises ValueError that names a file which is no safetensors file.
     """
-    entries = [entry for path in _files(folder) for entry in _entries(path)]
+    refs = [item for path in shard_paths(folder, partly=True) for item in tensor_refs(path).items()]
     with ThreadPoolExecutor(NUM_THREADS) as threads:  # hashlib and os.pread release the GIL
-        parts = threads.map(_digests, (entries[i::NUM_THREADS] for i in range(NUM_THREADS)))
+        parts = threads.map(_digests, (refs[i::NUM_THREADS] for i in range(NUM_THREADS)))
     return {name: digest for part in parts for name, digest in part.items()}
 
 
@@ -71,54 +48,40 @@ def first_difference(a: Mapping[str, str], b: Mapping[str, str]) -> str | None:
     return next((name for name in sorted(a.keys() & b.keys()) if a[name] != b[name]), None)
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX_NAME
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index}: not a safetensors index ({error!r})") from None
-        return sorted(folder / name for name in names if (folder / name).is_file())
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+def _spans(name: str, ref: TensorRef) -> Iterator[tuple[int, int]]:
+    """(begin, end) in the file of the bytes that are hashed."""
+    begin, end = ref.offset, ref.offset + ref.nbytes
+    sampled = routed_expert(name) is not None and name.endswith(".weight")
+    if not sampled or ref.nbytes <= WHOLE_BYTES:
+        yield begin, end
+        return
+    middle = (begin + end - SAMPLE_BYTES) // 2
+    for first in (begin, middle, end - SAMPLE_BYTES):
+        yield first, first + SAMPLE_BYTES
 
 
-def _entries(path: Path) -> list[_Entry]:
-    try:
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(start, path.stat().st_size) - 8))
-        return [
-            _Entry(path, name, entry["dtype"], tuple(entry["shape"]), *(start + at for at in entry["data_offsets"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error!r}); download or copy it again") from None
-
-
-def _digests(entries: list[_Entry]) -> dict[str, str]:
+def _digests(refs: list[tuple[str, TensorRef]]) -> dict[str, str]:
     digests: dict[str, str] = {}
     path, descriptor = None, -1
     try:
-        for entry in entries:
-            if entry.path != path:
+        for name, ref in refs:
+            if ref.path != path:
                 if descriptor >= 0:
                     os.close(descriptor)
-                path, descriptor = entry.path, os.open(entry.path, os.O_RDONLY)
-            digests[entry.name] = _digest(entry, descriptor)
+                path, descriptor = ref.path, os.open(ref.path, os.O_RDONLY)
+            digests[name] = _digest(name, ref, descriptor)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
     return digests
 
 
-def _digest(entry: _Entry, descriptor: int) -> str:
-    sha = hashlib.sha256(f"{entry.name} {entry.dtype} {entry.shape}\n".encode())
-    for begin, end in entry.spans():
+def _digest(name: str, ref: TensorRef, descriptor: int) -> str:
+    sha = hashlib.sha256(f"{name} {ref.dtype} {ref.shape}\n".encode())
+    for begin, end in _spans(name, ref):
         for at in range(begin, end, CHUNK_BYTES):
             piece = os.pread(descriptor, min(CHUNK_BYTES, end - at), at)
             if len(piece) < min(CHUNK_BYTES, end - at):
-                raise ValueError(f"{entry.path}: ends inside {entry.name}; download or copy it again")
+                raise ValueError(f"{ref.path}: ends inside {name}; download or copy it again")
             sha.update(piece)
     return sha.hexdigest()[:32]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import quant
-from wavefold.checkpoint.files import CONFIG_NAME, read_tensors, stored_bytes
+from wavefold.checkpoint.files import read_tensors, stored_bytes
+from wavefold.checkpoint.index import CONFIG_NAME
 from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_values

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wavefold import quant
 from wavefold.atomic import write_folder, write_json
-from wavefold.checkpoint.files import CONFIG_NAME, INDEX_NAME
+from wavefold.checkpoint.index import CONFIG_NAME, INDEX_NAME
 from wavefold.checkpoint.save import config_values
 from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import check_replaceable

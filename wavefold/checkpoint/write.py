@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from wavefold.atomic import sweep, write_folder, write_json
-from wavefold.checkpoint.files import CONFIG_NAME, DTYPES, INDEX_NAME
+from wavefold.checkpoint.files import DTYPES
+from wavefold.checkpoint.index import CONFIG_NAME, INDEX_NAME
 from wavefold.config import ModelConfig
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
