@@ -1,12 +1,13 @@
 """Files and folders that appear whole or not at all, readable by their owner alone.
 
-    NAME                 what readers see: the older one, until the new one takes its place
-    .NAME.xxxxxxxx       the new one while it is written, locked by its writer
-    .NAME.xxxxxxxx.old   the older folder while the new one takes its place
+    NAME                           what readers see: the older one, until the new one takes its place
+    .NAME.wavefold-xxxxxxxx        the new one while it is written, locked by its writer
+    .NAME.wavefold-xxxxxxxx.old    the older folder while the new one takes its place
 
 A killed writer loses its lock. Whoever writes the same NAME next finds what was left, says so in a Notice, removes it,
-and gives an older folder that had been moved aside its name back. Locks are `flock`; on a file system without them
-nothing is removed.
+and gives an older folder that had been moved aside its name back. Where NAME is a link, all of this happens beside the
+folder that it leads to. Locks are `flock`; where there are none, or another program holds the folder around NAME, files
+are written all the same and nothing is removed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +28,9 @@ from pathlib import Path
 from wavefold.system import Notice
 
 PRIVATE = 0o600
+MARK = "wavefold-"
+TURN_S = 10.0
+"""How long a writer waits for others in the same folder."""
 
 _filling: set[Path] = set()
 """Folders that this process writes, and so has locked."""
@@ -32,11 +38,12 @@ _filling: set[Path] = set()
 
 def write_text(path: Path, text: str) -> None:
     """Give the file `path` this content, in one step."""
-    path = path.absolute()
-    with _turn(path.parent):
-        sweep(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-        try_lock(handle)
+    path = _real(path)
+    with _turn(path.parent) as alone:
+        if alone:
+            _sweep(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.{MARK}", dir=path.parent)  # mode 0600
+        _lock(handle)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         try:
             file.write(text)
@@ -55,13 +62,14 @@ def write_json(path: Path, values: object) -> None:
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `path` by `fill(a new folder beside it)`, private, in one step; replaces an older one."""
-    path = path.absolute()
+    path = _real(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(path.parent):
-        sweep(path)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
+    with _turn(path.parent) as alone:
+        if alone:
+            _sweep(path)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.{MARK}", dir=path.parent))  # mode 0700
         handle = os.open(fresh, os.O_RDONLY)
-        try_lock(handle)
+        _lock(handle)
     _filling.add(fresh)
     try:
         fill(fresh)
@@ -92,10 +100,15 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove what interrupted writers of `path` left beside it, and give back a folder that was moved aside."""
-    path = path.absolute()
-    if not path.parent.is_dir():
-        return
-    pattern = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}(\.old)?")
+    path = _real(path)
+    if path.parent.is_dir():
+        with _turn(path.parent) as alone:
+            if alone:
+                _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    pattern = re.compile(re.escape(f".{path.name}.{MARK}") + r"[a-z0-9_]{8}(\.old)?")
     for entry in sorted(path.parent.iterdir()):
         found = pattern.fullmatch(entry.name)
         if found is None or not _is_abandoned(entry):
@@ -103,7 +116,7 @@ def sweep(path: Path) -> None:
         if found[1] and not path.exists():
             entry.rename(path)
             warnings.warn(
-                f"{path}: an interrupted write had moved it to {entry.name}; it is back", Notice, stacklevel=3
+                f"{path}: an interrupted write had moved it to {entry.name}; it is back", Notice, stacklevel=4
             )
             continue
         size = sum(part.stat().st_size for part in (entry, *entry.rglob("*")) if part.is_file())
@@ -111,7 +124,7 @@ def sweep(path: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-        warnings.warn(f"{entry}: removed {size / 1e6:,.1f} MB that an interrupted write had left", Notice, stacklevel=3)
+        warnings.warn(f"{entry}: removed {size / 1e6:,.1f} MB that an interrupted write had left", Notice, stacklevel=4)
 
 
 @contextlib.contextmanager
@@ -120,9 +133,15 @@ def holding(path: Path) -> Iterator[None]:
 
     A process that dies lets go of it. Raises ValueError that names the process where another one has it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
     try:
-        if not try_lock(handle):
+        try:
+            free = try_lock(handle)
+        except OSError as error:
+            raise ValueError(
+                f"{path}: cannot be locked ({error.strerror}); expected a folder on a file system that has locks"
+            ) from None
+        if not free:
             owner = os.pread(handle, 64, 0).decode(errors="replace").strip()
             raise ValueError(f"{path}: is held by process {owner or '(unknown)'}")
         os.ftruncate(handle, 0)
@@ -144,14 +163,26 @@ def try_lock(handle: int) -> bool:
     return True
 
 
+def _real(path: Path) -> Path:
+    """The place of `path`, absolute, behind links."""
+    return Path(os.path.realpath(path))
+
+
+def _lock(handle: int) -> None:
+    """Hold what is being written, where the file system has locks."""
+    with contextlib.suppress(OSError):
+        try_lock(handle)
+
+
 def _is_abandoned(entry: Path) -> bool:
-    """True if no living process holds the entry's lock."""
+    """True for a file or folder whose lock no living process holds."""
     try:
-        handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        return try_lock(handle)
+        mode = os.fstat(handle).st_mode
+        return (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and try_lock(handle)
     except OSError:
         return False
     finally:
@@ -159,27 +190,33 @@ def _is_abandoned(entry: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """One process at a time in the block, of those that write into `folder`: nobody sweeps what is not locked yet."""
+def _turn(folder: Path) -> Iterator[bool]:
+    """One process at a time in the block, of those that write into `folder`: nobody sweeps what is not locked yet.
+
+    False where the lock cannot be had, or not within `TURN_S`.
+    """
     if folder in _filling:  # nobody else writes there
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
+        ends = time.monotonic() + TURN_S
+        alone = False
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            while not (alone := try_lock(handle)) and time.monotonic() < ends:
+                time.sleep(0.01)
+        yield alone
     finally:
         os.close(handle)
 
 
 def _swap(fresh: Path, path: Path) -> None:
     """Put `fresh` where `path` is, and remove what was there."""
-    old = fresh.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
+    old = fresh.with_name(f".{path.name}.{MARK}{os.urandom(4).hex()}.old")
     path.rename(old)
     try:
         fresh.rename(path)
     except BaseException:
         old.rename(path)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)

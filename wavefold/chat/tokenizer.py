@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -102,14 +103,11 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, as hex, of what each id stands for and whether it is an added token.
+        """SHA-256, as hex, of all that decides which ids a text becomes: vocabulary, merges, splitting, added tokens.
 
-        Two files with the same fingerprint give ids the same meaning, however they are formatted.
+        Two files with the same fingerprint encode alike, however they are formatted.
         """
-        digest = hashlib.sha256()
-        for id_, content in sorted(self._bytes.items()):
-            digest.update(b"%d %d %d " % (id_, id_ in self._added, len(content)) + content)
-        return digest.hexdigest()
+        return hashlib.sha256(json.dumps(json.loads(self._whole.to_str()), sort_keys=True).encode()).hexdigest()
 
     @property
     def bos_id(self) -> int:

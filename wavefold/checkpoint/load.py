@@ -77,7 +77,7 @@ def load(
     notes += _repeated_experts(model)
     for note in notes:
         warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
-    model.origin = Origin(folder, values, left_out)
+    model.origin = Origin(folder.absolute(), values, left_out)
     return model.to(device) if torch.device(device).type != "cpu" else model
 
 

@@ -6,9 +6,13 @@ Weights of any kind, indexes, hidden files, and a model's own README (which spea
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from wavefold.system import Notice
 
 PATTERNS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json",
@@ -23,25 +27,58 @@ FEW = 1000
 
 
 def side_files(folder: Path) -> Iterator[Path]:
-    """The paths, relative to `folder`, of the files that belong to a copy. Links are followed, as hubs' caches need.
+    """The paths, relative to `folder`, of the files that belong to a copy.
 
-    Raises ValueError for a file or a folder that is too large to be what its name says.
+    A link is followed where it leads into the folder itself or into the blobs beside it, as in a hub's cache; others
+    are left out, and a Notice names them. Raises ValueError for a file or a folder that is too large to be what its
+    name says.
     """
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and any(fnmatch.fnmatch(entry.name, pattern) for pattern in PATTERNS):
+        if (
+            entry.is_file()
+            and any(fnmatch.fnmatch(entry.name, pattern) for pattern in PATTERNS)
+            and _is_inside(entry, folder)
+        ):
             yield _checked(entry).relative_to(folder)
     for name in FOLDERS:
-        inside = sorted(
-            path for path in (folder / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts
-        )
-        if len(inside) > FEW:
-            raise ValueError(f"{folder / name}: holds {len(inside)} files; expected at most {FEW}")
-        for path in inside:
-            yield _checked(path).relative_to(folder)
+        place = folder / name
+        if not place.is_dir() or not _is_inside(place, folder):
+            continue
+        for number, path in enumerate(sorted(_walk(place))):
+            if number == FEW:
+                raise ValueError(f"{place}: holds more than {FEW} files; expected fewer")
+            if _is_inside(path, folder):
+                yield _checked(path).relative_to(folder)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Its files, of folders in it too, links to folders left aside; one more than FEW at most."""
+    number = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            yield Path(root) / name
+            number += 1
+            if number > FEW:
+                return
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """True if `path` does not lead out of the folder, but for a hub's blobs; else it is named."""
+    real, place = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if real.is_relative_to(place) or real.is_relative_to(place.parents[min(1, len(place.parents) - 1)] / "blobs"):
+        return True
+    warnings.warn(f"{path}: leads out of the checkpoint, to {real}; not copied", Notice, stacklevel=3)
+    return False
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy them from a checkpoint to `folder`, whose files of the same names stay."""
+    """Copy them from a checkpoint to `folder`, whose files of the same names stay. A source that is gone is named."""
+    if not source.is_dir():
+        warnings.warn(
+            f"{source}: is gone; the copy has no tokenizer, templates or licences of it", Notice, stacklevel=3
+        )
+        return
     for name in side_files(source):
         place = folder / name
         if not place.exists():

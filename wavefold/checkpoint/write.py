@@ -82,8 +82,10 @@ def shard_names(names: list[str], config: ModelConfig) -> list[list[str]]:
     shards: list[list[str]] = [[] for _ in range(num_layers + 2 + has_mtp)]
     for name in names:
         parts = name.split(".")
-        place = {"embed": 0, "layers": 1, "mtp": num_layers + 2}.get(parts[0], num_layers + 1)
-        shards[place + int(parts[1]) if parts[0] == "layers" else place].append(name)
+        place = {"embed": 0, "mtp": num_layers + 2}.get(parts[0], num_layers + 1)
+        if parts[0] == "layers" and parts[1].isdecimal() and int(parts[1]) < num_layers:
+            place = 1 + int(parts[1])
+        shards[place].append(name)
     return shards
 
 
@@ -113,8 +115,14 @@ def check_replaceable(path: Path) -> None:
         return
     if not path.is_dir():
         raise ValueError(f"{path}: is not a folder; give another name")
-    if any(path.iterdir()) and not (path / CONFIG_NAME).is_file():
-        raise ValueError(f"{path}: is no checkpoint (it holds no {CONFIG_NAME}), so it is not replaced; give another")
+    if not any(path.iterdir()):
+        return
+    for name, found in (
+        (CONFIG_NAME, (path / CONFIG_NAME).is_file()),
+        ("*.safetensors", any(path.glob("*.safetensors"))),
+    ):
+        if not found:
+            raise ValueError(f"{path}: is no checkpoint (it holds no {name}), so it is not replaced; give another")
 
 
 def _check_space(path: Path, num_bytes: int) -> None:

@@ -99,8 +99,9 @@ def read_text(
 def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any]) -> None:
     """Leave in `out` a tokenizer of this text, or one that a user has put there.
 
-    SOURCE says which text the tokenizer in `out` was trained on. It is written before the tokenizer: a run that was
-    killed between the two, or before its first state, leaves nothing that another run takes for its own.
+    SOURCE says which text the tokenizer in `out` was trained on. An old tokenizer is removed before SOURCE is written,
+    and the new one is written after it: a run that was killed between, or before its first state, leaves nothing that
+    another run takes for its own.
     """
     source = {"data": identity, "vocab_size": vocab_size}
     try:
@@ -114,8 +115,8 @@ def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any
             warnings.warn(f"{out / FILE_NAME}: is used as it is; nobody here has trained it", Notice, stacklevel=2)
             return
         warnings.warn(f"{out / FILE_NAME}: was of other text, of a run without a state; replaced", Notice, stacklevel=2)
-    write_json(out / SOURCE, source)
     (out / FILE_NAME).unlink(missing_ok=True)
+    write_json(out / SOURCE, source)
     train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
 
 

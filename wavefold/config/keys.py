@@ -9,9 +9,11 @@ Every other key is unknown: `unknown` names them, and a load tells the user.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+LIMIT = 2**31
+"""Every number is below this."""
 
 SWA, CSA, HCA = 0, 4, 128
 """Compress ratios, which are also the kinds of attention layer: sliding window alone, 4 tokens to an entry, 128."""
@@ -115,7 +117,7 @@ def official(values: Mapping[str, Any]) -> dict[str, Any]:
     _quantization(values, said)
     factor, head_dim = values.get("partial_rotary_factor"), values.get("head_dim")
     if factor is not None:
-        sizes = [value for value in (factor, head_dim) if isinstance(value, (int, float)) and math.isfinite(value)]
+        sizes = [value for value in (factor, head_dim) if isinstance(value, (int, float)) and 0 < value < LIMIT]
         require(len(sizes) == 2, "partial_rotary_factor", factor, "a number, beside head_dim")
         _say(said, "qk_rope_head_dim", int(sizes[0] * sizes[1]), "partial_rotary_factor", factor)
     return said

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavefold.config.keys import CSA, FIXED, HCA, QUANTIZATION_CONFIG, SAID_BY, SWA, official, require, unknown
+from wavefold.config.keys import CSA, FIXED, HCA, LIMIT, QUANTIZATION_CONFIG, SAID_BY, SWA, official, require, unknown
 
 PRESETS_DIR = Path(__file__).parents[1] / "presets"
 
 EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
-LIMIT = 2**31
-"""Every number is below this."""
+MOST = {"num_hidden_layers": 4096, "n_routed_experts": 16384, "hc_mult": 64, "hc_sinkhorn_iters": 1000}
+"""Numbers that are loops or modules: larger ones are no model, and would take hours before anything says so."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class ModelConfig:
         for key in _POSITIVE:
             value = getattr(self, key)
             require(0 < value < LIMIT, key, value, "a positive number below 2^31")
+        for key, most in MOST.items():
+            require(getattr(self, key) <= most, key, getattr(self, key), f"at most {most}")
         for key in ("num_hash_layers", "num_nextn_predict_layers"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         for key, allowed in FIXED.items():

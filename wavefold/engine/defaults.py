@@ -7,7 +7,6 @@ temperature 0. Every other key that would change an answer is named, since it is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,9 @@ NEUTRAL: Mapping[str, object] = {
     "renormalize_logits": False, "guidance_scale": 1, "token_healing": False,
 }  # fmt: skip
 """Keys that are not honoured here, with the value that asks for nothing."""
+
+LARGEST = 2.0**31
+"""Numbers are below this."""
 
 OF_SAMPLING = frozenset({"top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "renormalize_logits"})
 """Keys that change nothing at temperature 0."""
@@ -102,7 +104,7 @@ def _number(values: Mapping[str, object], key: str, allowed: str, fits: Callable
     value = values.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST or not fits(value):
         raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
     return float(value)
 

@@ -117,7 +117,7 @@ def generate(
                 logits = model.logits(hidden[-1:])
                 if number == 0 and first_ids is not None:
                     allowed = torch.full_like(logits, -torch.inf)
-                    allowed[:, list(first_ids)] = 0
+                    allowed[:, [token for token in first_ids if token < logits.shape[-1]]] = 0
                     logits = logits + allowed
                 token = int(sample(logits, temperature, top_p, generator))
                 generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)

@@ -97,6 +97,8 @@ class Recipe:
             if value is None and key in SHARES:
                 continue
             _check_type(key, kind, value)
+            if kind == "float":  # 1 and 1.0 are one recipe
+                object.__setattr__(self, key, float(value))
         _check_stages(self.length_stages, self.steps)
         for key, upper in UPPER.items():
             _require(getattr(self, key) <= upper, key, getattr(self, key), f"a number from 0 to {upper}")

@@ -44,7 +44,7 @@ def hours_of(log: Path) -> float:
 
 def steps_of(log: Path) -> list[dict[str, Any]]:
     """The lines of a log that are of steps; others say what was changed between two."""
-    lines = map(json.loads, log.read_text().splitlines())
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line for line in lines if "loss" in line]
 
 

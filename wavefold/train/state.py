@@ -67,7 +67,7 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     try:
         facts = json.loads((every[-1] / "state.json").read_text())
-        return every[-1], {"step": int(facts["step"]), **facts}
+        return every[-1], {**facts, "step": int(facts["step"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(every[-1], error) from None
 
@@ -97,8 +97,10 @@ def load_tensors(state: Path, names: dict[str, Tensor], group: Group) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dcp.load(names, storage_reader=dcp.HuggingFaceStorageReader(str(state)), no_dist=group.size == 1)
-    except (dcp.CheckpointException, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _damaged(state, error) from None
+    except dcp.CheckpointException as error:
+        raise _unread(state, next(iter(error.failures.values()))[0]) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unread(state, error) from None
 
 
 def stored_shapes(state: Path) -> dict[str, torch.Size]:
@@ -106,8 +108,16 @@ def stored_shapes(state: Path) -> dict[str, torch.Size]:
     try:
         metadata = dcp.HuggingFaceStorageReader(str(state)).read_metadata()
     except Exception as error:  # whatever a damaged file makes the reader say
-        raise _damaged(state, error) from None
+        raise _unread(state, error) from None
     return {name: entry.size for name, entry in metadata.state_dict_metadata.items() if hasattr(entry, "size")}
+
+
+def _unread(state: Path, error: BaseException) -> ValueError:
+    """A damaged state; or a good one that could not be read now, which nobody should remove."""
+    short = isinstance(error, (OSError, MemoryError)) or "memory" in str(error)
+    if short and not isinstance(error, FileNotFoundError):
+        return ValueError(f"{state}: could not be read now ({error}); the state may be good: try again")
+    return _damaged(state, error)
 
 
 def _damaged(state: Path, error: BaseException) -> ValueError:

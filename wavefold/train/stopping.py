@@ -23,7 +23,8 @@ class Stopped(KeyboardInterrupt):
 class Stopping:
     """While the `with` block runs, `signal` is the number of the first signal that asked for an end, else 0.
 
-    Outside of the main thread, where no handler may be set, signals do what they did before.
+    A signal that the process ignores, as background jobs do Ctrl-C, stays ignored. Outside of the main thread, where no
+    handler may be set, signals do what they did before.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,8 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            asked = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._ask) for number in asked}
         return self
 
     def __exit__(

@@ -145,7 +145,7 @@ class Trainer:
             asked = int(self.group.largest([float(stopping.signal)])[0])
             if last or asked or self.step % self.recipe.save_every == 0:
                 self._save()
-            if asked and not last:
+            if asked:
                 raise Stopped(asked, f"{self.out}: ended at step {self.step}; the same command goes on from there")
         return self.evaluate() if held_out is None else held_out  # a run that was finished before has not evaluated
 
@@ -285,8 +285,9 @@ class Trainer:
         self.group.wait()  # until all have read, and before anybody writes
         log = self.out / "log.jsonl"
         if state is None:
-            if self.group.first:
-                log.unlink(missing_ok=True)
+            if self.group.first and log.exists():
+                warnings.warn(f"{log}: was of a run without a state; begun anew", Notice, stacklevel=2)
+                log.unlink()
             return
         folder, facts = state
         changes = check_same_run(self.out, facts.get("run", {}), self.identity, self.going_on)
@@ -316,8 +317,8 @@ def _lines_until(log: Path, step: int) -> list[str]:
     if not log.is_file():
         warnings.warn(f"{log}: is missing; a new one begins after step {step}", Notice, stacklevel=2)
         return []
-    lines = log.read_text().splitlines(keepends=True)
-    return [line for line in lines if _step_of(line) <= step]
+    lines = log.read_text(errors="replace").splitlines()
+    return [f"{line}\n" for line in lines if _step_of(line) <= step]
 
 
 def _step_of(line: str) -> int | float:
