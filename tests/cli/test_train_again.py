@@ -17,9 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.tiny import CONFIG, write_corpus
+from wavefold import load, save
 from wavefold.chat import byte_tokenizer
+from wavefold.checkpoint import random_model
 from wavefold.cli.main import main
 from wavefold.parallel.group import Group
+from wavefold.train.lora import apply_adapters
 from wavefold.train.state import newest_state, save_state, states
 
 FLAGS = ["--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=320", "warmup=2",
@@ -89,13 +92,12 @@ def test_other_data_dtype_config_and_first_weights_are_refused(
         (["--data", str(other_corpus)], "data sha256"),
         (["--data", str(corpus), "--dtype", "bfloat16"], "dtype: float32 there, bfloat16 here"),
         (["--data", str(corpus), "--config", str(wider)], "config moe_intermediate_size: 32 there, 64 here"),
-        (["--data", str(corpus), "--init", str(first_model)], "init: null there"),
         (["--data", str(corpus), "--set", "seed=1"], "recipe seed: 0 there, 1 here"),
-        (["--data", str(corpus), "--set", "steps=9"], "--extend 5"),
+        (["--data", str(corpus), "--set", "steps=9"], "add --extend 5 with steps=4"),
     ):
         assert main([*finished, *flags]) == 2
         said = capsys.readouterr().err
-        assert message in said and "give another --out" in said and "remove it" not in said
+        assert message in said and "Give another --out" in said and "remove it" not in said
         assert content(tmp_path / "out") == before, flags
 
 
@@ -109,7 +111,11 @@ def test_more_steps_of_the_same_run(finished, corpus, tmp_path, capsys):
     assert main(extended) == 0
     assert "is finished, 7 steps" in capsys.readouterr().out
     assert main([*finished, "--data", str(corpus)]) == 2
-    assert "or, where it was extended, --extend 3" in capsys.readouterr().err
+    assert "add --extend 3 or more (it was extended)" in capsys.readouterr().err
+    assert main([*finished, "--data", str(corpus), "--extend", "2"]) == 2
+    assert "add --extend 3 or more" in capsys.readouterr().err
+    assert main([*finished, "--data", str(corpus), "--extend", "4"]) == 0
+    assert newest_state(tmp_path / "out" / "state")[1]["step"] == 8
 
 
 def test_data_are_changed_deliberately(finished, other_corpus, tmp_path, capsys):
@@ -127,11 +133,11 @@ def test_a_tokenizer_of_a_run_without_a_state_is_of_its_text_alone(corpus, other
     out = tmp_path / "out"
     command = ["train", "--config", str(config_file), "--out", str(out), *FLAGS, "steps=4"]
     assert main([*command, "--data", str(corpus)]) == 0
-    shutil.rmtree(out / "state")
+    shutil.rmtree(out / "state"), (out / "report.json").unlink()
     first = (out / "tokenizer.json").read_bytes()
     assert main([*command, "--data", str(corpus)]) == 0
     assert "tokenizer.json" not in capsys.readouterr().err and (out / "tokenizer.json").read_bytes() == first
-    shutil.rmtree(out / "state")
+    shutil.rmtree(out / "state"), (out / "report.json").unlink()
     assert main([*command, "--data", str(other_corpus)]) == 0
     assert "was of other text, of a run without a state; replaced" in capsys.readouterr().err
 
@@ -222,6 +228,85 @@ def test_the_state_of_adapters_holds_adapters_alone(corpus, first_model, tmp_pat
     assert stored and all(".lora_a" in name or ".lora_b" in name for name in stored)
     assert main([*command, "steps=4", "--extend", "2"]) == 0
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
+
+
+def test_adapters_are_added_to_their_own_base_alone(corpus, first_model, finished, tmp_path):
+    out = tmp_path / "adapted"
+    command = ["train", "--init", str(first_model), "--data", str(corpus), "--out", str(out), *FLAGS, "lora_rank=2"]
+    assert main([*command, "steps=4"]) == 0
+    apply_adapters(load(first_model), out / "adapters.safetensors")
+    other = tmp_path / "other"
+    shutil.copytree(first_model, other)
+    save(random_model(load(other).config, 1, packed=True), other)
+    with pytest.raises(ValueError, match="holds adapters of other weights"):
+        apply_adapters(load(other), out / "adapters.safetensors")
+
+
+def test_first_weights_of_another_run_are_refused(corpus, first_model, other_corpus, tmp_path, capsys):
+    """The same folder with other weights in it: two bytes of scales."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(first_model, base)
+    command = ["train", "--init", str(base), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=4"]
+    assert main(command) == 0
+    for path in base.glob("*.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1
+        path.write_bytes(data)
+    assert main(command) == 2
+    assert "holds another run (init: " in capsys.readouterr().err
+
+
+def test_another_tokenizer_of_the_same_vocabulary_is_refused(corpus, first_model, tmp_path, capsys):
+    """The same ids by name, other merges: other training tokens."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(first_model, base)
+    command = ["train", "--init", str(base), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=4"]
+    assert main(command) == 0
+    values = json.loads((base / "tokenizer.json").read_text())
+    values["model"]["merges"] = []
+    (base / "tokenizer.json").write_text(json.dumps(values))
+    assert main(command) == 2
+    assert "holds another run (tokenizer: " in capsys.readouterr().err
+
+
+def test_a_finished_run_whose_model_is_gone_writes_it_again(finished, corpus, tmp_path):
+    shutil.rmtree(tmp_path / "out" / "model")
+    assert main([*finished, "--data", str(corpus)]) == 0
+    assert (tmp_path / "out" / "model" / "config.json").is_file()
+    assert main([*finished, "--data", str(corpus), "--transformers"]) == 0
+    assert (tmp_path / "out" / "transformers" / "config.json").is_file()
+
+
+def test_another_runs_report_without_its_state_is_not_replaced(finished, corpus, other_corpus, tmp_path, capsys):
+    shutil.rmtree(tmp_path / "out" / "state")
+    before = content(tmp_path / "out")
+    assert main([*finished, "--data", str(other_corpus), "--set", "seed=3"]) == 2
+    assert "whose state is gone; give another --out, or remove" in capsys.readouterr().err
+    assert {k: v for k, v in content(tmp_path / "out").items() if "tokenizer" not in k} == {
+        k: v for k, v in before.items() if "tokenizer" not in k
+    }
+
+
+def test_places_that_would_lose_work_are_refused(corpus, config_file, first_model, tmp_path, capsys):
+    """A checkpoint's folder as OUT, OUT and --init in each other, OUT among the texts, a user's folder as OUT/model."""
+    copy = tmp_path / "copy"
+    shutil.copytree(first_model, copy)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "thesis.txt").write_text("x")
+    shutil.copytree(copy, tmp_path / "run" / "base")
+    configured = ["--config", str(config_file)]
+    for flags, message in (
+        (["--out", str(copy), *configured], "holds a checkpoint"),
+        (["--out", str(copy / "run"), "--init", str(copy)], "lie in each other"),
+        (["--out", str(tmp_path / "run"), "--init", str(tmp_path / "run" / "base")], "lie in each other"),
+        (["--out", str(tmp_path / "texts" / "run"), "--data", str(tmp_path / "texts"), *configured], "be trained on"),
+        (["--out", str(tmp_path / "mine"), *configured], "is no checkpoint"),
+        (["--out", str(tmp_path / "x"), "--init", str(copy), *configured], "which has its own; leave one"),
+    ):
+        assert main(["train", "--data", str(corpus), *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "mine" / "model" / "thesis.txt").read_text() == "x"
 
 
 def wait_for(path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from wavefold import quant
@@ -24,7 +23,7 @@ from wavefold.atomic import write_folder, write_json
 from wavefold.checkpoint.index import CONFIG_NAME, INDEX_NAME
 from wavefold.checkpoint.save import config_values
 from wavefold.checkpoint.side_files import copy_side_files
-from wavefold.checkpoint.write import check_replaceable
+from wavefold.checkpoint.write import check_replaceable, save_tensors
 from wavefold.model import Transformer
 
 RENAMES = [
@@ -69,7 +68,7 @@ def save_transformers(model: Transformer, path: Path) -> None:
         for number, some in enumerate(layers.values(), 1):
             file = f"model-{number:05d}-of-{len(layers):05d}.safetensors"
             tensors = to_transformers({name: _decoded(model, name) for name in some})
-            save_file({name: t.contiguous() for name, t in tensors.items()}, folder / file, {"format": "pt"})
+            save_tensors(tensors, folder / file)
             weight_map |= dict.fromkeys(tensors, file)
             total += sum(t.nbytes for t in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from wavefold.atomic import sweep, write_folder, write_json
@@ -107,6 +109,17 @@ def write_file(path: Path, entries: Mapping[str, Entry]) -> None:
             tensor = entries[name].make()
             assert (tuple(tensor.shape), tensor.dtype) == (entries[name].shape, entries[name].dtype), name
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file of tensors that are here, private. Raises OSError where the disk is full."""
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata or {"format": "pt"})
+        )
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written ({error})") from None
+    path.chmod(0o600)
 
 
 def check_replaceable(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from wavefold.cli.terminal import printable
 from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -96,8 +97,3 @@ class PrefillBar:
         if self._shown:
             self._bar.stop()
             self._shown = False
-
-
-def printable(text: str) -> str:
-    """`text` for a terminal: control characters, which could change its state, become U+FFFD."""
-    return "".join("\ufffd" if (ord(c) < 0x20 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 else c for c in text)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from wavefold.cli.models import check_model
-from wavefold.config import PRESETS_DIR, ModelConfig
+from wavefold.config import PRESETS_DIR, ModelConfig, read_values
+from wavefold.system import Notice
 
 HELP = "make a random checkpoint, untrained, for tests and benches"
 
@@ -68,4 +70,6 @@ def config_of(name: str) -> ModelConfig:
     if not Path(name).exists() and "/" not in name and not name.endswith(".gguf"):
         raise ValueError(f"{name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
     check_model(Path(name))
+    if unknown := ModelConfig.unknown_keys(read_values(name)):
+        warnings.warn(f"{name}: keys that nobody knows have no effect: {', '.join(unknown)}", Notice, stacklevel=2)
     return ModelConfig.from_file(name)

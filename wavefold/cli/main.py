@@ -16,6 +16,7 @@ from typing import Any
 
 from wavefold import __version__
 from wavefold.cli import bench, init, plan, run, train
+from wavefold.cli.terminal import printable
 from wavefold.system import Notice
 
 COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan, "bench": bench}
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_expected(error):
             raise
-        print(f"wavefold: error: {error}", file=sys.stderr)
+        print(f"wavefold: error: {printable(str(error))}", file=sys.stderr)
+        return MISTAKE
+    except MemoryError:
+        print("wavefold: error: memory ran out; expected more of it, or less to do", file=sys.stderr)
         return MISTAKE
 
 
@@ -55,7 +59,7 @@ def notices() -> Iterator[None]:
 
         def show_notice(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
             if issubclass(category, Notice):
-                print(f"wavefold: {message}", file=sys.stderr)
+                print(f"wavefold: {printable(str(message))}", file=sys.stderr)
             else:
                 show(message, category, *place, **options)
 

@@ -31,6 +31,10 @@ def whole() -> str:
     text = "" if sys.stdin is None else sys.stdin.read()
     if not text:
         raise ValueError("stdin holds no prompt; give one there, with -p TEXT or with --tokens FILE")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("stdin is not UTF-8; expected text in it") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 

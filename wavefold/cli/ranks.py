@@ -98,6 +98,14 @@ def agreed(prepare: Callable[[], tuple[Result, dict[str, object]]]) -> Result:
     return result
 
 
+def by_first(make: Callable[[], object]) -> None:
+    """Run `make` in the first process alone; all go on once it is done. Its error is raised in all of them."""
+    if num_ranks() == 1:
+        make()
+    else:
+        agreed(lambda: (make() if is_first() else None, {}))
+
+
 def check_alike(values: dict[str, object]) -> None:
     """Raises Disagreement, on every rank, where a rank has failed or another value under a name than rank 0."""
     answers = _exchange(values)

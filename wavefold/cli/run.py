@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="print special tokens in answers too (default: left out, but for <think> and </think>)"
     )  # fmt: skip
     parser.add_argument("--max-tokens", type=int, metavar="N",
-                        help="longest answer (default: the model's generation_config.json, else 256; cut to what is "
-                        "left of the context window)")  # fmt: skip
+                        help="longest answer (default: the model's generation_config.json, else 256, cut to what is "
+                        "left of the context window; a number of yours is refused where it does not fit)")  # fmt: skip
     parser.add_argument("--temperature", type=float, metavar="T",
                         help="0 always takes the most likely token (default: the model's, else 1)")  # fmt: skip
     parser.add_argument("--top-p", type=float, metavar="P",

@@ -53,7 +53,7 @@ class Session:
             self.chat.keep(text, answer)
 
     def answer(self, prompt: Prompt, stoppable: bool = False) -> str | None:
-        """Answer `prompt` and show the answer. Returns its text; None where there is no tokenizer."""
+        """Answer `prompt` and show the answer. Returns its text without special tokens; None without a tokenizer."""
         ids: list[int] = []
         show_special = self.args.show_special
         with PrefillBar(len(prompt.ids)) as bar:
@@ -82,7 +82,7 @@ class Session:
                 window = self.model.config.max_position_embeddings
                 message = f"the answer ended because the context window is full: max_position_embeddings = {window}"
                 warnings.warn(message, Notice, stacklevel=2)
-        return text
+        return None if self.tokenizer is None else self.tokenizer.decode(ids, len(prompt.taken))
 
     def generate(self, prompt: Prompt, bar: PrefillBar) -> Generation:
         """The answer to `prompt`, not yet computed. Raises ValueError for a prompt or sampling that cannot be used."""

@@ -23,6 +23,7 @@ from typing import Any
 from wavefold.atomic import write_json
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
+from wavefold.cli.ranks import by_first
 from wavefold.parallel.group import Group
 from wavefold.system import Notice
 from wavefold.train.batches import Documents, InMemory, as_tokens
@@ -79,9 +80,12 @@ def read_text(
     if init is not None:
         tokenizer = Tokenizer.load(init)
     else:
-        if group.first and (anew or not (out / FILE_NAME).exists()):
-            _trained(out, corpus, vocab_size, identity)
-        group.wait()
+
+        def make() -> None:
+            if anew or not (out / FILE_NAME).exists():
+                _trained(out, corpus, vocab_size, identity)
+
+        by_first(make)
         tokenizer = Tokenizer.load(out)
     parts = (corpus.train, corpus.held_out)
     chats = any(d.messages for d in corpus.held_out)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wavefold.train.recipe import Recipe
     from wavefold.train.trainer import Progress
+
+QUIET_S = 30.0
+"""Seconds after which a step is shown where nobody sees a bar."""
 
 HELP = "train a model on a folder of text, or on the Python standard library"
 
@@ -30,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="chats longer than the shortest sequence of length_stages: an error (refuse), without their earliest "
         "turns (truncate), or left out (drop); text is cut into sequences, chats never are (default refuse)",
     )  # fmt: skip
-    parser.add_argument("--config", default="nano", help="a preset or a config.json (default nano)")
+    parser.add_argument("--config", help="a preset or a config.json (default nano); with --init the model's own")
     parser.add_argument("--recipe", type=Path, help="a Python file that defines recipe = Recipe(...); it is run")
     parser.add_argument(
         "--set",
@@ -42,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--init", type=Path, metavar="MODEL", help="begin with the weights of this checkpoint")
     parser.add_argument(
-        "--extend", type=int, default=0, metavar="STEPS",
+        "--extend", type=int, metavar="STEPS",
         help="go on with the run in OUT for so many steps beyond those of its recipe",
     )  # fmt: skip
     parser.add_argument(
@@ -59,16 +63,24 @@ def run(args: argparse.Namespace) -> int:
 
     from wavefold.cli import training
     from wavefold.cli.init import config_of
+    from wavefold.cli.models import model_folder
 
+    for flag in ("threads", "extend"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} {value} is not allowed; expected 1 or more")
+    if args.init and args.config:
+        raise ValueError(
+            f"--config {args.config} is not allowed beside --init {args.init}, which has its own; leave one"
+        )
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.extend < 0:
-        raise ValueError(f"--extend {args.extend} is not allowed; expected a number of steps, 1 or more")
-    recipe = recipe_of(args)
+    recipe, extend = recipe_of(args), args.extend or 0
+    init = None if args.init is None else model_folder(args.init)
     options = training.Options(
-        out=args.out, data=args.data, config=config_of(str(args.init) if args.init else args.config),
-        recipe=dataclasses.replace(recipe, steps=recipe.steps + args.extend), dtype=args.dtype, init=args.init,
-        transformers=args.transformers, extend=args.extend, force_data=args.force_data, long_chats=args.long_chats,
+        out=args.out, data=args.data, config=config_of(str(init or args.config or "nano")),
+        recipe=dataclasses.replace(recipe, steps=recipe.steps + extend), dtype=args.dtype, init=init,
+        transformers=args.transformers, extend=extend, force_data=args.force_data, long_chats=args.long_chats,
     )  # fmt: skip
     return training.run(options, lambda first: Reporter(options.recipe, first, args.out))
 
@@ -92,7 +104,10 @@ class Reporter:
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not sys.stderr.isatty())
         self._task = self._bar.add_task("", total=recipe.steps, completed=first)
-        self._every = max(1, recipe.steps // 50)
+        self._every, self._said = max(1, recipe.steps // 50), 0.0
+        if first:
+            print(f"goes on from step {first}", file=sys.stderr)
+        self._steps = recipe.steps
         self._board = _tensorboard(out / "tensorboard")
 
     def __enter__(self) -> Reporter:
@@ -109,8 +124,10 @@ class Reporter:
         self._bar.update(self._task, completed=progress.step, description=text)
         if progress.held_out is not None:
             text += f"  held out {progress.held_out:.4f} nats a token"
-        if self._bar.disable and (progress.step % self._every == 0 or progress.held_out is not None):
-            print(f"step {progress.step}  {text}", file=sys.stderr, flush=True)
+        is_due = progress.step % self._every == 0 or time.monotonic() - self._said > QUIET_S
+        if self._bar.disable and (is_due or progress.held_out is not None):
+            print(f"step {progress.step} of {self._steps}  {text}", file=sys.stderr, flush=True)
+            self._said = time.monotonic()
         if self._board is not None:
             for name, value in dataclasses.asdict(progress).items():
                 if isinstance(value, int | float):

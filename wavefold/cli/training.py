@@ -23,9 +23,11 @@ import torch
 from wavefold.atomic import holding, sweep, write_json
 from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
+from wavefold.checkpoint.side_files import side_files
 from wavefold.checkpoint.transformers_layout import save_transformers
+from wavefold.checkpoint.write import check_replaceable
 from wavefold.cli.ranks import agreed, check_alike
-from wavefold.cli.texts import SOURCE, Text, read_text
+from wavefold.cli.texts import INSTRUCT, SOURCE, Text, read_text
 from wavefold.model import Transformer
 from wavefold.parallel.group import Group
 from wavefold.train import schedule
@@ -76,6 +78,7 @@ def run(options: Options, reporting: Reporting) -> int:
 
     Raises ValueError for what cannot be, before anything in OUT is changed.
     """
+    _check_places(options)
     check_trainable(options.config, options.recipe)
     group = Group()
     check_training(options.config, options.recipe, getattr(torch, options.dtype), group.size)
@@ -83,15 +86,7 @@ def run(options: Options, reporting: Reporting) -> int:
     with _only_process(options.out, group):
         if group.first:
             sweep_states(options.out / "state")
-            for name in (
-                "model",
-                "adapter",
-                "transformers",
-                REPORT,
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "log.jsonl",
-            ):
+            for name in WRITTEN:
                 sweep(options.out / name)
         group.wait()
         return _run(options, group, reporting)
@@ -100,22 +95,27 @@ def run(options: Options, reporting: Reporting) -> int:
 def _run(options: Options, group: Group, reporting: Reporting) -> int:
     out, recipe = options.out, options.recipe
     state = newest_state(out / "state")
-    text = read_text(
-        options.data, out, options.config.vocab_size, options.init, group, schedule.shortest_seq_len(recipe),
-        options.long_chats, anew=state is None,
-    )  # fmt: skip
+    text = _together(group, lambda: _read(options, group, anew=state is None))
     run_identity = _identity(options, text)
     if group.size > 1:
-        check_alike({part: json.dumps(value) for part, value in run_identity.items()})
+        values: dict[str, object] = {part: json.dumps(value) for part, value in run_identity.items()}
+        values |= {"--extend": options.extend, "--force-data": options.force_data}
+        check_alike(values)
     going_on = GoingOn(options.extend, options.force_data)
+    reported = _reported(out)
     if state is not None:
         saved = state[1].get("run", {})
         check_same_run(out, saved, run_identity, going_on)
-        if state[1]["step"] >= recipe.steps and _reported(out) == digest_of(saved):
+        if state[1]["step"] >= recipe.steps and reported == digest_of(saved) and _is_whole(options):
             if group.first:
                 print(f"{out}: is finished, {state[1]['step']} steps; nothing was changed. For more steps of the same "
-                      "run: --extend STEPS; for another run: another --out")  # fmt: skip
+                      f"run: --extend STEPS, more than {options.extend}; for another run: another --out")  # fmt: skip
             return 0
+    elif reported not in (None, digest_of(run_identity)):
+        raise ValueError(
+            f"{out}: holds the model and report of another run, whose state is gone; give another --out, or remove "
+            f"{out / REPORT} to train in its place"
+        )
     fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
     batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
     held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
@@ -133,9 +133,47 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
     group.leave()
     if group.first:
         _export(options, text, model, tensors)
-        adapters = _save_adapters(options, trainer, whole) if recipe.lora_rank else {}
+        adapters = _save_adapters(options, trainer, whole, str(run_identity["init"])) if recipe.lora_rank else {}
         _report(options, text, model, held_out, trained, group.size, run_identity, adapters)
     return 0
+
+
+def _check_places(options: Options) -> None:
+    """Raises ValueError for folders that a run would train on, overwrite, or find full at its end."""
+    out, init = options.out.resolve(), options.init
+    if (out / "config.json").is_file():
+        raise ValueError(f"--out {options.out}: holds a checkpoint; give a folder for the run, which gets model/ in it")
+    if init is not None and (init.resolve().is_relative_to(out) or out.is_relative_to(init.resolve())):
+        raise ValueError(
+            f"--init {init} and --out {options.out} lie in each other; copy the model out of the run first"
+        )
+    data = Path(options.data.removeprefix(INSTRUCT))
+    if data.is_dir() and out.is_relative_to(data.resolve()):
+        raise ValueError(f"--out {options.out} lies in --data {data}, and would be trained on; give another --out")
+    for name in ("model", "transformers"):
+        check_replaceable(options.out / name)
+    if init is not None:
+        list(side_files(init))  # too large ones are refused now
+
+
+def _together(group: Group, make: Callable[[], Text]) -> Text:
+    """What `make` gives, once it has given it in every process."""
+    return agreed(lambda: (make(), {})) if group.size > 1 else make()
+
+
+def _read(options: Options, group: Group, anew: bool) -> Text:
+    """The run's documents and tokenizer."""
+    return read_text(
+        options.data, options.out, options.config.vocab_size, options.init, group,
+        schedule.shortest_seq_len(options.recipe), options.long_chats, anew,
+    )  # fmt: skip
+
+
+def _is_whole(options: Options) -> bool:
+    """True if all that the run was to write is there."""
+    names = ["model/config.json", *["transformers/config.json"] * options.transformers]
+    names += ["adapters.safetensors", "adapter/adapter_config.json"] * bool(options.recipe.lora_rank)
+    return all((options.out / name).is_file() for name in names)
 
 
 @contextlib.contextmanager
@@ -169,8 +207,8 @@ def _identity(options: Options, text: Text) -> Identity:
 def _reported(out: Path) -> str | None:
     """Of which run the report in OUT is; None where there is none."""
     try:
-        return json.loads((out / REPORT).read_text())["run"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((out / REPORT).read_text())["run"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -197,9 +235,9 @@ def _export(options: Options, text: Text, model: Transformer, tensors: dict[str,
         save_transformers(load(out / "model"), out / "transformers")
 
 
-def _save_adapters(options: Options, trainer: Trainer, whole: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _save_adapters(options: Options, trainer: Trainer, whole: dict[str, torch.Tensor], base: str) -> dict[str, Any]:
     """Write the adapters alone, in our layout and in PEFT's; what the report says of them."""
-    save_adapters(trainer.model, whole, options.out / "adapters.safetensors")
+    save_adapters(trainer.model, whole, options.out / "adapters.safetensors", base)
     save_peft(trainer.model, whole, options.out / "adapter", options.recipe, str(options.init))
     return {"adapters": kept_report(kept_products(trainer.masters, whole))}
 
@@ -232,4 +270,5 @@ def _report(
     else:
         print(f"held out: {nats / tokens:.4f} nats a token")
     write_json(out / REPORT, facts)
-    print(f"the model is in {out / 'model'}; try: wavefold run {out / 'model'} -p 'def fibonacci(n):'")
+    trial = "-p TEXT" if text.held_out_text else "--chat"
+    print(f"the model is in {out / 'model'}; try: wavefold run {out / 'model'} {trial}")

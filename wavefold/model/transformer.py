@@ -208,9 +208,8 @@ class Transformer(HyperConnected):
             raise ValueError(f"tokens of dtype {tokens.dtype} are not allowed; expected torch.int64")
         low, high = (int(end) for end in tokens.aminmax()) if len(tokens) else (0, 0)
         if not 0 <= low <= high < self.config.vocab_size:
-            raise ValueError(
-                f"tokens between {low} and {high} are not allowed; expected 0 to {self.config.vocab_size - 1}"
-            )
+            outside = low if low < 0 else high
+            raise ValueError(f"token {outside} is not allowed; expected 0 to {self.config.vocab_size - 1}")
         return tokens.to(self.device)
 
 

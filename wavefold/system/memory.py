@@ -16,6 +16,11 @@ RLIMITS = (("RLIMIT_AS (ulimit -v)", "RLIMIT_AS", "VmSize"), ("RLIMIT_DATA (ulim
 """Name, constant, and the field of /proc/self/status that says how much of it is used."""
 
 
+ADDRESS_SLACK = 512 << 20
+"""Address space that allocators of threads reserve and never fill; without it a run under `ulimit -v` dies of a failed
+reservation although its memory would fit."""
+
+
 def memory_bytes() -> int:
     """Memory that this process may have at most: the machine's, or what a control group or a process limit leaves."""
     return min(limit.total for limit in limits())
@@ -64,7 +69,8 @@ def _process_limits(root: Path) -> list[Limit]:
     for name, constant, field in RLIMITS:
         total, _ = resource.getrlimit(getattr(resource, constant))
         if total != resource.RLIM_INFINITY:
-            found.append(Limit(name, total, total - used.get(field, rss_bytes()), counts_maps=True))
+            free = total - used.get(field, rss_bytes()) - ADDRESS_SLACK
+            found.append(Limit(name, total, free, counts_maps=True))
     return found
 
 

@@ -144,7 +144,10 @@ def _listed(path: Path) -> Corpus:
         else:
             document = _file(place, path.parent) if place.is_file() else None
             if document is None:
-                raise ValueError(f"{path}:{number}: {line!r} is not allowed; expected a UTF-8 file or a folder")
+                raise ValueError(
+                    f"{path}:{number}: {line!r} is not allowed; expected a UTF-8 file or a folder "
+                    "(a .txt is a list of those, one a line; to train on texts give their folder)"
+                )
             documents = [document]
         for document in documents:
             found.setdefault((path.parent / document.name).resolve(), document)

@@ -75,31 +75,36 @@ def check_same_run(out: Path, saved: Mapping[str, Any], now: Identity, going_on:
     steps = [recipe.pop("steps", None) for recipe in recipes]
     allowed = ["data"] if going_on.force_data and saved.get("data") != now.get("data") else []
     found = [f"recipe {line}" for line in _differences(recipes[0], recipes[1])]
+    others = len(found)
     if steps[0] != steps[1]:
         if going_on.extend and None not in steps and steps[0] < steps[1]:
             allowed.append("steps")
         else:
             found.append(f"recipe steps: {steps[0]} there, {steps[1]} here")
     parts = [key for key in {**saved, **now} if key not in ("recipe", "state_version", *allowed)]
+    others += sum(saved.get(key) != now.get(key) for key in parts if key != "data")
     for key in parts:
         if isinstance(saved.get(key), dict) and isinstance(now.get(key), dict):
             found += [f"{key} {line}" for line in _differences(saved[key], now[key])]
         elif saved.get(key) != now.get(key):
             found.append(f"{key}: {_shown(saved.get(key))} there, {_shown(now.get(key))} here")
     if found:
-        raise ValueError(f"{out}: holds another run ({'; '.join(found)}). {_ways_out(saved, now, steps)}")
+        raise ValueError(f"{out}: holds another run ({'; '.join(found)}). {_ways_out(saved, now, going_on, others)}")
     return allowed
 
 
-def _ways_out(saved: Mapping[str, Any], now: Identity, steps: Sequence[int | None]) -> str:
-    ways = ["give another --out", "or what that run had"]
-    if steps[0] is not None and steps[1] is not None and steps[1] > steps[0]:
-        ways.append(f"or, for more steps of the same run, its own steps and --extend {steps[1] - steps[0]}")
-    if steps[0] is not None and steps[1] is not None and steps[1] < steps[0]:
-        ways.append(f"or, where it was extended, --extend {steps[0] - steps[1]}")
-    if saved.get("data") != now.get("data"):
-        ways.append("or --force-data, where other data are meant")
-    return "; ".join(ways)
+def _ways_out(saved: Mapping[str, Any], now: Identity, going_on: GoingOn, others: int) -> str:
+    """What would help. Deliberate ways on are named where nothing else differs; `others` counts what else does."""
+    ways = "Give another --out, or what that run was given"
+    there, here = (identity.get("recipe", {}).get("steps") for identity in (saved, now))
+    flags = []
+    if saved.get("data") != now.get("data") and not going_on.force_data:
+        flags.append("--force-data (other data are meant)")
+    if there is not None and here is not None and there > here:
+        flags.append(f"--extend {going_on.extend + there - here} or more (it was extended)")
+    elif there is not None and here is not None and there < here and not going_on.extend:
+        flags.append(f"--extend {here - there} with steps={there} (more steps of the same run)")
+    return f"{ways}, or add {' and '.join(flags)}" if flags and not others else ways
 
 
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:

@@ -12,12 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wavefold import quant
+from wavefold.checkpoint.fingerprint import fingerprint, identity
+from wavefold.checkpoint.write import save_tensors
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
+
+BASE = "base"
+"""The metadata key of the base's identity."""
 
 ADAPTED = ("wq_a", "wq_b", "wkv", "wo_b", "w1", "w2", "w3")
 """Attention's projections but the grouped one, and the shared expert's."""
@@ -76,6 +82,12 @@ def apply_adapters(model: Transformer, path: Path) -> None:
     merged export, whose sums are rounded to the base's format. Raises ValueError for adapters of another model.
     """
     tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        base = (file.metadata() or {}).get(BASE)
+    if base and model.origin is not None and base != identity(fingerprint(model.origin.folder)):
+        raise ValueError(
+            f"{path}: holds adapters of other weights than {model.origin.folder}'s; expected their base model"
+        )
     names = sorted({name.rpartition(".")[0] for name in tensors})
     modules = dict(model.named_modules())
     for name in names:
@@ -96,12 +108,15 @@ def apply_adapters(model: Transformer, path: Path) -> None:
         module.register_parameter("scale", None)
 
 
-def save_adapters(model: Transformer, parameters: Mapping[str, Tensor], path: Path) -> None:
-    """Write the adapters alone to a safetensors file, each delta being (scale B) A. `parameters`: whole, by name."""
+def save_adapters(model: Transformer, parameters: Mapping[str, Tensor], path: Path, base: str = "") -> None:
+    """Write the adapters alone to a safetensors file, each delta being (scale B) A.
+
+    `parameters`: the model's, whole, by name. `base` is the identity of the weights that they are adapters of
+    (`fingerprint.identity`), which `apply_adapters` compares.
+    """
     tensors = {}
     for name, module in model.named_modules():
         if isinstance(module, Linear) and has_adapter(module):
             tensors[f"{name}.lora_a"] = parameters[f"{name}.lora_a"].detach()
             tensors[f"{name}.lora_b"] = (parameters[f"{name}.lora_b"] * module.lora_scale).detach()  # type: ignore
-    save_file(tensors, path)
-    path.chmod(0o600)
+    save_tensors(tensors, path, {BASE: base} if base else None)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from wavefold.atomic import write_folder, write_json
 from wavefold.checkpoint.transformers_layout import to_transformers
+from wavefold.checkpoint.write import save_tensors
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
 from wavefold.train.lora import has_adapter
@@ -50,7 +50,7 @@ def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path
     }  # fmt: skip
 
     def fill(fresh: Path) -> None:
-        save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
+        save_tensors(tensors, fresh / "adapter_model.safetensors")
         write_json(fresh / CONFIG_NAME, config)
 
     write_folder(folder, fill)

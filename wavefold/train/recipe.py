@@ -100,6 +100,9 @@ class Recipe:
             if kind == "float":  # 1 and 1.0 are one recipe
                 object.__setattr__(self, key, float(value))
         _check_stages(self.length_stages, self.steps)
+        longest = max(tokens for _, tokens in self.length_stages)
+        _require(longest <= self.batch_tokens, "length_stages", self.length_stages,
+                 f"sequences of at most batch_tokens = {self.batch_tokens} tokens")  # fmt: skip
         for key, upper in UPPER.items():
             _require(getattr(self, key) <= upper, key, getattr(self, key), f"a number from 0 to {upper}")
         _require(self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
@@ -206,6 +209,8 @@ def load_recipe(path: Path) -> Recipe:
         raise ValueError(f"{path}: no such recipe; expected a Python file that defines recipe = Recipe(...)")
     try:
         found = runpy.run_path(str(path)).get("recipe")
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: is no Python ({error.msg})") from None
     except TypeError as error:  # Recipe(...) with a key that it does not have
         raise ValueError(f"{path}: {error}; keys are {', '.join(f.name for f in fields(Recipe))}") from None
     if not isinstance(found, Recipe):
