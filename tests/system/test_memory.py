@@ -113,8 +113,12 @@ def test_process_limits_count_what_is_used_and_mapped_files(tmp_path: Path, monk
     totals = {resource.RLIMIT_AS: 4 * GB, resource.RLIMIT_DATA: 2 * GB}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (totals[kind], totals[kind]))
     _, space, data = limits(root)
-    assert space == Limit("RLIMIT_AS (ulimit -v)", 4 * GB, 4 * GB - 1_024_000_000, counts_maps=True)
-    assert data == Limit("RLIMIT_DATA (ulimit -d)", 2 * GB, 2 * GB - 256_000_000, counts_maps=True)
+    assert space == Limit(
+        "RLIMIT_AS (ulimit -v)", 4 * GB, 4 * GB - 1_024_000_000 - memory.ADDRESS_SLACK["RLIMIT_AS"], counts_maps=True
+    )
+    assert data == Limit(
+        "RLIMIT_DATA (ulimit -d)", 2 * GB, 2 * GB - 256_000_000 - memory.ADDRESS_SLACK["RLIMIT_DATA"], counts_maps=True
+    )
 
 
 def test_a_refusal_says_what_is_needed_what_is_free_and_which_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,3 +143,9 @@ def test_a_group_that_is_over_its_limit_has_nothing_free(monkeypatch: pytest.Mon
     assert available_bytes() == 0
     with pytest.raises(ValueError, match=r"and 0.00 GB of memory are free"):
         check_memory(1, "a cache", "less")
+
+
+def test_too_little_address_space_is_said_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (400_000_000, 400_000_000))
+    with pytest.raises(ValueError, match=r"allows 0.40 GB; expected 1.07 GB at least"):
+        memory.check_address_space()

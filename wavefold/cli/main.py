@@ -17,7 +17,7 @@ from typing import Any
 from wavefold import __version__
 from wavefold.cli import bench, init, plan, run, train
 from wavefold.cli.terminal import printable
-from wavefold.system import Notice
+from wavefold.system import Notice, check_address_space
 
 COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan, "bench": bench}
 
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch's OpenMP threads wait for each other actively; beside another busy process that costs 20 times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        check_address_space()
         with notices():
             return COMMANDS[args.command].run(args)
     except BrokenPipeError:  # the reader of our output left: `wavefold run ... | head`

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.plan.summary import plan
 
     config = config_of(args.model)
+    if args.ranks is not None and args.ranks < 1:
+        raise ValueError(f"--ranks {args.ranks} is not allowed; expected 1 or more")
     if args.ranks:
         plans = plan_ranks.plan_ranks(config, args)
         if args.json:

@@ -100,7 +100,10 @@ def history_path() -> Path:
 
 def read_tokens(name: str) -> list[int]:
     """The ids in the file `name` ("-": stdin): a JSON list, or numbers with blanks or commas between them."""
-    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--tokens {name}: cannot be read ({error}); expected a file of token ids, or '-'") from None
     items: object
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()

@@ -141,6 +141,8 @@ def _run(options: Options, group: Group, reporting: Reporting) -> int:
 def _check_places(options: Options) -> None:
     """Raises ValueError for folders that a run would train on, overwrite, or find full at its end."""
     out, init = options.out.resolve(), options.init
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {options.out}: is a file; give a folder")
     if (out / "config.json").is_file():
         raise ValueError(f"--out {options.out}: holds a checkpoint; give a folder for the run, which gets model/ in it")
     if init is not None and (init.resolve().is_relative_to(out) or out.is_relative_to(init.resolve())):

@@ -7,12 +7,20 @@ import platform
 from pathlib import Path
 
 from wavefold.system.control_groups import Limit
-from wavefold.system.memory import available_bytes, check_memory, memory_bytes, peak_rss_bytes, rss_bytes
+from wavefold.system.memory import (
+    available_bytes,
+    check_address_space,
+    check_memory,
+    memory_bytes,
+    peak_rss_bytes,
+    rss_bytes,
+)
 
 __all__ = [
     "Limit",
     "Notice",
     "available_bytes",
+    "check_address_space",
     "check_memory",
     "cpu_name",
     "memory_bytes",

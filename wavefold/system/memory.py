@@ -16,9 +16,11 @@ RLIMITS = (("RLIMIT_AS (ulimit -v)", "RLIMIT_AS", "VmSize"), ("RLIMIT_DATA (ulim
 """Name, constant, and the field of /proc/self/status that says how much of it is used."""
 
 
-ADDRESS_SLACK = 512 << 20
+ADDRESS_SLACK = {"RLIMIT_AS": 1536 << 20, "RLIMIT_DATA": 128 << 20}
 """Address space that allocators of threads reserve and never fill; without it a run under `ulimit -v` dies of a failed
 reservation although its memory would fit."""
+ADDRESS_LEAST = 1 << 30
+"""Address space that the libraries of a command take before it does anything."""
 
 
 def memory_bytes() -> int:
@@ -46,6 +48,16 @@ def check_memory(num_bytes: int, subject: str, advice: str, mapped_bytes: int = 
         )
 
 
+def check_address_space() -> None:
+    """Raises ValueError where a limit leaves less address space than the libraries take that are imported next."""
+    total, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if total != resource.RLIM_INFINITY and total < ADDRESS_LEAST:
+        raise ValueError(
+            f"RLIMIT_AS (ulimit -v) allows {total / 1e9:,.2f} GB; expected {ADDRESS_LEAST / 1e9:,.2f} GB at least, "
+            "which torch takes alone"
+        )
+
+
 def tightest(mapped_bytes: int = 0) -> Limit:
     """The limit that leaves least for memory once `mapped_bytes` of files are mapped."""
     return min(limits(), key=lambda limit: limit.free - mapped_bytes * limit.counts_maps)
@@ -69,7 +81,7 @@ def _process_limits(root: Path) -> list[Limit]:
     for name, constant, field in RLIMITS:
         total, _ = resource.getrlimit(getattr(resource, constant))
         if total != resource.RLIM_INFINITY:
-            free = total - used.get(field, rss_bytes()) - ADDRESS_SLACK
+            free = total - used.get(field, rss_bytes()) - ADDRESS_SLACK[constant]
             found.append(Limit(name, total, free, counts_maps=True))
     return found
 
