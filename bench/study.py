@@ -1,6 +1,6 @@
 """Questions about training, each answered by runs of a small model on the standard library, several seeds each.
 
-    python bench/study.py qat       bfloat16, bfloat16 quantised afterwards, quantised in training; AdamW
+    python bench/study.py qat       bfloat16, bfloat16 quantized afterwards, quantized in training; AdamW
     python bench/study.py qat-muon  the same with Muon
     python bench/study.py hybrid    hybrid attention beside dense attention of equal parameters
     python bench/study.py muon      Muon beside AdamW, the learning rate of both tuned on one seed
@@ -63,14 +63,14 @@ NUM_HELD_OUT = 20
 
 def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
     """The kinds of run of a study, by name, for the first seed."""
-    plain = replace(RECIPE, quantise="none")
+    plain = replace(RECIPE, quantize="none")
     if study in ("qat", "qat-muon"):  # few numbers and many steps: only then does rounding cost more than a seed
         long = replace(RECIPE, steps=5000, decay_steps=2500, final_lr=0.02)
         if study == "qat":
             long = replace(long, optimizer="adamw", peak_lr=0.01, weight_decay=0.0)
         return {
-            "bfloat16": (SMALLEST, replace(long, quantise="none")),
-            "quantised in training": (SMALLEST, replace(long, quantise_from=long.decay_steps)),
+            "bfloat16": (SMALLEST, replace(long, quantize="none")),
+            "quantized in training": (SMALLEST, replace(long, quantize_from=long.decay_steps)),
         }
     if study == "hybrid":
         everything = SMALL.replace(compress_ratios=(0,) * 4, sliding_window=4096)
@@ -130,10 +130,10 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
         "parameters": num_parameters(config), "tokens": sum(line["tokens"] for line in log),
         "curve": [round(line["loss"] * scale, 4) for line in log[::10]], "recipe": asdict(recipe),
     }  # fmt: skip
-    if study != "hybrid" and recipe.quantise == "none":
+    if study != "hybrid" and recipe.quantize == "none":
         model.arithmetic = Arithmetic("exact", torch.bfloat16, fp4_index=True)
         nats, tokens = evaluate(Objective(model, Masters(model, "fp4")), held_out)
-        facts["quantised_afterwards"] = nats / tokens * scale
+        facts["quantized_afterwards"] = nats / tokens * scale
     if study == "hybrid" and arm == "hybrid":
         facts["captured"] = captured(trainer.objective, held_out[:16])
     return facts
@@ -150,15 +150,15 @@ def show(study: str, lines: list[dict]) -> None:
     by_arm: dict[str, list[float]] = {}
     for line in lines:
         by_arm.setdefault(line["arm"], []).append(line["bits_a_byte"])
-        if "quantised_afterwards" in line:
-            by_arm.setdefault(f"{line['arm']} quantised afterwards", []).append(line["quantised_afterwards"])
+        if "quantized_afterwards" in line:
+            by_arm.setdefault(f"{line['arm']} quantized afterwards", []).append(line["quantized_afterwards"])
     for arm, values in by_arm.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"{arm:32} {statistics.mean(values):.4f} bits a byte   spread {spread:.4f}   {len(values)} seeds")
     if study.startswith("qat") and len(by_arm) == 3:
-        names = "bfloat16", "bfloat16 quantised afterwards", "quantised in training"
+        names = "bfloat16", "bfloat16 quantized afterwards", "quantized in training"
         for low, after, trained in zip(*(by_arm[name] for name in names), strict=False):
-            print(f"gap {after - low:.4f}; quantising in training closes {(after - trained) / (after - low):.0%}")
+            print(f"gap {after - low:.4f}; quantizing in training closes {(after - trained) / (after - low):.0%}")
         low, after, trained = (statistics.mean(by_arm[name]) for name in names)
         print(f"means: gap {after - low:.4f}, closed by {(after - trained) / (after - low):.0%}")
 

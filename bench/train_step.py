@@ -2,7 +2,7 @@
 
     python bench/train_step.py [MODEL]       4 sequences of 1,024 tokens; forward, backward, AdamW
 
-Each in a process of its own, turns alternating, quantisation and MTP off in both: ours with float32 masters and
+Each in a process of its own, turns alternating, quantization and MTP off in both: ours with float32 masters and
 bfloat16 activations, transformers in bfloat16 throughout. In both, torch's threads sleep while they wait, as the
 command line has it (OMP_WAIT_POLICY=PASSIVE): those that spin take cores from the other side.
 """
@@ -42,7 +42,7 @@ def ours(folder: Path, steps: int) -> list[float]:
     model = model_from(folder, Arithmetic("exact", torch.bfloat16))
     objective = Objective(model, Masters(model, "none"))
     shards = Shards(objective, Group())
-    optimizer = Optimizer(shards, model, Recipe(optimizer="adamw", quantise="none"))
+    optimizer = Optimizer(shards, model, Recipe(optimizer="adamw", quantize="none"))
     ids = torch.randint(0, model.config.vocab_size, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(0))
     packed = pack([row.numpy() for row in ids])
 

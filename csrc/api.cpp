@@ -8,7 +8,7 @@
 #include "api.h"
 #include "hyper.h"
 #include "products.h"
-#include "quantise.h"
+#include "quantize.h"
 #include "rowwise.h"
 
 namespace {

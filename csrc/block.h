@@ -50,7 +50,8 @@ class Arena {
     explicit Arena(void *base) : base_(static_cast<uint8_t *>(base)) {}
     template <class T>
     T *take(int64_t count) {
-        T *at = base_ ? reinterpret_cast<T *>(base_ + used_) : nullptr;  // counting alone adds nothing to a null pointer
+        T *at =
+            base_ ? reinterpret_cast<T *>(base_ + used_) : nullptr;  // counting alone adds nothing to a null pointer
         used_ += padded(count * int64_t(sizeof(T)), 64);
         return at;
     }

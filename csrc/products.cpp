@@ -4,7 +4,7 @@
 
 #include "api.h"
 #include "attention.h"
-#include "quantise.h"
+#include "quantize.h"
 #include "rowwise.h"
 
 namespace wf {

@@ -1,11 +1,11 @@
-// What is done to one row of bfloat16 between the products: norms, rotation, quantisation, pooling. Each as its reference
+// What is done to one row of bfloat16 between the products: norms, rotation, quantization, pooling. Each as its reference
 // in ops/reference states it.
 #pragma once
 
 #include <cmath>
 
 #include "kernels.h"
-#include "quantise.h"
+#include "quantize.h"
 #include "rows.h"
 #include "simd.h"
 

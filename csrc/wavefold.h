@@ -83,8 +83,8 @@ WF_API int wf_pool_create(int32_t threads, wf_pool **pool);
 WF_API void wf_pool_destroy(wf_pool *pool);
 
 /* y = x W^T: x bfloat16 [x_rows, columns], y float32 or (y_bf16) bfloat16 [x_rows, rows], both contiguous.
- * With x_fp8, x goes through e4m3 first, one scale for 128 columns of a row, as the released code quantises the input of
- * a quantised weight. */
+ * With x_fp8, x goes through e4m3 first, one scale for 128 columns of a row, as the released code quantizes the input of
+ * a quantized weight. */
 WF_API int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8, void *y,
                      int32_t y_bf16);
 

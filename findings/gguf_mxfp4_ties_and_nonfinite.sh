@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# gguf 0.19.0, beside ml_dtypes 0.6.0. One would assume that the MXFP4 quantiser rounds ties to
+# gguf 0.19.0, beside ml_dtypes 0.6.0. One would assume that the MXFP4 quantizer rounds ties to
 # even, as the FP4 cast of ml_dtypes does, and that NaN or inf in a block shows afterwards. Ties go
 # towards zero (0.75 gives 0.5, 1.75 gives 1.5, 3.5 gives 3, where even would be 1, 2, 4), small
 # negative numbers become +0, a largest value between 6 and 8 times the scale is cut to 6, and one
 # inf or NaN turns all 32 numbers of its block into zeros. It matters to whoever compares a GGUF
-# file with the same model quantised elsewhere (every tie is a difference, always towards smaller
+# file with the same model quantized elsewhere (every tie is a difference, always towards smaller
 # weights), and to whoever converts a run that overflowed: the file looks clean, and a piece of each
 # broken row is zero.
 #

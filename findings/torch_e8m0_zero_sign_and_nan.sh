@@ -6,7 +6,7 @@
 # cast first), until it is converted to float32; ml_dtypes gives NaN for zero and for every negative
 # number. And torch says of byte 255 both isnan True and isfinite True, so a guard written with
 # isfinite passes NaN scales. It matters because the scale of an all-zero block (a pruned or never
-# used expert) is the first zero a quantiser meets: one library stores a tiny scale, the other a NaN
+# used expert) is the first zero a quantizer meets: one library stores a tiny scale, the other a NaN
 # that spreads to the block.
 #
 # Seen (Python 3.11, Linux x86-64):

@@ -48,7 +48,7 @@ def transformers_model(model: Transformer, config: DeepseekV4Config | None = Non
 
 
 def decoded(model: Transformer) -> dict[str, Tensor]:
-    """Every tensor of the model by its official name: quantised ones decoded, all floats in float32."""
+    """Every tensor of the model by its official name: quantized ones decoded, all floats in float32."""
     tensors = {}
     for name, tensor in model.state_dict().items():
         if tensor.dtype == torch.float8_e8m0fnu:

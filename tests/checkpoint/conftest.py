@@ -1,4 +1,4 @@
-"""A model of a few hundred kilobytes with every kind of layer, and partial quantisation blocks at all edges."""
+"""A model of a few hundred kilobytes with every kind of layer, and partial quantization blocks at all edges."""
 
 from collections.abc import Callable
 from pathlib import Path

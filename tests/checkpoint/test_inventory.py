@@ -66,7 +66,7 @@ PRO = Sizes(
 Row = tuple[str, Shape, torch.dtype]
 
 
-def quantised(name: str, shapes: tuple[Shape, Shape], codes: torch.dtype = E4M3) -> Iterator[Row]:
+def quantized(name: str, shapes: tuple[Shape, Shape], codes: torch.dtype = E4M3) -> Iterator[Row]:
     yield f"{name}.weight", shapes[0], codes
     yield f"{name}.scale", shapes[1], E8M0
 
@@ -82,7 +82,7 @@ def block(s: Sizes, at: str, csa: bool, hca: bool, hashed: bool) -> Iterator[Row
     yield f"{at}.attn.q_norm.weight", s.wq_a[0][:1], BF16
     yield f"{at}.attn.kv_norm.weight", (512,), BF16
     for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b"):
-        yield from quantised(f"{at}.attn.{name}", getattr(s, name))
+        yield from quantized(f"{at}.attn.{name}", getattr(s, name))
     if csa or hca:
         width = 1024 if csa else 512
         yield f"{at}.attn.compressor.wkv.weight", (width, s.d), BF16
@@ -90,7 +90,7 @@ def block(s: Sizes, at: str, csa: bool, hca: bool, hashed: bool) -> Iterator[Row
         yield f"{at}.attn.compressor.ape", (4, 1024) if csa else (128, 512), FP32
         yield f"{at}.attn.compressor.norm.weight", (512,), BF16
     if csa:
-        yield from quantised(f"{at}.attn.indexer.wq_b", s.index_wq_b)
+        yield from quantized(f"{at}.attn.indexer.wq_b", s.index_wq_b)
         yield f"{at}.attn.indexer.weights_proj.weight", (64, s.d), BF16
         yield f"{at}.attn.indexer.compressor.wkv.weight", (256, s.d), BF16
         yield f"{at}.attn.indexer.compressor.wgate.weight", (256, s.d), BF16
@@ -102,12 +102,12 @@ def block(s: Sizes, at: str, csa: bool, hca: bool, hashed: bool) -> Iterator[Row
     else:
         yield f"{at}.ffn.gate.bias", (s.experts,), FP32
     for expert in range(s.experts):
-        yield from quantised(f"{at}.ffn.experts.{expert}.w1", s.up, INT8)
-        yield from quantised(f"{at}.ffn.experts.{expert}.w3", s.up, INT8)
-        yield from quantised(f"{at}.ffn.experts.{expert}.w2", s.down, INT8)
-    yield from quantised(f"{at}.ffn.shared_experts.w1", s.shared_up)
-    yield from quantised(f"{at}.ffn.shared_experts.w3", s.shared_up)
-    yield from quantised(f"{at}.ffn.shared_experts.w2", s.shared_down)
+        yield from quantized(f"{at}.ffn.experts.{expert}.w1", s.up, INT8)
+        yield from quantized(f"{at}.ffn.experts.{expert}.w3", s.up, INT8)
+        yield from quantized(f"{at}.ffn.experts.{expert}.w2", s.down, INT8)
+    yield from quantized(f"{at}.ffn.shared_experts.w1", s.shared_up)
+    yield from quantized(f"{at}.ffn.shared_experts.w3", s.shared_up)
+    yield from quantized(f"{at}.ffn.shared_experts.w2", s.shared_down)
 
 
 def hc_head(s: Sizes, dot: str) -> Iterator[Row]:
@@ -124,8 +124,8 @@ def table(s: Sizes) -> Iterator[Row]:
     for layer in range(s.num_layers):
         yield from block(s, f"layers.{layer}", layer in s.csa, layer in s.hca, layer < 3)
     yield from block(s, "mtp.0", False, False, False)
-    yield from quantised("mtp.0.e_proj", s.proj)
-    yield from quantised("mtp.0.h_proj", s.proj)
+    yield from quantized("mtp.0.e_proj", s.proj)
+    yield from quantized("mtp.0.h_proj", s.proj)
     for norm in ("enorm", "hnorm", "norm"):
         yield f"mtp.0.{norm}.weight", (s.d,), BF16
     yield from hc_head(s, "mtp.0.")

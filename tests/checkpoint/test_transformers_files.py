@@ -42,7 +42,7 @@ def read(folder: Path) -> DeepseekV4ForCausalLM:
 
 @pytest.fixture(scope="module", params=["fp4", "fp8", "small", "float32"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written by `init`, by `save` with the same experts in FP8, and by `save` of an unquantised model."""
+    """Written by `init`, by `save` with the same experts in FP8, and by `save` of an unquantized model."""
     path = tmp_path_factory.mktemp("checkpoint") / request.param
     if request.param == "float32":
         wavefold.save(random_model(OFFICIAL, seed=7), path)

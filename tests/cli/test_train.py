@@ -52,7 +52,7 @@ def test_leaves_a_model_that_runs_a_report_and_a_curve(config_file, tmp_path, ca
         (["--data", "no/such/folder"], "expected 'stdlib', an existing folder"),
         (["--set", "steps=0"], "steps = 0 is not allowed"),
         (["--set", "length_stages=((0,20000),)", "batch_tokens=20000"], "fewer than one sequence"),
-        (["--set", "length_stages=((0,1000),)"], "sequences of at most batch_tokens = 320 tokens"),
+        (["--set", "length_stages=((0,1000),)"], "batch_tokens = 320 is not allowed; expected 1000 or more"),
         (["--threads", "0"], "--threads 0 is not allowed"),
         (["--extend", "0"], "--extend 0 is not allowed"),
         (["--set", "stepps=3"], "recipe key 'stepps' is not known; expected one of activations"),

@@ -76,7 +76,7 @@ def test_with_choices(seed: int, tmp_path: Path, device: torch.device) -> None:
     assert kl.median() < CHOOSING_MEDIAN_KL
 
 
-def test_measure_sees_quantised_activations(tmp_path: Path) -> None:
+def test_measure_sees_quantized_activations(tmp_path: Path) -> None:
     """The mutant: released arithmetic rounds activations to FP8 and FP4, an error that the bound must not admit."""
     cpu = torch.device("cpu")
     wavefold.init(ALL_CHOSEN, tmp_path / "model", seed=0)

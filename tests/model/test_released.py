@@ -321,7 +321,7 @@ def test_mtp() -> None:
 
 @pytest.mark.parametrize(("name", "kl"), [("small-a", 3.4e-2), ("small-b", 2.0e-2)])
 def test_exact_arithmetic_is_another_one(name: str, kl: float) -> None:
-    """Quantisation alone: transformers' model in float32, on the decoded weights, is `kl` away from the recording."""
+    """Quantization alone: transformers' model in float32, on the decoded weights, is `kl` away from the recording."""
     values, ours = recorded(name).values, exact_model(name)(recorded(name).values["tokens"].long()[None])[0]
     assert_logits_agree(f"{name} exact, float32", ours, values["logits"], 1.1 * kl)
     assert mean_kl(ours, values["logits"]) > 0.9 * kl

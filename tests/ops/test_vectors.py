@@ -35,7 +35,7 @@ ARITHMETICS = pytest.mark.parametrize("arithmetic", [EXACT, RELEASED], ids=["exa
 @pytest.mark.parametrize("case", range(3))
 @pytest.mark.parametrize("form", ["fp8", "fp4"])
 def test_gemm(form: str, case: int) -> None:
-    """The input is given as codes: decoded, it must survive being quantised again."""
+    """The input is given as codes: decoded, it must survive being quantized again."""
     codes, code_scales, weight, scale, y = (
         op_vectors()[f"{form}_gemm.{case}.{name}"] for name in ("a", "a_scales", "b", "b_scales", "y")
     )

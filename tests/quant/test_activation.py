@@ -1,4 +1,4 @@
-"""Activation quantisation against numpy with ml_dtypes, in exact arithmetic."""
+"""Activation quantization against numpy with ml_dtypes, in exact arithmetic."""
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +13,7 @@ FLOATS = [torch.bfloat16, torch.float16, torch.float32]
 
 
 def oracle(x: torch.Tensor, block: int, largest: float, floor: float, code_type) -> tuple[np.ndarray, np.ndarray]:
-    """Values after quantisation [rows, n] and scale bytes, block by block in float64."""
+    """Values after quantization [rows, n] and scale bytes, block by block in float64."""
     x = x.double().numpy()
     values, scales = np.empty_like(x), []
     for start in range(0, x.shape[-1], block):
@@ -91,31 +91,31 @@ def test_simulation_is_idempotent(sim):
     assert torch.equal(sim(sim(x)), sim(x))
 
 
-@pytest.mark.parametrize(("quantise", "largest", "steps"), [(act_quant, 448, 16), (fp4_quant, 6, 4)])
+@pytest.mark.parametrize(("quantize", "largest", "steps"), [(act_quant, 448, 16), (fp4_quant, 6, 4)])
 @settings(deadline=None, max_examples=60)
 @given(values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=2, max_size=96))
-def test_nothing_is_clipped_and_half_a_step_bounds_the_error(quantise, largest, steps, values):
+def test_nothing_is_clipped_and_half_a_step_bounds_the_error(quantize, largest, steps, values):
     x = torch.tensor(values[: len(values) // 2 * 2])[None]
-    codes, scale = quantise(x, 32)
+    codes, scale = quantize(x, 32)
     scale = e8m0.decode(scale).repeat_interleave(32, -1)[:, : x.shape[-1]].double()
-    y = dequantize_rows(codes, scale_of(codes, x, quantise), 32, torch.float32).double()
+    y = dequantize_rows(codes, scale_of(codes, x, quantize), 32, torch.float32).double()
     assert (x.double().abs() <= largest * scale).all()
     # The widest step is that below the largest code: 2/steps of its power of two.
     assert ((y - x.double()).abs() <= largest * scale / steps).all()
 
 
-def scale_of(codes, x, quantise):
-    again, scale = quantise(x, 32)
+def scale_of(codes, x, quantize):
+    again, scale = quantize(x, 32)
     assert torch.equal(again.view(torch.uint8), codes.view(torch.uint8))
     return scale
 
 
-@pytest.mark.parametrize("quantise", [act_quant, fp4_quant])
+@pytest.mark.parametrize("quantize", [act_quant, fp4_quant])
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
-def test_a_value_that_is_not_finite_spoils_its_block_alone(quantise, bad):
+def test_a_value_that_is_not_finite_spoils_its_block_alone(quantize, bad):
     x = torch.ones(2, 64, dtype=torch.bfloat16)
     x[1, 3] = bad
-    codes, scale = quantise(x, 32)
+    codes, scale = quantize(x, 32)
     assert scale.view(torch.uint8)[1].tolist()[0] == 255
     y = dequantize_rows(codes, scale, 32, torch.bfloat16)
     assert y[1, :32].isnan().all()
@@ -123,10 +123,10 @@ def test_a_value_that_is_not_finite_spoils_its_block_alone(quantise, bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("quantise", [act_quant, fp4_quant])
-def test_chunks_leading_dimensions_and_strides_change_nothing(monkeypatch, quantise, dtype):
+@pytest.mark.parametrize("quantize", [act_quant, fp4_quant])
+def test_chunks_leading_dimensions_and_strides_change_nothing(monkeypatch, quantize, dtype):
     x = sample(60, 256, dtype)
-    codes, scale = (t.view(torch.uint8) for t in quantise(x))
+    codes, scale = (t.view(torch.uint8) for t in quantize(x))
     monkeypatch.setattr(rows, "CPU_CHUNK", 7 * 256)
     variants = {
         "chunks": x,
@@ -135,9 +135,9 @@ def test_chunks_leading_dimensions_and_strides_change_nothing(monkeypatch, quant
         "sliced": torch.cat((x, x), -1)[:, 256:],
     }
     for name, variant in variants.items():
-        ours = [t.view(torch.uint8).reshape(60, -1) for t in quantise(variant)]
+        ours = [t.view(torch.uint8).reshape(60, -1) for t in quantize(variant)]
         assert torch.equal(ours[0], codes) and torch.equal(ours[1], scale), name
-    one, one_scale = quantise(x[7])
+    one, one_scale = quantize(x[7])
     assert torch.equal(one.view(torch.uint8), codes[7]) and torch.equal(one_scale.view(torch.uint8), scale[7])
 
 

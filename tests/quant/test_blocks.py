@@ -130,7 +130,7 @@ def test_other_types_are_rounded_once_from_the_product(dtype):
     assert torch.equal(dequantize(packed, scale, dtype), torch.from_numpy(fp4_oracle(packed, scale)).to(dtype))
 
 
-def test_unquantised_weights_are_cast():
+def test_unquantized_weights_are_cast():
     weight = torch.randn(8, 6)
     assert dequantize(weight, None, torch.float32) is weight
     assert torch.equal(dequantize(weight, None, torch.bfloat16), weight.bfloat16())
@@ -172,19 +172,19 @@ def test_quantize_fp8_takes_the_nearest_values(shape, dtype):
         assert 224 < np.abs(part).max() / scale_values(scale)[index] <= 448, index
 
 
-@pytest.mark.parametrize("quantise", [quantize_fp4, quantize_fp8])
-def test_quantising_twice_changes_nothing(quantise):
+@pytest.mark.parametrize("quantize", [quantize_fp4, quantize_fp8])
+def test_quantizing_twice_changes_nothing(quantize):
     weight = torch.randn(130, 160, generator=torch.Generator().manual_seed(3))
     weight[5] = 0.0
     weight[6] = -0.0
-    once = dequantize(*quantise(weight), torch.float32)
+    once = dequantize(*quantize(weight), torch.float32)
     assert torch.equal(once[5:7].signbit(), weight[5:7].signbit())
-    assert_same_bits(dequantize(*quantise(once), torch.float32), once)
+    assert_same_bits(dequantize(*quantize(once), torch.float32), once)
 
 
-@pytest.mark.parametrize("quantise", [quantize_fp4, quantize_fp8])
-def test_a_weight_of_zeros_has_a_normal_scale(quantise):
-    codes, scale = quantise(torch.zeros(4, 64, requires_grad=True))
+@pytest.mark.parametrize("quantize", [quantize_fp4, quantize_fp8])
+def test_a_weight_of_zeros_has_a_normal_scale(quantize):
+    codes, scale = quantize(torch.zeros(4, 64, requires_grad=True))
     assert (scale.view(torch.uint8) == 1).all() and not codes.view(torch.uint8).any()
 
 

@@ -69,14 +69,14 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
 
 
 def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    """Without quantisation, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon.
+    """Without quantization, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon.
 
     Newton-Schulz multiplies in bfloat16, so sums in another order come back from it as differences of 1e-3 in an
     update: the first step's numbers are equal to float32's tolerance, later losses to a few times 1e-4, and gradients,
     which are further derivatives of the same, to 1e-2.
     """
     data = write_corpus(tmp_path / "corpus")
-    one, four = (train(tmp_path / str(n), data, n, "quantise=none") for n in (1, 4))
+    one, four = (train(tmp_path / str(n), data, n, "quantize=none") for n in (1, 4))
     for mine, theirs in zip(one, four, strict=True):
         first = mine["step"] == 1
         for key, later in (("loss", 5e-4), ("mtp_loss", 5e-4), ("held_out", 5e-4), ("grad_norm", 1e-2)):
@@ -90,8 +90,8 @@ def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
 def test_experts_over_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     """Each process has its experts alone, tokens meet them in waves; a state of two goes on as one."""
     data = write_corpus(tmp_path / "corpus")
-    plain = train(tmp_path / "plain", data, 1, "quantise=none")
-    one, two = (train(tmp_path / str(n), data, n, "quantise=none", "expert_waves=2") for n in (1, 2))
+    plain = train(tmp_path / "plain", data, 1, "quantize=none")
+    one, two = (train(tmp_path / str(n), data, n, "quantize=none", "expert_waves=2") for n in (1, 2))
     for mine, others in zip(plain, zip(one, two, strict=True), strict=True):
         first = mine["step"] == 1
         for key, later in (("loss", 5e-4), ("mtp_loss", 5e-4), ("held_out", 5e-4), ("grad_norm", 1e-2)):
@@ -111,11 +111,11 @@ def state_names(folder: Path) -> set[str]:
 
 def test_a_state_of_two_processes_with_their_experts_goes_on_as_one(tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus")
-    whole = train(tmp_path / "whole", data, 2, "expert_waves=2", "quantise=none")
+    whole = train(tmp_path / "whole", data, 2, "expert_waves=2", "quantize=none")
     folder = tmp_path / "whole"
     shutil.rmtree(folder / "out" / "state" / "step-000006")
     command, environment = torchrun(1, folder, data, "steps=6", "mtp_every=2", "eval_every=3", "save_every=3",
-                                    "expert_waves=2", "quantise=none")  # fmt: skip
+                                    "expert_waves=2", "quantize=none")  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     again = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]

@@ -21,7 +21,7 @@ from wavefold.train.recipe import Recipe
 from wavefold.train.start import arithmetic_of, check_trainable, new_model
 from wavefold.train.trainer import Trainer
 
-PLAIN = replace(RECIPE, quantise="none", mtp_every=1)
+PLAIN = replace(RECIPE, quantize="none", mtp_every=1)
 
 
 def masked_documents(num_learned: int = 4, length: int = 60) -> list[Tokens]:
@@ -54,7 +54,7 @@ def test_the_logged_loss_is_the_mean_of_mtp_logits_over_learned_pairs(tmp_path: 
     packed = trainer.batches(0)
     model = new_model(CONFIG, arithmetic_of(PLAIN, torch.float32), PLAIN.seed)
     model.requires_grad_(False)
-    for parameter in model.parameters():  # what training sees while it does not quantise
+    for parameter in model.parameters():  # what training sees while it does not quantize
         if parameter.is_floating_point():
             parameter.copy_(parameter.bfloat16())
     nats, place = [], 0
@@ -137,7 +137,7 @@ def test_two_processes_count_the_pairs_of_the_whole_batch(tmp_path: Path) -> Non
     for size in (1, 2):
         folder = tmp_path / str(size)
         folder.mkdir()
-        command, environment = torchrun(size, folder, data, "steps=5", "mtp_every=1", "quantise=none")
+        command, environment = torchrun(size, folder, data, "steps=5", "mtp_every=1", "quantize=none")
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         lines.append(first_line(folder / "out"))

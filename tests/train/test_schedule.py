@@ -22,10 +22,10 @@ def test_learning_rate_warms_up_stays_and_falls_to_a_tenth() -> None:
 
 
 def test_batch_grows_and_lengths_follow_their_stages() -> None:
-    recipe = Recipe(batch_tokens=8000, batch_first=2000, batch_ramp=10, length_stages=((0, 512), (5, 2048), (8, 8192)))
+    recipe = Recipe(batch_tokens=8000, batch_first=2000, batch_ramp=10, length_stages=((0, 512), (5, 2048), (8, 8000)))
     sizes = [schedule.batch_tokens(recipe, step) for step in range(12)]
     assert sizes[0] == 2000 and sizes[5] == 5000 and sizes[10:] == [8000, 8000]
-    assert [schedule.seq_len(recipe, step) for step in (0, 4, 5, 7, 8, 100)] == [512, 512, 2048, 2048, 8192, 8192]
+    assert [schedule.seq_len(recipe, step) for step in (0, 4, 5, 7, 8, 100)] == [512, 512, 2048, 2048, 8000, 8000]
 
 
 def test_attention_is_dense_then_warms_the_indexer_then_sparse() -> None:
@@ -40,10 +40,10 @@ def test_mtp_weight_falls_where_the_learning_rate_does() -> None:
     assert [schedule.mtp_weight(recipe, step) for step in (0, 59, 60, 99)] == [0.3, 0.3, 0.1, 0.1]
 
 
-def test_quantisation_begins_where_the_recipe_says() -> None:
-    recipe = Recipe(quantise_from=5)
-    assert [schedule.quantise(recipe, step) for step in (0, 4, 5)] == ["none", "none", "fp4"]
-    assert schedule.quantise(Recipe(quantise="none", quantise_from=5), 9) == "none"
+def test_quantization_begins_where_the_recipe_says() -> None:
+    recipe = Recipe(quantize_from=5)
+    assert [schedule.quantize(recipe, step) for step in (0, 4, 5)] == ["none", "none", "fp4"]
+    assert schedule.quantize(Recipe(quantize="none", quantize_from=5), 9) == "none"
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_tokens", "peak_lr"])
@@ -56,7 +56,7 @@ def test_recipe_refuses_what_makes_no_run(name: str) -> None:
     ("key", "value", "message"),
     [
         ("optimizer", "sgd", "'sgd' is not allowed; expected 'muon' or 'adamw'"),
-        ("quantise", "int4", "expected 'fp4' or 'none'"),
+        ("quantize", "int4", "expected 'fp4' or 'none'"),
         ("length_stages", ((5, 512),), "from step 0"),
         ("peak_lr", float("nan"), "peak_lr = nan is not allowed"),
         ("steps", "many", "steps = 'many' is not allowed"),

@@ -20,7 +20,7 @@ from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 from wavefold.train import fake_quant
 from wavefold.train.export import export
-from wavefold.train.fake_quant import Masters, check_quantised
+from wavefold.train.fake_quant import Masters, check_quantized
 from wavefold.train.objective import Objective, evaluate
 from wavefold.train.start import new_model
 
@@ -53,7 +53,7 @@ ARITHMETICS = {
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backend):
-    """Masters with simulated quantisation and the packed model, in the arithmetic of training: to the last bit."""
+    """Masters with simulated quantization and the packed model, in the arithmetic of training: to the last bit."""
     dtype, activations = ARITHMETICS[arithmetic]
     with ops.using_backend(backend):
         trainer = tiny_trainer(
@@ -69,7 +69,7 @@ def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backe
         assert nats / tokens == trainer.evaluate()  # to the last bit
 
 
-def test_masters_see_quantised_weights_and_get_gradients(corpus, tmp_path):
+def test_masters_see_quantized_weights_and_get_gradients(corpus, tmp_path):
     trainer = tiny_trainer(corpus, tmp_path / "out")
     values = Masters(trainer.model).values(trainer.model, "")
     name = "layers.1.ffn.experts.0.w2.weight"
@@ -249,20 +249,20 @@ def test_anticipated_routes_are_those_of_earlier_weights(corpus, tmp_path):
     assert any(not torch.equal(now.chosen[n], first.chosen[n]) for n in first.chosen)  # the weights have moved on
 
 
-def test_quantisation_that_is_off_is_refused(corpus, tmp_path, monkeypatch):
+def test_quantization_that_is_off_is_refused(corpus, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="does not round the index"):
-        check_quantised(Masters(new_model(CONFIG, Arithmetic("exact", torch.float32), 0)))
+        check_quantized(Masters(new_model(CONFIG, Arithmetic("exact", torch.float32), 0)))
     monkeypatch.setattr(fake_quant, "rounded", lambda weight, form, dtype: weight.to(dtype))
-    with pytest.raises(RuntimeError, match="quantisation is off"):
+    with pytest.raises(RuntimeError, match="quantization is off"):
         tiny_trainer(corpus, tmp_path / "out")
 
 
-def test_every_line_of_the_log_says_whether_quantisation_is_on(corpus, tmp_path):
-    for quantise, low, high in (("fp4", 1, 1), ("none", 0, 0.2)):
-        out = tmp_path / quantise
-        tiny_trainer(corpus, out, recipe=replace(RECIPE, quantise=quantise, steps=3, decay_steps=1)).run()
+def test_every_line_of_the_log_says_whether_quantization_is_on(corpus, tmp_path):
+    for quantize, low, high in (("fp4", 1, 1), ("none", 0, 0.2)):
+        out = tmp_path / quantize
+        tiny_trainer(corpus, out, recipe=replace(RECIPE, quantize=quantize, steps=3, decay_steps=1)).run()
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        assert all(low <= line["quantised"] <= high for line in lines)
+        assert all(low <= line["quantized"] <= high for line in lines)
 
 
 def test_stages_of_attention_train_what_they_should(corpus, tmp_path):
@@ -285,13 +285,13 @@ def test_config_of_the_test_has_every_kind_of_layer():
     assert set(CONFIG.compress_ratios) == {0, 4, 128}
 
 
-def test_quantising_late_is_the_plain_run_until_then(tmp_path: Path) -> None:
+def test_quantizing_late_is_the_plain_run_until_then(tmp_path: Path) -> None:
     """Weights and index alike: until the step, losses are equal to the bit; from it on they are not."""
     data = write_corpus(tmp_path / "corpus")
     sparse = replace(RECIPE, steps=6, length_stages=((0, 80),))  # 20 entries, of which 8 are chosen
     late, plain = (
         tiny_trainer(data, tmp_path / name, recipe=replace(sparse, **settings))
-        for name, settings in (("late", {"quantise_from": 4}), ("plain", {"quantise": "none"}))
+        for name, settings in (("late", {"quantize_from": 4}), ("plain", {"quantize": "none"}))
     )
     for trainer in (late, plain):
         trainer.run()
@@ -304,4 +304,4 @@ def test_quantising_late_is_the_plain_run_until_then(tmp_path: Path) -> None:
         for mine, theirs in zip(*logs, strict=True)
     ]
     assert equal == [True] * 4 + [False] * 2
-    assert [line["quantised"] == 1 for line in logs[0]] == [False] * 4 + [True] * 2
+    assert [line["quantized"] == 1 for line in logs[0]] == [False] * 4 + [True] * 2

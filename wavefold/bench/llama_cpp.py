@@ -99,7 +99,7 @@ def shrink(path: Path, out: Path, num_threads: int) -> None:
     parameters.tt_overrides = overrides
     pointer = (type(parameters) * 1)(parameters)
     if library.llama_model_quantize(str(path).encode(), str(out).encode(), pointer):
-        raise ValueError(f"{path}: llama.cpp could not quantise it: {last_error()}")
+        raise ValueError(f"{path}: llama.cpp could not quantize it: {last_error()}")
 
 
 def bindings() -> Any:

@@ -136,6 +136,6 @@ def convert(name: str, weight: Tensor, scale: Tensor | None, form: str) -> tuple
         raise ValueError(f"{name}: {error}") from None
     if not torch.equal(quant.dequantize(*new, torch.float32), quant.dequantize(weight, scale, torch.float32)):
         raise ValueError(
-            f"{name}: its {stored} values are not all {form} values; quantise the model first, or keep {stored}"
+            f"{name}: its {stored} values are not all {form} values; quantize the model first, or keep {stored}"
         )
     return new

@@ -1,4 +1,4 @@
-"""A model in transformers' layout: `DeepseekV4ForCausalLM` under its own names, nothing quantised.
+"""A model in transformers' layout: `DeepseekV4ForCausalLM` under its own names, nothing quantized.
 
     official                              transformers
     layers.3.attn.wq_a.weight             model.layers.3.self_attn.q_a_proj.weight

@@ -254,7 +254,7 @@ def _report(
     exported.arithmetic = model.arithmetic
     nats, tokens = evaluate(Objective(exported), held_out)
     # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
-    if recipe.quantise == "fp4" and not math.isclose(
+    if recipe.quantize == "fp4" and not math.isclose(
         nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
     ):
         raise RuntimeError(f"{out / 'model'}: evaluates to {nats / tokens}, but what was trained to {trained}")

@@ -1,6 +1,6 @@
 """Modules that only hold parameters, under the names and in the dtypes of the official checkpoint.
 
-A quantised weight is held as it lies on disk (packed codes and scales) and decoded where it is used. The dtype of what
+A quantized weight is held as it lies on disk (packed codes and scales) and decoded where it is used. The dtype of what
 was loaded decides how it is read: any weight may also be bfloat16 or float32 without a scale.
 """
 

@@ -1,8 +1,8 @@
 """How numbers are computed: the two arithmetics of the project, chosen once when a model is loaded.
 
 `exact` computes the architecture's mathematics in one dtype (transformers' reading of it); weights are decoded, nothing
-else is quantised. `released` computes what DeepSeek's own inference code computes, rounding by rounding: bfloat16
-activations, FP8 inputs of the quantised GEMMs, FP8-simulated KV, FP4-simulated index queries and keys.
+else is quantized. `released` computes what DeepSeek's own inference code computes, rounding by rounding: bfloat16
+activations, FP8 inputs of the quantized GEMMs, FP8-simulated KV, FP4-simulated index queries and keys.
 docs/arithmetic.md has the table of both and what each is judged by.
 """
 

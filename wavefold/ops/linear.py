@@ -17,11 +17,11 @@ from wavefold.ops.reference import linear as reference
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmetic) -> Tensor:
     """x [..., in] in the activation dtype, weight [out, in] (FP4: [out, in / 2]) -> [..., out] in the activation dtype.
 
-    In released arithmetic the input of a quantised weight goes through FP8.
+    In released arithmetic the input of a quantized weight goes through FP8.
     """
     count_linear(x, weight)
     if scale is not None and arithmetic.released:
-        count("quantise", 2 * x.numel())
+        count("quantize", 2 * x.numel())
     if quant.is_applied(scale) or not kernels_serve(x, weight):
         return reference.linear(x, weight, scale, arithmetic)
     return native.linear(x, weight, scale, x.dtype, x_fp8=scale is not None and arithmetic.released)

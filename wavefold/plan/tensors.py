@@ -41,7 +41,7 @@ class TensorKind:
 
     @property
     def num_tensors(self) -> int:
-        """Scales included: a quantised matrix is two tensors on disk."""
+        """Scales included: a quantized matrix is two tensors on disk."""
         return self.count * (2 if self.precision in ("fp8", "fp4") else 1)
 
     @property

@@ -4,7 +4,7 @@
     e4m3.py        FP8 codes
     e8m0.py        scales: one byte, a power of two
     rows.py        rows cut into blocks with a scale each: what the next two share
-    blocks.py      weights as a checkpoint stores them: dequantise, quantise, FP4 to FP8 and back
+    blocks.py      weights as a checkpoint stores them: dequantize, quantize, FP4 to FP8 and back
     activation.py  activations: FP8 for a GEMM's input, and the FP8 and FP4 simulations
     hadamard.py    the rotation that precedes FP4 in the indexer
 

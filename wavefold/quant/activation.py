@@ -1,6 +1,6 @@
 """Activations in FP8 and FP4, as the released model sees them.
 
-    act_quant   before a GEMM with a quantised weight: e4m3 codes, a scale per row and 128 columns
+    act_quant   before a GEMM with a quantized weight: e4m3 codes, a scale per row and 128 columns
     fp8_sim     KV entries, the dimensions without RoPE: to e4m3 and back, a scale per 64
     fp4_sim     index queries and keys: to e2m1 and back, a scale per 32
 

@@ -50,7 +50,7 @@ HEADROOM = 6
 SMALLEST_NORMAL = 2.0**-126
 
 APPLIED = torch.empty(0)
-"""Stands for the scale of a quantised weight that is held decoded, its scales applied: plain values of a format."""
+"""Stands for the scale of a quantized weight that is held decoded, its scales applied: plain values of a format."""
 
 
 def is_applied(scale: torch.Tensor | None) -> bool:

@@ -72,9 +72,9 @@ def as_quantizable(x: torch.Tensor) -> torch.Tensor:
     Raises ValueError unless x is bfloat16, float16 or float32 and its last dimension is not empty.
     """
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise ValueError(f"cannot quantise {x.dtype}; allowed are bfloat16, float16 and float32")
+        raise ValueError(f"cannot quantize {x.dtype}; allowed are bfloat16, float16 and float32")
     if x.dim() == 0 or x.shape[-1] == 0:
-        raise ValueError(f"cannot quantise shape {tuple(x.shape)}; the last dimension must not be empty")
+        raise ValueError(f"cannot quantize shape {tuple(x.shape)}; the last dimension must not be empty")
     return x.detach().float() if x.dtype == torch.float16 else x.detach()
 
 

@@ -1,1 +1,1 @@
-"""Training on one machine: corpus, batches, objective, quantisation in the loop, optimizer, trainer, state."""
+"""Training on one machine: corpus, batches, objective, quantization in the loop, optimizer, trainer, state."""

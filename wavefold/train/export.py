@@ -1,4 +1,4 @@
-"""A trained model as an official checkpoint: what quantisation-aware training simulated, now stored."""
+"""A trained model as an official checkpoint: what quantization-aware training simulated, now stored."""
 
 from __future__ import annotations
 

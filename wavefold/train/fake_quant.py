@@ -1,6 +1,6 @@
-"""Quantisation inside training: the forward pass sees the weights that an export will hold. Report section 3.4.
+"""Quantization inside training: the forward pass sees the weights that an export will hold. Report section 3.4.
 
-    float32 master --quantise, decode--> the exported value      gradient --straight through--> the master
+    float32 master --quantize, decode--> the exported value      gradient --straight through--> the master
 
 Routed experts go through FP4 (1x32), other matrices through FP8 (128x128), what is stored as bfloat16 through that; so
 a model evaluates to the same number before and after its export. FP4 values are multiplied as FP8 ones: a 128x128 tile
@@ -26,7 +26,7 @@ QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
 
 
 class StraightThrough(torch.autograd.Function):
-    """quantise and decode; the gradient passes unchanged, in float32."""
+    """quantize and decode; the gradient passes unchanged, in float32."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
@@ -58,9 +58,9 @@ class Masters:
     adapters, weights that are held unpacked keep their own dtype too: a bfloat16 base stays one.
     """
 
-    def __init__(self, model: Transformer, quantise: str = "fp4"):
-        """`quantise` "fp4": matrices are seen as exported; "none": in bfloat16. It may be changed between passes."""
-        self.model, self.quantise = model, quantise
+    def __init__(self, model: Transformer, quantize: str = "fp4"):
+        """`quantize` "fp4": matrices are seen as exported; "none": in bfloat16. It may be changed between passes."""
+        self.model, self.quantize = model, quantize
         self.forms: dict[str, str] = {}
         official = dict(Transformer(model.config).named_parameters())
         adapts = any(isinstance(module, Linear) and has_adapter(module) for module in model.modules())
@@ -99,7 +99,7 @@ class Masters:
         master = adapted(owner, owner._parameters)
         if master is None or master.is_meta:  # held packed; another process's expert
             return {}
-        form = self.forms[f"{prefix}weight"] if self.quantise == "fp4" else "bf16"
+        form = self.forms[f"{prefix}weight"] if self.quantize == "fp4" else "bf16"
         values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
         if owner.scale is not None:  # the adapted weight of a packed one
             values["scale"] = quant.APPLIED
@@ -146,10 +146,10 @@ class Masters:
 
 
 @torch.no_grad()
-def quantised_share(masters: Masters, number: int = 0) -> float:
+def quantized_share(masters: Masters, number: int = 0) -> float:
     """Share of a routed expert's weights (the `number`-th, in turn) that the forward pass sees as values of its format.
 
-    1 while quantisation is on. Without it few weights happen to be such values.
+    1 while quantization is on. Without it few weights happen to be such values.
     """
     experts = [name for name in masters.forms if routed_expert(name) is not None and name.endswith(".w1.weight")
                and not masters.model.get_parameter(name).is_meta]  # fmt: skip
@@ -161,13 +161,13 @@ def quantised_share(masters: Masters, number: int = 0) -> float:
     return float((rounded(value, masters.forms[f"{prefix}weight"], torch.float32) == value).float().mean())
 
 
-def check_quantised(masters: Masters) -> None:
-    """Raises RuntimeError unless experts and index are seen as the run says: quantisation is never off unnoticed."""
-    if masters.quantise != "fp4":
+def check_quantized(masters: Masters) -> None:
+    """Raises RuntimeError unless experts and index are seen as the run says: quantization is never off unnoticed."""
+    if masters.quantize != "fp4":
         return
     if not masters.model.arithmetic.rounds_index:
         raise RuntimeError(
-            "quantise = 'fp4', but the model's arithmetic does not round the index; expected Arithmetic('released') or "
+            "quantize = 'fp4', but the model's arithmetic does not round the index; expected Arithmetic('released') or "
             "fp4_index=True"
         )
     codes = masters.export()
@@ -177,4 +177,4 @@ def check_quantised(masters: Masters) -> None:
         seen = masters.values(owner, f"{path}.")
         value = quant.dequantize(seen.get("weight", owner.weight), seen.get("scale", owner.scale)).detach()
         if not torch.equal(value, quant.dequantize(codes[f"{path}.weight"], codes[f"{path}.scale"])):
-            raise RuntimeError(f"{path}: the forward pass does not see what an export holds; quantisation is off")
+            raise RuntimeError(f"{path}: the forward pass does not see what an export holds; quantization is off")

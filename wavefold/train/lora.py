@@ -1,6 +1,6 @@
 """Low-rank adapters (arXiv:2106.09685) on attention and shared parts; the checkpoint's weights stay as stored.
 
-    W' = quantise(decode(W) + alpha / rank * B A)        A [rank, in] random, B [out, rank] zeros: training begins at W
+    W' = quantize(decode(W) + alpha / rank * B A)        A [rank, in] random, B [out, rank] zeros: training begins at W
 
 The adapted weight goes through the weight's own format, as every trained weight does: merged and exported, it computes
 what was trained. Routed experts, router, norms and embedding have no adapters, and come out byte for byte.

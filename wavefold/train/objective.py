@@ -38,7 +38,7 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """The losses of a packed batch. With `masters` the model's parameters are seen as their quantised values."""
+    """The losses of a packed batch. With `masters` the model's parameters are seen as their quantized values."""
 
     model: Transformer
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-Quantise = Literal["fp4", "none"]
+Quantize = Literal["fp4", "none"]
 Optimizer = Literal["muon", "adamw"]
 Activations = Literal["exact", "released"]
 
-WORDS = {"quantise": Quantise, "optimizer": Optimizer, "activations": Activations}
+WORDS = {"quantize": Quantize, "optimizer": Optimizer, "activations": Activations}
 POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "eval_every", "save_every"}
 
 LIMIT, SEED_LIMIT = 2**31, 2**63
 """Numbers are below the first; a seed, which a random generator takes, below the second."""
+DEFAULT_BATCH_TOKENS = 4096
 WARMUP_MOST, WARMUP_SHARE, DECAY_SHARE = 100, 25, 2
 """A run that does not say otherwise warms up for one step in 25, 100 at most, and decays over its second half."""
 
@@ -32,7 +33,7 @@ class Recipe:
     steps: int = 2600
     length_stages: tuple[tuple[int, int], ...] = ((0, 1024),)
     """(first step, tokens of a sequence), in order, the first from step 0."""
-    batch_tokens: int = 4096
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
     batch_first: int = 0
     """Tokens of the first batch (0: `batch_tokens`), growing over `batch_ramp` steps."""
     batch_ramp: int = 0
@@ -63,12 +64,12 @@ class Recipe:
     balance_speed: float = 1e-3
     balance_weight: float = 1e-4
 
-    quantise: Quantise = "fp4"
+    quantize: Quantize = "fp4"
     """"fp4": weights as an export holds them, FP4 experts and index; "none": weights in bfloat16."""
-    quantise_from: int = 0
+    quantize_from: int = 0
     """The step from which it holds; before it, weights in bfloat16 and the index unrounded."""
     activations: Activations = "exact"
-    """"released": inputs of quantised products and KV entries through FP8 too."""
+    """"released": inputs of quantized products and KV entries through FP8 too."""
     fim_rate: float = 0.0
     """Share of documents that become fill-in-the-middle."""
 
@@ -101,6 +102,9 @@ class Recipe:
                 object.__setattr__(self, key, float(value))
         _check_stages(self.length_stages, self.steps)
         longest = max(tokens for _, tokens in self.length_stages)
+        if longest > self.batch_tokens != DEFAULT_BATCH_TOKENS:
+            _require(False, "batch_tokens", self.batch_tokens,
+                     f"{longest} or more: the longest sequences of length_stages")  # fmt: skip
         _require(longest <= self.batch_tokens, "length_stages", self.length_stages,
                  f"sequences of at most batch_tokens = {self.batch_tokens} tokens")  # fmt: skip
         for key, upper in UPPER.items():
@@ -123,8 +127,8 @@ class Recipe:
             self.dense_steps + self.indexer_warmup <= steps, "indexer_warmup", self.indexer_warmup,
             f"at most {steps - self.dense_steps}: steps = {steps} without dense_steps = {self.dense_steps}",
         )  # fmt: skip
-        if self.quantise_from:
-            _require(self.quantise_from < steps, "quantise_from", self.quantise_from, f"fewer than steps = {steps}")
+        if self.quantize_from:
+            _require(self.quantize_from < steps, "quantize_from", self.quantize_from, f"fewer than steps = {steps}")
         _require(self.batch_ramp <= steps, "batch_ramp", self.batch_ramp, f"at most steps = {steps}")
         _require(
             self.batch_first <= self.batch_tokens, "batch_first", self.batch_first,

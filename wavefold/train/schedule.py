@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from wavefold.model.training_pass import AttentionStage
-from wavefold.train.recipe import Quantise, Recipe
+from wavefold.train.recipe import Quantize, Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -61,9 +61,9 @@ def mtp_weight(recipe: Recipe, step: int) -> float:
     return recipe.mtp_weight if step < decay_start(recipe) else recipe.mtp_final
 
 
-def quantise(recipe: Recipe, step: int) -> Quantise:
-    """How weights are seen: from `quantise_from` on as an export holds them, where the recipe says so at all."""
-    return recipe.quantise if step >= recipe.quantise_from else "none"
+def quantize(recipe: Recipe, step: int) -> Quantize:
+    """How weights are seen: from `quantize_from` on as an export holds them, where the recipe says so at all."""
+    return recipe.quantize if step >= recipe.quantize_from else "none"
 
 
 def attention(recipe: Recipe, step: int) -> AttentionStage:

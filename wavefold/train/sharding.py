@@ -1,6 +1,6 @@
 """A run over several processes: dense parameters in shards (FSDP2), routed experts whole in each process or shared out.
 
-    forward     a block's shards are gathered, quantised, used, and dropped
+    forward     a block's shards are gathered, quantized, used, and dropped
     backward    gathered again; gradients come back summed, each process its rows
     optimizer   sees this process's rows; Muon asks for whole matrices
 

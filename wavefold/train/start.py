@@ -72,7 +72,7 @@ def arithmetic_of(recipe: Recipe, dtype: torch.dtype) -> Arithmetic:
     """How a run computes: `dtype` is that of exact activations; released ones are bfloat16."""
     if recipe.activations == "released":
         return Arithmetic("released", torch.bfloat16)
-    return Arithmetic("exact", dtype, fp4_index=recipe.quantise == "fp4")
+    return Arithmetic("exact", dtype, fp4_index=recipe.quantize == "fp4")
 
 
 def trainable(model: Transformer) -> Transformer:

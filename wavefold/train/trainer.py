@@ -1,4 +1,4 @@
-"""The training loop: batch -> quantised forward -> losses -> gradients -> Muon and AdamW -> log; state now and then.
+"""The training loop: batch -> quantized forward -> losses -> gradients -> Muon and AdamW -> log; state now and then.
 
 A step depends on the seed, the step number and the state before it, and on nothing else: a run that was killed and
 resumed writes the same log as one that was not.
@@ -26,7 +26,7 @@ from wavefold.system import Notice
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
 from wavefold.train.batches import IGNORED, Batches, PackedBatch
-from wavefold.train.fake_quant import Masters, check_quantised, quantised_share
+from wavefold.train.fake_quant import Masters, check_quantized, quantized_share
 from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
 from wavefold.train.kept_delta import kept_products, kept_share
 from wavefold.train.objective import Objective, nats_of
@@ -46,8 +46,8 @@ class Progress:
     """One line of the log. Losses in nats a token that is learned: `loss` a target, `mtp_loss` a target two places on.
 
     `mtp_loss` is None where the MTP module rests, and where the batch has no learned target two places on.
-    `quantised` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
-    of its format, the least of all processes: less than 1 means that quantisation is off. `load` is the largest load of
+    `quantized` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
+    of its format, the least of all processes: less than 1 means that quantization is off. `load` is the largest load of
     an expert over the mean. `adapters_kept` is the share of the adapters' delta that the base's format keeps
     (`kept_delta`), at steps of an evaluation; None at others, and without adapters.
     """
@@ -59,7 +59,7 @@ class Progress:
     balance_loss: float | None
     attention: str
     anticipated: bool
-    quantised: float
+    quantized: float
     lr: float
     grad_norm: float
     load: float
@@ -105,9 +105,9 @@ class Trainer:
             )
         check_trainable(model.config, recipe)
         waves = share_experts(model, self.group, recipe.expert_waves) if recipe.expert_waves else None
-        self.masters = Masters(model, recipe.quantise)
+        self.masters = Masters(model, recipe.quantize)
         self.objective = Objective(model, self.masters, recipe.recompute)
-        check_quantised(self.masters)
+        check_quantized(self.masters)
         self.shards = Shards(self.objective, self.group, waves)
         self.optimizer = Optimizer(self.shards, model, recipe)
         self.anticipation = Anticipation(recipe.anticipate, recipe.spike)
@@ -168,8 +168,8 @@ class Trainer:
     def _train_step(self) -> dict[str, Any] | None:
         """One step, and its line of the log; None, and nothing moved, where the loss is a spike."""
         recipe, step = self.recipe, self.step
-        self.masters.quantise = schedule.quantise(recipe, step)
-        rounds_index = self.masters.quantise == "fp4"  # the index with the weights
+        self.masters.quantize = schedule.quantize(recipe, step)
+        rounds_index = self.masters.quantize == "fp4"  # the index with the weights
         self.model.arithmetic = replace(self.model.arithmetic, fp4_index=rounds_index)
         packed = self.batches(step)
         attention = schedule.attention(recipe, step)
@@ -202,7 +202,7 @@ class Trainer:
             "balance_loss": balance_loss if training.balance else None,
             "attention": attention,
             "anticipated": anticipated,
-            "quantised": self.group.least(quantised_share(self.masters, step)),
+            "quantized": self.group.least(quantized_share(self.masters, step)),
             "lr": lr,
             "grad_norm": norm,
             "load": move_biases(

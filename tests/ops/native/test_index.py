@@ -64,10 +64,10 @@ def make(
     dim: int = 128,
     num_keys: int = 300,
     k: int = 64,
-    quantised: bool = True,
+    quantized: bool = True,
     packed: bool = True,
 ) -> Case:
-    """A random case whose last query sees `num_keys` keys; `quantised`: its values are those of FP4."""
+    """A random case whose last query sees `num_keys` keys; `quantized`: its values are those of FP4."""
     generator = torch.Generator().manual_seed(num_queries + 10 * heads + dim + num_keys + k)
     record = IndexRecord(dim) if packed else PlainRecord(dim, torch.bfloat16)
     codes = IndexRecord(dim)
@@ -75,7 +75,7 @@ def make(
 
     def rows(*shape: int) -> Tensor:
         x = torch.randn(*shape, dim, generator=generator) * torch.exp(torch.randn(*shape, 1, generator=generator))
-        return codes.decode(codes.encode(x)) if quantised or (packed and len(shape) == 1) else x.bfloat16()
+        return codes.decode(codes.encode(x)) if quantized or (packed and len(shape) == 1) else x.bfloat16()
 
     count = num_visible(first + num_queries - 1, RATIO)
     weights = ops.index_weights(torch.randn(num_queries, heads, generator=generator).bfloat16(), heads, dim)
@@ -168,7 +168,7 @@ def test_the_choice_is_the_references(isa: str, given: dict[str, Any], packed: b
 @pytest.mark.parametrize("packed", [True, False], ids=["fp4", "bf16"])
 @pytest.mark.parametrize("given", SHAPES, ids=name)
 def test_exact_arithmetic(isa: str, given: dict[str, Any], packed: bool) -> None:
-    case = make(**given, packed=packed, quantised=False)
+    case = make(**given, packed=packed, quantized=False)
     dots = torch.einsum("nhd,md->nhm", case.q.double(), case.keys.double()).relu()
     scores = torch.einsum("nh,nhm->nm", case.weights.double(), dots)
     size = torch.einsum("nh,nhm->nm", case.weights.double().abs(), dots)
@@ -178,7 +178,7 @@ def test_exact_arithmetic(isa: str, given: dict[str, Any], packed: bool) -> None
 @pytest.mark.parametrize("given", [{"num_queries": 9}, {"num_keys": 5000, "k": 512}, {"heads": 64}], ids=name)
 def test_released_arithmetic_on_any_values(isa: str, given: dict[str, Any]) -> None:
     """Another order of a float32 sum may round a dot product to the next bfloat16: a step of each term at most."""
-    case = make(**given, packed=False, quantised=False)
+    case = make(**given, packed=False, quantized=False)
     scores = ops.index_scores(case.q, case.weights, case.keys, RELEASED)
     dots = torch.einsum("nhd,md->nhm", case.q.float(), case.keys.float()).relu()
     size = torch.einsum("nh,nhm->nm", case.weights.float().abs(), dots)
@@ -207,7 +207,7 @@ WHOLE = [
     {"num_keys": 300},
     {"num_keys": 5, "k": 20},
     {"num_keys": 5000, "k": 512, "heads": 7},
-    {"num_keys": 3000, "quantised": False, "packed": False},
+    {"num_keys": 3000, "quantized": False, "packed": False},
 ]
 
 

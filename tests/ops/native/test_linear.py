@@ -146,7 +146,7 @@ def test_fp8_of_activations_is_the_references() -> None:
 
 
 @pytest.mark.parametrize("x_rows", [1, 5, 20])
-def test_products_of_quantised_activations(isa: str, x_rows: int) -> None:
+def test_products_of_quantized_activations(isa: str, x_rows: int) -> None:
     weight, scale = stored("fp4", 64, 320)
     x = torch.randn(x_rows, 320, generator=torch.Generator().manual_seed(2)).bfloat16()
     expected = native.linear(quant.fp8_sim(x, 128), weight, scale, torch.float32)

@@ -19,13 +19,13 @@ INDEX_BLOCK = 32
 def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
     """An index query or key [..., dim], as scores see it. Released: Hadamard, then FP4 in blocks of 32.
 
-    The Hadamard matrix is orthogonal: without quantisation it changes no score, and exact arithmetic leaves it out.
-    The gradient passes through the quantisation unchanged.
+    The Hadamard matrix is orthogonal: without quantization it changes no score, and exact arithmetic leaves it out.
+    The gradient passes through the quantization unchanged.
     """
     if not arithmetic.rounds_index:
         return x
     count("hadamard", x.numel() * x.shape[-1].bit_length())  # log2(n) butterflies and a product
-    count("quantise", 2 * x.numel())
+    count("quantize", 2 * x.numel())
     return straight_through(lambda y: quant.fp4_sim(y, INDEX_BLOCK), quant.hadamard(x))
 
 

@@ -18,7 +18,7 @@ def kv_sim(kv: Tensor, rope_dim: int, arithmetic: Arithmetic) -> Tensor:
     if not arithmetic.released:
         return kv
     split = kv.shape[-1] - rope_dim
-    count("quantise", 2 * kv.shape[0] * split)
+    count("quantize", 2 * kv.shape[0] * split)
     if not split:  # all of a head carries a position, and stays in bfloat16
         return kv
     plain = straight_through(lambda x: quant.fp8_sim(x, KV_BLOCK), kv[..., :split])

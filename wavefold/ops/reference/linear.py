@@ -18,7 +18,7 @@ WIDE_ROWS = 8192
 def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmetic) -> Tensor:
     """x [..., in] in the activation dtype, weight [out, in] (FP4: [out, in / 2]) -> [..., out] in the activation dtype.
 
-    In released arithmetic the input of a quantised weight goes through FP8 (e4m3, one power-of-two scale per row and
+    In released arithmetic the input of a quantized weight goes through FP8 (e4m3, one power-of-two scale per row and
     128 values). All scales are powers of two, so that the decoded operands are exact in bfloat16 and one GEMM with
     float32 accumulation equals the block-scaled GEMM up to the order of the sum.
     """
@@ -42,7 +42,7 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
 def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: int) -> Tensor:
     """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet group g's rows alone.
 
-    The released code decodes this weight (`wo_a`) to bfloat16 and does not quantise its input.
+    The released code decodes this weight (`wo_a`) to bfloat16 and does not quantize its input.
     """
     w = quant.dequantize(weight, scale, x.dtype).unflatten(0, (num_groups, -1))
     return torch.einsum("ngi,goi->ngo", x.unflatten(-1, (num_groups, -1)), w).flatten(-2)
