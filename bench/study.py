@@ -32,6 +32,7 @@ from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
 from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import ModelConfig
+from wavefold.drawing import save_figure
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, InMemory, PackedBatch, fixed_batches
@@ -177,7 +178,7 @@ def draw(lines: list[dict], path: Path) -> None:
     axes.set(xlabel="million tokens", ylabel="bits a byte, training", ylim=(1.2, 3.5))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -301,6 +301,7 @@ def draw(pair: Pair, line: dict, path: Path) -> None:
     """A plan's timeline, a measured pass's computing, and what its links carried."""
     from matplotlib.figure import Figure
 
+    from wavefold.drawing import save_figure
     from wavefold.parallel import timeline
     from wavefold.parallel.simulate import Link, even_load, simulate
     from wavefold.parallel.timeline import Span
@@ -330,7 +331,7 @@ def draw(pair: Pair, line: dict, path: Path) -> None:
         axes[2 + 2 * i].set_ylabel("of the link", fontsize=8)
         axes[2 + 2 * i].legend(fontsize=7, loc="lower right")
     axes[-1].set_xlabel("seconds")
-    figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
-    {config, system} < atomic < quant < ops < {cache, parallel} < model < checkpoint
+    {config, system} < {atomic, drawing} < quant < ops < {cache, parallel} < model < checkpoint
         < {engine, train} < {server, bench} < cli
 
-`chat` sits beside the engine on `config` and `atomic`; `plan` needs `config` and `system` alone. Every import counts:
+`chat` sits beside the engine on `config` and `atomic`; `plan` needs `config`, `system`, `drawing`. Every import counts:
 inside a function, under TYPE_CHECKING, or by `importlib.import_module` with a literal name.
 """
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TIERS = [
     {"config", "system"},
-    {"atomic"},
+    {"atomic", "drawing"},
     {"quant"},
     {"ops"},
     {"cache", "parallel"},
@@ -29,7 +29,7 @@ TIERS = [
 ]
 # What each package may import: everything in the tiers below its own, nothing beside it.
 ALLOWED = {name: set().union(*TIERS[:rank]) for rank, tier in enumerate(TIERS) for name in tier}
-ALLOWED |= {"chat": {"config", "system", "atomic"}, "plan": {"config", "system"}}
+ALLOWED |= {"chat": {"config", "system", "atomic"}, "plan": {"config", "system", "drawing"}}
 for _user in ("engine", "server", "bench", "cli"):
     ALLOWED[_user].add("chat")
 for _user in ("engine", "train", "server", "bench", "cli"):

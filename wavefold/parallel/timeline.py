@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavefold.drawing import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -38,7 +40,7 @@ def draw(timelines: Sequence[tuple[str, Sequence[Span]]], path: Path) -> None:
     for axes, (title, spans) in zip(all_axes, timelines, strict=True):
         draw_on(axes, title, spans)
     all_axes[-1].set_xlabel("seconds")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def _rows(spans: Sequence[Span]) -> int:

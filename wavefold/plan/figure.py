@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wavefold.config import ModelConfig
+from wavefold.drawing import save_figure
 from wavefold.plan.baseline import gqa8_kv_bytes, v32_decode_flops, v32_kv_bytes
 from wavefold.plan.flops import CONVENTIONS
 from wavefold.plan.summary import sweep
@@ -49,7 +50,7 @@ def draw(config: ModelConfig, name: str, path: Path) -> None:
         axes.set_xlabel(f"context, tokens ({100 * ratio:.1f} % of V3.2 at {_short(last.context)})")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def _short(num_tokens: int) -> str:

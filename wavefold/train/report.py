@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wavefold.drawing import save_figure
 from wavefold.train.corpus import Document
+
+MOST_POINTS = 300
+"""Of a curve."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,25 @@ def steps_of(log: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "loss" in line]
 
 
+def thinned(lines: list[dict[str, Any]], most: int = MOST_POINTS) -> list[dict[str, Any]]:
+    """At most so many lines, each for as many steps: their tokens together, the mean of their losses."""
+    size = -(-len(lines) // most)
+    groups = [lines[first : first + size] for first in range(0, len(lines), size)] if lines else []
+    return [
+        group[-1] | {"loss": sum(line["loss"] for line in group) / len(group),
+                     "tokens": sum(line["tokens"] for line in group),
+                     "held_out": next((line["held_out"] for line in group[::-1] if line.get("held_out")), None)}
+        for group in groups
+    ]  # fmt: skip
+
+
 def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
     """The run's loss as bits per byte over tokens seen, from its log.jsonl, to an SVG or PNG file."""
     try:
-        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("drawing the curve needs matplotlib; install it with: pip install 'wavefold[train]'") from None
-    lines = steps_of(log)
+    lines = thinned(steps_of(log))
     if not lines:  # the log was lost, and the run had ended
         return
     scale = 1 / math.log(2) / bytes_per_token
@@ -63,19 +78,14 @@ def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
     for line in lines:
         tokens += line["tokens"]
         seen.append(tokens / 1e6)
-    smooth, value = [], lines[0]["loss"]
-    for line in lines:
-        value += 0.05 * (line["loss"] - value)
-        smooth.append(value * scale)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(seen, [line["loss"] * scale for line in lines], color="0.8", linewidth=0.8, label="training, each step")
-    axes.plot(seen, smooth, color="tab:blue", label="training, smoothed")
+    losses = [line["loss"] * scale for line in lines]
+    axes.plot(seen, losses, color="tab:blue", label="training")
     held_out = [(x, line["held_out"] * scale) for x, line in zip(seen, lines, strict=True) if line["held_out"]]
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held-out files")
-    axes.set(xlabel="million tokens", ylabel="bits per byte", ylim=(0, min(5, smooth[0] * 1.05)))
+    axes.set(xlabel="million tokens", ylabel="bits per byte", ylim=(0, min(5, losses[0] * 1.05)))
     axes.grid(alpha=0.3)
     axes.legend()
-    with matplotlib.rc_context({"svg.hashsalt": "curve"}):  # the same run draws the same file
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
