@@ -194,11 +194,11 @@ class StreamDecoder:
         return text
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer for text like `texts`; the same texts give the same one.
 
     Ids: the special tokens, BOS 0 and EOS 1 first; the 256 bytes; then up to `vocab_size` the merges of pairs that
-    occur `min_frequency` times, fewer when there are not so many. Special tokens' strings in `texts` count as
+    occur twice, fewer when there are not so many. Special tokens' strings in `texts` count as
     ordinary characters. Raises ValueError for a `vocab_size` without room for the special tokens and bytes.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -215,7 +215,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=min_frequency,
+        min_frequency=2,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=alphabet,
         show_progress=False,

@@ -22,8 +22,6 @@ from wavefold.parallel.transport import Message, Program, Transport
 from wavefold.parallel.waves import Kind, Waves
 from wavefold.parallel.wire import Wire
 
-ExpertFunction = Callable[[int, Tensor, Tensor], Tensor]
-"""(expert, rows [n, hidden], routing weights [n, 1] float32) -> [n, hidden]."""
 CACHED_ROWS = 64
 """Rows that are summed at a time, so that their sums stay in the processor's cache."""
 

@@ -88,24 +88,6 @@ def which_held_out(names: Sequence[str], holds: str) -> list[bool]:
     return held if any(held) and not all(held) else [False] * (len(names) - 1) + [True]
 
 
-def list_stdlib() -> dict[str, object]:
-    """The content of the shipped list, made from this interpreter's standard library.
-
-    Left out: tests, and generated tables (charmaps, Unicode mappings, pydoc's topics), which are no code to learn.
-    """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    left_out = {"test", "tests", "idle_test", "site-packages", "__pycache__", "pydoc_data", "__phello__"}
-    files = {}
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if left_out & set(name.split("/")) or name.startswith(("_sysconfigdata", "config-")):
-            continue
-        if name.startswith("encodings/") and "decoding_table" in path.read_text(encoding="utf-8"):
-            continue
-        files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"python": sysconfig.get_python_version(), "files": files}
-
-
 def _stdlib() -> Corpus:
     listed: dict[str, str] = json.loads(STDLIB_LIST.read_text())["files"]
     root = Path(sysconfig.get_paths()["stdlib"])
