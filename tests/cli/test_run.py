@@ -122,7 +122,7 @@ class TestTokens:
             ("[5, true]", "True is not a token id"),
             ("[[5]]", "[5] is not a token id"),
             ("[5", "not a JSON list"),
-            ("300", "tokens between 300 and 300 are not allowed; expected 0 to 299"),
+            ("300", "token 300 is not allowed; expected 0 to 299"),
             ("", "the prompt has no tokens"),
             ("[]", "the prompt has no tokens"),
         ],

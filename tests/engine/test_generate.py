@@ -157,8 +157,8 @@ def test_error_on_the_way(
         ({"seed": -1}, "seed = -1 is not allowed; expected 0 to 2\\^63 - 1"),
         ({"seed": 2**63}, "seed = 9223372036854775808 is not allowed"),
         ({"tokens": []}, "the prompt has no tokens"),
-        ({"tokens": [40]}, "tokens between 40 and 40 are not allowed; expected 0 to 39"),
-        ({"tokens": [-1]}, "tokens between -1 and -1 are not allowed"),
+        ({"tokens": [40]}, "token 40 is not allowed; expected 0 to 39"),
+        ({"tokens": [-1]}, "token -1 is not allowed"),
         (
             {"max_tokens": 4088},
             "10 prompt tokens and max_tokens = 4088 are not allowed; .*embeddings = 4096",
