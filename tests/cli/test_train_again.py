@@ -195,7 +195,9 @@ def test_a_signal_saves_a_state_before_the_process_ends(corpus, config_file, tmp
     out = tmp_path / "out"
     command = ["train", "--config", str(config_file), "--data", str(corpus), "--out", str(out), *FLAGS, "steps=3000",
                "save_every=1000"]  # fmt: skip
-    with subprocess.Popen([sys.executable, "-m", "wavefold", *command], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "wavefold", *command], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         wait_for(out / "log.jsonl")
         process.send_signal(number)
         said = process.communicate(timeout=120)[1]
@@ -307,6 +309,11 @@ def test_places_that_would_lose_work_are_refused(corpus, config_file, first_mode
         assert main(["train", "--data", str(corpus), *flags]) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "mine" / "model" / "thesis.txt").read_text() == "x"
+
+
+def heed_interrupts() -> None:
+    """In a child: a suite that runs in the background ignores Ctrl-C, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wavefold import ops
 from wavefold.checkpoint import load
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
+from wavefold.system import Notice
 from wavefold.train import fake_quant
 from wavefold.train.export import export
 from wavefold.train.fake_quant import Masters, check_quantized
@@ -107,6 +109,7 @@ def run_in_child(corpus: Path, out: Path, kill_at: tuple[int, float] | None) -> 
     if child == 0:
         try:
             torch.set_num_threads(1)  # a forked process has no OpenMP threads to wait for
+            warnings.simplefilter("ignore", Notice)  # of a log without a state
             tiny_trainer(corpus, out).run()
             os._exit(0)
         except BaseException:
