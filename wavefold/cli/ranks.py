@@ -85,8 +85,10 @@ def agreed(prepare: Callable[[], tuple[Result, dict[str, object]]]) -> Result:
     """The result of `prepare`, once every rank has one and the named values beside it are the same on all.
 
     An error of `prepare` is raised on its rank and, as a Disagreement that tells of it, on all the others. So is a
-    difference: a Disagreement that names the value, both forms of it and both ranks.
+    difference: a Disagreement that names the value, both forms of it and both ranks. One process agrees with itself.
     """
+    if num_ranks() == 1:
+        return prepare()[0]
     try:
         result, values = prepare()
     except Disagreement:  # the others know of it
@@ -100,10 +102,7 @@ def agreed(prepare: Callable[[], tuple[Result, dict[str, object]]]) -> Result:
 
 def by_first(make: Callable[[], object]) -> None:
     """Run `make` in the first process alone; all go on once it is done. Its error is raised in all of them."""
-    if num_ranks() == 1:
-        make()
-    else:
-        agreed(lambda: (make() if is_first() else None, {}))
+    agreed(lambda: (make() if is_first() else None, {}))
 
 
 def check_alike(values: dict[str, object]) -> None:

@@ -95,7 +95,7 @@ def run(options: Options, reporting: Reporting) -> int:
 def _run(options: Options, group: Group, reporting: Reporting) -> int:
     out, recipe = options.out, options.recipe
     state = newest_state(out / "state")
-    text = _together(group, lambda: _read(options, group, anew=state is None))
+    text = agreed(lambda: (_read(options, group, anew=state is None), {}))
     run_identity = _identity(options, text)
     if group.size > 1:
         values: dict[str, object] = {part: json.dumps(value) for part, value in run_identity.items()}
@@ -158,11 +158,6 @@ def _check_places(options: Options) -> None:
         list(side_files(init))  # too large ones are refused now
 
 
-def _together(group: Group, make: Callable[[], Text]) -> Text:
-    """What `make` gives, once it has given it in every process."""
-    return agreed(lambda: (make(), {})) if group.size > 1 else make()
-
-
 def _read(options: Options, group: Group, anew: bool) -> Text:
     """The run's documents and tokenizer."""
     return read_text(
@@ -193,7 +188,7 @@ def _only_process(out: Path, group: Group) -> Iterator[None]:
                     ) from None
             return None, {}
 
-        agreed(hold) if group.size > 1 else hold()
+        agreed(hold)
         yield
 
 
