@@ -204,7 +204,6 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
 
     from wavefold import __version__, ops
     from wavefold.checkpoint.fingerprint import fingerprint
-    from wavefold.ops import native
 
     kernels = ops.kernels_run(model.arithmetic.dtype, model.device)
     return {
@@ -214,7 +213,7 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
         "wavefold version": __version__,
         "torch version": torch.__version__,
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
-        "kernels' instruction set": native.isa() if kernels else "none: torch computes",
+        "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
         "batch_invariant": batch_invariant,
         "threads": "any" if kernels else torch.get_num_threads(),
         "weights": fingerprint(folder),

@@ -18,7 +18,7 @@ from wavefold.cli.models import load_model, load_tokenizer, model_folder
 from wavefold.cli.sampling import sampling_of
 from wavefold.engine import Generation, generate
 from wavefold.model import Transformer
-from wavefold.ops import native
+from wavefold.ops import current
 from wavefold.system import Notice
 
 
@@ -31,9 +31,8 @@ class Session:
         folder = model_folder(args.model)
         self.tokenizer = load_tokenizer(folder)
         self.chat = Chat(self._tokenizer(folder), args.system) if args.chat else None
-        if native.available():
-            native.use_batch_invariant(args.batch_invariant)
         self.model = load_model(folder, args)
+        self.model.runtime = current().but(batch_invariant=args.batch_invariant)
         if args.batch_invariant:
             check_batch_invariant(self.model)
         self.sampling = sampling_of(args, folder, self.model.config, self.chat.turn_ids if self.chat else ())
