@@ -26,7 +26,7 @@ def kernels_run(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def kernels_train(*tensors: Tensor) -> bool:
-    """True if the CPU kernels compute gradients that are wanted of these tensors: the activations, bfloat16, come first."""
+    """True if gradients are wanted and the CPU kernels compute them: the activations come first, in bfloat16."""
     return (
         current().backend == "auto"
         and tensors[0].dtype == torch.bfloat16
