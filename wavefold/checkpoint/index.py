@@ -60,6 +60,11 @@ def shard_paths(folder: Path, partly: bool = False) -> list[Path]:
 
     Raises ValueError for no folder, no file, an index that cannot be read, and a file of it that is missing.
     """
+    return paths_and_index(folder, partly)[0]
+
+
+def paths_and_index(folder: Path, partly: bool = False) -> tuple[list[Path], dict[str, str] | None]:
+    """`shard_paths`, and what `read_index` gives: the index is read once."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected a checkpoint with config.json and safetensors files")
     index = read_index(folder)
@@ -70,14 +75,14 @@ def shard_paths(folder: Path, partly: bool = False) -> list[Path]:
             others = sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_WEIGHTS)
             found = f" ({', '.join(others)} cannot be used: only safetensors files are read)" if others else ""
             raise ValueError(f"{folder}: holds no *.safetensors file{found}")
-        return paths
+        return paths, None
     names = sorted(set(index.values()))
     for name in names:
         if Path(name).name != name:
             raise ValueError(f"{folder / INDEX_NAME}: names the file {name!r}; expected plain names in the same folder")
         if not partly and not (folder / name).is_file():
             raise ValueError(f"{folder}: the file {name} of {INDEX_NAME} is missing")
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [folder / name for name in names if (folder / name).is_file()], index
 
 
 def read_index(folder: Path) -> dict[str, str] | None:
