@@ -139,7 +139,7 @@ def test_balance_loss_is_least_where_load_is_even() -> None:
 
 def float64_model(seed: int = 0):
     model = new_model(CONFIG, EXACT, seed).double()
-    for parameter in (tensor for _, tensor in official_tensors(model)):
+    for _, parameter in official_tensors(model):
         parameter.requires_grad_(parameter.is_floating_point())
     return model
 
@@ -150,7 +150,8 @@ def batch(seed: int = 0):
 
 
 def all_grads(model, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
+    for _, tensor in official_tensors(model):
+        tensor.grad = None
     loss.backward()
     return {name: p.grad.clone() for name, p in official_tensors(model) if p.grad is not None}
 

@@ -5,7 +5,7 @@ names -> kinds (dtype, shape)  --Fit-->  what each parameter takes, what the rou
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wavefold import quant
 from wavefold.checkpoint.unneeded import by_kind
-from wavefold.experts.table import MATRICES
+from wavefold.experts.table import MATRICES, PARTS
 from wavefold.model import Transformer
 from wavefold.model.official import routed_before
 from wavefold.model.parameters import Linear
@@ -52,7 +52,7 @@ class Fit:
         self.tables: list[str] = []
         """Tables of experts by token, whose content is to be checked."""
         self._kinds, self._experts, self._store_table = kinds, experts, model.experts.store.table
-        self.left = dict.fromkeys(kinds)
+        self._taken: set[str] = set()
         for prefix, module in model.named_modules():
             dot = f"{prefix}." if prefix else ""
             if (layer := routed_before(model, prefix)) is not None:
@@ -61,10 +61,11 @@ class Fit:
                 self._check_linear(module, dot)
             else:
                 self._check_plain(module, dot)
+        self.left = [name for name in kinds if name not in self._taken]
         self.problems.unexpected += sorted(self.left) if strict else by_kind(self.left, model.config)[1]
 
     def _pop(self, name: str) -> Kind | None:
-        self.left.pop(name, None)
+        self._taken.add(name)
         return self._kinds.get(name)
 
     def _check_plain(self, module: nn.Module, dot: str) -> None:
@@ -90,8 +91,9 @@ class Fit:
         table = self._store_table
         names = table.names(layer)
         kinds = list(map(self._kinds.get, names))
-        for name in names:
-            self.left.pop(name, None)
+        self._taken.update(names)
+        if self._all_fit(kinds):
+            return
         matrices = zip(names[::2], kinds[::2], kinds[1::2], strict=True)
         for place, (name, weight, scale) in enumerate(matrices):
             expert, matrix = divmod(place, len(MATRICES))
@@ -99,6 +101,13 @@ class Fit:
                 continue
             if found := matrix_problems(*table.sizes[matrix], weight, scale):
                 self.problems.add(name.removesuffix("weight"), found)
+
+    def _all_fit(self, kinds: Sequence[Kind | None]) -> bool:
+        """True if every expert's matrices are of the same kinds, and those fit. `kinds`: as `ExpertTable.names`."""
+        table, step = self._store_table, len(MATRICES) * len(PARTS)
+        return all(kinds[place::step].count(kinds[place]) == table.num_experts for place in range(step)) and not any(
+            matrix_problems(*size, *kinds[2 * matrix : 2 * matrix + 2]) for matrix, size in enumerate(table.sizes)
+        )
 
 
 @lru_cache(1024)
@@ -137,7 +146,7 @@ class Problems:
 
     def check_table(self, name: str, table: Tensor, num_experts: int) -> None:
         """A table of experts by token must name experts that are there."""
-        low, high = (int(end) for end in table.aminmax())
+        low, high = int(table.numpy().min()), int(table.numpy().max())
         if not 0 <= low <= high < num_experts:
             self.wrong.append(f"{name} has experts {low} to {high}, expected 0 to {num_experts - 1}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import quant
-from wavefold.checkpoint.files import DTYPES, map_tensors, read_refs
+from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, read_refs, without_collections
 from wavefold.checkpoint.fit import Fit, Kind
 from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
 from wavefold.checkpoint.room import check_load
@@ -26,6 +27,7 @@ from wavefold.ops import Arithmetic
 from wavefold.system import Notice
 
 
+@without_collections
 def load(
     path: str | Path,
     arithmetic: str = "exact",
@@ -63,13 +65,13 @@ def load(
                 "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
                 "ones; use the checkpoint that was read from"
             )
-        if not strict and (missing := _missing_mtp(model, stored.refs, experts)):
+        if not strict and model.mtp and (missing := _missing_mtp(model, stored.refs, experts)):
             model.drop_mtp()
             notes.append(
                 f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {config.num_nextn_predict_layers}, "
                 f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
             )
-        left_out = open_refs(model, stored.refs, experts, strict)
+        left_out = open_stored(model, stored, experts, strict)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
@@ -86,10 +88,19 @@ def _repeated_experts(model: Transformer) -> list[str]:
     notes = []
     for name, table in model.named_parameters():
         if name.endswith("tid2eid") and table.shape[1] > 1:
-            twice = int((table.sort(1).values.diff(dim=1) == 0).any(1).sum())
+            twice = _num_repeating(table)
             if twice:
                 notes.append(f"{name} gives {twice} of {len(table)} tokens an expert more than once")
     return notes
+
+
+def _num_repeating(table: Tensor) -> int:
+    """Rows of a table [n, k] that have a value twice."""
+    columns = np.ascontiguousarray(table.numpy().T)
+    repeats = np.zeros(len(table), bool)
+    for one, other in itertools.combinations(columns, 2):
+        repeats |= one == other
+    return int(repeats.sum())
 
 
 def _missing_mtp(model: Transformer, names: Container[str], experts: Container[int] | None) -> list[str]:
@@ -100,16 +111,29 @@ def _missing_mtp(model: Transformer, names: Container[str], experts: Container[i
     return [name for name in needed if name not in names]
 
 
-def open_refs(
-    model: Transformer, refs: Mapping[str, TensorRef], experts: Container[int] | None = None, strict: bool = True
+def open_stored(
+    model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True
 ) -> dict[str, Tensor]:
     """`assign` for tensors that lie in files: the routed experts' are not opened, their places are written down."""
-    fit = Fit(model, {name: Kind(DTYPES[ref.dtype], ref.shape) for name, ref in refs.items()}, experts, strict)
+    refs = stored.refs
+    fit = Fit(model, _kinds(refs), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
     tensors = map_tensors({name: refs[name] for name in names if name is not None})
     _give(model, fit, tensors)
-    _write_down(model.experts.store.table, [block.ffn.layer for block in model.blocks], refs, experts)
+    _write_down(model.experts.store.table, [block.ffn.layer for block in model.blocks], stored, experts)
     return {name: tensors[name] for name in fit.left}
+
+
+def _kinds(refs: Mapping[str, TensorRef]) -> dict[str, Kind]:
+    """The kinds of stored tensors: few objects for many tensors."""
+    known: dict[tuple[str, tuple[int, ...]], Kind] = {}
+    kinds = {}
+    for name, ref in refs.items():
+        key = ref.dtype, ref.shape
+        if (kind := known.get(key)) is None:
+            kind = known[key] = Kind(DTYPES[ref.dtype], ref.shape)
+        kinds[name] = kind
+    return kinds
 
 
 def assign(
@@ -153,16 +177,16 @@ def _as_codes(tensor: Tensor) -> Tensor:
 
 
 def _write_down(
-    table: ExpertTable, layers: Sequence[int], refs: Mapping[str, TensorRef], experts: Container[int] | None
+    table: ExpertTable, layers: Sequence[int], stored: StoredTensors, experts: Container[int] | None
 ) -> None:
     """Where the routed experts' tensors of these layers lie, of those in `experts`, and in which formats."""
-    table.paths = list({ref.path: None for ref in refs.values()})
-    numbers = {path: number for number, path in enumerate(table.paths)}
-    forms = {name: FORM_NUMBERS[quant.FORMS[dtype]] for name, dtype in DTYPES.items() if dtype in quant.FORMS}
+    table.paths = stored.paths
+    numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
+    forms = {name: FORM_NUMBERS[dtype] for name, dtype in DTYPES.items() if dtype in quant.FORMS}
     for layer in layers:
-        found = list(map(refs.get, table.names(layer)))
+        found = list(map(stored.refs.get, table.names(layer)))
         shape = table.file[layer].shape
-        file = np.array([ABSENT if ref is None else numbers[ref.path] for ref in found], np.int16).reshape(shape)
+        file = np.array([ABSENT if ref is None else numbers[id(ref.path)] for ref in found], np.int16).reshape(shape)
         if experts is not None:
             file[[expert for expert in range(table.num_experts) if expert not in experts]] = ABSENT
         offset = np.array([0 if ref is None else ref.offset for ref in found]).reshape(shape)

@@ -1,4 +1,7 @@
-"""Memory-mapped parts of files. Private mappings: who writes to a tensor writes to memory of his own, not to the file."""
+"""Memory-mapped parts of files.
+
+Mappings are private: who writes to a tensor writes to memory of his own, never to the file.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from wavefold.config import ModelConfig
 from wavefold.quant.format import FORMATS, Format
@@ -23,9 +24,10 @@ PARTS = ("weight", "scale")
 ABSENT = -1
 """The file of a tensor that lies in none."""
 
-FORMS = tuple(FORMATS.values())
-"""Formats by their number in `ExpertTable.form`."""
-FORM_NUMBERS = {form.name: number for number, form in enumerate(FORMS)}
+FORMS = (*FORMATS.values(), Format("fp64", torch.float64))
+"""Formats by their number in `ExpertTable.form`: the CPU kernels' numbers, and float64, which no file holds."""
+FORM_NUMBERS = {form.dtype: number for number, form in enumerate(FORMS)} | {torch.uint8: 0}
+"""The number of a weight's format by its dtype."""
 
 
 def routed_expert(name: str) -> int | None:
@@ -48,7 +50,7 @@ class ExpertTable:
         self.paths: list[Path] = []
         """The files by their number in `file`."""
         shape = self.num_layers, self.num_experts, len(MATRICES)
-        self.form = np.full(shape, FORM_NUMBERS[self.official.name], np.int8)
+        self.form = np.full(shape, FORM_NUMBERS[self.official.dtype], np.int8)
         self.file = np.full((*shape, len(PARTS)), ABSENT, np.int16)
         self.offset = np.zeros((*shape, len(PARTS)), np.int64)
 

@@ -45,7 +45,11 @@ class Embedding(nn.Module):
 
 
 class Transformer(HyperConnected):
-    """One model. `arithmetic` says how it computes; `experts` computes its routed experts, which are no modules."""
+    """One model. `arithmetic` says how it computes.
+
+    `experts` computes the routed experts. They are no modules, and `parameters()` has none of their tensors:
+    `official.official_tensors` walks all.
+    """
 
     def __init__(self, config: ModelConfig, arithmetic: Arithmetic | None = None):
         super().__init__(config)

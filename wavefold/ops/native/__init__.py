@@ -19,7 +19,7 @@ from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
-    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "Spans", "attend",
-    "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas",
-    "leave", "linear", "spans", "timing", "use_batch_invariant", "use_isa",
+    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct",
+    "Spans", "attend", "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select",
+    "isa", "isas", "leave", "linear", "spans", "timing", "use_batch_invariant", "use_isa",
 ]  # fmt: skip
