@@ -33,6 +33,7 @@ from wavefold.chat import Tokenizer
 from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import ModelConfig
 from wavefold.drawing import save_figure
+from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, InMemory, PackedBatch, fixed_batches
@@ -89,7 +90,8 @@ def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
 
 def num_parameters(config: ModelConfig) -> int:
     """Trained numbers of a model."""
-    return sum(p.numel() for p in new_model(config, Arithmetic(), 0).parameters() if p.requires_grad)
+    model = new_model(config, Arithmetic(), 0)
+    return sum(tensor.numel() for _, tensor in official_tensors(model) if tensor.requires_grad)
 
 
 def equal_width(config: ModelConfig) -> int:

@@ -1,6 +1,6 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
-    {config, system} < {atomic, drawing} < quant < ops < {cache, parallel} < model < checkpoint
+    {config, system} < {atomic, drawing} < quant < ops < {cache, parallel} < experts < model < checkpoint
         < {engine, train} < {server, bench} < cli
 
 `chat` sits beside the engine on `config` and `atomic`; `plan` needs `config`, `system`, `drawing`. Every import counts:
@@ -21,6 +21,7 @@ TIERS = [
     {"quant"},
     {"ops"},
     {"cache", "parallel"},
+    {"experts"},
     {"model"},
     {"checkpoint"},
     {"engine", "train"},
@@ -120,6 +121,8 @@ def test_imports_run_one_way() -> None:
         ),
         ("wavefold/cache/pool.py", "from wavefold.parallel import mesh"),
         ("wavefold/parallel/mesh.py", "from wavefold.cache import pool"),
+        ("wavefold/experts/resident.py", "from ..model import block"),
+        ("wavefold/parallel/exchange.py", "from wavefold.experts import store"),
         ("wavefold/model/moe.py", "if TYPE_CHECKING:\n    from ..checkpoint.load import load"),
         ("wavefold/checkpoint/load.py", "from ..engine import request"),
         ("wavefold/engine/runner.py", "from ..train.losses import loss"),

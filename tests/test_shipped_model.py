@@ -13,6 +13,7 @@ import wavefold
 from wavefold.chat import Tokenizer, heal
 from wavefold.cli.models import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
+from wavefold.model.official import official_tensor
 
 MEGABYTE = 1_000_000
 NUM_TOKENS = 400
@@ -31,7 +32,7 @@ def test_is_at_most_16_megabytes():
 def test_is_stored_in_the_official_formats():
     model = wavefold.load(default_model())
     assert model.config == wavefold.ModelConfig.preset("nano")
-    assert model.get_parameter("layers.1.ffn.experts.3.w2.weight").dtype == torch.int8
+    assert official_tensor(model, "layers.1.ffn.experts.3.w2.weight").dtype == torch.int8
     assert model.get_parameter("layers.1.attn.wkv.weight").dtype == torch.float8_e4m3fn
     assert model.get_parameter("layers.1.attn.compressor.wkv.weight").dtype == torch.bfloat16
 

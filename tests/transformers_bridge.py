@@ -13,6 +13,7 @@ from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
 from wavefold import ModelConfig, Transformer, quant
 from wavefold.checkpoint.transformers_layout import to_transformers
+from wavefold.model.official import official_tensors
 
 __all__ = ["EAGER", "decoded", "to_transformers", "transformers_config", "transformers_model"]
 
@@ -49,11 +50,12 @@ def transformers_model(model: Transformer, config: DeepseekV4Config | None = Non
 
 def decoded(model: Transformer) -> dict[str, Tensor]:
     """Every tensor of the model by its official name: quantized ones decoded, all floats in float32."""
+    stored = dict(official_tensors(model))
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in stored.items():
         if tensor.dtype == torch.float8_e8m0fnu:
             continue
-        scale = model.state_dict().get(re.sub("weight$", "scale", name)) if name.endswith("weight") else None
+        scale = stored.get(re.sub("weight$", "scale", name)) if name.endswith("weight") else None
         integer = scale is None and not tensor.dtype.is_floating_point
         tensors[name] = tensor if integer else quant.dequantize(tensor, scale, torch.float32)
     return tensors

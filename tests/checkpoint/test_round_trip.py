@@ -16,6 +16,7 @@ from torch import Tensor
 from wavefold import ModelConfig, Transformer, init, load, quant, save
 from wavefold.checkpoint import random_model
 from wavefold.checkpoint.files import read_tensors
+from wavefold.model.official import official_tensor, official_tensors
 
 FORMS = ["fp4", "fp8", "bf16"]
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -123,7 +124,7 @@ def test_config_says_how_experts_were_stored(checkpoint: Callable[[str], Path], 
 
 
 def set_scale(model: Transformer, name: str, place: tuple[int, int], byte: int) -> None:
-    scale = model.get_parameter(name)
+    scale = official_tensor(model, name)
     scale.view(torch.uint8)[place] = byte
 
 
@@ -210,7 +211,7 @@ class TestRandom:
     def test_values(self, form: str, config: ModelConfig) -> None:
         """Finite, alive, and projections keep the size of what goes in."""
         model = random_model(config.replace(expert_dtype=form), seed=0, packed=True)
-        tensors = dict(model.named_parameters())
+        tensors = dict(official_tensors(model))
         for name, weight in values(tensors).items():
             assert bool(weight.isfinite().all()), name
             assert weight.unique().numel() > 10, name

@@ -77,10 +77,10 @@ def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tu
         streams = torch.randn(length, config.hc_mult, config.hidden_size, generator=generator).bfloat16()
         with torch.no_grad(), ops.using(backend=backend):
             if backend == "reference":
-                out = block(streams.to(arithmetic.dtype), batch, model.store, arithmetic)
+                out = block(streams.to(arithmetic.dtype), batch, model.experts, arithmetic)
             else:
                 parameters = [fused.FusedBlock(block, config, arithmetic)]
-                out = fused.run_layers(parameters, streams.clone(), batch, model.store, config, arithmetic)
+                out = fused.run_layers(parameters, streams.clone(), batch, model.experts, config, arithmetic)
         yield out, rows_of(memory, number, config.compress_ratios[number])
 
 

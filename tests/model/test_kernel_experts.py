@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,37 +13,26 @@ from tests.ops.tilelang.emulate import Emulated, has_headers
 from tests.small import SMALL
 from wavefold.checkpoint import load
 from wavefold.checkpoint.random import init
-from wavefold.model.expert_store import ExpertStore, ExpertView, RoutingExperts
-from wavefold.model.kernel_experts import KernelExperts, use_kernels
-from wavefold.ops import Arithmetic
+from wavefold.experts import ExpertCompute, LocalExperts
+from wavefold.experts.gpu import KernelExperts, kernel_experts
+from wavefold.model.official import official_tensors
 from wavefold.ops.reference.expert import expert
 from wavefold.ops.tilelang.shape import Shape
 
 CONFIG = SMALL.replace(hidden_size=128, moe_intermediate_size=128)
 
 
-class BySlot(RoutingExperts):
+class BySlot(ExpertCompute):
     """What the kernel means: each pair's result in bfloat16, summed in the order of slots, in float32."""
 
-    def __init__(self, store: ExpertStore):
-        self._store = store
-
-    def view(self, layer: int, ids: Sequence[int]) -> ExpertView:
-        return self._store.view(layer, ids)
-
-    def _release(self, layer: int, ids: Sequence[int]) -> None:
-        pass
-
-    def routed(
-        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
-    ) -> Tensor:
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         total = torch.zeros(h.shape)
-        with self.view(layer, range(CONFIG.n_routed_experts)) as view:
+        with self.store.acquire(layer, range(CONFIG.n_routed_experts)) as view:
             for slot in range(ids.shape[1]):
                 for number in range(len(view)):
-                    some = ids[:, slot] == number
-                    routes = weights[some, slot, None].float()
-                    total[some] += expert(h[some], *view[number], routes, limit, arithmetic).float()
+                    rows = ids[:, slot] == number
+                    routes = weights[rows, slot, None].float()
+                    total[rows] += expert(h[rows], *view[number], routes, self.limit, self.arithmetic).float()
         return total.bfloat16()
 
 
@@ -72,12 +61,12 @@ def test_a_prompt_and_a_step(folder: Path) -> None:
         return run
 
     plain, ours = (load(folder / "model", "released") for _ in range(2))
-    before = {name: tensor.clone() for name, tensor in ours.named_parameters()}
-    ours.experts = KernelExperts(ours, launch)
-    for name, tensor in ours.named_parameters():
+    before = {name: tensor.clone() for name, tensor in official_tensors(ours)}
+    ours.experts = KernelExperts(ours.experts, CONFIG, ours.device, launch)
+    for name, tensor in official_tensors(ours):
         assert torch.equal(tensor.view(torch.uint8), before[name].view(torch.uint8)), name
     tokens = torch.randint(0, 64, (70,), generator=torch.Generator().manual_seed(0))
-    plain.experts = BySlot(plain.store)
+    plain.experts = BySlot(plain.experts.store, plain.arithmetic, CONFIG.swiglu_limit)
     for some in (tokens, tokens[:1]):
         assert torch.equal(ours(some[None]), plain(some[None]))
     assert set(launched) == {16, 64} and len(launched) == 2 * CONFIG.num_hidden_layers
@@ -86,7 +75,8 @@ def test_a_prompt_and_a_step(folder: Path) -> None:
 def test_models_that_the_kernels_cannot_run(folder: Path) -> None:
     model = load(folder / "model", "exact")
     with pytest.raises(ValueError, match="released"):
-        KernelExperts(model, lambda shape: pytest.fail("launched"))
+        KernelExperts(model.experts, CONFIG, model.device, lambda shape: pytest.fail("launched"))
     with pytest.raises(ValueError, match="need a Hopper GPU; the model is on cpu"):
-        use_kernels(load(folder / "model", "released"))
-    assert model.experts is None
+        model = load(folder / "model", "released")
+        kernel_experts(model.experts, CONFIG, model.device)
+    assert isinstance(model.experts, LocalExperts)

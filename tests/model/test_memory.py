@@ -17,6 +17,7 @@ from tests.small import SMALL
 from wavefold import init
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, attention, indexer, transformer
+from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,8 @@ def largest_allocation(model: Transformer, num_tokens: int) -> int:
     pool = model.new_pool(num_tokens + 3)
     sequence = pool.open()
     state = sequence.state
-    largest = Largest(*pool._storage.values(), state.windows, *state.tails.values(), *model.parameters())
+    parameters = [tensor for _, tensor in official_tensors(model)]
+    largest = Largest(*pool._storage.values(), state.windows, *state.tails.values(), *parameters)
     with largest:
         model.extend(tokens, [sequence], [num_tokens])
         for _ in range(3):

@@ -130,7 +130,7 @@ def run_layer(name: str, layer: int) -> dict[str, Tensor]:
         for owner, attribute, spy in spies:
             patch.setattr(owner, attribute, _watched(getattr(owner, attribute), spy))
         batch = Batch.of(model.config, tokens, [memory])
-        output = model.layers[layer](layer_input(name, layer), batch, model.store, RELEASED)
+        output = model.layers[layer](layer_input(name, layer), batch, model.experts, RELEASED)
     return {key: torch.cat(tensors) for key, tensors in seen.items()} | {"output": output}
 
 
@@ -308,7 +308,7 @@ def test_mtp_module() -> None:
     rows, following = values["positions"].long()[:-1], values["tokens"].long()[1:]
     batch = Batch.of(model.config, following, [FreshMemory(len(following))])
     embedded = model.embed(following, RELEASED)
-    hidden = model.mtp[0].predict(values["streams"][:-1], embedded, batch, model.store, RELEASED)
+    hidden = model.mtp[0].predict(values["streams"][:-1], embedded, batch, model.experts, RELEASED)
     assert_logits_agree("small-a MTP module", model.logits(hidden)[rows], values["mtp.logits.at"], 1e-3)
 
 

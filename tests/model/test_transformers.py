@@ -31,6 +31,7 @@ from wavefold.config import RopeScaling
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
+from wavefold.model.official import official_tensors
 
 NORMS = sys.modules["wavefold.ops.reference.norm"]
 
@@ -171,7 +172,7 @@ def measure(seed: int, device: torch.device) -> Comparison:
     near = ties.found(tokens)
     kept = near.cumsum(1) == 0
 
-    for parameter in model.parameters():
+    for _, parameter in official_tensors(model):
         parameter.requires_grad_(parameter.dtype.is_floating_point)
     trained, reference = model(tokens), other(tokens, use_cache=False).logits
     generator = torch.Generator().manual_seed(seed)
@@ -200,7 +201,7 @@ compare = functools.cache(measure)
 
 def gradients_of(logits: Tensor, weight: Tensor, model: torch.nn.Module) -> dict[str, Tensor]:
     """The gradient of sum(logits * weight) in every parameter that can have one; zeros where none flows."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in official_tensors(model) if p.requires_grad}
     gradients = torch.autograd.grad(
         (logits * weight).sum(), list(parameters.values()), retain_graph=True, materialize_grads=True
     )

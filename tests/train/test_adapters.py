@@ -25,6 +25,7 @@ from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.model import Transformer
+from wavefold.model.official import MATRIX, official_owner, official_owners, official_tensors, own_tensors
 from wavefold.model.parameters import Linear
 from wavefold.system import Notice
 from wavefold.train.fake_quant import Masters
@@ -53,12 +54,12 @@ def base_of(dtype: torch.dtype | None) -> Transformer:
     if dtype is None:
         return model
     tensors: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules():
+    for prefix, owner in official_owners(model):
         dot = f"{prefix}." if prefix else ""
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, Linear) and name == "weight":
-                tensors[f"{dot}weight"] = quant.dequantize(parameter, module.scale, torch.float32).to(dtype)
-            elif not isinstance(module, Linear):
+        for name, parameter in own_tensors(owner).items():
+            if isinstance(owner, MATRIX) and name == "weight":
+                tensors[f"{dot}weight"] = quant.dequantize(parameter, owner.scale, torch.float32).to(dtype)
+            elif not isinstance(owner, MATRIX):
                 tensors[dot + name] = parameter.to(dtype) if parameter.is_floating_point() else parameter
     plain = Transformer(CONFIG, model.arithmetic)
     assign(plain, tensors)
@@ -79,7 +80,7 @@ def with_deltas(model: Transformer, size: float) -> Transformer:
 
 
 def products_of(model: Transformer) -> dict[str, tuple[float, float]]:
-    return kept_products(Masters(model), dict(model.named_parameters()))
+    return kept_products(Masters(model), dict(official_tensors(model)))
 
 
 def test_zero_adapters_have_no_share() -> None:
@@ -120,12 +121,11 @@ def test_an_unpacked_base_keeps_its_dtype_and_the_delta(dtype: torch.dtype, low:
     share = kept_share(products_of(model))
     assert share is not None and low < share < 2 - low
     exported = Masters(model).export()
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_tensors(model):
         if "lora_" in name:
             continue
         assert exported[name].dtype == parameter.dtype, name
-        owner = model.get_submodule(name.rpartition(".")[0])
-        if "lora_a" not in owner._parameters:
+        if "lora_a" not in own_tensors(official_owner(model, name.rpartition(".")[0])):
             assert torch.equal(exported[name], parameter), name
 
 
@@ -143,7 +143,7 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
     tokens = torch.randint(0, CONFIG.vocab_size, (1, 150), generator=torch.Generator().manual_seed(0))
     for dtype, equal in ((torch.float32, True), (None, False)):
         model = with_deltas(base_of(dtype), 0.02)
-        parameters = dict(model.named_parameters())
+        parameters = dict(official_tensors(model))
         save_adapters(model, parameters, tmp_path / "adapters.safetensors")
         merged = Transformer(CONFIG)
         assign(merged, Masters(model).export())
@@ -154,13 +154,13 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
         assert effect > 1e-2 and (error < 1e-5) == equal
         for name, module in model.named_modules():
             if isinstance(module, Linear) and "lora_a" in module._parameters:
-                parts = {key: parameters.get(f"{name}.{key}") for key in ("weight", "scale", "lora_a", "lora_b")}
+                parts = {key: parameters[f"{name}.{key}"] for key in own_tensors(module)}
                 torch.testing.assert_close(unmerged.get_submodule(name).weight, adapted(module, parts))
 
 
 def test_adapters_of_another_model_are_refused(tmp_path: Path) -> None:
     model = with_deltas(base_of(None), 0.02)
-    save_adapters(model, dict(model.named_parameters()), tmp_path / "a.safetensors")
+    save_adapters(model, dict(official_tensors(model)), tmp_path / "a.safetensors")
     shallow = random_model(CONFIG.cut(2), 0)
     with pytest.raises(
         ValueError, match=r"a\.safetensors: holds an adapter of layers\.2\..*, which this model has not"
@@ -178,7 +178,7 @@ def test_peft_on_transformers_computes_what_our_unmerged_adapter_does(
 ) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'wavefold[test]'")
     model = with_deltas(base_of(dtype), 0.05)
-    parameters = dict(model.named_parameters())
+    parameters = dict(official_tensors(model))
     save_adapters(model, parameters, tmp_path / "adapters.safetensors")
     save_peft(model, parameters, tmp_path / "adapter", RECIPE, "base")
     ours = base_of(dtype)

@@ -12,6 +12,7 @@ from tests.train.tiny import CONFIG
 from wavefold import ops
 from wavefold.cache import FreshMemory
 from wavefold.model.batch import Batch
+from wavefold.model.official import official_tensor, official_tensors
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 from wavefold.ops.reference.index_loss import index_divergence, index_loss
@@ -138,7 +139,7 @@ def test_balance_loss_is_least_where_load_is_even() -> None:
 
 def float64_model(seed: int = 0):
     model = new_model(CONFIG, EXACT, seed).double()
-    for parameter in model.parameters():
+    for _, parameter in official_tensors(model):
         parameter.requires_grad_(parameter.is_floating_point())
     return model
 
@@ -149,9 +150,10 @@ def batch(seed: int = 0):
 
 
 def all_grads(model, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
+    for _, tensor in official_tensors(model):
+        tensor.grad = None
     loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in official_tensors(model) if p.grad is not None}
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -179,7 +181,7 @@ def test_objective_has_the_slope_of_its_loss(attention: str) -> None:
         return losses.next_token + losses.mtp + 10 * losses.balance
 
     found = all_grads(model, loss())
-    parameters = {name: model.get_parameter(name) for name in found}
+    parameters = {name: official_tensor(model, name) for name in found}
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         direction = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().std().clamp(min=0.01)
@@ -204,7 +206,7 @@ def test_only_its_own_loss_teaches_the_indexer_and_nothing_else(attention: str) 
         assert not losses.index.requires_grad and float(losses.index) == 0
         return
     moved = {name for name, grad in all_grads(model, losses.index).items() if grad.any()}
-    assert moved == {name for name, _ in model.named_parameters() if ".indexer." in name}
+    assert moved == {name for name, _ in official_tensors(model) if ".indexer." in name}
 
 
 def test_indexer_learns_under_packing_what_it_learns_alone() -> None:
@@ -231,7 +233,7 @@ def test_indexer_comes_to_choose_what_attention_looks_at() -> None:
         for block in model.layers:
             block.attn.wq_b.weight.mul_(6)
     objective = Objective(model)
-    optimizer = torch.optim.AdamW([p for n, p in model.named_parameters() if ".indexer." in n], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for n, p in official_tensors(model) if ".indexer." in n], lr=3e-3)
 
     def captured() -> float:
         watch = TrainingPass("dense", watch_capture=True)

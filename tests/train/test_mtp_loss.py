@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.train.tiny import CONFIG, RECIPE, torchrun
+from wavefold.model.official import official_tensors
 from wavefold.train import schedule
 from wavefold.train.batches import IGNORED, Batches, PackedBatch, Tokens, fixed_batches, pack
 from wavefold.train.objective import Objective
@@ -53,8 +54,8 @@ def test_the_logged_loss_is_the_mean_of_mtp_logits_over_learned_pairs(tmp_path: 
     trainer = trainer_of(masked_documents(), tmp_path)
     packed = trainer.batches(0)
     model = new_model(CONFIG, arithmetic_of(PLAIN, torch.float32), PLAIN.seed)
-    model.requires_grad_(False)
-    for parameter in model.parameters():  # what training sees while it does not quantize
+    for _, parameter in official_tensors(model):  # what training sees while it does not quantize
+        parameter.requires_grad_(False)
         if parameter.is_floating_point():
             parameter.copy_(parameter.bfloat16())
     nats, place = [], 0

@@ -17,6 +17,7 @@ import torch
 from tests.train.tiny import CONFIG, RECIPE, tiny_trainer, write_corpus
 from wavefold import ops
 from wavefold.checkpoint import load
+from wavefold.model.official import official_tensor, official_tensors
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 from wavefold.system import Notice
@@ -65,7 +66,7 @@ def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backe
         export(CONFIG, trainer.exported(), tmp_path / "model")
         model = load(tmp_path / "model", activations, dtype)
         model.arithmetic = trainer.model.arithmetic
-        assert model.get_parameter("layers.0.ffn.experts.0.w1.weight").dtype == torch.int8
+        assert official_tensor(model, "layers.0.ffn.experts.0.w1.weight").dtype == torch.int8
         assert model.get_parameter("layers.0.attn.wq_a.weight").dtype == torch.float8_e4m3fn
         nats, tokens = evaluate(Objective(model), trainer.held_out)
         assert nats / tokens == trainer.evaluate()  # to the last bit
@@ -73,18 +74,21 @@ def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backe
 
 def test_masters_see_quantized_weights_and_get_gradients(corpus, tmp_path):
     trainer = tiny_trainer(corpus, tmp_path / "out")
-    values = Masters(trainer.model).values(trainer.model, "")
-    name = "layers.1.ffn.experts.0.w2.weight"
-    assert not torch.equal(values[name], trainer.model.get_parameter(name))
-    values[name].sum().backward()
-    assert torch.equal(trainer.model.get_parameter(name).grad, torch.ones_like(values[name]))
+    masters = Masters(trainer.model)
+    dense, routed = "layers.1.attn.wq_a.weight", "layers.1.ffn.experts.0.w2.weight"
+    with masters.experts.acquire(1, [0]) as view:
+        values = {dense: masters.values(trainer.model, "")[dense], routed: view[0].w2[0]}
+    for name, value in values.items():
+        assert not torch.equal(value, official_tensor(trainer.model, name))
+        value.sum().backward()
+        assert torch.equal(official_tensor(trainer.model, name).grad, torch.ones_like(value))
 
 
 def test_every_trained_parameter_moves(corpus, tmp_path):
     trainer = tiny_trainer(corpus, tmp_path / "out")
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in official_tensors(trainer.model)}
     trainer.run()
-    still = {name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])}
+    still = {name for name, p in official_tensors(trainer.model) if torch.equal(p, before[name])}
     assert {name for name in still if "tid2eid" not in name} == set()
 
 
@@ -272,12 +276,12 @@ def test_stages_of_attention_train_what_they_should(corpus, tmp_path):
     trainer = tiny_trainer(corpus, tmp_path / "out", recipe=replace(RECIPE, dense_steps=2, indexer_warmup=2, steps=6))
 
     def moved() -> set[str]:
-        before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        before = {name: p.detach().clone() for name, p in official_tensors(trainer.model)}
         trainer._train_step()
         trainer.step += 1
-        return {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+        return {name for name, p in official_tensors(trainer.model) if not torch.equal(p, before[name])}
 
-    index = {name for name, _ in trainer.model.named_parameters() if ".indexer." in name}
+    index = {name for name, _ in official_tensors(trainer.model) if ".indexer." in name}
     stages = [moved() for _ in range(6)]
     assert not (stages[0] | stages[1]) & index and stages[0]
     assert stages[2] == index and stages[3] <= index

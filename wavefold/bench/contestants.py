@@ -15,6 +15,7 @@ import torch
 
 from wavefold import cache, ops
 from wavefold.model import Transformer
+from wavefold.model.official import official_tensors
 from wavefold.model.transformer import PASS_TOKENS
 
 
@@ -62,8 +63,8 @@ class Wavefold:
 
     def warm_up(self) -> None:
         """Touch every weight: pages of a mapped file that this process has not seen yet cost a fault each."""
-        for parameter in self.model.parameters():
-            parameter.detach().view(torch.uint8).flatten()[::4096].sum()
+        for _, tensor in official_tensors(self.model):
+            tensor.detach().view(torch.uint8).flatten()[::4096].sum()
 
     def fill(self, num_tokens: int) -> None:
         """As if `num_tokens` tokens had been read, with rows drawn at random: what a step costs does not depend on

@@ -16,6 +16,7 @@ from wavefold.bench.pools import planned_bytes
 from wavefold.checkpoint.load import assign
 from wavefold.config import SWA, ModelConfig
 from wavefold.model import Transformer
+from wavefold.model.official import official_names, official_tensors
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import peak_rss_bytes
 
@@ -83,8 +84,8 @@ def dense_model(model: Transformer, num_tokens: int) -> Transformer:
         raise ValueError(f"dense attention over {num_tokens:,} tokens is not allowed; expected at most {MOST_DENSE:,}")
     ratios = (SWA,) * len(model.config.compress_ratios)
     dense = Transformer(model.config.replace(compress_ratios=ratios, sliding_window=num_tokens), model.arithmetic)
-    kept = dict(dense.named_parameters())
-    assign(dense, {name: tensor for name, tensor in model.state_dict().items() if name in kept})
+    kept = set(official_names(dense))
+    assign(dense, {name: tensor for name, tensor in official_tensors(model) if name in kept})
     return dense
 
 

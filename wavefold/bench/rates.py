@@ -15,7 +15,7 @@ from wavefold import quant
 from wavefold.bench.contestants import Wavefold
 from wavefold.config import CSA, HCA
 from wavefold.model import Transformer
-from wavefold.model.parameters import Linear
+from wavefold.model.official import MATRIX, Matrix, official_owners
 from wavefold.ops import native
 from wavefold.plan.machine import fastest
 
@@ -33,15 +33,15 @@ class Rate:
 
 def products(model: Transformer, x_rows: int, repeats: int) -> Iterator[Rate]:
     """y = x Wᵀ for `x_rows` tokens by each kind of matrix. The head is left out for more than one token."""
-    kinds: dict[str, list[Linear]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Linear) and not name.startswith("mtp.") and (x_rows == 1 or name != "head"):
+    kinds: dict[str, list[Matrix]] = {}
+    for name, matrix in official_owners(model):
+        if isinstance(matrix, MATRIX) and not name.startswith("mtp.") and (x_rows == 1 or name != "head"):
             short = ".".join(part for part in name.split(".") if not part.isdigit()).removeprefix("layers.")
-            kinds.setdefault(short, []).append(module)
-    for name, modules in kinds.items():
-        first = modules[0]
+            kinds.setdefault(short, []).append(matrix)
+    for name, matrices in kinds.items():
+        first = matrices[0]
         x = torch.randn(x_rows, first.in_features).bfloat16()
-        pairs = [(module.weight, module.scale) for module in modules]
+        pairs = [(matrix.weight, matrix.scale) for matrix in matrices]
         if x_rows > 1:
             pairs = pairs[:4]
 

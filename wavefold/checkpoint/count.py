@@ -10,7 +10,7 @@ from pathlib import Path
 from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
-from wavefold.model.expert_store import routed_expert
+from wavefold.model.official import official_names
 
 UNSCALED = ("BF16", "F32", "F16")
 
@@ -53,16 +53,8 @@ def by_part(names: Iterable[str]) -> dict[str, int]:
 
 
 def _names(config: ModelConfig) -> set[str]:
-    """The tensor names of the configuration's model. One expert of each layer stands for all: a tree of all is slow."""
-    single = Transformer(config.replace(n_routed_experts=1, num_experts_per_tok=1))
-    names: set[str] = set()
-    for name, _ in single.named_parameters():
-        if routed_expert(name) is None:
-            names.add(name)
-        else:
-            before, after = name.split(".experts.0.")
-            names.update(f"{before}.experts.{expert}.{after}" for expert in range(config.n_routed_experts))
-    return names
+    """The tensor names of the configuration's model."""
+    return set(official_names(Transformer(config)))
 
 
 def _needs_no_scale(name: str, refs: Mapping[str, TensorRef]) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
+import functools
+import gc
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavefold.checkpoint.index import INDEX_NAME, read_index, shard_paths, tensor_refs
+from wavefold.checkpoint.index import INDEX_NAME, TensorRef, paths_and_index, tensor_refs
+from wavefold.experts.mapped import MappedSpan
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -19,51 +21,105 @@ DTYPES = {
 }  # fmt: skip
 """The format's names of dtypes, as far as a checkpoint may use them."""
 
-# A file may be larger than the memory: none is set aside. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
-MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
+NEAR = 1 << 16
+"""Tensors that lie fewer bytes apart share a mapping."""
+
+
+class StoredTensors(NamedTuple):
+    """What the headers of a folder's files say."""
+
+    refs: dict[str, TensorRef]
+    paths: list[Path]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def without_collections(function: Function) -> Function:
+    """`function` without garbage collections: headers become hundreds of thousands of objects, none in a cycle, and
+    each collection would walk them all."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    return run  # type: ignore[return-value]
+
+
+def read_refs(folder: Path) -> StoredTensors:
+    """All tensors of the folder by name: one pass over the files' headers.
+
+    Raises ValueError, naming the file, for what is missing, truncated, corrupt, of a dtype that no checkpoint has,
+    listed twice or no safetensors at all.
+    """
+    paths, index = paths_and_index(folder)
+    refs: dict[str, TensorRef] = {}
+    for path in paths:
+        found = _checked_refs(path)
+        if twice := refs.keys() & found.keys():
+            raise ValueError(f"{path}: tensor {min(twice)} is in another file of {folder} too; expected once")
+        refs |= found
+    lost = sorted(set(index or ()) - refs.keys())
+    if lost:
+        raise ValueError(
+            f"{folder / INDEX_NAME}: lists {len(lost)} tensors that its files do not hold, {lost[0]} first"
+        )
+    return StoredTensors(refs, paths)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder by name, backed by the mapped files: pages are read when they are used.
 
-    Who writes to one writes to memory of his own, never to the file. Raises ValueError, naming the file, for what is
-    missing, truncated, corrupt, listed twice or no safetensors at all.
+    Who writes to one writes to memory of his own, never to the file. Raises ValueError as `read_refs` does.
     """
+    return map_tensors(read_refs(folder).refs)
+
+
+def map_tensors(refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
+    """These tensors, memory-mapped, those that lie side by side in one mapping."""
     tensors: dict[str, Tensor] = {}
-    for path in shard_paths(folder):
+    for run in _runs(refs):
+        path = run[0][1].path
         try:
-            for name, tensor in _map(path):
-                if name in tensors:
-                    raise ValueError(f"{path}: tensor {name} is in another file of {folder} too; expected once")
-                tensors[name] = tensor
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error}); download or copy it again") from None
-    lost = sorted(set(read_index(folder) or ()) - set(tensors))
-    if lost:
-        raise ValueError(
-            f"{folder / INDEX_NAME}: lists {len(lost)} tensors that its files do not hold, {lost[0]} first"
-        )
-    return tensors
+            span = MappedSpan(path, run[0][1].offset, max(ref.offset + ref.nbytes for _, ref in run))
+        except OSError as error:
+            raise ValueError(f"{path}: could not be mapped ({error}); download or copy it again") from None
+        tensors |= {name: span.tensor(ref.offset, DTYPES[ref.dtype], ref.shape) for name, ref in run}
+    empty = (torch.empty(0, dtype=DTYPES[ref.dtype]).view(ref.shape) for ref in refs.values() if not ref.nbytes)
+    tensors |= zip((name for name, ref in refs.items() if not ref.nbytes), empty, strict=True)
+    return {name: tensors[name] for name in refs}
 
 
-def stored_bytes(folder: Path) -> int:
-    """Bytes of the files that `read_tensors` maps."""
-    return sum(path.stat().st_size for path in shard_paths(folder))
+def _runs(refs: Mapping[str, TensorRef]) -> list[list[tuple[str, TensorRef]]]:
+    """Tensors that lie in one file, at most `NEAR` bytes from each other, in the order of their bytes."""
+    runs: list[list[tuple[str, TensorRef]]] = []
+    end, path = 0, None
+    for name, ref in sorted(refs.items(), key=lambda item: (item[1].path, item[1].offset)):
+        if not ref.nbytes:
+            continue
+        if ref.path != path or ref.offset > end + NEAR:
+            runs.append([])
+        runs[-1].append((name, ref))
+        end, path = ref.offset + ref.nbytes, ref.path
+    return runs
 
 
-def _map(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one file. safetensors checks the header: names, shapes, and that the offsets tile the file."""
-    with safe_open(path, framework="np"):
-        pass
+def _checked_refs(path: Path) -> dict[str, TensorRef]:
+    """The tensors of one file, in dtypes that torch has."""
     refs = tensor_refs(path)
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, flags=MAP_FLAGS, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    for name, ref in refs.items():
-        dtype = DTYPES.get(ref.dtype)
-        if dtype is None:
-            raise ValueError(f"{path}: {name} has dtype {ref.dtype}; expected one of {', '.join(DTYPES)}")
-        if ref.nbytes:
-            count = ref.nbytes // dtype.itemsize
-            yield name, torch.frombuffer(data, dtype=dtype, count=count, offset=ref.offset).view(ref.shape)
-        else:
-            yield name, torch.empty(ref.shape, dtype=dtype)
+    dtypes = {ref.dtype for ref in refs.values()}
+    if not dtypes <= DTYPES.keys():
+        odd = next(name for name, ref in refs.items() if ref.dtype not in DTYPES)
+        raise ValueError(f"{path}: {odd} has dtype {refs[odd].dtype}; expected one of {', '.join(DTYPES)}")
+    return refs

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
-from wavefold.model.expert_store import routed_expert
+from wavefold.experts import routed_expert
 
 WHOLE_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10

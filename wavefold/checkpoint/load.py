@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wavefold import quant
-from wavefold.checkpoint.files import read_tensors, stored_bytes
-from wavefold.checkpoint.index import CONFIG_NAME
+from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, read_refs, without_collections
+from wavefold.checkpoint.fit import Fit, Kind
+from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
 from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_values
+from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
+from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES
 from wavefold.model import Transformer
-from wavefold.model.expert_store import routed_expert
+from wavefold.model.official import official_names
 from wavefold.model.origin import Origin
-from wavefold.model.parameters import Linear, stored_shapes
 from wavefold.ops import Arithmetic
 from wavefold.system import Notice
 
-MAX_LISTED = 8
-FLOATS = (torch.bfloat16, torch.float32)
 
-
+@without_collections
 def load(
     path: str | Path,
     arithmetic: str = "exact",
@@ -56,20 +58,20 @@ def load(
         )
     model = Transformer(config, chosen)
     try:
-        check_load(folder, stored_bytes(folder), torch.device(device))
-        tensors = read_tensors(folder)
-        if any(name.startswith("model.") for name in tensors):
+        stored = read_refs(folder)
+        check_load(folder, stored.num_bytes, torch.device(device))
+        if any(name.startswith("model.") for name in stored.refs):
             raise ValueError(
                 "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
                 "ones; use the checkpoint that was read from"
             )
-        if not strict and (missing := _missing_mtp(model, tensors, experts)):
+        if not strict and model.mtp and (missing := _missing_mtp(model, stored.refs, experts)):
             model.drop_mtp()
             notes.append(
                 f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {config.num_nextn_predict_layers}, "
                 f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
             )
-        left_out = assign(model, tensors, experts, strict)
+        left_out = open_stored(model, stored, experts, strict)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
@@ -86,24 +88,58 @@ def _repeated_experts(model: Transformer) -> list[str]:
     notes = []
     for name, table in model.named_parameters():
         if name.endswith("tid2eid") and table.shape[1] > 1:
-            twice = int((table.sort(1).values.diff(dim=1) == 0).any(1).sum())
+            twice = _num_repeating(table)
             if twice:
                 notes.append(f"{name} gives {twice} of {len(table)} tokens an expert more than once")
     return notes
 
 
-def _missing_mtp(model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None) -> list[str]:
+def _num_repeating(table: Tensor) -> int:
+    """Rows of a table [n, k] that have a value twice."""
+    columns = np.ascontiguousarray(table.numpy().T)
+    repeats = np.zeros(len(table), bool)
+    for one, other in itertools.combinations(columns, 2):
+        repeats |= one == other
+    return int(repeats.sum())
+
+
+def _missing_mtp(model: Transformer, names: Container[str], experts: Container[int] | None) -> list[str]:
     """The tensors that the model's MTP modules need, of the routed experts those in `experts`, and that are missing."""
-    names = [f"mtp.{name}" for name, _ in model.mtp.named_parameters() if not name.endswith(".scale")]
-    routed = ((name, routed_expert(name)) for name in names)
+    needed = [name for name in official_names(model, "mtp") if not name.endswith(".scale")]
+    routed = ((name, routed_expert(name)) for name in needed)
     needed = [name for name, expert in routed if expert is None or experts is None or expert in experts]
-    return [name for name in needed if name not in tensors]
+    return [name for name in needed if name not in names]
+
+
+def open_stored(
+    model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True
+) -> dict[str, Tensor]:
+    """`assign` for tensors that lie in files: the routed experts' are not opened, their places are written down."""
+    refs = stored.refs
+    fit = Fit(model, _kinds(refs), experts, strict)
+    names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
+    tensors = map_tensors({name: refs[name] for name in names if name is not None})
+    _give(model, fit, tensors)
+    _write_down(model.experts.store.table, [block.ffn.layer for block in model.blocks], stored, experts)
+    return {name: tensors[name] for name in fit.left}
+
+
+def _kinds(refs: Mapping[str, TensorRef]) -> dict[str, Kind]:
+    """The kinds of stored tensors: few objects for many tensors."""
+    known: dict[tuple[str, tuple[int, ...]], Kind] = {}
+    kinds = {}
+    for name, ref in refs.items():
+        key = ref.dtype, ref.shape
+        if (kind := known.get(key)) is None:
+            kind = known[key] = Kind(DTYPES[ref.dtype], ref.shape)
+        kinds[name] = kind
+    return kinds
 
 
 def assign(
     model: Transformer, tensors: Mapping[str, Tensor], experts: Container[int] | None = None, strict: bool = True
 ) -> dict[str, Tensor]:
-    """Give the model's parameters these tensors, without copying. The dtype of each decides how it is read.
+    """Give the model these tensors, without copying. The dtype of each decides how it is read.
 
     `experts`: of the routed experts only these. Returns the tensors that the text model does not need, which `strict`
     refuses.
@@ -111,96 +147,48 @@ def assign(
     A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
     that does not fit; then the model is unchanged.
     """
-    problems = _Problems()
-    left = dict(tensors)
-    plan: list[tuple[nn.Module, str, Tensor | None]] = []
-    for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        if experts is not None and (expert := routed_expert(dot)) is not None and expert not in experts:
-            left.pop(f"{dot}weight", None), left.pop(f"{dot}scale", None)
-            continue
-        if isinstance(module, Linear):
-            _plan_linear(module, dot, left, plan, problems)
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            tensor = left.pop(dot + name, None)
-            if tensor is None:
-                problems.missing.append(dot + name)
-                continue
-            allowed = FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
-            if tensor.shape != parameter.shape or tensor.dtype not in allowed:
-                problems.mismatch(dot + name, tensor, f"{list(parameter.shape)} {_names(allowed)}")
-            elif name == "tid2eid":
-                _check_table(dot + name, tensor, model.config.n_routed_experts, problems)
-            plan.append((module, name, tensor))
-    unexpected = sorted(left) if strict else by_kind(left, model.config)[1]
-    problems.unexpected += unexpected
-    problems.raise_if_any()
-    for module, name, tensor in plan:
-        module.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
-    return left
+    kinds = {name: Kind(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    fit = Fit(model, kinds, experts, strict)
+    _give(model, fit, tensors)
+    store = model.experts.store
+    for block in model.blocks:
+        names = iter(store.table.names(block.ffn.layer))
+        for expert in range(store.table.num_experts):
+            pairs = [(next(names), next(names)) for _ in MATRICES]
+            if experts is None or expert in experts:
+                weights = ((_as_codes(tensors[weight]), tensors.get(scale)) for weight, scale in pairs)
+                store.put(block.ffn.layer, expert, ExpertWeights(*weights))
+    return {name: tensors[name] for name in fit.left}
 
 
-def _plan_linear(
-    module: Linear,
-    dot: str,
-    left: dict[str, Tensor],
-    plan: list[tuple[nn.Module, str, Tensor | None]],
-    problems: _Problems,
+def _give(model: Transformer, fit: Fit, tensors: Mapping[str, Tensor]) -> None:
+    """Give modules the tensors that they take. Raises ValueError for all that does not fit; then nothing is changed."""
+    for name in fit.tables:
+        fit.problems.check_table(name, tensors[name], model.config.n_routed_experts)
+    fit.problems.raise_if_any()
+    for module, parameter, source in fit.takes:
+        value = None if source is None else nn.Parameter(_as_codes(tensors[source]), requires_grad=False)
+        module.register_parameter(parameter, value)
+
+
+def _as_codes(tensor: Tensor) -> Tensor:
+    """FP4 codes may be called uint8; here they are int8."""
+    return tensor.view(torch.int8) if tensor.dtype == torch.uint8 else tensor
+
+
+def _write_down(
+    table: ExpertTable, layers: Sequence[int], stored: StoredTensors, experts: Container[int] | None
 ) -> None:
-    weight = left.pop(f"{dot}weight", None)
-    scale = left.pop(f"{dot}scale", None)
-    if weight is None:
-        problems.missing.append(f"{dot}weight")
-        return
-    form = quant.FORMS.get(weight.dtype)
-    if form is None:
-        problems.mismatch(f"{dot}weight", weight, "dtype " + _names(tuple(quant.FORMS)))
-        return
-    shape, dtype, scale_shape = stored_shapes(module.in_features, module.out_features, form)
-    if tuple(weight.shape) != shape:
-        problems.mismatch(f"{dot}weight", weight, f"{list(shape)}")
-    if scale_shape is None and scale is not None:
-        problems.unexpected.append(f"{dot}scale (its weight is {weight.dtype}, which has none)")
-    elif scale_shape is not None and scale is None:
-        problems.missing.append(f"{dot}scale (its weight is {weight.dtype})")
-    elif scale is not None and (tuple(scale.shape) != scale_shape or scale.dtype != torch.float8_e8m0fnu):
-        problems.mismatch(f"{dot}scale", scale, f"{list(scale_shape or ())} float8_e8m0fnu")
-    plan.append((module, "weight", weight.view(dtype) if weight.dtype == torch.uint8 else weight))
-    plan.append((module, "scale", scale))
-
-
-def _check_table(name: str, table: Tensor, num_experts: int, problems: _Problems) -> None:
-    if not 0 <= int(table.min()) <= int(table.max()) < num_experts:
-        problems.wrong.append(
-            f"{name} has experts {int(table.min())} to {int(table.max())}, expected 0 to {num_experts - 1}"
-        )
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-
-
-class _Problems:
-    """All that does not fit between a model and a set of tensors."""
-
-    def __init__(self) -> None:
-        self.missing: list[str] = []
-        self.unexpected: list[str] = []
-        self.wrong: list[str] = []
-
-    def mismatch(self, name: str, tensor: Tensor, expected: str) -> None:
-        self.wrong.append(f"{name} is {list(tensor.shape)} {_names((tensor.dtype,))}, expected {expected}")
-
-    def raise_if_any(self) -> None:
-        parts = []
-        for title, names in (
-            ("missing", self.missing),
-            ("unexpected", self.unexpected),
-            ("mis-shaped", self.wrong),
-        ):
-            if names:
-                more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-                parts.append(f"{len(names)} {title}: {'; '.join(names[:MAX_LISTED])}{more}")
-        if parts:
-            raise ValueError("the tensors do not fit config.json\n  " + "\n  ".join(parts))
+    """Where the routed experts' tensors of these layers lie, of those in `experts`, and in which formats."""
+    table.paths = stored.paths
+    numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
+    forms = {name: FORM_NUMBERS[dtype] for name, dtype in DTYPES.items() if dtype in quant.FORMS}
+    for layer in layers:
+        found = list(map(stored.refs.get, table.names(layer)))
+        shape = table.file[layer].shape
+        file = np.array([ABSENT if ref is None else numbers[id(ref.path)] for ref in found], np.int16).reshape(shape)
+        if experts is not None:
+            file[[expert for expert in range(table.num_experts) if expert not in experts]] = ABSENT
+        offset = np.array([0 if ref is None else ref.offset for ref in found]).reshape(shape)
+        form = [forms.get(ref.dtype, 0) if ref is not None else 0 for ref in found[::2]]
+        table.place(layer, file, offset, np.array(form, np.int8).reshape(shape[:-1]))

@@ -24,7 +24,7 @@ from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
-from wavefold.model.parameters import Linear
+from wavefold.model.official import MATRIX, Owner, official_owners, own_tensors
 from wavefold.ops import Arithmetic
 
 CODE_STD = 2.0
@@ -58,22 +58,22 @@ def random_model(
 
 
 def _entries(model: Transformer, seed: int, packed: bool) -> Iterator[tuple[str, Entry]]:
-    """All tensors in the module tree's order."""
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+    """All tensors in the official order."""
+    for prefix, owner in official_owners(model):
+        for name, tensor in own_tensors(owner).items():
             full = f"{prefix}.{name}" if prefix else name
-            shape, dtype = tuple(parameter.shape), parameter.dtype
-            if isinstance(module, Linear) and not packed:
+            shape, dtype = tuple(tensor.shape), tensor.dtype
+            if isinstance(owner, MATRIX) and not packed:
                 if name == "scale":
                     continue
-                shape = module.out_features, module.in_features
+                shape = owner.out_features, owner.in_features
             if not packed and name != "tid2eid":
                 dtype = torch.float32
-            yield full, Entry(shape, dtype, _maker(full, shape, dtype, module, model.config, seed))
+            yield full, Entry(shape, dtype, _maker(full, shape, dtype, owner, model.config, seed))
 
 
 def _maker(
-    full: str, shape: tuple[int, ...], dtype: torch.dtype, module: torch.nn.Module, config: ModelConfig, seed: int
+    full: str, shape: tuple[int, ...], dtype: torch.dtype, owner: Owner, config: ModelConfig, seed: int
 ) -> Callable[[], Tensor]:
     name = full.rpartition(".")[2]
 
@@ -82,16 +82,16 @@ def _maker(
         if name == "tid2eid":
             return _expert_table(rng, shape, config.n_routed_experts)
         if name == "scale":
-            assert isinstance(module, Linear)
-            code_std = CODE_STD * (32 if module.form == "fp8" else 1)
-            center = 127 + round(math.log2(module.in_features**-0.5 / code_std))
+            assert isinstance(owner, MATRIX)
+            code_std = CODE_STD * (32 if owner.form == "fp8" else 1)
+            center = 127 + round(math.log2(owner.in_features**-0.5 / code_std))
             exponents = rng.integers(center - 1, center + 2, shape)
             return torch.from_numpy(exponents.astype(np.uint8)).view(torch.float8_e8m0fnu)
         if dtype == torch.int8:
             return _draw(rng, shape, _FP4_BYTES).view(torch.int8)
         if dtype == torch.float8_e4m3fn:
             return _draw(rng, shape, _FP8_CODES).view(dtype)
-        mean, std = _spread(full, module, shape)
+        mean, std = _spread(full, owner, shape)
         if dtype == torch.bfloat16:
             table = (mean + std * _NORMAL).to(dtype).view(torch.int16)
             return _draw(rng, shape, table.numpy()).view(dtype)
@@ -100,10 +100,10 @@ def _maker(
     return make
 
 
-def _spread(full: str, module: torch.nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
+def _spread(full: str, owner: Owner, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of a tensor's values."""
-    if isinstance(module, Linear):
-        return 0.0, module.in_features**-0.5
+    if isinstance(owner, MATRIX):
+        return 0.0, owner.in_features**-0.5
     if "norm" in full or full.endswith("_scale"):  # gains around 1
         return 1.0, 0.1
     if full.endswith(("_base", "bias")):

@@ -19,8 +19,8 @@ from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.config import EXPERT_DTYPES
 from wavefold.config.keys import QUANTIZATION_CONFIG
 from wavefold.model import Transformer
-from wavefold.model.moe import Expert
-from wavefold.model.parameters import Linear, stored_shapes
+from wavefold.model.official import MATRIX, ExpertMatrix, Matrix, official_owners, own_tensors
+from wavefold.quant.format import FORMATS as ALL_FORMATS
 
 FORMATS = ("fp4", "fp8")
 """Formats of quantized weights."""
@@ -59,10 +59,9 @@ def config_values(model: Transformer, experts: str | None = None) -> dict[str, A
     """
     origin = model.origin
     values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
-    forms = {module_form(module, experts if _is_routed(model, prefix) else None)
-             for prefix, module in model.named_modules() if isinstance(module, Linear)}  # fmt: skip
-    first: Linear = model.get_submodule("layers.0.ffn.experts.0.w1")  # type: ignore[assignment]
-    routed = module_form(first, experts)
+    forms = {matrix_form(owner, experts if isinstance(owner, ExpertMatrix) else None)
+             for _, owner in official_owners(model) if isinstance(owner, MATRIX)}  # fmt: skip
+    routed = experts or model.experts.store.table.format(0, 0, 0).name
     quantization = dict(values.pop("quantization_config", None) or QUANTIZATION_CONFIG)
     if forms & set(FORMATS):
         values["quantization_config"] = quantization
@@ -75,43 +74,39 @@ def config_values(model: Transformer, experts: str | None = None) -> dict[str, A
     return values | {key: str(model.embed.weight.dtype).removeprefix("torch.")}
 
 
-def module_form(module: Linear, experts: str | None) -> str:
+def matrix_form(matrix: Matrix, experts: str | None) -> str:
     """The format that a matrix is written in: `experts` where it is given, else its own."""
-    return experts or quant.FORMS[module.weight.dtype]
+    return experts or quant.FORMS[matrix.weight.dtype]
 
 
 def _entries(model: Transformer, experts: str | None) -> Iterator[tuple[str, Entry]]:
-    for prefix, module in model.named_modules():
+    for prefix, owner in official_owners(model):
         dot = f"{prefix}." if prefix else ""
-        if isinstance(module, Linear) and experts is not None and _is_routed(model, prefix):
-            yield from _converted(dot, module, experts)
+        if isinstance(owner, ExpertMatrix) and experts is not None:
+            yield from _converted(dot, owner, experts)
             continue
-        for name, parameter in module.named_parameters(recurse=False):
-            yield dot + name, Entry(tuple(parameter.shape), parameter.dtype, parameter.detach().cpu)
+        for name, tensor in own_tensors(owner).items():
+            yield dot + name, Entry(tuple(tensor.shape), tensor.dtype, tensor.detach().cpu)
     left_out = model.origin.left_out if model.origin is not None else {}
     for name, tensor in left_out.items():
         yield name, Entry(tuple(tensor.shape), tensor.dtype, tensor.detach)
 
 
-def _is_routed(model: Transformer, prefix: str) -> bool:
-    owner = prefix.rpartition(".")[0]
-    return ".experts." in owner and isinstance(model.get_submodule(owner), Expert)
-
-
-def _converted(dot: str, module: Linear, form: str) -> Iterator[tuple[str, Entry]]:
+def _converted(dot: str, matrix: ExpertMatrix, form: str) -> Iterator[tuple[str, Entry]]:
     """The entries of a weight in another format. Scale and weight are written one after the other: converted once."""
     parts: dict[str, Tensor | None] = {}
 
     def take(name: str) -> Tensor:
         if name not in parts:
-            scale = None if module.scale is None else module.scale.detach().cpu()
-            parts["weight"], parts["scale"] = convert(f"{dot}weight", module.weight.detach().cpu(), scale, form)
+            scale = None if matrix.scale is None else matrix.scale.detach().cpu()
+            parts["weight"], parts["scale"] = convert(f"{dot}weight", matrix.weight.detach().cpu(), scale, form)
         part = parts.pop(name)
         assert part is not None
         return part
 
-    shape, dtype, scale_shape = stored_shapes(module.in_features, module.out_features, form)
-    yield f"{dot}weight", Entry(shape, dtype, lambda: take("weight"))
+    to, size = ALL_FORMATS[form], (matrix.out_features, matrix.in_features)
+    scale_shape = to.scales_shape(*size)
+    yield f"{dot}weight", Entry(to.codes_shape(*size), to.dtype, lambda: take("weight"))
     if scale_shape is not None:
         yield f"{dot}scale", Entry(scale_shape, torch.float8_e8m0fnu, lambda: take("scale"))
 

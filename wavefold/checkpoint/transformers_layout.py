@@ -25,6 +25,7 @@ from wavefold.checkpoint.save import config_values
 from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import check_replaceable, save_tensors
 from wavefold.model import Transformer
+from wavefold.model.official import official_names, official_owner, own_tensors
 
 RENAMES = [
     (r"^head\.", "lm_head."),
@@ -57,7 +58,7 @@ def save_transformers(model: Transformer, path: Path) -> None:
     Raises ValueError where `path` is something else than a checkpoint, an empty folder, or new.
     """
     check_replaceable(path)
-    names = [name for name in model.state_dict() if not name.startswith("mtp.") and not name.endswith(".scale")]
+    names = [name for name in official_names(model) if not name.startswith("mtp.") and not name.endswith(".scale")]
     layers: dict[str, list[str]] = {}
     for name in sorted(names):
         layers.setdefault(name.split(".")[1] if name.startswith("layers.") else "", []).append(name)
@@ -65,9 +66,9 @@ def save_transformers(model: Transformer, path: Path) -> None:
     def fill(folder: Path) -> None:
         weight_map: dict[str, str] = {}
         total = 0
-        for number, some in enumerate(layers.values(), 1):
+        for number, names_of in enumerate(layers.values(), 1):
             file = f"model-{number:05d}-of-{len(layers):05d}.safetensors"
-            tensors = to_transformers({name: _decoded(model, name) for name in some})
+            tensors = to_transformers({name: _decoded(model, name) for name in names_of})
             save_tensors(tensors, folder / file)
             weight_map |= dict.fromkeys(tensors, file)
             total += sum(t.nbytes for t in tensors.values())
@@ -110,7 +111,6 @@ def to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _decoded(model: Transformer, name: str) -> Tensor:
     owner, _, key = name.rpartition(".")
-    tensor = model.get_parameter(name).detach()
-    if key != "weight":
-        return tensor
-    return quant.dequantize(tensor, model.get_submodule(owner)._parameters.get("scale"), torch.bfloat16)
+    tensors = own_tensors(official_owner(model, owner))
+    tensor = tensors[key].detach()
+    return tensor if key != "weight" else quant.dequantize(tensor, tensors.get("scale"), torch.bfloat16)

@@ -92,7 +92,18 @@ def shard_names(names: list[str], config: ModelConfig) -> list[list[str]]:
 
 
 def write_file(path: Path, entries: Mapping[str, Entry]) -> None:
-    """One safetensors file: the header's length in 8 bytes, a JSON header padded to 8, the tensors without gaps."""
+    """One safetensors file: the header, the tensors without gaps."""
+    names, header = layout(entries)
+    with path.open("wb") as file:
+        file.write(header)
+        for name in names:
+            tensor = entries[name].make()
+            assert (tuple(tensor.shape), tensor.dtype) == (entries[name].shape, entries[name].dtype), name
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def layout(entries: Mapping[str, Entry]) -> tuple[list[str], bytes]:
+    """The order of a file's tensors, and its header: its length in 8 bytes, JSON padded to 8."""
     names = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))  # wide ones first: all aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -103,12 +114,7 @@ def write_file(path: Path, entries: Mapping[str, Entry]) -> None:
         offset += entry.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            tensor = entries[name].make()
-            assert (tuple(tensor.shape), tensor.dtype) == (entries[name].shape, entries[name].dtype), name
-            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return names, len(text).to_bytes(8, "little") + text
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

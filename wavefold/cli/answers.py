@@ -49,7 +49,7 @@ def facts(
         "cache_bytes": stats.cache_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
         "prefill_tokens_per_s": stats.prefill_tokens_per_s,
-        "weight_bytes": sum(p.nbytes for p in model.parameters() if not p.is_meta),
+        "weight_bytes": sum(p.nbytes for p in model.parameters()) + model.experts.store.num_bytes,
         "sampling": sampling.values(),
     }
 

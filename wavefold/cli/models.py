@@ -98,7 +98,7 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
     import torch
 
     from wavefold.checkpoint import load
-    from wavefold.model.kernel_experts import use_kernels
+    from wavefold.experts.gpu import kernel_experts
 
     if args.threads is not None:
         if args.threads < 1:
@@ -119,7 +119,7 @@ def load_model(folder: Path, args: argparse.Namespace) -> Transformer:
     model = load(folder, args.arithmetic, dtype, device, strict=getattr(args, "strict", False))
     if device.type == "cuda":
         try:
-            use_kernels(model)
+            model.experts = kernel_experts(model.experts, model.config, model.device)
         except ValueError as error:
             print(f"wavefold: routed experts run on plain torch: {error}", file=sys.stderr)
     return model

@@ -167,7 +167,7 @@ def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
 
     from wavefold.checkpoint import load
     from wavefold.config import ModelConfig
-    from wavefold.model.ranked_experts import RankedExperts
+    from wavefold.experts.ranked import RankedExperts
     from wavefold.parallel.exchange import Settings
     from wavefold.parallel.group import Group
     from wavefold.parallel.transport import TorchTransport
@@ -191,7 +191,7 @@ def load_over_ranks(folder: Path, args: argparse.Namespace) -> Transformer:
         return (model, settings), values
 
     model, settings = agreed(loaded)
-    model.experts = RankedExperts(model.store, TorchTransport(), settings, same_rows=True)
+    model.experts = RankedExperts(model.experts, TorchTransport(), settings, same_rows=True)
     return model
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from wavefold.config import ModelConfig
+from wavefold.experts import ExpertCompute
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
-from wavefold.model.expert_store import ExpertStore
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.moe import MoE
 from wavefold.model.parameters import Norm
@@ -24,14 +24,14 @@ class Block(HyperConnected):
         self.add_mixer("hc_attn")
         self.add_mixer("hc_ffn")
 
-    def forward(self, streams: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic) -> Tensor:
+    def forward(self, streams: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:
         """streams [n, hc, hidden] -> [n, hc, hidden]."""
 
         def attend(x: Tensor) -> Tensor:
             return self.attn(self.attn_norm(x, arithmetic), batch, arithmetic)
 
         def think(x: Tensor) -> Tensor:
-            return self.ffn(self.ffn_norm(x, arithmetic), batch, store, arithmetic)
+            return self.ffn(self.ffn_norm(x, arithmetic), batch, experts, arithmetic)
 
         streams = self.connect("hc_attn", streams, attend, arithmetic)
         return self.connect("hc_ffn", streams, think, arithmetic)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.cache import PagedMemory
 from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
-from wavefold.model.expert_store import ExpertStore, RoutingExperts
 from wavefold.model.moe import Expert
 from wavefold.model.parameters import Linear
 from wavefold.model.router import Router
@@ -75,7 +75,7 @@ def run_layers(
     fused: Sequence[FusedBlock],
     streams: Tensor,
     batch: Batch,
-    store: ExpertStore,
+    experts: ExpertCompute,
     config: ModelConfig,
     arithmetic: Arithmetic,
 ) -> Tensor:
@@ -86,15 +86,15 @@ def run_layers(
     for block, after in zip(fused, [*(later.first for later in fused[1:]), nothing], strict=True):
         runs = [_run(block, memory) for memory in memories]
         native.block_attention(block.parameters, runs, buffers, block.first_of_experts)
-        if isinstance(store, RoutingExperts):
+        if not experts.takes_views:
             native.experts([block.shared], block.limit, arithmetic.released, buffers, after)
             parts = buffers.h, buffers.route, buffers.chosen
-            routed = store.routed(block.layer, *parts, block.limit, arithmetic)
+            routed = experts.routed(block.layer, *parts)
             buffers.made.copy_(routed.float() + buffers.made.float())
             native.leave(buffers)
             continue
         chosen = buffers.distinct_experts()
-        with store.view(block.layer, chosen) as view:
+        with experts.store.acquire(block.layer, chosen) as view:
             structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
             native.experts([*structs, block.shared], block.limit, arithmetic.released, buffers, after)
         native.leave(buffers)

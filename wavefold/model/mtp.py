@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from wavefold.config import ModelConfig
+from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
-from wavefold.model.expert_store import ExpertStore
 from wavefold.model.parameters import Linear, Norm
 from wavefold.ops import Arithmetic
 
@@ -34,8 +34,8 @@ class MTP(Block):
         return e[:, None] + self.h_proj(self.hnorm(streams, arithmetic), arithmetic)
 
     def predict(
-        self, streams: Tensor, embedded: Tensor, batch: Batch, store: ExpertStore, arithmetic: Arithmetic
+        self, streams: Tensor, embedded: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
     ) -> Tensor:
         """The final hidden state [n, hidden] for each token; the shared head makes logits of it."""
-        x = self(self.combine(streams, embedded, arithmetic), batch, store, arithmetic)
+        x = self(self.combine(streams, embedded, arithmetic), batch, experts, arithmetic)
         return self.norm(self.collapse(x, arithmetic), arithmetic)

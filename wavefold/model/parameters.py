@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wavefold import ops, quant
+from wavefold import ops
 from wavefold.ops import Arithmetic
+from wavefold.quant.format import FORMATS, SCALE_DTYPE
 
 
 def empty(*shape: int, dtype: torch.dtype) -> nn.Parameter:
@@ -27,25 +28,14 @@ class Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int, form: str):
         super().__init__()
         self.in_features, self.out_features, self.form = in_features, out_features, form
-        weight_shape, weight_dtype, scale_shape = stored_shapes(in_features, out_features, form)
-        self.weight = empty(*weight_shape, dtype=weight_dtype)
-        scale = None if scale_shape is None else empty(*scale_shape, dtype=torch.float8_e8m0fnu)
+        official = FORMATS[form]
+        self.weight = empty(*official.codes_shape(out_features, in_features), dtype=official.dtype)
+        scale_shape = official.scales_shape(out_features, in_features)
+        scale = None if scale_shape is None else empty(*scale_shape, dtype=SCALE_DTYPE)
         self.register_parameter("scale", scale)
 
     def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         return ops.linear(x, self.weight, self.scale, arithmetic)
-
-
-def stored_shapes(
-    in_features: int, out_features: int, form: str
-) -> tuple[tuple[int, int], torch.dtype, tuple[int, int] | None]:
-    """Weight shape and dtype, and scale shape, of an [out, in] matrix stored as `form`: fp4, fp8, bf16 or fp32."""
-    if form == "fp4":
-        return (out_features, in_features // 2), torch.int8, (out_features, -(-in_features // quant.FP4_BLOCK))
-    if form == "fp8":
-        blocks = (-(-out_features // quant.FP8_BLOCK), -(-in_features // quant.FP8_BLOCK))
-        return (out_features, in_features), torch.float8_e4m3fn, blocks
-    return (out_features, in_features), {"bf16": torch.bfloat16, "fp32": torch.float32}[form], None
 
 
 class Norm(nn.Module):

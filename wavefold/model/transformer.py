@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.cache import CacheLayout, FreshMemory, Pool, Records, Sequence, packed_records, plain_records
 from wavefold.config import ModelConfig
+from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
-from wavefold.model.expert_store import ExpertStore, ResidentExperts
 from wavefold.model.fused import FusedLayers, as_stored, run_layers
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
@@ -64,11 +64,17 @@ class Embedding(nn.Module):
 
 
 class Transformer(HyperConnected):
-    """One model. `arithmetic` says how it computes; `experts` is where its routed experts come from."""
+    """One model. `arithmetic` says how it computes.
+
+    `experts` computes the routed experts. They are no modules, and `parameters()` has none of their tensors:
+    `official.official_tensors` walks all.
+    """
 
     def __init__(self, config: ModelConfig, arithmetic: Arithmetic | None = None):
         super().__init__(config)
         self.config = config
+        store = ResidentExperts(ExpertTable(config))
+        self.experts: ExpertCompute = LocalExperts(store, arithmetic or Arithmetic(), config.swiglu_limit)
         self.arithmetic = arithmetic or Arithmetic()
         self.embed = Embedding(config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
@@ -76,7 +82,6 @@ class Transformer(HyperConnected):
         self.head = Linear(config.hidden_size, config.vocab_size, "bf16")
         self.add_head()
         self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
-        self.experts: ExpertStore | None = None
         self.origin: Origin | None = None  # the checkpoint it was loaded from
         self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
         self._fused = FusedLayers()
@@ -96,11 +101,19 @@ class Transformer(HyperConnected):
         return [*self.layers, *self.mtp]  # type: ignore[list-item]
 
     @property
-    def store(self) -> ExpertStore:
-        """The expert store; by default the experts that are this module's own parameters."""
-        if self.experts is not None:
-            return self.experts
-        return ResidentExperts({block.ffn.layer: block.ffn.expert_weights for block in self.blocks})
+    def arithmetic(self) -> Arithmetic:
+        """How the model computes, its routed experts too."""
+        return self._arithmetic
+
+    @arithmetic.setter
+    def arithmetic(self, arithmetic: Arithmetic) -> None:
+        self._arithmetic = self.experts.arithmetic = arithmetic
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
+        """What `to` and its kin do to each tensor, the routed experts' too."""
+        super()._apply(fn, recurse)
+        self.experts.store.apply(fn)
+        return self
 
     @property
     def runs_on_kernels(self) -> bool:
@@ -149,7 +162,7 @@ class Transformer(HyperConnected):
         following = tokens[:, 1:].flatten().to(self.device)
         batch = Batch.of(self.config, following, [FreshMemory(num_rows) for _ in range(len(tokens))])
         head: MTP = self.mtp[0]  # type: ignore[assignment]
-        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.store, self.arithmetic)
+        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
         return self.logits(hidden).unflatten(0, (len(tokens), num_rows))
 
     # -- sequences in a pool ---------------------------------------------------------------------------------------
@@ -212,12 +225,11 @@ class Transformer(HyperConnected):
         """Embed the batch's tokens and run the main layers: streams [n, hc, hidden]."""
         x = self.embed(batch.tokens, self.arithmetic)
         streams = x[:, None].expand(-1, self.num_streams, -1)
-        store = self.store
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
         if fused := self._fused.of(layers, batch, self.config, self.arithmetic):
-            return run_layers(fused, streams, batch, store, self.config, self.arithmetic)
+            return run_layers(fused, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
-            streams = block(streams, batch, store, self.arithmetic)
+            streams = block(streams, batch, self.experts, self.arithmetic)
         return streams
 
     def final(self, streams: Tensor) -> Tensor:

@@ -10,15 +10,24 @@ holds them without loss while its largest scale is at most 2^14 times its smalle
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wavefold import quant
+from wavefold.experts import ExpertStore, ExpertView, ExpertWeights
 from wavefold.model import Transformer
-from wavefold.model.expert_store import routed_expert
+from wavefold.model.official import (
+    MATRIX,
+    ExpertMatrix,
+    Matrix,
+    matrices_of,
+    official_owners,
+    official_tensors,
+    own_tensors,
+)
 from wavefold.model.parameters import Linear
 from wavefold.train.lora import adapted, has_adapter
 
@@ -65,20 +74,21 @@ class Masters:
         official = dict(Transformer(model.config).named_parameters())
         adapts = any(isinstance(module, Linear) and has_adapter(module) for module in model.modules())
         bf16 = torch.bfloat16
-        for prefix, module in model.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
+        for prefix, owner in official_owners(model):
+            for name, tensor in own_tensors(owner).items():
                 full = f"{prefix}.{name}" if prefix else name
-                if isinstance(module, Linear):
-                    if name == "weight" and adapts and module.scale is None:
-                        self.forms[full] = "bf16" if parameter.dtype == bf16 else "fp32"
+                if isinstance(owner, MATRIX):
+                    if name == "weight" and adapts and owner.scale is None:
+                        self.forms[full] = "bf16" if tensor.dtype == bf16 else "fp32"
                     elif name == "weight":
-                        self.forms[full] = module.form
-                elif parameter.is_floating_point():
-                    dtype = parameter.dtype if adapts else official[full].dtype
+                        self.forms[full] = owner.form
+                elif tensor.is_floating_point():
+                    dtype = tensor.dtype if adapts else official[full].dtype
                     self.forms[full] = "bf16" if dtype == bf16 else "fp32"
 
     def values(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
-        """The parameters of a part of the model, by their names in it, as the forward pass sees them now.
+        """The parameters of a part of the model, by their names in it, as the forward pass sees them now. The routed
+        experts are no parameters: `experts` has them.
 
         `prefix` is the part's name in the model, with its dot ("" for all of it). Connected to their masters.
         """
@@ -86,7 +96,7 @@ class Masters:
         for path, owner in module.named_modules():
             dot = f"{path}." if path else ""
             if isinstance(owner, Linear):
-                values |= {f"{dot}{name}": value for name, value in self._matrix(owner, prefix + dot).items()}
+                values |= {f"{dot}{name}": value for name, value in self.matrix(owner, prefix + dot).items()}
                 continue
             for name, parameter in owner.named_parameters(recurse=False):
                 form = self.forms.get(prefix + dot + name)
@@ -94,9 +104,16 @@ class Masters:
                     values[dot + name] = self._vector(parameter, form)
         return values
 
-    def _matrix(self, owner: Linear, prefix: str) -> dict[str, Tensor]:
+    @property
+    def experts(self) -> SeenExperts:
+        """The routed experts as the forward pass sees them now."""
+        return SeenExperts(self)
+
+    def matrix(self, owner: Matrix, prefix: str) -> dict[str, Tensor]:
+        """The weight, and its scale, of a matrix as the forward pass sees them where they are not seen as they are
+        held. `prefix` is its name with its dot."""
         arithmetic = self.model.arithmetic
-        master = adapted(owner, owner._parameters)
+        master = adapted(owner, own_tensors(owner))
         if master is None or master.is_meta:  # held packed; another process's expert
             return {}
         form = self.forms[f"{prefix}weight"] if self.quantize == "fp4" else "bf16"
@@ -120,29 +137,61 @@ class Masters:
 
         `parameters`: all of them whole, by name (None: the model's own).
         """
-        parameters = parameters or dict(self.model.named_parameters())
+        parameters = parameters or dict(official_tensors(self.model))
         tensors: dict[str, Tensor] = {}
-        for path, owner in self.model.named_modules():
+        for path, owner in official_owners(self.model):
             dot = f"{path}." if path else ""
-            own = {name: parameters[dot + name] for name, _ in owner.named_parameters(recurse=False)}
-            if isinstance(owner, Linear):
-                stored = self.stored(owner, own, self.forms[f"{dot}weight"])
+            here = {name: parameters[dot + name] for name in own_tensors(owner)}
+            if isinstance(owner, MATRIX):
+                stored = self.stored(owner, here, self.forms[f"{dot}weight"])
                 tensors |= {f"{dot}{name}": tensor for name, tensor in stored.items()}
                 continue
-            for name, parameter in own.items():
+            for name, parameter in here.items():
                 bf16 = self.forms.get(dot + name) == "bf16"
                 tensors[dot + name] = parameter.detach().to(torch.bfloat16 if bf16 else parameter.dtype)
         return tensors
 
     @staticmethod
-    def stored(owner: Linear, own: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
-        """The weight, and its scale where `form` has one, that an export of a module of parameters `own` holds."""
-        weight = adapted(owner, own)
+    def stored(owner: Matrix, tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
+        """The weight, and its scale where `form` has one, that an export of a matrix of these tensors holds."""
+        weight = adapted(owner, tensors)
         if weight is None:
-            return {"weight": own["weight"].detach(), "scale": own["scale"].detach()}
+            return {"weight": tensors["weight"].detach(), "scale": tensors["scale"].detach()}
         if form not in QUANTIZE:
             return {"weight": weight.detach().to(torch.bfloat16 if form == "bf16" else torch.float32)}
         return dict(zip(("weight", "scale"), QUANTIZE[form](weight), strict=True))
+
+
+class SeenExperts(ExpertStore):
+    """Routed experts as the forward pass sees them: made from their masters when they are acquired, connected to
+    them. Those that are held packed are given as they are."""
+
+    def __init__(self, masters: Masters):
+        self._masters, self._store = masters, masters.model.experts.store
+        self.table = self._store.table
+
+    def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
+        return ExpertView(self, layer, {expert: self._seen(layer, expert) for expert in ids})
+
+    def _seen(self, layer: int, expert: int) -> ExpertWeights:
+        pairs = []
+        for name, owner in matrices_of(self._store, layer, expert):
+            values = self._masters.matrix(owner, f"{name}.")
+            pairs.append((values.get("weight", owner.weight), values.get("scale", owner.scale)))
+        return ExpertWeights(*pairs)
+
+    def stored(self, layer: int, expert: int) -> ExpertWeights:
+        return self._store.stored(layer, expert)
+
+    def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        self._store.put(layer, expert, weights)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._store.num_bytes
+
+    def close(self) -> None:
+        self._store.close()
 
 
 @torch.no_grad()
@@ -151,14 +200,15 @@ def quantized_share(masters: Masters, number: int = 0) -> float:
 
     1 while quantization is on. Without it few weights happen to be such values.
     """
-    experts = [name for name in masters.forms if routed_expert(name) is not None and name.endswith(".w1.weight")
-               and not masters.model.get_parameter(name).is_meta]  # fmt: skip
-    prefix = experts[number % len(experts)].removesuffix("weight")
-    owner: Linear = masters.model.get_submodule(prefix.removesuffix("."))  # type: ignore[assignment]
+    experts = [
+        (name, owner) for name, owner in official_owners(masters.model)
+        if isinstance(owner, ExpertMatrix) and name.endswith(".w1") and not owner.weight.is_meta
+    ]  # fmt: skip
+    name, owner = experts[number % len(experts)]
     if owner.scale is not None:  # held packed: there is nothing else
         return 1.0
-    value = masters.values(owner, prefix)["weight"].float()
-    return float((rounded(value, masters.forms[f"{prefix}weight"], torch.float32) == value).float().mean())
+    value = masters.matrix(owner, f"{name}.")["weight"].float()
+    return float((rounded(value, masters.forms[f"{name}.weight"], torch.float32) == value).float().mean())
 
 
 def check_quantized(masters: Masters) -> None:
@@ -171,10 +221,10 @@ def check_quantized(masters: Masters) -> None:
             "fp4_index=True"
         )
     codes = masters.export()
-    for path, owner in masters.model.named_modules():
-        if not isinstance(owner, Linear) or masters.forms[f"{path}.weight"] not in QUANTIZE or owner.weight.is_meta:
+    for path, owner in official_owners(masters.model):
+        if not isinstance(owner, MATRIX) or masters.forms[f"{path}.weight"] not in QUANTIZE or owner.weight.is_meta:
             continue
-        seen = masters.values(owner, f"{path}.")
+        seen = masters.matrix(owner, f"{path}.")
         value = quant.dequantize(seen.get("weight", owner.weight), seen.get("scale", owner.scale)).detach()
         if not torch.equal(value, quant.dequantize(codes[f"{path}.weight"], codes[f"{path}.scale"])):
             raise RuntimeError(f"{path}: the forward pass does not see what an export holds; quantization is off")

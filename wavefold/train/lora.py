@@ -20,6 +20,7 @@ from wavefold import quant
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.checkpoint.write import save_tensors
 from wavefold.model import Transformer
+from wavefold.model.official import Matrix, official_tensors
 from wavefold.model.parameters import Linear
 
 BASE = "base"
@@ -36,8 +37,8 @@ def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list
     """
     if rank < 1:
         raise ValueError(f"lora_rank = {rank} is not allowed; expected 1 or more")
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    for _, tensor in official_tensors(model):
+        tensor.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     names = []
     for name, module in model.named_modules():
@@ -52,21 +53,20 @@ def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list
     return names
 
 
-def has_adapter(module: Linear) -> bool:
-    """Whether the module's weight is adapted."""
-    return "lora_a" in module._parameters
+def has_adapter(matrix: Matrix) -> bool:
+    """True if the matrix's weight is adapted. Routed experts' never are."""
+    return isinstance(matrix, Linear) and "lora_a" in matrix._parameters
 
 
-def adapted(module: Linear, own: Mapping[str, Tensor | None]) -> Tensor | None:
-    """The weight [out, in] of a module whose parameters are `own`, its adapter in it: decoded to float32 where it is
+def adapted(matrix: Matrix, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The weight [out, in] of a matrix that has these tensors, its adapter in it: decoded to float32 where it is
     packed. None for a packed weight without adapter, which stays as it is stored."""
-    weight, scale = own["weight"], own.get("scale")
-    assert weight is not None
-    if not has_adapter(module):
+    weight, scale = tensors["weight"], tensors.get("scale")
+    if not has_adapter(matrix):
         return weight if scale is None else None
     if scale is not None:
         weight = quant.dequantize(weight, scale, torch.float32)
-    return weight + (own["lora_b"] @ own["lora_a"]) * module.lora_scale  # type: ignore[operator]
+    return weight + (tensors["lora_b"] @ tensors["lora_a"]) * matrix.lora_scale  # type: ignore[operator, union-attr]
 
 
 def is_adapter(name: str) -> bool:

@@ -122,7 +122,8 @@ class _BlockPass(nn.Module):
 
     def forward(self, streams: Tensor, embedded: Tensor | None, batch: Batch, model: Transformer) -> Any:
         values = self._masters.values(self.block, self._prefix) if self._masters else {}
-        inputs = (streams, batch, model.store, model.arithmetic)
+        experts = model.experts.over(self._masters.experts) if self._masters else model.experts
+        inputs = (streams, batch, experts, model.arithmetic)
         if embedded is not None:
             out = functional_call(_Predict(self.block), _under("mtp", values), (embedded, *inputs))
         else:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from wavefold.experts import routed_expert
+from wavefold.experts.ranked import RankedExperts
 from wavefold.model import Transformer
-from wavefold.model.expert_store import routed_expert
-from wavefold.model.ranked_experts import RankedExperts
+from wavefold.model.official import official_tensors
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.group import Group
 from wavefold.parallel.transport import TorchTransport, local_transports
@@ -41,16 +42,21 @@ def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
     Raises ValueError for more processes or waves than there are experts for.
     """
     waves = Waves(model.config.n_routed_experts, group.size, num_waves)
-    for name, parameter in list(model.named_parameters()):
-        if (expert := routed_expert(name)) is not None and waves.rank_of(expert) != group.rank:
-            owner, _, last = name.rpartition(".")
-            away = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-            model.get_submodule(owner).register_parameter(last, away)
+    store = model.experts.store
+    for expert in range(waves.num_experts):
+        if waves.rank_of(expert) != group.rank:
+            for layer in range(store.table.num_layers):
+                store.put(layer, expert, store.stored(layer, expert).map(_elsewhere))
     wire: Wire = "bf16" if model.arithmetic.dtype == torch.bfloat16 else "fp32"
     settings = Settings(waves, wire, wire)  # type: ignore[arg-type]
     transport = TorchTransport() if group.size > 1 else local_transports(1)[0]
-    model.experts = RankedExperts(model.store, transport, settings, same_rows=False)
+    model.experts = RankedExperts(model.experts, transport, settings, same_rows=False)
     return waves
+
+
+def _elsewhere(parameter: Tensor) -> nn.Parameter:
+    """What stands for a parameter that another process has."""
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
 class Shards:
@@ -70,9 +76,9 @@ class Shards:
                     module.set_gradient_divide_factor(1.0)
                     module.set_force_sum_reduction_for_comms(True)
                     module.set_reduce_scatter_unused_params(True)  # a share of short sequences uses no compressor
-        self._parameters = dict(model.named_parameters())
+        self._parameters = dict(official_tensors(model))
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad and not p.is_meta}
-        self.trained: dict[str, nn.Parameter] = {
+        self.trained: dict[str, Tensor] = {
             name: nn.Parameter(p.to_local().detach()) if isinstance(p, DTensor) else p for name, p in trained.items()
         }
         """What the optimizer moves, by name: this process's rows."""

@@ -13,7 +13,7 @@ from wavefold.checkpoint import load
 from wavefold.checkpoint.load import assign
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
-from wavefold.model.parameters import Linear
+from wavefold.model.official import MATRIX, Matrix, official_owners, official_tensors, own_tensors
 from wavefold.ops import Arithmetic
 from wavefold.train.recipe import Recipe
 
@@ -26,13 +26,13 @@ def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transfo
     model = Transformer(config, arithmetic)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+    for prefix, owner in official_owners(model):
+        for name, tensor in own_tensors(owner).items():
             full = f"{prefix}.{name}" if prefix else name
-            if isinstance(module, Linear) and name == "weight":
-                tensors[full] = _matrix(module, full, config, generator)
-            elif not isinstance(module, Linear):
-                tensors[full] = _plain(full, name, tuple(parameter.shape), config, generator)
+            if not isinstance(owner, MATRIX):
+                tensors[full] = _plain(full, name, tuple(tensor.shape), config, generator)
+            elif name == "weight":
+                tensors[full] = _matrix(owner, full, config, generator)
     assign(model, tensors)
     return trainable(model)
 
@@ -41,14 +41,13 @@ def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
     """The model of a checkpoint as float32 masters, ready to train on: packed weights decoded."""
     stored = load(path)
     tensors: dict[str, Tensor] = {}
-    for prefix, module in stored.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+    for prefix, owner in official_owners(stored):
+        for name, tensor in own_tensors(owner).items():
             full = f"{prefix}.{name}" if prefix else name
-            if isinstance(module, Linear):
-                if name == "weight":
-                    tensors[full] = quant.dequantize(parameter, module.scale, torch.float32)
-            else:
-                tensors[full] = parameter.float() if parameter.is_floating_point() else parameter
+            if not isinstance(owner, MATRIX):
+                tensors[full] = tensor.float() if tensor.is_floating_point() else tensor
+            elif name == "weight":
+                tensors[full] = quant.dequantize(tensor, owner.scale, torch.float32)
     model = Transformer(stored.config, arithmetic)
     assign(model, {name: tensor.detach().clone() for name, tensor in tensors.items()})
     return trainable(model)
@@ -77,17 +76,17 @@ def arithmetic_of(recipe: Recipe, dtype: torch.dtype) -> Arithmetic:
 
 def trainable(model: Transformer) -> Transformer:
     """The model with gradients wanted for all but tables and routers' biases."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_tensors(model):
         parameter.requires_grad_(parameter.is_floating_point() and not name.endswith("gate.bias"))
     return model
 
 
-def _matrix(module: Linear, full: str, config: ModelConfig, generator: torch.Generator) -> Tensor:
+def _matrix(matrix: Matrix, full: str, config: ModelConfig, generator: torch.Generator) -> Tensor:
     """Normal, so that outputs keep the size of inputs; what writes to the residual begins smaller in deeper models."""
-    std = 0.5 * module.in_features**-0.5
+    std = 0.5 * matrix.in_features**-0.5
     if full.endswith(("wo_b.weight", "w2.weight")):
         std /= math.sqrt(2 * config.num_hidden_layers)
-    return torch.randn(module.out_features, module.in_features, generator=generator) * std
+    return torch.randn(matrix.out_features, matrix.in_features, generator=generator) * std
 
 
 def _plain(full: str, name: str, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from wavefold.ops.native.attention import attend, index_select
 from wavefold.ops.native.block import (
+    EXPERT_DTYPE,
     BlockParameters,
     ExpertStruct,
     PassBuffers,
@@ -14,11 +15,11 @@ from wavefold.ops.native.block import (
     spans,
 )
 from wavefold.ops.native.library import available, isas
-from wavefold.ops.native.linear import decode, fp8_sim, linear
+from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
-    "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "Spans", "attend",
-    "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isas",
-    "leave", "linear", "spans",
+    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct",
+    "Spans", "attend", "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select",
+    "isas", "leave", "linear", "spans",
 ]  # fmt: skip

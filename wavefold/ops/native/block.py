@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,10 @@ class ExpertStruct(ctypes.Structure):
     """wf_expert."""
 
     _fields_ = (("id", _int64), ("w1", MatrixStruct), ("w2", MatrixStruct), ("w3", MatrixStruct))
+
+
+EXPERT_DTYPE = np.dtype(ExpertStruct)
+"""wf_expert as numpy lays it out: an array of them is a layer's experts."""
 
 
 class SpanStruct(ctypes.Structure):

@@ -13,8 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.model.expert_store import ExpertStore, ExpertView, RoutingExperts
-from wavefold.ops import Arithmetic
+from wavefold.experts.compute import ExpertCompute
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.experts import Pass, wave_experts
 from wavefold.parallel.transport import Transport, run_alone
@@ -23,63 +22,45 @@ FEW_ROWS = 32
 """Fewer go in one wave: what waves hide is seconds of travel, and what they cost is messages."""
 
 
-class RankedExperts(RoutingExperts):
-    """`store` has this rank's experts, which it is asked for alone."""
+class RankedExperts(ExpertCompute):
+    """The store needs this rank's experts alone, and is asked for no others."""
 
-    def __init__(self, store: ExpertStore, transport: Transport, settings: Settings, same_rows: bool):
-        """`same_rows`: every rank runs the same tokens."""
-        self._store, self._transport, self._settings, self._same_rows = store, transport, settings, same_rows
+    def __init__(self, local: ExpertCompute, transport: Transport, settings: Settings, same_rows: bool):
+        """Store, arithmetic and limit are those of `local`. `same_rows`: every rank runs the same tokens."""
+        super().__init__(local.store, local.arithmetic, local.limit)
+        self._transport, self._settings, self._same_rows = transport, settings, same_rows
         self._at_once = replace(settings, waves=replace(settings.waves, num_waves=1, ring=0))
 
     @property
-    def mine(self) -> range:
+    def experts_here(self) -> range:
         """This rank's experts, in every layer."""
         return self._settings.waves.experts_of(self._transport.rank)
 
-    def view(self, layer: int, ids: Sequence[int]) -> ExpertView:
-        """Raises ValueError for an expert that another rank has."""
-        for expert in ids:
-            if expert not in self.mine:
-                raise ValueError(
-                    f"expert {expert} is rank {self._settings.waves.rank_of(expert)}'s; expected {self.mine}"
-                )
-        return self._store.view(layer, ids)
-
-    def prefetch(self, layer: int, ids: Sequence[int]) -> None:
-        self._store.prefetch(layer, [expert for expert in ids if expert in self.mine])
-
-    def _release(self, layer: int, ids: Sequence[int]) -> None:
-        """Views are the other store's."""
-
-    def routed(
-        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
-    ) -> Tensor:
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden].
 
         All ranks call it, for the same layers in the same order, and its backward pass. Raises RankLost where another
         one is gone.
         """
         if self._same_rows:
-            return self._serve(layer, h, weights, ids, limit, arithmetic)
-        with self.view(layer, self.mine) as view:
-            stored = {expert: list(view[expert]) for expert in self.mine}
+            return self._serve(layer, h, weights, ids)
+        with self.store.acquire(layer, self.experts_here) as view:
+            stored = {expert: list(view[expert]) for expert in self.experts_here}
 
             def compute(expert: int, rows: Tensor, values: Sequence[Tensor], routes: Tensor) -> Tensor:
                 scales = (scale for _, scale in stored[expert])
                 w1, w2, w3 = zip(values, scales, strict=True)
-                return ops.expert(rows, w1, w2, w3, routes, limit, arithmetic)
+                return ops.expert(rows, w1, w2, w3, routes, self.limit, self.arithmetic)
 
             one = Pass(self._transport, self._settings, compute)
             experts = {expert: [weight for weight, _ in parts] for expert, parts in stored.items()}
             return wave_experts(one, run_alone, h, weights, ids, experts)
 
-    def _serve(
-        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, limit: float, arithmetic: Arithmetic
-    ) -> Tensor:
+    def _serve(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         def compute(expert: int, rows: Tensor, _: Sequence[Tensor], routes: Tensor) -> Tensor:
-            with self.view(layer, [expert]) as view:
-                return ops.expert(rows, *view[expert], routes.to(rows.device), limit, arithmetic)
+            with self.store.acquire(layer, [expert]) as view:
+                return ops.expert(rows, *view[expert], routes.to(rows.device), self.limit, self.arithmetic)
 
         settings = self._settings if len(h) >= FEW_ROWS else self._at_once
         one = Pass(self._transport, settings, compute)
-        return run_alone(one.forward_shared(h, weights, ids, dict.fromkeys(self.mine, ())))
+        return run_alone(one.forward_shared(h, weights, ids, dict.fromkeys(self.experts_here, ())))

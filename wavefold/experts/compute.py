@@ -1,0 +1,78 @@
+"""Who multiplies rows with their routed experts: here, over ranks (`ranked.py`), or a GPU's kernel (`gpu.py`).
+
+h [n, hidden], weights [n, k], ids [n, k]  ->  for each expert that was chosen, in ascending order: its rows together
+                                           ->  each row's k results, summed
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.experts.store import ExpertStore
+from wavefold.ops import Arithmetic
+
+
+class ExpertCompute(ABC):
+    """Computes the routed experts of all layers with the weights of `store`."""
+
+    takes_views = False
+    """True if the layer's native call may compute the experts itself, from views of `store`."""
+
+    def __init__(self, store: ExpertStore, arithmetic: Arithmetic, limit: float):
+        """`limit` is the clamp of SwiGLU's inputs."""
+        self.store, self.arithmetic, self.limit = store, arithmetic, limit
+
+    @abstractmethod
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden]."""
+
+    def with_shared(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
+        """`routed` plus the shared expert's output `shared` [n, hidden], added in the wide dtype, in the dtype of h."""
+        out = self.routed(layer, h, weights, ids).to(self.arithmetic.accumulate)
+        return (out + shared.to(out.dtype)).to(h.dtype)
+
+    def over(self, store: ExpertStore) -> ExpertCompute:
+        """The same computation with the weights of another store."""
+        other = copy.copy(self)
+        other.store = store
+        return other
+
+
+class LocalExperts(ExpertCompute):
+    """In this process, an expert after the other."""
+
+    takes_views = True
+
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """Accumulated in ascending order of expert, in the accumulation dtype, which is the result's."""
+        out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
+        order = ids.flatten().argsort(stable=True)
+        counts = torch.bincount(ids.flatten(), minlength=self.store.table.num_experts).tolist()
+        chosen = [expert for expert, count in enumerate(counts) if count]
+        with self.store.acquire(layer, chosen) as view:
+            first = 0
+            for expert in chosen:
+                slots = order[first : first + counts[expert]]
+                first += counts[expert]
+                rows = (slots // ids.shape[1]).to(h.device)
+                route = weights.flatten()[slots, None]
+                y = ops.expert(h[rows], *view[expert], route, self.limit, self.arithmetic)
+                out.index_add_(0, rows, y.to(out.dtype))
+        return out
+
+    def with_shared(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
+        """In training with the CPU kernels rows are moved once, to all experts and back, and summed with `shared`."""
+        if not ops.moves_rows(h, self.arithmetic):
+            return super().with_shared(layer, h, weights, ids, shared)
+        rows = ops.ExpertRows(ids, self.store.table.num_experts)
+        with self.store.acquire(layer, rows.experts) as view:
+            outputs = [
+                ops.expert(x, *view[expert], route, self.limit, self.arithmetic)
+                for expert, (x, route) in zip(rows.experts, rows.take(h, weights), strict=True)
+            ]
+        return rows.sum(outputs, shared)

@@ -1,0 +1,108 @@
+"""Routed experts on a Hopper GPU: each layer's in one launch of the fused kernel, a prompt's and a step's alike.
+
+    few rows an expert (decode)     tiles of 16 rows, deep loads: as fast as weights can be read
+    many (a prompt)                 tiles of 64
+
+The kernel is the one of several ranks (`parallel/fused`), here with one. Weights stay in the official bytes: the
+store's tensors become views of each layer's stack.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from wavefold.config import ModelConfig
+from wavefold.experts.compute import ExpertCompute
+from wavefold.experts.store import ExpertWeights
+from wavefold.experts.table import FORMS
+from wavefold.ops.tilelang.shape import Shape
+from wavefold.parallel.fused.layer import Rank
+from wavefold.parallel.waves import Waves
+
+Run = Callable[[Mapping[str, Tensor | int]], None]
+"""Launches a kernel with its arguments by name."""
+FEW_ROWS = 16
+"""Of an expert, on average: up to so many are decode's business."""
+
+
+def shapes(config: ModelConfig) -> tuple[Shape, Shape]:
+    """For few rows an expert and for many. Raises ValueError for widths that the kernels do not have."""
+    widths = config.hidden_size, config.moe_intermediate_size
+    slots, limit = config.num_experts_per_tok, config.swiglu_limit
+    return Shape(*widths, 16, slots, limit, stages=6), Shape(*widths, 64, slots, limit, stages=3)
+
+
+class KernelExperts(ExpertCompute):
+    """All routed experts of a model on one device. `launch` compiles the kernel of a shape."""
+
+    def __init__(self, local: ExpertCompute, config: ModelConfig, device: torch.device, launch: Callable[[Shape], Run]):
+        """Store, arithmetic and limit are those of `local`. Each layer's weights become one stack on `device`.
+
+        Raises ValueError, the store as it was, where its experts or the arithmetic are not what the kernels compute.
+        """
+        super().__init__(local.store, local.arithmetic, local.limit)
+        if not self.arithmetic.released:
+            raise ValueError(f"{self.arithmetic} arithmetic; the kernels of routed experts compute released arithmetic")
+        self._launcher = functools.cache(launch)
+        self._shapes = shapes(config)
+        self._waves = Waves(config.n_routed_experts)
+        self._ranks: dict[Shape, Rank] = {}
+        self._device = device
+        self._weights = self._adopt()
+
+    def _adopt(self) -> dict[int, dict[str, Tensor]]:
+        """Each layer's experts' weights, one after another; those in the store become views of them."""
+        rank = Rank(0, self._shapes[0], self._waves, 1, device=self._device)
+        store, table = self.store, self.store.table
+        stacks = {}
+        for layer, forms in enumerate(table.form):
+            if other := next((FORMS[form].name for form in forms.flat if FORMS[form].name != "fp4"), None):
+                raise ValueError(f"layer {layer} has experts in {other}; expected fp4")
+        for layer in range(table.num_layers):
+            experts = [store.stored(layer, number) for number in range(table.num_experts)]
+            if experts[0].w1[0].is_meta:  # an MTP module that the files lack
+                continue
+            stack = rank.weights([tuple(weights) for weights in experts])  # type: ignore[misc]
+            for number, weights in enumerate(experts):
+                store.put(layer, number, _views(stack, number, weights))
+            stacks[layer] = stack
+        return stacks
+
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """One launch: h [n, hidden] bfloat16, weights [n, k] float32, ids [n, k] -> [n, hidden] bfloat16."""
+        few, many = self._shapes
+        if not self.arithmetic.released or self.limit != few.limit:
+            raise ValueError(f"{self.arithmetic} arithmetic, limit {self.limit}; expected released, {few.limit}")
+        shape = few if ids.numel() <= FEW_ROWS * self._waves.num_experts else many
+        if (rank := self._ranks.get(shape)) is None or rank.max_tokens < len(h):
+            room = 1 << max(4, (len(h) - 1).bit_length())
+            rank = self._ranks[shape] = Rank(0, shape, self._waves, room, device=self._device)
+        arguments = rank.prepare(h.contiguous(), [ids], [weights], self._weights[layer], [rank.pointers()])
+        self._launcher(shape)(arguments)
+        return arguments["out"]  # type: ignore[return-value]
+
+
+def _views(stack: Mapping[str, Tensor], number: int, weights: ExpertWeights) -> ExpertWeights:
+    """An expert's matrices inside its layer's stack, in the dtypes of `weights`."""
+    pairs = []
+    for name, (codes, scales) in zip(weights._fields, weights, strict=True):
+        assert scales is not None
+        scale = stack[f"{name}_scale"][number].view(torch.uint8).view(scales.dtype)
+        pairs.append((stack[name][number].view(codes.dtype), scale))
+    return ExpertWeights(*pairs)
+
+
+def kernel_experts(local: ExpertCompute, config: ModelConfig, device: torch.device) -> KernelExperts:
+    """The routed experts of `local` on the kernels of a GPU.
+
+    Raises ValueError that says why they cannot run there: another chip, no TileLang or nvcc, other formats or widths.
+    """
+    from wavefold.ops.tilelang.launch import launcher, why_not
+
+    if reason := why_not(device):
+        raise ValueError(reason)
+    return KernelExperts(local, config, device, lambda shape: launcher(shape, device))

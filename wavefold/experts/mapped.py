@@ -1,0 +1,39 @@
+"""Memory-mapped parts of files.
+
+Mappings are private: who writes to a tensor writes to memory of his own, never to the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A file may be larger than the memory: none is set aside. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
+MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+class MappedSpan:
+    """Bytes [begin, end) of a file, mapped. Unmapped when the last tensor of them is gone."""
+
+    def __init__(self, path: Path, begin: int, end: int):
+        self._first = begin - begin % mmap.ALLOCATIONGRANULARITY
+        with path.open("rb") as file:
+            self._data = mmap.mmap(
+                file.fileno(), end - self._first, flags=MAP_FLAGS, prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                offset=self._first,
+            )  # fmt: skip
+
+    def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """The tensor that begins at `offset` of the file. It must not be empty."""
+        count = int(np.prod(shape))
+        return torch.frombuffer(self._data, dtype=dtype, count=count, offset=offset - self._first).view(shape)
+
+    @property
+    def base(self) -> int:
+        """The address that the file's first byte would have."""
+        address: int = np.frombuffer(self._data, np.uint8, 1).__array_interface__["data"][0]
+        return address - self._first

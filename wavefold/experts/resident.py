@@ -1,0 +1,137 @@
+"""A store of all experts: memory-mapped from the files that a table names, or in memory.
+
+    table: file, offset --one mapping a file, made when it is first needed--> tensors of the experts that are asked for
+    put(tensors): random models, masters of training, copies on a GPU
+
+Pages of mapped files are read when they are used, and can be dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wavefold.experts.mapped import MappedSpan
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
+from wavefold.experts.table import ABSENT, FORM_NUMBERS, FORMS, MATRICES, ExpertTable
+from wavefold.ops import native
+from wavefold.quant.format import SCALE_DTYPE
+
+
+class ResidentExperts(ExpertStore):
+    """All experts of a table. Those that lie in no file and were not put are on meta: shapes and dtypes alone."""
+
+    def __init__(self, table: ExpertTable):
+        self.table = table
+        self._spans: dict[int, MappedSpan] = {}
+        self._weights: dict[tuple[int, int], ExpertWeights] = {}
+        """Those that were put or asked for."""
+        self._structs: dict[int, np.ndarray] = {}
+        self._closed = False
+
+    def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
+        known = self._weights
+        return ExpertView(self, layer, {e: known.get((layer, e)) or self._remembered(layer, e) for e in ids})
+
+    def stored(self, layer: int, expert: int) -> ExpertWeights:
+        return self._weights.get((layer, expert)) or self._opened(layer, expert)
+
+    def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        """Replace an expert's tensors, each by a parameter without a gradient where it is none yet."""
+        self._check_open()
+        self._weights[layer, expert] = weights.map(_parameter)
+        self.table.form[layer, expert] = [FORM_NUMBERS[weight.dtype] for weight, _ in weights]
+        self._structs.pop(layer, None)
+
+    @property
+    def num_bytes(self) -> int:
+        here = self.table.file[..., 0] != ABSENT
+        for place, weights in self._weights.items():
+            here[place] = not weights.w1[0].is_meta
+        return int(self.table.nbytes()[here].sum())
+
+    def structs(self, layer: int) -> np.ndarray:
+        """A layer's experts as an array of wf_expert [num_experts], which this store keeps valid until `put` or
+        `close`. An expert that is not here has null addresses.
+
+        Raises ValueError for tensors that are not contiguous on the CPU.
+        """
+        self._check_open()
+        if (structs := self._structs.get(layer)) is None:
+            structs = self._structs[layer] = self._filled(layer)
+        return structs
+
+    def close(self) -> None:
+        """Drop all tensors and mappings: memory goes back as soon as nobody else holds a tensor of it."""
+        self._closed = True
+        self._weights.clear()
+        self._spans.clear()
+        self._structs.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the store of the routed experts is closed; load the model again")
+
+    def _remembered(self, layer: int, expert: int) -> ExpertWeights:
+        weights = self._weights[layer, expert] = self._opened(layer, expert)
+        return weights
+
+    def _opened(self, layer: int, expert: int) -> ExpertWeights:
+        """An expert's tensors by the table."""
+        self._check_open()
+        return ExpertWeights(*(self._matrix(layer, expert, matrix) for matrix in range(len(MATRICES))))
+
+    def _matrix(self, layer: int, expert: int, matrix: int) -> tuple[Tensor, Tensor | None]:
+        table = self.table
+        form, size = table.format(layer, expert, matrix), table.sizes[matrix]
+        files, offsets = (array[layer, expert, matrix].tolist() for array in (table.file, table.offset))
+        weight = self._tensor(files[0], offsets[0], form.dtype, form.codes_shape(*size))
+        scales_shape = form.scales_shape(*size)
+        scale = None if scales_shape is None else self._tensor(files[1], offsets[1], SCALE_DTYPE, scales_shape)
+        return weight, scale
+
+    def _tensor(self, file: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+        if file == ABSENT:
+            return torch.empty(shape, dtype=dtype, device="meta")
+        return self._span(file).tensor(offset, dtype, shape)
+
+    def _span(self, file: int) -> MappedSpan:
+        """The mapping of a file, from its first routed expert's tensor to its last."""
+        if (span := self._spans.get(file)) is None:
+            begin, end = self.table.span(file)
+            span = self._spans[file] = MappedSpan(self.table.paths[file], begin, end)
+        return span
+
+    def _filled(self, layer: int) -> np.ndarray:
+        structs = np.zeros(self.table.num_experts, native.EXPERT_DTYPE)
+        structs["id"] = np.arange(self.table.num_experts)
+        self._fill_mapped(structs, layer)
+        for expert in range(self.table.num_experts):
+            if (weights := self._weights.get((layer, expert))) is not None and not weights.w1[0].is_meta:
+                struct = native.expert_struct(expert, weights)
+                structs[expert] = np.frombuffer(bytes(struct), native.EXPERT_DTYPE)[0]
+        return structs
+
+    def _fill_mapped(self, structs: np.ndarray, layer: int) -> None:
+        """Fill in what the table says, by columns."""
+        table = self.table
+        bases = np.array([self._span(f).base if f in table.file[layer] else 0 for f in range(len(table.paths))] + [0])
+        addresses = np.where(table.file[layer] == ABSENT, 0, bases[table.file[layer]] + table.offset[layer])
+        for matrix, name in enumerate(MATRICES):
+            rows, columns = table.sizes[matrix]
+            form = table.form[layer, :, matrix]
+            codes_bytes, scales_bytes = table.bytes_by_form(matrix)
+            fields = structs[name]
+            fields["form"], fields["rows"], fields["columns"] = form, rows, columns
+            fields["codes"], fields["codes_bytes"] = addresses[:, matrix, 0], codes_bytes[form]
+            fields["scales"], fields["scales_bytes"] = addresses[:, matrix, 1], scales_bytes[form]
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+
+
+assert tuple(form.name for form in FORMS[:-1]) == native.FORMS, "the table numbers formats as the library does"

@@ -1,0 +1,109 @@
+"""The one door to the routed experts' weights, wherever they are.
+
+The model asks for the experts that a batch needs and gives them back; the store decides what is in memory. Weights are
+handed out as they lie on disk: packed codes, scales and a format tag, never repacked.
+
+    with store.acquire(layer, ids) as view:          pinned until the end of the block
+        view[e].w1 -> (weight, scale)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wavefold import quant
+from wavefold.experts.table import ExpertTable
+
+
+class ExpertWeights(NamedTuple):
+    """One expert: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]; each (weight, scale or None)."""
+
+    w1: tuple[Tensor, Tensor | None]
+    w2: tuple[Tensor, Tensor | None]
+    w3: tuple[Tensor, Tensor | None]
+
+    @property
+    def form(self) -> str:
+        """fp4, fp8, bf16 or fp32: how the weights are stored."""
+        return quant.FORMS[self.w1[0].dtype]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ExpertWeights:
+        """The same with `function` of each tensor."""
+        pairs = ((function(weight), None if scale is None else function(scale)) for weight, scale in self)
+        return ExpertWeights(*pairs)
+
+
+class ExpertView(Mapping[int, ExpertWeights]):
+    """Some experts of a layer, pinned in memory until `close` (or the end of a `with` block)."""
+
+    def __init__(self, store: ExpertStore, layer: int, experts: Mapping[int, ExpertWeights]):
+        self._store, self._layer, self._experts = store, layer, experts
+
+    def __getitem__(self, expert: int) -> ExpertWeights:
+        return self._experts[expert]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._experts)
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def close(self) -> None:
+        """Give the experts back. Their tensors must not be used afterwards."""
+        self._store._unpin(self._layer, tuple(self._experts))
+        self._experts = {}
+
+    def __enter__(self) -> ExpertView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ExpertStore(ABC):
+    """Who holds routed experts. Layers are numbered as in the checkpoint, the MTP layer after the main ones."""
+
+    table: ExpertTable
+    """Which experts there are, in which formats."""
+
+    @abstractmethod
+    def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
+        """The experts `ids` (distinct) of a layer, pinned until the view is closed. May block while they are read."""
+
+    def expect(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a hint: a store may ignore it
+        """These experts will be asked for soon. Returns at once."""
+
+    @abstractmethod
+    def stored(self, layer: int, expert: int) -> ExpertWeights:
+        """An expert's tensors for a walk over all of them: pinned by nobody, on meta where they are not here."""
+
+    @abstractmethod
+    def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        """Replace an expert's tensors; the new ones stay in memory."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Bytes of the experts that can be acquired, wherever they lie."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give all memory and files back. Nothing can be acquired afterwards."""
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor that is here by `function` of it."""
+        for layer in range(self.table.num_layers):
+            for expert in range(self.table.num_experts):
+                weights = self.stored(layer, expert)
+                if not weights.w1[0].is_meta:
+                    self.put(layer, expert, weights.map(function))
+
+    def _unpin(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a store that never evicts pins nothing
+        """The experts of a view that was closed."""
