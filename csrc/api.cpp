@@ -1,8 +1,8 @@
 // The C interface: every size is checked here, before a kernel runs.
-#include <cmath>
 #include <cstring>
 
 #include "api.h"
+#include "forward.h"
 #include "hyper.h"
 #include "products.h"
 #include "quantize.h"
@@ -115,20 +115,13 @@ int wf_hc_head(wf_runtime *runtime, const wf_matrix *fn, const float *base, cons
     if (bad_streams(tokens, streams, hidden)) return WF_ERROR_SHAPE;
     Matrix matrix;
     if (const int error = check_matrix(fn, matrix)) return error;
-    const int64_t all = streams * hidden;
-    if (matrix.rows != streams || matrix.columns != all) return WF_ERROR_SHAPE;
+    if (matrix.rows != streams || matrix.columns != streams * hidden) return WF_ERROR_SHAPE;
     const wf::Call inside(*runtime);
     float *mixes = static_cast<float *>(runtime->scratch(8 * tokens * streams, 1));
     if (!mixes) return WF_ERROR_MEMORY;
-    float *pre = mixes + tokens * streams;
-    const wf::Product product = {matrix, x, tokens, all, false, mixes, nullptr, streams};
-    if (!wf::multiply(*runtime, &product, 1)) return WF_ERROR_MEMORY;
-    runtime->each(tokens, [&](int64_t i, int) {
-        const float factor = 1 / std::sqrt(wf::sum_squares(x + i * all, all) / float(all) + norm_eps);
-        wf::hc_head(mixes + i * streams, factor, base, *scale, eps, streams, pre + i * streams);
-        wf::hc_collapse({x, pre, streams, hidden, out}, i);
-    });
-    return WF_OK;
+    const bool done =
+        wf::collapse(*runtime, {matrix, base, scale, eps, norm_eps}, x, tokens, streams, hidden, mixes, out);
+    return done ? WF_OK : WF_ERROR_MEMORY;
 }
 
 int wf_rms_norm(wf_runtime *runtime, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns,

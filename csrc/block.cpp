@@ -72,24 +72,28 @@ int check_block(const wf_block &given, Block &block) {
     return fits ? WF_OK : WF_ERROR_SHAPE;
 }
 
-int check_run(const wf_run &given, const wf_block &block, int64_t first, Run &run) {
-    run = {given.position, given.tokens, first, {}, {}, {}, &given};
+int check_span(const wf_span &given, const wf_block &block, int64_t layer, int64_t first, Span &span) {
+    if (!given.views) return WF_ERROR_NULL;
+    const wf_view &view = given.views[layer];
+    span = {given.position, given.tokens, first, {}, {}, {}, &view, given.staged ? given.staged[layer] : wf_staged{}};
     if (given.position < 0 || given.position > LARGEST || bad(given.tokens)) return WF_ERROR_SHAPE;
-    if (const int error = check_rows(&given.window, 0, run.window)) return error;
-    if (run.window.table || run.window.dim != block.head_dim || run.window.form == WF_ROWS_INDEX) return WF_ERROR_SHAPE;
-    if (run.window.num_rows < block.window) return WF_ERROR_SHAPE;
-    if (!block.ratio) return WF_OK;
-    const int64_t entries = run.end() / block.ratio, reach = block.ratio * (block.overlap ? 2 : 1);
-    if (const int error = check_rows(&given.entries, entries, run.entries)) return error;
-    if (run.entries.dim != block.head_dim || run.entries.form == WF_ROWS_INDEX || !run.entries.table)
+    if (const int error = check_rows(&view.window, 0, span.window)) return error;
+    if (span.window.table || span.window.dim != block.head_dim || span.window.form == WF_ROWS_INDEX)
         return WF_ERROR_SHAPE;
-    if (!given.tail) return WF_ERROR_NULL;
-    if (given.tail_rows < reach || given.tail_rows > LARGEST) return WF_ERROR_SHAPE;
+    if (span.window.num_rows < block.window) return WF_ERROR_SHAPE;
+    if (given.staged && !span.staged.window) return WF_ERROR_NULL;
+    if (!block.ratio) return WF_OK;
+    const int64_t entries = span.end() / block.ratio, reach = block.ratio * (block.overlap ? 2 : 1);
+    if (const int error = check_rows(&view.entries, entries, span.entries)) return error;
+    if (span.entries.dim != block.head_dim || span.entries.form == WF_ROWS_INDEX || !span.entries.table)
+        return WF_ERROR_SHAPE;
+    if (!view.tail || (given.staged && !span.staged.tail)) return WF_ERROR_NULL;
+    if (view.tail_rows < reach || view.tail_rows > LARGEST) return WF_ERROR_SHAPE;
     if (!block.index_heads) return WF_OK;
-    if (const int error = check_rows(&given.keys, entries, run.keys)) return error;
-    if (run.keys.dim != block.keys.dim || run.keys.form == WF_ROWS_KV || !run.keys.table) return WF_ERROR_SHAPE;
-    if (!given.key_tail) return WF_ERROR_NULL;
-    return given.key_tail_rows < reach || given.key_tail_rows > LARGEST ? WF_ERROR_SHAPE : WF_OK;
+    if (const int error = check_rows(&view.keys, entries, span.keys)) return error;
+    if (span.keys.dim != block.keys.dim || span.keys.form == WF_ROWS_KV || !span.keys.table) return WF_ERROR_SHAPE;
+    if (!view.key_tail || (given.staged && !span.staged.key_tail)) return WF_ERROR_NULL;
+    return view.key_tail_rows < reach || view.key_tail_rows > LARGEST ? WF_ERROR_SHAPE : WF_OK;
 }
 
 int check_expert(const wf_expert &given, int64_t hidden, Expert &expert) {
@@ -102,7 +106,7 @@ int check_expert(const wf_expert &given, int64_t hidden, Expert &expert) {
     return fits ? WF_OK : WF_ERROR_SHAPE;
 }
 
-int check_spans(const wf_span *given, int64_t count) {
+int check_ranges(const wf_range *given, int64_t count) {
     if (count < 0) return WF_ERROR_SHAPE;
     if (count && !given) return WF_ERROR_NULL;
     for (int64_t i = 0; i < count; i++)

@@ -1,4 +1,4 @@
-// The checked forms of wf_block, wf_run and wf_expert: every size fits, every row that will be read is there.
+// The checked forms of wf_block, wf_span and wf_expert: every size fits, every row that will be read is there.
 #pragma once
 
 #include "kernels.h"
@@ -25,10 +25,12 @@ struct Block {
     Compressor entries, keys;
 };
 
-struct Run {
-    int64_t position, tokens, first;  // first: its row among the tokens of all runs
+// A sequence's new tokens and its cache in one layer.
+struct Span {
+    int64_t position, tokens, first;  // first: its row among the tokens of all spans
     Rows window, entries, keys;
-    const wf_run *given;
+    const wf_view *view;
+    wf_staged staged;  // null: rows go into the rings
 
     int64_t end() const { return position + tokens; }
 };
@@ -40,9 +42,9 @@ struct Expert {
 
 // WF_OK and the checked form, or an error code.
 int check_block(const wf_block &given, Block &block);
-int check_run(const wf_run &given, const wf_block &block, int64_t first, Run &run);
+int check_span(const wf_span &given, const wf_block &block, int64_t layer, int64_t first, Span &span);
 int check_expert(const wf_expert &given, int64_t hidden, Expert &expert);
-int check_spans(const wf_span *given, int64_t count);
+int check_ranges(const wf_range *given, int64_t count);
 
 // Memory of one call, handed out piece by piece; over a null base it only counts.
 class Arena {

@@ -4,16 +4,13 @@
 #include <cstring>
 #include <vector>
 
-#include "api.h"
-#include "block.h"
-#include "products.h"
+#include "experts.h"
 #include "rowwise.h"
 #include "simd.h"
 
 namespace wf {
 namespace {
 
-constexpr int64_t MOST_EXPERTS = 1 << 12, MOST_TOKENS = 1 << 16;
 constexpr int64_t PART = 256;  // columns of the sum that a thread takes at a time
 
 // gate clamped, silu(gate) * up * route, rounded: `n` values of a token.
@@ -159,27 +156,12 @@ struct Mixture {
 };
 
 }  // namespace
-}  // namespace wf
 
-using namespace wf;
-
-extern "C" int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
-                          const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
-                          int32_t released, uint16_t *out, const wf_span *next, int64_t num_next) {
-    if (!runtime || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
-    if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
-        return WF_ERROR_SHAPE;
-    if (const int error = check_spans(next, num_next)) return error;
-    try {
-        std::vector<Expert> experts(size_t(count), Expert{});
-        for (int64_t e = 0; e < count; e++)
-            if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
-        const wf::Call inside(*runtime);
-        Mixture mixture = {*runtime, tokens,        hidden,           topk, h,  chosen, route,
-                           limit,    released != 0, {next, num_next}, {},   {}, {}};
-        mixture.deal(experts);
-        return mixture.run(out) ? WF_OK : WF_ERROR_MEMORY;
-    } catch (const std::bad_alloc &) {
-        return WF_ERROR_MEMORY;
-    }
+bool mix_experts(Runtime &runtime, const Mix &mix, const std::vector<Expert> &experts, const Ahead &next) {
+    Mixture mixture = {runtime,   mix.tokens,   mix.hidden, mix.topk, mix.h, mix.chosen, mix.route,
+                       mix.limit, mix.released, next,       {},       {},    {}};
+    mixture.deal(experts);
+    return mixture.run(mix.out);
 }
+
+}  // namespace wf

@@ -65,4 +65,5 @@ struct Fuzz {
 bool fuzz_attention(Fuzz &fuzz);
 bool fuzz_block(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
+bool fuzz_forward(Fuzz &fuzz);
 bool fuzz_training(Fuzz &fuzz);

@@ -28,14 +28,14 @@ class Ahead {
   public:
     Ahead(std::initializer_list<const Matrix *> matrices = {}) {
         for (const Matrix *matrix : matrices)
-            if (count_ < Threads::MOST_SPANS) own_[count_++] = {matrix->codes, matrix->rows * matrix->row_bytes()};
+            if (count_ < Threads::MOST_RANGES) own_[count_++] = {matrix->codes, matrix->rows * matrix->row_bytes()};
     }
-    Ahead(const wf_span *spans, int64_t count) : given_(spans), count_(count) {}
+    Ahead(const wf_range *ranges, int64_t count) : given_(ranges), count_(count) {}
     void tell(Runtime &runtime) const { runtime.expect(given_ ? given_ : own_, count_); }
 
   private:
-    wf_span own_[Threads::MOST_SPANS];
-    const wf_span *given_ = nullptr;
+    wf_range own_[Threads::MOST_RANGES];
+    const wf_range *given_ = nullptr;
     int64_t count_ = 0;
 };
 

@@ -72,26 +72,26 @@ Threads::~Threads() {
     for (auto &worker : workers_) worker.join();
 }
 
-void Threads::expect(const wf_span *spans, int64_t count) {
-    spans_.store(0, std::memory_order_relaxed);
+void Threads::expect(const wf_range *ranges, int64_t count) {
+    ranges_.store(0, std::memory_order_relaxed);
     int64_t bytes = 0, some = 0;
-    for (; some < count && some < MOST_SPANS && bytes < MOST_EXPECTED; some++) {
-        bytes += std::min(spans[some].bytes, MOST_EXPECTED - bytes);
-        expected_[some].store(static_cast<const char *>(spans[some].at), std::memory_order_relaxed);
+    for (; some < count && some < MOST_RANGES && bytes < MOST_EXPECTED; some++) {
+        bytes += std::min(ranges[some].bytes, MOST_EXPECTED - bytes);
+        expected_[some].store(static_cast<const char *>(ranges[some].at), std::memory_order_relaxed);
         ends_[some].store(bytes, std::memory_order_relaxed);
     }
     fetched_.store(0, std::memory_order_relaxed);
-    spans_.store(some, std::memory_order_release);
+    ranges_.store(some, std::memory_order_release);
 }
 
 // Asks for a piece of what is expected. False when nothing is left.
 bool Threads::fetch() {
-    const int64_t spans = spans_.load(std::memory_order_acquire);
-    if (spans == 0 || fetched_.load(std::memory_order_relaxed) >= ends_[spans - 1].load(std::memory_order_relaxed))
+    const int64_t ranges = ranges_.load(std::memory_order_acquire);
+    if (ranges == 0 || fetched_.load(std::memory_order_relaxed) >= ends_[ranges - 1].load(std::memory_order_relaxed))
         return false;
     const int64_t from = fetched_.fetch_add(PIECE, std::memory_order_relaxed);
     int64_t begin = 0;
-    for (int64_t i = 0; i < spans; i++) {
+    for (int64_t i = 0; i < ranges; i++) {
         const int64_t end = ends_[i].load(std::memory_order_relaxed);
         if (from >= end) {
             begin = end;

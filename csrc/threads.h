@@ -17,7 +17,7 @@ using Task = void (*)(void *context, int thread, int threads);
 
 class Threads {
   public:
-    static constexpr int64_t MOST_SPANS = 16;  // that are expected; of more, the first
+    static constexpr int64_t MOST_RANGES = 16;  // that are expected; of more, the first
 
     explicit Threads(int threads);
     ~Threads();
@@ -51,7 +51,7 @@ class Threads {
 
     // What will be read next, in this order: from now on threads that wait, for work or for each other, ask for it, so that
     // memory is not idle while one thread does what cannot be shared. Takes the place of what was expected before.
-    void expect(const wf_span *spans, int64_t count);
+    void expect(const wf_range *ranges, int64_t count);
 
   private:
     void work(int thread);
@@ -66,9 +66,9 @@ class Threads {
     std::atomic<int> asleep_{0};
     std::atomic<bool> stop_{false};
     // Waiting threads read these while they are replaced. What they then ask for is of no use, and does no harm.
-    std::atomic<const char *> expected_[MOST_SPANS] = {};
-    std::atomic<int64_t> ends_[MOST_SPANS] = {};  // bytes of the spans up to the end of this one
-    std::atomic<int64_t> spans_{0}, fetched_{0};
+    std::atomic<const char *> expected_[MOST_RANGES] = {};
+    std::atomic<int64_t> ends_[MOST_RANGES] = {};  // bytes of the ranges up to the end of this one
+    std::atomic<int64_t> ranges_{0}, fetched_{0};
     Task task_ = nullptr;
     void *context_ = nullptr;
 };

@@ -181,31 +181,41 @@ typedef struct {
     float route_scale;
 } wf_block;
 
-/* A run of `tokens` new tokens of a sequence, the first at `position`, and the sequence's cache in one layer. Entries that
- * the run completes are written to it. The rings (window; tails of rows [2, width]) hold earlier tokens' rows; the run's
- * own, the last that a ring holds, go to new_window, new_tail and new_key_tail, oldest first, or, where these are null,
- * into the rings. */
+/* A sequence's cache in one layer. The rings (window; tails of rows [2, width]) hold earlier tokens' rows. */
 typedef struct {
-    int64_t position, tokens;
     wf_rows window, entries, keys;
     float *tail, *key_tail;
     int64_t tail_rows, key_tail_rows;
-    uint8_t *new_window;
-    float *new_tail, *new_key_tail;
-} wf_run;
+} wf_view;
+
+/* Where a layer's rings take a pass's new rows for now: the last that each holds, oldest first. */
+typedef struct {
+    uint8_t *window;
+    float *tail, *key_tail;
+} wf_staged;
+
+/* The `tokens` new tokens of a sequence, the first at `position`, and its cache by layer. Entries that they complete are
+ * written to it; rows of the rings go to `staged` or, where it is null, into the rings. */
+typedef struct {
+    int64_t position, tokens;
+    const wf_view *views;
+    const wf_staged *staged;
+} wf_span;
 
 /* Bytes that a call to come reads first. A hint: threads that wait ask for them in advance, whatever is there. */
 typedef struct {
     const void *at;
     int64_t bytes;
-} wf_span;
+} wf_range;
 
-/* streams bfloat16 [tokens, J, hidden] of the runs' tokens, one run after another, with ids int64 [tokens] -> out, the same
- * after attention; and for the experts their input h bfloat16 [tokens, hidden], post float32 [tokens, J], comb [tokens, J, J],
- * route float32 [tokens, topk], chosen int64 [tokens, topk]. `next` may be null, with num_next 0. */
-WF_API int wf_block_attention(wf_runtime *runtime, const wf_block *block, int64_t runs, const wf_run *run,
-                              const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
-                              float *comb, float *route, int64_t *chosen, const wf_span *next, int64_t num_next);
+/* The attention half of layer `layer`: streams bfloat16 [tokens, J, hidden] of the spans' tokens, one span after another,
+ * with ids int64 [tokens] -> out, the same after attention; and for the experts their input h bfloat16 [tokens, hidden], post
+ * float32 [tokens, J], comb [tokens, J, J], route float32 [tokens, topk], chosen int64 [tokens, topk]. `next` may be null,
+ * with num_next 0. */
+WF_API int wf_block_attention(wf_runtime *runtime, const wf_block *block, int64_t layer, int64_t spans,
+                              const wf_span *span, const int64_t *ids, const uint16_t *streams, uint16_t *out,
+                              uint16_t *h, float *post, float *comb, float *route, int64_t *chosen,
+                              const wf_range *next, int64_t num_next);
 
 /* An expert's weights: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]. */
 typedef struct {
@@ -217,7 +227,27 @@ typedef struct {
  * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit. */
 WF_API int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
-                      int32_t released, uint16_t *out, const wf_span *next, int64_t num_next);
+                      int32_t released, uint16_t *out, const wf_range *next, int64_t num_next);
+
+/* A whole model whose experts are all in memory. */
+typedef struct {
+    int64_t layers;
+    const wf_block *const *blocks;
+    const wf_expert *const *experts; /* each layer's, by number: as many as its block says */
+    const wf_expert *shared;         /* each layer's, with id -1 */
+    float limit;
+    wf_matrix embedding; /* WF_BF16 or WF_FP32 [vocabulary, hidden] */
+    wf_matrix head_fn;   /* the last collapse: [J, J hidden], base [J], one scale */
+    const float *head_base, *head_scale;
+    const uint16_t *norm; /* [hidden] */
+    wf_matrix head;       /* WF_BF16 or WF_FP32 [vocabulary, hidden] */
+} wf_model;
+
+/* A pass: ids int64 of all spans' tokens -> logits float32 [wanted, vocabulary] of the tokens `rows`, and unless it is null
+ * hidden bfloat16 [tokens, hidden] of all of them. Everything but
+ * the experts that tokens turn out to choose is checked before a cache is written to. */
+WF_API int wf_forward(wf_runtime *runtime, const wf_model *model, int64_t spans, const wf_span *span,
+                      const int64_t *ids, int64_t wanted, const int64_t *rows, float *logits, uint16_t *hidden);
 
 /* Training: forward passes whose parameters are float32, and gradients (wavefold/ops/native). Activations and their
  * gradients are bfloat16, sums float32; a parameter's gradient has the same bits on any number of threads. */

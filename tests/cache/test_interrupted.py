@@ -77,7 +77,7 @@ def test_in_a_pass(
     owner, name, after = {
         "block": (model.layers[2], "forward", 1),
         "attention": (model.layers[3].attn, "attend", 2),
-        "moe": (model.layers[3].ffn, "routed", 1),
+        "moe": (model.experts, "routed", 4),
         "append": (pool.PagedMemory, "append", 5),
         "final": (model, "final", 1),
     }[place]

@@ -98,14 +98,14 @@ def test_fills_its_pool_to_the_last_token(model: Transformer, pools: list[Pool])
 def test_stats(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only the model's passes (1 s) and the caller (100 s) move."""
     now = 0.0
-    extend = model.extend
+    forward_step = model.forward_step
 
     def slow(*args: object) -> torch.Tensor:
         nonlocal now
         now += 1.0
-        return extend(*args)  # type: ignore[arg-type]
+        return forward_step(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(model, "extend", slow)
+    monkeypatch.setattr(model, "forward_step", slow)
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     generation = generate(model, PROMPT, 5, stop_ids=())
     assert generation.stats == Stats(10)

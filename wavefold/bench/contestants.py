@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from wavefold import cache, ops
-from wavefold.model import Transformer
+from wavefold.model import Step, Transformer
 from wavefold.model.official import official_tensors
 from wavefold.model.transformer import PASS_TOKENS
 
@@ -45,9 +45,10 @@ class Wavefold:
     def prefill(self, tokens: Sequence[int]) -> float:
         self._start_anew()
         began = time.perf_counter()
-        for part in torch.tensor(tokens).split(PASS_TOKENS):
-            hidden = self.model.extend(part, [self.sequence], [len(part)])
-        self.model.logits(hidden[-1:])
+        parts = torch.tensor(tokens).split(PASS_TOKENS)
+        for part in parts:
+            wanted = [len(part) - 1] if part is parts[-1] else []
+            self.model.forward_step(Step(part, [self.sequence], [len(part)], wanted))
         return time.perf_counter() - began
 
     def decode(self, tokens: Sequence[int]) -> list[float]:
@@ -55,8 +56,7 @@ class Wavefold:
         for token in tokens:
             with ops.timing(self.model.runtime) as spent:
                 began = time.perf_counter()
-                hidden = self.model.extend(torch.tensor([token]), [self.sequence], [1])
-                self.model.logits(hidden)
+                self.model.forward_step(Step(torch.tensor([token]), [self.sequence], [1], [0]))
                 seconds.append(time.perf_counter() - began)
             self.native_s += spent.seconds
         return seconds

@@ -256,6 +256,7 @@ class PagedMemory(Memory):
         self._table = sequence.table_tensor
         self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
         self._pending: list[tuple[Tensor, Tensor]] = []
+        self.staged: object = None  # what native calls of this pass point into
         forms = {kind.record.form for kind in self.pool.layout.row_kinds}
         self.has_rows = forms <= set(native.ROW_FORMS) and self.pool.device.type == "cpu"
 

@@ -14,7 +14,7 @@ import torch
 
 from wavefold.engine.room import check_answer
 from wavefold.engine.sampler import check_sampling, sample
-from wavefold.model import Transformer
+from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
 
 StopReason = Literal["stop", "length", "context"]
@@ -109,12 +109,13 @@ def generate(
         started = time.perf_counter()
         sequence = model.new_pool(num_tokens).open()
         try:
-            for part in prompt.split(PASS_TOKENS):
-                on_prefill(sequence.num_tokens, len(prompt))
-                hidden = model.extend(part, [sequence], [len(part)])
+            for first in range(0, len(prompt), PASS_TOKENS):
+                on_prefill(first, len(prompt))
+                part = prompt[first : first + PASS_TOKENS]
+                wanted = [len(part) - 1] if first + len(part) == len(prompt) else []
+                logits = model.forward_step(Step(part, [sequence], [len(part)], wanted))
             on_prefill(len(prompt), len(prompt))
             for number in range(max_tokens):
-                logits = model.logits(hidden[-1:])
                 if number == 0 and first_ids is not None:
                     allowed = torch.full_like(logits, -torch.inf)
                     allowed[:, [token for token in first_ids if token < logits.shape[-1]]] = 0
@@ -129,7 +130,7 @@ def generate(
                 yield token
                 if number + 1 < max_tokens:
                     started = time.perf_counter()
-                    hidden = model.extend(torch.tensor([token]), [sequence], [1])
+                    logits = model.forward_step(Step(torch.tensor([token]), [sequence], [1], [0]))
         finally:
             sequence.close()
 

@@ -45,6 +45,7 @@ class ResidentExperts(ExpertStore):
         self._weights[layer, expert] = weights.map(_parameter)
         self.table.form[layer, expert] = [FORM_NUMBERS[weight.dtype] for weight, _ in weights]
         self._structs.pop(layer, None)
+        self.generation += 1
 
     @property
     def num_bytes(self) -> int:
@@ -70,6 +71,7 @@ class ResidentExperts(ExpertStore):
         self._weights.clear()
         self._spans.clear()
         self._structs.clear()
+        self.generation += 1
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from wavefold import quant
@@ -72,6 +73,8 @@ class ExpertStore(ABC):
 
     table: ExpertTable
     """Which experts there are, in which formats."""
+    generation = 0
+    """Another number whenever what `structs` gave is no longer valid."""
 
     @abstractmethod
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
@@ -79,6 +82,11 @@ class ExpertStore(ABC):
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a hint: a store may ignore it
         """These experts will be asked for soon. Returns at once."""
+
+    def structs(self, layer: int) -> np.ndarray | None:
+        """A layer's experts as an array of wf_expert [num_experts], valid while `generation` stays; None where they
+        are not all in memory."""
+        return None
 
     @abstractmethod
     def stored(self, layer: int, expert: int) -> ExpertWeights:

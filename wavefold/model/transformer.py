@@ -24,11 +24,12 @@ from wavefold.config import ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
-from wavefold.model.fused import FusedLayers, as_stored, run_layers
+from wavefold.model.cpu_layers import CpuLayers, as_stored, run_layers, run_whole
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
+from wavefold.model.step import Step, steps_of
 from wavefold.ops import Arithmetic, Runtime
 
 PASS_TOKENS = 1024
@@ -84,7 +85,7 @@ class Transformer(HyperConnected):
         self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
         self.origin: Origin | None = None  # the checkpoint it was loaded from
         self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
-        self._fused = FusedLayers()
+        self._cpu = CpuLayers()
 
     @property
     def path(self) -> Path | None:
@@ -184,40 +185,58 @@ class Transformer(HyperConnected):
 
     @torch.no_grad()
     @on_its_runtime
+    def forward_step(self, step: Step) -> Tensor:
+        """Run a step's tokens, append them to their sequences' pasts: logits float32 [len(step.wanted), vocab].
+
+        Raises ValueError for tokens outside the vocabulary and sequences that cannot take them, PoolFull when the pool
+        has no room. Then, and when the pass is interrupted, its tokens are in no sequence.
+        """
+        self._check_pool(step.pool)
+        return self._run_step(step, self.check_tokens(step.tokens), None)
+
+    @torch.no_grad()
+    @on_its_runtime
     def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
-        """Run new tokens of several sequences and append them to their pasts.
+        """Run new tokens of several sequences and append them to their pasts, PASS_TOKENS in a pass.
 
         tokens [n] int64: counts[0] tokens of sequences[0], then counts[1] of sequences[1], and so on -> hidden
         [n, hidden_size], for `logits`. Raises ValueError for tokens or counts that do not fit, PoolFull when the pool
         has no room. Then, and when a pass is interrupted, tokens whose pass did not complete are in no sequence.
         """
         tokens = self.check_tokens(tokens)
-        if tokens.dim() != 1 or len(sequences) != len(counts) or sum(counts) != len(tokens):
-            raise ValueError(
-                f"{list(tokens.shape)} tokens, {len(sequences)} sequences and counts {list(counts)} do not fit; "
-                "expected tokens [n] with n = sum(counts) and one count for each sequence"
-            )
-        if not sequences:
-            raise ValueError("no sequences; expected at least one")
-        pool = sequences[0].pool
-        if pool.layout.config != self.config:
-            raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
-        pool.check_room(sequences, counts)
+        whole = Step(tokens, sequences, counts)
+        self._check_pool(whole.pool)
+        steps = steps_of(whole, PASS_TOKENS)
+        if len(steps) > 1:
+            whole.pool.check_room(sequences, counts)
         hidden = tokens.new_empty(len(tokens), self.config.hidden_size, dtype=self.arithmetic.dtype)
-        for rows, some, parts in _passes(sequences, counts):
-            hidden[rows] = self._extend_once(tokens[rows], some, parts)
+        for rows, step in steps:
+            self._run_step(step, step.tokens, hidden[rows])
         return hidden
 
-    def _extend_once(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
-        pool = sequences[0].pool
-        memories = pool.begin(sequences, counts)
+    def _check_pool(self, pool: Pool) -> None:
+        config = pool.layout.config
+        if config is not self.config and config != self.config:
+            raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
+
+    def _run_step(self, step: Step, tokens: Tensor, hidden: Tensor | None) -> Tensor:
+        """Logits of the wanted rows; `hidden` [n, hidden_size], unless None, takes all rows' final hidden states."""
+        pool = step.pool
+        memories = pool.begin(step.sequences, step.counts)
         try:
-            hidden = self.final(self.run_blocks(Batch.of(self.config, tokens, memories)))
+            if self._cpu.of(self, memories) and self._cpu.whole is not None:
+                tokens = tokens.contiguous()
+                logits = run_whole(self._cpu.whole, self._cpu.layers, tokens, memories, step.wanted, hidden)
+            else:
+                final = self.final(self.run_blocks(Batch.of(self.config, tokens, memories)))
+                logits = self.logits(final[list(step.wanted)]) if step.wanted else self._no_logits()
+                if hidden is not None:
+                    hidden.copy_(final)
         except BaseException:
             pool.abort(memories)
             raise
         pool.commit(memories)
-        return hidden
+        return logits
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -226,8 +245,8 @@ class Transformer(HyperConnected):
         x = self.embed(batch.tokens, self.arithmetic)
         streams = x[:, None].expand(-1, self.num_streams, -1)
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        if fused := self._fused.of(layers, batch, self.config, self.arithmetic):
-            return run_layers(fused, streams, batch, self.experts, self.config, self.arithmetic)
+        if self._cpu.of(self, [segment.memory for segment in batch.segments]):
+            return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, self.experts, self.arithmetic)
         return streams
@@ -241,6 +260,9 @@ class Transformer(HyperConnected):
         """hidden [n, hidden_size] -> logits [n, vocab] float32."""
         return ops.linear_wide(hidden, self.head.weight, self.arithmetic)
 
+    def _no_logits(self) -> Tensor:
+        return torch.empty(0, self.config.vocab_size, dtype=torch.float32, device=self.device)
+
     def check_tokens(self, tokens: Tensor) -> Tensor:
         """`tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
         if tokens.dtype != torch.int64:
@@ -250,23 +272,3 @@ class Transformer(HyperConnected):
             outside = low if low < 0 else high
             raise ValueError(f"token {outside} is not allowed; expected 0 to {self.config.vocab_size - 1}")
         return tokens.to(self.device)
-
-
-def _passes(sequences: Seq[Sequence], counts: Seq[int]) -> list[tuple[slice, list[Sequence], list[int]]]:
-    """Cut a packed run into passes of at most PASS_TOKENS tokens: (rows, the sequences in them, their counts)."""
-    passes: list[tuple[slice, list[Sequence], list[int]]] = []
-    row = room = 0
-    for sequence, count in zip(sequences, counts, strict=True):
-        if count <= 0:
-            raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
-        while count:
-            if room == 0:
-                passes.append((slice(row, row), [], []))
-                room = PASS_TOKENS
-            take = min(count, room)
-            rows, some, parts = passes[-1]
-            some.append(sequence)
-            parts.append(take)
-            passes[-1] = (slice(rows.start, row + take), some, parts)
-            row, room, count = row + take, room - take, count - take
-    return passes

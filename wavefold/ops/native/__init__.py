@@ -6,20 +6,31 @@ from wavefold.ops.native.block import (
     BlockParameters,
     ExpertStruct,
     PassBuffers,
-    RunStruct,
+    Ranges,
     Spans,
+    SpanStruct,
+    Staged,
+    StagedStruct,
+    Views,
+    ViewStruct,
     block_attention,
     expert_struct,
     experts,
     leave,
+    ranges,
+    span,
     spans,
+    staged,
+    views,
 )
+from wavefold.ops.native.forward import WholeModel, forward
 from wavefold.ops.native.library import available, isas
 from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
-    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct",
-    "Spans", "attend", "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select",
-    "isas", "leave", "linear", "spans",
+    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "Ranges", "RowSource",
+    "SpanStruct", "Spans", "Staged", "StagedStruct", "ViewStruct", "Views", "WholeModel", "attend", "available",
+    "block_attention", "decode", "expert_struct", "experts", "forward", "fp8_sim", "index_select", "isas", "leave",
+    "linear", "ranges", "span", "spans", "staged", "views",
 ]  # fmt: skip

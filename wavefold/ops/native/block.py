@@ -1,6 +1,6 @@
-"""A block of the model for new tokens of some sequences, in two calls: attention, then experts.
+"""A block of the model for new tokens of some sequences, in three calls: attention, experts, back onto the streams.
 
-The structures are the library's (csrc/wavefold.h); `model/fused.py` fills them from a model's parameters and caches.
+The structures are the library's (csrc/wavefold.h); `model/cpu_layers.py` fills them.
 """
 
 from __future__ import annotations
@@ -52,14 +52,50 @@ class BlockStruct(ctypes.Structure):
     )  # fmt: skip
 
 
-class RunStruct(ctypes.Structure):
-    """wf_run."""
+class ViewStruct(ctypes.Structure):
+    """wf_view: a sequence's cache in one layer."""
 
     _fields_ = (
-        ("position", _int64), ("tokens", _int64), ("window", RowsStruct), ("entries", RowsStruct), ("keys", RowsStruct),
-        ("tail", _pointer), ("key_tail", _pointer), ("tail_rows", _int64), ("key_tail_rows", _int64),
-        ("new_window", _pointer), ("new_tail", _pointer), ("new_key_tail", _pointer),
+        ("window", RowsStruct), ("entries", RowsStruct), ("keys", RowsStruct), ("tail", _pointer),
+        ("key_tail", _pointer), ("tail_rows", _int64), ("key_tail_rows", _int64),
     )  # fmt: skip
+
+
+class StagedStruct(ctypes.Structure):
+    """wf_staged: where a layer's rings take a pass's new rows for now."""
+
+    _fields_ = (("window", _pointer), ("tail", _pointer), ("key_tail", _pointer))
+
+
+class SpanStruct(ctypes.Structure):
+    """wf_span: a sequence's new tokens, and its cache by layer. `views` and `staged` are addresses of arrays."""
+
+    _fields_ = (("position", _int64), ("tokens", _int64), ("views", _pointer), ("staged", _pointer))
+
+
+Spans = ctypes.Array[SpanStruct]
+Views = ctypes.Array[ViewStruct]
+Staged = ctypes.Array[StagedStruct]
+
+
+def views(layers: Sequence[ViewStruct]) -> Views:
+    """A sequence's cache by layer; the caller keeps it, and what it points into, as long as calls use it."""
+    return (ViewStruct * len(layers))(*layers)
+
+
+def staged(layers: Sequence[StagedStruct]) -> Staged:
+    """Where a pass's rows go for now, by layer; kept as `views`."""
+    return (StagedStruct * len(layers))(*layers)
+
+
+def span(position: int, tokens: int, views: Views, staged: Staged | None) -> SpanStruct:
+    """A sequence's `tokens` new tokens, the first at `position`. Without `staged` rows go into the rings."""
+    return SpanStruct(position, tokens, ctypes.addressof(views), None if staged is None else ctypes.addressof(staged))
+
+
+def spans(spans: Sequence[SpanStruct]) -> Spans:
+    """The spans of a pass."""
+    return (SpanStruct * len(spans))(*spans)
 
 
 class ExpertStruct(ctypes.Structure):
@@ -72,18 +108,18 @@ EXPERT_DTYPE = np.dtype(ExpertStruct)
 """wf_expert as numpy lays it out: an array of them is a layer's experts."""
 
 
-class SpanStruct(ctypes.Structure):
-    """wf_span."""
+class RangeStruct(ctypes.Structure):
+    """wf_range."""
 
     _fields_ = (("at", _pointer), ("bytes", _int64))
 
 
-Spans = ctypes.Array[SpanStruct]
+Ranges = ctypes.Array[RangeStruct]
 
 
-def spans(tensors: Sequence[Tensor]) -> Spans:
+def ranges(tensors: Sequence[Tensor]) -> Ranges:
     """Where contiguous tensors lie, for a call that is told what the one after it reads first. Never read: a hint."""
-    return (SpanStruct * len(tensors))(*[SpanStruct(each.data_ptr(), each.nbytes) for each in tensors])
+    return (RangeStruct * len(tensors))(*[RangeStruct(tensor.data_ptr(), tensor.nbytes) for tensor in tensors])
 
 
 class BlockParameters:
@@ -146,11 +182,12 @@ class PassBuffers:
         return sorted(set(self._chosen))
 
 
-def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: PassBuffers, after: Spans) -> None:
+def block_attention(
+    block: BlockParameters, layer: int, spans: Spans, buffers: PassBuffers, after: Ranges
+) -> None:  # fmt: skip
     """buffers.streams -> buffers.mixed, the streams after attention; h, post, comb, route and chosen for the experts.
     New entries are in the caches. `after`: what the next call reads first. Raises ValueError for what does not fit."""
-    array = runs[0] if len(runs) == 1 else (RunStruct * len(runs))(*runs)
-    arguments = ctypes.byref(block.struct), len(runs), ctypes.byref(array), *buffers.of_attention, after, len(after)
+    arguments = ctypes.byref(block.struct), layer, len(spans), spans, *buffers.of_attention, after, len(after)
     check(require().wf_block_attention(runtime(), *arguments))
 
 
@@ -173,7 +210,7 @@ _structs: dict[object, ExpertStruct] = {}
 """Structures by all that they say: addresses, shapes and dtypes. What lies there may change."""
 
 
-def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Spans) -> None:
+def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges) -> None:
     """buffers.made: what the `chosen` experts make of buffers.h, of its tokens' rows by buffers.chosen and route, added
     up in float32 in the order given. `after`: what the next call reads first."""
     array = (ExpertStruct * len(chosen))(*chosen)

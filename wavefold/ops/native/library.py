@@ -74,7 +74,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_rms_norm": [*[_pointer] * 3, *_two, ctypes.c_float, _pointer],
     "wf_attend": [_pointer, *_two, *[_pointer] * 2, *_two, *[_pointer] * 3, _int64, _pointer, _int64, _pointer],
     "wf_index": [_pointer, *_two, *[_pointer] * 3, *_two, _int64, _int32, _pointer],
-    "wf_block_attention": [_pointer, _pointer, _int64, *[_pointer] * 10, _int64],
+    "wf_block_attention": [_pointer, _pointer, *_two, *[_pointer] * 10, _int64],
     "wf_experts": [
         *[_pointer, *_two, _pointer, _int64],
         *[_pointer] * 3,
@@ -82,6 +82,7 @@ SIGNATURES: dict[str, list[Any]] = {
         *[_pointer] * 2,
         _int64,
     ],
+    "wf_forward": [_pointer, _pointer, _int64, *[_pointer] * 2, _int64, *[_pointer] * 3],
     "wf_hc_read": [*[_pointer] * 3, _int64, *[_pointer] * 4],
     "wf_hc_read_grad": [*[_pointer] * 3, _int64, *[_pointer] * 9],
     "wf_norm": [*[_pointer] * 3, *_two, ctypes.c_float, *[_pointer] * 2],

@@ -6,13 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
-#include "api.h"
 #include "attention.h"
-#include "block.h"
+#include "attention_half.h"
 #include "hyper.h"
-#include "products.h"
 #include "rowwise.h"
 
 namespace wf {
@@ -20,14 +17,13 @@ namespace {
 
 constexpr int64_t CHUNK_TOKENS = 384;  // queries of all heads that are held at a time
 constexpr int64_t HEADS = 16;          // that a thread takes at a time
-constexpr int64_t MOST_RUNS = 1 << 12, MOST_TOKENS = 1 << 16;
 
-struct Step {
+struct AttentionHalf {
     Runtime &runtime;
     const Block &block;
     const wf_block &g;
-    const Run *const runs;
-    const int64_t num_runs, n;  // tokens of all runs
+    const Span *const spans;
+    const int64_t num_spans, n;  // tokens of all spans
     const bool released;
     const int64_t lora, half, width, index_width, chunk;
 
@@ -35,8 +31,8 @@ struct Step {
     uint16_t *x, *f, *qr, *q, *kv, *o, *u, *index_q, *index_weights;
     int32_t *picked;
 
-    Step(Runtime &runtime_, const Block &block_, const Run *runs_, int64_t num_runs_, int64_t tokens)
-        : runtime(runtime_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens),
+    AttentionHalf(Runtime &runtime_, const Block &block_, const Span *spans_, int64_t num_spans_, int64_t tokens)
+        : runtime(runtime_), block(block_), g(*block_.given), spans(spans_), num_spans(num_spans_), n(tokens),
           released(g.released), lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
           index_width(g.index_heads * block.keys.dim), chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
 
@@ -112,10 +108,10 @@ struct Step {
         }
         if (!multiply(runtime, products, count, {&block.wq_b})) return false;
         const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
-        for (int64_t r = 0; r < num_runs; r++) {
-            const Run &run = runs[r];
-            runtime.each(run.tokens, [&](int64_t token, int) {
-                const int64_t i = run.first + token, position = run.position + token;
+        for (int64_t r = 0; r < num_spans; r++) {
+            const Span &span = spans[r];
+            runtime.each(span.tokens, [&](int64_t token, int) {
+                const int64_t i = span.first + token, position = span.position + token;
                 rms_norm(qr + i * lora, g.q_norm, lora, g.norm_eps, qr + i * lora);
                 rope_angles(position, g.frequencies, half, angles + i * g.rope_dim);
                 uint16_t *mine = kv + i * g.head_dim;
@@ -138,24 +134,24 @@ struct Step {
         for (int64_t k = 0; k < compressor.width; k++) row[compressor.width + k] += bias[k];
     }
 
-    // A run's complete blocks become entries; its last rows are left where the next run finds them.
-    void compress(const Run &run, const Compressor &compressor, const float *all_rows, const Rows &stored, float *tail,
-                  int64_t tail_rows, float *new_tail) {
+    // A span's complete blocks become entries; its last rows are left where the next pass finds them.
+    void compress(const Span &span, const Compressor &compressor, const float *all_rows, const Rows &stored,
+                  float *tail, int64_t tail_rows, float *new_tail) {
         const int64_t row = 2 * compressor.width, ratio = g.ratio;
-        const float *mine = all_rows + run.first * row;
-        const int64_t first = run.position / ratio, end = run.end() / ratio;
+        const float *mine = all_rows + span.first * row;
+        const int64_t first = span.position / ratio, end = span.end() / ratio;
         runtime.each(end - first, [&](int64_t item, int) {
-            store_entry(run, compressor, mine, tail, tail_rows, first + item, stored);
+            store_entry(span, compressor, mine, tail, tail_rows, first + item, stored);
         });
-        const int64_t kept = run.tokens < tail_rows ? run.tokens : tail_rows;
+        const int64_t kept = span.tokens < tail_rows ? span.tokens : tail_rows;
         for (int64_t i = 0; i < kept; i++) {
-            const int64_t token = run.tokens - kept + i;
-            float *to = new_tail ? new_tail + i * row : tail + (run.position + token) % tail_rows * row;
+            const int64_t token = span.tokens - kept + i;
+            float *to = new_tail ? new_tail + i * row : tail + (span.position + token) % tail_rows * row;
             std::memcpy(to, mine + token * row, size_t(4 * row));
         }
     }
 
-    void store_entry(const Run &run, const Compressor &compressor, const float *mine, const float *tail,
+    void store_entry(const Span &span, const Compressor &compressor, const float *mine, const float *tail,
                      int64_t tail_rows, int64_t entry, const Rows &stored) {
         const int64_t width_ = compressor.width, dim = compressor.dim, ratio = g.ratio, begin = entry * ratio;
         const int64_t before = g.overlap && entry > 0 ? ratio : 0;
@@ -164,8 +160,8 @@ struct Step {
             before + ratio, dim,
             [&](int64_t s, const float *&values, const float *&scores_) {
                 const int64_t position = begin - before + s;
-                const float *at = position < run.position ? tail + position % tail_rows * 2 * width_
-                                                          : mine + (position - run.position) * 2 * width_;
+                const float *at = position < span.position ? tail + position % tail_rows * 2 * width_
+                                                           : mine + (position - span.position) * 2 * width_;
                 // the block before gives the first half of its channels, the own one the second
                 values = at + (g.overlap && s >= before ? dim : 0);
                 scores_ = values + width_;
@@ -209,10 +205,10 @@ struct Step {
                 fp4_sim(mine, block.keys.dim, INDEX_BLOCK);
             },
             HEADS);
-        for (int64_t r = 0; r < num_runs; r++) {
-            const int64_t first = std::max(runs[r].first, begin),
-                          stop = std::min(runs[r].first + runs[r].tokens, begin + count);
-            if (first < stop && !attend_run(runs[r], first, stop - first, first - begin)) return false;
+        for (int64_t r = 0; r < num_spans; r++) {
+            const int64_t first = std::max(spans[r].first, begin),
+                          stop = std::min(spans[r].first + spans[r].tokens, begin + count);
+            if (first < stop && !attend_span(spans[r], first, stop - first, first - begin)) return false;
         }
         runtime.each(
             count * g.heads,
@@ -223,14 +219,14 @@ struct Step {
         return project_out(begin, count);
     }
 
-    // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one run.
-    bool attend_run(const Run &run, int64_t first, int64_t count, int64_t place) {
+    // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one span.
+    bool attend_span(const Span &span, int64_t first, int64_t count, int64_t place) {
         const AttentionKernels &kernels = runtime.attention();
         Attend job = {};
         job.queries = count, job.heads = g.heads, job.dim = g.head_dim, job.q = q + place * width, job.sink = g.sink;
-        job.first = run.position + first - run.first, job.window = g.window;
-        job.past = run.window, job.fresh = kv + run.first * g.head_dim, job.fresh_first = run.position;
-        job.entries = run.entries, job.ratio = g.ratio, job.out = o + place * width;
+        job.first = span.position + first - span.first, job.window = g.window;
+        job.past = span.window, job.fresh = kv + span.first * g.head_dim, job.fresh_first = span.position;
+        job.entries = span.entries, job.ratio = g.ratio, job.out = o + place * width;
         const int64_t entries = g.ratio ? (job.first + count) / g.ratio : 0;
         // Few entries are all attended, in their order; chosen ones come best first. Which of the two a query meets must
         // not depend on the chunk that it is in.
@@ -238,7 +234,7 @@ struct Step {
             Index choice = {};
             choice.queries = count, choice.heads = g.index_heads, choice.dim = block.keys.dim;
             choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;
-            choice.keys = run.keys, choice.first = job.first, choice.ratio = g.ratio;
+            choice.keys = span.keys, choice.first = job.first, choice.ratio = g.ratio;
             choice.k = g.index_topk, choice.released = released, choice.out = picked;
             if (!index(runtime, choice, kernels)) return false;
             job.chosen = picked, job.most_chosen = g.index_topk;
@@ -298,73 +294,56 @@ struct Step {
         }
     }
 
-    bool run(const uint16_t *streams, const int64_t *ids, uint16_t *out, uint16_t *h, float *post_out, float *comb_out,
-             float *route, int64_t *chosen, const Ahead &next) {
+    bool run(const Passed &pass, const Ahead &next) {
+        const uint16_t *const streams = pass.streams;
         if (!reserve() || !enter(block.attention, streams, x, post, comb, {&block.wq_a, &block.wkv}) || !project())
             return false;
-        for (int64_t r = 0; r < num_runs; r++) {
-            const Run &mine = runs[r];
-            const wf_run &given = *mine.given;
-            if (g.ratio) compress(mine, block.entries, rows, mine.entries, given.tail, given.tail_rows, given.new_tail);
+        for (int64_t r = 0; r < num_spans; r++) {
+            const Span &mine = spans[r];
+            const wf_view &view = *mine.view;
+            if (g.ratio) compress(mine, block.entries, rows, mine.entries, view.tail, view.tail_rows, mine.staged.tail);
             if (g.index_heads)
-                compress(mine, block.keys, key_rows, mine.keys, given.key_tail, given.key_tail_rows,
-                         given.new_key_tail);
+                compress(mine, block.keys, key_rows, mine.keys, view.key_tail, view.key_tail_rows,
+                         mine.staged.key_tail);
         }
         for (int64_t begin = 0; begin < n; begin += chunk)
             if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
-        for (int64_t r = 0; r < num_runs; r++) keep_window(runs[r]);
-        runtime.each(n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, out}, i); });
-        return enter(block.experts, out, h, post_out, comb_out, {&block.gate}) && choose(h, ids, route, chosen, next);
+        for (int64_t r = 0; r < num_spans; r++) keep_window(spans[r]);
+        runtime.each(
+            n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, pass.mixed}, i); });
+        return enter(block.experts, pass.mixed, pass.h, pass.post, pass.comb, {&block.gate}) &&
+               choose(pass.h, pass.ids, pass.route, pass.chosen, next);
     }
 
-    void keep_window(const Run &run) {
-        const Rows &window = run.window;
-        const int64_t kept = std::min(run.tokens, window.num_rows);
+    void keep_window(const Span &span) {
+        const Rows &window = span.window;
+        const int64_t kept = std::min(span.tokens, window.num_rows);
         runtime.each(kept, [&](int64_t i, int) {
-            const int64_t token = run.tokens - kept + i;
+            const int64_t token = span.tokens - kept + i;
             uint8_t *to =
-                run.given->new_window ? run.given->new_window + i * window.row_bytes : window.at(run.position + token);
-            encode_row(kv + (run.first + token) * g.head_dim, window, to);
+                span.staged.window ? span.staged.window + i * window.row_bytes : window.at(span.position + token);
+            encode_row(kv + (span.first + token) * g.head_dim, window, to);
         });
     }
 };
 
 }  // namespace
-}  // namespace wf
 
-using namespace wf;
-
-extern "C" int wf_block_attention(wf_runtime *runtime, const wf_block *given, int64_t num_runs,
-                                  const wf_run *given_runs, const int64_t *ids, const uint16_t *streams, uint16_t *out,
-                                  uint16_t *h, float *post, float *comb, float *route, int64_t *chosen,
-                                  const wf_span *next, int64_t num_next) {
-    if (!runtime || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
-        return WF_ERROR_NULL;
-    if (bad(num_runs, MOST_RUNS)) return WF_ERROR_SHAPE;
-    if (const int error = check_spans(next, num_next)) return error;
-    Block block;
-    if (const int error = check_block(*given, block)) return error;
-    try {
-        std::vector<Run> runs(size_t(num_runs), Run{});
-        int64_t tokens = 0;
-        for (int64_t r = 0; r < num_runs; r++) {
-            if (const int error = check_run(given_runs[r], *given, tokens, runs[size_t(r)])) return error;
-            tokens += given_runs[r].tokens;
-            if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
-        }
-        if (!given->gate_bias) {  // the table's rows that will be used name experts
-            for (int64_t i = 0; i < tokens; i++) {
-                if (ids[i] < 0 || ids[i] >= given->vocabulary) return WF_ERROR_SHAPE;
-                for (int64_t k = 0; k < given->topk; k++) {
-                    const int64_t e = given->gate_table[ids[i] * given->topk + k];
-                    if (e < 0 || e >= given->num_experts) return WF_ERROR_SHAPE;
-                }
-            }
-        }
-        const wf::Call inside(*runtime);
-        Step step(*runtime, block, runs.data(), num_runs, tokens);
-        return step.run(streams, ids, out, h, post, comb, route, chosen, {next, num_next}) ? WF_OK : WF_ERROR_MEMORY;
-    } catch (const std::bad_alloc &) {
-        return WF_ERROR_MEMORY;
-    }
+bool attention_half(Runtime &runtime, const Block &block, const Span *spans, int64_t num_spans, int64_t tokens,
+                    const Passed &pass, const Ahead &next) {
+    return AttentionHalf(runtime, block, spans, num_spans, tokens).run(pass, next);
 }
+
+int check_table(const wf_block &block, const int64_t *ids, int64_t tokens) {
+    if (block.gate_bias) return WF_OK;
+    for (int64_t i = 0; i < tokens; i++) {
+        if (ids[i] < 0 || ids[i] >= block.vocabulary) return WF_ERROR_SHAPE;
+        for (int64_t k = 0; k < block.topk; k++) {
+            const int64_t expert = block.gate_table[ids[i] * block.topk + k];
+            if (expert < 0 || expert >= block.num_experts) return WF_ERROR_SHAPE;
+        }
+    }
+    return WF_OK;
+}
+
+}  // namespace wf

@@ -17,7 +17,7 @@ from wavefold import ops
 from wavefold.cache import PagedMemory, packed_records, plain_records
 from wavefold.checkpoint.random import random_model
 from wavefold.config import CSA, ModelConfig
-from wavefold.model import Transformer, fused, transformer
+from wavefold.model import Step, Transformer, cpu_layers, transformer
 from wavefold.model.batch import Batch
 from wavefold.ops import Arithmetic, native
 
@@ -79,8 +79,8 @@ def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tu
             if backend == "reference":
                 out = block(streams.to(arithmetic.dtype), batch, model.experts, arithmetic)
             else:
-                parameters = [fused.FusedBlock(block, config, arithmetic)]
-                out = fused.run_layers(parameters, streams.clone(), batch, model.experts, config, arithmetic)
+                layers = [cpu_layers.CpuLayer(block, config, arithmetic)]
+                out = cpu_layers.run_layers(layers, streams.clone(), batch, model.experts, config, arithmetic)
         yield out, rows_of(memory, number, config.compress_ratios[number])
 
 
@@ -177,32 +177,69 @@ def test_forks_and_rewinds_change_no_bit(model: Transformer, invariant: None) ->
         assert torch.equal(model.extend(TOKENS[0, at : at + 12], [sequence], [12]), expected[at : at + 12])
 
 
+def interrupt(name: str, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop in, or for the call of a whole pass right behind, the native call `name` number `after`."""
+    original, calls = getattr(native, name), []
+
+    def stopping(*given: object) -> object:
+        calls.append(1)
+        result = original(*given) if name == "forward" else None
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return result if name == "forward" else original(*given)
+
+    monkeypatch.setattr(native, name, stopping)
+
+
+@pytest.mark.parametrize("resident", [True, False])
 def test_an_interrupted_pass_leaves_no_trace(
-    model: Transformer, invariant: None, monkeypatch: pytest.MonkeyPatch
+    model: Transformer, resident: bool, invariant: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between the layers of a step or of a run, and gone on with."""
+    """Stopped behind the one call of a pass or, where experts are elsewhere, between layers; and gone on with."""
     expected = run(model, TOKENS[0], [LENGTH])
+    if not resident:
+        experts_elsewhere(model, monkeypatch)
     sequence = model.new_pool(LENGTH, poison=True).open()
     model.extend(TOKENS[0, :300], [sequence], [300])
-    original = native.experts
     for count in (1, 20, 1):
-        calls: list[int] = []
-
-        def stopping(*given: object, calls: list[int] = calls) -> None:
-            calls.append(1)
-            if len(calls) == 4:
-                raise KeyboardInterrupt
-            original(*given)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(native, "experts", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            model.extend(TOKENS[2, :count], [sequence], [count])
-        monkeypatch.setattr(native, "experts", original)
+        with monkeypatch.context() as patch:
+            interrupt(*(("forward", 1) if resident else ("experts", 4)), patch)
+            with pytest.raises(KeyboardInterrupt):
+                model.extend(TOKENS[2, :count], [sequence], [count])
         at = sequence.num_tokens
         if at > 310:
             sequence.rewind(10)
             at -= 10
         assert torch.equal(model.extend(TOKENS[0, at : at + 13], [sequence], [13]), expected[at : at + 13])
+
+
+def experts_elsewhere(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the store does not say where all experts lie: they are asked for layer by layer."""
+    monkeypatch.setattr(model.experts.store, "structs", lambda layer: None)
+    monkeypatch.setattr(model, "_cpu", cpu_layers.CpuLayers())
+
+
+def test_one_call_and_layer_by_layer_are_the_same_bits(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts and steps; of resident experts one native call a pass."""
+    cuts = [200, 1, 1, 1, 30, 163]
+    forward, calls = native.forward, []
+    monkeypatch.setattr(native, "forward", lambda *given: calls.append(1) or forward(*given))  # type: ignore[func-returns-value]
+    expected = run(model, TOKENS[0], cuts)
+    assert len(calls) == len(cuts)
+    experts_elsewhere(model, monkeypatch)
+    assert torch.equal(run(model, TOKENS[0], cuts), expected)
+    assert len(calls) == len(cuts)
+
+
+def test_a_step_gives_the_logits_that_are_wanted(model: Transformer) -> None:
+    """Of some rows of several sequences: those of the hidden states that `extend` gives."""
+    pool, other = model.new_pool(1024), model.new_pool(1024)
+    step = Step(TOKENS[0, :50], [pool.open(), pool.open()], [30, 20], [29, 49, 3])
+    logits = model.forward_step(step)
+    hidden = model.extend(TOKENS[0, :50], [other.open(), other.open()], [30, 20])
+    assert torch.equal(logits, model.logits(hidden[[29, 49, 3]]))
+    with pytest.raises(ValueError, match="wanted row 50 is not allowed; expected 0 to 49"):
+        Step(TOKENS[0, :50], step.sequences, [30, 20], [50])
 
 
 @pytest.mark.parametrize("threads", [2, 3])

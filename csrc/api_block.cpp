@@ -1,0 +1,80 @@
+// The C interface of blocks and of whole passes: every size is checked here, before a cache is written to.
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "api.h"
+#include "attention_half.h"
+#include "experts.h"
+#include "hyper.h"
+#include "rowwise.h"
+
+using namespace wf;
+
+namespace {
+
+constexpr int64_t MOST_SPANS = 1 << 12, MOST_TOKENS = 1 << 16, MOST_EXPERTS = 1 << 12, MOST_LAYERS = 1 << 12;
+
+int check_spans(const wf_span *given, int64_t count, const wf_block &block, int64_t layer, std::vector<Span> &spans,
+                int64_t &tokens) {
+    if (!given) return WF_ERROR_NULL;
+    if (bad(count, MOST_SPANS)) return WF_ERROR_SHAPE;
+    spans.assign(size_t(count), Span{});
+    tokens = 0;
+    for (int64_t s = 0; s < count; s++) {
+        if (const int error = check_span(given[s], block, layer, tokens, spans[size_t(s)])) return error;
+        tokens += given[s].tokens;
+        if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
+    }
+    return WF_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+int wf_block_attention(wf_runtime *runtime, const wf_block *given, int64_t layer, int64_t num_spans,
+                       const wf_span *given_spans, const int64_t *ids, const uint16_t *streams, uint16_t *out,
+                       uint16_t *h, float *post, float *comb, float *route, int64_t *chosen, const wf_range *next,
+                       int64_t num_next) {
+    if (!runtime || !given || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
+        return WF_ERROR_NULL;
+    if (layer < 0 || layer >= MOST_LAYERS) return WF_ERROR_SHAPE;
+    if (const int error = check_ranges(next, num_next)) return error;
+    Block block;
+    if (const int error = check_block(*given, block)) return error;
+    try {
+        std::vector<Span> spans;
+        int64_t tokens;
+        if (const int error = check_spans(given_spans, num_spans, *given, layer, spans, tokens)) return error;
+        if (const int error = check_table(*given, ids, tokens)) return error;
+        const Call inside(*runtime);
+        const Passed pass = {ids, streams, out, h, post, comb, route, chosen};
+        const bool done = attention_half(*runtime, block, spans.data(), num_spans, tokens, pass, {next, num_next});
+        return done ? WF_OK : WF_ERROR_MEMORY;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+}
+
+int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
+               const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
+               int32_t released, uint16_t *out, const wf_range *next, int64_t num_next) {
+    if (!runtime || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
+    if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
+        return WF_ERROR_SHAPE;
+    if (const int error = check_ranges(next, num_next)) return error;
+    try {
+        std::vector<Expert> experts(size_t(count), Expert{});
+        for (int64_t e = 0; e < count; e++)
+            if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
+        const Call inside(*runtime);
+        const Mix mix = {tokens, hidden, topk, h, chosen, route, limit, released != 0, out};
+        return mix_experts(*runtime, mix, experts, {next, num_next}) ? WF_OK : WF_ERROR_MEMORY;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+}
+
+}  // extern "C"

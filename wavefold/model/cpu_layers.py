@@ -1,0 +1,314 @@
+"""The main layers by the CPU kernels, for new tokens of sequences in a pool.
+
+    all experts in memory    ids --forward--> logits: one native call a pass
+    experts elsewhere        each layer in three calls, the store or other ranks asked between them:
+                             streams --block_attention--> streams, h, who goes where --experts--> --leave--> streams
+
+The meaning is `block.py`'s, step for step (csrc/forward.cpp, csrc/attention_half.cpp, csrc/experts.cpp); this file says
+where a layer's parameters and a sequence's caches lie.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wavefold import ops
+from wavefold.cache import Memory, PagedMemory
+from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.experts import ExpertCompute
+from wavefold.model.batch import Batch
+from wavefold.model.block import Block
+from wavefold.model.compressor import Compressor
+from wavefold.model.moe import Expert
+from wavefold.model.parameters import Linear
+from wavefold.model.router import Router
+from wavefold.ops import Arithmetic, native
+
+if TYPE_CHECKING:
+    from wavefold.model.transformer import Transformer
+
+
+class CpuLayer:
+    """A block's parameters as the kernels take them. Made of a block that is stored as the official files are."""
+
+    def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic):
+        self.layer, self.limit = block.attn.layer, config.swiglu_limit
+        self.kinds = _kinds(block.attn.ratio)
+        self.parameters = native.BlockParameters(_fields(block, config, arithmetic))
+        shared: Expert = block.ffn.shared_experts
+        self._shared_weights = shared.weights()  # held: the structure below points into them
+        self.shared = native.expert_struct(-1, self._shared_weights)
+        # what the calls read first, for threads that wait while Python runs
+        self.first = native.ranges([block.get_parameter("hc_attn_fn"), block.attn.wq_a.weight, block.attn.wkv.weight])
+        self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
+
+
+class CpuLayers:
+    """A model's main layers, and the model whole, as the kernels take them: made when they are first needed, and again
+    when parameters were replaced."""
+
+    def __init__(self) -> None:
+        self.layers: list[CpuLayer] = []
+        self._whole: native.WholeModel | None = None
+        self._made_for: tuple[Arithmetic, object, int] | None = None
+        self._slots: Slots = [], []
+        self._addresses: list[int] = []
+
+    def of(self, model: Transformer, memories: Sequence[Memory]) -> bool:
+        """True if the kernels run the model's layers for these sequences, whose `layers` and `whole` then are current.
+
+        They do not for other activations than bfloat16, another device than a CPU, rows that are in no pool or that
+        they do not read, while operations are counted, and for parameters that are not as in the official files.
+        """
+        if not ops.kernels_run(model.arithmetic.dtype, model.device):
+            return False
+        if not all(memory.has_rows for memory in memories):
+            return False
+        store = model.experts.store
+        made_for = model.arithmetic, model.experts, store.generation
+        if self._made_for != made_for or self._addresses != _addresses(self._slots):
+            self._make(model)
+            self._made_for = made_for
+        return bool(self.layers)
+
+    @property
+    def whole(self) -> native.WholeModel | None:
+        """The model for one call a pass; None where experts are computed elsewhere or not all in memory."""
+        return self._whole
+
+    def _make(self, model: Transformer) -> None:
+        blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
+        self._slots = _slots(model)
+        self._addresses = _addresses(self._slots)
+        self._whole, self.layers = None, []
+        if not as_stored(blocks):
+            return
+        self.layers = [CpuLayer(block, model.config, model.arithmetic) for block in blocks]
+        if (experts := _expert_arrays(model.experts, len(blocks))) is None or not _ends_as_stored(model):
+            return
+        collapse = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
+        self._whole = native.WholeModel(
+            [layer.parameters for layer in self.layers], experts, [layer.shared for layer in self.layers],
+            model.config.swiglu_limit, model.embed.weight, collapse, model.norm.weight, model.head.weight,
+        )  # fmt: skip
+
+
+def _expert_arrays(experts: ExpertCompute, num_layers: int) -> list[np.ndarray] | None:
+    """Each layer's experts for the kernels; None where they compute none, or not all lie in memory."""
+    if not experts.takes_views:
+        return None
+    arrays = [experts.store.structs(layer) for layer in range(num_layers)]
+    return None if any(array is None for array in arrays) else arrays  # type: ignore[return-value]
+
+
+def _ends_as_stored(model: Transformer) -> bool:
+    """True if embedding, last collapse, norm and head are as in the official files."""
+    plain = torch.bfloat16, torch.float32
+    wide = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
+    return (
+        model.embed.weight.dtype in plain
+        and model.head.weight.dtype in plain
+        and model.norm.weight.dtype == torch.bfloat16
+        and all(tensor.dtype == torch.float32 for tensor in wide)
+    )
+
+
+def run_whole(
+    model: native.WholeModel, layers: Sequence[CpuLayer], tokens: Tensor, memories: Sequence[PagedMemory],
+    wanted: Sequence[int], hidden: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """A pass in one call: tokens [n] of the memories' sequences -> logits float32 [len(wanted), vocab].
+
+    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The memories' rows are as after the
+    layers' own passes.
+    """
+    return native.forward(model, spans_of(layers, memories), tokens, wanted, hidden)
+
+
+def run_layers(
+    layers: Sequence[CpuLayer], streams: Tensor, batch: Batch, experts: ExpertCompute, config: ModelConfig,
+    arithmetic: Arithmetic,
+) -> Tensor:  # fmt: skip
+    """streams bfloat16 [n, hc, hidden] -> the same after all layers; the memories' rows as after `Block.forward`."""
+    buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
+    spans = spans_of(layers, [segment.memory for segment in batch.segments])  # type: ignore[misc]
+    nothing = native.ranges([])
+    for number, (layer, after) in enumerate(
+        zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
+    ):
+        native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
+        if experts.takes_views:
+            chosen = buffers.distinct_experts()
+            with experts.store.acquire(layer.layer, chosen) as view:
+                structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
+                native.experts([*structs, layer.shared], layer.limit, arithmetic.released, buffers, after)
+        else:
+            native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
+            routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
+            buffers.made.copy_(routed.float() + buffers.made.float())
+        native.leave(buffers)
+    return buffers.streams
+
+
+def spans_of(layers: Sequence[CpuLayer], memories: Sequence[PagedMemory]) -> native.Spans:
+    """The memories' new tokens and caches, for calls during which they live.
+
+    One token is written to the rings at once: they hold a row more than its readers and a rewind go back. Of more, the
+    last rows wait for the commit.
+    """
+    return native.spans([_span(layers, memory) for memory in memories])
+
+
+def _span(layers: Sequence[CpuLayer], memory: PagedMemory) -> native.SpanStruct:
+    kept = memory.sequence.kept
+    views: native.Views | None = kept.get("views")  # type: ignore[assignment]
+    if views is None or len(views) != len(layers):
+        views = kept["views"] = native.views([_view(layer, memory) for layer in layers])
+    staged = memory.staged = None
+    if memory.length > 1:
+        staged = memory.staged = native.staged([_staged(layer, memory) for layer in layers])
+    return native.span(memory.start, memory.length, views, staged)
+
+
+def _view(layer: CpuLayer, memory: PagedMemory) -> native.ViewStruct:
+    """Where a sequence's rows of this layer lie."""
+    view = native.ViewStruct()
+    view.window = memory.window_rows(layer.layer).struct()
+    names = ("entries", "tail", "tail_rows"), ("keys", "key_tail", "key_tail_rows")
+    for kind, (rows, tail, tail_rows) in zip(layer.kinds, names, strict=False):
+        ring = memory.tail_rows(kind, layer.layer)
+        setattr(view, rows, memory.rows(kind, layer.layer).struct())
+        setattr(view, tail, ring.data_ptr())
+        setattr(view, tail_rows, len(ring))
+    return view
+
+
+def _staged(layer: CpuLayer, memory: PagedMemory) -> native.StagedStruct:
+    """Room for a pass's last rows of this layer's rings, which go into them at the commit."""
+    rings = [memory.window_rows(layer.layer).storage, *(memory.tail_rows(kind, layer.layer) for kind in layer.kinds)]
+    return native.StagedStruct(*[memory.keep(ring).data_ptr() for ring in rings])
+
+
+def _kinds(ratio: int) -> tuple[str, ...]:
+    """The kinds of rows that a layer of this ratio caches: entries, then index keys."""
+    return {SWA: (), CSA: ("csa", "index")}.get(ratio, ("hca",))
+
+
+def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[str, object]:
+    """wf_block, by name."""
+    attn, router = block.attn, block.ffn.gate
+    assert isinstance(router, Router)
+    fields: dict[str, object] = {
+        "released": arithmetic.released,
+        "hidden": config.hidden_size,
+        "streams": config.hc_mult,
+        "iters": config.hc_sinkhorn_iters,
+        "hc_eps": config.hc_eps,
+        "norm_eps": config.rms_norm_eps,
+        "attention": _mixer(block, "hc_attn", block.attn_norm.weight),
+        "experts": _mixer(block, "hc_ffn", block.ffn_norm.weight),
+        "heads": attn.num_heads,
+        "head_dim": attn.head_dim,
+        "rope_dim": attn.rope_dim,
+        "groups": attn.num_groups,
+        "window": attn.window,
+        "ratio": attn.ratio,
+        "overlap": attn.ratio == CSA,
+        "sink": attn.attn_sink,
+        "frequencies": ops.rope_frequencies(config, attn.ratio),
+        "q_norm": attn.q_norm.weight,
+        "kv_norm": attn.kv_norm.weight,
+        "num_experts": config.n_routed_experts,
+        "topk": config.num_experts_per_tok,
+        "gate": (router.weight, None),
+        "vocabulary": config.vocab_size,
+        "route_scale": router.scale,
+        **{name: _matrix(getattr(attn, name)) for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b")},
+    }
+    if router.hashed:
+        fields["gate_table"] = router.tid2eid.to(torch.int64)
+    else:
+        fields["gate_bias"] = router.bias
+    if attn.ratio != SWA:
+        fields["entries"] = _compressor(attn.compressor)
+    if attn.ratio == CSA:
+        indexer = attn.indexer
+        fields |= {
+            "index_heads": indexer.num_heads,
+            "index_topk": indexer.topk,
+            "keys": _compressor(indexer.compressor),
+            "index_wq_b": _matrix(indexer.wq_b),
+            "index_weights": _matrix(indexer.weights_proj),
+        }
+    return fields
+
+
+def _matrix(linear: Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight, linear.scale
+
+
+def _mixer(block: Block, prefix: str, norm: Tensor) -> dict[str, object]:
+    fn, base, scale = (getattr(block, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
+    return {"fn": (fn, None), "base": base, "scale": scale, "norm": norm}
+
+
+def _compressor(compressor: Compressor) -> dict[str, object]:
+    return {
+        "dim": compressor.dim,
+        "wkv": _matrix(compressor.wkv),
+        "wgate": _matrix(compressor.wgate),
+        "ape": compressor.ape,
+        "norm": compressor.norm.weight,
+    }
+
+
+Slots = tuple[list[dict[str, Tensor]], list[str]]
+
+
+def _slots(model: Transformer) -> Slots:
+    """Where the parameters of the model's main layers and ends stand: modules' dicts, and names in them."""
+    parts: list[nn.Module] = [model.embed, *model.layers, model.norm, model.head]
+    modules = [model, *(module for part in parts for module in part.modules())]
+    slots = [
+        (module._parameters, name)
+        for module in modules
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+    return [parameters for parameters, _ in slots], [name for _, name in slots]  # type: ignore[misc]
+
+
+def _addresses(slots: Slots) -> list[int]:
+    """By `map`, as every token asks for all of them."""
+    return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
+
+
+def as_stored(layers: Sequence[Block]) -> bool:
+    """True if whole layers can run in the kernels: their parameters are as in the official files."""
+    return all(_as_stored(block) for block in layers)
+
+
+def _as_stored(block: Block) -> bool:
+    """Norms in bfloat16 and the other vectors in float32, as in the official files, and wo_a cut at whole scales."""
+    attn = block.attn
+    wide = [attn.attn_sink, *block.parameters(recurse=False)]
+    norms = [attn.q_norm, attn.kv_norm, block.attn_norm, block.ffn_norm]
+    if attn.ratio != SWA:
+        wide.append(attn.compressor.ape)
+        norms.append(attn.compressor.norm)
+    if attn.ratio == CSA:
+        wide.append(attn.indexer.compressor.ape)
+        norms.append(attn.indexer.compressor.norm)
+    rows = attn.wo_a.out_features // attn.num_groups
+    whole = attn.wo_a.weight.dtype != torch.float8_e4m3fn or rows % 128 == 0
+    return (
+        whole
+        and all(vector.dtype == torch.float32 for vector in wide)
+        and all(norm.weight.dtype == torch.bfloat16 for norm in norms)
+    )

@@ -1,0 +1,68 @@
+"""A whole pass in one call, for a model whose experts are all in memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavefold.ops.native.block import BlockParameters, ExpertStruct, Spans
+from wavefold.ops.native.library import MatrixStruct, check, require, runtime
+from wavefold.ops.native.linear import matrix_of
+
+_pointer = ctypes.c_void_p
+
+
+class ModelStruct(ctypes.Structure):
+    """wf_model."""
+
+    _fields_ = (
+        ("layers", ctypes.c_int64), ("blocks", _pointer), ("experts", _pointer), ("shared", _pointer),
+        ("limit", ctypes.c_float), ("embedding", MatrixStruct), ("head_fn", MatrixStruct), ("head_base", _pointer),
+        ("head_scale", _pointer), ("norm", _pointer), ("head", MatrixStruct),
+    )  # fmt: skip
+
+
+class WholeModel:
+    """A model as the library takes it. Holds on to all that its structure points into.
+
+    `experts`: each layer's wf_expert array (`EXPERT_DTYPE`, by number), `shared`: each layer's shared expert;
+    `collapse`: fn [J, J hidden], base [J] and scale [1] of the last collapse, float32; `norm` [hidden] bfloat16;
+    `embedding` and `head` [vocabulary, hidden], bfloat16 or float32.
+    """
+
+    def __init__(
+        self, blocks: Sequence[BlockParameters], experts: Sequence[np.ndarray], shared: Sequence[ExpertStruct],
+        limit: float, embedding: Tensor, collapse: tuple[Tensor, Tensor, Tensor], norm: Tensor, head: Tensor,
+    ):  # fmt: skip
+        fn, base, scale = collapse
+        addresses = [ctypes.addressof(block.struct) for block in blocks], [array.ctypes.data for array in experts]
+        arrays = [(_pointer * len(blocks))(*some) for some in addresses]
+        every = (ExpertStruct * len(blocks))(*shared)
+        self._held = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
+        self.vocab_size, self.hidden_size = head.shape
+        self.struct = ModelStruct(
+            len(blocks), ctypes.addressof(arrays[0]), ctypes.addressof(arrays[1]), ctypes.addressof(every), limit,
+            matrix_of(embedding, None), matrix_of(fn, None), base.data_ptr(), scale.data_ptr(), norm.data_ptr(),
+            matrix_of(head, None),
+        )  # fmt: skip
+
+
+def forward(model: WholeModel, spans: Spans, tokens: Tensor, wanted: Sequence[int], hidden: Tensor | None) -> Tensor:
+    """tokens int64 [n] of all spans -> logits float32 [len(wanted), vocab] of the rows `wanted`.
+
+    Unless it is None, `hidden` [n, hidden] bfloat16 takes the final hidden states of all rows. New entries are in the
+    caches, rows of the rings where the spans say. Raises ValueError for what does not fit.
+    """
+    logits = torch.empty(len(wanted), model.vocab_size)
+    rows = (ctypes.c_int64 * len(wanted))(*wanted)
+    check(
+        require().wf_forward(
+            runtime(), ctypes.byref(model.struct), len(spans), spans, tokens.data_ptr(), len(wanted), rows,
+            logits.data_ptr(), None if hidden is None else hidden.data_ptr(),
+        )
+    )  # fmt: skip
+    return logits
