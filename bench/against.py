@@ -1,0 +1,158 @@
+"""This tree against an earlier commit: decoding and prompts of the same checkpoint, in turns within one run.
+
+    python bench/against.py REV MODEL [--decode 64] [--prompt 1024] [--turns 7] [--threads 2]
+
+The earlier commit is checked out and its kernels are built under build/against/REV. Each tree runs in a process of its
+own, which loads the model once; then they take turns, so that whatever else the machine does meets both. Prints a
+table of medians and their ratio, and appends a JSON line to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+
+
+class Tree:
+    """A checkout with a process that runs a model: `ask` gives it a command and returns its figures."""
+
+    def __init__(self, name: str, root: Path, args: argparse.Namespace):
+        self.name = name
+        env = dict(os.environ, PYTHONPATH=str(root))
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(args.model), str(args.threads),
+                   args.arithmetic]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=root
+        )
+        self.samples: dict[str, list[dict[str, float]]] = {}
+
+    def ask(self, kind: str, count: int) -> None:
+        """One turn of "decode" or "prompt" with `count` tokens."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(kind, count, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name} ended; see above")
+        self.samples.setdefault(kind, []).append(json.loads(line))
+
+    def median(self, kind: str, key: str = "seconds") -> float:
+        return statistics.median(sample[key] for sample in self.samples[kind])
+
+
+def checkout(revision: str) -> Path:
+    """The earlier commit with its kernels beside its sources."""
+    place = ROOT / "build" / "against" / revision
+    if not place.exists():
+        subprocess.run(["git", "worktree", "add", "--detach", str(place), revision], cwd=ROOT, check=True)
+    native = place / "wavefold" / "ops" / "native"
+    if not list(native.glob("libwavefold_kernels.*")):
+        build = place / "build" / "kernels"
+        configure = ["cmake", "-S", str(place / "csrc"), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"]
+        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["cmake", "--build", str(build), "-j2"], check=True, stdout=subprocess.DEVNULL)
+        (library,) = build.glob("libwavefold_kernels.*")
+        (native / library.name).write_bytes(library.read_bytes())
+    return place
+
+
+def work(model_path: str, threads: int, arithmetic: str) -> None:
+    """A tree's process: reads "decode N" and "prompt N", prints {seconds a token, seconds outside native code}."""
+    import time
+
+    import torch
+
+    from wavefold.checkpoint import load
+
+    torch.set_num_threads(threads)
+    model = load(Path(model_path), arithmetic, torch.bfloat16)
+    try:
+        from wavefold.model import Step
+        from wavefold.ops import timing
+    except ImportError:
+        from wavefold.ops.native import timing
+
+        def run(tokens, sequence):  # type: ignore[no-untyped-def]
+            return model.logits(model.extend(tokens, [sequence], [len(tokens)])[-1:])
+    else:
+
+        def run(tokens, sequence):  # type: ignore[no-untyped-def]
+            return model.forward_step(Step(tokens, [sequence], [len(tokens)], [len(tokens) - 1]))
+
+    vocab, room = model.config.vocab_size, min(model.config.max_position_embeddings, 4096)
+    sequence = None
+    for line in sys.stdin:
+        kind, count = line.split()
+        tokens = torch.arange(int(count)) * 7919 % vocab
+        if sequence is None or kind == "prompt" or sequence.num_tokens + int(count) > room:
+            if sequence is not None:
+                sequence.close()
+            sequence = model.new_pool(room).open()
+            if kind == "decode":
+                run(tokens[:64], sequence)
+        with torch.no_grad(), timing() as spent:
+            began = time.perf_counter()
+            for part in tokens.split(1024) if kind == "prompt" else tokens.split(1):
+                run(part, sequence)
+            seconds = time.perf_counter() - began
+        figures = {"seconds": seconds / int(count), "outside": (seconds - spent.seconds) / int(count)}
+        print(json.dumps(figures), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("revision")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--decode", type=int, default=64, help="tokens of a turn (0: none)")
+    parser.add_argument("--prompt", type=int, default=1024, help="tokens of a prompt (0: none)")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--arithmetic", default="released")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.model = args.model.resolve()
+    trees = [Tree("this tree", ROOT, args), Tree(args.revision, checkout(args.revision), args)]
+    kinds = [(kind, count) for kind, count in (("decode", args.decode), ("prompt", args.prompt)) if count]
+    for turn in range(args.turns + 1):
+        for kind, count in kinds:
+            for tree in trees[:: 1 if turn % 2 else -1]:
+                tree.ask(kind, count)
+        if turn == 0:  # pages are read, caches are warm
+            for tree in trees:
+                tree.samples.clear()
+    table = Table("", *[tree.name for tree in trees], "ratio", "outside native code", title=str(args.model.name))
+    results = {}
+    for kind, count in kinds:
+        ours, theirs = (tree.median(kind) for tree in trees)
+        ratios = [
+            b["seconds"] / a["seconds"]
+            for a, b in zip(trees[0].samples[kind], trees[1].samples[kind], strict=True)
+        ]  # fmt: skip
+        outside = [tree.median(kind, "outside") / tree.median(kind) for tree in trees]
+        table.add_row(
+            f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / theirs:,.1f} tokens/s",
+            f"{theirs / ours:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            ", ".join(f"{share:.1%}" for share in outside),
+        )  # fmt: skip
+        results[kind] = {"tokens": count, "ours_s": ours, "theirs_s": theirs, "ratios": ratios, "outside": outside}
+    Console().print(table)
+    if args.out:
+        with args.out.open("a") as file:
+            line = {"revision": args.revision, "model": args.model.name, "threads": args.threads, **results}
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    else:
+        main()
