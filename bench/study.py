@@ -30,9 +30,9 @@ import torch
 
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
-from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import ModelConfig
 from wavefold.drawing import save_figure
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, InMemory, PackedBatch, fixed_batches

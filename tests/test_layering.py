@@ -1,7 +1,7 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
-    {config, system} < {atomic, drawing} < quant < ops < {cache, parallel} < model < checkpoint
-        < {engine, train} < {server, bench} < cli
+    {config, system} < {atomic, drawing, locate} < quant < ops < {cache, parallel} < model < checkpoint
+        < {engine, train} < {llm, server, bench} < cli
 
 `chat` sits beside the engine on `config` and `atomic`; `plan` needs `config`, `system`, `drawing`. Every import counts:
 inside a function, under TYPE_CHECKING, or by `importlib.import_module` with a literal name.
@@ -17,22 +17,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TIERS = [
     {"config", "system"},
-    {"atomic", "drawing"},
+    {"atomic", "drawing", "locate"},
     {"quant"},
     {"ops"},
     {"cache", "parallel"},
     {"model"},
     {"checkpoint"},
     {"engine", "train"},
-    {"server", "bench"},
+    {"llm", "server", "bench"},
     {"cli"},
 ]
 # What each package may import: everything in the tiers below its own, nothing beside it.
 ALLOWED = {name: set().union(*TIERS[:rank]) for rank, tier in enumerate(TIERS) for name in tier}
 ALLOWED |= {"chat": {"config", "system", "atomic"}, "plan": {"config", "system", "drawing"}}
-for _user in ("engine", "server", "bench", "cli"):
+for _user in ("engine", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("chat")
-for _user in ("engine", "train", "server", "bench", "cli"):
+for _user in ("engine", "train", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("plan")
 
 HOMES = {

@@ -11,8 +11,8 @@ import torch
 
 import wavefold
 from wavefold.chat import Tokenizer, heal
-from wavefold.cli.models import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
+from wavefold.locate import DEFAULT_MODEL, default_model
 
 MEGABYTE = 1_000_000
 NUM_TOKENS = 400

@@ -17,7 +17,7 @@ from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.bench import text_for
 from wavefold.cli.main import main
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 

@@ -8,7 +8,7 @@ import torch
 import wavefold
 from wavefold.checkpoint import random_model
 from wavefold.checkpoint.transformers_layout import save_transformers
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'wavefold[test]'")
 

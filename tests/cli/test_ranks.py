@@ -14,8 +14,8 @@ import torch
 from tests.processes import torchrun
 from wavefold.checkpoint import load
 from wavefold.checkpoint.random import init
-from wavefold.cli import ranks
 from wavefold.config import ModelConfig
+from wavefold.parallel import agreement
 
 pytestmark = pytest.mark.dist
 
@@ -78,8 +78,8 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is rank 0 of two; the other one says nothing."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(ranks, "joined", contextlib.nullcontext)
-    monkeypatch.setattr(ranks, "_exchange", lambda values: [values, values])
+    monkeypatch.setattr(agreement, "joined", contextlib.nullcontext)
+    monkeypatch.setattr(agreement, "_exchange", lambda values: [values, values])
 
 
 @pytest.mark.usefixtures("one_of_two")

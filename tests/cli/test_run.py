@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavefold import load, ops
+from wavefold import load, locate, ops
 from wavefold.chat import Tokenizer
 from wavefold.chat.encoding import encode_chat
 from wavefold.checkpoint import init as random_checkpoint
-from wavefold.cli import answers, models, prompts
+from wavefold.cli import answers, prompts
 from wavefold.cli.main import build_parser, main
 from wavefold.cli.session import Session
 from wavefold.config import ModelConfig
 from wavefold.engine import generate
+from wavefold.llm import LLM
 from wavefold.ops import native
 
 generation = import_module("wavefold.engine.generate")
@@ -177,10 +178,10 @@ def test_broken_tokenizer(model: Path, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_default_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(models, "DEFAULT_MODEL", tmp_path / "none")
+    monkeypatch.setattr(locate, "DEFAULT_MODEL", tmp_path / "none")
     assert main(["run", "-p", "a"]) == 2
     assert "give a folder, or install again" in capsys.readouterr().err
-    monkeypatch.setattr(models, "DEFAULT_MODEL", model)
+    monkeypatch.setattr(locate, "DEFAULT_MODEL", model)
     assert main(["run", "-p", "a", "--max-tokens", "2", "--json"]) == 0
     assert len(facts(capsys)["tokens"]) == 2  # type: ignore[arg-type]
 
@@ -227,16 +228,16 @@ class TestInteractive:
     def test_ctrl_c_stops_the_answer_alone(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         assert run(model, "-p", "b") == 0
         expected = capsys.readouterr().out
-        push, calls = answers.Stream.push, 0
+        push, calls = answers.Screen.push, 0
 
-        def interrupted(self: answers.Stream, token: int) -> None:
+        def interrupted(self: answers.Screen, piece: str) -> None:
             nonlocal calls
             calls += 1
             if calls == 1:
                 raise KeyboardInterrupt
-            push(self, token)
+            push(self, piece)
 
-        monkeypatch.setattr(answers.Stream, "push", interrupted)
+        monkeypatch.setattr(answers.Screen, "push", interrupted)
         monkeypatch.setattr("sys.stdin", Keyboard("a\nb\n"))
         assert run(model) == 0
         out, err = capsys.readouterr()
@@ -299,13 +300,13 @@ class TestChat:
     def prompts_of(self, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         """The ids that are run from now on."""
         seen: list[list[int]] = []
-        run_prompt = Session.generate
+        stream = LLM.stream
 
-        def watched(self: Session, prompt, bar):  # type: ignore[no-untyped-def]
+        def watched(self: LLM, prompt, *more):  # type: ignore[no-untyped-def]
             seen.append(prompt.ids)
-            return run_prompt(self, prompt, bar)
+            return stream(self, prompt, *more)
 
-        monkeypatch.setattr(Session, "generate", watched)
+        monkeypatch.setattr(LLM, "stream", watched)
         return seen
 
 
@@ -459,8 +460,7 @@ class TestBatchInvariant:
 
     def differing(self, session: Session, ids: torch.Tensor) -> int:
         """Logits that differ between one pass and token by token; of a row each, as `run` asks for them."""
-        session.tokenizer = None
-        model = session.model
+        model = session.llm.model
         whole, single = (model.new_pool(len(ids)).open() for _ in range(2))
         with torch.no_grad():
             hidden = model.extend(ids, [whole], [len(ids)])

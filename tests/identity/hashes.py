@@ -25,9 +25,9 @@ from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import RECIPE, tiny_trainer, write_corpus
 from wavefold import ops
 from wavefold.checkpoint import init, load, random_model, save
-from wavefold.cli.models import default_model
 from wavefold.config import CSA, HCA, ModelConfig
 from wavefold.engine import generate
+from wavefold.locate import default_model
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic, native
 from wavefold.system import cpu_name

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wavefold.chat import Tokenizer
-from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.cli.texts import read_text
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.parallel.group import Group
 from wavefold.train.batches import IGNORED, Batches
 from wavefold.train.chat_data import checked_chat

@@ -14,7 +14,7 @@ from wavefold.checkpoint.files import read_tensors, stored_bytes
 from wavefold.checkpoint.index import CONFIG_NAME
 from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
-from wavefold.config import ModelConfig, read_values
+from wavefold.config import ModelConfig, read_config
 from wavefold.model import Transformer
 from wavefold.model.expert_store import routed_expert
 from wavefold.model.origin import Origin
@@ -46,7 +46,7 @@ def load(
     default = torch.bfloat16 if arithmetic == "released" else torch.float32
     chosen = Arithmetic(arithmetic, dtype or default)
     folder = Path(path)
-    config, values = ModelConfig.from_file(folder), read_values(folder)
+    config, values = read_config(folder)
     notes = []
     if unknown := ModelConfig.unknown_keys(values):
         notes.append(f"keys of {CONFIG_NAME} that nobody knows have no effect: {', '.join(unknown)}")

@@ -69,10 +69,11 @@ def bench_context(args: argparse.Namespace) -> int:
 
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.context import check_contexts, dense_model, measure_contexts
-    from wavefold.cli.models import load_model, model_folder
+    from wavefold.cli.models import model_of
+    from wavefold.locate import model_folder
 
     folder = model_folder(args.model)
-    model = load_model(folder, args)
+    model = model_of(folder, args.arithmetic, args.dtype, args.device, args.threads)
     if args.dense:
         model = dense_model(model, args.contexts[-1] + args.decode)
     tokens, text = text_for(args, folder, model)
@@ -113,16 +114,15 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
     """Token ids [n] to read, and what they are."""
     import torch
 
-    from wavefold.cli.models import load_tokenizer
+    from wavefold.chat import Tokenizer
     from wavefold.train.corpus import load_corpus
 
-    tokenizer = load_tokenizer(folder)
-    if tokenizer is None:
+    if not (folder / "tokenizer.json").exists():
         if args.data:
             raise ValueError(f"{folder}: holds no tokenizer.json, which --data needs; leave --data out")
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, model.config.vocab_size, (args.contexts[-1],), generator=generator), "random tokens"
-    data = args.data or "stdlib"
+    tokenizer, data = Tokenizer.load(folder), args.data or "stdlib"
     ids: list[int] = []
     corpus, what = load_corpus(data), f"held-out files of {data}"
     for number, document in enumerate((*corpus.held_out, *corpus.train)):
@@ -141,7 +141,7 @@ def bench_cache(args: argparse.Namespace) -> int:
 
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.pools import allocate
-    from wavefold.cli.init import config_of
+    from wavefold.locate import config_of
 
     about = circumstances(args.repeats) | {"bench": "cache"}
     table = Table("model", "records", "tokens", "planned GiB", "allocated GiB", "resident GiB", "resident / planned",

@@ -44,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
-    from wavefold.cli.models import load_model, model_folder
+    from wavefold.cli.models import model_of
+    from wavefold.locate import model_folder
     from wavefold.ops import native
     from wavefold.plan.machine import gemm_rate, memory_read_rate
     from wavefold.system import peak_rss_bytes
 
-    args.dtype, args.device = "bfloat16", "cpu"
     folder = model_folder(args.model)
     began = time.perf_counter()
-    model = load_model(folder, args)
+    model = model_of(folder, args.arithmetic, "bfloat16", threads=args.threads)
     load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)

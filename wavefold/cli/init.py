@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
-from wavefold.cli.models import check_model
-from wavefold.config import PRESETS_DIR, ModelConfig, read_values
-from wavefold.system import Notice
+from wavefold.config import preset_names
+from wavefold.locate import config_of
 
 HELP = "make a random checkpoint, untrained, for tests and benches"
 
@@ -57,19 +55,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"no tokenizer: {tokenizer.vocab_size} tokens do not fit a vocabulary of {config.vocab_size}; "
               "use `wavefold run --tokens`")  # fmt: skip
     return 0
-
-
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
-
-
-def config_of(name: str) -> ModelConfig:
-    """A preset by its name, else a `config.json` or a folder that holds one. Raises ValueError for neither."""
-    if name in preset_names():
-        return ModelConfig.preset(name)
-    if not Path(name).exists() and "/" not in name and not name.endswith(".gguf"):
-        raise ValueError(f"{name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
-    check_model(Path(name))
-    if unknown := ModelConfig.unknown_keys(read_values(name)):
-        warnings.warn(f"{name}: keys that nobody knows have no effect: {', '.join(unknown)}", Notice, stacklevel=2)
-    return ModelConfig.from_file(name)

@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from wavefold.cli import training
-    from wavefold.cli.init import config_of
-    from wavefold.cli.models import model_folder
+    from wavefold.locate import config_of, model_folder
 
     for flag in ("threads", "extend"):
         value = getattr(args, flag)

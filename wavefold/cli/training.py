@@ -26,9 +26,9 @@ from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.checkpoint.side_files import side_files
 from wavefold.checkpoint.transformers_layout import save_transformers
 from wavefold.checkpoint.write import check_replaceable
-from wavefold.cli.ranks import agreed, check_alike
 from wavefold.cli.texts import INSTRUCT, SOURCE, Text, read_text
 from wavefold.model import Transformer
+from wavefold.parallel.agreement import agreed, check_alike
 from wavefold.parallel.group import Group
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, PackedBatch, fixed_batches
