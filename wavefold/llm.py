@@ -23,9 +23,10 @@ from wavefold.chat.encoding import encode_chat, turn_ids
 from wavefold.checkpoint.files import stored_bytes
 from wavefold.engine import Completion, ResolvedSampling, Sampling, TextStream, generate
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
-from wavefold.engine.open import OverRanks, open_model, use_threads
+from wavefold.engine.open import OverRanks, open_model
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
+from wavefold.parallel.threads import use_threads
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
 

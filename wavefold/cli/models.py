@@ -24,7 +24,8 @@ def model_of(
     folder: Path, arithmetic: str, dtype: str | None, device: str = "cpu", threads: int | None = None
 ) -> Transformer:
     """The model in `folder`, for the benches. Raises ValueError for flags that cannot be used."""
-    from wavefold.engine.open import open_model, use_threads
+    from wavefold.engine.open import open_model
+    from wavefold.parallel.threads import use_threads
 
     with as_flags():
         use_threads(threads)

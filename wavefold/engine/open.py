@@ -47,15 +47,6 @@ class OverRanks:
     back: Literal["bf16", "fp32"] | None = None
 
 
-def use_threads(threads: int | None) -> None:
-    """Set the number of CPU threads of this process; None leaves torch's choice. Raises ValueError below 1."""
-    if threads is None:
-        return
-    if threads < 1:
-        raise ValueError(f"threads = {threads} is not allowed; expected 1 or more")
-    torch.set_num_threads(threads)
-
-
 def open_model(
     folder: Path,
     arithmetic: str,
