@@ -47,9 +47,9 @@ class Outcome:
     was_finished: bool = False
 
 
-def finished_before(out: Path, steps: int) -> Outcome:
-    """The outcome of a run that is finished."""
-    return Outcome(out / "model", steps, json.loads((out / REPORT).read_text()), was_finished=True)
+def outcome_of(out: Path, steps: int, was_finished: bool) -> Outcome:
+    """The outcome of the finished run in `out`."""
+    return Outcome(out / "model", steps, json.loads((out / REPORT).read_text()), was_finished)
 
 
 def is_whole(out: Path, recipe: Recipe, transformers: bool) -> bool:
@@ -101,4 +101,4 @@ def report_run(
         report |= dataclasses.asdict(compared)
         draw_curve(out / "log.jsonl", compared.num_bytes / compared.num_tokens, out / "curve.svg")
     write_json(out / REPORT, report)
-    return Outcome(out / "model", recipe.steps, report)
+    return outcome_of(out, recipe.steps, was_finished=False)

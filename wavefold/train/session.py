@@ -31,7 +31,7 @@ from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of
 from wavefold.train.long_chats import LongChats
 from wavefold.train.lora import add_adapters
 from wavefold.train.options import Options
-from wavefold.train.outcome import Outcome, export_adapters, export_model, finished_before, is_whole, report_run
+from wavefold.train.outcome import Outcome, export_adapters, export_model, is_whole, outcome_of, report_run
 from wavefold.train.recipe import Recipe
 from wavefold.train.room import check_training
 from wavefold.train.start import arithmetic_of, check_trainable, model_from, new_model
@@ -122,7 +122,7 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
         saved, step = state[1].get("run", {}), state[1]["step"]
         check_same_run(out, saved, run_identity, going_on)
         if step >= recipe.steps and reported == digest_of(saved) and is_whole(out, recipe, options.transformers):
-            return finished_before(out, step) if group.first else None
+            return outcome_of(out, step, was_finished=True) if group.first else None
     elif reported not in (None, digest_of(run_identity)):
         raise ValueError(
             f"{out}: holds the model and report of another run, whose state is gone; give another --out, or remove "
