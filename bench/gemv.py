@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from wavefold import ops
 from wavefold.bench.circumstances import circumstances
 from wavefold.ops import native
 from wavefold.plan.machine import memory_read_rate
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=1.25)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    table = Table("form", "threads", "GB/s", "spread", "memory GB/s", "of memory", title=f"GEMV, {native.isa()}")
+    table = Table("form", "threads", "GB/s", "spread", "memory GB/s", "of memory", title=f"GEMV, {ops.current().isa}")
     facts = []
     x = torch.randn(1, COLUMNS).bfloat16()
     for form in ("fp4", "fp8", "bf16"):

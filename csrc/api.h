@@ -1,22 +1,12 @@
-// What the files of the C interface share: the pool behind its handle, the kernels in use, checks of arguments.
+// What the files of the C interface share: the runtime behind its handle, checks of arguments.
 #pragma once
 
-#include "kernels.h"
-#include "pool.h"
+#include "runtime.h"
 #include "rows.h"
-
-struct wf_pool {
-    wf::Pool pool;
-    explicit wf_pool(int threads) : pool(threads) {}
-};
 
 namespace wf {
 
 constexpr int64_t LARGEST = int64_t(1) << 31;  // of a dimension: products of two stay far inside 64 bits
-
-const Kernels *kernels_in_use();
-const AttentionKernels &attention_in_use();
-bool batch_invariant();
 
 // WF_OK and the checked form, or an error code.
 int check_matrix(const wf_matrix *given, Matrix &matrix);

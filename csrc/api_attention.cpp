@@ -4,11 +4,6 @@
 
 namespace wf {
 
-const AttentionKernels &attention_in_use() {
-    const AttentionKernels *kernels = kernels_in_use()->attention;
-    return kernels ? *kernels : generic_attention;
-}
-
 int check_rows(const wf_rows *given, int64_t most, Rows &rows) {
     if (!given || !given->base) return WF_ERROR_NULL;
     if (given->form < WF_ROWS_BF16 || given->form > WF_ROWS_INDEX) return WF_ERROR_FORM;
@@ -39,10 +34,10 @@ using namespace wf;
 
 extern "C" {
 
-int wf_attend(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const float *sink, int64_t first,
+int wf_attend(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t *q, const float *sink, int64_t first,
               int64_t window, const wf_rows *past, const uint16_t *fresh, const wf_rows *entries, int64_t ratio,
               const int32_t *chosen, int64_t most_chosen, uint16_t *out) {
-    if (!pool || !q || !sink || !past || !fresh || !out) return WF_ERROR_NULL;
+    if (!runtime || !q || !sink || !past || !fresh || !out) return WF_ERROR_NULL;
     if (bad(queries) || bad(heads, 1 << 16) || bad(window, 1 << 16) || first < 0 || first > LARGEST)
         return WF_ERROR_SHAPE;
     Attend job = {};
@@ -67,13 +62,13 @@ int wf_attend(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, 
             job.chosen = chosen, job.most_chosen = most_chosen;
         }
     }
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    return attend(pool->pool, job, attention_in_use()) ? WF_OK : WF_ERROR_MEMORY;
+    const wf::Call inside(*runtime);
+    return attend(*runtime, job, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
 }
 
-int wf_index(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
+int wf_index(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
              const wf_rows *keys, int64_t first, int64_t ratio, int64_t k, int32_t released, int32_t *out) {
-    if (!pool || !q || !weights || !out) return WF_ERROR_NULL;
+    if (!runtime || !q || !weights || !out) return WF_ERROR_NULL;
     if (bad(queries) || bad(heads, 1 << 16) || bad(k, 1 << 20) || bad(ratio, 1 << 16) || first < 0 || first > LARGEST)
         return WF_ERROR_SHAPE;
     Index job = {};
@@ -84,8 +79,8 @@ int wf_index(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, c
     if (job.keys.form == WF_ROWS_KV || job.keys.dim % 2) return WF_ERROR_SHAPE;
     if (!job.keys.table && most > job.keys.num_rows) return WF_ERROR_SHAPE;
     job.dim = job.keys.dim;
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    return index(pool->pool, job, attention_in_use()) ? WF_OK : WF_ERROR_MEMORY;
+    const wf::Call inside(*runtime);
+    return index(*runtime, job, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
 }
 
 }  // extern "C"

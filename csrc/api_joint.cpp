@@ -58,7 +58,7 @@ struct Part {
     int64_t floats(int64_t dim) const { return (tokens + entries) * dim; }
 };
 
-int attend(wf_pool *pool, const wf_joint *given, uint16_t *o, float *lse, float *mass) {
+int attend(wf_runtime *runtime, const wf_joint *given, uint16_t *o, float *lse, float *mass) {
     std::vector<Joint> jobs;
     if (const int error = sequences_of(given, jobs)) return error;
     std::vector<Chunk> chunks;
@@ -69,18 +69,18 @@ int attend(wf_pool *pool, const wf_joint *given, uint16_t *o, float *lse, float 
         if (mass && job.num_entries) job.mass = mass, mass += job.length * job.num_entries;
         for (int64_t number = 0; number < job.chunks(); number++) chunks.push_back({int64_t(i), number});
     }
-    const TrainingKernels &kernels = *kernels_in_use()->training;
+    const TrainingKernels &kernels = runtime->training();
     const int64_t each = scratch_bytes(jobs, kernels);
-    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(each * pool->pool.threads()));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime->scratch(each * runtime->threads()));
     if (!scratch) return WF_ERROR_MEMORY;
-    pool->pool.each(int64_t(chunks.size()), [&](int64_t i, int thread) {
+    runtime->each(int64_t(chunks.size()), [&](int64_t i, int thread) {
         const Chunk &chunk = chunks[size_t(i)];
         kernels.joint(jobs[size_t(chunk.job)], chunk.number, scratch + each * thread);
     });
     return WF_OK;
 }
 
-int attend_grad(wf_pool *pool, const wf_joint *given, const float *lse, const uint16_t *grad_o, uint16_t *grad_q,
+int attend_grad(wf_runtime *runtime, const wf_joint *given, const float *lse, const uint16_t *grad_o, uint16_t *grad_q,
                 uint16_t *grad_kv, uint16_t *grad_entries, float *delta) {
     std::vector<Joint> jobs;
     if (const int error = sequences_of(given, jobs)) return error;
@@ -106,13 +106,13 @@ int attend_grad(wf_pool *pool, const wf_joint *given, const float *lse, const ui
             floats += parts.back().floats(job.dim);
         }
     }
-    const TrainingKernels &kernels = *kernels_in_use()->training;
+    const TrainingKernels &kernels = runtime->training();
     const int64_t each = scratch_bytes(jobs, kernels), dim = given->dim;
-    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(each * pool->pool.threads()));
-    float *sums = static_cast<float *>(pool->pool.scratch(4 * floats, 1));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime->scratch(each * runtime->threads()));
+    float *sums = static_cast<float *>(runtime->scratch(4 * floats, 1));
     if (!scratch || !sums) return WF_ERROR_MEMORY;
     for (Part &part : parts) part.kv = sums, part.of_entries = sums + part.tokens * dim, sums += part.floats(dim);
-    pool->pool.each(int64_t(parts.size()), [&](int64_t i, int thread) {
+    runtime->each(int64_t(parts.size()), [&](int64_t i, int thread) {
         const Part &part = parts[size_t(i)];
         std::memset(part.kv, 0, size_t(4 * part.floats(dim)));
         for (int64_t chunk = part.first; chunk < part.end; chunk++)
@@ -134,8 +134,8 @@ int attend_grad(wf_pool *pool, const wf_joint *given, const float *lse, const ui
             }
             kernels.joint_join(found, count, dim, to + row * dim);
         };
-        pool->pool.each(jobs[i].length, [&](int64_t row, int) { join(row, false, grad_kv); }, 16);
-        pool->pool.each(jobs[i].num_entries, [&](int64_t row, int) { join(row, true, grad_entries); }, 16);
+        runtime->each(jobs[i].length, [&](int64_t row, int) { join(row, false, grad_kv); }, 16);
+        runtime->each(jobs[i].num_entries, [&](int64_t row, int) { join(row, true, grad_entries); }, 16);
         grad_kv += jobs[i].length * dim;
         if (jobs[i].num_entries) grad_entries += jobs[i].num_entries * dim;
         begin = stop;
@@ -148,22 +148,22 @@ int attend_grad(wf_pool *pool, const wf_joint *given, const float *lse, const ui
 
 extern "C" {
 
-int wf_joint_attention(wf_pool *pool, const wf_joint *joint, uint16_t *o, float *lse, float *mass) {
-    if (!pool || !o || !lse) return WF_ERROR_NULL;
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+int wf_joint_attention(wf_runtime *runtime, const wf_joint *joint, uint16_t *o, float *lse, float *mass) {
+    if (!runtime || !o || !lse) return WF_ERROR_NULL;
+    const wf::Call inside(*runtime);
     try {
-        return wf::attend(pool, joint, o, lse, mass);
+        return wf::attend(runtime, joint, o, lse, mass);
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;
     }
 }
 
-int wf_joint_attention_grad(wf_pool *pool, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
+int wf_joint_attention_grad(wf_runtime *runtime, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
                             uint16_t *grad_q, uint16_t *grad_kv, uint16_t *grad_entries, float *delta) {
-    if (!pool || !lse || !grad_o || !grad_q || !grad_kv || !delta) return WF_ERROR_NULL;
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    if (!runtime || !lse || !grad_o || !grad_q || !grad_kv || !delta) return WF_ERROR_NULL;
+    const wf::Call inside(*runtime);
     try {
-        return wf::attend_grad(pool, joint, lse, grad_o, grad_q, grad_kv, grad_entries, delta);
+        return wf::attend_grad(runtime, joint, lse, grad_o, grad_q, grad_kv, grad_entries, delta);
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;
     }

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int64_t PARTS = 16;
 
-const TrainingKernels &training() { return *kernels_in_use()->training; }
-
 // Sums of `width` floats over `blocks` blocks: body(block, partial, scratch of `bytes`), then out(i) of each sum.
 struct Sums {
     int64_t width, parts;
@@ -27,13 +25,13 @@ struct Sums {
 };
 
 template <class Body>
-bool sum_blocks(Pool &pool, int64_t blocks, int64_t width, int64_t bytes, Sums &sums, const Body &body) {
+bool sum_blocks(Runtime &runtime, int64_t blocks, int64_t width, int64_t bytes, Sums &sums, const Body &body) {
     const int64_t parts = blocks < PARTS ? blocks : PARTS, each = (bytes + 63) / 64 * 64;
     const int64_t partial_bytes = (parts * width * 4 + 63) / 64 * 64;
-    uint8_t *scratch = static_cast<uint8_t *>(pool.scratch(partial_bytes + each * pool.threads()));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(partial_bytes + each * runtime.threads()));
     if (!scratch) return false;
     float *partial = reinterpret_cast<float *>(scratch);
-    pool.each(parts, [&](int64_t part, int thread) {
+    runtime.each(parts, [&](int64_t part, int thread) {
         float *mine = partial + part * width;
         std::memset(mine, 0, size_t(4 * width));
         for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; block++)
@@ -74,9 +72,9 @@ int check(const wf_turn *turn, int64_t rows, int64_t columns, NormRows &job) {
 
 // `one(job, first, end)` for shares of the rows.
 template <class Job>
-int for_rows(wf_pool *pool, const Job &job, int64_t rows, void (*one)(const Job &, int64_t, int64_t)) {
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    pool->pool.each((rows + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int) {
+int for_rows(wf_runtime *runtime, const Job &job, int64_t rows, void (*one)(const Job &, int64_t, int64_t)) {
+    const wf::Call inside(*runtime);
+    runtime->each((rows + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int) {
         one(job, block * GRAD_TOKENS, block * GRAD_TOKENS + in_block(rows, block));
     });
     return WF_OK;
@@ -97,7 +95,7 @@ int entries_of(const int64_t *lengths, int64_t sequences, int64_t tokens, int64_
     return token == tokens ? WF_OK : WF_ERROR_SHAPE;
 }
 
-int check(const wf_pooling *given, PoolRows &job, int64_t &entries) {
+int check(const wf_compression *given, Compression &job, int64_t &entries) {
     if (!given || !given->kv || !given->score || !given->ape || !given->lengths) return WF_ERROR_NULL;
     if (bad(given->tokens) || bad(given->sequences) || bad(given->ratio, 1 << 16) || bad(given->dim, 1 << 16))
         return WF_ERROR_SHAPE;
@@ -107,8 +105,8 @@ int check(const wf_pooling *given, PoolRows &job, int64_t &entries) {
     return error ? error : entries ? WF_OK : WF_ERROR_SHAPE;
 }
 
-bool find_entries(wf_pool *pool, const wf_pooling *given, PoolRows &job, int64_t entries) {
-    int64_t *starts = static_cast<int64_t *>(pool->pool.scratch(8 * entries, 1));
+bool find_entries(wf_runtime *runtime, const wf_compression *given, Compression &job, int64_t entries) {
+    int64_t *starts = static_cast<int64_t *>(runtime->scratch(8 * entries, 1));
     if (!starts) return false;
     entries_of(given->lengths, given->sequences, given->tokens, job.ratio, starts, entries);
     job.starts = starts;
@@ -122,95 +120,95 @@ using namespace wf;
 
 extern "C" {
 
-int wf_hc_read(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, float *mixes, uint16_t *out,
+int wf_hc_read(wf_runtime *runtime, const wf_hc *hc, const uint16_t *x, int64_t tokens, float *mixes, uint16_t *out,
                float *post, float *comb) {
-    if (!pool || !x || !mixes || !out) return WF_ERROR_NULL;
+    if (!runtime || !x || !mixes || !out) return WF_ERROR_NULL;
     if (const int error = check(hc, tokens)) return error;
     if (!hc->last && (!post || !comb)) return WF_ERROR_NULL;
     HyperGrad job = job_of(*hc, x, mixes);
     job.out = out, job.post = post, job.comb = comb;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
     const int64_t each = (kernels.hyper_bytes(job) + 63) / 64 * 64;
-    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(each * pool->pool.threads()));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime->scratch(each * runtime->threads()));
     if (!scratch) return WF_ERROR_MEMORY;
-    pool->pool.each((tokens + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int thread) {
+    runtime->each((tokens + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int thread) {
         kernels.hyper_read(job, block * GRAD_TOKENS, in_block(tokens, block), scratch + each * thread);
     });
     return WF_OK;
 }
 
-int wf_hc_read_grad(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, const float *mixes,
+int wf_hc_read_grad(wf_runtime *runtime, const wf_hc *hc, const uint16_t *x, int64_t tokens, const float *mixes,
                     const uint16_t *grad_out, const float *grad_post, const float *grad_comb, const uint16_t *grad_past,
                     uint16_t *grad_x, float *grad_fn, float *grad_base, float *grad_scale) {
-    if (!pool || !x || !mixes || !grad_out || !grad_x || !grad_fn || !grad_base || !grad_scale) return WF_ERROR_NULL;
+    if (!runtime || !x || !mixes || !grad_out || !grad_x || !grad_fn || !grad_base || !grad_scale) return WF_ERROR_NULL;
     if (const int error = check(hc, tokens)) return error;
     if (!hc->last && (!grad_post || !grad_comb)) return WF_ERROR_NULL;
     HyperGrad job = job_of(*hc, x, const_cast<float *>(mixes));
     job.grad_out = grad_out, job.grad_post = grad_post, job.grad_comb = grad_comb, job.grad_past = grad_past;
     job.grad_x = grad_x;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
     Sums sums;
     const bool done =
-        sum_blocks(pool->pool, (tokens + GRAD_TOKENS - 1) / GRAD_TOKENS, job.partial(), kernels.hyper_bytes(job), sums,
+        sum_blocks(*runtime, (tokens + GRAD_TOKENS - 1) / GRAD_TOKENS, job.partial(), kernels.hyper_bytes(job), sums,
                    [&](int64_t block, float *partial, uint8_t *scratch) {
                        kernels.hyper_read_grad(job, block * GRAD_TOKENS, in_block(tokens, block), partial, scratch);
                    });
     if (!done) return WF_ERROR_MEMORY;
     const int64_t width = GRAD_STREAMS * job.hidden, outputs = job.outputs();
-    pool->pool.each(outputs, [&](int64_t o, int) { sums.to(grad_fn + o * width, o * width, width); });
+    runtime->each(outputs, [&](int64_t o, int) { sums.to(grad_fn + o * width, o * width, width); });
     sums.to(grad_base, outputs * width, outputs);
     sums.to(grad_scale, outputs * (width + 1), job.scales());
     return WF_OK;
 }
 
-int wf_hc_return(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+int wf_hc_return(wf_runtime *runtime, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                  int64_t tokens, int32_t streams, int64_t hidden, uint16_t *y) {
-    if (!pool || !f || !x || !post || !comb || !y) return WF_ERROR_NULL;
+    if (!runtime || !f || !x || !post || !comb || !y) return WF_ERROR_NULL;
     if (bad(tokens) || streams != GRAD_STREAMS || bad(hidden)) return WF_ERROR_SHAPE;
     HyperReturn job = {};
     job.f = f, job.x = x, job.post = post, job.comb = comb, job.hidden = hidden, job.y = y;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    pool->pool.each(tokens, [&](int64_t token, int) { kernels.hyper_return(job, token, token + 1); }, GRAD_TOKENS);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
+    runtime->each(tokens, [&](int64_t token, int) { kernels.hyper_return(job, token, token + 1); }, GRAD_TOKENS);
     return WF_OK;
 }
 
-int wf_hc_return_grad(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+int wf_hc_return_grad(wf_runtime *runtime, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                       const uint16_t *grad_y, int64_t tokens, int32_t streams, int64_t hidden, uint16_t *grad_f,
                       uint16_t *grad_x, float *grad_post, float *grad_comb) {
-    if (!pool || !f || !x || !post || !comb || !grad_y || !grad_f || !grad_x || !grad_post || !grad_comb)
+    if (!runtime || !f || !x || !post || !comb || !grad_y || !grad_f || !grad_x || !grad_post || !grad_comb)
         return WF_ERROR_NULL;
     if (bad(tokens) || streams != GRAD_STREAMS || bad(hidden)) return WF_ERROR_SHAPE;
     HyperReturn job = {};
     job.f = f, job.x = x, job.post = post, job.comb = comb, job.hidden = hidden, job.grad_y = grad_y;
     job.grad_f = grad_f, job.grad_x = grad_x, job.grad_post = grad_post, job.grad_comb = grad_comb;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    pool->pool.each(tokens, [&](int64_t token, int) { kernels.hyper_return_grad(job, token, token + 1); }, GRAD_TOKENS);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
+    runtime->each(tokens, [&](int64_t token, int) { kernels.hyper_return_grad(job, token, token + 1); }, GRAD_TOKENS);
     return WF_OK;
 }
 
-int wf_norm(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
+int wf_norm(wf_runtime *runtime, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
             const wf_turn *turn, uint16_t *out) {
-    if (!pool || !x || !out) return WF_ERROR_NULL;
+    if (!runtime || !x || !out) return WF_ERROR_NULL;
     NormRows job = {};
     if (const int error = check(turn, rows, columns, job)) return error;
     job.x = x, job.weight = weight, job.eps = eps, job.out = out;
-    return for_rows(pool, job, rows, training().norm);
+    return for_rows(runtime, job, rows, runtime->training().norm);
 }
 
-int wf_norm_grad(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
+int wf_norm_grad(wf_runtime *runtime, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
                  const wf_turn *turn, const uint16_t *grad, uint16_t *grad_x, float *grad_weight) {
-    if (!pool || !x || !grad || !grad_x || (weight && !grad_weight)) return WF_ERROR_NULL;
+    if (!runtime || !x || !grad || !grad_x || (weight && !grad_weight)) return WF_ERROR_NULL;
     NormRows job = {};
     if (const int error = check(turn, rows, columns, job)) return error;
     job.x = x, job.weight = weight, job.eps = eps, job.grad = grad, job.out = grad_x;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
     Sums sums;
-    const bool done = sum_blocks(pool->pool, (rows + GRAD_TOKENS - 1) / GRAD_TOKENS, weight ? columns : 1, 2 * columns,
+    const bool done = sum_blocks(*runtime, (rows + GRAD_TOKENS - 1) / GRAD_TOKENS, weight ? columns : 1, 2 * columns,
                                  sums, [&](int64_t block, float *partial, uint8_t *scratch) {
                                      const int64_t first = block * GRAD_TOKENS;
                                      kernels.norm_grad(job, first, first + in_block(rows, block), partial, scratch);
@@ -220,106 +218,107 @@ int wf_norm_grad(wf_pool *pool, const uint16_t *x, const float *weight, int64_t 
     return WF_OK;
 }
 
-int wf_rotate(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, const wf_turn *turn, uint16_t *out) {
-    if (!pool || !x || !turn || !out) return WF_ERROR_NULL;
+int wf_rotate(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t columns, const wf_turn *turn,
+              uint16_t *out) {
+    if (!runtime || !x || !turn || !out) return WF_ERROR_NULL;
     NormRows job = {};
     if (const int error = check(turn, rows, columns, job)) return error;
     job.x = x, job.out = out;
-    return for_rows(pool, job, rows, training().rotate);
+    return for_rows(runtime, job, rows, runtime->training().rotate);
 }
 
-int wf_swiglu(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route, int64_t rows, int64_t inter,
-              float limit, uint16_t *inner) {
-    if (!pool || !gate || !up || !inner) return WF_ERROR_NULL;
+int wf_swiglu(wf_runtime *runtime, const uint16_t *gate, const uint16_t *up, const float *route, int64_t rows,
+              int64_t inter, float limit, uint16_t *inner) {
+    if (!runtime || !gate || !up || !inner) return WF_ERROR_NULL;
     if (bad(rows) || bad(inter)) return WF_ERROR_SHAPE;
     Swiglu job = {};
     job.gate = gate, job.up = up, job.route = route, job.inter = inter, job.limit = limit, job.inner = inner;
-    return for_rows(pool, job, rows, training().swiglu);
+    return for_rows(runtime, job, rows, runtime->training().swiglu);
 }
 
-int wf_swiglu_grad(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route, const uint16_t *grad,
-                   int64_t rows, int64_t inter, float limit, uint16_t *grad_gate, uint16_t *grad_up,
-                   float *grad_route) {
-    if (!pool || !gate || !up || !grad || !grad_gate || !grad_up || (route && !grad_route)) return WF_ERROR_NULL;
+int wf_swiglu_grad(wf_runtime *runtime, const uint16_t *gate, const uint16_t *up, const float *route,
+                   const uint16_t *grad, int64_t rows, int64_t inter, float limit, uint16_t *grad_gate,
+                   uint16_t *grad_up, float *grad_route) {
+    if (!runtime || !gate || !up || !grad || !grad_gate || !grad_up || (route && !grad_route)) return WF_ERROR_NULL;
     if (bad(rows) || bad(inter)) return WF_ERROR_SHAPE;
     Swiglu job = {};
     job.gate = gate, job.up = up, job.route = route, job.inter = inter, job.limit = limit, job.grad = grad;
     job.grad_gate = grad_gate, job.grad_up = grad_up, job.grad_route = grad_route;
-    return for_rows(pool, job, rows, training().swiglu_grad);
+    return for_rows(runtime, job, rows, runtime->training().swiglu_grad);
 }
 
-int wf_cross_entropy(wf_pool *pool, uint16_t *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
+int wf_cross_entropy(wf_runtime *runtime, uint16_t *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
                      float *nats) {
-    if (!pool || !logits || !targets || !nats) return WF_ERROR_NULL;
+    if (!runtime || !logits || !targets || !nats) return WF_ERROR_NULL;
     if (bad(rows) || bad(vocabulary)) return WF_ERROR_SHAPE;
     for (int64_t row = 0; row < rows; row++)
         if (targets[row] >= vocabulary) return WF_ERROR_SHAPE;
-    return for_rows(pool, CrossEntropy{logits, targets, vocabulary, nats}, rows, training().cross_entropy);
+    return for_rows(runtime, CrossEntropy{logits, targets, vocabulary, nats}, rows, runtime->training().cross_entropy);
 }
 
-int wf_index_loss(wf_pool *pool, const float *dots, const uint16_t *weights, const float *mass, const uint8_t *chosen,
-                  int64_t first, int64_t queries, int64_t heads, int64_t entries, int64_t ratio, int32_t rounded,
-                  float *loss, uint16_t *grad_dots, float *grad_weights) {
-    if (!pool || !dots || !weights || !mass || !loss || !grad_dots || !grad_weights) return WF_ERROR_NULL;
+int wf_index_loss(wf_runtime *runtime, const float *dots, const uint16_t *weights, const float *mass,
+                  const uint8_t *chosen, int64_t first, int64_t queries, int64_t heads, int64_t entries, int64_t ratio,
+                  int32_t rounded, float *loss, uint16_t *grad_dots, float *grad_weights) {
+    if (!runtime || !dots || !weights || !mass || !loss || !grad_dots || !grad_weights) return WF_ERROR_NULL;
     if (first < 0 || first > LARGEST || bad(queries) || bad(heads, 1 << 16) || bad(entries) || bad(ratio, 1 << 16))
         return WF_ERROR_SHAPE;
     IndexLoss job = {};
     job.dots = dots, job.weights = weights, job.mass = mass, job.chosen = chosen, job.heads = heads;
     job.num_entries = entries, job.ratio = ratio, job.token = first, job.rounded = rounded != 0;
     job.loss = loss, job.grad_dots = grad_dots, job.grad_weights = grad_weights;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
     const int64_t each = (kernels.index_loss_bytes(job) + 63) / 64 * 64;
-    uint8_t *scratch = static_cast<uint8_t *>(pool->pool.scratch(each * pool->pool.threads()));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime->scratch(each * runtime->threads()));
     if (!scratch) return WF_ERROR_MEMORY;
-    pool->pool.each((queries + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int thread) {
+    runtime->each((queries + GRAD_TOKENS - 1) / GRAD_TOKENS, [&](int64_t block, int thread) {
         const int64_t begin = block * GRAD_TOKENS;
         kernels.index_loss(job, begin, begin + in_block(queries, block), scratch + each * thread);
     });
     return WF_OK;
 }
 
-int wf_combine_rows(wf_pool *pool, const uint16_t *rows, int64_t num_rows, const int64_t *index, int64_t count,
+int wf_combine_rows(wf_runtime *runtime, const uint16_t *rows, int64_t num_rows, const int64_t *index, int64_t count,
                     int64_t each, int64_t dim, const uint16_t *added, uint16_t *out) {
-    if (!pool || !rows || !index || !out) return WF_ERROR_NULL;
+    if (!runtime || !rows || !index || !out) return WF_ERROR_NULL;
     if (bad(num_rows) || bad(count) || bad(each, 1 << 16) || bad(dim)) return WF_ERROR_SHAPE;
     for (int64_t i = 0; i < count * each; i++)
         if (index[i] < 0 || index[i] >= num_rows) return WF_ERROR_SHAPE;
-    return for_rows(pool, Combine{rows, index, added, each, dim, out}, count, training().combine);
+    return for_rows(runtime, Combine{rows, index, added, each, dim, out}, count, runtime->training().combine);
 }
 
-int wf_pool_rows(wf_pool *pool, const wf_pooling *pooling, uint16_t *out) {
-    if (!pool || !out) return WF_ERROR_NULL;
-    PoolRows job = {};
+int wf_compress(wf_runtime *runtime, const wf_compression *compression, uint16_t *out) {
+    if (!runtime || !out) return WF_ERROR_NULL;
+    Compression job = {};
     int64_t entries;
-    if (const int error = check(pooling, job, entries)) return error;
+    if (const int error = check(compression, job, entries)) return error;
     job.out = out;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    if (!find_entries(pool, pooling, job, entries)) return WF_ERROR_MEMORY;
-    pool->pool.each(entries, [&](int64_t entry, int) { kernels.pool(job, entry, entry + 1); }, 4);
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
+    if (!find_entries(runtime, compression, job, entries)) return WF_ERROR_MEMORY;
+    runtime->each(entries, [&](int64_t entry, int) { kernels.compress(job, entry, entry + 1); }, 4);
     return WF_OK;
 }
 
-int wf_pool_rows_grad(wf_pool *pool, const wf_pooling *pooling, const uint16_t *grad, uint16_t *grad_kv,
-                      uint16_t *grad_score, float *grad_ape) {
-    if (!pool || !grad || !grad_kv || !grad_score || !grad_ape) return WF_ERROR_NULL;
-    PoolRows job = {};
+int wf_compress_grad(wf_runtime *runtime, const wf_compression *compression, const uint16_t *grad, uint16_t *grad_kv,
+                     uint16_t *grad_score, float *grad_ape) {
+    if (!runtime || !grad || !grad_kv || !grad_score || !grad_ape) return WF_ERROR_NULL;
+    Compression job = {};
     int64_t entries;
-    if (const int error = check(pooling, job, entries)) return error;
+    if (const int error = check(compression, job, entries)) return error;
     job.grad = grad, job.grad_kv = grad_kv, job.grad_score = grad_score;
-    const TrainingKernels &kernels = training();
-    std::lock_guard<std::mutex> lock(pool->pool.calls);
-    if (!find_entries(pool, pooling, job, entries)) return WF_ERROR_MEMORY;
+    const TrainingKernels &kernels = runtime->training();
+    const wf::Call inside(*runtime);
+    if (!find_entries(runtime, compression, job, entries)) return WF_ERROR_MEMORY;
     Sums sums;
     const bool done =
-        sum_blocks(pool->pool, entries, job.ratio * job.width(), 0, sums,
-                   [&](int64_t entry, float *partial, uint8_t *) { kernels.pool_grad(job, entry, partial); });
+        sum_blocks(*runtime, entries, job.ratio * job.width(), 0, sums,
+                   [&](int64_t entry, float *partial, uint8_t *) { kernels.compress_grad(job, entry, partial); });
     if (!done) return WF_ERROR_MEMORY;
     sums.to(grad_ape, 0, job.ratio * job.width());
     int64_t token = 0;
-    for (int64_t i = 0; i < pooling->sequences; i++) {  // tokens of no complete block
-        const int64_t length = pooling->lengths[i], whole = length / job.ratio * job.ratio;
+    for (int64_t i = 0; i < compression->sequences; i++) {  // tokens of no complete block
+        const int64_t length = compression->lengths[i], whole = length / job.ratio * job.ratio;
         const size_t bytes = size_t(2 * (length - whole) * job.width());
         std::memset(grad_kv + (token + whole) * job.width(), 0, bytes);
         std::memset(grad_score + (token + whole) * job.width(), 0, bytes);

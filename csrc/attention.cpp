@@ -1,10 +1,10 @@
-// How attention and indexing are cut into tasks for the pool's threads. The cut changes no result.
+// How attention and indexing are cut into tasks for the runtime's threads. The cut changes no result.
 #include "attention.h"
 
 #include <algorithm>
 #include <functional>
 
-#include "pool.h"
+#include "runtime.h"
 
 namespace wf {
 
@@ -20,8 +20,8 @@ void Best::write(int32_t *out) {
     for (int64_t i = kept; i < k; i++) out[i] = -1;
 }
 
-bool attend(Pool &pool, Attend job, const AttentionKernels &kernels) {
-    const int64_t threads = pool.threads();
+bool attend(Runtime &runtime, Attend job, const AttentionKernels &kernels) {
+    const int64_t threads = runtime.threads();
     const int64_t entries = !job.ratio ? 0 : job.chosen ? job.most_chosen : job.visible(job.queries - 1);
     job.spans = entries > SPAN ? (entries + SPAN - 1) / SPAN : 1;
     const int64_t each = job.queries < 2 * threads ? 1 : MOST_QUERIES;  // queries of a task
@@ -37,10 +37,10 @@ bool attend(Pool &pool, Attend job, const AttentionKernels &kernels) {
     job.partial = split_spans ? &no_partial : nullptr;  // as the layout of the scratch depends on it
     const int64_t one = padded(kernels.attend_bytes(job), 64);
     const int64_t kept = split_spans ? 4 * job.queries * job.spans * job.heads * (job.width() + 16) : 0;
-    uint8_t *scratch = static_cast<uint8_t *>(pool.scratch(one * threads + kept));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(one * threads + kept));
     if (!scratch) return false;
     if (split_spans) job.partial = reinterpret_cast<float *>(scratch + one * threads);
-    pool.each(blocks * per_block * head_groups, [&](int64_t item, int thread) {
+    runtime.each(blocks * per_block * head_groups, [&](int64_t item, int thread) {
         const int64_t head = item % head_groups * group, span = item / head_groups % per_block;
         const int64_t query = item / head_groups / per_block * each;
         const AttendTask task = {query,
@@ -52,22 +52,22 @@ bool attend(Pool &pool, Attend job, const AttentionKernels &kernels) {
         kernels.attend(job, task, scratch + one * thread);
     });
     if (split_spans)
-        pool.each(job.queries * job.heads, [&](int64_t item, int thread) {
+        runtime.each(job.queries * job.heads, [&](int64_t item, int thread) {
             kernels.join(job, item / job.heads, item % job.heads, scratch + one * thread);
         });
     return true;
 }
 
-bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
+bool index(Runtime &runtime, const Index &job, const AttentionKernels &kernels) {
     constexpr int64_t QUERIES = 32, LEAST_KEYS = 512;  // of a task
-    const int64_t threads = pool.threads(), entries = job.visible(job.queries - 1);
+    const int64_t threads = runtime.threads(), entries = job.visible(job.queries - 1);
     const int64_t blocks = (job.queries + QUERIES - 1) / QUERIES;
     const int64_t each = job.queries < 2 * threads ? 1 : QUERIES;
     const int64_t one = padded(kernels.index_bytes(job), 64), best_bytes = padded(8 * Best::capacity(job.k), 64);
     if (each == 1) {  // cut the keys, then join the threads' best
         int64_t cuts = (entries + LEAST_KEYS - 1) / LEAST_KEYS;
         cuts = cuts < 1 ? 1 : cuts > threads ? threads : cuts;
-        uint8_t *scratch = static_cast<uint8_t *>(pool.scratch((one + best_bytes) * threads));
+        uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch((one + best_bytes) * threads));
         if (!scratch) return false;
         for (int64_t query = 0; query < job.queries; query++) {
             Best best[64];
@@ -75,7 +75,7 @@ bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
             for (int64_t i = 0; i < parts; i++)
                 best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0,
                            -INFINITY};
-            pool.each(parts, [&](int64_t part, int thread) {
+            runtime.each(parts, [&](int64_t part, int thread) {
                 int64_t first, end;
                 share(entries, KEYS, int(part), int(parts), first, end);
                 kernels.index(job, query, query + 1, first, end, best + part, scratch + one * thread);
@@ -89,9 +89,9 @@ bool index(Pool &pool, const Index &job, const AttentionKernels &kernels) {
         }
         return true;
     }
-    uint8_t *scratch = static_cast<uint8_t *>(pool.scratch((one + best_bytes * QUERIES) * threads));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch((one + best_bytes * QUERIES) * threads));
     if (!scratch) return false;
-    pool.each(blocks, [&](int64_t block, int thread) {
+    runtime.each(blocks, [&](int64_t block, int thread) {
         uint8_t *mine = scratch + (one + best_bytes * QUERIES) * thread;
         const int64_t begin = block * QUERIES, stop = begin + QUERIES < job.queries ? begin + QUERIES : job.queries;
         Best best[QUERIES];

@@ -40,10 +40,10 @@ extern const AttentionKernels generic_attention;
 extern const AttentionKernels avx512bf16_attention;
 #endif
 
-class Pool;
+class Runtime;
 
-// On the calling thread's pool. False when there is no memory for scratch.
-bool attend(Pool &pool, Attend job, const AttentionKernels &kernels);
-bool index(Pool &pool, const Index &job, const AttentionKernels &kernels);
+// On the calling thread's runtime. False when there is no memory for scratch.
+bool attend(Runtime &runtime, Attend job, const AttentionKernels &kernels);
+bool index(Runtime &runtime, const Index &job, const AttentionKernels &kernels);
 
 }  // namespace wf

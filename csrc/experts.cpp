@@ -40,7 +40,7 @@ WF_CLONES void swiglu(const uint16_t *gate, const uint16_t *up, float route, flo
 }
 
 struct Mixture {
-    Pool &pool;
+    Runtime &runtime;
     const int64_t tokens, hidden, topk;
     const uint16_t *h;
     const int64_t *chosen;
@@ -82,7 +82,7 @@ struct Mixture {
         const bool alone = stop - begin == 1 && shares[begin].expert->id < 0;
         const bool same = alone || (tokens == 1 && pairs == int64_t(stop - begin));
         if (!same)
-            pool.each(
+            runtime.each(
                 pairs,
                 [&](int64_t p, int) {
                     std::memcpy(x + p * hidden, h + token[size_t(pair + p)] * hidden, size_t(2 * hidden));
@@ -98,8 +98,8 @@ struct Mixture {
             product(mine.expert->w1, from, mine.rows, gate + mine.inter_first - inter);
             product(mine.expert->w3, from, mine.rows, up + mine.inter_first - inter);
         }
-        if (!multiply(pool, products.data(), int64_t(products.size()), {&shares[begin].expert->w2})) return false;
-        pool.each(pairs, [&](int64_t p, int) {
+        if (!multiply(runtime, products.data(), int64_t(products.size()), {&shares[begin].expert->w2})) return false;
+        runtime.each(pairs, [&](int64_t p, int) {
             size_t s = begin;
             while (pair + p >= shares[s].first + shares[s].rows) s++;
             const Share &mine = shares[s];
@@ -110,14 +110,14 @@ struct Mixture {
         for (size_t s = begin; s < stop; s++)
             product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows,
                     y + (shares[s].first - pair) * hidden);
-        if (!multiply(pool, products.data(), int64_t(products.size()), next)) return false;
-        pool.each((hidden + PART - 1) / PART,
-                  [&](int64_t part, int) {
-                      const int64_t low = part * PART, high = std::min(low + PART, hidden);
-                      for (int64_t p = 0; p < pairs; p++)
-                          wf::add(y + p * hidden + low, high - low, sum + token[size_t(pair + p)] * hidden + low);
-                  },
-                  2);
+        if (!multiply(runtime, products.data(), int64_t(products.size()), next)) return false;
+        runtime.each((hidden + PART - 1) / PART,
+                     [&](int64_t part, int) {
+                         const int64_t low = part * PART, high = std::min(low + PART, hidden);
+                         for (int64_t p = 0; p < pairs; p++)
+                             wf::add(y + p * hidden + low, high - low, sum + token[size_t(pair + p)] * hidden + low);
+                     },
+                     2);
         return true;
     }
 
@@ -139,7 +139,7 @@ struct Mixture {
             sum = arena.take<float>(tokens * hidden);
             return arena.used();
         };
-        void *memory = pool.scratch(lay_out(Arena(nullptr)), 1);
+        void *memory = runtime.scratch(lay_out(Arena(nullptr)), 1);
         if (!memory) return false;
         lay_out(Arena(memory));
         std::memset(sum, 0, size_t(4 * tokens * hidden));
@@ -148,12 +148,12 @@ struct Mixture {
             if (!add(begin, stop, x, gate, up, y, sum)) return false;
             begin = stop;
         }
-        pool.each((tokens * hidden + PART - 1) / PART,
-                  [&](int64_t part, int) {
-                      const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
-                      wf::round(sum + low, high - low, out + low);
-                  },
-                  16);
+        runtime.each((tokens * hidden + PART - 1) / PART,
+                     [&](int64_t part, int) {
+                         const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
+                         wf::round(sum + low, high - low, out + low);
+                     },
+                     16);
         return true;
     }
 };
@@ -163,10 +163,10 @@ struct Mixture {
 
 using namespace wf;
 
-extern "C" int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
+extern "C" int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                           const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
                           int32_t released, uint16_t *out, const wf_span *next, int64_t num_next) {
-    if (!pool || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
+    if (!runtime || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
     if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
         return WF_ERROR_SHAPE;
     if (const int error = check_spans(next, num_next)) return error;
@@ -174,9 +174,9 @@ extern "C" int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const u
         std::vector<Expert> experts(size_t(count), Expert{});
         for (int64_t e = 0; e < count; e++)
             if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
-        std::lock_guard<std::mutex> lock(pool->pool.calls);
-        Mixture mixture = {pool->pool, tokens,        hidden,           topk, h,  chosen, route,
-                           limit,      released != 0, {next, num_next}, {},   {}, {}};
+        const wf::Call inside(*runtime);
+        Mixture mixture = {*runtime, tokens,        hidden,           topk, h,  chosen, route,
+                           limit,    released != 0, {next, num_next}, {},   {}, {}};
         mixture.deal(experts);
         return mixture.run(out) ? WF_OK : WF_ERROR_MEMORY;
     } catch (const std::bad_alloc &) {

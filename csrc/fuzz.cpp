@@ -55,11 +55,10 @@ bool fuzz_product(Fuzz &fuzz) {
     std::unique_ptr<uint16_t[]> out(new uint16_t[size_t(rows * columns)]);
     std::unique_ptr<uint16_t[]> plain(new uint16_t[size_t(rows * columns)]);
     wf_matrix matrix = {form, rows, columns, codes.get(), rows * row_bytes, scales ? scale.get() : nullptr, scales};
-    wf_pool *pool = fuzz.pool();
     const auto call = [&](const std::string &isa, float *products, uint16_t *decoded) {
-        wf_use_isa(isa.c_str());
-        const int error = wf_linear(pool, &matrix, x.get(), x_rows, 0, products, 0);
-        return error | wf_decode(pool, &matrix, 0, rows, decoded, 2 * rows * columns);
+        fuzz.use(isa);
+        const int error = wf_linear(fuzz.runtime(), &matrix, x.get(), x_rows, 0, products, 0);
+        return error | wf_decode(fuzz.runtime(), &matrix, 0, rows, decoded, 2 * rows * columns);
     };
     std::ostringstream problem;
     const auto wrong = [&] { return fuzz.message = problem.str(), false; };
@@ -82,7 +81,7 @@ bool fuzz_product(Fuzz &fuzz) {
         if (x_rows > 9) continue;                                 // many rows have an order of their own
         std::unique_ptr<float[]> alone(new float[size_t(rows)]);  // a row of x by itself: the same bytes
         const int64_t r = fuzz.below(x_rows);
-        wf_linear(pool, &matrix, x.get() + r * columns, 1, 0, alone.get(), 0);
+        wf_linear(fuzz.runtime(), &matrix, x.get() + r * columns, 1, 0, alone.get(), 0);
         for (int64_t n = 0; n < rows; n++) {
             const float one = alone[size_t(n)], together = y[size_t(r * rows + n)];
             if (one != together && !(std::isnan(one) && std::isnan(together)))
@@ -98,29 +97,49 @@ bool fuzz_product(Fuzz &fuzz) {
         case 4: bad.codes = nullptr; break;
         default: bad.scales_bytes += 1, bad.codes_bytes -= form > WF_FP8; break;
     }
-    if (!wf_linear(pool, &bad, x.get(), x_rows, 0, y.get(), 0) || !wf_decode(pool, &bad, 0, 1, out.get(), 2 * columns))
+    if (!wf_linear(fuzz.runtime(), &bad, x.get(), x_rows, 0, y.get(), 0) ||
+        !wf_decode(fuzz.runtime(), &bad, 0, 1, out.get(), 2 * columns))
         return problem << "a bad matrix was taken", wrong();
     return true;
 }
 
 }  // namespace
 
+Fuzz::Fuzz(uint64_t seed) : random(seed) {
+    std::istringstream names(wf_isas());
+    for (std::string name; names >> name;)
+        if (name != "generic") isas.push_back(name);
+}
+
+bool Fuzz::renew() {
+    release();
+    for (size_t i = 0; i <= isas.size(); i++) {
+        for (int kind = 0; kind < 4; kind++) {
+            wf_runtime *runtime;
+            const char *isa = i < isas.size() ? isas[i].c_str() : "generic";
+            if (wf_runtime_create(1 + kind / 2, isa, kind % 2, &runtime)) return false;
+            runtimes_.push_back(runtime);
+        }
+    }
+    return true;
+}
+
+void Fuzz::release() {
+    for (wf_runtime *runtime : runtimes_) wf_runtime_release(runtime);
+    runtimes_.clear();
+}
+
 int main(int count, char **arguments) {
     const long calls = count > 1 ? std::atol(arguments[1]) : 10000;
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
-    for (int threads = 1; threads <= 2; threads++)
-        if (wf_pool_create(threads, &fuzz.pools[threads - 1])) return std::puts("no pool"), 1;
-    std::istringstream names(wf_isas());
-    for (std::string name; names >> name;)
-        if (name != "generic") fuzz.isas.push_back(name);
+    if (!fuzz.renew()) return std::puts("no runtime"), 1;
     bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_training};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
-        wf_use_batch_invariant(fuzz.below(4) == 0);
+        fuzz.batch_invariant = fuzz.below(4) == 0;
         if (!parts[fuzz.below(5)](fuzz)) break;
     }
-    for (wf_pool *pool : fuzz.pools) wf_pool_destroy(pool);
     if (call < calls) return std::printf("call %ld: %s\n", call, fuzz.message.c_str()), 1;
     std::printf("%ld calls, %s: no difference\n", calls, wf_isas());
     return 0;

@@ -11,21 +11,32 @@
 
 struct Fuzz {
     std::mt19937_64 random;
-    wf_pool *pools[2] = {};
     std::vector<std::string> isas;  // all but "generic"
     std::string message;            // of what went wrong
+    bool batch_invariant = false;   // what the runtimes in use are
 
-    explicit Fuzz(uint64_t seed) : random(seed) {}
+    explicit Fuzz(uint64_t seed);
+    ~Fuzz() { release(); }
+    Fuzz(const Fuzz &) = delete;
+    Fuzz &operator=(const Fuzz &) = delete;
 
     int64_t below(int64_t count) { return int64_t(random() % uint64_t(count)); }
-    wf_pool *pool() { return pools[random() % 2]; }
+
+    // A runtime of the instruction set in use, on one thread or two.
+    wf_runtime *runtime() { return runtime(1 + int(below(2))); }
+    wf_runtime *runtime(int threads) { return runtimes_[in_use_ * 4 + size_t(threads - 1) * 2 + batch_invariant]; }
+    // From now on that instruction set is in use; "generic" is one.
+    void use(const std::string &isa) {
+        in_use_ = 0;
+        while (in_use_ < isas.size() && isas[in_use_] != isa) in_use_++;
+    }
     // The name of one of them, "generic" among them, which is in use from now on.
     std::string isa() {
-        const size_t number = size_t(below(int64_t(isas.size()) + 1));
-        const std::string name = number < isas.size() ? isas[number] : "generic";
-        wf_use_isa(name.c_str());
-        return name;
+        in_use_ = size_t(below(int64_t(isas.size()) + 1));
+        return in_use_ < isas.size() ? isas[in_use_] : "generic";
     }
+    // Other runtimes in place of these: their scratch is then as small as it may be. False when there are none.
+    bool renew();
 
     // Heap memory of exactly `count` values, filled at random.
     template <class T>
@@ -42,6 +53,12 @@ struct Fuzz {
             data[size_t(i)] = uint16_t((random() & 0x8000) | (0x3E00 + random() % 0x200));
         return data;
     }
+
+  private:
+    void release();
+
+    size_t in_use_ = 0;                   // in `isas`; their number is "generic"
+    std::vector<wf_runtime *> runtimes_;  // for each instruction set: one thread, two; as they are, batch-invariant
 };
 
 // One call each; false with a message.

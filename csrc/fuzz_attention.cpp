@@ -181,8 +181,8 @@ struct AttendCall : Call {
     const float *sink;
     const int32_t *chosen;
 
-    int run(wf_pool *pool, uint16_t *out) const {
-        return wf_attend(pool, queries, heads, query, sink, first, window, &past, fresh,
+    int run(wf_runtime *runtime, uint16_t *out) const {
+        return wf_attend(runtime, queries, heads, query, sink, first, window, &past, fresh,
                          no_entries ? nullptr : &entries, ratio, chosen, most_chosen, out);
     }
 };
@@ -192,7 +192,7 @@ bool differ(Fuzz &fuzz, const std::string &what) {
     return false;
 }
 
-bool fuzz_attend(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
+bool fuzz_attend(Fuzz &fuzz, const std::string &isa) {
     Random &random = fuzz.random;
     static const int64_t windows[] = {1, 2, 7, 63, 64, 65, 127, 128, 129};
     static const int64_t head_counts[] = {1, 2, 3, 5, 6, 7, 12, 13};
@@ -242,11 +242,11 @@ bool fuzz_attend(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
 
     const int64_t size = call.queries * call.heads * dim;
     auto out = exactly<uint16_t>(size), again = exactly<uint16_t>(size), plain = exactly<uint16_t>(size);
-    int error = call.run(pools[0], out.get());
-    error |= call.run(pools[1], again.get());
-    wf_use_isa("generic");
-    error |= call.run(pools[random() % 2], plain.get());
-    wf_use_isa(isa.c_str());
+    int error = call.run(fuzz.runtime(1), out.get());
+    error |= call.run(fuzz.runtime(2), again.get());
+    fuzz.use("generic");
+    error |= call.run(fuzz.runtime(), plain.get());
+    fuzz.use(isa);
     if (error) return differ(fuzz, "attend: error " + std::to_string(error));
     if (tame) {
         if (std::memcmp(out.get(), again.get(), size_t(2 * size)))
@@ -299,7 +299,7 @@ bool fuzz_attend(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
                 if ((spoiled = call.ratio && call.past.dim > 2)) bad.entries.dim -= 2, bad.entries.rope_dim = 0;
         }
     }
-    return bad.run(pools[random() % 2], out.get()) ? true : differ(fuzz, "attend: a bad call was taken");
+    return bad.run(fuzz.runtime(), out.get()) ? true : differ(fuzz, "attend: a bad call was taken");
 }
 
 struct IndexCall : Call {
@@ -308,8 +308,8 @@ struct IndexCall : Call {
     wf_rows keys;
     const uint16_t *query, *weights;
 
-    int run(wf_pool *pool, int32_t *out) const {
-        return wf_index(pool, queries, heads, query, weights, &keys, first, ratio, k, released, out);
+    int run(wf_runtime *runtime, int32_t *out) const {
+        return wf_index(runtime, queries, heads, query, weights, &keys, first, ratio, k, released, out);
     }
 };
 
@@ -350,7 +350,7 @@ bool chosen_well(const IndexCall &call, const Source &keys, int64_t query, const
     return true;
 }
 
-bool fuzz_index(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
+bool fuzz_index(Fuzz &fuzz, const std::string &isa) {
     Random &random = fuzz.random;
     static const int64_t head_counts[] = {1, 2, 5, 6, 7, 12, 13};
     static const int64_t ks[] = {1, 2, 31, 63, 64, 65, 512, 3000};
@@ -372,11 +372,11 @@ bool fuzz_index(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
 
     const int64_t size = call.queries * call.k;
     auto out = exactly<int32_t>(size), again = exactly<int32_t>(size), plain = exactly<int32_t>(size);
-    int error = call.run(pools[0], out.get());
-    error |= call.run(pools[1], again.get());
-    wf_use_isa("generic");
-    error |= call.run(pools[random() % 2], plain.get());
-    wf_use_isa(isa.c_str());
+    int error = call.run(fuzz.runtime(1), out.get());
+    error |= call.run(fuzz.runtime(2), again.get());
+    fuzz.use("generic");
+    error |= call.run(fuzz.runtime(), plain.get());
+    fuzz.use(isa);
     if (error) return differ(fuzz, "index: error " + std::to_string(error));
     if (tame) {
         if (std::memcmp(out.get(), again.get(), size_t(4 * size)))
@@ -407,20 +407,14 @@ bool fuzz_index(Fuzz &fuzz, wf_pool *const *pools, const std::string &isa) {
             default: spoiled = spoil(random, keys, bad.keys, most);
         }
     }
-    return bad.run(pools[random() % 2], out.get()) ? true : differ(fuzz, "index: a bad call was taken");
+    return bad.run(fuzz.runtime(), out.get()) ? true : differ(fuzz, "index: a bad call was taken");
 }
 
 }  // namespace
 
-// At times on new pools: their scratch is then as small as it may be.
+// At times on new runtimes.
 bool fuzz_attention(Fuzz &fuzz) {
-    wf_pool *mine[2] = {fuzz.pools[0], fuzz.pools[1]};
-    const bool fresh = fuzz.below(2);
-    for (int threads = 1; fresh && threads <= 2; threads++)
-        if (wf_pool_create(threads, &mine[threads - 1])) return differ(fuzz, "no pool");
+    if (fuzz.below(8) == 0 && !fuzz.renew()) return differ(fuzz, "no runtime");
     const std::string isa = fuzz.isa();
-    const bool fine = fuzz.below(2) ? fuzz_attend(fuzz, mine, isa) : fuzz_index(fuzz, mine, isa);
-    for (wf_pool *pool : mine)
-        if (fresh) wf_pool_destroy(pool);
-    return fine;
+    return fuzz.below(2) ? fuzz_attend(fuzz, isa) : fuzz_index(fuzz, isa);
 }

@@ -162,10 +162,9 @@ bool fuzz_block(Fuzz &fuzz) {
     auto route = fuzz.values<float>(tokens * b.topk);
     std::vector<wf_span> next = spans(fuzz);
     int64_t num_next = int64_t(next.size());
-    wf_pool *pool = fuzz.pool();
     const auto call = [&](const wf_block &block, int64_t count) {
-        return wf_block_attention(pool, &block, count, runs.data(), ids.get(), streams, out.get(), h.get(), post.get(),
-                                  comb.get(), route.get(), chosen.get(), next.data(), num_next);
+        return wf_block_attention(fuzz.runtime(), &block, count, runs.data(), ids.get(), streams, out.get(), h.get(),
+                                  post.get(), comb.get(), route.get(), chosen.get(), next.data(), num_next);
     };
     if (const int error = call(b, int64_t(runs.size())))
         return fuzz.message = "block: error " + std::to_string(error), false;
@@ -230,10 +229,9 @@ bool fuzz_experts(Fuzz &fuzz) {
     const int32_t released = int32_t(fuzz.below(2));
     std::vector<wf_span> next = spans(fuzz);
     int64_t num_next = int64_t(next.size());
-    wf_pool *pool = fuzz.pool();
     const auto call = [&](int64_t n, int64_t k, int64_t some) {
-        return wf_experts(pool, n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released, out.get(),
-                          next.data(), num_next);
+        return wf_experts(fuzz.runtime(), n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released,
+                          out.get(), next.data(), num_next);
     };
     if (const int error = call(tokens, topk, count))
         return fuzz.message = "experts: error " + std::to_string(error), false;

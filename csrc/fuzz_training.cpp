@@ -55,11 +55,11 @@ using Results = std::vector<Result *>;
 bool agree(Fuzz &fuzz, const char *name, const Results &results, const std::function<int()> &call) {
     std::ostringstream problem;
     const auto wrong = [&] { return fuzz.message = problem.str(), false; };
-    wf_use_isa("generic");
+    fuzz.use("generic");
     if (const int error = call()) return problem << name << ": error " << error, wrong();
     for (Result *result : results) result->keep();
     for (const std::string &isa : fuzz.isas) {
-        wf_use_isa(isa.c_str());
+        fuzz.use(isa);
         if (const int error = call()) return problem << name << ", " << isa << ": error " << error, wrong();
         for (size_t i = 0; i < results.size(); i++)
             if (const double by = results[i]->difference(); !(by < 1e-2))
@@ -86,13 +86,12 @@ bool fuzz_hyper(Fuzz &fuzz) {
     Result mixes(tokens * (outputs + 1), true), out(tokens * hidden, false), post(tokens * 4, true);
     Result comb(tokens * 16, true), grad_x(tokens * all, false), grad_fn(outputs * all, true);
     Result grad_base(outputs, true), grad_scale(scales, true);
-    wf_pool *pool = fuzz.pool();
     const uint16_t *elsewhere = fuzz.below(2) ? past.get() : nullptr;
     const auto call = [&] {
-        const int error = wf_hc_read(pool, &hc, x.get(), tokens, mixes.floats.get(), out.words.get(),
+        const int error = wf_hc_read(fuzz.runtime(), &hc, x.get(), tokens, mixes.floats.get(), out.words.get(),
                                      last ? nullptr : post.floats.get(), last ? nullptr : comb.floats.get());
         if (error) return error;
-        return wf_hc_read_grad(pool, &hc, x.get(), tokens, mixes.floats.get(), grad.get(),
+        return wf_hc_read_grad(fuzz.runtime(), &hc, x.get(), tokens, mixes.floats.get(), grad.get(),
                                last ? nullptr : grad_post.get(), last ? nullptr : grad_comb.get(), elsewhere,
                                grad_x.words.get(), grad_fn.floats.get(), grad_base.floats.get(),
                                grad_scale.floats.get());
@@ -102,12 +101,12 @@ bool fuzz_hyper(Fuzz &fuzz) {
     if (!agree(fuzz, "hc_read", results, call)) return false;
     Result y(tokens * all, false), grad_f(tokens * hidden, false), posts(tokens * 4, true), combs(tokens * 16, true);
     const auto give = [&] {
-        const int error =
-            wf_hc_return(pool, grad.get(), x.get(), grad_post.get(), grad_comb.get(), tokens, 4, hidden, y.words.get());
+        const int error = wf_hc_return(fuzz.runtime(), grad.get(), x.get(), grad_post.get(), grad_comb.get(), tokens, 4,
+                                       hidden, y.words.get());
         return error ? error
-                     : wf_hc_return_grad(pool, grad.get(), x.get(), grad_post.get(), grad_comb.get(), past.get(),
-                                         tokens, 4, hidden, grad_f.words.get(), grad_x.words.get(), posts.floats.get(),
-                                         combs.floats.get());
+                     : wf_hc_return_grad(fuzz.runtime(), grad.get(), x.get(), grad_post.get(), grad_comb.get(),
+                                         past.get(), tokens, 4, hidden, grad_f.words.get(), grad_x.words.get(),
+                                         posts.floats.get(), combs.floats.get());
     };
     if (!agree(fuzz, "hc_return", {&y, &grad_f, &grad_x}, give)) return false;
     const auto given = hc;
@@ -121,9 +120,9 @@ bool fuzz_hyper(Fuzz &fuzz) {
     }
     if (!refused(fuzz, "hc_read", call())) return false;
     hc = given;
-    return refused(
-        fuzz, "hc_return",
-        wf_hc_return(pool, grad.get(), nullptr, grad_post.get(), grad_comb.get(), tokens, 4, hidden, y.words.get()));
+    return refused(fuzz, "hc_return",
+                   wf_hc_return(fuzz.runtime(), grad.get(), nullptr, grad_post.get(), grad_comb.get(), tokens, 4,
+                                hidden, y.words.get()));
 }
 
 bool fuzz_norm(Fuzz &fuzz) {
@@ -137,12 +136,11 @@ bool fuzz_norm(Fuzz &fuzz) {
     const wf_turn *turned = fuzz.below(2) ? &turn : nullptr;
     Result out(rows * columns, false), grad_x(rows * columns, false), grad_weight(columns, true);
     Result rotated(rows * columns, false);
-    wf_pool *pool = fuzz.pool();
     const auto call = [&] {
-        int error = wf_norm(pool, x.get(), given, rows, columns, 1e-6f, turned, out.words.get());
-        error |= wf_norm_grad(pool, x.get(), given, rows, columns, 1e-6f, turned, grad.get(), grad_x.words.get(),
-                              given ? grad_weight.floats.get() : nullptr);
-        return error | wf_rotate(pool, x.get(), rows, columns, &turn, rotated.words.get());
+        int error = wf_norm(fuzz.runtime(), x.get(), given, rows, columns, 1e-6f, turned, out.words.get());
+        error |= wf_norm_grad(fuzz.runtime(), x.get(), given, rows, columns, 1e-6f, turned, grad.get(),
+                              grad_x.words.get(), given ? grad_weight.floats.get() : nullptr);
+        return error | wf_rotate(fuzz.runtime(), x.get(), rows, columns, &turn, rotated.words.get());
     };
     if (!agree(fuzz, "norm", {&out, &rotated}, call)) return false;
     switch (fuzz.below(5)) {
@@ -152,8 +150,8 @@ bool fuzz_norm(Fuzz &fuzz) {
         case 3: turn.pairs = -fuzz.below(2); break;
         default: turn.heads = 0; break;
     }
-    return refused(fuzz, "rotate", wf_rotate(pool, x.get(), rows, columns, &turn, rotated.words.get())) &&
-           refused(fuzz, "norm", wf_norm(pool, x.get(), given, rows, columns, 1e-6f, &turn, out.words.get()));
+    return refused(fuzz, "rotate", wf_rotate(fuzz.runtime(), x.get(), rows, columns, &turn, rotated.words.get())) &&
+           refused(fuzz, "norm", wf_norm(fuzz.runtime(), x.get(), given, rows, columns, 1e-6f, &turn, out.words.get()));
 }
 
 bool fuzz_swiglu(Fuzz &fuzz) {
@@ -162,23 +160,24 @@ bool fuzz_swiglu(Fuzz &fuzz) {
     auto route = some_floats(fuzz, rows, 2);
     const bool routed = fuzz.below(2);
     Result inner(all, false), grad_gate(all, false), grad_up(all, false), grad_route(rows, true);
-    wf_pool *pool = fuzz.pool();
     const float limit = fuzz.below(2) ? 10.0f : 0.5f, *weights = routed ? route.get() : nullptr;
     float *to = routed ? grad_route.floats.get() : nullptr;
     const auto call = [&] {
-        const int error = wf_swiglu(pool, gate.get(), up.get(), weights, rows, inter, limit, inner.words.get());
-        return error | wf_swiglu_grad(pool, gate.get(), up.get(), weights, grad.get(), rows, inter, limit,
+        const int error =
+            wf_swiglu(fuzz.runtime(), gate.get(), up.get(), weights, rows, inter, limit, inner.words.get());
+        return error | wf_swiglu_grad(fuzz.runtime(), gate.get(), up.get(), weights, grad.get(), rows, inter, limit,
                                       grad_gate.words.get(), grad_up.words.get(), to);
     };
     if (!agree(fuzz, "swiglu", {&inner, &grad_gate, &grad_up}, call)) return false;
     return refused(fuzz, "swiglu",
-                   wf_swiglu(pool, gate.get(), up.get(), weights, rows, -fuzz.below(2), limit, inner.words.get())) &&
+                   wf_swiglu(fuzz.runtime(), gate.get(), up.get(), weights, rows, -fuzz.below(2), limit,
+                             inner.words.get())) &&
            refused(fuzz, "swiglu",
-                   wf_swiglu_grad(pool, gate.get(), up.get(), route.get(), grad.get(), rows, inter, limit,
+                   wf_swiglu_grad(fuzz.runtime(), gate.get(), up.get(), route.get(), grad.get(), rows, inter, limit,
                                   grad_gate.words.get(), grad_up.words.get(), nullptr));
 }
 
-bool fuzz_pooling(Fuzz &fuzz) {
+bool fuzz_compression(Fuzz &fuzz) {
     const int64_t ratio = 1 + fuzz.below(fuzz.below(2) ? 5 : 40), dim = 1 + fuzz.below(100);
     const bool overlap = fuzz.below(2);
     const int64_t width = overlap ? 2 * dim : dim;
@@ -189,27 +188,26 @@ bool fuzz_pooling(Fuzz &fuzz) {
     for (const int64_t length : lengths) tokens += length, entries += length / ratio;
     auto kv = fuzz.bf16(tokens * width), score = fuzz.bf16(tokens * width), grad = fuzz.bf16(entries * dim);
     auto ape = some_floats(fuzz, ratio * width, 2);
-    wf_pooling pooling = {kv.get(), score.get(), ape.get(), lengths.data(), int64_t(lengths.size()),
-                          tokens,   ratio,       dim,       overlap};
+    wf_compression compression = {kv.get(), score.get(), ape.get(), lengths.data(), int64_t(lengths.size()),
+                                  tokens,   ratio,       dim,       overlap};
     Result out(entries * dim, false), grad_kv(tokens * width, false), grad_score(tokens * width, false);
     Result grad_ape(ratio * width, true);
-    wf_pool *pool = fuzz.pool();
     const auto call = [&] {
-        const int error = wf_pool_rows(pool, &pooling, out.words.get());
+        const int error = wf_compress(fuzz.runtime(), &compression, out.words.get());
         return error ? error
-                     : wf_pool_rows_grad(pool, &pooling, grad.get(), grad_kv.words.get(), grad_score.words.get(),
-                                         grad_ape.floats.get());
+                     : wf_compress_grad(fuzz.runtime(), &compression, grad.get(), grad_kv.words.get(),
+                                        grad_score.words.get(), grad_ape.floats.get());
     };
-    if (!agree(fuzz, "pooling", {&out, &grad_kv}, call)) return false;
+    if (!agree(fuzz, "compress", {&out, &grad_kv}, call)) return false;
     switch (fuzz.below(6)) {
-        case 0: pooling.tokens += fuzz.below(2) ? 1 : -1; break;
+        case 0: compression.tokens += fuzz.below(2) ? 1 : -1; break;
         case 1: lengths[0] = -fuzz.below(2); break;
-        case 2: pooling.ratio = tokens + 1; break;
-        case 3: pooling.sequences = 0; break;
-        case 4: pooling.dim = -fuzz.below(2); break;
-        default: pooling.lengths = nullptr; break;
+        case 2: compression.ratio = tokens + 1; break;
+        case 3: compression.sequences = 0; break;
+        case 4: compression.dim = -fuzz.below(2); break;
+        default: compression.lengths = nullptr; break;
     }
-    return refused(fuzz, "pooling", call());
+    return refused(fuzz, "compress", call());
 }
 
 std::unique_ptr<uint8_t[]> choices(Fuzz &fuzz, int64_t count) {
@@ -247,13 +245,12 @@ bool fuzz_joint(Fuzz &fuzz) {
                       ratio};
     Result o(all, false), lse(tokens * heads, true), mass(seen, true), grad_q(all, false), grad_kv(tokens * dim, false);
     Result grad_entries(entries * dim, false), delta(tokens * heads, true);
-    wf_pool *pool = fuzz.pool();
     const bool weighed = fuzz.below(2);
     const auto call = [&] {
-        const int error =
-            wf_joint_attention(pool, &joint, o.words.get(), lse.floats.get(), weighed ? mass.floats.get() : nullptr);
+        const int error = wf_joint_attention(fuzz.runtime(), &joint, o.words.get(), lse.floats.get(),
+                                             weighed ? mass.floats.get() : nullptr);
         return error ? error
-                     : wf_joint_attention_grad(pool, &joint, lse.floats.get(), grad.get(), grad_q.words.get(),
+                     : wf_joint_attention_grad(fuzz.runtime(), &joint, lse.floats.get(), grad.get(), grad_q.words.get(),
                                                grad_kv.words.get(), grad_entries.words.get(), delta.floats.get());
     };
     Results results = {&o, &lse, &grad_kv};
@@ -278,10 +275,9 @@ bool fuzz_losses(Fuzz &fuzz) {
     std::unique_ptr<int64_t[]> targets(new int64_t[size_t(rows)]);
     for (int64_t i = 0; i < rows; i++) targets[size_t(i)] = fuzz.below(4) ? fuzz.below(vocabulary) : -100;
     Result grad(all, false), nats(rows, true);
-    wf_pool *pool = fuzz.pool();
     const auto call = [&] {
         std::memcpy(grad.words.get(), logits.get(), size_t(2 * all));
-        return wf_cross_entropy(pool, grad.words.get(), targets.get(), rows, vocabulary, nats.floats.get());
+        return wf_cross_entropy(fuzz.runtime(), grad.words.get(), targets.get(), rows, vocabulary, nats.floats.get());
     };
     if (!agree(fuzz, "cross-entropy", {&grad, &nats}, call)) return false;
     targets[size_t(fuzz.below(rows))] = vocabulary + fuzz.below(9);
@@ -296,8 +292,8 @@ bool fuzz_losses(Fuzz &fuzz) {
     const uint8_t *some = fuzz.below(2) ? chosen.get() : nullptr;
     Result loss(queries, true), grad_dots(scores * heads, false), grad_weights(queries * heads, true);
     const auto learn = [&](int64_t by) {
-        return wf_index_loss(pool, dots.get(), weights.get(), mass.get(), some, first, queries, heads, entries, by, 0,
-                             loss.floats.get(), grad_dots.words.get(), grad_weights.floats.get());
+        return wf_index_loss(fuzz.runtime(), dots.get(), weights.get(), mass.get(), some, first, queries, heads,
+                             entries, by, 0, loss.floats.get(), grad_dots.words.get(), grad_weights.floats.get());
     };
     if (!agree(fuzz, "index loss", {}, [&] { return learn(ratio); })) return false;
     for (int64_t i = 0; i < queries; i++)
@@ -312,10 +308,9 @@ bool fuzz_combine(Fuzz &fuzz) {
     std::unique_ptr<int64_t[]> index(new int64_t[size_t(count * each)]);
     for (int64_t i = 0; i < count * each; i++) index[size_t(i)] = fuzz.below(rows);
     Result out(count * dim, false);
-    wf_pool *pool = fuzz.pool();
     const uint16_t *more = fuzz.below(2) ? added.get() : nullptr;
     const auto call = [&] {
-        return wf_combine_rows(pool, given.get(), rows, index.get(), count, each, dim, more, out.words.get());
+        return wf_combine_rows(fuzz.runtime(), given.get(), rows, index.get(), count, each, dim, more, out.words.get());
     };
     if (!agree(fuzz, "combine", {&out}, call)) return false;
     index[size_t(fuzz.below(count * each))] = fuzz.below(2) ? rows + fuzz.below(9) : -1 - fuzz.below(9);
@@ -325,7 +320,7 @@ bool fuzz_combine(Fuzz &fuzz) {
 }  // namespace
 
 bool fuzz_training(Fuzz &fuzz) {
-    bool (*const parts[])(Fuzz &) = {fuzz_hyper, fuzz_norm,   fuzz_swiglu, fuzz_pooling,
+    bool (*const parts[])(Fuzz &) = {fuzz_hyper, fuzz_norm,   fuzz_swiglu, fuzz_compression,
                                      fuzz_joint, fuzz_losses, fuzz_combine};
     return parts[fuzz.below(7)](fuzz);
 }

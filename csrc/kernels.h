@@ -11,7 +11,7 @@
 // A function of plain loops, compiled for several widths of x86-64 and chosen when the library is loaded. None reorders or
 // contracts float operations: the results are the same. (Sanitizers run before such choices can be made.)
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define WF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define WF_CLONES

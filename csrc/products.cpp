@@ -31,8 +31,8 @@ const uint16_t *plain_rows(const Product &p, uint16_t *copy) {
     return copy;
 }
 
-bool few(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
-    const Kernels &kernels = *kernels_in_use();
+bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
+    const Kernels &kernels = runtime.kernels;
     // arranged[i]: where product i finds its x, arranged once for all that share it
     int64_t arranged[MOST], owners[MOST], owned = 0, used = 0, plain = 0, bytes = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -50,8 +50,8 @@ bool few(Pool &pool, const Product *products, int64_t count, const Ahead &next) 
         const int64_t copy = padded(2 * p.rows * p.weight.columns, LINE);
         plain = copy > plain ? copy : plain;
     }
-    const int64_t threads = pool.threads();
-    uint8_t *scratch = static_cast<uint8_t *>(pool.scratch(used + threads * plain + threads * MAX_ROWS * TILE * 4));
+    const int64_t threads = runtime.threads();
+    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(used + threads * plain + threads * MAX_ROWS * TILE * 4));
     if (!scratch) return false;
     uint8_t *const plains = scratch + used;
     float *const sums = reinterpret_cast<float *>(plains + threads * plain);
@@ -60,12 +60,12 @@ bool few(Pool &pool, const Product *products, int64_t count, const Ahead &next) 
         const uint16_t *x = plain_rows(p, reinterpret_cast<uint16_t *>(plains + thread * plain));
         kernels.arrange(p.weight, x, p.rows, scratch + arranged[owners[item]]);
     };
-    pool.each(owned, arrange);
-    next.tell(pool);
+    runtime.each(owned, arrange);
+    next.tell(runtime);
     const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads
                                                : bytes / PART < most  ? bytes / PART
                                                                       : most;
-    pool.each(parts, [&](int64_t part, int thread) {
+    runtime.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
         int64_t passed = 0;
@@ -97,8 +97,8 @@ bool few(Pool &pool, const Product *products, int64_t count, const Ahead &next) 
     return true;
 }
 
-bool many(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
-    const AttentionKernels &kernels = attention_in_use();
+bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
+    const AttentionKernels &kernels = runtime.attention();
     // a product's tasks are numbered tile by tile, so that threads share the rows of x rather than the weights
     int64_t last[MOST], sims[MOST], total = 0, used = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -115,19 +115,19 @@ bool many(Pool &pool, const Product *products, int64_t count, const Ahead &next)
         used += padded(2 * p.rows * p.weight.columns, LINE);
     }
     const int64_t one = kernels.gemm_bytes();
-    uint8_t *scratch = static_cast<uint8_t *>(pool.scratch(one * pool.threads() + used));
+    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(one * runtime.threads() + used));
     if (!scratch) return false;
-    uint8_t *const copies = scratch + one * pool.threads();
+    uint8_t *const copies = scratch + one * runtime.threads();
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
         if (sims[i] < 0 || (i > 0 && sims[i] == sims[i - 1])) continue;
         uint16_t *copy = reinterpret_cast<uint16_t *>(copies + sims[i]);
-        pool.each(p.rows, [&](int64_t r, int) {
+        runtime.each(p.rows, [&](int64_t r, int) {
             fp8_sim(p.x + r * p.stride, p.weight.columns, 128, copy + r * p.weight.columns);
         });
     }
-    next.tell(pool);
-    pool.each(total, [&](int64_t item, int thread) {
+    next.tell(runtime);
+    runtime.each(total, [&](int64_t item, int thread) {
         int64_t i = 0;
         while (item >= last[i]) i++;
         const Product &p = products[i];
@@ -152,12 +152,13 @@ bool many(Pool &pool, const Product *products, int64_t count, const Ahead &next)
 
 }  // namespace
 
-bool multiply(Pool &pool, const Product *products, int64_t count, const Ahead &next) {
+bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     for (; count > MOST; products += MOST, count -= MOST)
-        if (!multiply(pool, products, MOST)) return false;
+        if (!multiply(runtime, products, MOST)) return false;
     bool all_few = true;
     for (int64_t i = 0; i < count; i++) all_few = all_few && products[i].rows <= FEW_ROWS;
-    return all_few || batch_invariant() ? few(pool, products, count, next) : many(pool, products, count, next);
+    return all_few || runtime.batch_invariant ? few(runtime, products, count, next)
+                                              : many(runtime, products, count, next);
 }
 
 }  // namespace wf

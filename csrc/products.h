@@ -4,8 +4,7 @@
 
 #include <initializer_list>
 
-#include "kernels.h"
-#include "pool.h"
+#include "runtime.h"
 
 namespace wf {
 
@@ -24,23 +23,23 @@ struct Product {
     int64_t y_stride;
 };
 
-// What will be read after some products, for threads that wait (pool.h).
+// What will be read after some products, for threads that wait (runtime.h).
 class Ahead {
   public:
     Ahead(std::initializer_list<const Matrix *> matrices = {}) {
         for (const Matrix *matrix : matrices)
-            if (count_ < Pool::MOST_SPANS) own_[count_++] = {matrix->codes, matrix->rows * matrix->row_bytes()};
+            if (count_ < Threads::MOST_SPANS) own_[count_++] = {matrix->codes, matrix->rows * matrix->row_bytes()};
     }
     Ahead(const wf_span *spans, int64_t count) : given_(spans), count_(count) {}
-    void tell(Pool &pool) const { pool.expect(given_ ? given_ : own_, count_); }
+    void tell(Runtime &runtime) const { runtime.expect(given_ ? given_ : own_, count_); }
 
   private:
-    wf_span own_[Pool::MOST_SPANS];
+    wf_span own_[Threads::MOST_SPANS];
     const wf_span *given_ = nullptr;
     int64_t count_ = 0;
 };
 
 // False when there is no memory for scratch. Products over the same x stand next to each other where they can.
-bool multiply(Pool &pool, const Product *products, int64_t count, const Ahead &next = {});
+bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next = {});
 
 }  // namespace wf

@@ -1,4 +1,4 @@
-// What is done to one row of bfloat16 between the products: norms, rotation, quantization, pooling. Each as its reference
+// What is done to one row of bfloat16 between the products: norms, rotation, quantization, compression. Each as its reference
 // in ops/reference states it.
 #pragma once
 
@@ -49,7 +49,7 @@ inline void encode_row(const uint16_t *x, const Rows &rows, uint8_t *out) {
 // sum_s softmax_s(score) * value of `count` rows in each of n channels; row s of `values` and `scores` at stride `s`.
 // `ring` gives the rows.
 template <class Row>
-inline void pool_rows(int64_t count, int64_t n, const Row &row, uint16_t *out) {
+inline void compress_rows(int64_t count, int64_t n, const Row &row, uint16_t *out) {
     using S = Vector<4>;
     for (int64_t k = 0; k < n; k += 4) {
         S::F top = S::all(-INFINITY), sum = S::F{}, total = S::F{};

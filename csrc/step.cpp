@@ -23,7 +23,7 @@ constexpr int64_t HEADS = 16;          // that a thread takes at a time
 constexpr int64_t MOST_RUNS = 1 << 12, MOST_TOKENS = 1 << 16;
 
 struct Step {
-    Pool &pool;
+    Runtime &runtime;
     const Block &block;
     const wf_block &g;
     const Run *const runs;
@@ -35,15 +35,15 @@ struct Step {
     uint16_t *x, *f, *qr, *q, *kv, *o, *u, *index_q, *index_weights;
     int32_t *picked;
 
-    Step(Pool &pool_, const Block &block_, const Run *runs_, int64_t num_runs_, int64_t tokens)
-        : pool(pool_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens),
+    Step(Runtime &runtime_, const Block &block_, const Run *runs_, int64_t num_runs_, int64_t tokens)
+        : runtime(runtime_), block(block_), g(*block_.given), runs(runs_), num_runs(num_runs_), n(tokens),
           released(g.released), lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
           index_width(g.index_heads * block.keys.dim), chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
 
     bool reserve() {
         Arena counting(nullptr);
         lay_out(counting);
-        void *memory = pool.scratch(counting.used(), 1);
+        void *memory = runtime.scratch(counting.used(), 1);
         if (!memory) return false;
         Arena arena(memory);
         lay_out(arena);
@@ -82,8 +82,8 @@ struct Step {
                const Ahead &next) {
         const int64_t J = g.streams, all = J * g.hidden, outputs = mixer.fn.rows;
         const Product mix = {mixer.fn, streams, n, all, false, mixes, nullptr, outputs};
-        if (!multiply(pool, &mix, 1, next)) return false;
-        pool.each(n, [&](int64_t i, int) {
+        if (!multiply(runtime, &mix, 1, next)) return false;
+        runtime.each(n, [&](int64_t i, int) {
             const float factor = 1 / std::sqrt(sum_squares(streams + i * all, all) / float(all) + g.norm_eps);
             for (int64_t k = 0; k < outputs; k++) mixes[i * outputs + k] *= factor;
             hc_split({mixes, mixer.given->base, mixer.given->scale, int(J), g.iters, g.hc_eps, pre, post_, comb_}, i);
@@ -110,11 +110,11 @@ struct Step {
             products[count++] = product(block.keys.wgate, x, n, key_rows + block.keys.width, nullptr, stride);
             products[count++] = product(block.index_weights, x, n, nullptr, index_weights, g.index_heads);
         }
-        if (!multiply(pool, products, count, {&block.wq_b})) return false;
+        if (!multiply(runtime, products, count, {&block.wq_b})) return false;
         const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
         for (int64_t r = 0; r < num_runs; r++) {
             const Run &run = runs[r];
-            pool.each(run.tokens, [&](int64_t token, int) {
+            runtime.each(run.tokens, [&](int64_t token, int) {
                 const int64_t i = run.first + token, position = run.position + token;
                 rms_norm(qr + i * lora, g.q_norm, lora, g.norm_eps, qr + i * lora);
                 rope_angles(position, g.frequencies, half, angles + i * g.rope_dim);
@@ -144,7 +144,7 @@ struct Step {
         const int64_t row = 2 * compressor.width, ratio = g.ratio;
         const float *mine = all_rows + run.first * row;
         const int64_t first = run.position / ratio, end = run.end() / ratio;
-        pool.each(end - first, [&](int64_t item, int) {
+        runtime.each(end - first, [&](int64_t item, int) {
             store_entry(run, compressor, mine, tail, tail_rows, first + item, stored);
         });
         const int64_t kept = run.tokens < tail_rows ? run.tokens : tail_rows;
@@ -160,7 +160,7 @@ struct Step {
         const int64_t width_ = compressor.width, dim = compressor.dim, ratio = g.ratio, begin = entry * ratio;
         const int64_t before = g.overlap && entry > 0 ? ratio : 0;
         uint16_t pooled[1 << 14];
-        pool_rows(
+        compress_rows(
             before + ratio, dim,
             [&](int64_t s, const float *&values, const float *&scores_) {
                 const int64_t position = begin - before + s;
@@ -189,9 +189,9 @@ struct Step {
         Product products[2] = {product(block.wq_b, qr + begin * lora, count, nullptr, q, width)};
         if (g.index_heads)
             products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
-        if (!multiply(pool, products, g.index_heads ? 2 : 1, {&block.wo_a})) return false;
+        if (!multiply(runtime, products, g.index_heads ? 2 : 1, {&block.wo_a})) return false;
         const int64_t heads = g.heads + g.index_heads;
-        pool.each(
+        runtime.each(
             count * heads,
             [&](int64_t item, int) {
                 const int64_t i = item / heads, head = item % heads;
@@ -214,7 +214,7 @@ struct Step {
                           stop = std::min(runs[r].first + runs[r].tokens, begin + count);
             if (first < stop && !attend_run(runs[r], first, stop - first, first - begin)) return false;
         }
-        pool.each(
+        runtime.each(
             count * g.heads,
             [&](int64_t item, int) {
                 rotate(o + item * g.head_dim, g.head_dim, angles + (begin + item / g.heads) * g.rope_dim, half, true);
@@ -225,7 +225,7 @@ struct Step {
 
     // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one run.
     bool attend_run(const Run &run, int64_t first, int64_t count, int64_t place) {
-        const AttentionKernels &kernels = attention_in_use();
+        const AttentionKernels &kernels = runtime.attention();
         Attend job = {};
         job.queries = count, job.heads = g.heads, job.dim = g.head_dim, job.q = q + place * width, job.sink = g.sink;
         job.first = run.position + first - run.first, job.window = g.window;
@@ -234,16 +234,16 @@ struct Step {
         const int64_t entries = g.ratio ? (job.first + count) / g.ratio : 0;
         // Few entries are all attended, in their order; chosen ones come best first. Which of the two a query meets must
         // not depend on the chunk that it is in.
-        if (g.index_heads && entries > 0 && (released || batch_invariant() || entries > g.index_topk)) {
+        if (g.index_heads && entries > 0 && (released || runtime.batch_invariant || entries > g.index_topk)) {
             Index choice = {};
             choice.queries = count, choice.heads = g.index_heads, choice.dim = block.keys.dim;
             choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;
             choice.keys = run.keys, choice.first = job.first, choice.ratio = g.ratio;
             choice.k = g.index_topk, choice.released = released, choice.out = picked;
-            if (!index(pool, choice, kernels)) return false;
+            if (!index(runtime, choice, kernels)) return false;
             job.chosen = picked, job.most_chosen = g.index_topk;
         }
-        return attend(pool, job, kernels);
+        return attend(runtime, job, kernels);
     }
 
     // o through the groups' matrices and out.
@@ -263,17 +263,17 @@ struct Step {
                 products[i] = {part,    o + group * columns, count,          width, false,
                                nullptr, u + group * rows_,   block.wo_a.rows};
             }
-            if (!multiply(pool, products, some, {&block.wo_b})) return false;
+            if (!multiply(runtime, products, some, {&block.wo_b})) return false;
         }
         const Product out = product(block.wo_b, u, count, nullptr, f + begin * g.hidden, g.hidden);
-        return multiply(pool, &out, 1, {&block.experts.fn});
+        return multiply(runtime, &out, 1, {&block.experts.fn});
     }
 
     // Which experts the tokens go to, and with what weights.
     bool choose(const uint16_t *h, const int64_t *ids, float *route, int64_t *chosen, const Ahead &next) {
         const Product gate = {block.gate, h, n, g.hidden, false, scores, nullptr, g.num_experts};
-        if (!multiply(pool, &gate, 1, next)) return false;
-        pool.each(n, [&](int64_t i, int) {
+        if (!multiply(runtime, &gate, 1, next)) return false;
+        runtime.each(n, [&](int64_t i, int) {
             float *mine = scores + i * g.num_experts, sum = 0;
             for (int64_t e = 0; e < g.num_experts; e++)
                 mine[e] = std::sqrt(mine[e] > 20 ? mine[e] : std::log1p(std::exp(mine[e])));
@@ -313,14 +313,14 @@ struct Step {
         for (int64_t begin = 0; begin < n; begin += chunk)
             if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
         for (int64_t r = 0; r < num_runs; r++) keep_window(runs[r]);
-        pool.each(n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, out}, i); });
+        runtime.each(n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, out}, i); });
         return enter(block.experts, out, h, post_out, comb_out, {&block.gate}) && choose(h, ids, route, chosen, next);
     }
 
     void keep_window(const Run &run) {
         const Rows &window = run.window;
         const int64_t kept = std::min(run.tokens, window.num_rows);
-        pool.each(kept, [&](int64_t i, int) {
+        runtime.each(kept, [&](int64_t i, int) {
             const int64_t token = run.tokens - kept + i;
             uint8_t *to =
                 run.given->new_window ? run.given->new_window + i * window.row_bytes : window.at(run.position + token);
@@ -334,10 +334,11 @@ struct Step {
 
 using namespace wf;
 
-extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t num_runs, const wf_run *given_runs,
-                                  const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
-                                  float *comb, float *route, int64_t *chosen, const wf_span *next, int64_t num_next) {
-    if (!pool || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
+extern "C" int wf_block_attention(wf_runtime *runtime, const wf_block *given, int64_t num_runs,
+                                  const wf_run *given_runs, const int64_t *ids, const uint16_t *streams, uint16_t *out,
+                                  uint16_t *h, float *post, float *comb, float *route, int64_t *chosen,
+                                  const wf_span *next, int64_t num_next) {
+    if (!runtime || !given || !given_runs || !ids || !streams || !out || !h || !post || !comb || !route || !chosen)
         return WF_ERROR_NULL;
     if (bad(num_runs, MOST_RUNS)) return WF_ERROR_SHAPE;
     if (const int error = check_spans(next, num_next)) return error;
@@ -360,8 +361,8 @@ extern "C" int wf_block_attention(wf_pool *pool, const wf_block *given, int64_t 
                 }
             }
         }
-        std::lock_guard<std::mutex> lock(pool->pool.calls);
-        Step step(pool->pool, block, runs.data(), num_runs, tokens);
+        const wf::Call inside(*runtime);
+        Step step(*runtime, block, runs.data(), num_runs, tokens);
         return step.run(streams, ids, out, h, post, comb, route, chosen, {next, num_next}) ? WF_OK : WF_ERROR_MEMORY;
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;

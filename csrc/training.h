@@ -7,7 +7,7 @@
 #include "loss.h"
 #include "move.h"
 #include "norm_grad.h"
-#include "pool_grad.h"
+#include "compress_grad.h"
 #include "swiglu.h"
 
 namespace wf {
@@ -23,8 +23,8 @@ struct TrainingKernels {
     void (*rotate)(const NormRows &, int64_t first, int64_t end);
     void (*swiglu)(const Swiglu &, int64_t first, int64_t end);
     void (*swiglu_grad)(const Swiglu &, int64_t first, int64_t end);
-    void (*pool)(const PoolRows &, int64_t first, int64_t end);
-    void (*pool_grad)(const PoolRows &, int64_t entry, float *partial);
+    void (*compress)(const Compression &, int64_t first, int64_t end);
+    void (*compress_grad)(const Compression &, int64_t entry, float *partial);
     int64_t (*joint_bytes)(const Joint &);
     void (*joint)(const Joint &, int64_t chunk, uint8_t *scratch);
     void (*joint_grad)(const Joint &, int64_t chunk, int64_t token, float *grad_kv, float *grad_entries,
@@ -39,11 +39,11 @@ struct TrainingKernels {
 template <class S>
 constexpr TrainingKernels training_kernels() {
     return {
-        HyperKernel<S>::bytes,        HyperKernel<S>::read,       HyperKernel<S>::read_grad, HyperKernel<S>::give,
-        HyperKernel<S>::give_grad,    NormKernel<S>::forward,     NormKernel<S>::grad,       NormKernel<S>::rotate,
-        SwigluKernel<S>::forward,     SwigluKernel<S>::grad,      PoolKernel<S>::forward,    PoolKernel<S>::grad,
-        JointKernel<S>::bytes,        JointKernel<S>::forward,    JointKernel<S>::grad,      JointKernel<S>::join,
-        LossKernel<S>::cross_entropy, LossKernel<S>::index_bytes, LossKernel<S>::index,      MoveKernel<S>::combine};
+        HyperKernel<S>::bytes,        HyperKernel<S>::read,       HyperKernel<S>::read_grad,  HyperKernel<S>::give,
+        HyperKernel<S>::give_grad,    NormKernel<S>::forward,     NormKernel<S>::grad,        NormKernel<S>::rotate,
+        SwigluKernel<S>::forward,     SwigluKernel<S>::grad,      CompressKernel<S>::forward, CompressKernel<S>::grad,
+        JointKernel<S>::bytes,        JointKernel<S>::forward,    JointKernel<S>::grad,       JointKernel<S>::join,
+        LossKernel<S>::cross_entropy, LossKernel<S>::index_bytes, LossKernel<S>::index,       MoveKernel<S>::combine};
 }
 
 extern const TrainingKernels generic_training;

@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 8
+#define WF_ABI 9
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -65,36 +65,40 @@ typedef struct {
     int64_t table_blocks, in_block;
 } wf_rows;
 
-typedef struct wf_pool wf_pool;
+typedef struct wf_runtime wf_runtime;
 
 WF_API int wf_abi(void);
 
-/* Instruction sets compiled in that this processor has, best first, separated by blanks; and the one in use. */
+/* Instruction sets compiled in that this processor has, best first, separated by blanks. */
 WF_API const char *wf_isas(void);
-WF_API const char *wf_isa(void);
-WF_API int wf_use_isa(const char *name);
 
-/* Whether a sum's order may depend on how many rows a call has. By default it may: many rows are multiplied faster in
- * another order than few. When invariant, row i of a batch has the same bytes whatever the batch. */
-WF_API void wf_use_batch_invariant(int32_t on);
-
-/* `threads` threads, the calling one among them; the others are pinned to a core each and sleep between calls. */
-WF_API int wf_pool_create(int32_t threads, wf_pool **pool);
-WF_API void wf_pool_destroy(wf_pool *pool);
+/* What calls run on: `threads` threads, the calling one among them (the others are pinned to a core each and sleep between
+ * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
+ * order than few; with it, row i of a batch has the same bytes whatever the batch.
+ *
+ * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
+ * last release; who calls must hold it. */
+WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime);
+WF_API void wf_runtime_share(wf_runtime *runtime);
+WF_API void wf_runtime_release(wf_runtime *runtime);
+WF_API const char *wf_runtime_isa(const wf_runtime *runtime);
+/* Nanoseconds that calls have spent inside. */
+WF_API int64_t wf_runtime_inside_ns(const wf_runtime *runtime);
 
 /* y = x W^T: x bfloat16 [x_rows, columns], y float32 or (y_bf16) bfloat16 [x_rows, rows], both contiguous.
  * With x_fp8, x goes through e4m3 first, one scale for 128 columns of a row, as the released code quantizes the input of
  * a quantized weight. */
-WF_API int wf_linear(wf_pool *pool, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8, void *y,
-                     int32_t y_bf16);
+WF_API int wf_linear(wf_runtime *runtime, const wf_matrix *weight, const uint16_t *x, int64_t x_rows, int32_t x_fp8,
+                     void *y, int32_t y_bf16);
 
 /* bfloat16 values [rows, columns] through e4m3 and back, one scale for `block` columns (the last may be shorter):
  * 2^ceil(log2(max(amax, 1e-4) / 448)). A value that is not finite makes its block NaN. */
-WF_API int wf_fp8_sim(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, int64_t block, uint16_t *out);
+WF_API int wf_fp8_sim(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t columns, int64_t block,
+                      uint16_t *out);
 
 /* Rows first .. first + count of a matrix in bfloat16 [count, columns]; values that bfloat16 does not hold are rounded
  * to nearest, ties to even. */
-WF_API int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int64_t count, uint16_t *out,
+WF_API int wf_decode(wf_runtime *runtime, const wf_matrix *weight, int64_t first, int64_t count, uint16_t *out,
                      int64_t out_bytes);
 
 /* Hyper-connections of `tokens` tokens with `streams` (at most 8) residual streams of `hidden` bfloat16 values:
@@ -103,20 +107,21 @@ WF_API int wf_decode(wf_pool *pool, const wf_matrix *weight, int64_t first, int6
  *   collapse   x [tokens, J, hidden], pre -> sum_j pre_j x_j [tokens, hidden]
  *   expand     f [tokens, hidden], x, post, comb -> post_k f + sum_j comb[j, k] x_j [tokens, J, hidden]
  */
-WF_API int wf_hc_split(wf_pool *pool, const float *mixes, const float *base, const float *scale, int64_t tokens,
+WF_API int wf_hc_split(wf_runtime *runtime, const float *mixes, const float *base, const float *scale, int64_t tokens,
                        int32_t streams, int32_t iters, float eps, float *pre, float *post, float *comb);
-WF_API int wf_hc_collapse(wf_pool *pool, const uint16_t *x, const float *pre, int64_t tokens, int32_t streams,
+WF_API int wf_hc_collapse(wf_runtime *runtime, const uint16_t *x, const float *pre, int64_t tokens, int32_t streams,
                           int64_t hidden, uint16_t *out);
-WF_API int wf_hc_expand(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+WF_API int wf_hc_expand(wf_runtime *runtime, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                         int64_t tokens, int32_t streams, int64_t hidden, uint16_t *out);
 
 /* The last collapse, before the final norm: streams x -> sum_j pre_j x_j bfloat16 [tokens, hidden], with pre = sigmoid(scale
  * (fn x) / rms(x) + base) + eps; fn [J, J hidden], base [J], one scale. */
-WF_API int wf_hc_head(wf_pool *pool, const wf_matrix *fn, const float *base, const float *scale, const uint16_t *x,
-                      int64_t tokens, int32_t streams, int64_t hidden, float eps, float norm_eps, uint16_t *out);
+WF_API int wf_hc_head(wf_runtime *runtime, const wf_matrix *fn, const float *base, const float *scale,
+                      const uint16_t *x, int64_t tokens, int32_t streams, int64_t hidden, float eps, float norm_eps,
+                      uint16_t *out);
 
 /* x / rms(x) * weight: bfloat16 [rows, columns], weight [columns], in float32 and rounded once. */
-WF_API int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns,
+WF_API int wf_rms_norm(wf_runtime *runtime, const uint16_t *x, const uint16_t *weight, int64_t rows, int64_t columns,
                        float eps, uint16_t *out);
 
 /* Attention of `queries` consecutive tokens of one sequence, the first at position `first`: each over the last `window`
@@ -125,14 +130,14 @@ WF_API int wf_rms_norm(wf_pool *pool, const uint16_t *x, const uint16_t *weight,
  *
  * ratio 0: no entries. Else query i sees the first (first + i + 1) / ratio of them: all, where `chosen` is null, or those
  * of chosen int32 [queries, most_chosen], ended by -1. */
-WF_API int wf_attend(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const float *sink, int64_t first,
-                     int64_t window, const wf_rows *past, const uint16_t *fresh, const wf_rows *entries, int64_t ratio,
-                     const int32_t *chosen, int64_t most_chosen, uint16_t *out);
+WF_API int wf_attend(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t *q, const float *sink,
+                     int64_t first, int64_t window, const wf_rows *past, const uint16_t *fresh, const wf_rows *entries,
+                     int64_t ratio, const int32_t *chosen, int64_t most_chosen, uint16_t *out);
 
 /* The indexer: for each query, as above, the k best of the entries that it sees by sum_h weights_h relu(q_h . key), best
  * first, ties to the earlier, then -1: out int32 [queries, k]. q bfloat16 [queries, heads, dim], weights bfloat16
  * [queries, heads]. `released` rounds dots, products and sum to bfloat16. */
-WF_API int wf_index(wf_pool *pool, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
+WF_API int wf_index(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
                     const wf_rows *keys, int64_t first, int64_t ratio, int64_t k, int32_t released, int32_t *out);
 
 /* A block of the model (wavefold/model/block.py) for new tokens of some sequences: a decode step or a pass of a prompt. */
@@ -198,9 +203,9 @@ typedef struct {
 /* streams bfloat16 [tokens, J, hidden] of the runs' tokens, one run after another, with ids int64 [tokens] -> out, the same
  * after attention; and for the experts their input h bfloat16 [tokens, hidden], post float32 [tokens, J], comb [tokens, J, J],
  * route float32 [tokens, topk], chosen int64 [tokens, topk]. `next` may be null, with num_next 0. */
-WF_API int wf_block_attention(wf_pool *pool, const wf_block *block, int64_t runs, const wf_run *run, const int64_t *ids,
-                              const uint16_t *streams, uint16_t *out, uint16_t *h, float *post, float *comb,
-                              float *route, int64_t *chosen, const wf_span *next, int64_t num_next);
+WF_API int wf_block_attention(wf_runtime *runtime, const wf_block *block, int64_t runs, const wf_run *run,
+                              const int64_t *ids, const uint16_t *streams, uint16_t *out, uint16_t *h, float *post,
+                              float *comb, float *route, int64_t *chosen, const wf_span *next, int64_t num_next);
 
 /* An expert's weights: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]. */
 typedef struct {
@@ -210,7 +215,7 @@ typedef struct {
 
 /* out = the sum over experts of what they make of h, in the order given, in float32, then rounded: bfloat16 [tokens,
  * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit. */
-WF_API int wf_experts(wf_pool *pool, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
+WF_API int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
                       int32_t released, uint16_t *out, const wf_span *next, int64_t num_next);
 
@@ -228,20 +233,20 @@ typedef struct {
 
 /* x [tokens, 4, hidden] -> out [tokens, hidden] and, unless `last`, post [tokens, 4], comb [tokens, 4, 4]; for the
  * gradient, mixes [tokens, outputs + 1]. */
-WF_API int wf_hc_read(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, float *mixes, uint16_t *out,
-                      float *post, float *comb);
+WF_API int wf_hc_read(wf_runtime *runtime, const wf_hc *hc, const uint16_t *x, int64_t tokens, float *mixes,
+                      uint16_t *out, float *post, float *comb);
 /* grad_past (or null) is added to grad_x: the gradient of the same streams from elsewhere. */
-WF_API int wf_hc_read_grad(wf_pool *pool, const wf_hc *hc, const uint16_t *x, int64_t tokens, const float *mixes,
+WF_API int wf_hc_read_grad(wf_runtime *runtime, const wf_hc *hc, const uint16_t *x, int64_t tokens, const float *mixes,
                            const uint16_t *grad_out, const float *grad_post, const float *grad_comb,
                            const uint16_t *grad_past, uint16_t *grad_x, float *grad_fn, float *grad_base,
                            float *grad_scale);
 
 /* wf_hc_expand for training: y [tokens, 4, hidden]. */
-WF_API int wf_hc_return(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
+WF_API int wf_hc_return(wf_runtime *runtime, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
                         int64_t tokens, int32_t streams, int64_t hidden, uint16_t *y);
-WF_API int wf_hc_return_grad(wf_pool *pool, const uint16_t *f, const uint16_t *x, const float *post, const float *comb,
-                             const uint16_t *grad_y, int64_t tokens, int32_t streams, int64_t hidden, uint16_t *grad_f,
-                             uint16_t *grad_x, float *grad_post, float *grad_comb);
+WF_API int wf_hc_return_grad(wf_runtime *runtime, const uint16_t *f, const uint16_t *x, const float *post,
+                             const float *comb, const uint16_t *grad_y, int64_t tokens, int32_t streams, int64_t hidden,
+                             uint16_t *grad_f, uint16_t *grad_x, float *grad_post, float *grad_comb);
 
 /* Rows' last 2 pairs values turn by the angles of a table [rows / heads, pairs], back when `inverse`. */
 typedef struct {
@@ -251,17 +256,17 @@ typedef struct {
 } wf_turn;
 
 /* x / rms(x) * weight (null: none), then turned (null: not): x [rows, columns] -> out. */
-WF_API int wf_norm(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
-                   const wf_turn *turn, uint16_t *out);
-WF_API int wf_norm_grad(wf_pool *pool, const uint16_t *x, const float *weight, int64_t rows, int64_t columns, float eps,
-                        const wf_turn *turn, const uint16_t *grad, uint16_t *grad_x, float *grad_weight);
-WF_API int wf_rotate(wf_pool *pool, const uint16_t *x, int64_t rows, int64_t columns, const wf_turn *turn,
+WF_API int wf_norm(wf_runtime *runtime, const uint16_t *x, const float *weight, int64_t rows, int64_t columns,
+                   float eps, const wf_turn *turn, uint16_t *out);
+WF_API int wf_norm_grad(wf_runtime *runtime, const uint16_t *x, const float *weight, int64_t rows, int64_t columns,
+                        float eps, const wf_turn *turn, const uint16_t *grad, uint16_t *grad_x, float *grad_weight);
+WF_API int wf_rotate(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t columns, const wf_turn *turn,
                      uint16_t *out);
 
 /* silu(min(gate, limit)) clamp(up, -limit, limit) route: [rows, inter]; route [rows], null: 1. */
-WF_API int wf_swiglu(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route, int64_t rows,
+WF_API int wf_swiglu(wf_runtime *runtime, const uint16_t *gate, const uint16_t *up, const float *route, int64_t rows,
                      int64_t inter, float limit, uint16_t *inner);
-WF_API int wf_swiglu_grad(wf_pool *pool, const uint16_t *gate, const uint16_t *up, const float *route,
+WF_API int wf_swiglu_grad(wf_runtime *runtime, const uint16_t *gate, const uint16_t *up, const float *route,
                           const uint16_t *grad, int64_t rows, int64_t inter, float limit, uint16_t *grad_gate,
                           uint16_t *grad_up, float *grad_route);
 
@@ -273,26 +278,26 @@ typedef struct {
     const int64_t *lengths; /* [sequences], of sum `tokens` */
     int64_t sequences, tokens, ratio, dim;
     int32_t overlap;
-} wf_pooling;
+} wf_compression;
 
-WF_API int wf_pool_rows(wf_pool *pool, const wf_pooling *pooling, uint16_t *out);
-WF_API int wf_pool_rows_grad(wf_pool *pool, const wf_pooling *pooling, const uint16_t *grad, uint16_t *grad_kv,
-                             uint16_t *grad_score, float *grad_ape);
+WF_API int wf_compress(wf_runtime *runtime, const wf_compression *compression, uint16_t *out);
+WF_API int wf_compress_grad(wf_runtime *runtime, const wf_compression *compression, const uint16_t *grad,
+                            uint16_t *grad_kv, uint16_t *grad_score, float *grad_ape);
 
 /* out [count, dim]: the sum of the `each` rows of [num_rows, dim] that index [count, each] names and, unless it is null, of
  * added [count, dim], in float32 and rounded once. */
-WF_API int wf_combine_rows(wf_pool *pool, const uint16_t *rows, int64_t num_rows, const int64_t *index, int64_t count,
-                           int64_t each, int64_t dim, const uint16_t *added, uint16_t *out);
+WF_API int wf_combine_rows(wf_runtime *runtime, const uint16_t *rows, int64_t num_rows, const int64_t *index,
+                           int64_t count, int64_t each, int64_t dim, const uint16_t *added, uint16_t *out);
 
 /* Cross-entropy: logits [rows, vocabulary] become their own gradient, nats [rows] the losses; a row whose target is negative
  * counts nothing. */
-WF_API int wf_cross_entropy(wf_pool *pool, uint16_t *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
-                            float *nats);
+WF_API int wf_cross_entropy(wf_runtime *runtime, uint16_t *logits, const int64_t *targets, int64_t rows,
+                            int64_t vocabulary, float *nats);
 
 /* What the indexer learns, for queries of one sequence, the first at token `first`: dots [queries, heads, entries] of its
  * queries and keys, weights [queries, heads], mass and chosen (or null: all) [queries, entries] -> loss [queries], and the
  * gradients of dots and weights. `rounded`: dots, their products with the weights and the sums go through bfloat16. */
-WF_API int wf_index_loss(wf_pool *pool, const float *dots, const uint16_t *weights, const float *mass,
+WF_API int wf_index_loss(wf_runtime *runtime, const float *dots, const uint16_t *weights, const float *mass,
                          const uint8_t *chosen, int64_t first, int64_t queries, int64_t heads, int64_t entries,
                          int64_t ratio, int32_t rounded, float *loss, uint16_t *grad_dots, float *grad_weights);
 
@@ -309,10 +314,10 @@ typedef struct {
 } wf_joint;
 
 /* o [tokens, heads, dim], lse [tokens, heads], and unless null mass, as `chosen`: what fell on an entry, all heads. */
-WF_API int wf_joint_attention(wf_pool *pool, const wf_joint *joint, uint16_t *o, float *lse, float *mass);
+WF_API int wf_joint_attention(wf_runtime *runtime, const wf_joint *joint, uint16_t *o, float *lse, float *mass);
 /* From lse and the gradient of o: those of q, kv and entries; of the sink it is minus the sum of exp(sink - lse) delta, delta
  * [tokens, heads]. */
-WF_API int wf_joint_attention_grad(wf_pool *pool, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
+WF_API int wf_joint_attention_grad(wf_runtime *runtime, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
                                    uint16_t *grad_q, uint16_t *grad_kv, uint16_t *grad_entries, float *delta);
 
 #ifdef __cplusplus

@@ -1,5 +1,7 @@
 """Fixtures of the whole suite."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def references() -> None:
+def references() -> Iterator[None]:
     """The references compute, except where a test asks for the kernels: those are held against them."""
-    ops.use_backend("reference")
+    with ops.using(backend="reference"):
+        yield

@@ -146,7 +146,7 @@ def test_two_thousand_configurations() -> None:
                          "compress_ratios": [0, 0, 0, 0]}])  # fmt: skip
 def test_corners_that_work(others: dict[str, Any], backend: str) -> None:
     """All of a head rotates; one residual stream; no YaRN; another window where nothing is compressed."""
-    with ops.using_backend(backend):
+    with ops.using(backend=backend):
         assert check(BASE | others, list(others), 135)
 
 
@@ -157,7 +157,7 @@ def many(number: int, backend: str) -> list[int]:
     @settings(max_examples=number, derandomize=number < 100, **QUIET)
     @given(configuration=configurations(), length=st.sampled_from(LENGTHS))
     def each(configuration: tuple[dict[str, Any], list[str]], length: int) -> None:
-        with ops.using_backend(backend):
+        with ops.using(backend=backend):
             counts[check(*configuration, length)] += 1
 
     each()

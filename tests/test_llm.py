@@ -194,7 +194,7 @@ class TestWhatItSays:
             LLM(folder, **settings)  # type: ignore[arg-type]
 
     def test_batch_invariance_is_refused_where_it_does_not_hold(self, folder: Path) -> None:
-        with ops.using_backend("auto"), pytest.raises(ValueError, match="batch_invariant = True holds for the CPU"):
+        with ops.using(backend="auto"), pytest.raises(ValueError, match="batch_invariant = True holds for the CPU"):
             LLM(folder, "exact", batch_invariant=True)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def small_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_turns_and_rows() -> None:
     model = random_model(CONFIG, 0, RELEASED, packed=True)
     peer = Peer()
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         ours = Wavefold(model, 700 + max_decoded(3, 2))
         rows = measure([ours, peer], CONFIG, [0, 500], 700, 3, 2)
     assert [(row.what, row.tokens) for row in rows] == [("decode", 0), ("decode", 500), ("prefill", 700)]
@@ -70,7 +70,7 @@ def test_turns_and_rows() -> None:
 
 def test_a_filled_cache_is_one_that_can_be_gone_on_with() -> None:
     model = random_model(CONFIG, 0, RELEASED, packed=True)
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         ours = Wavefold(model, 800)
         ours.fill(650)
         assert ours.sequence.num_tokens == 650
@@ -96,7 +96,7 @@ def test_bytes_of_a_token_are_the_parameters_it_meets() -> None:
 
 def test_kernels_are_timed_on_the_models_own_weights() -> None:
     model = random_model(CONFIG, 0, RELEASED, packed=True)
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         rates = list(all_rates(Wavefold(model, 1000), 600, (1, 16), 1))
     names = [rate.kernel for rate in rates]
     assert "attn.wkv, 1 rows" in names and "ffn.experts.w2, 16 rows" in names and "index, 64 queries" in names
@@ -135,7 +135,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "lines.jsonl"
     command = ["bench", "speed", str(tmp_path / "model"), "--depths", "0", "300", "--prompt", "200", "--decode", "2"]
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         assert main([*command, "--repeats", "2", "--peer", "transformers", "--out", str(out), "--kernels"]) == 0
     printed = capsys.readouterr().out
     assert "decode at 300" in printed and "transformers" in printed and "GFLOP" in printed

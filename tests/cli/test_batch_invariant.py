@@ -27,13 +27,10 @@ class TestBatchInvariant:
         if not native.available():
             pytest.skip("no CPU kernels")
         ids = torch.arange(650) * 7 % 300
-        try:
-            with ops.using_backend("auto"):
-                assert self.differing(Session(args), ids) == 0
-                args.batch_invariant = False
-                assert self.differing(Session(args), ids) > 0, "the test cannot see a difference"
-        finally:
-            native.use_batch_invariant(False)
+        with ops.using(backend="auto"):
+            assert self.differing(Session(args), ids) == 0
+            args.batch_invariant = False
+            assert self.differing(Session(args), ids) > 0, "the test cannot see a difference"
 
     def differing(self, session: Session, ids: torch.Tensor) -> int:
         """Logits that differ between one pass and token by token; of a row each, as `run` asks for them."""
@@ -48,6 +45,6 @@ class TestBatchInvariant:
     @pytest.mark.parametrize("flags", [("--arithmetic", "exact"), ("--arithmetic", "released")])
     def test_is_refused_where_it_does_not_hold(self, model: Path, flags: tuple[str, ...], capsys: Capture) -> None:
         """Not in float32, which torch multiplies; nor where a matrix cannot be cut as the kernels need it."""
-        with ops.using_backend("auto"):
+        with ops.using(backend="auto"):
             assert run(model, "-p", "a", "--batch-invariant", *flags) == 2
         assert "--batch-invariant holds for the CPU kernels alone" in capsys.readouterr().err

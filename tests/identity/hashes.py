@@ -29,7 +29,7 @@ from wavefold.config import CSA, HCA, ModelConfig
 from wavefold.engine import generate
 from wavefold.locate import default_model
 from wavefold.model import Transformer
-from wavefold.ops import Arithmetic, native
+from wavefold.ops import Arithmetic
 from wavefold.system import cpu_name
 from wavefold.train.export import export
 
@@ -44,8 +44,8 @@ LENGTH = 300
 
 def family() -> str:
     """What decides the order of sums here: torch's vector instructions and maker's library, and the kernels' own."""
-    maker = cpu_name().split()[0]
-    return f"{maker}, torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, kernels {native.isa()}"
+    maker, vectors = cpu_name().split()[0], torch.backends.cpu.get_cpu_capability()
+    return f"{maker}, torch {torch.__version__} on {vectors}, kernels {ops.current().isa}"
 
 
 def digest(*tensors: Tensor) -> str:
@@ -84,7 +84,7 @@ def _model_hash(config: ModelConfig, arithmetic: Arithmetic, backend: str) -> Ca
     def make() -> str:
         model = random_model(config, 5, arithmetic, packed=True)
         tokens = torch.arange(LENGTH) * 7 % config.vocab_size
-        with torch.no_grad(), ops.using_backend(backend):
+        with torch.no_grad(), ops.using(backend=backend):
             return digest(model(tokens[None]), model.mtp_logits(tokens[None]), *_in_a_pool(model, tokens))
 
     return make
@@ -110,7 +110,7 @@ def _shipped_hash(name: str) -> Callable[[], str]:
     def make() -> str:
         arithmetic = ARITHMETICS[name]
         model = load(default_model(), arithmetic.name, arithmetic.dtype)
-        with torch.no_grad(), ops.using_backend("auto"):
+        with torch.no_grad(), ops.using(backend="auto"):
             return digest(*_in_a_pool(model, torch.arange(LENGTH) * 11 % 3000))
 
     return make
@@ -120,7 +120,7 @@ def _training_hash(backend: str) -> Callable[[], str]:
     """Gradients of a step, losses of a few, and the exported files."""
 
     def make() -> str:
-        with tempfile.TemporaryDirectory() as name, ops.using_backend(backend):
+        with tempfile.TemporaryDirectory() as name, ops.using(backend=backend):
             folder = Path(name)
             trainer = tiny_trainer(write_corpus(folder / "corpus"), folder / "out", torch.bfloat16)
             trainer.shards.drop_gradients()
@@ -146,5 +146,5 @@ def _files_hash() -> str:
 
 def _tokens_hash() -> str:
     model = wavefold.load(default_model(), "released")
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         return digest(torch.tensor(list(generate(model, [0, 300, 400, 500], 64, 0.8, 0.9, seed=7))))

@@ -49,15 +49,14 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 @pytest.fixture(autouse=True)
 def kernels() -> Iterator[None]:
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         yield
 
 
 @pytest.fixture
 def invariant() -> Iterator[None]:
-    native.use_batch_invariant(True)
-    yield
-    native.use_batch_invariant(False)
+    with ops.using(batch_invariant=True):
+        yield
 
 
 def rows_of(memory: PagedMemory, layer: int, ratio: int) -> dict[str, Tensor]:
@@ -76,7 +75,7 @@ def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tu
         batch = Batch.of(config, TOKENS[0, :length], [memory])
         generator = torch.Generator().manual_seed(number)
         streams = torch.randn(length, config.hc_mult, config.hidden_size, generator=generator).bfloat16()
-        with torch.no_grad(), ops.using_backend(backend):
+        with torch.no_grad(), ops.using(backend=backend):
             if backend == "reference":
                 out = block(streams.to(arithmetic.dtype), batch, model.store, arithmetic)
             else:
@@ -218,17 +217,13 @@ def test_threads_change_no_bit(model: Transformer, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("isa", native.isas() if native.available() else [])
+@pytest.mark.parametrize("isa", ops.isas())
 def test_each_instruction_set_agrees(isa: str) -> None:
     model = model_of(CONFIG, "exact")
-    with ops.using_backend("reference"):
+    with ops.using(backend="reference"):
         expected = model.logits(run(model, TOKENS[0], [LENGTH]))
-    before = native.isa()
-    native.use_isa(isa)
-    try:
+    with ops.using(isa=isa):
         logits = model.logits(run(model, TOKENS[0], [300, *[1] * 96]))
-    finally:
-        native.use_isa(before)
     p, q = expected.double().log_softmax(-1), logits.double().log_softmax(-1)
     kl = (p.exp() * (p - q)).sum(-1)
     print(f"{isa}: mean KL to the references {kl.mean():.1e}")
@@ -261,7 +256,7 @@ def test_new_parameters_are_seen() -> None:
     attention = model.layers[1].attn
     attention.wkv.weight = torch.nn.Parameter(attention.wkv.weight.flip(0), requires_grad=False)
     after = run(model, TOKENS[0, :40], [40])
-    with ops.using_backend("reference"):
+    with ops.using(backend="reference"):
         expected = run(model, TOKENS[0, :40], [40])
     assert (after - expected).norm() < 0.1 * (before - expected).norm()
 
@@ -272,7 +267,7 @@ def test_a_token_may_name_an_expert_twice() -> None:
     model.layers[0].ffn.gate.tid2eid[:, 1] = model.layers[0].ffn.gate.tid2eid[:, 0]
     for cuts in ([1] * 3, [3], [40]):
         hidden = run(model, TOKENS[0, : sum(cuts)], cuts)
-        with ops.using_backend("reference"):
+        with ops.using(backend="reference"):
             expected = run(model, TOKENS[0, : sum(cuts)], cuts)
         assert errors(hidden, expected) < 0.1
 

@@ -57,7 +57,7 @@ ARITHMETICS = {
 def test_export_evaluates_to_the_same_number(corpus, tmp_path, arithmetic, backend):
     """Masters with simulated quantization and the packed model, in the arithmetic of training: to the last bit."""
     dtype, activations = ARITHMETICS[arithmetic]
-    with ops.using_backend(backend):
+    with ops.using(backend=backend):
         trainer = tiny_trainer(
             corpus, tmp_path / "out", dtype, replace(RECIPE, steps=4, decay_steps=2, activations=activations)
         )

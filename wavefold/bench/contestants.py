@@ -13,10 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-from wavefold import cache
+from wavefold import cache, ops
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
-from wavefold.ops import native
 
 
 class Contestant(Protocol):
@@ -53,7 +52,7 @@ class Wavefold:
     def decode(self, tokens: Sequence[int]) -> list[float]:
         seconds = []
         for token in tokens:
-            with native.timing() as spent:
+            with ops.timing(self.model.runtime) as spent:
                 began = time.perf_counter()
                 hidden = self.model.extend(torch.tensor([token]), [self.sequence], [1])
                 self.model.logits(hidden)

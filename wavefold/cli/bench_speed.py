@@ -41,12 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from wavefold import ops
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
     from wavefold.cli.models import model_of
     from wavefold.locate import model_folder
-    from wavefold.ops import native
     from wavefold.plan.machine import gemm_rate, memory_read_rate
     from wavefold.system import peak_rss_bytes
 
@@ -58,19 +58,19 @@ def run(args: argparse.Namespace) -> int:
     check(config, args.depths, args.prompt, args.decode, args.repeats)
     longest = max([args.prompt, *args.depths]) + max_decoded(args.decode, args.repeats)
     console, screen = Console(), Console(stderr=True)
-    native.use_batch_invariant(args.batch_invariant)
+    model.runtime = ops.current().but(batch_invariant=args.batch_invariant)
     with screen.status("loading") as status:
         contestants: list[Contestant] = [Wavefold(model, longest)]
         contestants += peers(args, folder, longest)
         rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
     about = circumstances(args.repeats) | {
-        "bench": "speed", "model": str(folder), "isa": native.isa(), "load_s": load_s,
+        "bench": "speed", "model": str(folder), "isa": model.runtime.isa, "load_s": load_s,
         "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
     console.print(
-        f"{folder}; {about['hardware']}, {about['threads']} threads, {native.isa()}, {args.repeats} turns; loaded in "
-        f"{load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
+        f"{folder}; {about['hardware']}, {about['threads']} threads, {model.runtime.isa}, {args.repeats} turns; loaded "
+        f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(table(rows, contestants, config, model.arithmetic.released))
     lines = [about | line(row) for row in rows]

@@ -22,7 +22,6 @@ from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.kernel_experts import use_kernels
 from wavefold.model.ranked_experts import RankedExperts
-from wavefold.ops import native
 from wavefold.parallel.agreement import agreed, num_ranks
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.group import Group
@@ -58,19 +57,18 @@ def open_model(
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
 
-    `batch_invariant`: the same bits however tokens arrive; it holds for the whole process. `over_ranks`: this process
+    `batch_invariant`: the same bits however tokens arrive. `over_ranks`: this process
     and the others that torchrun started, which have joined (`agreement.joined`), run one model. Raises ValueError for a
     folder or settings that cannot be used.
     """
     place = _usable(device)
-    if native.available():
-        native.use_batch_invariant(batch_invariant)
     if over_ranks is None:
         model = load(folder, arithmetic, dtype, place, strict=strict)
     elif place.type != "cpu":
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
         model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks)
+    model.runtime = ops.current().but(batch_invariant=batch_invariant)
     if batch_invariant and not model.runs_on_kernels:
         raise ValueError(
             "batch_invariant = True holds for the CPU kernels alone, which compute in bfloat16 and take parameters of "
@@ -132,7 +130,7 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
         "wavefold version": __version__,
         "torch version": torch.__version__,
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
-        "kernels' instruction set": native.isa() if kernels else "none: torch computes",
+        "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
         "batch_invariant": batch_invariant,
         "threads": "any" if kernels else torch.get_num_threads(),
         "weights": fingerprint(folder),

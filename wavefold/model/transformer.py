@@ -9,8 +9,11 @@ a pool.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +29,27 @@ from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
-from wavefold.ops import Arithmetic
+from wavefold.ops import Arithmetic, Runtime
 
 PASS_TOKENS = 1024
 """Tokens that `extend` sends through the layers at a time: activations stay this size whatever the prompt's length."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_its_runtime(method: Callable[Concatenate[Transformer, P], R]) -> Callable[Concatenate[Transformer, P], R]:
+    """The method runs on the model's runtime, whichever the caller's thread uses."""
+
+    @functools.wraps(method)
+    def run(self: Transformer, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.runtime is None:
+            return method(self, *args, **kwargs)
+        with self.runtime.active():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class Embedding(nn.Module):
@@ -58,6 +78,7 @@ class Transformer(HyperConnected):
         self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
         self.experts: ExpertStore | None = None
         self.origin: Origin | None = None  # the checkpoint it was loaded from
+        self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
         self._fused = FusedLayers()
 
     @property
@@ -85,7 +106,8 @@ class Transformer(HyperConnected):
     def runs_on_kernels(self) -> bool:
         """True if `extend` runs whole layers in the CPU kernels, which can be batch-invariant."""
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
+        with (self.runtime or ops.current()).active():
+            return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
 
     def drop_mtp(self) -> None:
         """Make this the same model without its MTP modules."""
@@ -93,11 +115,13 @@ class Transformer(HyperConnected):
 
     # -- whole sequences -------------------------------------------------------------------------------------------
 
+    @on_its_runtime
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, S] int64 -> logits [B, S, vocab] float32. Keeps nothing; meant for small inputs and training."""
         streams, _ = self.streams(tokens)
         return self.logits(self.final(streams)).unflatten(0, tokens.shape)
 
+    @on_its_runtime
     def streams(self, tokens: Tensor) -> tuple[Tensor, Batch]:
         """The residual streams [B * S, hc, hidden] after the last block, and the batch that they were computed in."""
         if tokens.dim() != 2 or tokens.shape[1] == 0:
@@ -107,6 +131,7 @@ class Transformer(HyperConnected):
         batch = Batch.of(self.config, tokens.flatten(), memories)
         return self.run_blocks(batch), batch
 
+    @on_its_runtime
     def mtp_logits(self, tokens: Tensor) -> Tensor:
         """tokens [B, S] int64 -> logits of MTP depth 1 [B, S - 1, vocab] float32, from the first MTP module.
 
@@ -145,6 +170,7 @@ class Transformer(HyperConnected):
         return plain_records(self.config, self.arithmetic.dtype)
 
     @torch.no_grad()
+    @on_its_runtime
     def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
         """Run new tokens of several sequences and append them to their pasts.
 
@@ -198,6 +224,7 @@ class Transformer(HyperConnected):
         """Collapse and norm: hidden [n, hidden_size]."""
         return self.norm(self.collapse(streams, self.arithmetic), self.arithmetic)
 
+    @on_its_runtime
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden_size] -> logits [n, vocab] float32."""
         return ops.linear_wide(hidden, self.head.weight, self.arithmetic)

@@ -1,7 +1,7 @@
 """The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
 
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.backend import BACKENDS, kernels_run, use_backend, using_backend
+from wavefold.ops.backend import kernels_run
 from wavefold.ops.compress import compress
 from wavefold.ops.expert import expert
 from wavefold.ops.expert_rows import ExpertRows, moves_rows
@@ -21,12 +21,14 @@ from wavefold.ops.reference.norm import unit_rms_norm
 from wavefold.ops.reference.rope import Table, rope_frequencies, rope_table
 from wavefold.ops.reference.route import balance_loss, choose_experts, route_weights, router_scores
 from wavefold.ops.rope import rotate
+from wavefold.ops.runtime import BACKENDS, Runtime, current, isas, timing, using
 
 __all__ = [
-    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax", "RunningTopK", "Table",
-    "attend_sequences", "balance_loss", "choose_entries", "choose_experts", "compress", "counting", "cross_entropy_",
-    "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights",
-    "index_rotate", "index_scores", "index_weights", "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows",
-    "part", "pool_entries", "rms_norm", "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights",
-    "router_scores", "sequence_index_loss", "sinkhorn", "unit_rms_norm", "use_backend", "using_backend",
+    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax", "RunningTopK",
+    "Runtime", "Table", "attend_sequences", "balance_loss", "choose_entries", "choose_experts", "compress",
+    "counting", "cross_entropy_", "current", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
+    "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights", "isas", "kernels_run",
+    "kv_sim", "linear", "linear_wide", "moves_rows", "part", "pool_entries", "rms_norm", "rms_norm_rotated",
+    "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sequence_index_loss", "sinkhorn",
+    "timing", "unit_rms_norm", "using",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import kernels_train
 from wavefold.ops.flops import count, count_linear
 from wavefold.ops.linear import linear_wide
-from wavefold.ops.native import pool_grad
+from wavefold.ops.native import compress_grad
 from wavefold.ops.reference.compress import pool_entries
 
 
@@ -35,7 +35,7 @@ def compress(
         count_linear(h, wgate)
         count("pooling", 7 * len(h) * len(wkv))
         kv, score = F.linear(h, wkv.to(h.dtype)), F.linear(h, wgate.to(h.dtype))
-        return pool_grad.pool_sequences(kv, score, ape, ratio, overlap, lengths)
+        return compress_grad.compress_sequences(kv, score, ape, ratio, overlap, lengths)
     kv, score = linear_wide(h, wkv, arithmetic), linear_wide(h, wgate, arithmetic)
     entries = [h.new_empty(0, len(wkv) // (2 if overlap else 1), dtype=arithmetic.dtype)]
     for some, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):

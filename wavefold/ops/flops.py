@@ -14,6 +14,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -35,43 +36,43 @@ class FlopCounter(Counter[tuple[str, str]]):
         return sum(count for (name, _), count in self.items() if name == part)
 
 
-_active: FlopCounter | None = None
-_part: str | None = None
+_active: ContextVar[FlopCounter | None] = ContextVar("flop counter", default=None)
+_part: ContextVar[str | None] = ContextVar("part of attention", default=None)
 
 
 @contextmanager
 def counting() -> Iterator[FlopCounter]:
-    """Count what runs inside the block. One block at a time in a process."""
-    global _active
-    if _active is not None:
+    """Count what this thread runs inside the block. One block at a time in a thread."""
+    if _active.get() is not None:
         raise RuntimeError("operations are being counted already; expected one counting() block at a time")
-    _active = FlopCounter()
+    counter = FlopCounter()
+    token = _active.set(counter)
     try:
-        yield _active
+        yield counter
     finally:
-        _active = None
+        _active.reset(token)
 
 
 def is_counting() -> bool:
-    """Whether somebody counts."""
-    return _active is not None
+    """True inside a counting() block of this thread."""
+    return _active.get() is not None
 
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
     """What ops called inside state under "attention" is entered under `name`."""
-    global _part
-    before, _part = _part, name
+    token = _part.set(name)
     try:
         yield
     finally:
-        _part = before
+        _part.reset(token)
 
 
 def count(name: str, operations: int, precision: str = "") -> None:
-    """Enter operations, while somebody counts."""
-    if _active is not None:
-        _active[_part if name == "attention" and _part is not None else name, precision] += operations
+    """Enter operations, while this thread counts."""
+    if (counter := _active.get()) is not None:
+        entered = _part.get() if name == "attention" else None
+        counter[entered or name, precision] += operations
 
 
 def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -82,7 +83,7 @@ def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]]
 
         @functools.wraps(op)
         def op_counted(*args: P.args, **kwargs: P.kwargs) -> R:
-            if _active is not None:
+            if is_counting():
                 count(name, formula(*args, **kwargs))
             return op(*args, **kwargs)
 
@@ -93,7 +94,7 @@ def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]]
 
 def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
     """Enter x [..., in] times weight [out, in]: 2 in out for each row, of which a grouped one does a share."""
-    if _active is not None:
+    if is_counting():
         rows = x.numel() // x.shape[-1]
         count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), quant.FORMS.get(weight.dtype, "fp64"))
 

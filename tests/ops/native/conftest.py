@@ -8,21 +8,19 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from wavefold.ops import native
+from wavefold import ops
 
 
-@pytest.fixture(params=native.isas() if native.available() else [])
+@pytest.fixture(params=ops.isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set that the processor has, in use during the test."""
-    before = native.isa()
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)
+    with ops.using(isa=request.param):
+        yield request.param
 
 
 @pytest.fixture
 def threads() -> Callable[[int], AbstractContextManager[None]]:
-    """`with threads(2):` two of them, in torch and so in the kernels' pool."""
+    """`with threads(2):` two of them, in torch and so in the kernels' runtime."""
 
     @contextmanager
     def using(count: int) -> Iterator[None]:

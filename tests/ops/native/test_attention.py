@@ -23,7 +23,7 @@ from wavefold.cache.record import KVRecord, PlainRecord, Record
 from wavefold.model.attention import num_visible
 from wavefold.ops import Arithmetic, native
 from wavefold.ops.native import attention as kernels
-from wavefold.ops.native.library import pool, require
+from wavefold.ops.native.library import require, runtime
 from wavefold.ops.native.rows import RowSource
 
 Threads = Callable[[int], AbstractContextManager[None]]
@@ -279,7 +279,7 @@ def test_threads_change_nothing(isa: str, given: dict[str, Any], threads: Thread
     for count in (2, 3):
         with threads(count):
             assert all(torch.equal(again(), alone) for _ in range(20))
-            assert pool().threads == count
+            assert runtime().threads == count
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -374,7 +374,7 @@ def call(case: Case, **change: Any) -> int:
     fresh = case.tokens[case.first - case.base :].contiguous()
     past, entries, out = ring(case), paged(case), torch.empty_like(case.q)
     given: dict[str, Any] = {
-        "pool": pool(), "queries": len(case.q), "heads": len(case.sink), "q": case.q.data_ptr(),
+        "pool": runtime(), "queries": len(case.q), "heads": len(case.sink), "q": case.q.data_ptr(),
         "sink": case.sink.data_ptr(), "first": case.first, "window": case.window, "past": past.struct(),
         "fresh": fresh.data_ptr(), "entries": entries.struct(), "ratio": case.ratio,
         "chosen": None if case.chosen is None else case.chosen.data_ptr(),

@@ -24,7 +24,7 @@ from wavefold.cache.record import IndexRecord, PlainRecord, Record
 from wavefold.model.attention import num_visible
 from wavefold.ops import Arithmetic, native
 from wavefold.ops.native import attention as kernels
-from wavefold.ops.native.library import pool, require
+from wavefold.ops.native.library import require, runtime
 from wavefold.ops.native.rows import RowSource
 
 Threads = Callable[[int], AbstractContextManager[None]]
@@ -233,7 +233,7 @@ def test_threads_change_nothing(isa: str, given: dict[str, Any], num_queries: in
     for count in (2, 3):
         with threads(count):
             assert all(torch.equal(again(), alone) for _ in range(5))
-            assert pool().threads == count
+            assert runtime().threads == count
 
 
 def test_what_an_earlier_call_left_changes_nothing(isa: str) -> None:
@@ -293,7 +293,7 @@ def call(case: Case, **change: Any) -> int:
     """The library's code for a call of which one argument is another."""
     keys, out = paged(case), torch.empty(len(case.q), case.k, dtype=torch.int32)
     given: dict[str, Any] = {
-        "pool": pool(), "queries": len(case.q), "heads": case.q.shape[1], "q": case.q.data_ptr(),
+        "pool": runtime(), "queries": len(case.q), "heads": case.q.shape[1], "q": case.q.data_ptr(),
         "weights": case.weights.data_ptr(), "keys": keys.struct(), "first": case.first, "ratio": RATIO, "k": case.k,
         "released": 1, "out": out.data_ptr(),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from wavefold import ops, quant
 from wavefold.checkpoint.random import random_model
 from wavefold.config import ModelConfig
 from wavefold.ops import Arithmetic, native
-from wavefold.ops.native.library import MatrixStruct, pool, require
+from wavefold.ops.native.library import MatrixStruct, require, runtime
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -78,11 +78,8 @@ def test_a_row_does_not_depend_on_the_others(isa: str, form: str) -> None:
     for count in range(2, 9):
         assert torch.equal(native.linear(x[:count], weight, scale, torch.float32), alone[:count])
     many = x.repeat(20, 1)
-    native.use_batch_invariant(True)
-    try:
+    with ops.using(batch_invariant=True):
         assert torch.equal(native.linear(many, weight, scale, torch.float32), alone.repeat(20, 1))
-    finally:
-        native.use_batch_invariant(False)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -92,7 +89,7 @@ def test_threads_change_nothing(isa: str, count: int, threads: Callable[[int], A
     alone = native.linear(x, weight, scale, torch.float32)
     with threads(count):
         assert all(torch.equal(native.linear(x, weight, scale, torch.float32), alone) for _ in range(50))
-        assert pool().threads == count
+        assert runtime().threads == count
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
@@ -189,8 +186,8 @@ def test_bad_matrices_come_back_as_codes(change: dict[str, int | None], error: i
 
     x, y = torch.zeros(64, dtype=torch.bfloat16), torch.zeros(4)
     call = (ctypes.byref(corrupted(**change)), x.data_ptr(), 1, 0, y.data_ptr(), 0)
-    assert require().wf_linear(pool(), *call) == error
-    assert require().wf_decode(pool(), ctypes.byref(corrupted(**change)), 0, 4, y.data_ptr(), 512) == error
+    assert require().wf_linear(runtime(), *call) == error
+    assert require().wf_decode(runtime(), ctypes.byref(corrupted(**change)), 0, 4, y.data_ptr(), 512) == error
 
 
 def test_bad_calls_are_value_errors() -> None:
@@ -208,7 +205,7 @@ def test_bad_calls_are_value_errors() -> None:
         with pytest.raises(ValueError, match="a size is not positive or too large"):
             native.decode(weight, scale, first, count)
     with pytest.raises(ValueError, match="expected one of"):
-        native.use_isa("sse9")
+        ops.Runtime(isa="sse9")
 
 
 def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +218,7 @@ def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.Monkey
     monkeypatch.setattr(native, "experts", lambda *given: calls.append(1) or original(*given))
     logits, counts = {}, {}
     for backend in ops.BACKENDS:
-        with ops.using_backend(backend):
+        with ops.using(backend=backend):
             before = len(calls)
             sequence = model.new_pool(200).open()
             hidden = [model.extend(part, [sequence], [len(part)]) for part in tokens.split([100, *(1,) * 40])]

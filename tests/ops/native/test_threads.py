@@ -41,11 +41,11 @@ def test_a_pool_outlives_the_calls_of_other_python_threads() -> None:
 
 SHORT = """
 import ctypes, resource, torch
-from wavefold.ops.native.library import MatrixStruct, pool, require
+from wavefold.ops.native.library import MatrixStruct, require, runtime
 fn, base, scale, x = torch.zeros(4, 4), torch.zeros(4), torch.zeros(1), torch.zeros(4, dtype=torch.bfloat16)
 matrix = MatrixStruct(3, 4, 4, fn.data_ptr(), 64, None, 0)
 pointers = base.data_ptr(), scale.data_ptr(), x.data_ptr()
-threads = pool()
+threads = runtime()
 resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
 print(require().wf_hc_head(threads, ctypes.byref(matrix), *pointers, 1 << 31, 4, 1, 1e-6, 1e-6, x.data_ptr()))
 """

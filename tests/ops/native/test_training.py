@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.ops import Arithmetic, native
-from wavefold.ops.native import expert_rows, hyper_grad, joint_attention, losses, norm_grad, pool_grad, swiglu
+from wavefold.ops.native import compress_grad, expert_rows, hyper_grad, joint_attention, losses, norm_grad, swiglu
 from wavefold.ops.reference import hyper_connection as reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
@@ -44,7 +44,7 @@ def run(op: Op, given: list[Tensor], arithmetic: Arithmetic) -> tuple[list[Tenso
     """What the op gives, and the gradients of what it was given for a random gradient of that."""
     wide = arithmetic.dtype == torch.float64
     leaves = [(x.double() if wide else x.clone()).requires_grad_() for x in given]
-    with ops.using_backend("reference" if wide else "auto"):
+    with ops.using(backend="reference" if wide else "auto"):
         out = op(leaves, arithmetic)
     results = list(out) if isinstance(out, tuple) else [out]
     grads = [random(*x.shape, seed=5).bfloat16() for x in results]
@@ -137,7 +137,7 @@ def test_pooling(isa: str, ratio: int, dim: int, overlap: bool, lengths: list[in
 
     def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
         if arithmetic is BF16:
-            return pool_grad.pool_sequences(*given, ratio, overlap, lengths)  # type: ignore[call-arg]
+            return compress_grad.compress_sequences(*given, ratio, overlap, lengths)  # type: ignore[call-arg]
         (kv, score), places = (x.split(lengths) for x in given[:2]), [n // ratio * ratio for n in lengths]
         return torch.cat([
             ops.pool_entries(a[:whole], b[:whole] + given[2].repeat(whole // ratio, 1), ratio, overlap, False)
@@ -227,11 +227,11 @@ def test_cross_entropy(isa: str, vocabulary: int) -> None:
     wide = logits.double().requires_grad_()
     nats = F.cross_entropy(wide, targets, reduction="none")
     nats.sum().backward()
-    with ops.using_backend("auto"), torch.no_grad():
+    with ops.using(backend="auto"), torch.no_grad():
         mine, grad = ops.cross_entropy_(logits.clone(), targets, -100)
     assert torch.allclose(mine.double(), nats.detach(), rtol=1e-5, atol=1e-5)
     assert wide.grad is not None and (vocabulary == 1 or error(grad, wide.grad) < RESULT)
-    with ops.using_backend("reference"):
+    with ops.using(backend="reference"):
         theirs, back = ops.cross_entropy_(logits.clone(), targets, -100)
     assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5) and torch.allclose(grad, back, rtol=1e-2, atol=1e-6)
 
@@ -268,11 +268,9 @@ def test_grouped_linear(groups: int) -> None:
     check(op, [random(37, groups * 24).bfloat16(), random(groups * 8, 24).bfloat16()])
 
 
-@pytest.mark.parametrize("name", native.isas() if native.available() else [])
+@pytest.mark.parametrize("name", ops.isas())
 def test_the_same_bits_on_other_threads(name: str, threads: Threads) -> None:
-    before = native.isa()
-    native.use_isa(name)
-    try:
+    with ops.using(isa=name):
         seen = []
         for count in (1, 2, 3):
             with threads(count):
@@ -280,27 +278,25 @@ def test_the_same_bits_on_other_threads(name: str, threads: Threads) -> None:
                 _, grads = run(connection, [x, *mixer(4, 24, False)], BF16)
                 _, more = run(lambda given, _: norm_grad.norm(*given, 1e-6, None), [x, random(24)], BF16)  # type: ignore[call-arg]
                 pooled = [random(800, 24).bfloat16(), random(800, 24, seed=1).bfloat16(), random(4, 24)]
-                _, last = run(lambda given, _: pool_grad.pool_sequences(*given, 4, True, [800]), pooled, BF16)  # type: ignore[call-arg]
+                _, last = run(lambda given, _: compress_grad.compress_sequences(*given, 4, True, [800]), pooled, BF16)  # type: ignore[call-arg]
                 given = attention_inputs([300, 90], 2, 32, 4)
                 facts = 32, 4, [300, 90], None, False, BF16
                 _, joint = run(lambda given, _, facts=facts: ops.attend_sequences(*given, *facts)[0], given, BF16)  # type: ignore[misc]
                 seen.append([*grads, *more, *last, *joint])
         assert all(torch.equal(*pair) for some in seen[1:] for pair in zip(some, seen[0], strict=True))
-    finally:
-        native.use_isa(before)
 
 
 def test_who_computes() -> None:
     """Kernels where gradients are wanted in bfloat16, the reference's bits for the rest."""
     x, weight = random(4, 8).bfloat16(), random(8)
-    with ops.using_backend("auto"):
+    with ops.using(backend="auto"):
         assert "_Norm" in type(ops.rms_norm(x.requires_grad_(), weight, 1e-6, BF16).grad_fn).__name__
         wide = ops.rms_norm(x.detach().float().requires_grad_(), weight, 1e-6, Arithmetic("exact", torch.float32))
         assert "_Norm" not in type(wide.grad_fn).__name__
         streams = random(3, 2, 8).bfloat16().requires_grad_()  # two streams: the reference
         read = ops.hc_read(streams, *mixer(2, 8, False), *MIX, BF16)  # type: ignore[call-arg]
         assert read[3] is streams
-    with ops.using_backend("reference"):
+    with ops.using(backend="reference"):
         assert "_Norm" not in type(ops.rms_norm(x, weight, 1e-6, BF16).grad_fn).__name__
     assert reference.hc_collapse(random(3, 4, 8).bfloat16(), torch.ones(3, 4)).dtype == torch.bfloat16
 
@@ -335,11 +331,11 @@ def wrong_calls() -> dict[str, Callable[[], Any]]:
         "no rows": lambda: norm_grad.norm(x[:0], None, 1e-6, None),
         "gate": lambda: swiglu.swiglu(x[:3], x, None, 1.0),
         "route": lambda: swiglu.swiglu(x, x, random(4), 1.0),
-        "lengths": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [4, 5]),
-        "fewer lengths": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [4]),
-        "empty sequence": lambda: pool_grad.pool_sequences(kv, kv, ape, 4, True, [8, 0]),
-        "no entry": lambda: pool_grad.pool_sequences(kv, kv, random(9, 6), 9, True, [8]),
-        "ape": lambda: pool_grad.pool_sequences(kv, kv, ape[:3], 4, True, [8]),
+        "lengths": lambda: compress_grad.compress_sequences(kv, kv, ape, 4, True, [4, 5]),
+        "fewer lengths": lambda: compress_grad.compress_sequences(kv, kv, ape, 4, True, [4]),
+        "empty sequence": lambda: compress_grad.compress_sequences(kv, kv, ape, 4, True, [8, 0]),
+        "no entry": lambda: compress_grad.compress_sequences(kv, kv, random(9, 6), 9, True, [8]),
+        "ape": lambda: compress_grad.compress_sequences(kv, kv, ape[:3], 4, True, [8]),
         "heads": lambda: attend(q, keys, entries, sink[1:]),
         "tokens": lambda: attend(q, keys[1:], entries, sink),
         "entries": lambda: attend(q, keys, entries[1:], sink),
@@ -361,7 +357,7 @@ def wrong_calls() -> dict[str, Callable[[], Any]]:
         "row before the first": lambda: expert_rows.take_rows(x, torch.tensor([0, -1]), targets[:, None]),
         "row numbers": lambda: expert_rows.take_rows(x, targets.int(), targets[:, None]),
         "added": lambda: expert_rows.sum_rows(x, targets, targets[:, None], x[1:]),
-        "score": lambda: pool_grad.pool_sequences(kv, kv[1:], ape, 4, True, [8]),
+        "score": lambda: compress_grad.compress_sequences(kv, kv[1:], ape, 4, True, [8]),
     }  # fmt: skip
 
 

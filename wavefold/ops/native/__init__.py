@@ -13,12 +13,12 @@ from wavefold.ops.native.block import (
     leave,
     spans,
 )
-from wavefold.ops.native.library import available, isa, isas, timing, use_batch_invariant, use_isa
+from wavefold.ops.native.library import available, isas
 from wavefold.ops.native.linear import decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
     "ROW_FORMS", "BlockParameters", "ExpertStruct", "PassBuffers", "RowSource", "RunStruct", "Spans", "attend",
-    "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isa", "isas",
-    "leave", "linear", "spans", "timing", "use_batch_invariant", "use_isa",
+    "available", "block_attention", "decode", "expert_struct", "experts", "fp8_sim", "index_select", "isas",
+    "leave", "linear", "spans",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import check, pool, require
+from wavefold.ops.native.library import check, require, runtime
 from wavefold.ops.native.rows import RowSource
 
 
@@ -46,7 +46,7 @@ def attend(
     out = torch.empty_like(q)
     check(
         require().wf_attend(
-            pool(), n, heads, q.data_ptr(), sink.data_ptr(), first, window, ctypes.byref(past.struct()),
+            runtime(), n, heads, q.data_ptr(), sink.data_ptr(), first, window, ctypes.byref(past.struct()),
             fresh.data_ptr(), None if entries is None else ctypes.byref(entries.struct()),
             0 if entries is None else ratio, None if chosen is None else chosen.data_ptr(),
             0 if chosen is None else chosen.shape[1], out.data_ptr(),
@@ -71,7 +71,7 @@ def index_select(q: Tensor, weights: Tensor, keys: RowSource, first: int, ratio:
     out = torch.empty(n, max(0, k), dtype=torch.int32)
     check(
         require().wf_index(
-            pool(), n, heads, q.data_ptr(), weights.data_ptr(), ctypes.byref(keys.struct()), first, ratio, k,
+            runtime(), n, heads, q.data_ptr(), weights.data_ptr(), ctypes.byref(keys.struct()), first, ratio, k,
             released, out.data_ptr(),
         )
     )  # fmt: skip

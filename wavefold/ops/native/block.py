@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import MatrixStruct, check, pool, require
+from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 from wavefold.ops.native.linear import matrix_of
 from wavefold.ops.native.rows import RowsStruct
 
@@ -146,7 +146,7 @@ def block_attention(block: BlockParameters, runs: Sequence[RunStruct], buffers: 
     New entries are in the caches. `after`: what the next call reads first. Raises ValueError for what does not fit."""
     array = runs[0] if len(runs) == 1 else (RunStruct * len(runs))(*runs)
     arguments = ctypes.byref(block.struct), len(runs), ctypes.byref(array), *buffers.of_attention, after, len(after)
-    check(require().wf_block_attention(pool(), *arguments))
+    check(require().wf_block_attention(runtime(), *arguments))
 
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
@@ -175,11 +175,11 @@ def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffer
     n, _, hidden, topk = buffers.sizes
     h, ids, route, made = buffers.of_experts
     arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, made, after, len(after)
-    check(require().wf_experts(pool(), *arguments))
+    check(require().wf_experts(runtime(), *arguments))
 
 
 def leave(buffers: PassBuffers) -> None:
     """buffers.made back onto the streams of buffers.mixed (hc_expand), into buffers.streams."""
     made, mixed, post, comb, streams = buffers.of_leave
     n, num_streams, hidden, _ = buffers.sizes
-    check(require().wf_hc_expand(pool(), made, mixed, post, comb, n, num_streams, hidden, streams))
+    check(require().wf_hc_expand(runtime(), made, mixed, post, comb, n, num_streams, hidden, streams))

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pool, require
+from wavefold.ops.native.library import bf16, check, floats, require, runtime
 from wavefold.ops.native.linear import linear, matrix_of
 
 
@@ -29,7 +29,7 @@ def hc_head(x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, eps: float, 
     out, matrix = torch.empty(n, hidden, dtype=torch.bfloat16), matrix_of(fn, None)
     pointers = (t.data_ptr() for t in (base, scale, x_nJd))
     sizes = n, num_streams, hidden, eps, norm_eps
-    check(require().wf_hc_head(pool(), ctypes.byref(matrix), *pointers, *sizes, out.data_ptr()))
+    check(require().wf_hc_head(runtime(), ctypes.byref(matrix), *pointers, *sizes, out.data_ptr()))
     return out
 
 
@@ -44,7 +44,7 @@ def hc_split(
     pre, post, comb = (torch.empty(n, *shape) for shape in ((num_streams,), (num_streams,), (num_streams,) * 2))
     pointers = (t.data_ptr() for t in (mixes, base, scale))
     results = (t.data_ptr() for t in (pre, post, comb))
-    check(require().wf_hc_split(pool(), *pointers, n, num_streams, iters, eps, *results))
+    check(require().wf_hc_split(runtime(), *pointers, n, num_streams, iters, eps, *results))
     return pre, post, comb
 
 
@@ -55,7 +55,7 @@ def hc_collapse(x_nJd: Tensor, pre: Tensor) -> Tensor:
     if pre.shape != (n, num_streams):
         raise ValueError(f"pre {list(pre.shape)} does not fit streams {list(x_nJd.shape)}")
     out = torch.empty(n, hidden, dtype=torch.bfloat16)
-    check(require().wf_hc_collapse(pool(), x_nJd.data_ptr(), pre.data_ptr(), n, num_streams, hidden, out.data_ptr()))
+    check(require().wf_hc_collapse(runtime(), x_nJd.data_ptr(), pre.data_ptr(), n, num_streams, hidden, out.data_ptr()))
     return out
 
 
@@ -71,5 +71,5 @@ def hc_expand(out_nd: Tensor, x_nJd: Tensor, post: Tensor, comb: Tensor) -> Tens
         )
     out = torch.empty_like(x_nJd)
     pointers = (t.data_ptr() for t in (out_nd, x_nJd, post, comb))
-    check(require().wf_hc_expand(pool(), *pointers, n, num_streams, hidden, out.data_ptr()))
+    check(require().wf_hc_expand(runtime(), *pointers, n, num_streams, hidden, out.data_ptr()))
     return out

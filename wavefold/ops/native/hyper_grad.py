@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pointer, pool, require
+from wavefold.ops.native.library import bf16, check, floats, pointer, require, runtime
 
 STREAMS = 4
 """The only number of streams that these kernels take."""
@@ -74,7 +74,7 @@ def _read(ctx: Any, x: Tensor, parameters: tuple[Tensor, ...], numbers: Any, las
     out, mixes = x.new_empty(n, hidden), torch.empty(n, len(parameters[0]) + 1)
     post, comb = (None, None) if last else (torch.empty(n, streams), torch.empty(n, streams, streams))
     results = (pointer(t) for t in (mixes, out, post, comb))
-    check(require().wf_hc_read(pool(), ctypes.byref(struct), x.data_ptr(), n, *results))
+    check(require().wf_hc_read(runtime(), ctypes.byref(struct), x.data_ptr(), n, *results))
     ctx.save_for_backward(x, mixes, *parameters)
     ctx.facts = numbers, last, given
     return (out,) if post is None or comb is None else (out, post, comb)
@@ -94,7 +94,7 @@ def _read_grad(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
     grad_x = torch.empty_like(x)
     grad_parameters = [torch.empty_like(parameter) for parameter in parameters]
     pointers = (pointer(t) for t in (mixes, out, post, comb, past, grad_x, *grad_parameters))
-    check(require().wf_hc_read_grad(pool(), ctypes.byref(struct), x.data_ptr(), n, *pointers))
+    check(require().wf_hc_read_grad(runtime(), ctypes.byref(struct), x.data_ptr(), n, *pointers))
     return grad_x, *(grad.to(dtype) for grad, dtype in zip(grad_parameters, dtypes, strict=True)), None
 
 
@@ -131,7 +131,7 @@ class _HcReturn(torch.autograd.Function):
             )
         y = torch.empty_like(x)
         pointers = (t.data_ptr() for t in (f, x, post, comb))
-        check(require().wf_hc_return(pool(), *pointers, n, streams, hidden, y.data_ptr()))
+        check(require().wf_hc_return(runtime(), *pointers, n, streams, hidden, y.data_ptr()))
         ctx.save_for_backward(f, x, post, comb)
         return y
 
@@ -142,5 +142,5 @@ class _HcReturn(torch.autograd.Function):
         results = [torch.empty_like(t) for t in (f, x, post, comb)]
         pointers = (t.data_ptr() for t in (f, x, post, comb, grad))
         to = (t.data_ptr() for t in results)
-        check(require().wf_hc_return_grad(pool(), *pointers, *x.shape, *to))
+        check(require().wf_hc_return_grad(runtime(), *pointers, *x.shape, *to))
         return tuple(results)

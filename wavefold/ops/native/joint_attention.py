@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pointer, pool, require
+from wavefold.ops.native.library import bf16, check, floats, pointer, require, runtime
 
 DIM_UNIT = 32
 """Heads' dims that the kernels take are multiples of this."""
@@ -89,7 +89,7 @@ class _JointAttention(torch.autograd.Function):
         masses = torch.empty(sum(a * b for a, b in zip(lengths, blocks, strict=True)) if mass else 0)
         struct = _struct((q, kv, entries, sink), chosen, *ctx.facts)
         results = o.data_ptr(), lse.data_ptr(), masses.data_ptr() if mass else None
-        check(require().wf_joint_attention(pool(), ctypes.byref(struct), *results))
+        check(require().wf_joint_attention(runtime(), ctypes.byref(struct), *results))
         ctx.save_for_backward(q, kv, entries, sink, chosen, lse)
         ctx.mark_non_differentiable(masses)
         return o, masses
@@ -101,6 +101,6 @@ class _JointAttention(torch.autograd.Function):
         results = [torch.empty_like(t) for t in given[:3]]
         delta = torch.empty_like(lse)
         pointers = (pointer(t) for t in (lse, grad_o, *results, delta))
-        check(require().wf_joint_attention_grad(pool(), ctypes.byref(struct), *pointers))
+        check(require().wf_joint_attention_grad(runtime(), ctypes.byref(struct), *pointers))
         grad_sink = -(torch.exp(given[3] - lse) * delta).sum(0).to(ctx.dtype)
         return *results, grad_sink, None, None, None

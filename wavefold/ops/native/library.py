@@ -1,25 +1,23 @@
-"""The shared library: where it is, what it exports, and its threads. The only place that loads one.
+"""The shared library: where it is, what it exports, and handles of its threads. The only place that loads one.
 
 A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 leaves it alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ABI = 8
+ABI = 9
 """WF_ABI of csrc/wavefold.h that this file speaks."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -54,10 +52,9 @@ class MatrixStruct(ctypes.Structure):
 _int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
 _two = [_int64, _int64]
 SIGNATURES: dict[str, list[Any]] = {
-    "wf_use_isa": [ctypes.c_char_p],
-    "wf_use_batch_invariant": [_int32],
-    "wf_pool_create": [_int32, ctypes.POINTER(_pointer)],
-    "wf_pool_destroy": [_pointer],
+    "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, ctypes.POINTER(_pointer)],
+    "wf_runtime_release": [_pointer],
+    "wf_runtime_inside_ns": [_pointer],
     "wf_linear": [_pointer, _matrix, _pointer, _int64, _int32, _pointer, _int32],
     "wf_fp8_sim": [_pointer, _pointer, _int64, _int64, _int64, _pointer],
     "wf_decode": [_pointer, _matrix, _int64, _int64, _pointer, _int64],
@@ -92,8 +89,8 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_rotate": [*[_pointer] * 2, *_two, *[_pointer] * 2],
     "wf_swiglu": [*[_pointer] * 4, *_two, ctypes.c_float, _pointer],
     "wf_swiglu_grad": [*[_pointer] * 5, *_two, ctypes.c_float, *[_pointer] * 3],
-    "wf_pool_rows": [*[_pointer] * 3],
-    "wf_pool_rows_grad": [*[_pointer] * 6],
+    "wf_compress": [*[_pointer] * 3],
+    "wf_compress_grad": [*[_pointer] * 6],
     "wf_combine_rows": [*[_pointer] * 2, _int64, _pointer, *[_int64] * 3, *[_pointer] * 2],
     "wf_cross_entropy": [*[_pointer] * 3, *_two, _pointer],
     "wf_index_loss": [*[_pointer] * 5, *[_int64] * 5, _int32, *[_pointer] * 3],
@@ -126,11 +123,11 @@ def library() -> ctypes.CDLL | None:
     loaded = ctypes.CDLL(str(path))
     if (abi := loaded.wf_abi()) != ABI:
         raise OSError(f"{path}: speaks version {abi} of the kernels' interface, expected {ABI}; install wavefold again")
-    loaded.wf_isa.restype = loaded.wf_isas.restype = ctypes.c_char_p
+    loaded.wf_isas.restype = ctypes.c_char_p
     for name, arguments in SIGNATURES.items():
         getattr(loaded, name).argtypes = arguments
-    loaded.wf_use_batch_invariant.restype = None
-    loaded.wf_pool_destroy.restype = None
+    loaded.wf_runtime_release.restype = None
+    loaded.wf_runtime_inside_ns.restype = _int64
     return loaded
 
 
@@ -146,37 +143,6 @@ def require() -> ctypes.CDLL:
             "the CPU kernels were not built; install wavefold again, with a C++ compiler or from a wheel"
         )
     return loaded
-
-
-class Timing:
-    """`seconds` spent inside the library."""
-
-    seconds = 0.0
-
-
-@contextlib.contextmanager
-def timing() -> Iterator[Timing]:
-    """Time the calls of the library while the block runs."""
-    loaded, spent = require(), Timing()
-
-    def timed(call: Callable[..., int]) -> Callable[..., int]:
-        def run(*arguments: object) -> int:
-            began = time.perf_counter()
-            try:
-                return call(*arguments)
-            finally:
-                spent.seconds += time.perf_counter() - began
-
-        return run
-
-    calls = {name: getattr(loaded, name) for name in SIGNATURES}
-    for name, call in calls.items():
-        setattr(loaded, name, timed(call))
-    try:
-        yield spent
-    finally:
-        for name, call in calls.items():
-            setattr(loaded, name, call)
 
 
 def check(error: int) -> None:
@@ -209,64 +175,60 @@ def isas() -> list[str]:
     return require().wf_isas().decode().split()
 
 
-def isa() -> str:
-    """The instruction set in use."""
-    return require().wf_isa().decode()
+class Handle:
+    """A runtime of the library: `threads` threads, the kernels of `isa`; the first argument of its calls.
 
-
-def use_isa(name: str) -> None:
-    """Use another one from now on, in the whole process. Raises ValueError for one that is not in `isas`."""
-    if require().wf_use_isa(name.encode()):
-        raise ValueError(f"instruction set {name!r} is not allowed; expected one of {', '.join(isas())}")
-
-
-def use_batch_invariant(on: bool) -> None:
-    """Whether row i of a batch has the same bytes whatever the batch, in the whole process. Off, which is the start,
-    many rows are multiplied in another and faster order than few."""
-    require().wf_use_batch_invariant(on)
-
-
-class Pool:
-    """`threads` threads of the library; the first argument of its calls.
-
-    A call is given the Pool and not its handle: ctypes holds the arguments until the call returns, so that a pool which
-    another Python thread replaces meanwhile is destroyed only then.
+    A call is given this object and not its address: ctypes holds the arguments until the call returns, so that a
+    handle which another Python thread lets go of meanwhile is released only then. Raises ValueError for threads that
+    cannot be had and for an unknown instruction set.
     """
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, isa: str | None, batch_invariant: bool):
         self.threads = threads
-        self.handle = ctypes.c_void_p()
-        check(require().wf_pool_create(threads, ctypes.byref(self.handle)))
+        self._address = ctypes.c_void_p()
+        self._process = _process
+        name = None if isa is None else isa.encode()
+        check(require().wf_runtime_create(threads, name, batch_invariant, ctypes.byref(self._address)))
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:
         """What ctypes passes for it."""
-        return self.handle
+        return self._address
+
+    @property
+    def is_usable(self) -> bool:
+        """True in the process that made it: a forked child has its memory and none of its threads."""
+        return self._process is _process
+
+    @property
+    def inside_ns(self) -> int:
+        """Nanoseconds that calls have spent inside."""
+        return int(require().wf_runtime_inside_ns(self._address))
 
     def __del__(self) -> None:
-        if self.handle and (loaded := library()) is not None:
-            loaded.wf_pool_destroy(self.handle)
-            self.handle = ctypes.c_void_p()
+        if self._address and self.is_usable and (loaded := library()) is not None:
+            loaded.wf_runtime_release(self._address)
 
 
-_pool: Pool | None = None
+_process = object()
+_current: Callable[[], Handle] | None = None
 
 
-def pool() -> Pool:
-    """The process's pool, with as many threads as torch uses."""
-    global _pool
-    current, threads = _pool, torch.get_num_threads()  # another Python thread may replace the global at any time
-    if current is None or current.threads != threads:
-        _pool = current = Pool(threads)
-    return current
+def runtime() -> Handle:
+    """The handle of the runtime that this thread's calls use (ops/runtime.py)."""
+    assert _current is not None, "ops/runtime.py says which"
+    return _current()
+
+
+def use_runtime_of(current: Callable[[], Handle]) -> None:
+    """`current` gives `runtime` its handles."""
+    global _current
+    _current = current
 
 
 def _after_fork() -> None:
-    """A forked child has the memory of the pool and none of its threads."""
-    global _pool
-    if _pool is not None:
-        _pool.handle = ctypes.c_void_p()
-        _pool = None
+    global _process
+    _process = object()
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wavefold import quant
-from wavefold.ops.native.library import MatrixStruct, check, pool, require
+from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 
 FORMS = ("fp4", "fp8", "bf16", "fp32")
 """The forms in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
@@ -28,7 +28,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, 
     y = torch.empty(len(rows), num_out, dtype=dtype)
     check(
         require().wf_linear(
-            pool(),
+            runtime(),
             ctypes.byref(matrix),
             rows.data_ptr(),
             len(rows),
@@ -46,7 +46,7 @@ def decode(weight: Tensor, scale: Tensor | None, first: int, count: int) -> Tens
     out = torch.empty(max(0, count), matrix.columns, dtype=torch.bfloat16)
     check(
         require().wf_decode(
-            pool(), ctypes.byref(matrix), first, count, out.data_ptr(), out.numel() * out.element_size()
+            runtime(), ctypes.byref(matrix), first, count, out.data_ptr(), out.numel() * out.element_size()
         )
     )
     return out
@@ -59,7 +59,7 @@ def fp8_sim(x: Tensor, block: int) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     rows = x.numel() // x.shape[-1]
-    check(require().wf_fp8_sim(pool(), x.data_ptr(), rows, x.shape[-1], block, out.data_ptr()))
+    check(require().wf_fp8_sim(runtime(), x.data_ptr(), rows, x.shape[-1], block, out.data_ptr()))
     return out
 
 

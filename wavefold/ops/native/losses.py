@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, pointer, pool, require
+from wavefold.ops.native.library import bf16, check, pointer, require, runtime
 from wavefold.ops.native.linear import linear
 
 PIECE_DOTS = 1 << 21
@@ -27,7 +27,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
     nats = torch.empty(len(logits))
     check(
         require().wf_cross_entropy(
-            pool(), logits.data_ptr(), targets.data_ptr(), *logits.shape, nats.data_ptr()
+            runtime(), logits.data_ptr(), targets.data_ptr(), *logits.shape, nats.data_ptr()
         )
     )  # fmt: skip
     return nats
@@ -71,7 +71,7 @@ class _IndexLoss(torch.autograd.Function):
             given = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
             sizes = first, len(weights[rows]), heads, m, ratio, rounded
             results = (t.data_ptr() for t in (loss[rows], grad_dots, grad_weights[rows]))
-            check(require().wf_index_loss(pool(), *(pointer(t) for t in given), *sizes, *results))
+            check(require().wf_index_loss(runtime(), *(pointer(t) for t in given), *sizes, *results))
             torch.mm(grad_dots, keys, out=grad_q[rows].view(-1, dim))
             grad_keys += grad_dots.T @ some
         ctx.save_for_backward(grad_q, grad_weights.to(weights.dtype), grad_keys.to(keys.dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import check, pool, require
+from wavefold.ops.native.library import check, require, runtime
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -18,5 +18,5 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     rows = x.numel() // x.shape[-1]
-    check(require().wf_rms_norm(pool(), x.data_ptr(), weight.data_ptr(), rows, x.shape[-1], eps, out.data_ptr()))
+    check(require().wf_rms_norm(runtime(), x.data_ptr(), weight.data_ptr(), rows, x.shape[-1], eps, out.data_ptr()))
     return out

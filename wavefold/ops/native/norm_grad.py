@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pointer, pool, require
+from wavefold.ops.native.library import bf16, check, floats, pointer, require, runtime
 from wavefold.ops.reference.rope import Table
 
 
@@ -60,7 +60,7 @@ class _Norm(torch.autograd.Function):
         out = torch.empty_like(x)
         check(
             require().wf_norm(
-                pool(),
+                runtime(),
                 x.data_ptr(),
                 pointer(weight),
                 *_rows(x),
@@ -82,7 +82,7 @@ class _Norm(torch.autograd.Function):
         results = grad.data_ptr(), grad_x.data_ptr(), pointer(grad_weight)
         check(
             require().wf_norm_grad(
-                pool(), x.data_ptr(), pointer(weight), *_rows(x), ctx.eps, turn and ctypes.byref(turn), *results
+                runtime(), x.data_ptr(), pointer(weight), *_rows(x), ctx.eps, turn and ctypes.byref(turn), *results
             )
         )
         return grad_x, None if grad_weight is None else grad_weight.to(ctx.dtype), None, None, None
@@ -105,5 +105,5 @@ class _Rotate(torch.autograd.Function):
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> Tensor:
     x = bf16(x)
     turn, out = _turn(x, cos, sin, inverse), torch.empty_like(x)
-    check(require().wf_rotate(pool(), x.data_ptr(), *_rows(x), ctypes.byref(turn), out.data_ptr()))
+    check(require().wf_rotate(runtime(), x.data_ptr(), *_rows(x), ctypes.byref(turn), out.data_ptr()))
     return out

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pointer, pool, require
+from wavefold.ops.native.library import bf16, check, floats, pointer, require, runtime
 
 
 def swiglu(gate: Tensor, up: Tensor, route: Tensor | None, limit: float) -> Tensor:
@@ -24,7 +24,7 @@ class _Swiglu(torch.autograd.Function):
             raise ValueError(f"gate {list(gate.shape)}, up {list(up.shape)} and route {shape} do not fit")
         inner = torch.empty_like(gate)
         pointers = gate.data_ptr(), up.data_ptr(), pointer(route)
-        check(require().wf_swiglu(pool(), *pointers, *gate.shape, limit, inner.data_ptr()))
+        check(require().wf_swiglu(runtime(), *pointers, *gate.shape, limit, inner.data_ptr()))
         ctx.save_for_backward(gate, up, route)
         ctx.limit = limit
         return inner
@@ -36,5 +36,5 @@ class _Swiglu(torch.autograd.Function):
         results = torch.empty_like(gate), torch.empty_like(up), None if route is None else torch.empty_like(route)
         pointers = gate.data_ptr(), up.data_ptr(), pointer(route), grad.data_ptr()
         to = (pointer(t) for t in results)
-        check(require().wf_swiglu_grad(pool(), *pointers, *gate.shape, ctx.limit, *to))
+        check(require().wf_swiglu_grad(runtime(), *pointers, *gate.shape, ctx.limit, *to))
         return *results, None

@@ -13,7 +13,7 @@
 
 namespace wf {
 
-struct PoolRows {
+struct Compression {
     const uint16_t *kv, *score;  // [tokens, width]
     const float *ape;            // [ratio, width]
     int64_t ratio, dim;
@@ -28,14 +28,14 @@ struct PoolRows {
 };
 
 template <class S>
-struct PoolKernel {
+struct CompressKernel {
     using F = typename S::F;
     using V = Lanes<S>;
     static constexpr int64_t PREVIOUS = 1, NEXT = 2;
 
     // body(row of kv, row of ape) for an entry's rows, each at its first channel.
     template <class Body>
-    static WF_INLINE void rows(const PoolRows &job, int64_t entry, const Body &body) {
+    static WF_INLINE void rows(const Compression &job, int64_t entry, const Body &body) {
         const int64_t width = job.width(), token = job.starts[entry] / 4;
         if (job.overlap && job.starts[entry] & PREVIOUS)
             for (int64_t s = 0; s < job.ratio; s++) body((token - job.ratio + s) * width, s * width);
@@ -44,7 +44,7 @@ struct PoolKernel {
     }
 
     // The pooled channels k .., and the softmax's maximum and sum.
-    static WF_INLINE F pooled(const PoolRows &job, int64_t entry, int64_t k, int n, F &top, F &sum) {
+    static WF_INLINE F pooled(const Compression &job, int64_t entry, int64_t k, int n, F &top, F &sum) {
         F most = S::all(-INFINITY), total = F{}, divisor = F{};
         rows(job, entry, [&](int64_t row, int64_t place) __attribute__((always_inline)) {
             most = S::max(V::words(job.score + row + k, n) + V::floats(job.ape + place + k, n), most);
@@ -59,7 +59,7 @@ struct PoolKernel {
         return total / divisor;
     }
 
-    static void forward(const PoolRows &job, int64_t first, int64_t end) {
+    static void forward(const Compression &job, int64_t first, int64_t end) {
         for (int64_t entry = first; entry < end; entry++)
             V::each(job.dim, [&](int64_t k, int n) __attribute__((always_inline)) {
                 F top, sum;
@@ -68,7 +68,7 @@ struct PoolKernel {
     }
 
     // The gradient of ape is added to `partial`.
-    static void grad(const PoolRows &job, int64_t entry, float *partial) {
+    static void grad(const Compression &job, int64_t entry, float *partial) {
         V::each(job.dim, [&](int64_t k, int n) __attribute__((always_inline)) {
             F top, sum;
             const F value = pooled(job, entry, k, n, top, sum), g = V::words(job.grad + entry * job.dim + k, n) / sum;

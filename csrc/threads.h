@@ -15,14 +15,14 @@ namespace wf {
 // `run(context, thread, threads)` is called once on each thread.
 using Task = void (*)(void *context, int thread, int threads);
 
-class Pool {
+class Threads {
   public:
     static constexpr int64_t MOST_SPANS = 16;  // that are expected; of more, the first
 
-    explicit Pool(int threads);
-    ~Pool();
-    Pool(const Pool &) = delete;
-    Pool &operator=(const Pool &) = delete;
+    explicit Threads(int threads);
+    ~Threads();
+    Threads(const Threads &) = delete;
+    Threads &operator=(const Threads &) = delete;
 
     int threads() const { return threads_; }
     void run(Task task, void *context);
@@ -53,13 +53,6 @@ class Pool {
     // memory is not idle while one thread does what cannot be shared. Takes the place of what was expected before.
     void expect(const wf_span *spans, int64_t count);
 
-    // Scratch that lives as long as the pool and grows on demand, 64-byte aligned. Null when memory is short. What a
-    // call keeps while it calls others lies in slot 1.
-    void *scratch(int64_t bytes, int slot = 0);
-
-    // One call at a time; a second caller waits.
-    std::mutex calls;
-
   private:
     void work(int thread);
     bool fetch();
@@ -78,8 +71,6 @@ class Pool {
     std::atomic<int64_t> spans_{0}, fetched_{0};
     Task task_ = nullptr;
     void *context_ = nullptr;
-    void *scratch_[2] = {};
-    int64_t scratch_bytes_[2] = {};
 };
 
 // The share [first, end) of `count` items that a thread takes, in multiples of `grain`.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import bf16, check, floats, pool, require
+from wavefold.ops.native.library import bf16, check, floats, require, runtime
 
 
-class PoolingStruct(ctypes.Structure):
-    """wf_pooling."""
+class CompressionStruct(ctypes.Structure):
+    """wf_compression."""
 
     _fields_ = (
         ("kv", ctypes.c_void_p),
@@ -28,14 +28,14 @@ class PoolingStruct(ctypes.Structure):
     )
 
 
-def pool_sequences(
+def compress_sequences(
     kv: Tensor, score: Tensor, ape: Tensor, ratio: int, overlap: bool, lengths: Sequence[int]
 ) -> Tensor:  # fmt: skip
     """kv, score bfloat16 [n, width] of sequences of `lengths`, ape [ratio, width] -> their entries [m, dim], m > 0."""
-    return _PoolSequences.apply(kv, score, ape, ratio, overlap, tuple(lengths))
+    return _CompressSequences.apply(kv, score, ape, ratio, overlap, tuple(lengths))
 
 
-class _PoolSequences(torch.autograd.Function):
+class _CompressSequences(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, kv: Tensor, score: Tensor, ape: Tensor, ratio: int, overlap: bool, lengths: tuple[int, ...]
@@ -51,7 +51,7 @@ class _PoolSequences(torch.autograd.Function):
         entries = sum(length // ratio for length in lengths)
         out = kv.new_empty(entries, ctx.facts[1])
         struct = _struct(kv, score, ape, *ctx.facts)
-        check(require().wf_pool_rows(pool(), ctypes.byref(struct), out.data_ptr()))
+        check(require().wf_compress(runtime(), ctypes.byref(struct), out.data_ptr()))
         ctx.save_for_backward(kv, score, ape)
         return out
 
@@ -61,12 +61,12 @@ class _PoolSequences(torch.autograd.Function):
         struct, grad = _struct(*saved, *ctx.facts), bf16(grads[0])
         results = [torch.empty_like(t) for t in saved]
         to = (t.data_ptr() for t in results)
-        check(require().wf_pool_rows_grad(pool(), ctypes.byref(struct), grad.data_ptr(), *to))
+        check(require().wf_compress_grad(runtime(), ctypes.byref(struct), grad.data_ptr(), *to))
         return results[0], results[1], results[2].to(ctx.dtype), None, None, None
 
 
 def _struct(
     kv: Tensor, score: Tensor, ape: Tensor, ratio: int, dim: int, overlap: bool, lengths: Tensor
-) -> PoolingStruct:  # fmt: skip
+) -> CompressionStruct:  # fmt: skip
     pointers = (t.data_ptr() for t in (kv, score, ape, lengths))
-    return PoolingStruct(*pointers, len(lengths), len(kv), ratio, dim, overlap)
+    return CompressionStruct(*pointers, len(lengths), len(kv), ratio, dim, overlap)

@@ -1,8 +1,7 @@
-#include "pool.h"
+#include "threads.h"
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 
 #if defined(__linux__)
 #include <pthread.h>
@@ -49,7 +48,7 @@ void pin(std::thread &thread, int number) {
 
 }  // namespace
 
-Pool::Pool(int threads) : threads_(threads) {
+Threads::Threads(int threads) : threads_(threads) {
     try {
         for (int thread = 1; thread < threads; thread++) {
             workers_.emplace_back([this, thread] { work(thread); });
@@ -64,17 +63,16 @@ Pool::Pool(int threads) : threads_(threads) {
     }
 }
 
-Pool::~Pool() {
+Threads::~Threads() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
     }
     wake_.notify_all();
     for (auto &worker : workers_) worker.join();
-    for (void *scratch : scratch_) std::free(scratch);
 }
 
-void Pool::expect(const wf_span *spans, int64_t count) {
+void Threads::expect(const wf_span *spans, int64_t count) {
     spans_.store(0, std::memory_order_relaxed);
     int64_t bytes = 0, some = 0;
     for (; some < count && some < MOST_SPANS && bytes < MOST_EXPECTED; some++) {
@@ -87,7 +85,7 @@ void Pool::expect(const wf_span *spans, int64_t count) {
 }
 
 // Asks for a piece of what is expected. False when nothing is left.
-bool Pool::fetch() {
+bool Threads::fetch() {
     const int64_t spans = spans_.load(std::memory_order_acquire);
     if (spans == 0 || fetched_.load(std::memory_order_relaxed) >= ends_[spans - 1].load(std::memory_order_relaxed))
         return false;
@@ -106,7 +104,7 @@ bool Pool::fetch() {
     return false;
 }
 
-void Pool::run(Task task, void *context) {
+void Threads::run(Task task, void *context) {
     if (threads_ == 1) {
         task(context, 0, 1);
         return;
@@ -129,7 +127,7 @@ void Pool::run(Task task, void *context) {
     }
 }
 
-void Pool::work(int thread) {
+void Threads::work(int thread) {
     uint64_t done = 0;
     for (;;) {
         int polls = 0;
@@ -150,16 +148,6 @@ void Pool::work(int thread) {
         task_(context_, thread, threads_);
         running_.fetch_sub(1, std::memory_order_release);
     }
-}
-
-void *Pool::scratch(int64_t bytes, int slot) {
-    if (bytes > scratch_bytes_[slot]) {
-        std::free(scratch_[slot]);
-        scratch_bytes_[slot] = (bytes + 63) / 64 * 64;
-        scratch_[slot] = std::aligned_alloc(64, static_cast<size_t>(scratch_bytes_[slot]));
-        if (scratch_[slot] == nullptr) scratch_bytes_[slot] = 0;
-    }
-    return scratch_[slot];
 }
 
 }  // namespace wf

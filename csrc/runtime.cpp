@@ -1,0 +1,101 @@
+#include "runtime.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "attention.h"
+
+namespace {
+
+using wf::Kernels;
+
+const Kernels *const all_kernels[] = {
+#if defined(WF_X86)
+    &wf::avx512bf16_kernels,
+    &wf::avx512_kernels,
+    &wf::avx2_kernels,
+#elif defined(WF_NEON)
+    &wf::neon_kernels,
+#endif
+    &wf::generic_kernels,
+};
+
+constexpr int32_t MOST_THREADS = 1024;
+
+}  // namespace
+
+namespace wf {
+
+Runtime::~Runtime() {
+    for (void *scratch : scratch_) std::free(scratch);
+}
+
+const AttentionKernels &Runtime::attention() const {
+    return kernels.attention ? *kernels.attention : generic_attention;
+}
+
+void *Runtime::scratch(int64_t bytes, int slot) {
+    if (bytes > scratch_bytes_[slot]) {
+        std::free(scratch_[slot]);
+        scratch_bytes_[slot] = (bytes + 63) / 64 * 64;
+        scratch_[slot] = std::aligned_alloc(64, static_cast<size_t>(scratch_bytes_[slot]));
+        if (scratch_[slot] == nullptr) scratch_bytes_[slot] = 0;
+    }
+    return scratch_[slot];
+}
+
+const Kernels *kernels_named(const char *name) {
+    for (const Kernels *kernels : all_kernels)
+        if (kernels->supported() && (!name || std::strcmp(kernels->name, name) == 0)) return kernels;
+    return nullptr;
+}
+
+}  // namespace wf
+
+extern "C" {
+
+const char *wf_isas(void) {
+    static const struct Names {
+        char text[256] = {};
+        Names() {
+            for (const Kernels *kernels : all_kernels) {
+                if (!kernels->supported()) continue;
+                if (text[0]) std::strcat(text, " ");
+                std::strcat(text, kernels->name);
+            }
+        }
+    } names;
+    return names.text;
+}
+
+int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime) {
+    if (!runtime) return WF_ERROR_NULL;
+    *runtime = nullptr;
+    if (threads < 1 || threads > MOST_THREADS) return WF_ERROR_THREADS;
+    const Kernels *kernels = wf::kernels_named(isa);
+    if (!kernels) return WF_ERROR_ISA;
+    try {
+        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0);
+    } catch (const std::system_error &) {
+        return WF_ERROR_THREADS;
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+    return WF_OK;
+}
+
+void wf_runtime_share(wf_runtime *runtime) {
+    if (runtime) runtime->holders.fetch_add(1, std::memory_order_relaxed);
+}
+
+void wf_runtime_release(wf_runtime *runtime) {
+    if (runtime && runtime->holders.fetch_sub(1, std::memory_order_acq_rel) == 1) delete runtime;
+}
+
+const char *wf_runtime_isa(const wf_runtime *runtime) { return runtime ? runtime->kernels.name : ""; }
+
+int64_t wf_runtime_inside_ns(const wf_runtime *runtime) { return runtime ? runtime->inside_ns.load() : 0; }
+
+}  // extern "C"
