@@ -19,7 +19,7 @@ from tests.small import SMALL
 from wavefold import LLM, Completion, Sampling, ops
 from wavefold.chat import byte_tokenizer, heal
 from wavefold.chat.encoding import encode_chat, turn_ids
-from wavefold.checkpoint.random import init
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.engine import generate
 from wavefold.engine.defaults import FILE_NAME
 from wavefold.locate import DEFAULT_MODEL
@@ -35,7 +35,7 @@ MB = 1_000_000
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint with a tokenizer of bytes. It is shared: do not change it."""
     folder = tmp_path_factory.mktemp("llm") / "model"
-    init(CONFIG, folder, 4, finish=byte_tokenizer().save)
+    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
     return folder
 
 

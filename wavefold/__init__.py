@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wavefold.cache import Pool, PoolFull, Sequence
     from wavefold.chat import Tokenizer
     from wavefold.checkpoint.load import load
-    from wavefold.checkpoint.random import init
+    from wavefold.checkpoint.random import random_checkpoint
     from wavefold.checkpoint.save import save
     from wavefold.config import ModelConfig
     from wavefold.engine import Completion, Sampling
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LLM", "Arithmetic", "Completion", "ModelConfig", "Pool", "PoolFull", "Sampling", "Sequence", "Tokenizer",
-    "Transformer", "init", "load", "random_checkpoint", "save", "train",
+    "Transformer", "load", "random_checkpoint", "save", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "LLM": "llm", "Arithmetic": "ops", "Completion": "engine", "ModelConfig": "config", "Pool": "cache",
     "PoolFull": "cache", "Sampling": "engine", "Sequence": "cache", "Tokenizer": "chat", "Transformer": "model",
-    "init": "checkpoint", "load": "checkpoint", "save": "checkpoint",
+    "load": "checkpoint", "random_checkpoint": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 
 
@@ -37,8 +37,6 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used: `wavefold --help` and the tokenizer do without torch."""
     if name == "train":  # the package, which can be called
         return import_module(f"{__name__}.train")
-    if name == "random_checkpoint":
-        return import_module(f"{__name__}.checkpoint").init
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -11,7 +11,7 @@ import torch
 
 import wavefold
 from tests.small import SMALL
-from wavefold import init
+from wavefold import random_checkpoint
 from wavefold.bench.context import dense_model, measure_contexts
 from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
@@ -59,7 +59,7 @@ def test_what_cannot_be_measured(contexts: list[int], decode: int, says: str, mo
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    init(CONFIG, tmp_path / "model", seed=0)
+    random_checkpoint(CONFIG, tmp_path / "model", seed=0)
     out = tmp_path / "lines.jsonl"
     command = [
         "bench",

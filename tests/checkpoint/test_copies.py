@@ -122,7 +122,7 @@ MANY = list(itertools.product(FORMATS, OTHERS))
 
 def make(folder: Path, form: str, other: str) -> None:
     """A checkpoint as somebody may have it."""
-    wavefold.init(SMALL, folder, seed=3)
+    wavefold.random_checkpoint(SMALL, folder, seed=3)
     tensors = {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
     for file in folder.iterdir():
         if file.name != "config.json":

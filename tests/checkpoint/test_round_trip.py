@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wavefold import ModelConfig, Transformer, init, load, quant, save
+from wavefold import ModelConfig, Transformer, load, quant, random_checkpoint, save
 from wavefold.checkpoint import random_model
 from wavefold.checkpoint.files import read_tensors
 
@@ -196,10 +196,10 @@ def test_saving_over_what_it_was_loaded_from(checkpoint: Callable[[str], Path], 
 
 class TestRandom:
     def test_depends_on_seed_and_name_alone(self, config: ModelConfig, tmp_path: Path) -> None:
-        init(config, tmp_path / "a", seed=3)
-        init(config, tmp_path / "b", seed=3)
-        init(config.cut(num_layers=1), tmp_path / "cut", seed=3)
-        init(config, tmp_path / "c", seed=4)
+        random_checkpoint(config, tmp_path / "a", seed=3)
+        random_checkpoint(config, tmp_path / "b", seed=3)
+        random_checkpoint(config.cut(num_layers=1), tmp_path / "cut", seed=3)
+        random_checkpoint(config, tmp_path / "c", seed=4)
         a, b, c = (stored(tmp_path / name) for name in "abc")
         assert_same(a, b)
         assert not any(torch.equal(bytes_of(a[n]), bytes_of(c[n])) for n in a if a[n].numel() > 100)
@@ -228,7 +228,7 @@ class TestRandom:
 
     def test_progress_and_extra_files(self, config: ModelConfig, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
-        init(
+        random_checkpoint(
             config,
             tmp_path / "a",
             seed=0,

@@ -47,7 +47,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "float32":
         wavefold.save(random_model(OFFICIAL, seed=7), path)
     else:
-        wavefold.init(SMALL if request.param == "small" else OFFICIAL, path, seed=7)
+        wavefold.random_checkpoint(SMALL if request.param == "small" else OFFICIAL, path, seed=7)
     if request.param == "fp8":
         wavefold.save(wavefold.load(path), path, experts="fp8")
     return path
@@ -79,7 +79,7 @@ def test_logits_agree(folder: Path, device: torch.device) -> None:
 def test_partial_blocks(experts: str, tmp_path: Path) -> None:
     """Dims that transformers' reader cannot have: we read our own file, and its model takes the decoded weights."""
     config = SMALL.replace(hidden_size=160, moe_intermediate_size=80, q_lora_rank=130, expert_dtype=experts)
-    wavefold.init(config, tmp_path / "model", seed=7)
+    wavefold.random_checkpoint(config, tmp_path / "model", seed=7)
     model = wavefold.load(tmp_path / "model")
     check_logits(model, transformers_model(model))
 

@@ -16,7 +16,7 @@ from tests.small import SMALL
 from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
 from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint.random import init
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.parallel import agreement
 
 pytestmark = pytest.mark.dist
@@ -29,7 +29,7 @@ SCALE = "layers.1.ffn.experts.3.w2.scale"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agreement") / "model"
-    init(CONFIG, folder, 0, finish=byte_tokenizer().save)
+    random_checkpoint(CONFIG, folder, 0, finish=byte_tokenizer().save)
     return folder
 
 

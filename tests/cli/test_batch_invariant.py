@@ -7,7 +7,7 @@ import torch
 
 from tests.cli.running import Capture, run
 from wavefold import ops
-from wavefold.checkpoint import init as random_checkpoint
+from wavefold.checkpoint import random_checkpoint
 from wavefold.cli.main import build_parser
 from wavefold.cli.session import Session
 from wavefold.config import ModelConfig

@@ -13,7 +13,7 @@ import torch
 
 from tests.processes import torchrun
 from wavefold.checkpoint import load
-from wavefold.checkpoint.random import init
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.config import ModelConfig
 from wavefold.parallel import agreement
 
@@ -30,7 +30,7 @@ PROMPT = [7 * i % 300 for i in range(150)]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks") / "model"
-    init(CONFIG, folder, 0)
+    random_checkpoint(CONFIG, folder, 0)
     (folder.parent / "prompt.json").write_text(json.dumps(PROMPT))
     return folder
 

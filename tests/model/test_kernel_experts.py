@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.ops.tilelang.emulate import Emulated, has_headers
 from tests.small import SMALL
 from wavefold.checkpoint import load
-from wavefold.checkpoint.random import init
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.model.expert_store import ExpertStore, ExpertView, RoutingExperts
 from wavefold.model.kernel_experts import KernelExperts, use_kernels
 from wavefold.ops import Arithmetic
@@ -50,7 +50,7 @@ class BySlot(RoutingExperts):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kernel_experts")
-    init(CONFIG, folder / "model", 0)
+    random_checkpoint(CONFIG, folder / "model", 0)
     return folder
 
 

@@ -20,7 +20,7 @@ from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
 from tests.transformers_bridge import transformers_model
 from wavefold import quant
-from wavefold.checkpoint import init, load
+from wavefold.checkpoint import load, random_checkpoint
 from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
@@ -43,7 +43,7 @@ RECIPE = Recipe(lora_rank=RANK, lora_alpha=8.0)
 def packed_folder() -> Path:
     """A random checkpoint in the released formats."""
     folder = Path(tempfile.mkdtemp()) / "base"
-    init(CONFIG, folder, 3)
+    random_checkpoint(CONFIG, folder, 3)
     return folder
 
 

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from wavefold.chat import byte_tokenizer
-    from wavefold.checkpoint import init
+    from wavefold.checkpoint import random_checkpoint
 
     tokenizer = byte_tokenizer()
     has_tokenizer = tokenizer.vocab_size <= config.vocab_size
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     columns = (TextColumn("shard"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None)
-        init(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
+        random_checkpoint(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
     num_bytes = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {config.num_hidden_layers} layers, {config.n_routed_experts} experts, {num_bytes / 1e6:,.1f} MB")
     if not has_tokenizer:
