@@ -89,7 +89,7 @@ def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
 
 def num_parameters(config: ModelConfig) -> int:
     """Trained numbers of a model."""
-    return sum(p.numel() for p in new_model(config, Arithmetic(), 0).parameters() if p.requires_grad)
+    return sum(p.numel() for p in new_model(config, Arithmetic("exact"), 0).parameters() if p.requires_grad)
 
 
 def equal_width(config: ModelConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -16,10 +17,13 @@ import torch
 
 import wavefold
 from tests.small import SMALL
-from wavefold import LLM, Completion, Sampling, ops
+from wavefold import LLM, Arithmetic, Completion, Sampling, Transformer, load, ops
 from wavefold.chat import byte_tokenizer, heal
 from wavefold.chat.encoding import encode_chat, turn_ids
+from wavefold.checkpoint import random_model
 from wavefold.checkpoint.random import random_checkpoint
+from wavefold.cli.main import build_parser
+from wavefold.cli.models import add_arithmetic, arithmetic_of
 from wavefold.engine import generate
 from wavefold.engine.defaults import FILE_NAME
 from wavefold.locate import DEFAULT_MODEL
@@ -205,6 +209,21 @@ class TestWhatItSays:
 def test_the_model_that_ships_is_the_default() -> None:
     with LLM() as llm:
         assert llm.folder == DEFAULT_MODEL
+
+
+def test_one_arithmetic_is_the_default_everywhere(folder: Path) -> None:
+    """Of the library, the command line and its help."""
+    default = ops.DEFAULT_ARITHMETIC
+    models = (load(folder), LLM(folder).model, Transformer(CONFIG), random_model(CONFIG, 0))
+    assert {model.arithmetic.name for model in models} == {Arithmetic().name} == {default}
+    parser = build_parser()
+    for command in (["run"], ["bench", "context"], ["bench", "speed"]):
+        args = parser.parse_args(command)
+        assert arithmetic_of(args) == default
+        assert args.arithmetic is None
+    helped = argparse.ArgumentParser()
+    add_arithmetic(helped)
+    assert f"(default {default})" in " ".join(helped.format_help().split())
 
 
 def test_the_package_lists_what_there_is() -> None:

@@ -26,6 +26,7 @@ from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.open import OverRanks, open_model
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
+from wavefold.ops import DEFAULT_ARITHMETIC
 from wavefold.parallel.threads import use_threads
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
@@ -42,7 +43,7 @@ class LLM:
     def __init__(
         self,
         path: str | Path | None = None,
-        arithmetic: str = "released",
+        arithmetic: str = DEFAULT_ARITHMETIC,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         threads: int | None = None,

@@ -142,6 +142,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["what"] for line in lines[:3]] == ["decode", "decode", "prefill"]
     assert len(lines[0]["seconds"]["transformers"]) == 4 and lines[0]["hardware"] and lines[3]["kernel"]
-    assert load(tmp_path / "model").config == CONFIG
+    assert load(tmp_path / "model", "exact").config == CONFIG
     assert main([*command, "--peer", "llama.cpp"]) == 2
     assert "--gguf" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def old(config: ModelConfig, tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk(old: Path, checkpoint: Callable[[str], Path]) -> None:
     """A real failure to write: the process may not write files of more than 100 kB."""
-    model = load(checkpoint("fp4"))
+    model = load(checkpoint("fp4"), "exact")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
@@ -43,7 +43,7 @@ def test_full_disk(old: Path, checkpoint: Callable[[str], Path]) -> None:
 def test_interrupted_between_shards(
     old: Path, checkpoint: Callable[[str], Path], error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load(checkpoint("fp4"))
+    model = load(checkpoint("fp4"), "exact")
     write_file, calls = write.write_file, []
 
     def fails(path: Path, entries: dict[str, write.Entry]) -> None:

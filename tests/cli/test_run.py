@@ -35,7 +35,7 @@ class TestPrompt:
         assert values["tokens"] == ids
         assert values["text"] == tokenizer.decode(ids, show_special=False)
         assert (values["prompt_tokens"], values["completion_tokens"], values["stop_reason"]) == (2, 4, "length")
-        stops = list(load(model).config.eos_token_ids)
+        stops = list(load(model, "exact").config.eos_token_ids)
         assert values["sampling"] == {
             "temperature": 0.7, "top_p": 0.9, "seed": 5, "max_tokens": 4, "stop_ids": stops
         }  # fmt: skip

@@ -29,7 +29,7 @@ class TestEnd:
         return folder
 
     def test_eos(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-        eos = load(model).config.eos_token_ids[0]
+        eos = load(model, "exact").config.eos_token_ids[0]
         monkeypatch.setattr(generation, "sample", lambda *args: torch.tensor([eos]))
         assert run(model, "-p", "hi", "--json") == 0
         values = printed(capsys)

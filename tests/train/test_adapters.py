@@ -26,6 +26,7 @@ from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.model import Transformer
 from wavefold.model.parameters import Linear
+from wavefold.ops import Arithmetic
 from wavefold.system import Notice
 from wavefold.train.fake_quant import Masters
 from wavefold.train.kept_delta import kept_products, kept_report, kept_share
@@ -49,7 +50,7 @@ def packed_folder() -> Path:
 
 def base_of(dtype: torch.dtype | None) -> Transformer:
     """A random model, as released (None) or with every float tensor in `dtype`."""
-    model = load(packed_folder())
+    model = load(packed_folder(), "exact")
     if dtype is None:
         return model
     tensors: dict[str, Tensor] = {}
@@ -145,7 +146,7 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
         model = with_deltas(base_of(dtype), 0.02)
         parameters = dict(model.named_parameters())
         save_adapters(model, parameters, tmp_path / "adapters.safetensors")
-        merged = Transformer(CONFIG)
+        merged = Transformer(CONFIG, Arithmetic("exact"))
         assign(merged, Masters(model).export())
         unmerged = base_of(dtype)
         apply_adapters(unmerged, tmp_path / "adapters.safetensors")
@@ -161,12 +162,12 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
 def test_adapters_of_another_model_are_refused(tmp_path: Path) -> None:
     model = with_deltas(base_of(None), 0.02)
     save_adapters(model, dict(model.named_parameters()), tmp_path / "a.safetensors")
-    shallow = random_model(CONFIG.cut(2), 0)
+    shallow = random_model(CONFIG.cut(2), 0, Arithmetic("exact"))
     with pytest.raises(
         ValueError, match=r"a\.safetensors: holds an adapter of layers\.2\..*, which this model has not"
     ):
         apply_adapters(shallow, tmp_path / "a.safetensors")
-    narrow = random_model(CONFIG.replace(q_lora_rank=16), 0)
+    narrow = random_model(CONFIG.replace(q_lora_rank=16), 0, Arithmetic("exact"))
     with pytest.raises(ValueError, match=r"the adapter of layers\.0\.attn\.wq_a is \[32, 32\]; expected \[16, 32\]"):
         apply_adapters(narrow, tmp_path / "a.safetensors")
 
@@ -215,4 +216,4 @@ def test_a_run_writes_both_layouts_and_says_what_is_kept(tmp_path: Path, capsys)
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert settings["r"] == 2 and settings["base_model_name_or_path"] == str(tmp_path / "base")
-    apply_adapters(load(tmp_path / "base"), out / "adapters.safetensors")
+    apply_adapters(load(tmp_path / "base", "exact"), out / "adapters.safetensors")

@@ -19,7 +19,7 @@ from wavefold.model import Transformer
 from wavefold.model.expert_store import routed_expert
 from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, stored_shapes
-from wavefold.ops import Arithmetic
+from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.system import Notice
 
 MAX_LISTED = 8
@@ -28,7 +28,7 @@ FLOATS = (torch.bfloat16, torch.float32)
 
 def load(
     path: str | Path,
-    arithmetic: str = "exact",
+    arithmetic: str = DEFAULT_ARITHMETIC,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     experts: Container[int] | None = None,
@@ -36,15 +36,14 @@ def load(
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
-    `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). `experts`: of each
-    layer's routed experts only these are read; the others, which the folder may lack, stay without storage. Tensors
-    that the text model does not need are left out, an MTP module whose tensors are missing is dropped (`model.mtp` is
-    then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and `strict` refuses
-    them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or
-    a configuration.
+    `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
+    `experts`: of each layer's routed experts only these are read; the others, which the folder may lack, stay without
+    storage. Tensors that the text model does not need are left out, an MTP module whose tensors are missing is dropped
+    (`model.mtp` is then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and
+    `strict` refuses them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is
+    wrong with a file or a configuration.
     """
-    default = torch.bfloat16 if arithmetic == "released" else torch.float32
-    chosen = Arithmetic(arithmetic, dtype or default)
+    chosen = Arithmetic(arithmetic, dtype)
     folder = Path(path)
     config, values = read_config(folder)
     notes = []

@@ -1,7 +1,8 @@
-"""MODEL on the command line: the model in its folder, as the flags say."""
+"""MODEL on the command line and how it computes: `--arithmetic` and `--dtype`, one default for all commands."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,21 @@ if TYPE_CHECKING:
     import torch
 
     from wavefold.model import Transformer
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """The flag of how numbers are computed. Its default is the library's, which is looked up when the command runs."""
+    parser.add_argument(
+        "--arithmetic", choices=("exact", "released"),
+        help="the architecture's own mathematics, or DeepSeek's rounding (default released)",
+    )  # fmt: skip
+
+
+def arithmetic_of(args: argparse.Namespace) -> str:
+    """The arithmetic of `--arithmetic`, or the default one."""
+    from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without
+
+    return args.arithmetic or DEFAULT_ARITHMETIC
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
+from wavefold.cli.models import add_arithmetic
 from wavefold.parallel import agreement
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="keep only the most likely tokens, up to probability P (default: the model's, else 1)"
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default 0)")
-    parser.add_argument("--arithmetic", choices=("exact", "released"), default="released",
-                        help="the architecture's own mathematics, or DeepSeek's rounding (default)")  # fmt: skip
+    add_arithmetic(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",

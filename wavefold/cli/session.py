@@ -16,7 +16,7 @@ from wavefold.chat.encoding import turn_ids
 from wavefold.cli.answers import PrefillBar, Screen, report, values_of
 from wavefold.cli.chat import Chat
 from wavefold.cli.flags import as_flags
-from wavefold.cli.models import dtype_of
+from wavefold.cli.models import arithmetic_of, dtype_of
 from wavefold.cli.ranks import over_ranks
 from wavefold.engine import Completion, Sampling
 from wavefold.llm import LLM
@@ -32,7 +32,7 @@ class Session:
         self.args = args
         with as_flags():
             self.llm = LLM(
-                args.model, args.arithmetic, dtype_of(args.dtype), args.device, args.threads, args.strict,
+                args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, args.threads, args.strict,
                 args.batch_invariant, over_ranks(args),
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None

@@ -22,6 +22,7 @@ from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.kernel_experts import use_kernels
 from wavefold.model.ranked_experts import RankedExperts
+from wavefold.ops import DEFAULT_ARITHMETIC
 from wavefold.parallel.agreement import agreed, num_ranks
 from wavefold.parallel.exchange import Settings
 from wavefold.parallel.group import Group
@@ -48,7 +49,7 @@ class OverRanks:
 
 def open_model(
     folder: Path,
-    arithmetic: str,
+    arithmetic: str = DEFAULT_ARITHMETIC,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     strict: bool = False,
