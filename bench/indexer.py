@@ -18,8 +18,8 @@ import torch
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint import load
-from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import CSA
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.model.batch import num_visible
 from wavefold.train.batches import pack
 from wavefold.train.corpus import load_corpus

@@ -26,7 +26,7 @@ import wavefold
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.bench.llama_cpp import LlamaCpp
 from wavefold.chat import Tokenizer
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
 from wavefold.train.corpus import load_corpus
 
 MARGIN = 0.05

@@ -22,7 +22,7 @@ from wavefold.bench.circumstances import circumstances
 from wavefold.bench.pools import records_named
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
 from wavefold.train.corpus import load_corpus
 
 RUNS = {

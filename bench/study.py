@@ -30,9 +30,9 @@ import torch
 
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
-from wavefold.cli.models import DEFAULT_MODEL
 from wavefold.config import ModelConfig
 from wavefold.drawing import save_figure
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
@@ -90,7 +90,7 @@ def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
 
 def num_parameters(config: ModelConfig) -> int:
     """Trained numbers of a model."""
-    model = new_model(config, Arithmetic(), 0)
+    model = new_model(config, Arithmetic("exact"), 0)
     return sum(tensor.numel() for _, tensor in official_tensors(model) if tensor.requires_grad)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from wavefold.bench.circumstances import append, circumstances
-from wavefold.cli.models import DEFAULT_MODEL
+from wavefold.locate import DEFAULT_MODEL
 
 BATCH, LENGTH = 4, 1024
 

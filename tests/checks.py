@@ -40,7 +40,7 @@ def recorded(name: str) -> Recorded:
 @functools.cache
 def exact_model(name: str) -> Transformer:
     """The same weights in exact float32."""
-    return wavefold.load(VECTORS / name)
+    return wavefold.load(VECTORS / name, "exact")
 
 
 def assert_agrees(what: str, ours: Tensor, theirs: Tensor, error: float, equal: float) -> None:

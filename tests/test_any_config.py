@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import small
-from wavefold import Transformer, init, load, ops
+from wavefold import Transformer, load, ops, random_checkpoint
 from wavefold.config import ModelConfig
 from wavefold.train import schedule
 from wavefold.train.batches import Batches, fixed_batches
@@ -87,7 +87,7 @@ def check(values: dict[str, Any], keys: list[str], length: int) -> bool:
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("error")
         folder = Path(name) / "model"
-        init(config, folder, seed=1)
+        random_checkpoint(config, folder, seed=1)
         for arithmetic in ("exact", "released"):
             decodes_as_it_prefills(load(folder, arithmetic), length)
         trains(config, Path(name) / "out")

@@ -54,7 +54,7 @@ def commands(material: Path) -> dict[str, Command]:
 
     def copy(out: Path) -> int:
         with notices():
-            save(load(model), out / "model", experts="bf16")
+            save(load(model, "exact"), out / "model", experts="bf16")
         return 0
 
     return {

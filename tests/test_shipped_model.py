@@ -11,8 +11,8 @@ import torch
 
 import wavefold
 from wavefold.chat import Tokenizer, heal
-from wavefold.cli.models import DEFAULT_MODEL, default_model
 from wavefold.engine import generate
+from wavefold.locate import DEFAULT_MODEL, default_model
 from wavefold.model.official import official_tensor
 
 MEGABYTE = 1_000_000
@@ -30,7 +30,7 @@ def test_is_at_most_16_megabytes():
 
 
 def test_is_stored_in_the_official_formats():
-    model = wavefold.load(default_model())
+    model = wavefold.load(default_model(), "exact")
     assert model.config == wavefold.ModelConfig.preset("nano")
     assert official_tensor(model, "layers.1.ffn.experts.3.w2.weight").dtype == torch.int8
     assert model.get_parameter("layers.1.attn.wkv.weight").dtype == torch.float8_e4m3fn
@@ -77,5 +77,5 @@ def test_transformers_gives_the_same_logits(text):
         ).float()
     with torch.no_grad():
         theirs = other(tokens).logits
-        ours = wavefold.load(default_model())(tokens)
+        ours = wavefold.load(default_model(), "exact")(tokens)
     assert (ours - theirs).abs().max() / theirs.square().mean().sqrt() < 5e-5

@@ -133,22 +133,33 @@ def holding(path: Path) -> Iterator[None]:
 
     A process that dies lets go of it. Raises ValueError that names the process where another one has it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+    handle = _locked(path)
     try:
-        try:
-            free = try_lock(handle)
-        except OSError as error:
-            raise ValueError(
-                f"{path}: cannot be locked ({error.strerror}); expected a folder on a file system that has locks"
-            ) from None
-        if not free:
-            owner = os.pread(handle, 64, 0).decode(errors="replace").strip()
-            raise ValueError(f"{path}: is held by process {owner or '(unknown)'}")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """The lock file `path`, open and locked. Its holder may remove it: then another one is made."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+        try:
+            free = try_lock(handle)
+            owner = "" if free else os.pread(handle, 64, 0).decode(errors="replace").strip()
+            with contextlib.suppress(FileNotFoundError):
+                if free and os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except OSError as error:
+            os.close(handle)
+            raise ValueError(
+                f"{path}: cannot be locked ({error.strerror}); expected a folder on a file system that has locks"
+            ) from None
+        os.close(handle)
+        if not free:
+            raise ValueError(f"{path}: is held by process {owner or '(unknown)'}")
 
 
 def try_lock(handle: int) -> bool:

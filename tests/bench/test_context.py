@@ -11,13 +11,13 @@ import torch
 
 import wavefold
 from tests.small import SMALL
-from wavefold import init
+from wavefold import random_checkpoint
 from wavefold.bench.context import dense_model, measure_contexts
 from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.bench import text_for
 from wavefold.cli.main import main
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 
@@ -52,14 +52,14 @@ def test_rows(arithmetic: Arithmetic) -> None:
     ],
 )
 def test_what_cannot_be_measured(contexts: list[int], decode: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Transformer(CONFIG)  # no weights: nothing may run
+    model = Transformer(CONFIG, Arithmetic("exact"))  # no weights: nothing may run
     monkeypatch.setattr(Pool, "__init__", lambda *args: pytest.fail("a pool was opened"))
     with pytest.raises(ValueError, match=says):
         measure_contexts(model, TOKENS, contexts, decode)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    init(CONFIG, tmp_path / "model", seed=0)
+    random_checkpoint(CONFIG, tmp_path / "model", seed=0)
     out = tmp_path / "lines.jsonl"
     command = [
         "bench",
@@ -103,7 +103,7 @@ def test_dense_attention_sees_everything() -> None:
 def test_more_text_than_was_held_out(tmp_path: Path) -> None:
     """Training files follow the held-out ones when a context asks for more."""
     args = argparse.Namespace(data="stdlib", contexts=[1000])
-    model = wavefold.load(default_model())
+    model = wavefold.load(default_model(), "exact")
     try:
         few, what = text_for(args, default_model(), model)
     except ValueError as error:  # another Python's library

@@ -13,6 +13,7 @@ from wavefold.cache import Pool
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
+from wavefold.ops import Arithmetic
 from wavefold.system import Limit, memory
 
 FLASH, PRO, NANO = (ModelConfig.preset(name) for name in ("flash", "pro", "nano"))
@@ -54,7 +55,7 @@ def test_more_than_memory_is_refused_before_it_is_allocated(monkeypatch: pytest.
 
 
 def test_a_pool_of_another_model_is_refused() -> None:
-    model = random_model(NANO.replace(vocab_size=64), 0)
+    model = random_model(NANO.replace(vocab_size=64), 0, Arithmetic("exact"))
     with pytest.raises(ValueError, match="a pool of another model"):
         model.extend(torch.zeros(1, dtype=torch.int64), [Pool(NANO, 128, model.records).open()], [1])
 

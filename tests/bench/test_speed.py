@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.small import SMALL
-from wavefold import init, load, ops
+from wavefold import load, ops, random_checkpoint
 from wavefold.bench.contestants import Transformers, Wavefold
 from wavefold.bench.rates import all_rates
 from wavefold.bench.speed import decode_bytes, max_decoded, measure
@@ -107,7 +107,7 @@ def test_kernels_are_timed_on_the_models_own_weights() -> None:
 
 
 def test_transformers_goes_on_from_what_it_has_read(tmp_path: Path) -> None:
-    init(CONFIG, tmp_path / "model", seed=0)
+    random_checkpoint(CONFIG, tmp_path / "model", seed=0)
     peer = Transformers(tmp_path / "model")
     assert peer.prefill(list(range(30))) > 0
     assert len(peer.decode([3, 4])) == 2
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured(depths: list[int], prompt: int, decode: int, re
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    init(CONFIG, tmp_path / "model", seed=0)
+    random_checkpoint(CONFIG, tmp_path / "model", seed=0)
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "lines.jsonl"
     command = ["bench", "speed", str(tmp_path / "model"), "--depths", "0", "300", "--prompt", "200", "--decode", "2"]
@@ -143,6 +143,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["what"] for line in lines[:3]] == ["decode", "decode", "prefill"]
     assert len(lines[0]["seconds"]["transformers"]) == 4 and lines[0]["hardware"] and lines[3]["kernel"]
-    assert load(tmp_path / "model").config == CONFIG
+    assert load(tmp_path / "model", "exact").config == CONFIG
     assert main([*command, "--peer", "llama.cpp"]) == 2
     assert "--gguf" in capsys.readouterr().err

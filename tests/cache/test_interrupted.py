@@ -13,6 +13,7 @@ from tests.small import SMALL
 from wavefold.cache import Pool, Sequence, pool
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, transformer
+from wavefold.ops import Arithmetic
 
 CONFIG = SMALL.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4), index_n_heads=8, num_nextn_predict_layers=0)
 TOKENS = torch.randint(0, 64, (700,), generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ class Failure:
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    return random_model(CONFIG, seed=0)
+    return random_model(CONFIG, seed=0, arithmetic=Arithmetic("exact"))
 
 
 def forked(model: Transformer) -> tuple[Pool, list[Sequence]]:

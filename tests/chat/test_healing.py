@@ -8,6 +8,7 @@ from tests.small import SMALL
 from wavefold.chat import StreamDecoder, Tokenizer, byte_tokenizer, heal, train_tokenizer
 from wavefold.checkpoint.random import random_model
 from wavefold.engine import generate
+from wavefold.ops import Arithmetic
 
 TEXTS = ["def f(n):\n    return n\n", "class A:\n    def g(self):\n        return (1)\n"] * 20
 
@@ -34,7 +35,7 @@ def test_nothing_is_taken_back_where_nothing_could_stand_in_its_place(tokenizer:
 
 
 def test_answers_begin_where_the_prompt_ends(tokenizer: Tokenizer) -> None:
-    model = random_model(SMALL.replace(vocab_size=tokenizer.vocab_size), 0)
+    model = random_model(SMALL.replace(vocab_size=tokenizer.vocab_size), 0, Arithmetic("exact"))
     prompt = heal(tokenizer, tokenizer.encode("def f(n):", bos=True))
     assert prompt.first_ids is not None
     for seed in range(20):

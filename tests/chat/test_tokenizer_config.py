@@ -13,7 +13,7 @@ from wavefold.chat import Tokenizer, byte_tokenizer, train_tokenizer
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.special_tokens import BOS, EOS, PAD, USER
 from wavefold.chat.tokenizer_config import FILE_NAME
-from wavefold.cli.models import DEFAULT_MODEL
+from wavefold.locate import DEFAULT_MODEL
 
 transformers = pytest.importorskip("transformers")
 

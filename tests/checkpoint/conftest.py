@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import small
-from wavefold import ModelConfig, init
+from wavefold import ModelConfig, random_checkpoint
 
 SMALL = small.SMALL.replace(
     vocab_size=300, hidden_size=160, q_lora_rank=144, o_lora_rank=24, n_routed_experts=3, moe_intermediate_size=192
@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def of(form: str) -> Path:
         if form not in folders:
             folders[form] = tmp_path_factory.mktemp("checkpoint") / form
-            init(SMALL.replace(expert_dtype=form), folders[form], seed=7)
+            random_checkpoint(SMALL.replace(expert_dtype=form), folders[form], seed=7)
         return folders[form]
 
     return of

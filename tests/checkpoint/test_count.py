@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.small import SMALL
-from wavefold.checkpoint import init
+from wavefold.checkpoint import random_checkpoint
 from wavefold.checkpoint.count import count_files
 from wavefold.cli.main import main
 
@@ -21,7 +21,7 @@ CONFIG = SMALL.replace(compress_ratios=(0, 4, 128, 0), num_nextn_predict_layers=
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    init(CONFIG, tmp_path / "model", 0)
+    random_checkpoint(CONFIG, tmp_path / "model", 0)
     return tmp_path / "model"
 
 

@@ -91,7 +91,7 @@ def loaded(folder: Path) -> tuple[Transformer, list[str]]:
     """The model, and what a user was told."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(folder)
+        model = load(folder, "exact")
     assert all(issubclass(warning.category, Notice) for warning in caught)
     return model, [str(warning.message) for warning in caught]
 
@@ -101,7 +101,7 @@ def test_the_text_model_is_the_same(
     change: Change, changed: Callable[[Change], Path], checkpoint: Callable[[str], Path]
 ) -> None:
     model, notes = loaded(changed(change))
-    assert torch.equal(model(TOKENS), load(checkpoint("fp4"))(TOKENS))
+    assert torch.equal(model(TOKENS), load(checkpoint("fp4"), "exact")(TOKENS))
     assert len(model.mtp) == (change in WITH_MTP)
     words = {
         drafter: "runs without MTP", drafter_unannounced: "a drafter", mtp_unannounced: "does not announce",
@@ -115,7 +115,7 @@ def test_the_text_model_is_the_same(
 @pytest.mark.parametrize("change", [*WITHOUT_MTP, *WITH_MTP])
 def test_strict_refuses(change: Change, changed: Callable[[Change], Path]) -> None:
     with pytest.raises(ValueError, match=r"missing|unexpected"):
-        load(changed(change), strict=True)
+        load(changed(change), "exact", strict=True)
 
 
 @pytest.mark.parametrize("change", [*WITHOUT_MTP, *WITH_MTP])
@@ -140,7 +140,7 @@ def test_what_nobody_knows_is_refused(changed: Callable[[Change], Path]) -> None
         tensors["layers.1.ffn.gate.bias2"] = torch.ones(2)
 
     with pytest.raises(ValueError, match=r"2 unexpected: layers\.0\.attn\.q_gate; layers\.1\.ffn\.gate\.bias2"):
-        load(changed(stranger))
+        load(changed(stranger), "exact")
 
 
 def test_a_mis_shaped_mtp_module_is_refused(changed: Callable[[Change], Path]) -> None:
@@ -148,7 +148,7 @@ def test_a_mis_shaped_mtp_module_is_refused(changed: Callable[[Change], Path]) -
         tensors["mtp.0.enorm.weight"] = torch.ones(3)
 
     with pytest.raises(ValueError, match=r"mtp\.0\.enorm\.weight is \[3\]"):
-        load(changed(torn))
+        load(changed(torn), "exact")
 
 
 def test_the_names_that_transformers_saves_are_named(changed: Callable[[Change], Path]) -> None:
@@ -157,7 +157,7 @@ def test_the_names_that_transformers_saves_are_named(changed: Callable[[Change],
             tensors[f"model.{name}"] = tensors.pop(name)
 
     with pytest.raises(ValueError, match="holds transformers' names"):
-        load(changed(renamed))
+        load(changed(renamed), "exact")
 
 
 def test_a_table_that_gives_a_token_one_expert_twice_is_named(changed: Callable[[Change], Path]) -> None:
@@ -179,4 +179,4 @@ def test_keys_that_nobody_knows_are_named(changed: Callable[[Change], Path]) -> 
         "keys of config.json that nobody knows have no effect: attention_chunk_size"
     ]
     with pytest.raises(ValueError, match="attention_chunk_size are not known"):
-        load(folder, strict=True)
+        load(folder, "exact", strict=True)

@@ -15,9 +15,9 @@ from wavefold.checkpoint.fingerprint import (
     SAMPLE_BYTES,
     WHOLE_BYTES,
     fingerprint,
-    first_difference,
     identity,
 )
+from wavefold.parallel.agreement import first_difference
 
 CODES = "layers.0.ffn.experts.1.w1.weight"
 SCALE = "layers.0.ffn.experts.1.w1.scale"

@@ -12,6 +12,7 @@ import torch
 from wavefold import ModelConfig, Transformer
 from wavefold.checkpoint.write import shard_names
 from wavefold.model.official import official_tensors
+from wavefold.ops import Arithmetic
 
 Shape = tuple[int, ...]
 BF16, FP32, I64 = torch.bfloat16, torch.float32, torch.int64
@@ -135,7 +136,7 @@ def table(s: Sizes) -> Iterator[Row]:
 @pytest.mark.parametrize(("name", "sizes"), [("flash", FLASH), ("pro", PRO)])
 def test_whole_model(name: str, sizes: Sizes) -> None:
     config = ModelConfig.preset(name)
-    tensors = dict(official_tensors(Transformer(config)))
+    tensors = dict(official_tensors(Transformer(config, Arithmetic("exact"))))
     assert {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} == {n: (s, t) for n, s, t in table(sizes)}
     assert len(tensors) == sizes.num_tensors
     assert sum(t.numel() * t.element_size() for t in tensors.values()) == sizes.num_bytes
@@ -161,7 +162,7 @@ def test_whole_model(name: str, sizes: Sizes) -> None:
 def test_experts_in_other_formats(form: str, codes: torch.dtype, up: Shape, scale: Shape | None) -> None:
     """The base checkpoints store routed experts in FP8 blocks of 128x128."""
     config = ModelConfig.preset("flash").cut(1, 6).replace(expert_dtype=form)
-    tensors = dict(official_tensors(Transformer(config)))
+    tensors = dict(official_tensors(Transformer(config, Arithmetic("exact"))))
     weight = tensors["layers.0.ffn.experts.5.w1.weight"]
     assert (tuple(weight.shape), weight.dtype) == (up, codes)
     assert (tensors["layers.0.ffn.experts.5.w1.scale"].shape if scale else None) == scale

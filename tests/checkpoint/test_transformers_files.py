@@ -19,6 +19,7 @@ import wavefold
 from tests.transformers_bridge import EAGER, decoded, to_transformers, transformers_model
 from wavefold import ModelConfig, Transformer
 from wavefold.checkpoint import random_model
+from wavefold.ops import Arithmetic
 
 LOGITS_ERROR = 5e-5
 """Largest error of a logit over the RMS of the logits."""
@@ -45,17 +46,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Written by `init`, by `save` with the same experts in FP8, and by `save` of an unquantized model."""
     path = tmp_path_factory.mktemp("checkpoint") / request.param
     if request.param == "float32":
-        wavefold.save(random_model(OFFICIAL, seed=7), path)
+        wavefold.save(random_model(OFFICIAL, seed=7, arithmetic=Arithmetic("exact")), path)
     else:
-        wavefold.init(SMALL if request.param == "small" else OFFICIAL, path, seed=7)
+        wavefold.random_checkpoint(SMALL if request.param == "small" else OFFICIAL, path, seed=7)
     if request.param == "fp8":
-        wavefold.save(wavefold.load(path), path, experts="fp8")
+        wavefold.save(wavefold.load(path, "exact"), path, experts="fp8")
     return path
 
 
 def test_weights_are_equal(folder: Path) -> None:
     """Every tensor but the MTP module's, which transformers leaves out, bit for bit after decoding."""
-    model = wavefold.load(folder)
+    model = wavefold.load(folder, "exact")
     expert = model.experts.store.stored(0, 0).w1[0]
     stored = {"fp8": torch.float8_e4m3fn, "float32": torch.float32}.get(folder.name, torch.int8)
     assert expert.dtype == stored
@@ -72,15 +73,15 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_logits_agree(folder: Path, device: torch.device) -> None:
-    check_logits(wavefold.load(folder, device=device), read(folder).to(device))
+    check_logits(wavefold.load(folder, "exact", device=device), read(folder).to(device))
 
 
 @pytest.mark.parametrize("experts", ["fp4", "fp8"])
 def test_partial_blocks(experts: str, tmp_path: Path) -> None:
     """Dims that transformers' reader cannot have: we read our own file, and its model takes the decoded weights."""
     config = SMALL.replace(hidden_size=160, moe_intermediate_size=80, q_lora_rank=130, expert_dtype=experts)
-    wavefold.init(config, tmp_path / "model", seed=7)
-    model = wavefold.load(tmp_path / "model")
+    wavefold.random_checkpoint(config, tmp_path / "model", seed=7)
+    model = wavefold.load(tmp_path / "model", "exact")
     check_logits(model, transformers_model(model))
 
 

@@ -8,15 +8,16 @@ import torch
 import wavefold
 from wavefold.checkpoint import random_model
 from wavefold.checkpoint.transformers_layout import save_transformers
-from wavefold.cli.models import default_model
+from wavefold.locate import default_model
+from wavefold.ops import Arithmetic
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'wavefold[test]'")
 
 
 @pytest.mark.parametrize("experts", ["fp4", "fp8"])
 def test_transformers_reads_it_as_the_official_layout(tmp_path, experts: str) -> None:
-    wavefold.save(wavefold.load(default_model()), tmp_path / "official", experts=experts)
-    save_transformers(wavefold.load(tmp_path / "official"), tmp_path / "transformers")
+    wavefold.save(wavefold.load(default_model(), "exact"), tmp_path / "official", experts=experts)
+    save_transformers(wavefold.load(tmp_path / "official", "exact"), tmp_path / "transformers")
     options = {"dtype": torch.bfloat16, "attn_implementation": "eager"}
     theirs = transformers.DeepseekV4ForCausalLM.from_pretrained(tmp_path / "transformers", **options)
     decode = transformers.FineGrainedFP8Config(dequantize=True)
@@ -33,4 +34,7 @@ def test_something_else_is_not_replaced(tmp_path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a").write_text("b")
     with pytest.raises(ValueError, match="is not replaced"):
-        save_transformers(random_model(wavefold.ModelConfig.preset("nano"), seed=0), tmp_path / "notes")
+        save_transformers(
+            random_model(wavefold.ModelConfig.preset("nano"), seed=0, arithmetic=Arithmetic("exact")),
+            tmp_path / "notes",
+        )

@@ -16,8 +16,8 @@ from tests.small import SMALL
 from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
 from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint.random import init
-from wavefold.cli import ranks
+from wavefold.checkpoint.random import random_checkpoint
+from wavefold.parallel import agreement
 
 pytestmark = pytest.mark.dist
 
@@ -29,7 +29,7 @@ SCALE = "layers.1.ffn.experts.3.w2.scale"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agreement") / "model"
-    init(CONFIG, folder, 0, finish=byte_tokenizer().save)
+    random_checkpoint(CONFIG, folder, 0, finish=byte_tokenizer().save)
     return folder
 
 
@@ -89,8 +89,8 @@ def test_a_rank_that_is_killed_ends_the_others(model: Path, tmp_path: Path) -> N
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from wavefold.cli import ranks\n"
-        "ranks.load_over_ranks = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from wavefold.engine import open as opening\n"
+        "opening._load_over_ranks = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from wavefold.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
@@ -106,11 +106,11 @@ def test_ranks_that_agree_answer(model: Path) -> None:
 
 
 def test_a_rank_that_is_alone_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "JOIN_S", 1)
+    monkeypatch.setattr(agreement, "JOIN_S", 1)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     message = r"rank 1 of 2 did not meet the others at 127.0.0.1:1 within 1 s"
-    with pytest.raises(ValueError, match=message), ranks.joined():
+    with pytest.raises(ValueError, match=message), agreement.joined():
         pass
 
 
@@ -131,15 +131,15 @@ def test_a_rank_that_is_alone_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_what_a_difference_is_told_as(values: list[Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "_exchange", lambda mine: values)
-    with pytest.raises(ranks.Disagreement, match=message):
-        ranks.check_alike(values[0])
+    monkeypatch.setattr(agreement, "_exchange", lambda mine: values)
+    with pytest.raises(agreement.Disagreement, match=message):
+        agreement.check_alike(values[0])
 
 
 def test_what_only_one_rank_has_of_the_weights_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [{"weights": {"a": "01", "b": "02"}}, {"weights": {"b": "02", "c": "04"}}]
-    monkeypatch.setattr(ranks, "_exchange", lambda mine: values)
-    ranks.check_alike(values[0])
+    monkeypatch.setattr(agreement, "_exchange", lambda mine: values)
+    agreement.check_alike(values[0])
 
 
 def test_a_training_run_over_ranks_is_one_run(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_model_and_tokenizer(model: Path, config_file: Path) -> None:
-    assert load(model).config == ModelConfig.from_file(config_file)
+    assert load(model, "exact").config == ModelConfig.from_file(config_file)
     assert Tokenizer.load(model).vocab_size == byte_tokenizer().vocab_size
     assert stat.S_IMODE(model.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in model.iterdir()} == {0o600}
@@ -40,7 +40,7 @@ def test_seed(model: Path, config_file: Path, tmp_path: Path, capsys: Capture) -
 
 def test_slice_of_a_preset(tmp_path: Path, capsys: Capture) -> None:
     assert init(tmp_path / "cut", "nano", "--layers", "1", "--experts", "3", "--vocab", "290") == 0
-    config = load(tmp_path / "cut").config
+    config = load(tmp_path / "cut", "exact").config
     assert (config.num_hidden_layers, config.n_routed_experts, config.vocab_size) == (1, 3, 290)
     assert config.hidden_size == ModelConfig.preset("nano").hidden_size
 

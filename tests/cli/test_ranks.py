@@ -13,10 +13,10 @@ import torch
 
 from tests.processes import torchrun
 from wavefold.checkpoint import load
-from wavefold.checkpoint.random import init
-from wavefold.cli import ranks
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.config import ModelConfig
 from wavefold.model.official import official_tensors
+from wavefold.parallel import agreement
 
 pytestmark = pytest.mark.dist
 
@@ -31,7 +31,7 @@ PROMPT = [7 * i % 300 for i in range(150)]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks") / "model"
-    init(CONFIG, folder, 0)
+    random_checkpoint(CONFIG, folder, 0)
     (folder.parent / "prompt.json").write_text(json.dumps(PROMPT))
     return folder
 
@@ -53,8 +53,8 @@ def test_two_ranks_give_the_tokens_of_one(model: Path, flags: tuple[str, ...]) -
 
 
 def test_a_rank_reads_its_experts_alone(model: Path) -> None:
-    mine = load(model, experts=range(3))
-    whole = dict(official_tensors(load(model)))
+    mine = load(model, "exact", experts=range(3))
+    whole = dict(official_tensors(load(model, "exact")))
     for name, parameter in official_tensors(mine):
         theirs = any(f".experts.{expert}." in name for expert in (3, 4, 5))
         assert parameter.is_meta == theirs, name
@@ -69,9 +69,9 @@ def test_other_ranks_files_may_be_missing(model: Path, tmp_path: Path) -> None:
     tensors = {name: t for name, t in read_tensors(model).items() if ".experts.0." not in name}
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     save_file(tensors, tmp_path / "model.safetensors")
-    load(tmp_path, experts=range(1, 6))
+    load(tmp_path, "exact", experts=range(1, 6))
     with pytest.raises(ValueError, match=r"missing: layers.0.ffn.experts.0"):
-        load(tmp_path, experts=range(3))
+        load(tmp_path, "exact", experts=range(3))
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is rank 0 of two; the other one says nothing."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(ranks, "joined", contextlib.nullcontext)
-    monkeypatch.setattr(ranks, "_exchange", lambda values: [values, values])
+    monkeypatch.setattr(agreement, "joined", contextlib.nullcontext)
+    monkeypatch.setattr(agreement, "_exchange", lambda values: [values, values])
 
 
 @pytest.mark.usefixtures("one_of_two")

@@ -24,10 +24,10 @@ from tests.small import SMALL
 from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import RECIPE, tiny_trainer, write_corpus
 from wavefold import ops
-from wavefold.checkpoint import init, load, random_model, save
-from wavefold.cli.models import default_model
+from wavefold.checkpoint import load, random_checkpoint, random_model, save
 from wavefold.config import CSA, HCA, ModelConfig
 from wavefold.engine import generate
+from wavefold.locate import default_model
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 from wavefold.system import cpu_name
@@ -138,9 +138,9 @@ def _training_hash(backend: str) -> Callable[[], str]:
 def _files_hash() -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        init(WIDE, folder / "first", 3)
+        random_checkpoint(WIDE, folder / "first", 3)
         for form in ("fp8", "bf16"):
-            save(load(folder / "first"), folder / form, experts=form)
+            save(load(folder / "first", "exact"), folder / form, experts=form)
         return digest_of(folder)
 
 

@@ -53,7 +53,7 @@ def run(folder: Path, device: torch.device, arithmetic: str = "exact", dtype: to
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_alone(seed: int, tmp_path: Path, device: torch.device) -> None:
     """All experts and entries are used: the error is rounding alone, and no more than transformers' in bfloat16."""
-    wavefold.init(ALL_CHOSEN, tmp_path / "model", seed)
+    wavefold.random_checkpoint(ALL_CHOSEN, tmp_path / "model", seed)
     exact = run(tmp_path / "model", device)
     ours = divergence(exact, run(tmp_path / "model", device, dtype=torch.bfloat16)).mean()
     assert ours < ROUNDING_KL
@@ -69,7 +69,7 @@ def test_rounding_alone(seed: int, tmp_path: Path, device: torch.device) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_choices(seed: int, tmp_path: Path, device: torch.device) -> None:
-    wavefold.init(CHOOSING, tmp_path / "model", seed)
+    wavefold.random_checkpoint(CHOOSING, tmp_path / "model", seed)
     exact = run(tmp_path / "model", device)
     kl = divergence(exact, run(tmp_path / "model", device, dtype=torch.bfloat16))
     assert kl.mean() < CHOOSING_KL
@@ -79,6 +79,6 @@ def test_with_choices(seed: int, tmp_path: Path, device: torch.device) -> None:
 def test_measure_sees_quantized_activations(tmp_path: Path) -> None:
     """The mutant: released arithmetic rounds activations to FP8 and FP4, an error that the bound must not admit."""
     cpu = torch.device("cpu")
-    wavefold.init(ALL_CHOSEN, tmp_path / "model", seed=0)
+    wavefold.random_checkpoint(ALL_CHOSEN, tmp_path / "model", seed=0)
     exact = run(tmp_path / "model", cpu)
     assert divergence(exact, run(tmp_path / "model", cpu, arithmetic="released")).mean() > 10 * ROUNDING_KL

@@ -86,10 +86,10 @@ def test_every_op_states_its_operations() -> None:
 def test_nothing_is_counted_outside_and_blocks_do_not_nest() -> None:
     x, weight = torch.ones(2, 8), torch.ones(8)
     with ops.counting() as counter:
-        ops.rms_norm(x, weight, 1e-6, Arithmetic())
+        ops.rms_norm(x, weight, 1e-6, Arithmetic("exact"))
         with pytest.raises(RuntimeError, match="being counted already"), ops.counting():
             pass
-    ops.rms_norm(x, weight, 1e-6, Arithmetic())
+    ops.rms_norm(x, weight, 1e-6, Arithmetic("exact"))
     assert counter == {("norm", ""): 4 * 16}
 
 

@@ -37,7 +37,7 @@ SIZES = (3, 4, 5, 31, 32, 33, 64, 127, 128, 129, 143, 144, 145)
 
 @pytest.fixture(scope="module")
 def exact() -> Transformer:
-    return random_model(CONFIG, seed=1)
+    return random_model(CONFIG, seed=1, arithmetic=Arithmetic("exact"))
 
 
 class Choices:
@@ -55,7 +55,7 @@ class Choices:
         padded[:, : chosen.shape[1]] = chosen
         self.rows.setdefault((layer.layer, id(owner)), []).append(padded.sort().values)
         keys = memory.block("index", layer.layer, 0, memory.end // 4)
-        scores = ops.index_scores(q, weights, keys, Arithmetic())
+        scores = ops.index_scores(q, weights, keys, Arithmetic("exact"))
         rms = scores.square().mean().sqrt()
         scores = scores.masked_fill(torch.arange(len(keys)) >= visible[:, None], -torch.inf)
         best = scores.topk(min(layer.topk + 1, len(keys))).values

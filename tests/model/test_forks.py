@@ -17,7 +17,7 @@ from wavefold.ops import Arithmetic
 
 @pytest.fixture(scope="module")
 def exact() -> Transformer:
-    return random_model(CONFIG, seed=1)
+    return random_model(CONFIG, seed=1, arithmetic=Arithmetic("exact"))
 
 
 @pytest.fixture(scope="module", params=["exact", "released"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.ops.tilelang.emulate import Emulated, has_headers
 from tests.small import SMALL
 from wavefold.checkpoint import load
-from wavefold.checkpoint.random import init
+from wavefold.checkpoint.random import random_checkpoint
 from wavefold.experts import ExpertCompute, LocalExperts
 from wavefold.experts.gpu import KernelExperts, kernel_experts
 from wavefold.model.official import official_tensors
@@ -39,7 +39,7 @@ class BySlot(ExpertCompute):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kernel_experts")
-    init(CONFIG, folder / "model", 0)
+    random_checkpoint(CONFIG, folder / "model", 0)
     return folder
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.small import SMALL
-from wavefold import init
+from wavefold import random_checkpoint
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.model.official import official_tensors
@@ -105,7 +105,7 @@ def test_peak_grows_no_faster_than_the_context(arithmetic: str, tmp_path: Path) 
 
     Not `ru_maxrss`: a child starts with its parent's.
     """
-    init(CONFIG, tmp_path / "model", seed=0)
+    random_checkpoint(CONFIG, tmp_path / "model", seed=0)
 
     def peaks(*more: str) -> list[int]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}

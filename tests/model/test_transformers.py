@@ -32,6 +32,7 @@ from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
 from wavefold.model.official import official_tensors
+from wavefold.ops import Arithmetic
 
 NORMS = sys.modules["wavefold.ops.reference.norm"]
 
@@ -163,7 +164,7 @@ class Comparison:
 def measure(seed: int, device: torch.device) -> Comparison:
     """Forward (with and without a graph, which take different paths) and backward of one random configuration."""
     config, batch, length = random_config(seed)
-    model = random_model(config, seed).to(device)
+    model = random_model(config, seed, Arithmetic("exact")).to(device)
     other = transformers_model(model)
     tokens = random_tokens(config, batch, length, seed, device)
     ties = NearTies()
@@ -258,7 +259,7 @@ def test_configurations_cover_the_architecture() -> None:
 def test_config_json_means_the_same_to_transformers(seed: int, tmp_path: Path, device: torch.device) -> None:
     """What `save` writes as config.json, read by transformers alone, is the architecture that we compute."""
     config, batch, length = random_config(seed)
-    model = random_model(config, seed).to(device)
+    model = random_model(config, seed, Arithmetic("exact")).to(device)
     wavefold.save(model, tmp_path / "model")
     read = DeepseekV4Config.from_pretrained(tmp_path / "model", **EAGER)
     assert read.qk_rope_head_dim == config.qk_rope_head_dim
@@ -344,7 +345,7 @@ def mutant_model() -> tuple[Transformer, Tensor]:
         num_hidden_layers=4, compress_ratios=(0, 4, 128, 4), num_nextn_predict_layers=0, num_hash_layers=1,
         num_attention_heads=4, o_groups=2, index_topk=5, swiglu_limit=1.0, hc_sinkhorn_iters=3,
     )  # fmt: skip
-    return random_model(config, 0), random_tokens(config, 1, 300, 0, torch.device("cpu"))
+    return random_model(config, 0, Arithmetic("exact")), random_tokens(config, 1, 300, 0, torch.device("cpu"))
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from wavefold.checkpoint import random_model
 from wavefold.config import CSA, HCA, SWA
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch, Segment
+from wavefold.ops import Arithmetic
 
 SMALL = ModelConfig(
     vocab_size=32, hidden_size=32, num_hidden_layers=3, num_attention_heads=1, head_dim=16, qk_rope_head_dim=8,
@@ -223,7 +224,7 @@ def test_number_of_visible_entries(ratio: int, position: int, count: int, arithm
 
 def entries_of(ratio: int, h: Tensor, rotated: bool) -> Tensor:
     """The entries of a random layer's compressor for hidden states h, in exact arithmetic."""
-    model = random_model(SMALL, 0)
+    model = random_model(SMALL, 0, Arithmetic("exact"))
     layer = LAYERS[ratio]
     compressor, memory = model.layers[layer].attn.compressor, FreshMemory(len(h))
     batch = Batch.of(SMALL, torch.zeros(len(h), dtype=torch.int64), [memory])

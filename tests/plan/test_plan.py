@@ -11,6 +11,7 @@ from wavefold.cli.main import main
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.official import official_tensors
+from wavefold.ops import Arithmetic
 from wavefold.plan.baseline import v32_decode_flops, v32_prefill_flops
 from wavefold.plan.flops import CONVENTIONS, decode_flops, prefill_flops
 from wavefold.plan.memory import block_bytes, kv_record_bytes, packed, plain, state_bytes
@@ -76,7 +77,7 @@ def test_cache_of_a_million_tokens():
 
 @pytest.mark.parametrize("config", [FLASH, PRO, NANO], ids=["flash", "pro", "nano"])
 def test_inventory_is_the_module_trees(config):
-    parameters = [tensor for _, tensor in official_tensors(Transformer(config))]
+    parameters = [tensor for _, tensor in official_tensors(Transformer(config, Arithmetic("exact")))]
     one = plan(config, 1)
     assert one.num_tensors == len(parameters)
     assert one.weight_bytes == sum(p.numel() * p.element_size() for p in parameters)

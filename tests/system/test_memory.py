@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,18 @@ def test_too_little_address_space_is_said_before_anything_is_imported(monkeypatc
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (400_000_000, 400_000_000))
     with pytest.raises(ValueError, match=r"allows 0.40 GB; expected 1.07 GB at least"):
         memory.check_address_space()
+
+
+def test_peak_memory() -> None:
+    """In a process of its own, where it starts small."""
+    script = (
+        "from wavefold.system import peak_rss_bytes\n"
+        "before = peak_rss_bytes()\n"
+        "block = b'x' * 100_000_000\n"
+        "del block\n"
+        "print(before, peak_rss_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 5_000_000 < before < 100_000_000
+    assert 95_000_000 < after - before < 110_000_000

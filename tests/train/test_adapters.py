@@ -20,13 +20,14 @@ from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
 from tests.transformers_bridge import transformers_model
 from wavefold import quant
-from wavefold.checkpoint import init, load
+from wavefold.checkpoint import load, random_checkpoint
 from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, official_owner, official_owners, official_tensors, own_tensors
 from wavefold.model.parameters import Linear
+from wavefold.ops import Arithmetic
 from wavefold.system import Notice
 from wavefold.train.fake_quant import Masters
 from wavefold.train.kept_delta import kept_products, kept_report, kept_share
@@ -44,13 +45,13 @@ RECIPE = Recipe(lora_rank=RANK, lora_alpha=8.0)
 def packed_folder() -> Path:
     """A random checkpoint in the released formats."""
     folder = Path(tempfile.mkdtemp()) / "base"
-    init(CONFIG, folder, 3)
+    random_checkpoint(CONFIG, folder, 3)
     return folder
 
 
 def base_of(dtype: torch.dtype | None) -> Transformer:
     """A random model, as released (None) or with every float tensor in `dtype`."""
-    model = load(packed_folder())
+    model = load(packed_folder(), "exact")
     if dtype is None:
         return model
     tensors: dict[str, Tensor] = {}
@@ -145,7 +146,7 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
         model = with_deltas(base_of(dtype), 0.02)
         parameters = dict(official_tensors(model))
         save_adapters(model, parameters, tmp_path / "adapters.safetensors")
-        merged = Transformer(CONFIG)
+        merged = Transformer(CONFIG, Arithmetic("exact"))
         assign(merged, Masters(model).export())
         unmerged = base_of(dtype)
         apply_adapters(unmerged, tmp_path / "adapters.safetensors")
@@ -161,12 +162,12 @@ def test_adapters_applied_without_rounding_are_base_plus_delta(tmp_path: Path) -
 def test_adapters_of_another_model_are_refused(tmp_path: Path) -> None:
     model = with_deltas(base_of(None), 0.02)
     save_adapters(model, dict(official_tensors(model)), tmp_path / "a.safetensors")
-    shallow = random_model(CONFIG.cut(2), 0)
+    shallow = random_model(CONFIG.cut(2), 0, Arithmetic("exact"))
     with pytest.raises(
         ValueError, match=r"a\.safetensors: holds an adapter of layers\.2\..*, which this model has not"
     ):
         apply_adapters(shallow, tmp_path / "a.safetensors")
-    narrow = random_model(CONFIG.replace(q_lora_rank=16), 0)
+    narrow = random_model(CONFIG.replace(q_lora_rank=16), 0, Arithmetic("exact"))
     with pytest.raises(ValueError, match=r"the adapter of layers\.0\.attn\.wq_a is \[32, 32\]; expected \[16, 32\]"):
         apply_adapters(narrow, tmp_path / "a.safetensors")
 
@@ -215,4 +216,4 @@ def test_a_run_writes_both_layouts_and_says_what_is_kept(tmp_path: Path, capsys)
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert settings["r"] == 2 and settings["base_model_name_or_path"] == str(tmp_path / "base")
-    apply_adapters(load(tmp_path / "base"), out / "adapters.safetensors")
+    apply_adapters(load(tmp_path / "base", "exact"), out / "adapters.safetensors")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from wavefold.chat import Tokenizer
-from wavefold.cli.models import DEFAULT_MODEL
-from wavefold.cli.texts import read_text
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.parallel.group import Group
 from wavefold.train.batches import IGNORED, Batches
 from wavefold.train.chat_data import checked_chat
 from wavefold.train.corpus import Document, load_corpus
 from wavefold.train.instruct import ARGUMENTS, MAX_SOURCE_LINES, PURPOSE, WRITE, instruct_chats
+from wavefold.train.texts import read_text
 
 SOURCE = '''
 """A module."""

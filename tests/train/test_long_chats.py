@@ -16,7 +16,6 @@ from tests.train.tiny import CONFIG
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import byte_tokenizer
 from wavefold.cli.main import main
-from wavefold.cli.texts import read_text
 from wavefold.parallel.group import Group
 from wavefold.system import Notice
 from wavefold.train import schedule
@@ -24,6 +23,7 @@ from wavefold.train.batches import Batches, Documents, InMemory, Tokens, cut, fi
 from wavefold.train.corpus import Document, is_held_out
 from wavefold.train.long_chats import fit_chats, fit_documents, last_turns
 from wavefold.train.recipe import Recipe
+from wavefold.train.texts import read_text
 
 TOKENIZER = byte_tokenizer()
 ENCODE = functools.partial(encode_chat, TOKENIZER)

@@ -58,6 +58,11 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
     return EncodedChat(ids, learned)
 
 
+def turn_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The markers that end an answer in a chat beside EOS: a next turn begins. Raises ValueError without them."""
+    return tokenizer.token_id(USER), tokenizer.token_id(ASSISTANT)
+
+
 def _checked(message: Mapping[str, object], number: int) -> tuple[str, str]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:

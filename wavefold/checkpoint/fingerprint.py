@@ -43,11 +43,6 @@ def identity(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
-def first_difference(a: Mapping[str, str], b: Mapping[str, str]) -> str | None:
-    """The first tensor, by name, that both fingerprints have and that differs; None if there is none."""
-    return next((name for name in sorted(a.keys() & b.keys()) if a[name] != b[name]), None)
-
-
 def _spans(name: str, ref: TensorRef) -> Iterator[tuple[int, int]]:
     """(begin, end) in the file of the bytes that are hashed."""
     begin, end = ref.offset, ref.offset + ref.nbytes

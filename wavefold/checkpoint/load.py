@@ -17,20 +17,20 @@ from wavefold.checkpoint.fit import Fit, Kind
 from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
 from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
-from wavefold.config import ModelConfig, read_values
+from wavefold.config import ModelConfig, read_config
 from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
 from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
 from wavefold.model.origin import Origin
-from wavefold.ops import Arithmetic
+from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.system import Notice
 
 
 @without_collections
 def load(
     path: str | Path,
-    arithmetic: str = "exact",
+    arithmetic: str = DEFAULT_ARITHMETIC,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     experts: Container[int] | None = None,
@@ -38,17 +38,16 @@ def load(
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
-    `arithmetic` is "exact" (dtype float32, the default, or bfloat16) or "released" (bfloat16). `experts`: of each
-    layer's routed experts only these are read; the others, which the folder may lack, stay without storage. Tensors
-    that the text model does not need are left out, an MTP module whose tensors are missing is dropped (`model.mtp` is
-    then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and `strict` refuses
-    them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is wrong with a file or
-    a configuration.
+    `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
+    `experts`: of each layer's routed experts only these are read; the others, which the folder may lack, stay without
+    storage. Tensors that the text model does not need are left out, an MTP module whose tensors are missing is dropped
+    (`model.mtp` is then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and
+    `strict` refuses them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is
+    wrong with a file or a configuration.
     """
-    default = torch.bfloat16 if arithmetic == "released" else torch.float32
-    chosen = Arithmetic(arithmetic, dtype or default)
+    chosen = Arithmetic(arithmetic, dtype)
     folder = Path(path)
-    config, values = ModelConfig.from_file(folder), read_values(folder)
+    config, values = read_config(folder)
     notes = []
     if unknown := ModelConfig.unknown_keys(values):
         notes.append(f"keys of {CONFIG_NAME} that nobody knows have no effect: {', '.join(unknown)}")

@@ -33,7 +33,7 @@ CODE_STD = 2.0
 DRAWN_AT_ONCE = 1 << 17
 
 
-def init(
+def random_checkpoint(
     config: ModelConfig,
     path: str | Path,
     seed: int,

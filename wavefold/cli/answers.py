@@ -9,40 +9,33 @@ from wavefold.cli.terminal import printable
 from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
-    from wavefold.chat import Prompt, Tokenizer
-    from wavefold.cli.sampling import Sampling
-    from wavefold.engine import Generation
+    from wavefold.engine import Completion, ResolvedSampling
     from wavefold.model import Transformer
 
 
-class Stream:
-    """Writes an answer to stdout token by token: text, or ids where there is no tokenizer."""
+class Screen:
+    """Writes an answer to stdout piece by piece."""
 
-    def __init__(self, tokenizer: Tokenizer | None, prompt: Prompt, show_special: bool):
-        from wavefold.chat import StreamDecoder
-
-        self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, len(prompt.taken), show_special)
+    def __init__(self) -> None:
         self._on_terminal = sys.stdout.isatty()
 
-    def push(self, token: int) -> None:
-        piece = f"{token} " if self._decoder is None else self._decoder.push(token)
+    def push(self, piece: str) -> None:
         print(printable(piece) if self._on_terminal else piece, end="", flush=True)
 
-    def finish(self) -> None:
-        print("" if self._decoder is None else self._decoder.finish(), flush=True)
+    def finish(self, rest: str) -> None:
+        """Write the last piece, and end the line."""
+        self.push(rest + "\n")
 
 
-def facts(
-    model: Transformer, sampling: Sampling, prompt: Prompt, generation: Generation, ids: list[int], text: str | None
-) -> dict[str, object]:
-    """All about an answer, as `--json` prints it. `text` is None where there is no tokenizer."""
-    stats = generation.stats
+def values_of(model: Transformer, sampling: ResolvedSampling, completion: Completion) -> dict[str, object]:
+    """An answer with its figures, as `--json` prints it."""
+    stats = completion.stats
     return {
-        "text": text,
-        "tokens": ids,
-        "stop_reason": sampling.stop_reason(generation),
-        "prompt_tokens": prompt.num_tokens,
-        "completion_tokens": len(ids),
+        "text": completion.text,
+        "tokens": completion.ids,
+        "stop_reason": completion.stop_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": len(completion.ids),
         "prefill_s": stats.prefill_s,
         "decode_s": stats.decode_s,
         "decode_tokens_per_s": stats.decode_tokens_per_s,
@@ -54,14 +47,14 @@ def facts(
     }
 
 
-def report(sampling: Sampling, prompt: Prompt, generation: Generation, num_tokens: int) -> None:
+def report(completion: Completion) -> None:
     """One dim line of figures on stderr."""
     from rich.console import Console
 
-    stats = generation.stats
+    stats = completion.stats
     line = (
-        f"prompt {prompt.num_tokens} tokens, {stats.prefill_tokens_per_s:.1f}/s; "
-        f"answer {num_tokens}, {stats.decode_tokens_per_s:.1f} tokens/s, ended by {sampling.stop_reason(generation)}; "
+        f"prompt {completion.prompt_tokens} tokens, {stats.prefill_tokens_per_s:.1f}/s; "
+        f"answer {len(completion.ids)}, {stats.decode_tokens_per_s:.1f} tokens/s, ended by {completion.stop_reason}; "
         f"cache {stats.cache_bytes / 1e6:.2f} MB; peak memory {peak_rss_bytes() / 1e6:,.0f} MB"
     )
     Console(stderr=True).print(line, style="dim", highlight=False, soft_wrap=True)

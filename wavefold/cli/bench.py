@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import bench_speed
+from wavefold.cli.models import add_arithmetic, arithmetic_of, model_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     context.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded at each (default 16)")
     context.add_argument("--data", help="'stdlib' or a folder, whose held-out files are read (default: stdlib where "
                          "the model has a tokenizer, else random tokens)")  # fmt: skip
-    context.add_argument("--arithmetic", choices=("released", "exact"), default="released",
-                         help="how numbers are computed (default released)")  # fmt: skip
+    add_arithmetic(context)
     context.add_argument("--dtype", choices=("float32", "bfloat16"), help="activations of exact arithmetic (float32)")
     context.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     context.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
@@ -69,10 +69,10 @@ def bench_context(args: argparse.Namespace) -> int:
 
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.context import check_contexts, dense_model, measure_contexts
-    from wavefold.cli.models import load_model, model_folder
+    from wavefold.locate import model_folder
 
     folder = model_folder(args.model)
-    model = load_model(folder, args)
+    model = model_of(folder, arithmetic_of(args), args.dtype, args.device, args.threads)
     if args.dense:
         model = dense_model(model, args.contexts[-1] + args.decode)
     tokens, text = text_for(args, folder, model)
@@ -113,16 +113,15 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
     """Token ids [n] to read, and what they are."""
     import torch
 
-    from wavefold.cli.models import load_tokenizer
+    from wavefold.chat import Tokenizer
     from wavefold.train.corpus import load_corpus
 
-    tokenizer = load_tokenizer(folder)
-    if tokenizer is None:
+    if not (folder / "tokenizer.json").exists():
         if args.data:
             raise ValueError(f"{folder}: holds no tokenizer.json, which --data needs; leave --data out")
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, model.config.vocab_size, (args.contexts[-1],), generator=generator), "random tokens"
-    data = args.data or "stdlib"
+    tokenizer, data = Tokenizer.load(folder), args.data or "stdlib"
     ids: list[int] = []
     corpus, what = load_corpus(data), f"held-out files of {data}"
     for number, document in enumerate((*corpus.held_out, *corpus.train)):
@@ -141,7 +140,7 @@ def bench_cache(args: argparse.Namespace) -> int:
 
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.pools import allocate
-    from wavefold.cli.init import config_of
+    from wavefold.locate import config_of
 
     about = circumstances(args.repeats) | {"bench": "cache"}
     table = Table("model", "records", "tokens", "planned GiB", "allocated GiB", "resident GiB", "resident / planned",

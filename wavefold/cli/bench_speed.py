@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavefold.cli.models import add_arithmetic, arithmetic_of, model_of
+
 if TYPE_CHECKING:
     from wavefold.bench.contestants import Contestant, Wavefold
     from wavefold.bench.speed import Row
@@ -32,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sdist", type=Path, metavar="FILE", help="llama-cpp-python's .tar.gz, which holds the converter"
     )
     parser.add_argument("--kernels", action="store_true", help="each kernel alone too")
-    parser.add_argument("--arithmetic", choices=("released", "exact"), default="exact",
-                        help="how numbers are computed (default exact, in bfloat16)")  # fmt: skip
+    add_arithmetic(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
 
@@ -45,14 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.circumstances import append, circumstances
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
-    from wavefold.cli.models import load_model, model_folder
+    from wavefold.locate import model_folder
     from wavefold.plan.machine import gemm_rate, memory_read_rate
     from wavefold.system import peak_rss_bytes
 
-    args.dtype, args.device = "bfloat16", "cpu"
     folder = model_folder(args.model)
     began = time.perf_counter()
-    model = load_model(folder, args)
+    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads)
     load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)

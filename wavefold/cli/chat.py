@@ -21,11 +21,6 @@ class Chat:
         self._tokenizer = tokenizer
         self._messages = [] if system is None else [{"role": "system", "content": system}]
 
-    @property
-    def turn_ids(self) -> tuple[int, ...]:
-        """The markers that end an answer beside EOS: a next turn begins."""
-        return self._tokenizer.token_id(USER), self._tokenizer.token_id(ASSISTANT)
-
     def prompt(self, text: str) -> Prompt:
         """The chat with a user's message `text`, up to where the answer begins. Nothing is taken back in a chat."""
         messages = [*self._messages, {"role": "user", "content": text}]

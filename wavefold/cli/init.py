@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
-from wavefold.cli.models import check_model
-from wavefold.config import PRESETS_DIR, ModelConfig, read_values
-from wavefold.system import Notice
+from wavefold.config import preset_names
+from wavefold.locate import config_of
 
 HELP = "make a random checkpoint, untrained, for tests and benches"
 
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from wavefold.chat import byte_tokenizer
-    from wavefold.checkpoint import init
+    from wavefold.checkpoint import random_checkpoint
 
     tokenizer = byte_tokenizer()
     has_tokenizer = tokenizer.vocab_size <= config.vocab_size
@@ -50,26 +48,10 @@ def run(args: argparse.Namespace) -> int:
     columns = (TextColumn("shard"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None)
-        init(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
+        random_checkpoint(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
     num_bytes = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {config.num_hidden_layers} layers, {config.n_routed_experts} experts, {num_bytes / 1e6:,.1f} MB")
     if not has_tokenizer:
         print(f"no tokenizer: {tokenizer.vocab_size} tokens do not fit a vocabulary of {config.vocab_size}; "
               "use `wavefold run --tokens`")  # fmt: skip
     return 0
-
-
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
-
-
-def config_of(name: str) -> ModelConfig:
-    """A preset by its name, else a `config.json` or a folder that holds one. Raises ValueError for neither."""
-    if name in preset_names():
-        return ModelConfig.preset(name)
-    if not Path(name).exists() and "/" not in name and not name.endswith(".gguf"):
-        raise ValueError(f"{name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
-    check_model(Path(name))
-    if unknown := ModelConfig.unknown_keys(read_values(name)):
-        warnings.warn(f"{name}: keys that nobody knows have no effect: {', '.join(unknown)}", Notice, stacklevel=2)
-    return ModelConfig.from_file(name)

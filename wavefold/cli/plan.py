@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wavefold.cli import plan_ranks
 from wavefold.cli.folders import cache_folder
-from wavefold.cli.init import config_of
+from wavefold.locate import config_of
 
 if TYPE_CHECKING:
     from rich.console import Console

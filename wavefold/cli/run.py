@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
+from wavefold.cli.models import add_arithmetic
+from wavefold.parallel import agreement
 
 if TYPE_CHECKING:
     from wavefold.chat import Prompt
@@ -46,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="keep only the most likely tokens, up to probability P (default: the model's, else 1)"
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default 0)")
-    parser.add_argument("--arithmetic", choices=("exact", "released"), default="released",
-                        help="the architecture's own mathematics, or DeepSeek's rounding (default)")  # fmt: skip
+    add_arithmetic(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model; answer the prompt given, or those of stdin until it ends."""
-    if ranks.num_ranks() > 1:
+    if agreement.num_ranks() > 1:
         return run_over_ranks(args)
     session, prompt = prepare(args)
     if prompt is not None:
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         for text in prompts.lines():
             session.answer_text(text)
     elif prompts.on_terminal():
-        converse(session)
+        session.converse(prompts.typed())
     else:
         session.answer_text(prompts.whole())
     return 0
@@ -97,9 +98,9 @@ def run_over_ranks(args: argparse.Namespace) -> int:
         prompt = session.prompt(args.prompt) if prompt is None else prompt
         return (session, prompt), session.values(prompt)
 
-    with ranks.joined():
-        session, prompt = ranks.agreed(ready)
-        if not ranks.is_first():
+    with agreement.joined():
+        session, prompt = agreement.agreed(ready)
+        if not agreement.is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         session.answer(prompt)
     return 0
@@ -125,12 +126,3 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--tokens are run as they are; expected a message's text with --chat")
     if args.chat and args.allow_special:
         raise ValueError("--allow-special is for completions: in a chat nobody may write a turn's markers")
-
-
-def converse(session: Session) -> None:
-    """Answer what is typed. Ctrl-C stops an answer, Ctrl-D the program."""
-    does = "answers what you type" if session.chat else "completes what you type"
-    print(f"{session.model.path}: {does}. A line that ends in \\ goes on in the next one; "
-          "Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)  # fmt: skip
-    for text in prompts.typed():
-        session.answer_text(text, stoppable=True)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wavefold.train.recipe import Recipe
-    from wavefold.train.trainer import Progress
-
-QUIET_S = 30.0
-"""Seconds after which a step is shown where nobody sees a bar."""
 
 HELP = "train a model on a folder of text, or on the Python standard library"
 
@@ -58,31 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, export, evaluate the export, and write `report.json` and `curve.svg`."""
+    """Train, and show how it goes on and what it came to."""
     import torch
 
-    from wavefold.cli import training
-    from wavefold.cli.init import config_of
-    from wavefold.cli.models import model_folder
+    from wavefold.cli.flags import as_flags
+    from wavefold.cli.train_screen import Screen, show
+    from wavefold.train.session import train
 
-    for flag in ("threads", "extend"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise ValueError(f"--{flag} {value} is not allowed; expected 1 or more")
-    if args.init and args.config:
-        raise ValueError(
-            f"--config {args.config} is not allowed beside --init {args.init}, which has its own; leave one"
-        )
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    recipe, extend = recipe_of(args), args.extend or 0
-    init = None if args.init is None else model_folder(args.init)
-    options = training.Options(
-        out=args.out, data=args.data, config=config_of(str(init or args.config or "nano")),
-        recipe=dataclasses.replace(recipe, steps=recipe.steps + extend), dtype=args.dtype, init=init,
-        transformers=args.transformers, extend=extend, force_data=args.force_data, long_chats=args.long_chats,
-    )  # fmt: skip
-    return training.run(options, lambda first: Reporter(options.recipe, first, args.out))
+    with as_flags():
+        outcome = train(
+            args.out, args.data, args.config, recipe_of(args), args.init, getattr(torch, args.dtype), args.threads,
+            args.extend, args.force_data, args.long_chats, args.transformers, Screen(),
+        )  # fmt: skip
+    if outcome is not None:
+        show(outcome, args.out, args.extend or 0)
+    return 0
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -91,54 +74,3 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     from wavefold.train.settings import with_settings
 
     return with_settings(load_recipe(args.recipe) if args.recipe else Recipe(), args.set)
-
-
-class Reporter:
-    """Shows each step: a bar with loss, tokens/s and time left on a terminal, else a line now and then; TensorBoard."""
-
-    def __init__(self, recipe: Recipe, first: int, out: Path):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(file=sys.stderr)
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not sys.stderr.isatty())
-        self._task = self._bar.add_task("", total=recipe.steps, completed=first)
-        self._every, self._said = max(1, recipe.steps // 50), 0.0
-        if first:
-            print(f"goes on from step {first}", file=sys.stderr)
-        self._steps = recipe.steps
-        self._board = _tensorboard(out / "tensorboard")
-
-    def __enter__(self) -> Reporter:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-        if self._board is not None:
-            self._board.close()
-
-    def __call__(self, progress: Progress) -> None:
-        text = f"loss {progress.loss:.3f}  {progress.tokens_per_s:.0f} tokens/s"
-        self._bar.update(self._task, completed=progress.step, description=text)
-        if progress.held_out is not None:
-            text += f"  held out {progress.held_out:.4f} nats a token"
-        is_due = progress.step % self._every == 0 or time.monotonic() - self._said > QUIET_S
-        if self._bar.disable and (is_due or progress.held_out is not None):
-            print(f"step {progress.step} of {self._steps}  {text}", file=sys.stderr, flush=True)
-            self._said = time.monotonic()
-        if self._board is not None:
-            for name, value in dataclasses.asdict(progress).items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, progress.step)
-
-
-def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]
-    """A writer, or None, said once, where the optional dependency is absent."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("no TensorBoard log: pip install 'wavefold[train]' for one (log.jsonl has the same)", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder))

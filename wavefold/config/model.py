@@ -187,16 +187,12 @@ class ModelConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Read `path`, a `config.json` or a folder that holds one. Raises ValueError when it is not one."""
-        path = config_path(path)
-        try:
-            return cls.from_dict(read_values(path))
-        except ValueError as error:
-            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        return read_config(path)[0]
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
         """One of the presets: nano, flash, pro."""
-        names = sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
+        names = preset_names()
         require(name in names, "preset", name, ", ".join(names))
         return cls.from_file(PRESETS_DIR / f"{name}.json")
 
@@ -262,6 +258,24 @@ class ModelConfig:
 def config_path(path: str | Path) -> Path:
     """The `config.json` that `path` is, or holds."""
     return Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+
+
+def preset_names() -> list[str]:
+    """The names of the presets, in alphabetical order."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.json"))
+
+
+def read_config(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The configuration in `path`, a `config.json` or a folder that holds one, and its keys as they are there.
+
+    Raises ValueError, which names the file, for one that is no configuration.
+    """
+    path = config_path(path)
+    try:
+        values = read_values(path)
+        return ModelConfig.from_dict(values), values
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def read_values(path: str | Path) -> dict[str, Any]:

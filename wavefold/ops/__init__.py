@@ -1,6 +1,6 @@
 """The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
 
-from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.ops.backend import kernels_run
 from wavefold.ops.compress import compress
 from wavefold.ops.expert import expert
@@ -24,11 +24,11 @@ from wavefold.ops.rope import rotate
 from wavefold.ops.runtime import BACKENDS, Runtime, current, isas, timing, using
 
 __all__ = [
-    "BACKENDS", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax", "RunningTopK",
-    "Runtime", "Table", "attend_sequences", "balance_loss", "choose_entries", "choose_experts", "compress",
-    "counting", "cross_entropy_", "current", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
-    "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights", "isas", "kernels_run",
-    "kv_sim", "linear", "linear_wide", "moves_rows", "part", "pool_entries", "rms_norm", "rms_norm_rotated",
-    "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sequence_index_loss", "sinkhorn",
-    "timing", "unit_rms_norm", "using",
+    "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax",
+    "RunningTopK", "Runtime", "Table", "attend_sequences", "balance_loss", "choose_entries", "choose_experts",
+    "compress", "counting", "cross_entropy_", "current", "expert", "grouped_linear", "hc_collapse", "hc_expand",
+    "hc_head", "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights", "isas",
+    "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows", "part", "pool_entries", "rms_norm",
+    "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores",
+    "sequence_index_loss", "sinkhorn", "timing", "unit_rms_norm", "using",
 ]  # fmt: skip

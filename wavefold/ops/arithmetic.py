@@ -15,7 +15,11 @@ import torch
 EXACT_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True)
+DEFAULT_ARITHMETIC = "released"
+"""What computes where nothing is said: `load`, `LLM`, `Transformer`, the commands and the benches."""
+
+
+@dataclass(frozen=True, init=False)
 class Arithmetic:
     """`name` is "exact" or "released"; `dtype` is that of the activations between ops.
 
@@ -23,11 +27,15 @@ class Arithmetic:
     trained for it then evaluates as it was trained.
     """
 
-    name: str = "exact"
-    dtype: torch.dtype = torch.float32
-    fp4_index: bool = False
+    name: str
+    dtype: torch.dtype
+    fp4_index: bool
 
-    def __post_init__(self) -> None:
+    def __init__(self, name: str = DEFAULT_ARITHMETIC, dtype: torch.dtype | None = None, fp4_index: bool = False):
+        """`dtype` None: bfloat16 for released arithmetic, float32 for exact. Raises ValueError for other names."""
+        chosen = dtype or (torch.bfloat16 if name == "released" else torch.float32)
+        for field, value in (("name", name), ("dtype", chosen), ("fp4_index", fp4_index)):
+            object.__setattr__(self, field, value)
         if self.name not in ("exact", "released"):
             raise ValueError(f"arithmetic = {self.name!r} is not allowed; expected 'exact' or 'released'")
         allowed = (torch.bfloat16,) if self.released else EXACT_DTYPES

@@ -23,7 +23,7 @@ from typing import Any
 from wavefold.atomic import write_json
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
-from wavefold.cli.ranks import by_first
+from wavefold.parallel.agreement import by_first
 from wavefold.parallel.group import Group
 from wavefold.system import Notice
 from wavefold.train.batches import Documents, InMemory, as_tokens

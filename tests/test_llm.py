@@ -1,0 +1,247 @@
+"""`wavefold.LLM`, the front door: completes, streams, chats, closes, says what it is; and the README's first lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import weakref
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import wavefold
+from tests.small import SMALL
+from wavefold import LLM, Arithmetic, Completion, Sampling, Transformer, load, ops
+from wavefold.chat import byte_tokenizer, heal
+from wavefold.chat.encoding import encode_chat, turn_ids
+from wavefold.checkpoint import random_model
+from wavefold.checkpoint.random import random_checkpoint
+from wavefold.cli.main import build_parser
+from wavefold.cli.models import add_arithmetic, arithmetic_of
+from wavefold.engine import generate
+from wavefold.engine.defaults import FILE_NAME
+from wavefold.locate import DEFAULT_MODEL
+from wavefold.system import Notice
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = SMALL.replace(vocab_size=300, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128))
+GREEDY = Sampling(max_tokens=6, temperature=0)
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint with a tokenizer of bytes. It is shared: do not change it."""
+    folder = tmp_path_factory.mktemp("llm") / "model"
+    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
+    return folder
+
+
+@pytest.fixture
+def llm(folder: Path) -> LLM:
+    return LLM(folder)
+
+
+class TestGenerate:
+    def test_gives_the_tokens_of_the_engine(self, llm: LLM) -> None:
+        """A text is run after BOS with its last token healed, token ids are run as they are."""
+        assert llm.tokenizer is not None
+        prompt = heal(llm.tokenizer, llm.tokenizer.encode("def f", bos=True))
+        text, ids = llm.generate(["def f", [5, 6, 7]], GREEDY)
+        assert list(text.ids) == list(generate(llm.model, prompt.ids, 6, 0, first_ids=prompt.first_ids))
+        assert text.text == llm.tokenizer.decode(text.ids, len(prompt.taken), show_special=False)
+        assert list(ids.ids) == list(generate(llm.model, [5, 6, 7], 6, 0))
+        assert (text.prompt_tokens, ids.prompt_tokens) == (6, 3)
+        assert (text.stop_reason, text.stats.decode_tokens) == ("length", 5)
+
+    def test_sampling_is_the_seeds(self, llm: LLM) -> None:
+        first, same, other = (llm.generate(["a"], Sampling(8, seed=seed))[0].ids for seed in (3, 3, 4))
+        assert first == same != other
+
+    def test_a_stop_id_ends_it(self, llm: LLM) -> None:
+        [free] = llm.generate(["a"], GREEDY)
+        [stopped] = llm.generate(["a"], Sampling(6, 0, stop_ids=(free.ids[2],)))
+        assert stopped.stop_reason == "stop"
+        assert stopped.ids == free.ids[: free.ids.index(free.ids[2])]
+
+    def test_defaults_are_the_checkpoints(self, folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(folder, tmp_path / "m")
+        (tmp_path / "m" / FILE_NAME).write_text(json.dumps({"max_new_tokens": 3, "do_sample": False, "min_length": 2}))
+        llm = LLM(tmp_path / "m")
+        with pytest.warns(Notice, match="min_length = 2: not honoured here"):
+            [completion] = llm.generate(["a"])
+        [again] = llm.generate(["a"], Sampling(max_tokens=3, temperature=0))  # a second warning would be an error
+        assert completion.ids == again.ids and len(again.ids) == 3
+
+    @pytest.mark.parametrize(
+        ("prompts", "sampling", "message"),
+        [
+            ("def f", GREEDY, r"prompts = 'def f' is a single text; expected a list: \['def f'\]"),
+            ([[]], GREEDY, "the prompt has no tokens"),
+            ([[300]], GREEDY, "token 300 is not allowed; expected 0 to 299"),
+            (["a"], Sampling(temperature=-1), "temperature = -1 is not allowed"),
+            (["a"], Sampling(max_tokens=0), "max_tokens = 0 is not allowed"),
+        ],
+    )
+    def test_mistakes(self, llm: LLM, prompts: list[str], sampling: Sampling, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            llm.generate(prompts, sampling)
+
+    def test_without_a_tokenizer(self, folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(folder, tmp_path / "m")
+        (tmp_path / "m" / "tokenizer.json").unlink()
+        llm = LLM(tmp_path / "m")
+        stream = llm.stream([5, 6, 7], GREEDY)
+        assert [int(piece) for piece in stream] == list(stream.completion.ids)
+        assert stream.completion.text is None
+        with pytest.raises(ValueError, match=r"holds no tokenizer\.json; give token ids in place of text"):
+            llm.generate(["a"])
+
+
+class TestStream:
+    def test_pieces_are_the_completions_text(self, llm: LLM) -> None:
+        stream = llm.stream("def f", Sampling(40, seed=1))
+        assert stream.completion.stop_reason == "interrupted"
+        pieces = list(stream)
+        assert all(pieces) and len(pieces) > 5
+        assert "".join(pieces) == stream.completion.text
+        assert stream.completion.ids == llm.generate(["def f"], Sampling(40, seed=1))[0].ids
+
+    def test_may_end_early(self, llm: LLM) -> None:
+        stream = llm.stream("def f", Sampling(40, seed=1))
+        first = next(stream)
+        stream.close()
+        rest = "".join(stream)
+        assert first + rest == stream.completion.text
+        assert stream.completion.stop_reason == "interrupted"
+        assert len(stream.completion.ids) < 40
+
+
+class TestChat:
+    MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi<｜User｜>"})
+
+    def test_is_encoded(self, llm: LLM) -> None:
+        assert llm.tokenizer is not None
+        prompt = encode_chat(llm.tokenizer, self.MESSAGES).ids
+        answer = llm.chat(self.MESSAGES, GREEDY)
+        assert list(answer.ids) == list(generate(llm.model, prompt, 6, 0))
+        assert "".join(llm.stream_chat(self.MESSAGES, GREEDY)) == answer.text
+
+    def test_a_next_turn_ends_it(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert llm.tokenizer is not None
+        user, _ = turn_ids(llm.tokenizer)
+        monkeypatch.setattr(import_module("wavefold.engine.generate"), "sample", lambda *args: torch.tensor([user]))
+        assert llm.chat(self.MESSAGES, GREEDY).stop_reason == "stop"
+        assert llm.generate(["hi"], GREEDY)[0].stop_reason == "length"
+
+
+class TestClose:
+    def test_gives_the_model_back_at_once(self, folder: Path) -> None:
+        """Without the garbage collector, and with an answer that is still going on."""
+        llm = LLM(folder)
+        model, stream = weakref.ref(llm.model), llm.stream("a", Sampling(20))
+        next(stream)
+        llm.close()
+        assert model() is None
+        assert list(stream) == [] or stream.completion.text
+
+    def test_twice_changes_nothing_and_use_is_refused(self, folder: Path) -> None:
+        with LLM(folder) as llm:
+            pass
+        llm.close()
+        with pytest.raises(ValueError, match=r"this LLM of .*model is closed; make another one with LLM\("):
+            llm.generate(["a"])
+        assert repr(llm) == f"<LLM {folder}: closed>"
+
+    def test_fifty_loads_leave_resident_memory_where_it_was(self) -> None:
+        """The model that ships, in a process of its own; the caller collects no garbage."""
+        script = (
+            "import gc; gc.disable()\n"
+            "from wavefold import LLM, Sampling\n"
+            "from wavefold.system import rss_bytes\n"
+            "def once():\n"
+            "    with LLM(threads=1) as llm:\n"
+            "        llm.generate(['def f'], Sampling(max_tokens=2))\n"
+            "once()\n"
+            "before = rss_bytes()\n"
+            "for _ in range(50): once()\n"
+            "print(rss_bytes() - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+        assert int(done.stdout) < 20 * MB
+
+
+class TestWhatItSays:
+    def test_repr(self, folder: Path) -> None:
+        said = repr(LLM(folder))
+        assert said.startswith(f"<LLM {folder}: 3 layers, 4 experts, ")
+        assert said.endswith("; released arithmetic, cpu>")
+        assert "; exact, float32 arithmetic, cpu>" in repr(LLM(folder, "exact"))
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"threads": 0}, "threads = 0 is not allowed; expected 1 or more"),
+            ({"device": "abacus"}, "device = abacus cannot be used: Expected one of cpu, cuda"),
+            ({"arithmetic": "rough"}, "arithmetic = 'rough' is not allowed"),
+            ({"dtype": torch.float32}, r"dtype = torch\.float32 is not allowed with released arithmetic"),
+        ],
+    )
+    def test_mistakes(self, folder: Path, settings: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            LLM(folder, **settings)  # type: ignore[arg-type]
+
+    def test_batch_invariance_is_refused_where_it_does_not_hold(self, folder: Path) -> None:
+        with ops.using(backend="auto"), pytest.raises(ValueError, match="batch_invariant = True holds for the CPU"):
+            LLM(folder, "exact", batch_invariant=True)
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no such folder; expected a folder with an official config"):
+            LLM(tmp_path / "nowhere")
+
+
+def test_the_model_that_ships_is_the_default() -> None:
+    with LLM() as llm:
+        assert llm.folder == DEFAULT_MODEL
+
+
+def test_one_arithmetic_is_the_default_everywhere(folder: Path) -> None:
+    """Of the library, the command line and its help."""
+    default = ops.DEFAULT_ARITHMETIC
+    models = (load(folder), LLM(folder).model, Transformer(CONFIG), random_model(CONFIG, 0))
+    assert {model.arithmetic.name for model in models} == {Arithmetic().name} == {default}
+    parser = build_parser()
+    for command in (["run"], ["bench", "context"], ["bench", "speed"]):
+        args = parser.parse_args(command)
+        assert arithmetic_of(args) == default
+        assert args.arithmetic is None
+    helped = argparse.ArgumentParser()
+    add_arithmetic(helped)
+    assert f"(default {default})" in " ".join(helped.format_help().split())
+
+
+def test_the_package_lists_what_there_is() -> None:
+    names = {"LLM", "Sampling", "Completion", "load", "save", "random_checkpoint", "train", "ModelConfig", "Tokenizer",
+             "Transformer", "Pool", "Sequence", "PoolFull", "Arithmetic"}  # fmt: skip
+    assert names <= set(dir(wavefold))
+    assert all(callable(getattr(wavefold, name)) for name in names)
+    assert wavefold.Completion is Completion
+    fresh = "import sys, wavefold; assert 'LLM' in dir(wavefold) and 'torch' not in sys.modules; wavefold.Tokenizer"
+    subprocess.run([sys.executable, "-c", fresh + "; assert 'torch' not in sys.modules"], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'Model'"):
+        wavefold.Model  # noqa: B018
+
+
+def test_the_readmes_first_lines_of_python_print_text(tmp_path: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    assert len(found[1].splitlines()) == 5
+    done = subprocess.run([sys.executable, "-c", found[1]], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.strip()) > 20 and re.search(r"[a-z]{3}", done.stdout)

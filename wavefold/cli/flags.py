@@ -1,0 +1,21 @@
+"""Errors of the library in the command line's words: it names settings, a user of the command gave flags."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+SETTING = re.compile(r"^(threads|device|batch_invariant) = (?:True )?")
+
+
+@contextlib.contextmanager
+def as_flags() -> Iterator[None]:
+    """Within the block an error that begins with a setting and its value begins with the flag in its place."""
+    try:
+        yield
+    except ValueError as error:
+        found = SETTING.match(str(error))
+        if not found:
+            raise
+        raise ValueError(f"--{found[1].replace('_', '-')} {str(error)[found.end() :]}") from None

@@ -1,0 +1,94 @@
+"""What a model's name stands for: a checkpoint's folder, a preset or a `config.json`; and advice for anything else."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+from wavefold.config import ModelConfig, preset_names, read_config
+from wavefold.system import Notice
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+
+REPOSITORY = re.compile(r"(?:https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)(?:/tree/.*)?/?")
+"""A repository's id on the Hugging Face hub, or its address."""
+
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def default_model() -> Path:
+    """The folder of the shipped model. Raises ValueError where the installation lacks it."""
+    if not (DEFAULT_MODEL / "config.json").is_file():
+        raise ValueError(
+            f"no MODEL given, and the model that ships is not in {DEFAULT_MODEL}; give a folder, or install again"
+        )
+    return DEFAULT_MODEL
+
+
+def model_folder(path: str | Path | None) -> Path:
+    """The checkpoint folder `path` (None: the shipped model's). Raises ValueError that says what to do for others."""
+    if path is None:
+        return default_model()
+    path = Path(path)
+    check_model(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; give the folder with its config.json and *.safetensors")
+    return path
+
+
+def config_of(name: str) -> ModelConfig:
+    """The preset `name`, else the `config.json` at that path or in that folder. Raises ValueError for neither.
+
+    Warns with a Notice that names the keys that nobody knows.
+    """
+    if name in preset_names():
+        return ModelConfig.preset(name)
+    if not Path(name).exists() and "/" not in name and not name.endswith(".gguf"):
+        raise ValueError(f"{name}: no such file, nor a preset; presets are {', '.join(preset_names())}")
+    check_model(Path(name))
+    config, values = read_config(name)
+    if unknown := ModelConfig.unknown_keys(values):
+        warnings.warn(f"{name}: keys that nobody knows have no effect: {', '.join(unknown)}", Notice, stacklevel=2)
+    return config
+
+
+def check_model(path: Path) -> None:
+    """Raises ValueError, with what to do, unless `path` is a folder with a `config.json`, or some JSON file."""
+    name = str(path)
+    if path.suffix == ".gguf":
+        raise ValueError(f"{name}: GGUF is not read yet; use the official safetensors: {_download('ID', 'DIR')}")
+    if not path.exists():
+        raise ValueError(f"{name}: no such folder{_advice(path)}")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{name}: holds weights alone; give its folder, which must hold config.json too")
+    if path.suffix in OTHER_WEIGHTS:
+        raise ValueError(f"{name}: is not read, as it may hold code; use the official safetensors: "
+                         f"{_download('ID', 'DIR')}")  # fmt: skip
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"{name}: holds no config.json{_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    """What a user may have meant by a `path` that is no checkpoint folder, from the semicolon on."""
+    name = str(path)
+    if path.is_dir():
+        if snapshots := sorted((path / "snapshots").glob("*/config.json")):
+            return f"; it is a folder of the hub's cache: give {snapshots[-1].parent}"
+        if any(path.glob("*.gguf")):
+            return f", and GGUF is not read yet; use the official safetensors: {_download('ID', 'DIR')}"
+        if any(path.glob("*.safetensors")):
+            return "; add the config.json that belongs to its weights"
+        inside = sorted(file.parent.name for file in path.glob("*/config.json"))
+        if inside:
+            return f"; give a folder in it that does: {', '.join(inside[:5])}"
+    elif name in preset_names():
+        return f"; it is a preset, which has no weights: wavefold init --config {name} --out DIR makes random ones"
+    elif not path.is_absolute() and (found := REPOSITORY.fullmatch(name)):
+        repository = found[1]
+        return f"; if it is a repository, {_download(repository, repository.rpartition('/')[2])}"
+    return "; expected a folder with an official config.json and *.safetensors"
+
+
+def _download(repository: str, folder: str) -> str:
+    return f"download it with `hf download {repository} --local-dir {folder}`, then `wavefold run {folder}`"

@@ -1,0 +1,104 @@
+"""What a run leaves at its end: the exported model, adapters, a report with a curve.
+
+The export is loaded again and evaluated: what was trained is what is in the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wavefold.atomic import write_json
+from wavefold.checkpoint import load
+from wavefold.checkpoint.transformers_layout import save_transformers
+from wavefold.model import Transformer
+from wavefold.train.batches import PackedBatch
+from wavefold.train.export import export, origin_of
+from wavefold.train.folder import REPORT
+from wavefold.train.identity import Identity, digest_of
+from wavefold.train.kept_delta import kept_products, kept_report
+from wavefold.train.lora import save_adapters
+from wavefold.train.objective import Objective, evaluate
+from wavefold.train.options import Options
+from wavefold.train.peft_layout import save_peft
+from wavefold.train.recipe import Recipe
+from wavefold.train.report import draw_curve, held_out_report, hours_of
+from wavefold.train.texts import Text
+from wavefold.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run. `report` is the content of its report.json: "nats_a_token", "tokens", "hours", "recipe" and more.
+
+    Of text the report has bits per byte too: "model", "xz", "gzip". `was_finished`: the run was finished before, after
+    `steps` steps, and nothing was changed.
+    """
+
+    model: Path
+    steps: int
+    report: dict[str, Any]
+    was_finished: bool = False
+
+
+def outcome_of(out: Path, steps: int, was_finished: bool) -> Outcome:
+    """The outcome of the finished run in `out`."""
+    return Outcome(out / "model", steps, json.loads((out / REPORT).read_text()), was_finished)
+
+
+def is_whole(out: Path, recipe: Recipe, transformers: bool) -> bool:
+    """True if all that the run was to write is there."""
+    names = ["model/config.json", *["transformers/config.json"] * transformers]
+    names += ["adapters.safetensors", "adapter/adapter_config.json"] * bool(recipe.lora_rank)
+    return all((out / name).is_file() for name in names)
+
+
+def export_model(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor]) -> None:
+    """Write the model, in transformers' layout too where that was asked for."""
+    out = options.out
+    origin = origin_of(model.config, options.init)
+    export(model.config, tensors, out / "model", origin, lambda folder: text.tokenizer.save(folder))
+    if options.transformers:
+        save_transformers(load(out / "model"), out / "transformers")
+
+
+def export_adapters(
+    options: Options, trainer: Trainer, gathered: dict[str, torch.Tensor], base: str
+) -> dict[str, Any]:  # fmt: skip
+    """Write the adapters alone, in our layout and in PEFT's. Returns what the report says of them."""
+    save_adapters(trainer.model, gathered, options.out / "adapters.safetensors", base)
+    save_peft(trainer.model, gathered, options.out / "adapter", options.recipe, str(options.init))
+    return {"adapters": kept_report(kept_products(trainer.masters, gathered))}
+
+
+def report_run(
+    options: Options, text: Text, model: Transformer, held_out: list[PackedBatch], trained: float, num_processes: int,
+    run_identity: Identity, adapters: dict[str, Any],
+) -> Outcome:  # fmt: skip
+    """Evaluate the export, hold it against what was trained, and write the report, which ends the run."""
+    out, recipe = options.out, options.recipe
+    exported = load(out / "model", model.arithmetic.name, model.arithmetic.dtype)
+    exported.arithmetic = model.arithmetic
+    nats, tokens = evaluate(Objective(exported), held_out)
+    # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
+    if recipe.quantize == "fp4" and not math.isclose(
+        nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
+    ):
+        raise RuntimeError(f"{out / 'model'}: evaluates to {nats / tokens}, but what was trained to {trained}")
+    report: dict[str, Any] = {
+        "nats_a_token": nats / tokens, "tokens": tokens, "recipe": dataclasses.asdict(recipe),
+        "hours": hours_of(out / "log.jsonl"), "processes": num_processes, "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "run": digest_of(run_identity), **adapters,
+    }  # fmt: skip
+    if text.held_out_text:
+        compared = held_out_report(nats / tokens, tokens, text.held_out_text)
+        report |= dataclasses.asdict(compared)
+        draw_curve(out / "log.jsonl", compared.num_bytes / compared.num_tokens, out / "curve.svg")
+    write_json(out / REPORT, report)
+    return outcome_of(out, recipe.steps, was_finished=False)
