@@ -62,8 +62,8 @@ def test_opening_flash_makes_nothing_for_an_expert(tmp_path: Path) -> None:
     assert sum(1 for _ in official_names(model)) == num_tensors
     maps = mappings(tmp_path)
     with model.experts.store.acquire(42, [3, 200]) as view:
-        assert view[200].w2[0].shape == (4096, 1024) and view[3].form == "fp4"
-        assert int(view[200].w2[0][-1].view(torch.uint8).sum()) == 0
+        assert view[200].w2.codes.shape == (4096, 1024) and view[3].form == "fp4"
+        assert int(view[200].w2.codes[-1].view(torch.uint8).sum()) == 0
     with model.experts.store.acquire(42, [5]):
         assert mappings(tmp_path) == maps + 1  # the layer's file, once
 
