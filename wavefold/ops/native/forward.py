@@ -45,10 +45,10 @@ class WholeModel:
         every = (ExpertStruct * len(blocks))(*shared)
         self._held = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
         self.vocab_size, self.hidden_size = head.shape
+        matrices = [matrix_of(Weight.of(tensor)) for tensor in (embedding, fn, head)]
         self.struct = ModelStruct(
             len(blocks), ctypes.addressof(arrays[0]), ctypes.addressof(arrays[1]), ctypes.addressof(every), limit,
-            matrix_of(Weight.of(embedding)), matrix_of(Weight.of(fn)), base.data_ptr(), scale.data_ptr(), norm.data_ptr(),
-            matrix_of(Weight.of(head)),
+            *matrices[:2], base.data_ptr(), scale.data_ptr(), norm.data_ptr(), matrices[2],
         )  # fmt: skip
 
 
