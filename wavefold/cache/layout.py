@@ -10,9 +10,10 @@ needs, so that a sequence can step back that far and go on as if the tokens had 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wavefold.cache.record import Record, Records
-from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.config import COMPRESSIONS, LayerSpec, ModelConfig
 
 BLOCK_TOKENS = 128
 REWIND = 16
@@ -53,23 +54,21 @@ class CacheLayout:
     @property
     def row_kinds(self) -> tuple[RowKind, ...]:
         """What a block holds."""
-        config = self.config
-        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        makers, csa, hca = makers_of(self.config), *COMPRESSIONS
         return (
-            RowKind("csa", csa, self.records.kv, BLOCK_TOKENS // CSA),
-            RowKind("index", csa, self.records.index, BLOCK_TOKENS // CSA),
-            RowKind("hca", hca, self.records.kv, BLOCK_TOKENS // HCA),
+            RowKind("csa", makers["csa"], self.records.kv, BLOCK_TOKENS // csa.ratio),
+            RowKind("index", makers["index"], self.records.index, BLOCK_TOKENS // csa.ratio),
+            RowKind("hca", makers["hca"], self.records.kv, BLOCK_TOKENS // hca.ratio),
         )
 
     @property
     def tail_kinds(self) -> tuple[TailKind, ...]:
         """What a sequence's state holds beside the windows: an overlapped compressor reads two blocks back."""
-        config = self.config
-        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        config, makers, csa, hca = self.config, makers_of(self.config), *COMPRESSIONS
         return (
-            TailKind("csa", csa, 2 * config.head_dim, 2 * CSA + REWIND),
-            TailKind("index", csa, 2 * config.index_head_dim, 2 * CSA + REWIND),
-            TailKind("hca", hca, config.head_dim, HCA + REWIND),
+            TailKind("csa", makers["csa"], 2 * config.head_dim, 2 * csa.ratio + REWIND),
+            TailKind("index", makers["index"], 2 * config.index_head_dim, 2 * csa.ratio + REWIND),
+            TailKind("hca", makers["hca"], config.head_dim, hca.ratio + REWIND),
         )
 
     @property
@@ -96,3 +95,38 @@ class CacheLayout:
     def bytes_for(self, num_tokens: int) -> int:
         """Bytes of a pool for `num_tokens` tokens, and of the state of one sequence."""
         return self.num_blocks(num_tokens) * self.block_bytes + self.state_bytes
+
+
+class Rows(NamedTuple):
+    """Names a layer's rows in a view: their kind, and the layer that makes them."""
+
+    kind: str
+    layer: int
+
+
+def entries_of(spec: LayerSpec) -> Rows:
+    """The entries that a layer attends to."""
+    return Rows(spec.part, spec.entries_layer)
+
+
+def keys_of(spec: LayerSpec) -> Rows:
+    """The index keys among which a layer's indexer chooses."""
+    return Rows("index", spec.entries_layer)
+
+
+def makers_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """By kind of row, the layers that make such rows.
+
+    Raises ValueError for a layer whose blocks no kind has.
+    """
+    makers: dict[str, list[int]] = {"csa": [], "index": [], "hca": []}
+    for spec in config.layers:
+        if not spec.has_compressor:
+            continue
+        allowed = [c.ratio for c in COMPRESSIONS if (c.overlap, c.indexed) == (spec.overlap, spec.indexed)]
+        if spec.ratio not in allowed:
+            raise ValueError(f"layer {spec.layer}: a cache for {spec} is not there; expected ratio {allowed}")
+        makers[entries_of(spec).kind].append(spec.layer)
+        if spec.has_keys:
+            makers[keys_of(spec).kind].append(spec.layer)
+    return {kind: tuple(layers) for kind, layers in makers.items()}
