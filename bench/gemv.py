@@ -22,6 +22,7 @@ from wavefold import ops
 from wavefold.bench.circumstances import circumstances
 from wavefold.ops import native
 from wavefold.plan.machine import memory_read_rate
+from wavefold.quant import Weight
 
 COLUMNS = 4096
 
@@ -77,7 +78,7 @@ def main() -> None:
             for _ in range(args.repeats + 1):
                 began = time.perf_counter()
                 for weight, scale in weights:
-                    native.linear(x, weight, scale, torch.float32)
+                    native.linear(x, Weight.of(weight, scale), torch.float32)
                 rates.append(total / (time.perf_counter() - began) / 1e9)
             rates = rates[1:]
             rate = statistics.median(rates)

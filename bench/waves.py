@@ -87,7 +87,7 @@ class Layer:
 
         def compute(expert, rows, weights, routes):  # type: ignore[no-untyped-def]
             parts = self.stored[expert]
-            return ops.expert(rows, *parts, routes, 10.0, exact)  # type: ignore[call-arg, arg-type]
+            return ops.expert(rows, *(quant.Weight.of(*pair) for pair in parts), routes, 10.0, exact)  # type: ignore[call-arg, arg-type]
 
         self.compute = compute
         routes, other = Routes(Waves(NUM_EXPERTS, 2), self.ids), 1 - rank

@@ -12,6 +12,7 @@ from wavefold.checkpoint.write import Entry, layout, shard_names
 from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.official import official_tensors
+from wavefold.ops import Arithmetic
 
 
 def write_hollow(config: ModelConfig, folder: Path) -> int:
@@ -22,7 +23,7 @@ def write_hollow(config: ModelConfig, folder: Path) -> int:
     folder.mkdir(parents=True)
     entries = {
         name: Entry(tuple(tensor.shape), tensor.dtype, lambda: torch.empty(0))
-        for name, tensor in official_tensors(Transformer(config))
+        for name, tensor in official_tensors(Transformer(config, Arithmetic("exact")))
     }
     shards = shard_names(list(entries), config)
     weight_map: dict[str, str] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.hollow import write_hollow
 from tests.small import SMALL
-from wavefold import ModelConfig, Transformer, init, load
+from wavefold import ModelConfig, Transformer, load, random_checkpoint
 from wavefold.checkpoint.random import random_model
 from wavefold.experts import ResidentExperts
 from wavefold.model.official import official_names, official_tensor, official_tensors
@@ -26,7 +26,7 @@ RELEASED = Arithmetic("released", torch.bfloat16)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experts") / "model"
-    init(SMALL, folder, 0)
+    random_checkpoint(SMALL, folder, 0)
     return folder
 
 
@@ -62,15 +62,15 @@ def test_opening_flash_makes_nothing_for_an_expert(tmp_path: Path) -> None:
     assert sum(1 for _ in official_names(model)) == num_tensors
     maps = mappings(tmp_path)
     with model.experts.store.acquire(42, [3, 200]) as view:
-        assert view[200].w2[0].shape == (4096, 1024) and view[3].form == "fp4"
-        assert int(view[200].w2[0][-1].view(torch.uint8).sum()) == 0
+        assert view[200].w2.codes.shape == (4096, 1024) and view[3].form == "fp4"
+        assert int(view[200].w2.codes[-1].view(torch.uint8).sum()) == 0
     with model.experts.store.acquire(42, [5]):
         assert mappings(tmp_path) == maps + 1  # the layer's file, once
 
 
 def test_official_order_is_the_trees(folder: Path) -> None:
     """Router, routed experts in turn, shared expert; the names alone are those of the tensors."""
-    model = load(folder)
+    model = load(folder, "exact")
     names = list(official_names(model))
     assert names == [name for name, _ in official_tensors(model)]
     layer = [name.removeprefix("layers.1.ffn.") for name in names if name.startswith("layers.1.ffn.")]
@@ -105,7 +105,7 @@ def test_structs_are_those_of_the_views(folder: Path) -> None:
 
 
 def test_structs_of_plain_weights() -> None:
-    store = store_of(random_model(SMALL, 0))
+    store = store_of(random_model(SMALL, 0, Arithmetic("exact")))
     with store.acquire(0, range(SMALL.n_routed_experts)) as view:
         expected = b"".join(bytes(native.expert_struct(expert, weights)) for expert, weights in view.items())
     assert store.structs(0).tobytes() == expected
@@ -129,7 +129,7 @@ def test_a_deleted_model_is_gone_at_once(folder: Path) -> None:
 
 @pytest.mark.usefixtures("without_gc")
 def test_closing_unmaps_and_refuses(folder: Path) -> None:
-    model = load(folder)
+    model = load(folder, "exact")
     before = mappings(folder)
     store = store_of(model)
     for layer in range(SMALL.num_blocks):
@@ -146,14 +146,14 @@ def test_closing_unmaps_and_refuses(folder: Path) -> None:
 
 def test_arithmetic_does_not_go_stale(folder: Path) -> None:
     """Training sets it after loading: the experts compute in the model's."""
-    model, tokens = load(folder), torch.tensor([[1, 2, 3]])
+    model, tokens = load(folder, "exact"), torch.tensor([[1, 2, 3]])
     model.arithmetic = RELEASED
     assert model.experts.arithmetic == RELEASED
     assert torch.equal(model(tokens), load(folder, "released")(tokens))
 
 
 def test_experts_move_with_the_model() -> None:
-    model = random_model(SMALL, 0)
+    model = random_model(SMALL, 0, Arithmetic("exact"))
     name = "layers.1.ffn.experts.2.w2.weight"
     before = official_tensor(model, name)
     model.double()
@@ -163,10 +163,10 @@ def test_experts_move_with_the_model() -> None:
 
 
 def test_num_bytes_counts_what_is_here(folder: Path) -> None:
-    whole, part = load(folder), load(folder, experts=[1])
+    whole, part = load(folder, "exact"), load(folder, "exact", experts=[1])
     routed = {name: tensor for name, tensor in official_tensors(whole) if ".ffn.experts." in name}
     assert store_of(whole).num_bytes == sum(tensor.nbytes for tensor in routed.values())
     assert store_of(part).num_bytes == sum(t.nbytes for name, t in routed.items() if ".experts.1." in name)
-    assert store_of(Transformer(SMALL)).num_bytes == 0
-    packed = random_model(SMALL, 0, packed=True)
+    assert store_of(Transformer(SMALL, Arithmetic("exact"))).num_bytes == 0
+    packed = random_model(SMALL, 0, Arithmetic("exact"), packed=True)
     assert store_of(packed).num_bytes == store_of(whole).num_bytes

@@ -302,7 +302,7 @@ MUTANTS: dict[str, Mutant] = {
     "YaRN in window layers": wrapped(ops, "rope_frequencies", lambda f: lambda config, _, *a: f(config, True, *a)),
     "no YaRN": wrapped(ops, "rope_frequencies", lambda f: lambda config, _, *a: f(config, False, *a)),
     "heads of a group apart": wrapped(
-        ops, "grouped_linear", lambda f: lambda x, w, s, g: f(x.unflatten(-1, (-1, g)).mT.flatten(-2), w, s, g)
+        ops, "grouped_linear", lambda f: lambda x, w, g: f(x.unflatten(-1, (-1, g)).mT.flatten(-2), w, g)
     ),
     "CSA: one entry fewer visible": wrapped(
         Indexer, "select", lambda f: lambda self, q, w, visible, *a: f(self, q, w, (visible - 1).clamp(min=0), *a)

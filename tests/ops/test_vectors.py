@@ -18,6 +18,7 @@ from wavefold.config import CSA, HCA, SWA
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch, Segment
 from wavefold.ops import Arithmetic
+from wavefold.quant import Weight
 
 SMALL = ModelConfig(
     vocab_size=32, hidden_size=32, num_hidden_layers=3, num_attention_heads=1, head_dim=16, qk_rope_head_dim=8,
@@ -43,7 +44,7 @@ def test_gemm(form: str, case: int) -> None:
     x = quant.dequantize_rows(codes.view(torch.float8_e4m3fn), code_scales, 128)
     assert torch.equal(quant.fp8_sim(x, 128), x)
     weight = weight.view(torch.float8_e4m3fn if form == "fp8" else torch.int8)
-    ours = ops.linear(x, weight, scale.view(torch.float8_e8m0fnu), RELEASED)
+    ours = ops.linear(x, Weight.of(weight, scale.view(torch.float8_e8m0fnu)), RELEASED)
     assert_single_steps(f"{form}_gemm.{case}", ours, y, 0.01)
 
 
@@ -274,5 +275,5 @@ def test_yarn_leaves_fast_pairs_and_slows_the_others() -> None:
 
 def test_low_nibble_is_the_even_column() -> None:
     weight, scale = torch.tensor([[0x21]], dtype=torch.int8), torch.tensor([[127]], dtype=torch.uint8)
-    columns = ops.linear(torch.eye(2), weight, scale.view(torch.float8_e8m0fnu), EXACT)
+    columns = ops.linear(torch.eye(2), Weight.of(weight, scale.view(torch.float8_e8m0fnu)), EXACT)
     assert columns.flatten().tolist() == [0.5, 1.0]

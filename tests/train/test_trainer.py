@@ -77,7 +77,7 @@ def test_masters_see_quantized_weights_and_get_gradients(corpus, tmp_path):
     masters = Masters(trainer.model)
     dense, routed = "layers.1.attn.wq_a.weight", "layers.1.ffn.experts.0.w2.weight"
     with masters.experts.acquire(1, [0]) as view:
-        values = {dense: masters.values(trainer.model, "")[dense], routed: view[0].w2[0]}
+        values = {dense: masters.values(trainer.model, "")[dense], routed: view[0].w2.codes}
     for name, value in values.items():
         assert not torch.equal(value, official_tensor(trainer.model, name))
         value.sum().backward()

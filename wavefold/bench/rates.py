@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavefold import quant
 from wavefold.bench.contestants import Wavefold
 from wavefold.cache import entries_of, keys_of
 from wavefold.config import COMPRESSIONS
@@ -19,6 +18,7 @@ from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, Matrix, official_owners
 from wavefold.ops import native
 from wavefold.plan.machine import fastest
+from wavefold.quant import Weight
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ def products(model: Transformer, x_rows: int, repeats: int) -> Iterator[Rate]:
     for name, matrices in kinds.items():
         first = matrices[0]
         x = torch.randn(x_rows, first.in_features).bfloat16()
-        pairs = [(matrix.weight, matrix.scale) for matrix in matrices]
+        weights = [matrix.stored for matrix in matrices]
         if x_rows > 1:
-            pairs = pairs[:4]
+            weights = weights[:4]
 
-        def run(x: Tensor = x, pairs: Sequence[tuple[Tensor, Tensor | None]] = pairs) -> None:
-            for weight, scale in pairs:
-                native.linear(x, weight, scale, torch.bfloat16)
+        def run(x: Tensor = x, weights: Sequence[Weight] = weights) -> None:
+            for weight in weights:
+                native.linear(x, weight, torch.bfloat16)
 
-        size = sum(part.numel() * part.element_size() for pair in pairs for part in pair if part is not None)
-        operations = 2 * x_rows * first.in_features * first.out_features * len(pairs)
-        what = f"{first.out_features} x {first.in_features} {quant.FORMS[first.weight.dtype]}, {len(pairs)} of them"
+        size = sum(part.nbytes for weight in weights for part in (weight.codes, weight.scales) if part is not None)
+        operations = 2 * x_rows * first.in_features * first.out_features * len(weights)
+        what = f"{first.out_features} x {first.in_features} {weights[0].format.name}, {len(weights)} of them"
         yield Rate(f"{name}, {x_rows} rows", what, size, operations, fastest(run, repeats))
 
 

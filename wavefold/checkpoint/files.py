@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,24 +37,19 @@ class StoredTensors(NamedTuple):
         return sum(path.stat().st_size for path in self.paths)
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+@contextlib.contextmanager
+def paused_collections() -> Iterator[None]:
+    """A block without garbage collections.
 
-
-def without_collections(function: Function) -> Function:
-    """`function` without garbage collections: headers become hundreds of thousands of objects, none in a cycle, and
-    each collection would walk them all."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            if was_enabled:
-                gc.enable()
-
-    return run  # type: ignore[return-value]
+    Headers become hundreds of thousands of objects, none of them in a cycle, and each collection would walk them all.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_refs(folder: Path) -> StoredTensors:

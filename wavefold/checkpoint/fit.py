@@ -12,13 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavefold import quant
 from wavefold.checkpoint.unneeded import by_kind
 from wavefold.experts.table import MATRICES, PARTS
 from wavefold.model import Transformer
 from wavefold.model.official import routed_before
 from wavefold.model.parameters import Linear
-from wavefold.quant.format import FORMATS, SCALE_DTYPE
+from wavefold.quant.format import SCALE_DTYPE, STORED_DTYPES, format_of
 
 MAX_LISTED = 8
 FLOATS = (torch.bfloat16, torch.float32)
@@ -115,9 +114,9 @@ def matrix_problems(rows: int, columns: int, weight: Kind | None, scale: Kind | 
     """What does not fit about a matrix [rows, columns]: (list of `Problems`, text that follows its name and dot)."""
     if weight is None:
         return (("missing", "weight"),)
-    if weight.dtype not in quant.FORMS:
-        return (("wrong", f"weight is {weight}, expected dtype {_names(tuple(quant.FORMS))}"),)
-    form = FORMATS[quant.FORMS[weight.dtype]]
+    if weight.dtype not in STORED_DTYPES:
+        return (("wrong", f"weight is {weight}, expected dtype {_names(STORED_DTYPES)}"),)
+    form = format_of(weight.dtype)
     found: list[tuple[str, str]] = []
     if weight.shape != (shape := form.codes_shape(rows, columns)):
         found.append(("wrong", f"weight is {weight}, expected {list(shape)}"))

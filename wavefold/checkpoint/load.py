@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavefold import quant
-from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, read_refs, without_collections
+from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, paused_collections, read_refs
 from wavefold.checkpoint.fit import Fit, Kind
 from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
 from wavefold.checkpoint.room import check_load
@@ -24,10 +23,11 @@ from wavefold.model import Transformer
 from wavefold.model.official import official_names
 from wavefold.model.origin import Origin
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
+from wavefold.quant import Weight, format_of
+from wavefold.quant.format import STORED_DTYPES
 from wavefold.system import Notice
 
 
-@without_collections
 def load(
     path: str | Path,
     arithmetic: str = DEFAULT_ARITHMETIC,
@@ -57,20 +57,8 @@ def load(
         )
     model = Transformer(config, chosen)
     try:
-        stored = read_refs(folder)
-        check_load(folder, stored.num_bytes, torch.device(device))
-        if any(name.startswith("model.") for name in stored.refs):
-            raise ValueError(
-                "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
-                "ones; use the checkpoint that was read from"
-            )
-        if not strict and model.mtp and (missing := _missing_mtp(model, stored.refs, experts)):
-            model.drop_mtp()
-            notes.append(
-                f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {config.num_nextn_predict_layers}, "
-                f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
-            )
-        left_out = open_stored(model, stored, experts, strict)
+        with paused_collections():
+            left_out = _open(model, folder, torch.device(device), experts, strict, notes)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
@@ -80,6 +68,28 @@ def load(
         warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
     model.origin = Origin(folder.absolute(), values, left_out)
     return model.to(device) if torch.device(device).type != "cpu" else model
+
+
+def _open(
+    model: Transformer, folder: Path, device: torch.device, experts: Container[int] | None, strict: bool,
+    notes: list[str],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Give the model the folder's tensors; returns those that it does not need. What it lacks is added to `notes`."""
+    stored = read_refs(folder)
+    check_load(folder, stored.num_bytes, device)
+    if any(name.startswith("model.") for name in stored.refs):
+        raise ValueError(
+            "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
+            "ones; use the checkpoint that was read from"
+        )
+    if not strict and model.mtp and (missing := _missing_mtp(model, stored.refs, experts)):
+        announced = model.config.num_nextn_predict_layers
+        model.drop_mtp()
+        notes.append(
+            f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {announced}, "
+            f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
+        )
+    return open_stored(model, stored, experts, strict)
 
 
 def _repeated_experts(model: Transformer) -> list[str]:
@@ -155,7 +165,7 @@ def assign(
         for expert in range(store.table.num_experts):
             pairs = [(next(names), next(names)) for _ in MATRICES]
             if experts is None or expert in experts:
-                weights = ((_as_codes(tensors[weight]), tensors.get(scale)) for weight, scale in pairs)
+                weights = (Weight.of(_as_codes(tensors[codes]), tensors.get(scales)) for codes, scales in pairs)
                 store.put(block.ffn.layer, expert, ExpertWeights(*weights))
     return {name: tensors[name] for name in fit.left}
 
@@ -181,7 +191,7 @@ def _write_down(
     """Where the routed experts' tensors of these layers lie, of those in `experts`, and in which formats."""
     table.paths = stored.paths
     numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
-    forms = {name: FORM_NUMBERS[dtype] for name, dtype in DTYPES.items() if dtype in quant.FORMS}
+    forms = {name: FORM_NUMBERS[format_of(dtype).dtype] for name, dtype in DTYPES.items() if dtype in STORED_DTYPES}
     for layer in layers:
         found = list(map(stored.refs.get, table.names(layer)))
         shape = table.file[layer].shape

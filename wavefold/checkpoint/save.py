@@ -20,10 +20,6 @@ from wavefold.config import EXPERT_DTYPES
 from wavefold.config.keys import QUANTIZATION_CONFIG
 from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, ExpertMatrix, Matrix, official_owners, own_tensors
-from wavefold.quant.format import FORMATS as ALL_FORMATS
-
-FORMATS = ("fp4", "fp8")
-"""Formats of quantized weights."""
 
 
 def save(
@@ -63,9 +59,9 @@ def config_values(model: Transformer, experts: str | None = None) -> dict[str, A
              for _, owner in official_owners(model) if isinstance(owner, MATRIX)}  # fmt: skip
     routed = experts or model.experts.store.table.format(0, 0, 0).name
     quantization = dict(values.pop("quantization_config", None) or QUANTIZATION_CONFIG)
-    if forms & set(FORMATS):
+    if any(quant.FORMATS[form].is_quantized for form in forms):
         values["quantization_config"] = quantization
-        if experts is not None or routed in FORMATS:
+        if experts is not None or quant.FORMATS[routed].is_quantized:
             values["expert_dtype"] = routed
             quantization |= {"expert_dtype": routed} if "expert_dtype" in quantization else {}
     elif origin is None:
@@ -76,7 +72,7 @@ def config_values(model: Transformer, experts: str | None = None) -> dict[str, A
 
 def matrix_form(matrix: Matrix, experts: str | None) -> str:
     """The format that a matrix is written in: `experts` where it is given, else its own."""
-    return experts or quant.FORMS[matrix.weight.dtype]
+    return experts or quant.format_of(matrix.weight.dtype).name
 
 
 def _entries(model: Transformer, experts: str | None) -> Iterator[tuple[str, Entry]]:
@@ -104,7 +100,7 @@ def _converted(dot: str, matrix: ExpertMatrix, form: str) -> Iterator[tuple[str,
         assert part is not None
         return part
 
-    to, size = ALL_FORMATS[form], (matrix.out_features, matrix.in_features)
+    to, size = quant.FORMATS[form], (matrix.out_features, matrix.in_features)
     scale_shape = to.scales_shape(*size)
     yield f"{dot}weight", Entry(to.codes_shape(*size), to.dtype, lambda: take("weight"))
     if scale_shape is not None:
@@ -113,7 +109,7 @@ def _converted(dot: str, matrix: ExpertMatrix, form: str) -> Iterator[tuple[str,
 
 def convert(name: str, weight: Tensor, scale: Tensor | None, form: str) -> tuple[Tensor, Tensor | None]:
     """A weight in another format with every value unchanged. Raises ValueError, naming the weight, where it is not."""
-    stored = quant.FORMS[weight.dtype]
+    stored = quant.format_of(weight.dtype).name
     if stored == form:
         return weight, scale
     try:

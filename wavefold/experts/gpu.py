@@ -20,7 +20,7 @@ from wavefold.experts.compute import ExpertCompute
 from wavefold.experts.store import ExpertWeights
 from wavefold.experts.table import FORMS
 from wavefold.ops.tilelang.shape import Shape
-from wavefold.parallel.fused.layer import Rank
+from wavefold.parallel.fused.layer import Rank, Stored
 from wavefold.parallel.waves import Waves
 
 Run = Callable[[Mapping[str, Tensor | int]], None]
@@ -64,9 +64,9 @@ class KernelExperts(ExpertCompute):
                 raise ValueError(f"layer {layer} has experts in {other}; expected fp4")
         for layer in range(table.num_layers):
             experts = [store.stored(layer, number) for number in range(table.num_experts)]
-            if experts[0].w1[0].is_meta:  # an MTP module that the files lack
+            if not experts[0].is_here:  # an MTP module that the files lack
                 continue
-            stack = rank.weights([tuple(weights) for weights in experts])  # type: ignore[misc]
+            stack = rank.weights([_pairs(weights) for weights in experts])
             for number, weights in enumerate(experts):
                 store.put(layer, number, _views(stack, number, weights))
             stacks[layer] = stack
@@ -88,12 +88,17 @@ class KernelExperts(ExpertCompute):
 
 def _views(stack: Mapping[str, Tensor], number: int, weights: ExpertWeights) -> ExpertWeights:
     """An expert's matrices inside its layer's stack, in the dtypes of `weights`."""
-    pairs = []
-    for name, (codes, scales) in zip(weights._fields, weights, strict=True):
-        assert scales is not None
+    views = []
+    for name, weight, (codes, scales) in zip(weights._fields, weights, _pairs(weights), strict=True):
         scale = stack[f"{name}_scale"][number].view(torch.uint8).view(scales.dtype)
-        pairs.append((stack[name][number].view(codes.dtype), scale))
-    return ExpertWeights(*pairs)
+        views.append(weight._replace(codes=stack[name][number].view(codes.dtype), scales=scale))
+    return ExpertWeights(*views)
+
+
+def _pairs(weights: ExpertWeights) -> tuple[Stored, Stored, Stored]:
+    """The codes and scales of quantized matrices, as the kernel takes them."""
+    w1, w2, w3 = ((weight.codes, weight.scales) for weight in weights)
+    return w1, w2, w3  # type: ignore[return-value]
 
 
 def kernel_experts(local: ExpertCompute, config: ModelConfig, device: torch.device) -> KernelExperts:

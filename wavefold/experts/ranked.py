@@ -45,15 +45,16 @@ class RankedExperts(ExpertCompute):
         if self._same_rows:
             return self._serve(layer, h, weights, ids)
         with self.store.acquire(layer, self.experts_here) as view:
-            stored = {expert: list(view[expert]) for expert in self.experts_here}
+            stored = {expert: view[expert] for expert in self.experts_here}
 
             def compute(expert: int, rows: Tensor, values: Sequence[Tensor], routes: Tensor) -> Tensor:
-                scales = (scale for _, scale in stored[expert])
-                w1, w2, w3 = zip(values, scales, strict=True)
+                w1, w2, w3 = (
+                    weight._replace(codes=codes) for weight, codes in zip(stored[expert], values, strict=True)
+                )
                 return ops.expert(rows, w1, w2, w3, routes, self.limit, self.arithmetic)
 
             one = Pass(self._transport, self._settings, compute)
-            experts = {expert: [weight for weight, _ in parts] for expert, parts in stored.items()}
+            experts = {expert: [weight.codes for weight in weights_of] for expert, weights_of in stored.items()}
             return wave_experts(one, run_alone, h, weights, ids, experts)
 
     def _serve(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from wavefold.experts.mapped import MappedSpan
 from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
 from wavefold.experts.table import ABSENT, FORM_NUMBERS, FORMS, MATRICES, ExpertTable
 from wavefold.ops import native
+from wavefold.quant import Weight
 from wavefold.quant.format import SCALE_DTYPE
 
 
@@ -43,7 +44,7 @@ class ResidentExperts(ExpertStore):
         """Replace an expert's tensors, each by a parameter without a gradient where it is none yet."""
         self._check_open()
         self._weights[layer, expert] = weights.map(_parameter)
-        self.table.form[layer, expert] = [FORM_NUMBERS[weight.dtype] for weight, _ in weights]
+        self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
         self._structs.pop(layer, None)
         self.generation += 1
 
@@ -51,7 +52,7 @@ class ResidentExperts(ExpertStore):
     def num_bytes(self) -> int:
         here = self.table.file[..., 0] != ABSENT
         for place, weights in self._weights.items():
-            here[place] = not weights.w1[0].is_meta
+            here[place] = weights.is_here
         return int(self.table.nbytes()[here].sum())
 
     def structs(self, layer: int) -> np.ndarray:
@@ -86,14 +87,14 @@ class ResidentExperts(ExpertStore):
         self._check_open()
         return ExpertWeights(*(self._matrix(layer, expert, matrix) for matrix in range(len(MATRICES))))
 
-    def _matrix(self, layer: int, expert: int, matrix: int) -> tuple[Tensor, Tensor | None]:
+    def _matrix(self, layer: int, expert: int, matrix: int) -> Weight:
         table = self.table
         form, size = table.format(layer, expert, matrix), table.sizes[matrix]
         files, offsets = (array[layer, expert, matrix].tolist() for array in (table.file, table.offset))
-        weight = self._tensor(files[0], offsets[0], form.dtype, form.codes_shape(*size))
+        codes = self._tensor(files[0], offsets[0], form.dtype, form.codes_shape(*size))
         scales_shape = form.scales_shape(*size)
-        scale = None if scales_shape is None else self._tensor(files[1], offsets[1], SCALE_DTYPE, scales_shape)
-        return weight, scale
+        scales = None if scales_shape is None else self._tensor(files[1], offsets[1], SCALE_DTYPE, scales_shape)
+        return Weight(form, size, codes, scales)
 
     def _tensor(self, file: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
         if file == ABSENT:
@@ -112,7 +113,7 @@ class ResidentExperts(ExpertStore):
         structs["id"] = np.arange(self.table.num_experts)
         self._fill_mapped(structs, layer)
         for expert in range(self.table.num_experts):
-            if (weights := self._weights.get((layer, expert))) is not None and not weights.w1[0].is_meta:
+            if (weights := self._weights.get((layer, expert))) is not None and weights.is_here:
                 struct = native.expert_struct(expert, weights)
                 structs[expert] = np.frombuffer(bytes(struct), native.EXPERT_DTYPE)[0]
         return structs

@@ -4,7 +4,7 @@ The model asks for the experts that a batch needs and gives them back; the store
 handed out as they lie on disk: packed codes, scales and a format tag, never repacked.
 
     with store.acquire(layer, ids) as view:          pinned until the end of the block
-        view[e].w1 -> (weight, scale)
+        view[e].w1 -> Weight
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from wavefold import quant
 from wavefold.experts.table import ExpertTable
+from wavefold.quant import Weight
 
 
 class ExpertWeights(NamedTuple):
-    """One expert: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]; each (weight, scale or None)."""
+    """One expert: w1 gate and w3 up [inter, hidden], w2 down [hidden, inter]."""
 
-    w1: tuple[Tensor, Tensor | None]
-    w2: tuple[Tensor, Tensor | None]
-    w3: tuple[Tensor, Tensor | None]
+    w1: Weight
+    w2: Weight
+    w3: Weight
 
     @property
     def form(self) -> str:
         """fp4, fp8, bf16 or fp32: how the weights are stored."""
-        return quant.FORMS[self.w1[0].dtype]
+        return self.w1.format.name
+
+    @property
+    def is_here(self) -> bool:
+        """True if there are bytes, False for shapes and dtypes alone."""
+        return not self.w1.codes.is_meta
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ExpertWeights:
         """The same with `function` of each tensor."""
-        pairs = ((function(weight), None if scale is None else function(scale)) for weight, scale in self)
-        return ExpertWeights(*pairs)
+        return ExpertWeights(*(weight.map(function) for weight in self))
 
 
 class ExpertView(Mapping[int, ExpertWeights]):
@@ -110,7 +114,7 @@ class ExpertStore(ABC):
         for layer in range(self.table.num_layers):
             for expert in range(self.table.num_experts):
                 weights = self.stored(layer, expert)
-                if not weights.w1[0].is_meta:
+                if weights.is_here:
                     self.put(layer, expert, weights.map(function))
 
     def _unpin(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a store that never evicts pins nothing

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from wavefold.config import ModelConfig
-from wavefold.quant.format import FORMATS, Format
+from wavefold.quant.format import FORMATS, FP64, Format
 
 MATRICES = ("w1", "w2", "w3")
 """Gate, down, up."""
@@ -24,10 +23,10 @@ PARTS = ("weight", "scale")
 ABSENT = -1
 """The file of a tensor that lies in none."""
 
-FORMS = (*FORMATS.values(), Format("fp64", torch.float64))
+FORMS = (*FORMATS.values(), FP64)
 """Formats by their number in `ExpertTable.form`: the CPU kernels' numbers, and float64, which no file holds."""
-FORM_NUMBERS = {form.dtype: number for number, form in enumerate(FORMS)} | {torch.uint8: 0}
-"""The number of a weight's format by its dtype."""
+FORM_NUMBERS = {form.dtype: number for number, form in enumerate(FORMS)}
+"""A format's number by its dtype."""
 
 
 def routed_expert(name: str) -> int | None:

@@ -106,7 +106,7 @@ class Attention(nn.Module):
 
     def output(self, o: Tensor, arithmetic: Arithmetic) -> Tensor:
         """Grouped low-rank output: o [n, H, c] -> [n, hidden]."""
-        u = ops.grouped_linear(o.flatten(1), self.wo_a.weight, self.wo_a.scale, self.num_groups)
+        u = ops.grouped_linear(o.flatten(1), self.wo_a.stored, self.num_groups)
         return self.wo_b(u, arithmetic)
 
     def attend(

@@ -16,6 +16,7 @@ from wavefold.model.batch import Batch
 from wavefold.model.parameters import Linear
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic
+from wavefold.quant import Weight
 
 
 class Expert(nn.Module):
@@ -31,8 +32,7 @@ class Expert(nn.Module):
         self._slots: tuple[dict[str, Any], ...] = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
 
     def weights(self) -> ExpertWeights:
-        w1, w2, w3 = self._slots
-        return ExpertWeights((w1["weight"], w1["scale"]), (w2["weight"], w2["scale"]), (w3["weight"], w3["scale"]))
+        return ExpertWeights(*(Weight.of(slot["weight"], slot["scale"]) for slot in self._slots))
 
 
 class MoE(nn.Module):

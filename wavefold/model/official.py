@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from wavefold.experts import ExpertStore, ExpertWeights, routed_expert
+from wavefold.experts import ExpertStore, routed_expert
 from wavefold.experts.table import MATRICES
 from wavefold.model.moe import MoE
 from wavefold.model.parameters import Linear
 from wavefold.model.transformer import Transformer
+from wavefold.quant import Weight
 
 
 class ExpertMatrix(NamedTuple):
@@ -25,14 +26,21 @@ class ExpertMatrix(NamedTuple):
     out_features: int
     form: str
     """What the official file has."""
-    weight: Tensor
-    scale: Tensor | None
+    stored: Weight
+
+    @property
+    def weight(self) -> Tensor:
+        return self.stored.codes
+
+    @property
+    def scale(self) -> Tensor | None:
+        return self.stored.scales
 
 
 Owner = nn.Module | ExpertMatrix
 Matrix = Linear | ExpertMatrix
 MATRIX = (Linear, ExpertMatrix)
-"""For isinstance: what has `weight`, `scale`, `form` and sizes."""
+"""For isinstance: what has `stored`, `weight`, `scale`, `form` and sizes."""
 
 
 def official_owners(model: Transformer) -> Iterator[tuple[str, Owner]]:
@@ -59,8 +67,8 @@ def matrices_of(store: ExpertStore, layer: int, expert: int) -> Iterator[tuple[s
     """The matrices of a routed expert by name."""
     table = store.table
     weights = store.stored(layer, expert)
-    for name, (rows, columns), pair in zip(MATRICES, table.sizes, weights, strict=True):
-        yield f"{table.prefix(layer)}{expert}.{name}", ExpertMatrix(columns, rows, table.official.name, *pair)
+    for name, (rows, columns), weight in zip(MATRICES, table.sizes, weights, strict=True):
+        yield f"{table.prefix(layer)}{expert}.{name}", ExpertMatrix(columns, rows, table.official.name, weight)
 
 
 def own_tensors(owner: Owner) -> dict[str, Tensor]:
@@ -93,16 +101,7 @@ def official_owner(model: Transformer, name: str) -> Owner:
     layer, expert, matrix = _place(model, name)
     table = model.experts.store.table
     rows, columns = table.sizes[matrix]
-    return ExpertMatrix(columns, rows, table.official.name, *model.experts.store.stored(layer, expert)[matrix])
-
-
-def put_matrix(model: Transformer, name: str, weight: Tensor, scale: Tensor | None) -> None:
-    """Replace a routed expert's matrix."""
-    layer, expert, matrix = _place(model, name)
-    store = model.experts.store
-    pairs = list(store.stored(layer, expert))
-    pairs[matrix] = weight, scale
-    store.put(layer, expert, ExpertWeights(*pairs))
+    return ExpertMatrix(columns, rows, table.official.name, model.experts.store.stored(layer, expert)[matrix])
 
 
 def official_names(model: Transformer, part: str = "") -> Iterator[str]:

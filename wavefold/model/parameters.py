@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.ops import Arithmetic
-from wavefold.quant.format import FORMATS, SCALE_DTYPE
+from wavefold.quant import FORMATS, Weight
+from wavefold.quant.format import SCALE_DTYPE
 
 
 def empty(*shape: int, dtype: torch.dtype) -> nn.Parameter:
@@ -35,7 +36,12 @@ class Linear(nn.Module):
         self.register_parameter("scale", scale)
 
     def forward(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
-        return ops.linear(x, self.weight, self.scale, arithmetic)
+        return ops.linear(x, self.stored, arithmetic)
+
+    @property
+    def stored(self) -> Weight:
+        """The matrix as it is stored."""
+        return Weight.of(self.weight, self.scale)
 
 
 class Norm(nn.Module):

@@ -95,8 +95,8 @@ def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]]
 def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
     """Enter x [..., in] times weight [out, in]: 2 in out for each row, of which a grouped one does a share."""
     if is_counting():
-        rows = x.numel() // x.shape[-1]
-        count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), quant.FORMS.get(weight.dtype, "fp64"))
+        rows, form = x.numel() // x.shape[-1], quant.format_of(weight.dtype).name
+        count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), form)
 
 
 def values(x: Any, times: int = 1) -> int:

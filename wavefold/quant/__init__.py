@@ -5,6 +5,8 @@
     e8m0.py        scales: one byte, a power of two
     rows.py        rows cut into blocks with a scale each: what the next two share
     blocks.py      weights as a checkpoint stores them: dequantize, quantize, FP4 to FP8 and back
+    format.py      the formats of stored matrices
+    weight.py      a stored matrix: format, size, codes, scales
     activation.py  activations: FP8 for a GEMM's input, and the FP8 and FP4 simulations
     hadamard.py    the rotation that precedes FP4 in the indexer
 
@@ -19,26 +21,26 @@ for FP4); OCP Microscaling Formats (MX) specification 1.0. Only `hadamard` carri
 from . import e2m1, e4m3, e8m0
 from .activation import act_quant, fp4_quant, fp4_sim, fp8_sim
 from .blocks import (
-    APPLIED,
-    FORMS,
     FP4_BLOCK,
     FP8_BLOCK,
     count_lossy_tiles,
     dequantize,
     fp4_to_fp8,
     fp8_to_fp4,
-    is_applied,
     quantize_fp4,
     quantize_fp8,
 )
+from .format import FORMATS, Format, format_of
 from .hadamard import hadamard
 from .rows import dequantize_rows
+from .weight import Weight
 
 __all__ = [
-    "APPLIED",
-    "FORMS",
+    "FORMATS",
     "FP4_BLOCK",
     "FP8_BLOCK",
+    "Format",
+    "Weight",
     "act_quant",
     "count_lossy_tiles",
     "dequantize",
@@ -46,13 +48,13 @@ __all__ = [
     "e2m1",
     "e4m3",
     "e8m0",
+    "format_of",
     "fp4_quant",
     "fp4_sim",
     "fp4_to_fp8",
     "fp8_sim",
     "fp8_to_fp4",
     "hadamard",
-    "is_applied",
     "quantize_fp4",
     "quantize_fp8",
 ]

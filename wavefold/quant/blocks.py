@@ -28,15 +28,6 @@ from .rows import (
     scale_rows_,
 )
 
-FORMS = {
-    torch.int8: "fp4",
-    torch.uint8: "fp4",
-    torch.float8_e4m3fn: "fp8",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-}
-"""How a stored weight of each type is read."""
-
 FP8_BLOCK = 128
 """Rows, and columns, of a weight that share an FP8 scale."""
 FP4_BLOCK = 32
@@ -49,25 +40,17 @@ HEADROOM = 6
 """log2 of the largest factor by which FP4 values grow inside FP8: 6 * 2^6 = 384 <= 448."""
 SMALLEST_NORMAL = 2.0**-126
 
-APPLIED = torch.empty(0)
-"""Stands for the scale of a quantized weight that is held decoded, its scales applied: plain values of a format."""
-
-
-def is_applied(scale: torch.Tensor | None) -> bool:
-    """Whether the weight beside `scale` is held decoded."""
-    return scale is not None and scale.numel() == 0
-
 
 def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """The values [..., out, in] of a stored weight, in `dtype`.
 
     The type of `weight` tells its format: int8 or uint8 (FP4) and float8_e4m3fn come with the `scale` of the
     table above, float8_e8m0fnu or uint8; bfloat16, float16 and float32 with None, and are returned as they
-    are if `dtype` is theirs, and so are they with `APPLIED`. Otherwise the result is new. Exact in bfloat16 and
-    float32 while it is in their normal range. Raises ValueError where types or shapes do not fit.
+    are if `dtype` is theirs. Otherwise the result is new. Exact in bfloat16 and float32 while it is in their normal
+    range. Raises ValueError where types or shapes do not fit.
     """
     if weight.dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        if scale is not None and not is_applied(scale):
+        if scale is not None:
             raise ValueError(f"{weight.dtype} weight with a scale; allowed are int8, uint8 and float8_e4m3fn")
         return weight.to(dtype)
     if scale is None:

@@ -4,10 +4,13 @@ fp4    int8 [out, in/2], two e2m1 codes a byte    a scale for each row and 32 co
 fp8    float8_e4m3fn [out, in]                    a scale for each 128 x 128
 bf16   bfloat16 [out, in]                         none
 fp32   float32 [out, in]                          none
+
+Two more stand in no file: fp64, and the decoded values of a quantized weight.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -26,6 +29,8 @@ class Format(NamedTuple):
     values_per_code: int = 1
     block: Shape | None = None
     """Rows and columns that share a scale; None where there are no scales."""
+    is_quantized: bool = False
+    """True if released arithmetic rounds what is multiplied with it to FP8."""
 
     def codes_shape(self, rows: int, columns: int) -> Shape:
         return rows, columns // self.values_per_code
@@ -41,10 +46,30 @@ SCALE_DTYPE = torch.float8_e8m0fnu
 FORMATS = {
     form.name: form
     for form in (
-        Format("fp4", torch.int8, 2, (1, FP4_BLOCK)),
-        Format("fp8", torch.float8_e4m3fn, 1, (FP8_BLOCK, FP8_BLOCK)),
+        Format("fp4", torch.int8, 2, (1, FP4_BLOCK), True),
+        Format("fp8", torch.float8_e4m3fn, 1, (FP8_BLOCK, FP8_BLOCK), True),
         Format("bf16", torch.bfloat16),
         Format("fp32", torch.float32),
     )
 }
 """By name, in the order of the CPU kernels' numbers."""
+
+FP64 = Format("fp64", torch.float64)
+
+_BY_DTYPE = {form.dtype: form for form in (*FORMATS.values(), FP64)} | {torch.uint8: FORMATS["fp4"]}
+
+STORED_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.bfloat16, torch.float32)
+"""What weights may be in files."""
+
+
+@functools.cache
+def decoded_format(dtype: torch.dtype) -> Format:
+    """The format of decoded values of a quantized weight, held in `dtype`: their scales have been applied."""
+    return Format("decoded", dtype, is_quantized=True)
+
+
+def format_of(dtype: torch.dtype) -> Format:
+    """The format of a weight whose codes are of this dtype. Raises ValueError for a dtype of no format."""
+    if (form := _BY_DTYPE.get(dtype)) is None:
+        raise ValueError(f"a weight of {dtype}; expected one of {', '.join(map(str, _BY_DTYPE))}")
+    return form

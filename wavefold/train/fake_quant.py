@@ -29,6 +29,7 @@ from wavefold.model.official import (
     own_tensors,
 )
 from wavefold.model.parameters import Linear
+from wavefold.quant.weight import DECODED, Weight
 from wavefold.train.lora import adapted, has_adapter
 
 QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
@@ -119,9 +120,9 @@ class Masters:
         form = self.forms[f"{prefix}weight"] if self.quantize == "fp4" else "bf16"
         values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
         if owner.scale is not None:  # the adapted weight of a packed one
-            values["scale"] = quant.APPLIED
+            values["scale"] = DECODED
         elif form in QUANTIZE and arithmetic.released:
-            values["scale"] = quant.APPLIED  # its input is to be rounded too
+            values["scale"] = DECODED  # its input is to be rounded too
         return values
 
     def _vector(self, parameter: Tensor, form: str) -> Tensor:
@@ -174,11 +175,11 @@ class SeenExperts(ExpertStore):
         return ExpertView(self, layer, {expert: self._seen(layer, expert) for expert in ids})
 
     def _seen(self, layer: int, expert: int) -> ExpertWeights:
-        pairs = []
+        weights = []
         for name, owner in matrices_of(self._store, layer, expert):
             values = self._masters.matrix(owner, f"{name}.")
-            pairs.append((values.get("weight", owner.weight), values.get("scale", owner.scale)))
-        return ExpertWeights(*pairs)
+            weights.append(Weight.of(values.get("weight", owner.weight), values.get("scale", owner.scale)))
+        return ExpertWeights(*weights)
 
     def stored(self, layer: int, expert: int) -> ExpertWeights:
         return self._store.stored(layer, expert)
@@ -225,6 +226,7 @@ def check_quantized(masters: Masters) -> None:
         if not isinstance(owner, MATRIX) or masters.forms[f"{path}.weight"] not in QUANTIZE or owner.weight.is_meta:
             continue
         seen = masters.matrix(owner, f"{path}.")
-        value = quant.dequantize(seen.get("weight", owner.weight), seen.get("scale", owner.scale)).detach()
+        weight = Weight.of(seen.get("weight", owner.weight), seen.get("scale", owner.scale))
+        value = weight.decode(torch.bfloat16).detach()
         if not torch.equal(value, quant.dequantize(codes[f"{path}.weight"], codes[f"{path}.scale"])):
             raise RuntimeError(f"{path}: the forward pass does not see what an export holds; quantization is off")

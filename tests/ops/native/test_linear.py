@@ -17,6 +17,7 @@ from wavefold.checkpoint.random import random_model
 from wavefold.config import ModelConfig
 from wavefold.ops import Arithmetic, native
 from wavefold.ops.native.library import MatrixStruct, require, runtime
+from wavefold.quant import Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -48,9 +49,9 @@ def test_products(isa: str, form: str, rows: int, columns: int) -> None:
         x = torch.randn(x_rows, columns, generator=torch.Generator().manual_seed(x_rows)).bfloat16()
         exact = x.double() @ decoded(weight, scale).T
         size = x.double().abs() @ decoded(weight, scale).abs().T  # what cancels in a sum does not make it exact
-        y = native.linear(x, weight, scale, torch.float32)
+        y = native.linear(x, Weight.of(weight, scale), torch.float32)
         assert ((y - exact).abs() <= 1e-6 * size).all()
-        assert torch.equal(native.linear(x, weight, scale, torch.bfloat16), y.bfloat16())
+        assert torch.equal(native.linear(x, Weight.of(weight, scale), torch.bfloat16), y.bfloat16())
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 512), (6, 384), (5, 130)])
@@ -59,14 +60,14 @@ def test_wherever_a_weight_begins(isa: str, form: str, rows: int, columns: int) 
     """Tensors of a file that is mapped lie at any address; the bytes around them are others' (here NaN of FP8)."""
     weight, scale = stored(form, rows, columns)
     x = torch.randn(2, columns, generator=torch.Generator().manual_seed(3)).bfloat16()
-    expected = native.linear(x, weight, scale, torch.float32)
+    expected = native.linear(x, Weight.of(weight, scale), torch.float32)
     num_bytes = weight.numel() * weight.element_size()
     file = torch.full((num_bytes + 192,), 0x7F, dtype=torch.uint8)
     first = -file.data_ptr() % 64
     for skipped in range(first, first + 64, weight.element_size()):
         moved = file.fill_(0x7F)[skipped : skipped + num_bytes].view(weight.dtype).view(weight.shape)
         moved.copy_(weight)
-        assert torch.equal(native.linear(x, moved, scale, torch.float32), expected), skipped - first
+        assert torch.equal(native.linear(x, Weight.of(moved, scale), torch.float32), expected), skipped - first
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -74,21 +75,21 @@ def test_a_row_does_not_depend_on_the_others(isa: str, form: str) -> None:
     """Equal bytes in batches of few rows; of any number of rows with the switch."""
     weight, scale = stored(form, 96, 640)
     x = torch.randn(8, 640, generator=torch.Generator().manual_seed(1)).bfloat16()
-    alone = torch.cat([native.linear(row[None], weight, scale, torch.float32) for row in x])
+    alone = torch.cat([native.linear(row[None], Weight.of(weight, scale), torch.float32) for row in x])
     for count in range(2, 9):
-        assert torch.equal(native.linear(x[:count], weight, scale, torch.float32), alone[:count])
+        assert torch.equal(native.linear(x[:count], Weight.of(weight, scale), torch.float32), alone[:count])
     many = x.repeat(20, 1)
     with ops.using(batch_invariant=True):
-        assert torch.equal(native.linear(many, weight, scale, torch.float32), alone.repeat(20, 1))
+        assert torch.equal(native.linear(many, Weight.of(weight, scale), torch.float32), alone.repeat(20, 1))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_threads_change_nothing(isa: str, count: int, threads: Callable[[int], AbstractContextManager[None]]) -> None:
     weight, scale = stored("fp4", 200, 512)
     x = torch.randn(3, 512, generator=torch.Generator().manual_seed(1)).bfloat16()
-    alone = native.linear(x, weight, scale, torch.float32)
+    alone = native.linear(x, Weight.of(weight, scale), torch.float32)
     with threads(count):
-        assert all(torch.equal(native.linear(x, weight, scale, torch.float32), alone) for _ in range(50))
+        assert all(torch.equal(native.linear(x, Weight.of(weight, scale), torch.float32), alone) for _ in range(50))
         assert runtime().threads == count
 
 
@@ -97,8 +98,8 @@ def test_threads_change_nothing(isa: str, count: int, threads: Callable[[int], A
 def test_decoding_is_the_references(isa: str, form: str, rows: int, columns: int) -> None:
     weight, scale = stored(form, rows, columns)
     expected = decoded(weight, scale).float().bfloat16()
-    assert torch.equal(native.decode(weight, scale, 0, rows), expected)
-    assert torch.equal(native.decode(weight, scale, rows // 2, rows - rows // 2), expected[rows // 2 :])
+    assert torch.equal(native.decode(Weight.of(weight, scale), 0, rows), expected)
+    assert torch.equal(native.decode(Weight.of(weight, scale), rows // 2, rows - rows // 2), expected[rows // 2 :])
 
 
 def test_every_code_under_every_scale(isa: str) -> None:
@@ -110,7 +111,7 @@ def test_every_code_under_every_scale(isa: str) -> None:
     fp8_scales = scales[:, None].expand(-1, 2).contiguous().view(torch.float8_e8m0fnu)
     for weight, scale in ((fp4, fp4_scales), (fp8, fp8_scales)):
         expected = quant.dequantize(weight, scale, torch.float32).bfloat16()
-        got = native.decode(weight, scale, 0, len(weight))
+        got = native.decode(Weight.of(weight, scale), 0, len(weight))
         nan = expected.isnan()
         assert torch.equal(got.isnan(), nan) and nan.any()
         assert torch.equal(got[~nan].view(torch.int16), expected[~nan].view(torch.int16))
@@ -124,7 +125,7 @@ def test_extreme_scales_in_products(isa: str, form: str) -> None:
     x = torch.ones(1, block, dtype=torch.bfloat16)
     for byte in (0, 1, 60, 127, 200, 230, 255):
         scale = torch.tensor([[byte]], dtype=torch.uint8).view(torch.float8_e8m0fnu)
-        y, expected = native.linear(x, weight, scale, torch.float32), decoded(weight, scale).sum().float()
+        y, expected = native.linear(x, Weight.of(weight, scale), torch.float32), decoded(weight, scale).sum().float()
         assert y.isnan().all() if byte == 255 else torch.allclose(y, expected, rtol=1e-5, atol=0), byte
 
 
@@ -146,8 +147,8 @@ def test_fp8_of_activations_is_the_references() -> None:
 def test_products_of_quantized_activations(isa: str, x_rows: int) -> None:
     weight, scale = stored("fp4", 64, 320)
     x = torch.randn(x_rows, 320, generator=torch.Generator().manual_seed(2)).bfloat16()
-    expected = native.linear(quant.fp8_sim(x, 128), weight, scale, torch.float32)
-    assert torch.equal(native.linear(x, weight, scale, torch.float32, x_fp8=True), expected)
+    expected = native.linear(quant.fp8_sim(x, 128), Weight.of(weight, scale), torch.float32)
+    assert torch.equal(native.linear(x, Weight.of(weight, scale), torch.float32, x_fp8=True), expected)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(70, 256), (64, 2304), (1, 34), (200, 1090)])
@@ -158,10 +159,10 @@ def test_products_of_many_rows(isa: str, form: str, rows: int, columns: int) -> 
     x = torch.randn(401, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
     values = decoded(weight, scale)
     exact, size = x.double() @ values.T, x.double().abs() @ values.abs().T
-    y = native.linear(x, weight, scale, torch.float32)
+    y = native.linear(x, Weight.of(weight, scale), torch.float32)
     assert ((y - exact).abs() <= 2e-6 * size).all()
-    assert torch.equal(native.linear(x, weight, scale, torch.bfloat16), y.bfloat16())
-    assert torch.equal(native.linear(x[17:40], weight, scale, torch.float32), y[17:40])
+    assert torch.equal(native.linear(x, Weight.of(weight, scale), torch.bfloat16), y.bfloat16())
+    assert torch.equal(native.linear(x[17:40], Weight.of(weight, scale), torch.float32), y[17:40])
 
 
 def corrupted(**change: int | None) -> MatrixStruct:
@@ -194,16 +195,16 @@ def test_bad_calls_are_value_errors() -> None:
     weight, scale = stored("fp8", 8, 64)
     x = torch.zeros(1, 64, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="does not fit a weight of 64 columns"):
-        native.linear(x[:, :32], weight, scale, torch.float32)
+        native.linear(x[:, :32], Weight.of(weight, scale), torch.float32)
     with pytest.raises(ValueError, match="another size than its shape needs"):
-        native.linear(x, weight, torch.cat((scale, scale)), torch.float32)
+        native.linear(x, Weight.of(weight, torch.cat((scale, scale))), torch.float32)
     with pytest.raises(ValueError, match="a pointer is null"):
-        native.linear(x, weight, None, torch.float32)
+        native.linear(x, Weight.of(weight), torch.float32)
     with pytest.raises(ValueError, match="contiguous"):
-        native.linear(x[:, :8], weight.T, scale, torch.float32)
+        native.linear(x[:, :8], Weight.of(weight.T, scale), torch.float32)
     for first, count in ((-1, 2), (0, 9), (8, 1), (4, 5)):
         with pytest.raises(ValueError, match="a size is not positive or too large"):
-            native.decode(weight, scale, first, count)
+            native.decode(Weight.of(weight, scale), first, count)
     with pytest.raises(ValueError, match="expected one of"):
         ops.Runtime(isa="sse9")
 
@@ -214,8 +215,8 @@ def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.Monkey
     model = random_model(config, 0, Arithmetic("released", torch.bfloat16), packed=True)
     tokens = torch.randint(0, 500, (140,), generator=torch.Generator().manual_seed(0))
     calls: list[int] = []
-    original = native.experts
-    monkeypatch.setattr(native, "experts", lambda *given: calls.append(1) or original(*given))
+    original = native.forward
+    monkeypatch.setattr(native, "forward", lambda *given: calls.append(1) or original(*given))
     logits, counts = {}, {}
     for backend in ops.BACKENDS:
         with ops.using(backend=backend):
@@ -224,6 +225,6 @@ def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.Monkey
             hidden = [model.extend(part, [sequence], [len(part)]) for part in tokens.split([100, *(1,) * 40])]
             logits[backend] = model.logits(torch.cat(hidden)[-45:])
             counts[backend] = len(calls) - before
-    assert counts == {"auto": 41 * 4, "reference": 0}
+    assert counts == {"auto": 41, "reference": 0}
     p, q = logits["reference"].double().log_softmax(-1), logits["auto"].double().log_softmax(-1)
     assert (p.exp() * (p - q)).sum(-1).abs().mean() < 5e-3

@@ -14,16 +14,17 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels 
 HAMMER = """
 import random, sys, threading, torch
 from wavefold.ops import native
+from wavefold.quant import Weight
 torch.manual_seed(0)
 weight, x = torch.randn(64, 256).bfloat16(), torch.randn(40, 256).bfloat16()
-expected = native.linear(x, weight, None, torch.float32)
+expected = native.linear(x, Weight.of(weight), torch.float32)
 wrong = []
 
 def hammer(seed):
     chance = random.Random(seed)
     for _ in range(150):
         torch.set_num_threads(chance.randint(1, 4))
-        if not torch.equal(native.linear(x, weight, None, torch.float32), expected):
+        if not torch.equal(native.linear(x, Weight.of(weight), torch.float32), expected):
             wrong.append(seed)
 
 threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(4)]

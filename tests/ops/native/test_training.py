@@ -20,6 +20,7 @@ from wavefold import ops
 from wavefold.ops import Arithmetic, native
 from wavefold.ops.native import compress_grad, expert_rows, hyper_grad, joint_attention, losses, norm_grad, swiglu
 from wavefold.ops.reference import hyper_connection as reference
+from wavefold.quant import Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -263,7 +264,7 @@ def test_rows_to_experts_and_back(isa: str, tokens: int, hidden: int) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_grouped_linear(groups: int) -> None:
     def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
-        return ops.grouped_linear(*given, None, groups)  # type: ignore[call-arg]
+        return ops.grouped_linear(given[0], Weight.of(given[1]), groups)  # type: ignore[call-arg]
 
     check(op, [random(37, groups * 24).bfloat16(), random(groups * 8, 24).bfloat16()])
 

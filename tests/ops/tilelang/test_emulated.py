@@ -53,7 +53,7 @@ def experts() -> list[tuple[Weight, Weight, Weight]]:
 
 
 def of(x: Tensor, number: int, routes: Tensor) -> Tensor:
-    return expert(x, *experts()[number], routes, LIMIT, RELEASED)
+    return expert(x, *(quant.Weight.of(*pair) for pair in experts()[number]), routes, LIMIT, RELEASED)
 
 
 def built(kernel: Any, folder: Path) -> Emulated:

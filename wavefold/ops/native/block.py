@@ -15,9 +15,10 @@ from torch import Tensor
 from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 from wavefold.ops.native.linear import matrix_of
 from wavefold.ops.native.rows import RowsStruct
+from wavefold.quant import Weight
 
-Weights = tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""An expert: w1 gate, w2 down, w3 up, each (weight, scale)."""
+Weights = tuple[Weight, Weight, Weight]
+"""An expert: w1 gate, w2 down, w3 up."""
 
 _int32, _int64, _float, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -138,7 +139,7 @@ class BlockParameters:
             if isinstance(value, dict):
                 self._fill(getattr(struct, name), value)
             elif isinstance(value, tuple):
-                matrix = matrix_of(*value)
+                matrix = matrix_of(Weight.of(*value))
                 self._held.append(matrix.kept)
                 setattr(struct, name, matrix)
             elif isinstance(value, Tensor):
@@ -193,15 +194,15 @@ def block_attention(
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
     """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
-    (w1, s1), (w2, s2), (w3, s3) = weights
+    (_, shape, c1, s1), (_, _, c2, s2), (_, _, c3, s3) = weights
     # written out, by `map`: it is made for every expert of every token
-    given = [each for each in (w1, s1, w2, s2, w3, s3) if each is not None]
-    key = expert, w1.shape, w1.dtype, w2.dtype, w3.dtype, *map(Tensor.data_ptr, given)
+    tensors = [tensor for tensor in (c1, s1, c2, s2, c3, s3) if tensor is not None]
+    key = expert, shape, c1.dtype, c2.dtype, c3.dtype, *map(Tensor.data_ptr, tensors)
     if (struct := _structs.get(key)) is None:
         if len(_structs) >= MOST_STRUCTS:
             _structs.clear()
         struct = _structs[key] = ExpertStruct(expert)
-        struct.w1, struct.w2, struct.w3 = (matrix_of(weight, scale) for weight, scale in weights)
+        struct.w1, struct.w2, struct.w3 = map(matrix_of, weights)
     return struct
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from wavefold.ops.native.block import BlockParameters, ExpertStruct, Spans
 from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 from wavefold.ops.native.linear import matrix_of
+from wavefold.quant import Weight
 
 _pointer = ctypes.c_void_p
 
@@ -44,10 +45,10 @@ class WholeModel:
         every = (ExpertStruct * len(blocks))(*shared)
         self._held = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
         self.vocab_size, self.hidden_size = head.shape
+        matrices = [matrix_of(Weight.of(tensor)) for tensor in (embedding, fn, head)]
         self.struct = ModelStruct(
             len(blocks), ctypes.addressof(arrays[0]), ctypes.addressof(arrays[1]), ctypes.addressof(every), limit,
-            matrix_of(embedding, None), matrix_of(fn, None), base.data_ptr(), scale.data_ptr(), norm.data_ptr(),
-            matrix_of(head, None),
+            *matrices[:2], base.data_ptr(), scale.data_ptr(), norm.data_ptr(), matrices[2],
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wavefold.ops.native.library import bf16, check, floats, require, runtime
 from wavefold.ops.native.linear import linear, matrix_of
+from wavefold.quant import Weight
 
 
 def hc_weights(
@@ -16,7 +17,7 @@ def hc_weights(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x_nJd bfloat16 -> pre [n, J], post [n, J], comb [n, J, J] float32."""
     x = x_nJd.flatten(1)
-    mixes = linear(x, fn, None, torch.float32) * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm_eps)
+    mixes = linear(x, Weight.of(fn), torch.float32) * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm_eps)
     return hc_split(mixes, base, scale, x_nJd.shape[1], iters, eps)
 
 
@@ -26,7 +27,7 @@ def hc_head(x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, eps: float, 
     n, num_streams, hidden = x_nJd.shape
     if base.numel() != num_streams or scale.numel() != 1:
         raise ValueError(f"base {list(base.shape)} and scale {list(scale.shape)} do not fit {num_streams} streams")
-    out, matrix = torch.empty(n, hidden, dtype=torch.bfloat16), matrix_of(fn, None)
+    out, matrix = torch.empty(n, hidden, dtype=torch.bfloat16), matrix_of(Weight.of(fn))
     pointers = (t.data_ptr() for t in (base, scale, x_nJd))
     sizes = n, num_streams, hidden, eps, norm_eps
     check(require().wf_hc_head(runtime(), ctypes.byref(matrix), *pointers, *sizes, out.data_ptr()))

@@ -7,22 +7,22 @@ import ctypes
 import torch
 from torch import Tensor
 
-from wavefold import quant
 from wavefold.ops.native.library import MatrixStruct, check, require, runtime
+from wavefold.quant import FORMATS, Weight
 
-FORMS = ("fp4", "fp8", "bf16", "fp32")
-"""The forms in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
+FORMS = tuple(FORMATS)
+"""The formats in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
 
 
-def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:
-    """x bfloat16 [..., in], weight [out, in] as it lies on disk, its scale -> [..., out] in `dtype`.
+def linear(x: Tensor, weight: Weight, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:
+    """x bfloat16 [..., in], weight [out, in] as it lies on disk -> [..., out] in `dtype`.
 
     `dtype` is bfloat16 or float32; with `x_fp8`, x goes through FP8 in blocks of 128. Raises ValueError for shapes that
     do not fit.
     """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     num_out = weight.shape[0]
-    matrix = matrix_of(weight, scale)
+    matrix = matrix_of(weight)
     if matrix.columns != rows.shape[1] or x.dtype != torch.bfloat16:
         raise ValueError(f"x of shape {list(x.shape)} and {x.dtype} does not fit a weight of {matrix.columns} columns")
     y = torch.empty(len(rows), num_out, dtype=dtype)
@@ -40,9 +40,9 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype, 
     return y.view(*x.shape[:-1], num_out)
 
 
-def decode(weight: Tensor, scale: Tensor | None, first: int, count: int) -> Tensor:
+def decode(weight: Weight, first: int, count: int) -> Tensor:
     """Rows first .. first + count in bfloat16, rounded to nearest where it does not hold them."""
-    matrix = matrix_of(weight, scale)
+    matrix = matrix_of(weight)
     out = torch.empty(max(0, count), matrix.columns, dtype=torch.bfloat16)
     check(
         require().wf_decode(
@@ -63,25 +63,23 @@ def fp8_sim(x: Tensor, block: int) -> Tensor:
     return out
 
 
-def matrix_of(weight: Tensor, scale: Tensor | None) -> MatrixStruct:
+def matrix_of(weight: Weight) -> MatrixStruct:
     """A weight as the library takes it; it holds on to the tensors that it points into."""
-    if weight.dim() != 2 or weight.dtype not in quant.FORMS:
-        raise ValueError(
-            f"a weight of {weight.dtype} and shape {list(weight.shape)}; expected a packed or plain matrix"
-        )
-    if not weight.is_contiguous() or weight.device.type != "cpu":
+    form, (rows, columns), codes, scales = weight
+    if codes.dim() != 2 or form.name not in FORMS:
+        raise ValueError(f"a weight of {codes.dtype} and shape {list(codes.shape)}; expected a packed or plain matrix")
+    if not codes.is_contiguous() or codes.device.type != "cpu":
         raise ValueError("the CPU kernels take contiguous tensors on the CPU")
-    if scale is not None:
-        scale = scale.contiguous()
-    form = FORMS.index(quant.FORMS[weight.dtype])
+    if scales is not None:
+        scales = scales.contiguous()
     matrix = MatrixStruct(
-        form,
-        weight.shape[0],
-        weight.shape[1] * (2 if form == 0 else 1),
-        weight.data_ptr(),
-        weight.numel() * weight.element_size(),
-        None if scale is None else scale.data_ptr(),
-        0 if scale is None else scale.numel() * scale.element_size(),
+        FORMS.index(form.name),
+        rows,
+        columns,
+        codes.data_ptr(),
+        codes.nbytes,
+        None if scales is None else scales.data_ptr(),
+        0 if scales is None else scales.nbytes,
     )
-    matrix.kept = weight, scale
+    matrix.kept = codes, scales
     return matrix

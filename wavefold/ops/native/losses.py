@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wavefold.ops.native.library import bf16, check, pointer, require, runtime
 from wavefold.ops.native.linear import linear
+from wavefold.quant import Weight
 
 PIECE_DOTS = 1 << 21
 """Dots of index queries and keys that exist at a time."""
@@ -66,7 +67,7 @@ class _IndexLoss(torch.autograd.Function):
         for first in range(0, n, piece):
             rows = slice(first, first + piece)
             some = q[rows].flatten(0, 1)
-            dots = linear(some, keys, None, torch.float32)
+            dots = linear(some, Weight.of(keys), torch.float32)
             grad_dots = torch.empty_like(dots, dtype=torch.bfloat16)
             given = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
             sizes = first, len(weights[rows]), heads, m, ratio, rounded

@@ -9,22 +9,23 @@ from torch import Tensor
 from wavefold import quant
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.reference.straight_through import straight_through
+from wavefold.quant import Weight
 
 ACTIVATION_BLOCK = 128
 WIDE_ROWS = 8192
 """Rows of a plain weight that `linear_wide` holds in its own dtype at a time."""
 
 
-def linear(x: Tensor, weight: Tensor, scale: Tensor | None, arithmetic: Arithmetic) -> Tensor:
-    """x [..., in] in the activation dtype, weight [out, in] (FP4: [out, in / 2]) -> [..., out] in the activation dtype.
+def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
+    """x [..., in] in the activation dtype, weight [out, in] -> [..., out] in the activation dtype.
 
     In released arithmetic the input of a quantized weight goes through FP8 (e4m3, one power-of-two scale per row and
     128 values). All scales are powers of two, so that the decoded operands are exact in bfloat16 and one GEMM with
     float32 accumulation equals the block-scaled GEMM up to the order of the sum.
     """
-    if scale is not None and arithmetic.released:
+    if weight.format.is_quantized and arithmetic.released:
         x = straight_through(lambda x: quant.fp8_sim(x, ACTIVATION_BLOCK), x)
-    return F.linear(x, quant.dequantize(weight, scale, x.dtype))
+    return F.linear(x, weight.decode(x.dtype))
 
 
 def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -39,10 +40,10 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
     return torch.cat(parts, -1).to(arithmetic.accumulate)
 
 
-def grouped_linear(x: Tensor, weight: Tensor, scale: Tensor | None, num_groups: int) -> Tensor:
+def grouped_linear(x: Tensor, weight: Weight, num_groups: int) -> Tensor:
     """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet group g's rows alone.
 
     The released code decodes this weight (`wo_a`) to bfloat16 and does not quantize its input.
     """
-    w = quant.dequantize(weight, scale, x.dtype).unflatten(0, (num_groups, -1))
+    w = weight.decode(x.dtype).unflatten(0, (num_groups, -1))
     return torch.einsum("ngi,goi->ngo", x.unflatten(-1, (num_groups, -1)), w).flatten(-2)
