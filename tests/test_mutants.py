@@ -20,7 +20,6 @@ from tests.ops import test_vectors as vectors
 from tests.quant import test_op_vectors as formats
 from wavefold import ops, quant
 from wavefold.cache import paged
-from wavefold.config import SWA
 from wavefold.model import attention
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
@@ -212,7 +211,7 @@ MUTANTS = [
     Mutant("state not reset between sequences", compress, "_beside_previous", stale_block,
            Check(released.test_a_second_sequence_starts_clean, ("small-a",))),
     # attention
-    Mutant("YaRN on the wrong layers", Batch, "table", lambda f: lambda self, ratio: self.rope[ratio == SWA],
+    Mutant("YaRN on the wrong layers", Batch, "table", lambda f: lambda self, compressed: self.rope[not compressed],
            inside("small-a", 1)),
     Mutant("rotation not undone", ops, "rotate",
            lambda f: lambda x, *args, inverse=False: x if inverse else f(x, *args), inside("small-b", 0)),

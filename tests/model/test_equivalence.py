@@ -154,7 +154,7 @@ def test_the_choice_binds_and_is_clear(reference: tuple[Tensor, Choices]) -> Non
     newest = torch.arange(LENGTH)[:, None] // 4 - torch.arange(CONFIG.index_topk, 0, -1)
     assert (picked[:, LENGTH // 2 :] != newest[LENGTH // 2 :]).any(-1).all()
     assert reference[1].num_ties <= 2
-    assert len(CONFIG.layers_of(4)) == len(CONFIG.layers_of(128)) == 2
+    assert [spec.ratio for spec in CONFIG.main_layers].count(4) == CONFIG.compress_ratios.count(128) == 2
     assert attention.DENSE_ENTRIES * CONFIG.index_topk < LENGTH // 4  # masked at first, gathered later
 
 

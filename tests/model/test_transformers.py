@@ -299,8 +299,8 @@ MUTANTS: dict[str, Mutant] = {
     "output not rotated back": wrapped(
         ops, "rotate", lambda f: lambda x, *a, inverse=False: x if inverse else f(x, *a)
     ),
-    "YaRN in window layers": wrapped(ops, "rope_frequencies", lambda f: lambda config, ratio, *a: f(config, 4, *a)),
-    "no YaRN": wrapped(ops, "rope_frequencies", lambda f: lambda config, ratio, *a: f(config, 0, *a)),
+    "YaRN in window layers": wrapped(ops, "rope_frequencies", lambda f: lambda config, _, *a: f(config, True, *a)),
+    "no YaRN": wrapped(ops, "rope_frequencies", lambda f: lambda config, _, *a: f(config, False, *a)),
     "heads of a group apart": wrapped(
         ops, "grouped_linear", lambda f: lambda x, w, g: f(x.unflatten(-1, (-1, g)).mT.flatten(-2), w, g)
     ),

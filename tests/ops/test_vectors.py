@@ -27,7 +27,7 @@ SMALL = ModelConfig(
     routed_scaling_factor=1.0, num_nextn_predict_layers=0,
 )  # fmt: skip
 LAYERS = {SWA: 0, CSA: 1, HCA: 2}
-TABLES = {"base10000": SWA, "yarn160000": CSA}
+TABLES = {"base10000": False, "yarn160000": True}
 ARITHMETICS = pytest.mark.parametrize("arithmetic", [EXACT, RELEASED], ids=["exact", "released"])
 
 
@@ -163,7 +163,7 @@ def keys_seen(ratio: int, start: int, length: int, arithmetic: ops.Arithmetic) -
             return self.q
 
     memory = Numbered(start, length)
-    attention = Attention(SMALL, LAYERS[ratio])
+    attention = Attention(SMALL, SMALL.layers[LAYERS[ratio]])
     index = (torch.ones(length, 1, 1), torch.ones(length, 1)) if ratio == CSA else ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "RunningSoftmax", Softmax)
@@ -232,7 +232,7 @@ def entries_of(ratio: int, h: Tensor, rotated: bool) -> Tensor:
     if not rotated:
         batch.frequencies[True].zero_()
     compressor.extend(compressor.project(h, batch, EXACT), Segment(slice(0, len(h)), memory), batch, EXACT)
-    return memory.block(compressor.kind, layer, 0, len(h) // ratio)
+    return memory.block(*compressor.rows, 0, len(h) // ratio)
 
 
 @pytest.mark.parametrize(("ratio", "length"), [(CSA, 19), (HCA, 300)])
@@ -247,7 +247,7 @@ def test_tokens_and_position_of_an_entry(ratio: int, length: int) -> None:
 
     split_at = SMALL.head_dim - SMALL.qk_rope_head_dim
     turned = torch.view_as_complex(raw[:, split_at:].detach().double().unflatten(-1, (-1, 2)))
-    angles = torch.arange(len(raw))[:, None] * ratio * ops.rope_frequencies(SMALL, ratio).double()
+    angles = torch.arange(len(raw))[:, None] * ratio * ops.rope_frequencies(SMALL, True).double()
     expected = torch.view_as_real(turned * torch.polar(torch.ones_like(angles), angles)).flatten(1)
     torch.testing.assert_close(entries[:, split_at:].detach().double(), expected, rtol=0, atol=1e-4)
     assert torch.equal(entries[:, :split_at], raw[:, :split_at])
@@ -267,7 +267,7 @@ def test_comb_is_doubly_stochastic_and_sums_over_its_first_index() -> None:
 def test_yarn_leaves_fast_pairs_and_slows_the_others() -> None:
     config = ModelConfig.preset("flash")
     plain = 1.0 / config.compress_rope_theta ** (torch.arange(0, 64, 2, dtype=torch.float64) / 64)
-    ratio = ops.rope_frequencies(config, CSA).double() / plain
+    ratio = ops.rope_frequencies(config, True).double() / plain
     torch.testing.assert_close(ratio[:16], torch.ones(16, dtype=torch.float64))
     torch.testing.assert_close(ratio[25:], torch.full((7,), 1 / 16, dtype=torch.float64))
     assert (ratio[16:25].diff() < 0).all() and 1 / 16 < ratio[24] < ratio[16] < 1

@@ -129,16 +129,16 @@ def test_a_prompts_mean_is_the_mean_of_its_tokens(num_tokens):
     config = NANO.replace(index_topk=200)
     tokens = [decode_flops(config, n) for n in range(1, num_tokens + 1)]
     mean = prefill_flops(config, num_tokens)
-    for part in ("index", "csa", "hca", "window"):
-        assert getattr(mean, part) == pytest.approx(sum(getattr(t, part) for t in tokens) / num_tokens)
+    assert mean.index == pytest.approx(sum(token.index for token in tokens) / num_tokens)
+    for part in ("csa", "hca", "window"):
+        assert mean.attention[part] == pytest.approx(sum(token.attention[part] for token in tokens) / num_tokens)
     head = 2 * config.vocab_size * config.hidden_size
     assert mean.linear["bf16"] == pytest.approx(tokens[0].linear["bf16"] - head + head / num_tokens)
     assert mean.linear["fp8"] == tokens[0].linear["fp8"]
     theirs = [v32_decode_flops(n) for n in range(1, num_tokens + 1)]
     mean = v32_prefill_flops(num_tokens)
-    assert (mean.index, mean.csa) == pytest.approx(
-        [sum(getattr(t, p) for t in theirs) / num_tokens for p in ("index", "csa")]
-    )
+    sums = [sum(values) for values in zip(*((t.index, t.attention["sparse"]) for t in theirs), strict=True)]
+    assert (mean.index, mean.attention["sparse"]) == pytest.approx([total / num_tokens for total in sums])
 
 
 @pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])

@@ -14,7 +14,7 @@ import torch
 
 from wavefold.bench.pools import planned_bytes
 from wavefold.checkpoint.load import assign
-from wavefold.config import SWA, ModelConfig
+from wavefold.config import ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.official import official_names, official_tensors
 from wavefold.model.transformer import PASS_TOKENS
@@ -82,8 +82,7 @@ def dense_model(model: Transformer, num_tokens: int) -> Transformer:
     """
     if num_tokens > MOST_DENSE:
         raise ValueError(f"dense attention over {num_tokens:,} tokens is not allowed; expected at most {MOST_DENSE:,}")
-    ratios = (SWA,) * len(model.config.compress_ratios)
-    dense = Transformer(model.config.replace(compress_ratios=ratios, sliding_window=num_tokens), model.arithmetic)
+    dense = Transformer(model.config.without_entries(num_tokens), model.arithmetic)
     kept = set(official_names(dense))
     assign(dense, {name: tensor for name, tensor in official_tensors(model) if name in kept})
     return dense

@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from wavefold.config import ModelConfig
+from wavefold.config import COMPRESSIONS, ModelConfig
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
 """Its sdist holds the converter and llama.cpp's source (commit 0c1e57098), the first release with this architecture
 whose logits were compared: `pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36`.
 """
 
-RATIOS = (0, 4, 128)
+RATIOS = (0, *(compression.ratio for compression in COMPRESSIONS))
 
 BATCH_TOKENS = 2048
 """Tokens in a call, and 512 in each pass of it: what llama.cpp's own tools do."""
@@ -57,7 +57,7 @@ def convert(folder: Path, sdist: Path, out: Path) -> None:
     `sdist` is the .tar.gz of llama-cpp-python. It takes the experts' bytes of memory. Raises ValueError for a
     checkpoint with other compression ratios than 0, 4 and 128, and with the converter's last words where it fails.
     """
-    other = sorted(set(ModelConfig.from_file(folder).compress_ratios) - set(RATIOS))
+    other = sorted({spec.ratio for spec in ModelConfig.from_file(folder).layers} - set(RATIOS))
     if other:
         raise ValueError(f"{folder}: compress ratios {other} are not allowed; llama.cpp has {list(RATIOS)}")
     with tempfile.TemporaryDirectory() as temporary:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from wavefold.bench.contestants import Wavefold
-from wavefold.config import CSA, HCA
+from wavefold.cache import entries_of, keys_of
+from wavefold.config import COMPRESSIONS
 from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, Matrix, official_owners
 from wavefold.ops import native
@@ -63,21 +64,23 @@ def attention(contestant: Wavefold, depth: int, queries: int, repeats: int) -> I
     heads, dim = config.num_attention_heads, config.head_dim
     q, kv = torch.randn(queries, heads, dim).bfloat16(), torch.randn(queries, dim).bfloat16()
     sink = torch.zeros(heads)
-    for ratio, kind in ((CSA, "csa"), (HCA, "hca")):
-        layers = config.layers_of(ratio)
-        if not layers:
+    for part in (compression.part for compression in COMPRESSIONS):
+        spec = next((spec for spec in config.main_layers if spec.part == part), None)
+        if spec is None:
             continue
-        window, rows = memory.window_rows(layers[0]), memory.rows(kind, layers[0])
+        window, rows, ratio = memory.window_rows(spec.layer), memory.rows(*entries_of(spec)), spec.ratio
         visible = depth // ratio
         chosen, attended = None, visible
-        if ratio == CSA:
-            keys = memory.rows("index", layers[0])
+        if spec.indexed:
+            keys = memory.rows(*keys_of(spec))
             index_q = torch.randn(queries, config.index_n_heads, config.index_head_dim).bfloat16()
             weights = torch.randn(queries, config.index_n_heads).bfloat16()
 
-            def choose(keys: native.RowSource = keys, index_q: Tensor = index_q, weights: Tensor = weights) -> Tensor:
+            def choose(
+                keys: native.RowSource = keys, index_q: Tensor = index_q, weights: Tensor = weights, ratio: int = ratio
+            ) -> Tensor:  # fmt: skip
                 released = model.arithmetic.released
-                return native.index_select(index_q, weights, keys, depth, CSA, config.index_topk, released)
+                return native.index_select(index_q, weights, keys, depth, ratio, config.index_topk, released)
 
             operations = 2 * queries * visible * config.index_n_heads * config.index_head_dim
             size = visible * keys.storage.shape[-1] * keys.storage.element_size()
@@ -92,11 +95,10 @@ def attention(contestant: Wavefold, depth: int, queries: int, repeats: int) -> I
             native.attend(q, sink, depth, config.sliding_window, window, kv, rows, ratio, chosen)
 
         keys_each = attended + min(config.sliding_window, depth + 1)
-        size = keys_each * rows.storage.shape[-1] * rows.storage.element_size() * (queries if ratio == CSA else 1)
+        size = keys_each * rows.storage.shape[-1] * rows.storage.element_size() * (queries if spec.indexed else 1)
         operations = 4 * queries * heads * dim * keys_each
-        yield Rate(
-            f"attention {kind}, {queries} queries", f"{keys_each} rows", size, operations, fastest(attend, repeats)
-        )
+        name = f"attention {part}, {queries} queries"
+        yield Rate(name, f"{keys_each} rows", size, operations, fastest(attend, repeats))
     contestant.pool.abort([memory])
 
 

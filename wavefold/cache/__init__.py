@@ -1,7 +1,7 @@
 """The state of sequences: a paged pool of compressed entries, and a fixed state per sequence (windows, tails)."""
 
 from wavefold.cache.blocks import BlockAllocator, PoolFull
-from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout
+from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, Rows, entries_of, keys_of
 from wavefold.cache.memory import FreshMemory, Memory
 from wavefold.cache.paged import PagedMemory
 from wavefold.cache.pool import Pool
@@ -11,5 +11,6 @@ from wavefold.cache.snapshot import Snapshot
 
 __all__ = [
     "BLOCK_TOKENS", "REWIND", "BlockAllocator", "CacheLayout", "FreshMemory", "Memory", "PagedMemory", "Pool",
-    "PoolFull", "Record", "Records", "Sequence", "Snapshot", "packed_records", "plain_records",
+    "PoolFull", "Record", "Records", "Rows", "Sequence", "Snapshot", "entries_of", "keys_of", "packed_records",
+    "plain_records",
 ]  # fmt: skip

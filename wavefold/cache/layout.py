@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wavefold.cache.record import Record, Records
-from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.config import COMPRESSIONS, LayerSpec, ModelConfig
 
 BLOCK_TOKENS = 128
 REWIND = 16
@@ -89,23 +90,22 @@ class CacheLayout:
     @functools.cached_property
     def row_kinds(self) -> tuple[RowKind, ...]:
         """What a block holds. KV rows come first: they are aligned where all before them are KV rows."""
-        config, kv, index = self.config, self.records.kv, self.records.index
-        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        kv, index = self.records.kv, self.records.index
+        makers, csa, hca = makers_of(self.config), *COMPRESSIONS
         kinds, offset = [], 0
-        for name, layers, record, ratio in (("csa", csa, kv, CSA), ("hca", hca, kv, HCA), ("index", csa, index, CSA)):
-            kinds.append(RowKind(name, layers, record, BLOCK_TOKENS // ratio, offset))
-            offset += len(layers) * kinds[-1].layer_bytes
+        for name, record, ratio in (("csa", kv, csa.ratio), ("hca", kv, hca.ratio), ("index", index, csa.ratio)):
+            kinds.append(RowKind(name, makers[name], record, BLOCK_TOKENS // ratio, offset))
+            offset += len(makers[name]) * kinds[-1].layer_bytes
         return tuple(kinds)
 
     @functools.cached_property
     def tail_kinds(self) -> tuple[TailKind, ...]:
         """What a sequence's state holds beside the windows: an overlapped compressor reads two blocks back."""
-        config = self.config
-        csa, hca = config.layers_of(CSA), config.layers_of(HCA)
+        config, makers, csa, hca = self.config, makers_of(self.config), *COMPRESSIONS
         kinds = (
-            ("csa", csa, 2 * config.head_dim, 2 * CSA - 1),
-            ("index", csa, 2 * config.index_head_dim, 2 * CSA - 1),
-            ("hca", hca, config.head_dim, HCA - 1),
+            ("csa", makers["csa"], 2 * config.head_dim, 2 * csa.ratio - 1),
+            ("index", makers["index"], 2 * config.index_head_dim, 2 * csa.ratio - 1),
+            ("hca", makers["hca"], config.head_dim, hca.ratio - 1),
         )
         margin = REWIND + self.draft_tokens
         return tuple(TailKind(name, layers, width, reach, reach + margin) for name, layers, width, reach in kinds)
@@ -149,3 +149,38 @@ class CacheLayout:
     def bytes_for(self, num_tokens: int) -> int:
         """Bytes of a pool for `num_tokens` tokens, and of the state of one sequence."""
         return self.num_blocks(num_tokens) * self.block_bytes + self.state_bytes
+
+
+class Rows(NamedTuple):
+    """Names a layer's rows in a view: their kind, and the layer that makes them."""
+
+    kind: str
+    layer: int
+
+
+def entries_of(spec: LayerSpec) -> Rows:
+    """The entries that a layer attends to."""
+    return Rows(spec.part, spec.entries_layer)
+
+
+def keys_of(spec: LayerSpec) -> Rows:
+    """The index keys among which a layer's indexer chooses."""
+    return Rows("index", spec.entries_layer)
+
+
+def makers_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """By kind of row, the layers that make such rows.
+
+    Raises ValueError for a layer whose blocks no kind has.
+    """
+    makers: dict[str, list[int]] = {"csa": [], "index": [], "hca": []}
+    for spec in config.layers:
+        if not spec.has_compressor:
+            continue
+        allowed = [c.ratio for c in COMPRESSIONS if (c.overlap, c.indexed) == (spec.overlap, spec.indexed)]
+        if spec.ratio not in allowed:
+            raise ValueError(f"layer {spec.layer}: a cache for {spec} is not there; expected ratio {allowed}")
+        makers[entries_of(spec).kind].append(spec.layer)
+        if spec.has_keys:
+            makers[keys_of(spec).kind].append(spec.layer)
+    return {kind: tuple(layers) for kind, layers in makers.items()}

@@ -27,7 +27,7 @@ def kind_of_unneeded(name: str, config: ModelConfig) -> str | None:
     if module and int(module[1]) >= config.num_nextn_predict_layers:
         return DRAFTER
     layer = re.fullmatch(r"layers\.(\d+)\.ffn\.gate\.bias", name)
-    if layer and int(layer[1]) < config.num_hash_layers:
+    if layer and int(layer[1]) < config.num_hidden_layers and config.layers[int(layer[1])].hashed:
         return BIAS
     return None
 

@@ -167,8 +167,7 @@ def print_counted(console: Console, config: ModelConfig, context: int) -> None:
     formula = decode_flops(config, context)
     table = Table("part", "counted", "formula", title="operations of one decode step of the real modules")
     for part in COUNTED_PARTS:
-        expected = sum(formula.linear.values()) if part == "linear" else getattr(formula, part)
-        table.add_row(part, f"{counts.get(part, 0):,}", f"{expected:,.0f}")
+        table.add_row(part, f"{counts.get(part, 0):,}", f"{formula.of(part):,.0f}")
     outside = {part: count for part, count in counts.items() if part not in COUNTED_PARTS}
     for part, count in sorted(outside.items(), key=lambda item: -item[1]):
         table.add_row(part, f"{count:,}", "outside")

@@ -1,6 +1,7 @@
-"""What a model is: `ModelConfig` (model.py), and what the keys of a `config.json` mean (keys.py)."""
+"""What a model is: `ModelConfig` (model.py), what each layer is (layers.py), what the keys of a `config.json` mean
+(keys.py)."""
 
-from wavefold.config.keys import CSA, HCA, SWA
+from wavefold.config.layers import COMPRESSIONS, CSA, HCA, SWA, WINDOW_PART, Compression, LayerSpec
 from wavefold.config.model import (
     EXPERT_DTYPES,
     PRESETS_DIR,
@@ -12,6 +13,6 @@ from wavefold.config.model import (
 )
 
 __all__ = [
-    "CSA", "EXPERT_DTYPES", "HCA", "PRESETS_DIR", "SWA", "ModelConfig", "RopeScaling", "preset_names", "read_config",
-    "read_values",
+    "COMPRESSIONS", "CSA", "EXPERT_DTYPES", "HCA", "PRESETS_DIR", "SWA", "WINDOW_PART", "Compression", "LayerSpec",
+    "ModelConfig", "RopeScaling", "preset_names", "read_config", "read_values",
 ]  # fmt: skip

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wavefold.config.layers import CSA, HCA, SWA
+
 LIMIT = 2**31
 """Every number is below this."""
-
-SWA, CSA, HCA = 0, 4, 128
-"""Compress ratios, which are also the kinds of attention layer: sliding window alone, 4 tokens to an entry, 128."""
 
 LAYER_TYPES = {"sliding_attention": SWA, "compressed_sparse_attention": CSA, "heavily_compressed_attention": HCA}
 """transformers' names of the kinds of attention layer."""

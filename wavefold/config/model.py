@@ -7,13 +7,15 @@ the rest of the package trusts it. The presets (`wavefold/presets/*.json`) are s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavefold.config.keys import CSA, FIXED, HCA, LIMIT, QUANTIZATION_CONFIG, SAID_BY, SWA, official, require, unknown
+from wavefold.config.keys import FIXED, LIMIT, QUANTIZATION_CONFIG, SAID_BY, official, require, unknown
+from wavefold.config.layers import CSA, HCA, SWA, LayerSpec, check_specs, layer_specs
 
 PRESETS_DIR = Path(__file__).parents[1] / "presets"
 
@@ -158,9 +160,15 @@ class ModelConfig:
         """Transformer blocks, MTP included; a block's index is its layer number, MTP after the main layers."""
         return self.num_hidden_layers + self.num_nextn_predict_layers
 
-    def layers_of(self, ratio: int) -> tuple[int, ...]:
-        """The layer numbers (MTP included) whose compress ratio is `ratio`."""
-        return tuple(layer for layer, r in enumerate(self.compress_ratios) if r == ratio)
+    @functools.cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """What each layer is, the MTP module's after the main ones."""
+        return layer_specs(self.compress_ratios, self.num_hash_layers, self.sliding_window)
+
+    @property
+    def main_layers(self) -> tuple[LayerSpec, ...]:
+        """`layers` without the MTP module's."""
+        return self.layers[: self.num_hidden_layers]
 
     # -- reading and writing ---------------------------------------------------------------------------------------
 
@@ -204,6 +212,21 @@ class ModelConfig:
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some keys changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
+
+    def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelConfig:
+        """A copy whose `layers` are these: another architecture than the keys describe. A further copy loses them.
+
+        Raises ValueError for layers that do not fit together or are not as many as the blocks.
+        """
+        require(len(layers) == self.num_blocks, "layers", len(layers), f"one for each of {self.num_blocks} blocks")
+        check_specs(layers)
+        copy = self.replace()
+        copy.__dict__["layers"] = layers
+        return copy
+
+    def without_entries(self, sliding_window: int) -> ModelConfig:
+        """A copy whose layers attend to nothing but a window of `sliding_window` tokens."""
+        return self.replace(compress_ratios=(SWA,) * self.num_blocks, sliding_window=sliding_window)
 
     def without_mtp(self) -> ModelConfig:
         """The same model without its MTP layers."""

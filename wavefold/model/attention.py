@@ -1,8 +1,8 @@
 """Hybrid attention: one latent key-value head, seen through a window and compressed entries. Report section 2.3.
 
     h -> wq_a -> q_norm -> wq_b -> q (per-head norm, RoPE)                       window: the last 128 tokens' kv
-    h -> wkv -> kv_norm -> RoPE -> kv (both key and value)                       CSA: + the indexer's top-k entries
-    o = attention(q, window + entries, sink), un-rotated -> wo_a (groups) -> wo_b     HCA: + all complete entries
+    h -> wkv -> kv_norm -> RoPE -> kv (both key and value)                       indexed layers: + the chosen entries
+    o = attention(q, window + entries, sink), un-rotated -> wo_a (groups) -> wo_b     others: + all complete entries
 
 A query at position t sees window tokens t - 127 .. t and entries i < (t + 1) // ratio: a block becomes visible to the
 query on its last token. Shape suffixes: n tokens, H heads, c head_dim.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import Memory
-from wavefold.config import CSA, HCA, SWA, ModelConfig
+from wavefold.cache import Memory, entries_of
+from wavefold.config import WINDOW_PART, LayerSpec, ModelConfig
 from wavefold.model.batch import Batch, Segment, num_visible
 from wavefold.model.compressor import Compressor
 from wavefold.model.indexer import Indexer, as_mask
@@ -36,15 +36,17 @@ DENSE_ENTRIES = 4
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__()
-        self.layer, self.ratio = layer, config.compress_ratios[layer]
+        self.spec, self.layer, self.entries = spec, spec.layer, entries_of(spec)
+        self.shares_choice = any(later.choice_of == spec.layer for later in config.layers)
         self.num_heads, self.head_dim, self.rope_dim = (
             config.num_attention_heads,
             config.head_dim,
             config.qk_rope_head_dim,
         )
-        self.num_groups, self.window, self.eps = config.o_groups, config.sliding_window, config.rms_norm_eps
+        self.num_groups, self.window, self.eps = config.o_groups, spec.window, config.rms_norm_eps
+        self.topk = config.index_topk
         heads_dim = self.num_heads * self.head_dim
         self.attn_sink = empty(self.num_heads, dtype=torch.float32)
         self.wq_a = Linear(config.hidden_size, config.q_lora_rank, "fp8")
@@ -54,12 +56,10 @@ class Attention(nn.Module):
         self.kv_norm = Norm(self.head_dim, self.eps)
         self.wo_a = Linear(heads_dim // self.num_groups, self.num_groups * config.o_lora_rank, "fp8")
         self.wo_b = Linear(self.num_groups * config.o_lora_rank, config.hidden_size, "fp8")
-        if self.ratio != SWA:
-            self.compressor = Compressor(
-                config, layer, self.ratio, self.head_dim, "csa" if self.ratio == CSA else "hca"
-            )
-        if self.ratio == CSA:
-            self.indexer = Indexer(config, layer)
+        if spec.has_compressor:
+            self.compressor = Compressor(config, spec, self.head_dim, self.entries, as_keys=False)
+        if spec.has_indexer:
+            self.indexer = Indexer(config, spec)
 
     def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised -> [n, hidden]. The memories of the batch take the new tokens' rows."""
@@ -68,33 +68,36 @@ class Attention(nn.Module):
             o = attend_whole(self, h, qr, q, kv, batch, batch.training, arithmetic)
         else:
             o = self.attend_pieces(h, qr, q, kv, batch, arithmetic)
-        return self.output(ops.rotate(o, batch.table(self.ratio), arithmetic, inverse=True), arithmetic)
+        return self.output(ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True), arithmetic)
 
     def attend_pieces(
         self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
         """[n, H, c], over each sequence's past as well."""
         lengths = [segment.memory.length for segment in batch.segments]
-        parts = [q.split(lengths), kv.split(lengths)]
-        if self.ratio != SWA:
-            parts.append(self.compressor.project(h, batch, arithmetic).split(lengths))
-        if self.ratio == CSA:
-            apart = h.detach(), qr.detach()  # nothing learns from the indexer
-            parts.append(self.indexer.compressor.project(apart[0], batch, arithmetic).split(lengths))
-            parts += (x.split(lengths) for x in self.indexer.queries(*apart, batch, arithmetic))
+        detached = h.detach(), qr.detach()  # nothing learns from the indexer
+        index: tuple[Tensor, ...] = ()
+        rows = key_rows = h[:, :0]
+        if self.spec.has_compressor:
+            rows = self.compressor.project(h, batch, arithmetic)
+        if self.spec.has_keys:
+            key_rows = self.indexer.compressor.project(detached[0], batch, arithmetic)
+        if self.spec.has_indexer:
+            index = self.indexer.queries(*detached, batch, arithmetic)
         outputs: list[Tensor] = []
-        for segment, q_part, kv_part, *others in zip(batch.segments, *parts, strict=True):
+        parts = (x.split(lengths) for x in (q, kv, rows, key_rows, *index))
+        for segment, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.segments, *parts, strict=True):
             window = segment.memory.window(self.layer, kv_part)
-            if self.ratio == CSA:
-                self.indexer.compressor.extend(others[1], segment, batch, arithmetic)
-            if self.ratio != SWA:
-                self.compressor.extend(others[0], segment, batch, arithmetic)
-            outputs += self.attend(q_part, window, others[2:], segment, arithmetic)
+            if self.spec.has_keys:
+                self.indexer.compressor.extend(key_rows_part, segment, batch, arithmetic)
+            if self.spec.has_compressor:
+                self.compressor.extend(rows_part, segment, batch, arithmetic)
+            outputs += self.attend(q_part, window, index_part, segment, arithmetic)
         return torch.cat(outputs)
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
         """qr [n, q_lora], q [n, H, c] and kv [n, c], both rotated to their positions."""
-        table = batch.table(self.ratio)
+        table = batch.table(self.spec.compressed)
         qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
         heads = self.num_heads, self.head_dim  # nested, as each step's copy of q is the largest tensor of a pass
         q = ops.rms_norm_rotated(self.wq_b(qr, arithmetic).unflatten(-1, heads), None, self.eps, table, arithmetic)
@@ -111,28 +114,40 @@ class Attention(nn.Module):
     ) -> list[Tensor]:
         """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries.
 
-        `index` is, in CSA layers, the indexer's queries and weights for the same tokens. Returns [n, H, c] in chunks.
+        `index` is, in layers with an indexer, its queries and weights for the same tokens. Returns [n, H, c] in chunks.
         """
-        memory = segment.memory
+        spec, memory = self.spec, segment.memory
         outputs, first = [], memory.start
         for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
             chunk = range(first, first + len(q_chunk))
             first += len(q_chunk)
             positions = torch.arange(chunk.start, chunk.stop, device=q.device)
             softmax = ops.RunningSoftmax(q_chunk, arithmetic)
-            with ops.part("window"):
+            with ops.part(WINDOW_PART):
                 self._add_window(softmax, window, chunk, memory, arithmetic)
-            if self.ratio == CSA:
-                index_q, weights = index_chunk
-                chosen = self.indexer.select(index_q, weights, num_visible(positions, CSA), memory, arithmetic)
-                with ops.part("csa"):
+            if spec.indexed:
+                seen = num_visible(positions, spec.ratio)
+                chosen = self._choice(index_chunk, chunk, seen, segment, arithmetic)
+                with ops.part(spec.part):
                     self._add_chosen(softmax, chosen, memory, arithmetic)
-            elif self.ratio == HCA:
-                visible = num_visible(positions, HCA), num_visible(chunk[-1], HCA)
-                with ops.part("hca"):
+            elif spec.compressed:
+                visible = num_visible(positions, spec.ratio), num_visible(chunk[-1], spec.ratio)
+                with ops.part(spec.part):
                     self._add_visible(softmax, *visible, memory, arithmetic)
             outputs.append(softmax.finish(self.attn_sink))
         return outputs
+
+    def _choice(
+        self, index: Sequence[Tensor], chunk: range, visible: Tensor, segment: Segment, arithmetic: Arithmetic
+    ) -> Tensor:  # fmt: skip
+        """Entries [n, k] for the queries of a chunk, of `visible` [n]: the indexer's choice, or an earlier layer's."""
+        if self.spec.choice_of is not None:
+            return segment.choices[self.spec.choice_of, chunk.start]
+        q, weights = index
+        chosen = self.indexer.select(q, weights, visible, segment.memory, arithmetic)
+        if self.shares_choice:
+            segment.choices[self.layer, chunk.start] = chosen
+        return chosen
 
     def _add_window(
         self,
@@ -159,17 +174,17 @@ class Attention(nn.Module):
 
     def _add_chosen(self, softmax: ops.RunningSoftmax, chosen: Tensor, memory: Memory, arithmetic: Arithmetic) -> None:
         """Entries by number, chosen [n, k], best first, with -1 for none."""
-        num_entries = memory.end // CSA
-        few = num_entries <= DENSE_ENTRIES * self.indexer.topk
+        num_entries = memory.end // self.spec.ratio
+        few = num_entries <= DENSE_ENTRIES * self.topk
         if not arithmetic.released and (few or softmax.q.requires_grad):  # all entries, the others masked: no gather
             seen = as_mask(chosen, num_entries)
             for first in range(0, num_entries, EXACT_PIECE):
                 end = min(first + EXACT_PIECE, num_entries)
-                softmax.add(memory.block("csa", self.layer, first, end), seen[:, first:end])
+                softmax.add(memory.block(*self.entries, first, end), seen[:, first:end])
             return
         for first in range(0, chosen.shape[1], GATHER_PIECE):
             piece = chosen[:, first : first + GATHER_PIECE]
-            softmax.add(memory.gather("csa", self.layer, piece.clamp(min=0)), piece >= 0)
+            softmax.add(memory.gather(*self.entries, piece.clamp(min=0)), piece >= 0)
 
     def _add_visible(
         self, softmax: ops.RunningSoftmax, visible: Tensor, most: int, memory: Memory, arithmetic: Arithmetic
@@ -179,4 +194,4 @@ class Attention(nn.Module):
         for first in range(0, most, size):
             end = min(first + size, most)
             entries = torch.arange(first, end, device=visible.device)
-            softmax.add(memory.block("hca", self.layer, first, end), entries < visible[:, None])
+            softmax.add(memory.block(*self.entries, first, end), entries < visible[:, None])

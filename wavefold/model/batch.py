@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.cache import Memory
-from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.config import ModelConfig
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Table
 
@@ -26,10 +26,14 @@ def num_visible(positions: Position, ratio: int) -> Position:
 
 @dataclass(frozen=True)
 class Segment:
-    """One sequence's run: rows `rows` of the packed tokens, at positions memory.start .. memory.end."""
+    """One sequence's run: rows `rows` of the packed tokens, at positions memory.start .. memory.end.
+
+    `choices`: entries chosen [n, k] by (layer, position of the first of n queries), for later layers that use them too.
+    """
 
     rows: slice
     memory: Memory
+    choices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,17 @@ class Batch:
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:
-        """Of the rotary tables, without and with YaRN."""
-        return {c: ops.rope_frequencies(self.config, CSA if c else SWA, self.tokens.device) for c in (False, True)}
+        """Of the rotary tables, by whether a layer compresses."""
+        return {c: ops.rope_frequencies(self.config, c, self.tokens.device) for c in (False, True)}
 
     @functools.cached_property
     def rope(self) -> dict[bool, Table]:
         """The tokens' rotary tables, by whether a layer compresses."""
         return {c: ops.rope_table(self.positions, f) for c, f in self.frequencies.items()}
 
-    def table(self, ratio: int) -> Table:
-        """The rotary table of the tokens, for a layer with this compress ratio."""
-        return self.rope[ratio != SWA]
+    def table(self, compressed: bool) -> Table:
+        """The rotary table of the tokens, for a layer that compresses or one that does not."""
+        return self.rope[compressed]
 
     def entry_table(self, first: int, end: int, ratio: int) -> Table:
         """The rotary table of compressed entries first .. end: each stands where its own block begins."""

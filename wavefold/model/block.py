@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wavefold.config import ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
@@ -15,10 +15,10 @@ from wavefold.ops import Arithmetic
 
 
 class Block(HyperConnected):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__(config)
-        self.attn = Attention(config, layer)
-        self.ffn = MoE(config, layer)
+        self.attn = Attention(config, spec)
+        self.ffn = MoE(config, spec)
         self.attn_norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.add_mixer("hc_attn")

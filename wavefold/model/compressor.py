@@ -1,4 +1,4 @@
-"""The compressor: `ratio` tokens become one entry. Report section 2.3 (CSA overlaps neighbouring blocks, HCA does not).
+"""The compressor: `ratio` tokens become one entry. Report section 2.3. Blocks may overlap.
 
     h --wkv----> kv    \\
     h --wgate--> score  > rows kept by token (the tail) --complete block--> pooled -> norm -> RoPE -> entry
@@ -11,27 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.config import CSA, ModelConfig
+from wavefold.cache import Rows
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.model.batch import Batch, Segment, Table
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
 
 class Compressor(nn.Module):
-    """Turns hidden states into entries of width `dim`, and stores them in the memory under `kind`.
+    """Turns hidden states into entries of width `dim`, and stores them in the memory as `rows`.
 
-    kinds: "csa" and "hca" entries are attended; "index" entries are the indexer's keys.
+    Entries are attended; with `as_keys` they are an indexer's keys.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, ratio: int, dim: int, kind: str):
+    def __init__(self, config: ModelConfig, spec: LayerSpec, dim: int, rows: Rows, as_keys: bool):
         super().__init__()
-        self.layer, self.ratio, self.dim, self.kind = layer, ratio, dim, kind
+        self.ratio, self.overlap, self.dim, self.rows, self.as_keys = spec.ratio, spec.overlap, dim, rows, as_keys
         self.rope_dim = config.qk_rope_head_dim
-        self.overlap = ratio == CSA
         width = dim * (2 if self.overlap else 1)
         self.wkv = Linear(config.hidden_size, width, "bf16")
         self.wgate = Linear(config.hidden_size, width, "bf16")
-        self.ape = empty(ratio, width, dtype=torch.float32)
+        self.ape = empty(self.ratio, width, dtype=torch.float32)
         self.norm = Norm(dim, config.rms_norm_eps)
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
@@ -46,15 +46,15 @@ class Compressor(nn.Module):
         memory, ratio = segment.memory, self.ratio
         first, end = memory.start // ratio, memory.end // ratio
         has_previous = self.overlap and first > 0
-        tail = memory.tail(self.kind, self.layer, rows, (first - has_previous) * ratio)
+        tail = memory.tail(*self.rows, rows, (first - has_previous) * ratio)
         if end == first:
             if memory.start == 0:
-                memory.append(self.kind, self.layer, rows.new_empty(0, self.dim, dtype=arithmetic.dtype), 0)
+                memory.append(*self.rows, rows.new_empty(0, self.dim, dtype=arithmetic.dtype), 0)
             return
         complete = tail[: (end - first + has_previous) * ratio]
         pooled = ops.pool_entries(complete[:, 0], complete[:, 1], ratio, self.overlap, has_previous)
         entries = self._entries(pooled.to(arithmetic.dtype), batch.entry_table(first, end, ratio), arithmetic)
-        memory.append(self.kind, self.layer, entries, first)
+        memory.append(*self.rows, entries, first)
 
     def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass; their entries."""
@@ -64,14 +64,14 @@ class Compressor(nn.Module):
         blocks = [length // self.ratio for length in lengths]
         if len(pooled):
             pooled = self._entries(pooled, _joined([batch.entry_table(0, n, self.ratio) for n in blocks]), arithmetic)
-        for segment, some in zip(batch.segments, pooled.split(blocks), strict=True):
-            segment.memory.append(self.kind, self.layer, some, 0)
+        for segment, entries in zip(batch.segments, pooled.split(blocks), strict=True):
+            segment.memory.append(*self.rows, entries, 0)
         return pooled
 
     def _entries(self, pooled: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
         """Pooled blocks as they are stored, at the table's positions."""
         entries = self.norm.rotated(pooled, table, arithmetic)
-        if self.kind == "index":
+        if self.as_keys:
             return ops.index_rotate(entries, arithmetic)
         return ops.kv_sim(entries, self.rope_dim, arithmetic)
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import Memory, PagedMemory
+from wavefold.cache import Memory, PagedMemory, Rows, entries_of, keys_of
 from wavefold.cache.state import SequenceState
-from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
@@ -40,7 +40,7 @@ class CpuLayer:
 
     def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic):
         self.layer, self.limit = block.attn.layer, config.swiglu_limit
-        self.kinds = _kinds(block.attn.ratio)
+        self.rows = _rows(block.attn.spec)
         self.parameters = native.BlockParameters(_fields(block, config, arithmetic))
         shared: Expert = block.ffn.shared_experts
         self._shared_weights = shared.weights()  # held: the structure below points into them
@@ -182,9 +182,9 @@ def _view(layer: CpuLayer, memory: PagedMemory) -> native.ViewStruct:
     view = native.ViewStruct()
     view.window = memory.window_rows(layer.layer).struct()
     names = ("entries", "tail", "tail_rows"), ("keys", "key_tail", "key_tail_rows")
-    for kind, (rows, tail, tail_rows) in zip(layer.kinds, names, strict=False):
-        ring = memory.tail_rows(kind, layer.layer)
-        setattr(view, rows, memory.rows(kind, layer.layer).struct())
+    for rows, (field, tail, tail_rows) in zip(layer.rows, names, strict=False):
+        ring = memory.tail_rows(*rows)
+        setattr(view, field, memory.rows(*rows).struct())
         setattr(view, tail, ring.data_ptr())
         setattr(view, tail_rows, len(ring))
     return view
@@ -199,19 +199,20 @@ def _staged_addresses(layers: Sequence[CpuLayer], memory: PagedMemory, state: Se
         offsets = derived["offsets"] = np.full((len(layers), 3), -1, np.int64)
         for row, layer in zip(offsets, layers, strict=True):
             rings = [memory.window_rows(layer.layer).storage]
-            rings += [memory.tail_rows(kind, layer.layer) for kind in layer.kinds]
+            rings += [memory.tail_rows(*rows) for rows in layer.rows]
             row[: len(rings)] = [ring.data_ptr() - base for ring in rings]
     return np.where(offsets < 0, 0, offsets + state.buffer.data_ptr())
 
 
-def _kinds(ratio: int) -> tuple[str, ...]:
-    """The kinds of rows that a layer of this ratio caches: entries, then index keys."""
-    return {SWA: (), CSA: ("csa", "index")}.get(ratio, ("hca",))
+def _rows(spec: LayerSpec) -> tuple[Rows, ...]:
+    """What a layer caches beside its window: entries, then index keys."""
+    entries = (entries_of(spec),) if spec.has_compressor else ()
+    return (*entries, keys_of(spec)) if spec.has_keys else entries
 
 
 def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[str, object]:
     """wf_block, by name."""
-    attn, router = block.attn, block.ffn.gate
+    attn, spec, router = block.attn, block.attn.spec, block.ffn.gate
     assert isinstance(router, Router)
     fields: dict[str, object] = {
         "released": arithmetic.released,
@@ -227,10 +228,10 @@ def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[s
         "rope_dim": attn.rope_dim,
         "groups": attn.num_groups,
         "window": attn.window,
-        "ratio": attn.ratio,
-        "overlap": attn.ratio == CSA,
+        "ratio": spec.ratio,
+        "overlap": spec.overlap,
         "sink": attn.attn_sink,
-        "frequencies": ops.rope_frequencies(config, attn.ratio),
+        "frequencies": ops.rope_frequencies(config, spec.compressed),
         "q_norm": attn.q_norm.weight,
         "kv_norm": attn.kv_norm.weight,
         "num_experts": config.n_routed_experts,
@@ -244,9 +245,9 @@ def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[s
         fields["gate_table"] = router.tid2eid.to(torch.int64)
     else:
         fields["gate_bias"] = router.bias
-    if attn.ratio != SWA:
+    if spec.compressed:
         fields["entries"] = _compressor(attn.compressor)
-    if attn.ratio == CSA:
+    if spec.indexed:
         indexer = attn.indexer
         fields |= {
             "index_heads": indexer.num_heads,
@@ -299,19 +300,21 @@ def _addresses(slots: Slots) -> list[int]:
 
 
 def as_stored(layers: Sequence[Block]) -> bool:
-    """True if whole layers can run in the kernels: their parameters are as in the official files."""
+    """True if whole layers can run in the kernels: none needs another, and parameters are as in the official files."""
     return all(_as_stored(block) for block in layers)
 
 
 def _as_stored(block: Block) -> bool:
     """Norms in bfloat16 and the other vectors in float32, as in the official files, and wo_a cut at whole scales."""
-    attn = block.attn
+    attn, spec = block.attn, block.attn.spec
+    if not spec.alone:
+        return False
     wide = [attn.attn_sink, *block.parameters(recurse=False)]
     norms = [attn.q_norm, attn.kv_norm, block.attn_norm, block.ffn_norm]
-    if attn.ratio != SWA:
+    if spec.compressed:
         wide.append(attn.compressor.ape)
         norms.append(attn.compressor.norm)
-    if attn.ratio == CSA:
+    if spec.indexed:
         wide.append(attn.indexer.compressor.ape)
         norms.append(attn.indexer.compressor.norm)
     rows = attn.wo_a.out_features // attn.num_groups

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.config import ModelConfig
+from wavefold.config import COMPRESSIONS, WINDOW_PART, ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.moe import MoE
 from wavefold.model.router import Router
 from wavefold.model.transformer import Transformer
 from wavefold.ops import Arithmetic, FlopCounter
 
-COUNTED_PARTS = ("linear", "index", "csa", "hca", "window")
+COUNTED_PARTS = ("linear", "index", *(compression.part for compression in COMPRESSIONS), WINDOW_PART)
 """What the published figures count; a counter's other parts lie outside them."""
 
 

@@ -1,4 +1,4 @@
-"""The lightning indexer of a CSA layer: which `index_topk` entries each query attends to. Report section 2.3.1."""
+"""The lightning indexer: which `index_topk` entries each query attends to. Report section 2.3.1."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import Memory
-from wavefold.config import CSA, ModelConfig
+from wavefold.cache import Memory, keys_of
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.compressor import Compressor
 from wavefold.model.parameters import Linear
@@ -18,34 +18,31 @@ SCORE_BLOCK = 512
 
 
 class Indexer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__()
-        self.layer, self.num_heads, self.dim, self.topk = (
-            layer,
-            config.index_n_heads,
-            config.index_head_dim,
-            config.index_topk,
-        )
+        self.layer, self.ratio, self.keys = spec.layer, spec.ratio, keys_of(spec)
+        self.num_heads, self.dim, self.topk = config.index_n_heads, config.index_head_dim, config.index_topk
         self.wq_b = Linear(config.q_lora_rank, self.num_heads * self.dim, "fp8")
         self.weights_proj = Linear(config.hidden_size, self.num_heads, "bf16")
-        self.compressor = Compressor(config, layer, CSA, self.dim, "index")
+        if spec.has_keys:
+            self.compressor = Compressor(config, spec, self.dim, self.keys, as_keys=True)
 
     def queries(self, h: Tensor, qr: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
         """h [n, hidden], the low-rank query qr [n, q_lora] -> q [n, heads, dim], weights [n, heads]."""
         q = self.wq_b(qr, arithmetic).unflatten(-1, (self.num_heads, self.dim))
-        q = ops.index_rotate(ops.rotate(q, batch.table(CSA), arithmetic), arithmetic)
+        q = ops.index_rotate(ops.rotate(q, batch.table(True), arithmetic), arithmetic)
         weights = ops.index_weights(self.weights_proj(h, arithmetic), self.num_heads, self.dim)
         return q, weights
 
     def select(self, q: Tensor, weights: Tensor, visible: Tensor, memory: Memory, arithmetic: Arithmetic) -> Tensor:
         """[n, <= topk] entries for each query, best first; visible [n] counts those it may see; -1 = nothing."""
-        num_entries = memory.end // CSA
+        num_entries = memory.end // self.ratio
         if num_entries <= self.topk and not arithmetic.released:  # all of them; their order means nothing here
             everything = torch.arange(num_entries, device=q.device).expand(len(q), -1)
             return everything.masked_fill(everything >= visible[:, None], -1)
         best = ops.RunningTopK(len(q), self.topk, q.device)
         for first in range(0, num_entries, SCORE_BLOCK):
-            keys = memory.block("index", self.layer, first, min(first + SCORE_BLOCK, num_entries))
+            keys = memory.block(*self.keys, first, min(first + SCORE_BLOCK, num_entries))
             best.add(ops.index_scores(q, weights, keys, arithmetic), first, visible)
         return best.finish()
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.config import ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertWeights
 from wavefold.model.batch import Batch
 from wavefold.model.parameters import Linear
@@ -38,10 +38,10 @@ class Expert(nn.Module):
 class MoE(nn.Module):
     """Router and shared expert of a layer. The routed experts are no modules: an ExpertCompute has them."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__()
-        self.layer, self.limit = layer, config.swiglu_limit
-        self.gate: nn.Module = Router(config, layer)
+        self.layer, self.limit = spec.layer, config.swiglu_limit
+        self.gate: nn.Module = Router(config, spec)
         self.shared_experts = Expert(config, "fp8")
 
     def forward(self, h: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wavefold.config import ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
@@ -19,8 +19,8 @@ from wavefold.ops import Arithmetic
 class MTP(Block):
     """A block with its own input projections, final collapse and norm; embedding and head are the main model's."""
 
-    def __init__(self, config: ModelConfig, layer: int):
-        super().__init__(config, layer)
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
+        super().__init__(config, spec)
         self.e_proj = Linear(config.hidden_size, config.hidden_size, "fp8")
         self.h_proj = Linear(config.hidden_size, config.hidden_size, "fp8")
         self.enorm = Norm(config.hidden_size, config.rms_norm_eps)

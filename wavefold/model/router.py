@@ -1,4 +1,4 @@
-"""The router of a MoE layer. The first `num_hash_layers` layers choose experts by token id, the others by affinity."""
+"""The router of a MoE layer. Hashed layers choose experts by token id, the others by affinity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.config import ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.parameters import empty
 from wavefold.model.training_pass import TrainingPass
@@ -16,11 +16,10 @@ from wavefold.ops import Arithmetic
 class Router(nn.Module):
     """Parameters `ffn.gate.*`: `weight`, and either the table `tid2eid` [vocab, k] or the balancing `bias`."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__()
-        self.layer = layer
+        self.layer, self.hashed = spec.layer, spec.hashed
         self.topk, self.scale = config.num_experts_per_tok, config.routed_scaling_factor
-        self.hashed = layer < config.num_hash_layers
         self.weight = empty(config.n_routed_experts, config.hidden_size, dtype=torch.bfloat16)
         if self.hashed:
             self.tid2eid = empty(config.vocab_size, self.topk, dtype=torch.int64)

@@ -1,7 +1,7 @@
 """What training tells a pass, and what a block hands back beside its streams.
 
-The model computes the same with and without one; it adds how CSA layers attend (`attention`) and takes the losses that
-arise inside a block: the indexer's and the balance of the experts' load.
+The model computes the same with and without one; it adds how indexed layers attend (`attention`) and takes the losses
+that arise inside a block: the indexer's and the balance of the experts' load.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ AttentionStage = Literal["dense", "warmup", "sparse"]
 class TrainingPass:
     """One for each pass over a batch.
 
-    `attention`: "dense", CSA layers attend to all entries and the indexer rests; "warmup", the same while the indexer
-    learns; "sparse", to its choice, and it learns on what it chose. `routes`: experts by layer [n, k] that replace the
-    router's own choice (anticipatory routing). `balance` asks for the balance loss.
+    `attention`: "dense", indexed layers attend to all entries and the indexer rests; "warmup", the same while the
+    indexer learns; "sparse", to its choice, and it learns on what it chose. `routes`: experts by layer [n, k] that
+    replace the router's own choice (anticipatory routing). `balance` asks for the balance loss.
     """
 
     attention: AttentionStage = "sparse"
@@ -35,7 +35,7 @@ class TrainingPass:
     chosen: dict[int, Tensor] = field(default_factory=dict)
     """Each layer's experts [n, k], by layer with a learned router."""
     captured: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """By CSA layer: attention mass that the indexer's top-k holds of all that fell on entries, summed over queries."""
+    """By indexed layer: attention mass that the indexer's top-k holds of all on entries, summed over queries."""
     watch_capture: bool = False
     """Measure `captured`: attend densely, and see what the choice would have held."""
 

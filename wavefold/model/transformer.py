@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.cache import CacheLayout, FreshMemory, Pool, Records, Sequence, packed_records, plain_records
-from wavefold.config import ModelConfig
+from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
@@ -65,24 +65,28 @@ class Embedding(nn.Module):
 
 
 class Transformer(HyperConnected):
-    """One model. `arithmetic` says how it computes.
+    """One model. `arithmetic` says how it computes, `layers` what its layers are; None: what the configuration says.
 
     `experts` computes the routed experts. They are no modules, and `parameters()` has none of their tensors:
     `official.official_tensors` walks all.
     """
 
-    def __init__(self, config: ModelConfig, arithmetic: Arithmetic | None = None):
+    def __init__(
+        self, config: ModelConfig, arithmetic: Arithmetic | None = None, layers: Seq[LayerSpec] | None = None
+    ):  # fmt: skip
         super().__init__(config)
+        if layers is not None:
+            config = config.with_layers(tuple(layers))
         self.config = config
         store = ResidentExperts(ExpertTable(config))
         self.experts: ExpertCompute = LocalExperts(store, arithmetic or Arithmetic(), config.swiglu_limit)
         self.arithmetic = arithmetic or Arithmetic()
         self.embed = Embedding(config)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config, spec) for spec in config.main_layers)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size, "bf16")
         self.add_head()
-        self.mtp = nn.ModuleList(MTP(config, layer) for layer in range(config.num_hidden_layers, config.num_blocks))
+        self.mtp = nn.ModuleList(MTP(config, spec) for spec in config.layers[config.num_hidden_layers :])
         self.origin: Origin | None = None  # the checkpoint it was loaded from
         self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
         self._cpu = CpuLayers()

@@ -1,10 +1,10 @@
 """Attention of whole sequences during training, and what the indexer learns from it. Report section 2.3.1.
 
-    dense, warmup    CSA layers attend to all entries
+    dense, warmup    indexed layers attend to all entries
     sparse           to the entries that the indexer chose
     warmup, sparse   the indexer learns to score entries as attention weighed them
 
-Window and HCA entries are attended alike in all of them.
+The window, and entries without an indexer, are attended alike in all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.config import CSA, SWA
 from wavefold.model.batch import Batch, num_visible
 from wavefold.model.indexer import as_mask
 from wavefold.model.training_pass import TrainingPass
@@ -35,44 +34,51 @@ def attend_whole(
     """
     assert all(segment.memory.start == 0 for segment in batch.segments), "training passes hold whole sequences"
     lengths = [segment.memory.length for segment in batch.segments]
-    entries = kv[:0] if attention.ratio == SWA else attention.compressor.compress(h, batch, arithmetic)
-    given = q, kv, entries, attention.attn_sink, attention.window, attention.ratio, lengths
-    if attention.ratio != CSA:
-        return ops.attend_sequences(*given, None, False, arithmetic)[0]
+    spec = attention.spec
+    if not spec.alone:
+        raise ValueError(f"training of {spec} is not allowed; expected layers that need nothing of another layer")
+    entries = attention.compressor.compress(h, batch, arithmetic) if spec.compressed else kv[:0]
+    operands = q, kv, entries, attention.attn_sink, attention.window, spec.ratio, lengths
+    if not spec.indexed:
+        return ops.attend_sequences(*operands, None, False, arithmetic)[0]
 
-    apart = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
-    keys = attention.indexer.compressor.compress(apart[0], batch, arithmetic).split([n // CSA for n in lengths])
-    queries, weights = (x.split(lengths) for x in attention.indexer.queries(*apart, batch, arithmetic))
+    detached = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
+    num_entries = [length // spec.ratio for length in lengths]
+    keys = attention.indexer.compressor.compress(detached[0], batch, arithmetic).split(num_entries)
+    queries, weights = (x.split(lengths) for x in attention.indexer.queries(*detached, batch, arithmetic))
     sparse, learns = training.attention == "sparse", training.attention != "dense"
     chosen: list[Tensor | None] = [None] * len(lengths)
     if sparse or training.watch_capture:
         chosen = [
-            _choice(*each, attention.indexer.topk, arithmetic) for each in zip(queries, weights, keys, strict=True)
+            _choice(*operand, spec.ratio, attention.topk, arithmetic)
+            for operand in zip(queries, weights, keys, strict=True)
         ]
     attended = chosen if sparse else None
-    o, masses = ops.attend_sequences(*given, attended, learns or training.watch_capture, arithmetic)
+    o, masses = ops.attend_sequences(*operands, attended, learns or training.watch_capture, arithmetic)
     for i, mass in enumerate(masses):
-        some = chosen[i]
-        if training.watch_capture and some is not None:
-            _watch(attention, mass, some, training)
+        choice = chosen[i]
+        if training.watch_capture and choice is not None:
+            _watch(attention, mass, choice, training)
         if learns and len(keys[i]):
-            seen = some if sparse else None
-            loss = ops.sequence_index_loss(queries[i], weights[i], keys[i], mass, seen, CSA, arithmetic)
+            seen = choice if sparse else None
+            loss = ops.sequence_index_loss(queries[i], weights[i], keys[i], mass, seen, spec.ratio, arithmetic)
             training.index_losses.append(loss)
     return o
 
 
 @torch.no_grad()
-def _choice(q: Tensor, weights: Tensor, keys: Tensor, topk: int, arithmetic: Arithmetic) -> Tensor | None:
+def _choice(
+    q: Tensor, weights: Tensor, keys: Tensor, ratio: int, topk: int, arithmetic: Arithmetic
+) -> Tensor | None:  # fmt: skip
     """The indexer's choice as [n, m] bool; None where it keeps everything."""
     if len(keys) <= topk:
         return None
-    return as_mask(ops.choose_entries(q, weights, keys, CSA, topk, arithmetic).long(), len(keys))
+    return as_mask(ops.choose_entries(q, weights, keys, ratio, topk, arithmetic).long(), len(keys))
 
 
 def _watch(attention: Attention, mass: Tensor, chosen: Tensor, training: TrainingPass) -> None:
     """Add to `captured` what the choice would have held, of queries that see more entries than they may choose."""
-    free = num_visible(torch.arange(len(mass), device=mass.device), CSA) > attention.indexer.topk
-    held, of = training.captured.get(attention.layer, (0.0, 0.0))
-    held, of = held + float((mass * chosen)[free].sum()), of + float(mass[free].sum())
-    training.captured[attention.layer] = held, of
+    free = num_visible(torch.arange(len(mass), device=mass.device), attention.spec.ratio) > attention.topk
+    captured, of = training.captured.get(attention.layer, (0.0, 0.0))
+    captured, of = captured + float((mass * chosen)[free].sum()), of + float(mass[free].sum())
+    training.captured[attention.layer] = captured, of

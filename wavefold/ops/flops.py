@@ -2,7 +2,7 @@
 
     @counted("norm", lambda x, *_: 4 * x.numel())        the op's own statement, from its arguments
     with counting() as counter: model(...)               {(part, precision): operations}
-    with part("csa"): ...                                what the ops inside state goes to this part
+    with part("window"): ...                               what the ops inside state goes to this part
 
 A multiply-add is two operations; a comparison, an exponential and a division are one each. Only shapes are read, so
 that a model on the meta device is counted too.

@@ -37,7 +37,7 @@ def _v32_flops(indexed: float, attended: float, head: float) -> Flops:
     return Flops(
         linear={"fp8": 2 * fp8, "bf16": 2 * VOCAB * HIDDEN * head},
         index=LAYERS * 2 * INDEX_HEADS * INDEX_DIM * indexed,
-        csa=LAYERS * 2 * HEADS * attended * (KV_LORA + ROPE + KV_LORA),
+        attention={"sparse": LAYERS * 2 * HEADS * attended * (KV_LORA + ROPE + KV_LORA)},
         index_is_fp4=False,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.config import COMPRESSIONS, WINDOW_PART, Compression, ModelConfig
 from wavefold.plan.tensors import num_layers, tensor_kinds
 
 PRECISIONS = ("fp8", "fp4", "bf16", "fp32")
@@ -41,18 +41,20 @@ CONVENTIONS = (
 
 @dataclass(frozen=True)
 class Flops:
-    """Raw operations: of linears by the precision of their weight, of index scores, of each attention part."""
+    """Raw operations: of linears by the precision of their weight, of index scores, of attention by part."""
 
     linear: Mapping[str, float]
     index: float
-    csa: float = 0
-    hca: float = 0
-    window: float = 0
+    attention: Mapping[str, float]
     index_is_fp4: bool = True
 
     @property
     def raw(self) -> float:
-        return sum(self.linear.values()) + self.index + self.csa + self.hca + self.window
+        return sum((*self.linear.values(), self.index, *self.attention.values()))
+
+    def of(self, part: str) -> float:
+        """Operations of one part: "linear", "index", or one of attention's."""
+        return {"linear": sum(self.linear.values()), "index": self.index, **self.attention}[part]
 
     def weighted(self, convention: Convention) -> dict[str, float]:
         """Each part under a convention."""
@@ -62,9 +64,7 @@ class Flops:
         )
         index = convention.index_v4 if self.index_is_fp4 else convention.index_v32
         parts = {"linear": linear, "index": self.index * index}
-        for part in ("csa", "hca", "window"):
-            parts[part] = getattr(self, part) * convention.attention
-        return parts
+        return parts | {part: count * convention.attention for part, count in self.attention.items()}
 
     def total(self, convention: Convention) -> float:
         return sum(self.weighted(convention).values())
@@ -72,30 +72,35 @@ class Flops:
 
 @dataclass(frozen=True)
 class Reach:
-    """Rows that a token's query meets in one layer: index keys scored, entries attended (CSA, HCA), window rows."""
+    """Rows that a token's query meets in one layer: index keys scored and entries attended, by part; window rows."""
 
-    index: float
-    csa: float
-    hca: float
+    keys: Mapping[str, float]
+    entries: Mapping[str, float]
     window: float
 
     @classmethod
     def of_token(cls, config: ModelConfig, context: int) -> Reach:
         """The token that makes `context` tokens."""
-        entries = context // CSA
-        window = min(config.sliding_window, context)
-        return cls(entries, min(config.index_topk, entries), context // HCA, window)
+        return cls(
+            keys={c.part: context // c.ratio for c in COMPRESSIONS if c.indexed},
+            entries={c.part: _capped(config, c, context // c.ratio) for c in COMPRESSIONS},
+            window=min(config.sliding_window, context),
+        )
 
     @classmethod
     def mean(cls, config: ModelConfig, num_tokens: int) -> Reach:
         """The tokens of a prompt of `num_tokens`, on average."""
-        sums = (
-            sum_visible(num_tokens, CSA),
-            sum_visible(num_tokens, CSA, config.index_topk),
-            sum_visible(num_tokens, HCA),
-            sum_visible(num_tokens, 1, config.sliding_window),
+        most = {c.part: config.index_topk if c.indexed else None for c in COMPRESSIONS}
+        return cls(
+            keys={c.part: sum_visible(num_tokens, c.ratio) / num_tokens for c in COMPRESSIONS if c.indexed},
+            entries={c.part: sum_visible(num_tokens, c.ratio, most[c.part]) / num_tokens for c in COMPRESSIONS},
+            window=sum_visible(num_tokens, 1, config.sliding_window) / num_tokens,
         )
-        return cls(*(total / num_tokens for total in sums))
+
+
+def _capped(config: ModelConfig, compression: Compression, entries: int) -> int:
+    """Of so many visible entries, those attended."""
+    return min(config.index_topk, entries) if compression.indexed else entries
 
 
 def sum_visible(num_tokens: int, ratio: int, most: int | None = None) -> int:
@@ -123,11 +128,11 @@ def _flops(config: ModelConfig, reach: Reach, head: float) -> Flops:
         if kind.active:
             linear[kind.precision] += 2 * kind.active_values * (head if kind.part == "head" else 1)
     core = 4 * config.head_dim * config.num_attention_heads
-    csa, hca = (num_layers(config, ratio) for ratio in (CSA, HCA))
+    index = 2 * config.index_n_heads * config.index_head_dim
+    layers = {c.part: num_layers(config, c) for c in COMPRESSIONS}
+    attention = {part: layers[part] * core * rows for part, rows in reach.entries.items()}
     return Flops(
         linear=linear,
-        index=csa * 2 * config.index_n_heads * config.index_head_dim * reach.index,
-        csa=csa * core * reach.csa,
-        hca=hca * core * reach.hca,
-        window=config.num_hidden_layers * core * reach.window,
+        index=sum(layers[part] * index * rows for part, rows in reach.keys.items()),
+        attention=attention | {WINDOW_PART: config.num_hidden_layers * core * reach.window},
     )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wavefold.config import CSA, HCA, ModelConfig
-from wavefold.plan.tensors import num_layers
+from wavefold.config import LayerSpec, ModelConfig
 
 BLOCK_TOKENS = 128
 REWIND = 16
@@ -47,16 +46,22 @@ def plain(config: ModelConfig, value_bytes: int) -> RecordBytes:
 
 def kv_bytes(config: ModelConfig, context: int, records: RecordBytes) -> int:
     """Entries and index keys of `context` tokens, and 128 rows of window in each layer: what the report counts."""
-    csa = num_layers(config, CSA) * (context // CSA) * (records.kv + records.index)
-    hca = num_layers(config, HCA) * (context // HCA) * records.kv
     window = config.num_hidden_layers * min(config.sliding_window, context) * records.kv
-    return csa + hca + window
+    return _entry_bytes(config, context, records) + window
 
 
 def block_bytes(config: ModelConfig, records: RecordBytes) -> int:
     """One block of the paged pool: 128 tokens of all layers."""
-    csa = num_layers(config, CSA) * (BLOCK_TOKENS // CSA) * (records.kv + records.index)
-    return csa + num_layers(config, HCA) * (BLOCK_TOKENS // HCA) * records.kv
+    return _entry_bytes(config, BLOCK_TOKENS, records)
+
+
+def _entry_bytes(config: ModelConfig, num_tokens: int, records: RecordBytes) -> int:
+    """Entries and index keys of `num_tokens` tokens, in all layers that make some."""
+    return sum(
+        (num_tokens // spec.ratio) * (records.kv + (records.index if spec.has_keys else 0))
+        for spec in config.main_layers
+        if spec.has_compressor
+    )
 
 
 def pool_bytes(config: ModelConfig, num_tokens: int, records: RecordBytes) -> int:
@@ -67,7 +72,11 @@ def pool_bytes(config: ModelConfig, num_tokens: int, records: RecordBytes) -> in
 def state_bytes(config: ModelConfig, records: RecordBytes) -> int:
     """One sequence's fixed state: window rings and float32 compressor tails, with room to rewind 16 tokens."""
     windows = config.num_hidden_layers * (config.sliding_window + REWIND) * records.kv
-    row = 2 * 4  # kv and score, float32
-    csa = (2 * CSA + REWIND) * 2 * (config.head_dim + config.index_head_dim) * row
-    hca = (HCA + REWIND) * config.head_dim * row
-    return windows + num_layers(config, CSA) * csa + num_layers(config, HCA) * hca
+    return windows + sum(_tail_bytes(config, spec) for spec in config.main_layers if spec.has_compressor)
+
+
+def _tail_bytes(config: ModelConfig, spec: LayerSpec) -> int:
+    """A layer's compressor tails: an overlapped compressor reads two blocks back, at twice the width."""
+    blocks = 2 if spec.overlap else 1
+    width = blocks * (config.head_dim + (config.index_head_dim if spec.has_keys else 0))
+    return (blocks * spec.ratio + REWIND) * width * 2 * 4  # kv and score, float32

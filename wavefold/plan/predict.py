@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wavefold.config import CSA, HCA, ModelConfig
+from wavefold.config import ModelConfig
 from wavefold.plan.flops import Flops, decode_flops, prefill_flops
 from wavefold.plan.machine import Machine
 from wavefold.plan.memory import RecordBytes, packed, pool_bytes, state_bytes
-from wavefold.plan.tensors import num_layers, tensor_kinds
+from wavefold.plan.tensors import tensor_kinds
 
 PASS_TOKENS = 1024
 """Tokens that go through the layers at a time (`model.transformer.PASS_TOKENS`)."""
@@ -114,12 +114,14 @@ def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, memory:
 
 
 def cache_read(config: ModelConfig, context: int, records: RecordBytes) -> int:
-    """Bytes of cache that a decoded token reads: all index keys, the chosen entries, HCA's entries, windows."""
-    csa, hca = (num_layers(config, ratio) for ratio in (CSA, HCA))
-    entries = context // CSA
-    read = csa * (entries * records.index + min(config.index_topk, entries) * records.kv)
-    windows = config.num_hidden_layers * min(config.sliding_window, context)
-    return read + (hca * (context // HCA) + windows) * records.kv
+    """Bytes of cache that a decoded token reads: index keys, the chosen or all entries, windows."""
+    read = 0
+    for spec in config.main_layers:
+        entries = context // spec.ratio if spec.compressed else 0
+        attended = min(config.index_topk, entries) if spec.indexed else entries
+        read += (attended + min(spec.window, context)) * records.kv
+        read += entries * records.index if spec.has_indexer else 0
+    return read
 
 
 def _compute_seconds(flops: Flops, machine: Machine) -> float:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wavefold.config import CSA, SWA, ModelConfig
+from wavefold.config import Compression, LayerSpec, ModelConfig
 
 FP8_BLOCK = 128
 FP4_BLOCK = 32
@@ -55,9 +55,9 @@ class TensorKind:
         return self.shape[0] * -(-self.shape[1] // FP4_BLOCK) if self.precision == "fp4" else 0
 
 
-def num_layers(config: ModelConfig, ratio: int) -> int:
-    """Main layers with this compress ratio; the MTP module's is not among them."""
-    return config.compress_ratios[: config.num_hidden_layers].count(ratio)
+def num_layers(config: ModelConfig, compression: Compression) -> int:
+    """Main layers that attend to such entries; the MTP module's is not among them."""
+    return sum(spec.part == compression.part for spec in config.main_layers)
 
 
 def tensor_kinds(config: ModelConfig) -> list[TensorKind]:
@@ -68,11 +68,11 @@ def tensor_kinds(config: ModelConfig) -> list[TensorKind]:
         TensorKind("norm", (config.hidden_size,), "bf16", 1, 0),
         *_hc_head(config, 1),
     ]
-    for layer in range(config.num_hidden_layers):
-        kinds += _layer(config, layer, 1)
-    for layer in range(config.num_hidden_layers, config.num_blocks):
+    for spec in config.main_layers:
+        kinds += _layer(config, spec, 1)
+    for spec in config.layers[config.num_hidden_layers :]:
         hidden = config.hidden_size
-        block = [*_layer(config, layer, 0), TensorKind("mtp", (hidden, hidden), "fp8", 2, 0), *_hc_head(config, 0)]
+        block = [*_layer(config, spec, 0), TensorKind("mtp", (hidden, hidden), "fp8", 2, 0), *_hc_head(config, 0)]
         block.append(TensorKind("mtp", (hidden,), "bf16", 3, 0))
         kinds += [TensorKind("mtp", k.shape, k.precision, k.count, 0) for k in block]
     return kinds
@@ -84,8 +84,8 @@ def _hc_head(config: ModelConfig, active: int) -> Iterator[TensorKind]:
     yield TensorKind("mhc", (1,), "fp32", 1, 0)
 
 
-def _layer(config: ModelConfig, layer: int, active: int) -> Iterator[TensorKind]:
-    hidden, ratio = config.hidden_size, config.compress_ratios[layer]
+def _layer(config: ModelConfig, spec: LayerSpec, active: int) -> Iterator[TensorKind]:
+    hidden = config.hidden_size
     heads_dim = config.num_attention_heads * config.head_dim
     for shape in (
         (config.q_lora_rank, hidden),
@@ -98,15 +98,16 @@ def _layer(config: ModelConfig, layer: int, active: int) -> Iterator[TensorKind]
     yield TensorKind("attention", (config.num_attention_heads,), "fp32", 1, 0)
     for width in (config.q_lora_rank, config.head_dim, hidden, hidden):
         yield TensorKind("norm", (width,), "bf16", 1, 0)
-    if ratio != SWA:
-        yield from _compressor("compressor", config.head_dim, ratio, hidden, active)
-    if ratio == CSA:
-        yield from _compressor("indexer", config.index_head_dim, ratio, hidden, active)
+    if spec.has_compressor:
+        yield from _compressor("compressor", config.head_dim, spec, hidden, active)
+    if spec.has_keys:
+        yield from _compressor("indexer", config.index_head_dim, spec, hidden, active)
+    if spec.has_indexer:
         index_dim = config.index_n_heads * config.index_head_dim
         yield TensorKind("indexer", (index_dim, config.q_lora_rank), "fp8", 1, active)
         yield TensorKind("indexer", (config.index_n_heads, hidden), "bf16", 1, active)
     yield TensorKind("router", (config.n_routed_experts, hidden), "bf16", 1, active)
-    if layer < config.num_hash_layers:
+    if spec.hashed:
         yield TensorKind("router", (config.vocab_size, config.num_experts_per_tok), "int64", 1, 0)
     else:
         yield TensorKind("router", (config.n_routed_experts,), "fp32", 1, 0)
@@ -121,8 +122,8 @@ def _layer(config: ModelConfig, layer: int, active: int) -> Iterator[TensorKind]
     yield TensorKind("mhc", (3,), "fp32", 2, 0)
 
 
-def _compressor(part: str, dim: int, ratio: int, hidden: int, active: int) -> Iterator[TensorKind]:
-    width = dim * (2 if ratio == CSA else 1)
+def _compressor(part: str, dim: int, spec: LayerSpec, hidden: int, active: int) -> Iterator[TensorKind]:
+    width = dim * (2 if spec.overlap else 1)
     yield TensorKind(part, (width, hidden), "bf16", 2, 2 * active)
-    yield TensorKind(part, (ratio, width), "fp32", 1, 0)
+    yield TensorKind(part, (spec.ratio, width), "fp32", 1, 0)
     yield TensorKind("norm", (dim,), "bf16", 1, 0)

@@ -42,5 +42,5 @@ def origin_of(config: ModelConfig, init: Path | None) -> Origin | None:
     if not config.num_nextn_predict_layers:
         values |= {"num_nextn_predict_layers": 0}
         if "compress_ratios" in values:
-            values |= {"compress_ratios": list(config.compress_ratios)}
+            values |= {"compress_ratios": config.to_dict()["compress_ratios"]}
     return Origin(init, values)

@@ -178,8 +178,8 @@ def nats_of(objective: Objective, packed: PackedBatch) -> float:
 
 @torch.no_grad()
 def captured(objective: Objective, batches: Iterable[PackedBatch]) -> dict[int, float]:
-    """By CSA layer, the share of attention's mass on entries that the indexer's choice holds, where it may not choose
-    all: attention is dense, and queries and heads are summed."""
+    """By indexed layer, the share of attention's mass on entries that the indexer's choice holds, where it may not
+    choose all: attention is dense, and queries and heads are summed."""
     watch = TrainingPass("dense", watch_capture=True)
     for packed in batches:
         objective(packed, False, watch)

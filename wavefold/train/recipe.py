@@ -57,7 +57,7 @@ class Recipe:
     mtp_every: int = 4
 
     dense_steps: int = 0
-    """Steps in which CSA layers attend to all entries and the indexer rests."""
+    """Steps in which indexed layers attend to all entries and the indexer rests."""
     indexer_warmup: int = 0
     """Steps after those in which only the indexer learns."""
     index_weight: float = 1.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from wavefold.config import CSA, ModelConfig
+from wavefold.config import COMPRESSIONS, ModelConfig
 from wavefold.plan.tensors import TensorKind, tensor_kinds
 from wavefold.system import available_bytes, check_memory
 from wavefold.train.recipe import Recipe
@@ -71,7 +71,8 @@ def training_bytes(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_
     by_muon = sum(kind.values * _share(kind, recipe, num_processes) for kind in kinds if _by_muon(kind, recipe))
     tables = sum(kind.bytes for kind in kinds if kind.precision == "int64")
     masters, moments = FLOAT * share, FLOAT * by_muon + 2 * FLOAT * (share - by_muon)
-    drawn = 0 if not config.num_hash_layers else 5 * FLOAT * config.vocab_size * config.n_routed_experts
+    hashed = any(spec.hashed for spec in config.layers)
+    drawn = 5 * FLOAT * config.vocab_size * config.n_routed_experts if hashed else 0
     return TrainingBytes(
         masters=int(masters + tables),
         gradients=int(masters),
@@ -134,10 +135,10 @@ def _activations(config: ModelConfig, recipe: Recipe, width: int, num_processes:
         blocks = RECOMPUTED + RECOMPUTED_SHARE * config.num_blocks
         streams = config.num_blocks * config.hc_mult * config.hidden_size
     factor = RELEASED if recipe.activations == "released" else 1
-    # A CSA layer's attention mass, float32, and which entries were chosen, which is kept.
-    entries = tokens * longest // CSA
-    csa = 1 if recipe.recompute else len(config.layers_of(CSA))
-    return int(tokens * width * factor * (blocks * block + streams)) + entries * (2 * FLOAT + csa)
+    # An indexed layer's attention mass, float32, and which entries were chosen, which is kept.
+    entries = tokens * longest // next(c.ratio for c in COMPRESSIONS if c.indexed)
+    kept = 1 if recipe.recompute else sum(spec.indexed for spec in config.layers)
+    return int(tokens * width * factor * (blocks * block + streams)) + entries * (2 * FLOAT + kept)
 
 
 def _share(kind: TensorKind, recipe: Recipe, num_processes: int) -> float:

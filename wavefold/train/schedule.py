@@ -67,7 +67,7 @@ def quantize(recipe: Recipe, step: int) -> Quantize:
 
 
 def attention(recipe: Recipe, step: int) -> AttentionStage:
-    """How CSA layers attend: to all entries, the same while only the indexer learns, or to the indexer's choice."""
+    """How indexed layers attend: to all entries, the same while only the indexer learns, or to the indexer's choice."""
     if step < recipe.dense_steps:
         return "dense"
     return "warmup" if step < recipe.dense_steps + recipe.indexer_warmup else "sparse"

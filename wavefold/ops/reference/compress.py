@@ -1,7 +1,7 @@
 """Compression: a block of tokens becomes one entry, by a softmax over its rows in each channel. Report section 2.3.
 
-plain (HCA)        rows of block i                          entry i = sum_s softmax_s(score) * kv
-overlapped (CSA)   rows of block i - 1, first half of the channels, and of block i, second half
+plain              rows of block i                          entry i = sum_s softmax_s(score) * kv
+overlapped         rows of block i - 1, first half of the channels, and of block i, second half
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from wavefold.config import SWA, ModelConfig
+from wavefold.config import ModelConfig
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.flops import counted
 
@@ -19,16 +19,17 @@ Table = tuple[Tensor, Tensor]
 """cos and sin, [n, rope / 2] float32."""
 
 
-def rope_frequencies(config: ModelConfig, ratio: int, device: torch.device | str | None = None) -> Tensor:
+def rope_frequencies(config: ModelConfig, compressed: bool, device: torch.device | str | None = None) -> Tensor:
     """Radians per token for each pair, float32 [rope / 2].
 
-    The plain table for sliding-window layers; for the others another base, and YaRN where the configuration has it.
+    The plain table for layers that see the window alone; for those with entries (`compressed`) another base, and YaRN
+    where the configuration has it.
     """
     dim = config.qk_rope_head_dim
-    base = config.rope_theta if ratio == SWA else config.compress_rope_theta
+    base = config.compress_rope_theta if compressed else config.rope_theta
     frequencies = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
     yarn = config.rope_scaling
-    if ratio != SWA and yarn is not None:
+    if compressed and yarn is not None:
 
         def dim_of(rotations: float) -> float:
             """The dim that makes this many rotations over the original context."""
