@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from wavefold.config import LayerSpec, ModelConfig
@@ -13,10 +15,13 @@ from wavefold.model.moe import MoE
 from wavefold.model.parameters import Norm
 from wavefold.ops import Arithmetic
 
+Sublayer = Callable[[Tensor], Tensor]
+
 
 class Block(HyperConnected):
     def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__(config)
+        self.late_pre = spec.late_pre
         self.attn = Attention(config, spec)
         self.ffn = MoE(config, spec)
         self.attn_norm = Norm(config.hidden_size, config.rms_norm_eps)
@@ -25,7 +30,23 @@ class Block(HyperConnected):
         self.add_mixer("hc_ffn")
 
     def forward(self, streams: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:
-        """streams [n, hc, hidden] -> [n, hc, hidden]."""
+        """streams [n, hc, hidden] -> [n, hc, hidden]. Raises ValueError for a layer of late `pre`."""
+        if self.late_pre:
+            raise ValueError("a layer of late_pre does not run alone; expected Block.forward_late, from layer to layer")
+        attend, think = self._sublayers(batch, experts, arithmetic)
+        streams = self.connect("hc_attn", streams, attend, arithmetic)
+        return self.connect("hc_ffn", streams, think, arithmetic)
+
+    def forward_late(
+        self, streams: Tensor, pre: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
+    ) -> tuple[Tensor, Tensor]:
+        """Each sublayer reads the streams mixed by the `pre` [n, hc] before it: streams after the block, its last."""
+        attend, think = self._sublayers(batch, experts, arithmetic)
+        streams, pre = self.connect_late("hc_attn", streams, pre, attend, arithmetic)
+        return self.connect_late("hc_ffn", streams, pre, think, arithmetic)
+
+    def _sublayers(self, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> tuple[Sublayer, Sublayer]:
+        """Attention and experts, each behind its norm."""
 
         def attend(x: Tensor) -> Tensor:
             return self.attn(self.attn_norm(x, arithmetic), batch, arithmetic)
@@ -33,5 +54,4 @@ class Block(HyperConnected):
         def think(x: Tensor) -> Tensor:
             return self.ffn(self.ffn_norm(x, arithmetic), batch, experts, arithmetic)
 
-        streams = self.connect("hc_attn", streams, attend, arithmetic)
-        return self.connect("hc_ffn", streams, think, arithmetic)
+        return attend, think

@@ -45,6 +45,20 @@ class HyperConnected(nn.Module):
         x, post, comb, streams = ops.hc_read(streams, fn, base, scale, *numbers, arithmetic)
         return ops.hc_expand(sublayer(x), streams, post, comb, arithmetic)
 
+    def connect_late(
+        self, prefix: str, streams: Tensor, pre: Tensor, sublayer: Callable[[Tensor], Tensor], arithmetic: Arithmetic
+    ) -> tuple[Tensor, Tensor]:
+        """`connect` for a sublayer that reads the streams mixed by `pre` [n, hc], of the sublayer before.
+
+        Returns the streams after it, and its own `pre` for the next one.
+        """
+        fn, base, scale = (getattr(self, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
+        own_pre, post, comb = ops.hc_weights(
+            streams, fn, base, scale, self.iters, self.hc_eps, self.norm_eps, arithmetic
+        )
+        out = sublayer(ops.hc_collapse(streams, pre))
+        return ops.hc_expand(out, streams, post, comb, arithmetic), own_pre
+
     def collapse(self, streams: Tensor, arithmetic: Arithmetic) -> Tensor:
         """The last collapse of the streams, before the final norm: [n, hidden]."""
         head = self.hc_head_fn, self.hc_head_base, self.hc_head_scale

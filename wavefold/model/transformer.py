@@ -85,7 +85,8 @@ class Transformer(HyperConnected):
         self.layers = nn.ModuleList(Block(config, spec) for spec in config.main_layers)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.head = Linear(config.hidden_size, config.vocab_size, "bf16")
-        self.add_head()
+        if not config.layers[0].late_pre:  # else the last sublayer's `pre` collapses the streams
+            self.add_head()
         self.mtp = nn.ModuleList(MTP(config, spec) for spec in config.layers[config.num_hidden_layers :])
         self.origin: Origin | None = None  # the checkpoint it was loaded from
         self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
@@ -136,18 +137,21 @@ class Transformer(HyperConnected):
     @on_its_runtime
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, S] int64 -> logits [B, S, vocab] float32. Keeps nothing; meant for small inputs and training."""
-        streams, _ = self.streams(tokens)
-        return self.logits(self.final(streams)).unflatten(0, tokens.shape)
+        return self.logits(self.hidden(self._fresh(tokens))).unflatten(0, tokens.shape)
 
     @on_its_runtime
     def streams(self, tokens: Tensor) -> tuple[Tensor, Batch]:
         """The residual streams [B * S, hc, hidden] after the last block, and the batch that they were computed in."""
+        batch = self._fresh(tokens)
+        return self.run_blocks(batch), batch
+
+    def _fresh(self, tokens: Tensor) -> Batch:
+        """Whole sequences tokens [B, S]."""
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 1")
         tokens = self.check_tokens(tokens)
         memories = [FreshMemory(tokens.shape[1]) for _ in range(len(tokens))]
-        batch = Batch.of(self.config, tokens.flatten(), memories)
-        return self.run_blocks(batch), batch
+        return Batch.of(self.config, tokens.flatten(), memories)
 
     @on_its_runtime
     def mtp_logits(self, tokens: Tensor) -> Tensor:
@@ -262,7 +266,7 @@ class Transformer(HyperConnected):
                 tokens = tokens.contiguous()
                 logits = run_whole(self._cpu.whole, self._cpu.layers, tokens, memories, step.wanted, hidden)
             else:
-                final = self.final(self.run_blocks(Batch.of(self.config, tokens, memories)))
+                final = self.hidden(Batch.of(self.config, tokens, memories))
                 logits = self.logits(final[list(step.wanted)]) if step.wanted else self._no_logits()
                 if hidden is not None:
                     hidden.copy_(final)
@@ -273,6 +277,18 @@ class Transformer(HyperConnected):
         return logits
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """From the batch's tokens to their final hidden states [n, hidden_size]."""
+        if not self.config.layers[0].late_pre:
+            return self.final(self.run_blocks(batch))
+        streams = self.embed(batch.tokens, self.arithmetic)[:, None].expand(-1, self.num_streams, -1)
+        pre = torch.zeros(streams.shape[:2], dtype=self.arithmetic.accumulate, device=streams.device)
+        pre[:, 0] = 1  # nothing was computed yet: the first stream
+        blocks: list[Block] = list(self.layers)  # type: ignore[arg-type]
+        for block in blocks:
+            streams, pre = block.forward_late(streams, pre, batch, self.experts, self.arithmetic)
+        return self.norm(ops.hc_collapse(streams, pre), self.arithmetic)
 
     def run_blocks(self, batch: Batch) -> Tensor:
         """Embed the batch's tokens and run the main layers: streams [n, hc, hidden]."""

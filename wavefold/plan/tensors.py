@@ -66,8 +66,9 @@ def tensor_kinds(config: ModelConfig) -> list[TensorKind]:
         TensorKind("embedding", (config.vocab_size, config.hidden_size), "bf16", 1, 0),
         TensorKind("head", (config.vocab_size, config.hidden_size), "bf16", 1, 1),
         TensorKind("norm", (config.hidden_size,), "bf16", 1, 0),
-        *_hc_head(config, 1),
     ]
+    if not config.layers[0].late_pre:
+        kinds += _hc_head(config, 1)
     for spec in config.main_layers:
         kinds += _layer(config, spec, 1)
     for spec in config.layers[config.num_hidden_layers :]:
