@@ -25,8 +25,8 @@ from rich.table import Table
 from wavefold.bench.circumstances import circumstances
 from wavefold.chat import Tokenizer, heal
 from wavefold.checkpoint import load
+from wavefold.data.corpus import Document, load_corpus
 from wavefold.engine import generate
-from wavefold.train.corpus import Document, load_corpus
 
 CONTEXT_TOKENS = 512
 

@@ -30,8 +30,8 @@ from wavefold.ops.tilelang.build import compile_cubin, generate, has_compiler
 from wavefold.ops.tilelang.kernels import fused, linear_1, linear_2
 from wavefold.ops.tilelang.launch import launcher, why_not
 from wavefold.ops.tilelang.shape import Shape
-from wavefold.parallel.fused.layer import Rank
-from wavefold.parallel.waves import Waves
+from wavefold.waves.fused.layer import Rank
+from wavefold.waves.schedule import Waves
 
 MODELS = {"flash": (4096, 2048, 256), "pro": (7168, 3072, 384)}
 RANKS, SLOTS, REPEATS = 8, 6, 7

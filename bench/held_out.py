@@ -19,8 +19,8 @@ from rich.table import Table
 from wavefold.bench.circumstances import circumstances
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
-from wavefold.train.batches import fixed_batches
-from wavefold.train.corpus import load_corpus
+from wavefold.data.batches import fixed_batches
+from wavefold.data.corpus import load_corpus
 from wavefold.train.objective import Objective, evaluate
 from wavefold.train.report import held_out_report
 

@@ -19,10 +19,10 @@ from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.config import CSA
+from wavefold.data.batches import pack
+from wavefold.data.corpus import load_corpus
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.model.batch import num_visible
-from wavefold.train.batches import pack
-from wavefold.train.corpus import load_corpus
 from wavefold.train.objective import Objective, captured
 
 

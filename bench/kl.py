@@ -26,8 +26,8 @@ import wavefold
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.bench.llama_cpp import LlamaCpp
 from wavefold.chat import Tokenizer
+from wavefold.data.corpus import load_corpus
 from wavefold.locate import default_model
-from wavefold.train.corpus import load_corpus
 
 MARGIN = 0.05
 WINDOWS_APART = 10000

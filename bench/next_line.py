@@ -29,8 +29,8 @@ from wavefold import Transformer
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Prompt, StreamDecoder, Tokenizer
 from wavefold.checkpoint import load
+from wavefold.data.corpus import Document, load_corpus
 from wavefold.engine import generate
-from wavefold.train.corpus import Document, load_corpus
 
 CONTEXT_TOKENS = 512
 SPARE_TOKENS = 32

@@ -22,8 +22,8 @@ from wavefold.bench.circumstances import circumstances
 from wavefold.bench.pools import records_named
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
+from wavefold.data.corpus import load_corpus
 from wavefold.locate import default_model
-from wavefold.train.corpus import load_corpus
 
 RUNS = {
     "float32": ("exact", "float32", "float32"),

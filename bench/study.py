@@ -31,13 +31,13 @@ import torch
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
 from wavefold.config import ModelConfig
+from wavefold.data.batches import Batches, InMemory, PackedBatch, fixed_batches
+from wavefold.data.corpus import Corpus, load_corpus
 from wavefold.drawing import save_figure
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
 from wavefold.train import schedule
-from wavefold.train.batches import Batches, InMemory, PackedBatch, fixed_batches
-from wavefold.train.corpus import Corpus, load_corpus
 from wavefold.train.fake_quant import Masters
 from wavefold.train.objective import Objective, captured, evaluate
 from wavefold.train.recipe import Recipe

@@ -28,16 +28,16 @@ BATCH, LENGTH = 4, 1024
 
 def ours(folder: Path, steps: int) -> list[float]:
     """Seconds of each step."""
+    from wavefold.data.batches import pack
     from wavefold.model.training_pass import TrainingPass
     from wavefold.ops import Arithmetic
-    from wavefold.parallel.group import Group
-    from wavefold.train.batches import pack
     from wavefold.train.fake_quant import Masters
     from wavefold.train.objective import Objective
     from wavefold.train.optimizer import Optimizer
     from wavefold.train.recipe import Recipe
     from wavefold.train.sharding import Shards
     from wavefold.train.start import model_from
+    from wavefold.waves.group import Group
 
     model = model_from(folder, Arithmetic("exact", torch.bfloat16))
     objective = Objective(model, Masters(model, "none"))

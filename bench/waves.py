@@ -67,10 +67,10 @@ class Layer:
 
         from wavefold import ops, quant
         from wavefold.ops import Arithmetic
-        from wavefold.parallel import wire
-        from wavefold.parallel.routes import Routes
-        from wavefold.parallel.transport import TorchTransport
-        from wavefold.parallel.waves import Waves
+        from wavefold.waves import wire
+        from wavefold.waves.routes import Routes
+        from wavefold.waves.schedule import Waves
+        from wavefold.waves.transport import TorchTransport
 
         self.transport, self.rank = TorchTransport(), rank
         g = torch.Generator().manual_seed(rank)
@@ -124,10 +124,10 @@ class Layer:
     def _pass(self, num_waves: int, interface: str) -> dict[str, object]:
         import torch.distributed as dist
 
-        from wavefold.parallel.exchange import Settings
-        from wavefold.parallel.experts import Pass
-        from wavefold.parallel.transport import run_alone
-        from wavefold.parallel.waves import Waves
+        from wavefold.waves.exchange import Settings
+        from wavefold.waves.experts import Pass
+        from wavefold.waves.schedule import Waves
+        from wavefold.waves.transport import run_alone
 
         one = Pass(self.transport, Settings(Waves(NUM_EXPERTS, 2, num_waves), WIRE, BACK), self.compute)  # type: ignore[arg-type]
         dist.barrier()
@@ -235,8 +235,8 @@ def median(values: list[float]) -> float:
 
 def study(pair: Pair, rhos: list[float], repeats: int) -> list[dict]:
     """All figures of all links; the predictions stand before what they predict."""
-    from wavefold.parallel.simulate import Link, best_waves, even_load, simulate
-    from wavefold.parallel.waves import Waves
+    from wavefold.waves.schedule import Waves
+    from wavefold.waves.simulate import Link, best_waves, even_load, simulate
 
     num_bytes = sum(pair.bytes.values())
     pair.pace(0)
@@ -302,10 +302,10 @@ def draw(pair: Pair, line: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     from wavefold.drawing import save_figure
-    from wavefold.parallel import timeline
-    from wavefold.parallel.simulate import Link, even_load, simulate
-    from wavefold.parallel.timeline import Span
-    from wavefold.parallel.waves import Waves
+    from wavefold.waves import timeline
+    from wavefold.waves.schedule import Waves
+    from wavefold.waves.simulate import Link, even_load, simulate
+    from wavefold.waves.timeline import Span
 
     waves = Waves(NUM_EXPERTS, 2, line["chosen"])
     link = Link(line["link_bytes_per_s"] * line["efficiency"], contention=line["contention"])

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests import small
 from wavefold import Transformer, load, ops, random_checkpoint
 from wavefold.config import ModelConfig
+from wavefold.data.batches import Batches, fixed_batches
 from wavefold.train import schedule
-from wavefold.train.batches import Batches, fixed_batches
 from wavefold.train.recipe import Recipe
 from wavefold.train.start import arithmetic_of, new_model
 from wavefold.train.trainer import Trainer

@@ -1,7 +1,7 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
-    {config, system} < {atomic, drawing, locate} < quant < ops < {cache, parallel} < experts < model < checkpoint
-        < {engine, train} < {llm, server, bench} < cli
+    {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
+        < data < {engine, train} < {llm, server, bench} < cli
 
 `chat` sits beside the engine on `config` and `atomic`; of `train` only what composes a run may use it. `plan` needs
 `config`, `system`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
@@ -21,10 +21,11 @@ TIERS = [
     {"atomic", "drawing", "locate"},
     {"quant"},
     {"ops"},
-    {"cache", "parallel"},
+    {"cache", "waves"},
     {"experts"},
     {"model"},
     {"checkpoint"},
+    {"data"},
     {"engine", "train"},
     {"llm", "server", "bench"},
     {"cli"},
@@ -34,7 +35,7 @@ ALLOWED = {name: set().union(*TIERS[:rank]) for rank, tier in enumerate(TIERS) f
 ALLOWED |= {"chat": {"config", "system", "atomic"}, "plan": {"config", "system", "drawing"}}
 # Runs are composed here; how chats become ids is given to the rest of train/ as a function.
 CHAT_IN_TRAIN = {"wavefold.train.session", "wavefold.train.texts"}
-for _user in ("engine", "llm", "server", "bench", "cli"):
+for _user in ("engine", "data", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("chat")
 for _user in ("engine", "train", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("plan")
@@ -124,10 +125,10 @@ def test_imports_run_one_way() -> None:
             "wavefold/ops/matmul.py",
             "import importlib\nimportlib.import_module('..model', __package__)",
         ),
-        ("wavefold/cache/pool.py", "from wavefold.parallel import mesh"),
-        ("wavefold/parallel/mesh.py", "from wavefold.cache import pool"),
+        ("wavefold/cache/pool.py", "from wavefold.waves import mesh"),
+        ("wavefold/waves/mesh.py", "from wavefold.cache import pool"),
         ("wavefold/experts/resident.py", "from ..model import block"),
-        ("wavefold/parallel/exchange.py", "from wavefold.experts import store"),
+        ("wavefold/waves/exchange.py", "from wavefold.experts import store"),
         ("wavefold/model/moe.py", "if TYPE_CHECKING:\n    from ..checkpoint.load import load"),
         ("wavefold/checkpoint/load.py", "from ..engine import request"),
         ("wavefold/engine/runner.py", "from ..train.losses import loss"),

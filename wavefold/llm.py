@@ -26,9 +26,9 @@ from wavefold.engine.open import OverRanks, open_model
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
-from wavefold.parallel.threads import use_threads
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
+from wavefold.waves.threads import use_threads
 
 Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""

@@ -17,7 +17,7 @@ from wavefold.checkpoint.fingerprint import (
     fingerprint,
     identity,
 )
-from wavefold.parallel.agreement import first_difference
+from wavefold.waves.agreement import first_difference
 
 CODES = "layers.0.ffn.experts.1.w1.weight"
 SCALE = "layers.0.ffn.experts.1.w1.scale"

@@ -17,7 +17,7 @@ from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
 from wavefold.chat import byte_tokenizer
 from wavefold.checkpoint.random import random_checkpoint
-from wavefold.parallel import agreement
+from wavefold.waves import agreement
 
 pytestmark = pytest.mark.dist
 

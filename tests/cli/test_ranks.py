@@ -16,7 +16,7 @@ from wavefold.checkpoint import load
 from wavefold.checkpoint.random import random_checkpoint
 from wavefold.config import ModelConfig
 from wavefold.model.official import official_tensors
-from wavefold.parallel import agreement
+from wavefold.waves import agreement
 
 pytestmark = pytest.mark.dist
 

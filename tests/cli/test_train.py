@@ -14,9 +14,9 @@ from tests.train.tiny import CONFIG, write_corpus
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.cli.main import main
+from wavefold.data.batches import Tokens
+from wavefold.data.shards import write_shards
 from wavefold.model.official import official_tensor, official_tensors
-from wavefold.train.batches import Tokens
-from wavefold.train.shards import write_shards
 
 FLAGS = ["--dtype", "float32", "--set", "steps=4", "length_stages=((0,160),)", "batch_tokens=320", "warmup=2",
          "decay_steps=2", "eval_every=2", "save_every=2"]  # fmt: skip

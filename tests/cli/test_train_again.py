@@ -22,9 +22,9 @@ from wavefold.chat import byte_tokenizer
 from wavefold.checkpoint import random_model
 from wavefold.cli.main import main
 from wavefold.ops import Arithmetic
-from wavefold.parallel.group import Group
 from wavefold.train.lora import apply_adapters
 from wavefold.train.state import newest_state, save_state, states
+from wavefold.waves.group import Group
 
 FLAGS = ["--dtype", "float32", "--threads", "1", "--set", "length_stages=((0,160),)", "batch_tokens=320", "warmup=2",
          "decay_steps=2", "eval_every=100", "save_every=2"]  # fmt: skip

@@ -11,13 +11,13 @@ from torch import Tensor
 from tests.train.tiny import CONFIG
 from wavefold import ops
 from wavefold.cache import FreshMemory
+from wavefold.data.batches import IGNORED, pack
 from wavefold.model.batch import Batch
 from wavefold.model.official import official_tensor, official_tensors
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Arithmetic
 from wavefold.ops.reference.index_loss import index_divergence, index_loss
 from wavefold.ops.reference.joint_attention import joint_attention
-from wavefold.train.batches import IGNORED, pack
 from wavefold.train.chunked_loss import PIECE_LOGITS, cross_entropy_sum
 from wavefold.train.objective import Objective
 from wavefold.train.start import new_model

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from tests.train.tiny import torchrun, write_corpus
-from wavefold.train.batches import pack
+from wavefold.data.batches import pack
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.train.tiny import CONFIG, RECIPE, torchrun
+from wavefold.data.batches import IGNORED, Batches, PackedBatch, Tokens, fixed_batches, pack
 from wavefold.model.official import official_tensors
 from wavefold.train import schedule
-from wavefold.train.batches import IGNORED, Batches, PackedBatch, Tokens, fixed_batches, pack
 from wavefold.train.objective import Objective
 from wavefold.train.recipe import Recipe
 from wavefold.train.start import arithmetic_of, check_trainable, new_model

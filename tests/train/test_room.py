@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from wavefold.config import ModelConfig
 from wavefold.system import peak_rss_bytes, rss_bytes
-from wavefold.train.batches import PackedBatch
+from wavefold.data.batches import PackedBatch
 from wavefold.train.recipe import Recipe
 from wavefold.train.start import arithmetic_of, new_model
 from wavefold.train.trainer import Trainer

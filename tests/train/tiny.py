@@ -11,9 +11,9 @@ import torch
 from tests.processes import torchrun as processes_of
 from wavefold.chat.tokenizer import byte_tokenizer
 from wavefold.config import ModelConfig
+from wavefold.data.batches import Batches, fixed_batches
+from wavefold.data.corpus import Corpus, load_corpus
 from wavefold.train import schedule
-from wavefold.train.batches import Batches, fixed_batches
-from wavefold.train.corpus import Corpus, load_corpus
 from wavefold.train.recipe import Recipe
 from wavefold.train.start import arithmetic_of, new_model
 from wavefold.train.trainer import Trainer

@@ -114,7 +114,7 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
     import torch
 
     from wavefold.chat import Tokenizer
-    from wavefold.train.corpus import load_corpus
+    from wavefold.data.corpus import load_corpus
 
     if not (folder / "tokenizer.json").exists():
         if args.data:

@@ -89,6 +89,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _is_expected(error: RuntimeError) -> bool:
     """Whether its message says all: a full cache, another rank that died."""
     from wavefold.cache import PoolFull
-    from wavefold.parallel.transport import RankLost
+    from wavefold.waves.transport import RankLost
 
     return isinstance(error, PoolFull | RankLost)

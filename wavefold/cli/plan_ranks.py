@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wavefold.config import ModelConfig
-    from wavefold.parallel.predict import Machine, Prediction
+    from wavefold.waves.predict import Machine, Prediction
 
 UNITS = {"": 1e9, "gbit": 1e9 / 8, "mbit": 1e6 / 8}
 PREFILL_TOKENS = 2048
@@ -49,9 +49,9 @@ def link_rate(text: str) -> float:
 
 def plan_ranks(config: ModelConfig, args: argparse.Namespace) -> list[Prediction]:
     """The plans of a decode step and a prompt, or of `--tokens`. Raises ValueError for what does not fit."""
-    from wavefold.parallel import timeline
-    from wavefold.parallel.predict import predict
-    from wavefold.parallel.simulate import Link
+    from wavefold.waves import timeline
+    from wavefold.waves.predict import predict
+    from wavefold.waves.simulate import Link
 
     for name in ("tflops", "memory", "hot", "tokens"):
         value = getattr(args, name)
@@ -68,8 +68,8 @@ def plan_ranks(config: ModelConfig, args: argparse.Namespace) -> list[Prediction
 
 def rank_machine(args: argparse.Namespace) -> Machine:
     """The rates that were given; what was not, this machine's."""
-    from wavefold.parallel.predict import Machine
     from wavefold.plan import machine as machines
+    from wavefold.waves.predict import Machine
 
     flops, memory = args.tflops, args.memory
     if flops is None or memory is None:

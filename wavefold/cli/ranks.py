@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from wavefold.parallel.agreement import num_ranks
+from wavefold.waves.agreement import num_ranks
 
 if TYPE_CHECKING:
     from wavefold.engine.open import OverRanks

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
 from wavefold.cli.models import add_arithmetic
-from wavefold.parallel import agreement
+from wavefold.waves import agreement
 
 if TYPE_CHECKING:
     from wavefold.chat import Prompt

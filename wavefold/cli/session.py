@@ -20,8 +20,8 @@ from wavefold.cli.models import arithmetic_of, dtype_of
 from wavefold.cli.ranks import over_ranks
 from wavefold.engine import Completion, Sampling
 from wavefold.llm import LLM
-from wavefold.parallel.agreement import is_first
 from wavefold.system import Notice
+from wavefold.waves.agreement import is_first
 
 
 class Session:

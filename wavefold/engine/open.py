@@ -23,13 +23,13 @@ from wavefold.experts.gpu import kernel_experts
 from wavefold.experts.ranked import RankedExperts
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
-from wavefold.parallel.agreement import agreed, num_ranks
-from wavefold.parallel.exchange import Settings
-from wavefold.parallel.group import Group
-from wavefold.parallel.transport import TorchTransport
-from wavefold.parallel.waves import Waves
-from wavefold.parallel.wire import Wire
 from wavefold.system import Notice
+from wavefold.waves.agreement import agreed, num_ranks
+from wavefold.waves.exchange import Settings
+from wavefold.waves.group import Group
+from wavefold.waves.schedule import Waves
+from wavefold.waves.transport import TorchTransport
+from wavefold.waves.wire import Wire
 
 DEFAULT_WAVES = 8
 

@@ -3,7 +3,7 @@
     few rows an expert (decode)     tiles of 16 rows, deep loads: as fast as weights can be read
     many (a prompt)                 tiles of 64
 
-The kernel is the one of several ranks (`parallel/fused`), here with one. Weights stay in the official bytes: the
+The kernel is the one of several ranks (`waves/fused`), here with one. Weights stay in the official bytes: the
 store's tensors become views of each layer's stack.
 """
 
@@ -20,8 +20,8 @@ from wavefold.experts.compute import ExpertCompute
 from wavefold.experts.store import ExpertWeights
 from wavefold.experts.table import FORMS
 from wavefold.ops.tilelang.shape import Shape
-from wavefold.parallel.fused.layer import Rank, Stored
-from wavefold.parallel.waves import Waves
+from wavefold.waves.fused.layer import Rank, Stored
+from wavefold.waves.schedule import Waves
 
 Run = Callable[[Mapping[str, Tensor | int]], None]
 """Launches a kernel with its arguments by name."""

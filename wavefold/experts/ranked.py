@@ -1,4 +1,4 @@
-"""Routed experts over ranks: this one has its own, tokens of all of them meet theirs in waves (`wavefold/parallel`).
+"""Routed experts over ranks: this one has its own, tokens of all of them meet theirs in waves (`wavefold/waves`).
 
 Serving, attention and all else is replicated: every rank runs the same tokens, so rows need not travel. What an expert
 made of a row goes to the rank that answers for it, and the row's sum from there to all. In training each rank has
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.experts.compute import ExpertCompute
-from wavefold.parallel.exchange import Settings
-from wavefold.parallel.experts import Pass, wave_experts
-from wavefold.parallel.transport import Transport, run_alone
+from wavefold.waves.exchange import Settings
+from wavefold.waves.experts import Pass, wave_experts
+from wavefold.waves.transport import Transport, run_alone
 
 FEW_ROWS = 32
 """Fewer go in one wave: what waves hide is seconds of travel, and what they cost is messages."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.parallel.group import Group
-from wavefold.train.batches import PackedBatch
+from wavefold.data.batches import PackedBatch
+from wavefold.waves.group import Group
 
 MEMORY = 0.95
 """Share of the running mean that a step keeps."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.train.batches import IGNORED
+from wavefold.data.batches import IGNORED
 
 PIECE_LOGITS = 1 << 21
 """Logits that exist at a time."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from wavefold.atomic import holding, sweep
 from wavefold.checkpoint.side_files import side_files
 from wavefold.checkpoint.write import check_replaceable
-from wavefold.parallel.agreement import agreed
-from wavefold.parallel.group import Group
 from wavefold.train.state import sweep_states
 from wavefold.train.texts import INSTRUCT, SOURCE
+from wavefold.waves.agreement import agreed
+from wavefold.waves.group import Group
 
 LOCK = ".lock"
 REPORT = "report.json"

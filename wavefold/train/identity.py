@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wavefold.train.corpus import Document
+from wavefold.data.corpus import Document
+from wavefold.data.shards import TokenShards
 from wavefold.train.recipe import Recipe
-from wavefold.train.shards import TokenShards
 
 STATE_VERSION = 2
 """Of what a state holds; a program reads states of its own version alone."""

@@ -18,11 +18,11 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from wavefold.cache import FreshMemory
+from wavefold.data.batches import IGNORED, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.batch import Batch
 from wavefold.model.mtp import MTP
 from wavefold.model.training_pass import TrainingPass
-from wavefold.train.batches import IGNORED, PackedBatch
 from wavefold.train.chunked_loss import cross_entropy_sum
 from wavefold.train.fake_quant import Masters
 

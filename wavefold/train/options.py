@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from wavefold.config import ModelConfig
-from wavefold.train.long_chats import LongChats
+from wavefold.data.long_chats import LongChats
 from wavefold.train.recipe import Recipe
 
 

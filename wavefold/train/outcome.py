@@ -17,8 +17,8 @@ import torch
 from wavefold.atomic import write_json
 from wavefold.checkpoint import load
 from wavefold.checkpoint.transformers_layout import save_transformers
+from wavefold.data.batches import PackedBatch
 from wavefold.model import Transformer
-from wavefold.train.batches import PackedBatch
 from wavefold.train.export import export, origin_of
 from wavefold.train.folder import REPORT
 from wavefold.train.identity import Identity, digest_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wavefold.data.corpus import Document
 from wavefold.drawing import save_figure
-from wavefold.train.corpus import Document
 
 MOST_POINTS = 300
 """Of a curve."""

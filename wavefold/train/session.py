@@ -18,17 +18,14 @@ import torch
 from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.config import ModelConfig
+from wavefold.data.batches import Batches, fixed_batches
+from wavefold.data.fim import FillInMiddle
+from wavefold.data.long_chats import LongChats
 from wavefold.locate import config_of, model_folder
 from wavefold.model import Transformer
-from wavefold.parallel.agreement import agreed, check_alike
-from wavefold.parallel.group import Group
-from wavefold.parallel.threads import use_threads
 from wavefold.train import schedule
-from wavefold.train.batches import Batches, fixed_batches
-from wavefold.train.fim import FillInMiddle
 from wavefold.train.folder import REPORT, check_places, held_by, run_reported
 from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of, identity_of
-from wavefold.train.long_chats import LongChats
 from wavefold.train.lora import add_adapters
 from wavefold.train.options import Options
 from wavefold.train.outcome import Outcome, export_adapters, export_model, is_whole, outcome_of, report_run
@@ -38,6 +35,9 @@ from wavefold.train.start import arithmetic_of, check_trainable, model_from, new
 from wavefold.train.state import newest_state
 from wavefold.train.texts import Text, read_text
 from wavefold.train.trainer import Progress, Trainer
+from wavefold.waves.agreement import agreed, check_alike
+from wavefold.waves.group import Group
+from wavefold.waves.threads import use_threads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@
     optimizer   sees this process's rows; Muon asks for whole matrices
 
 With one process nothing is sharded and everything here passes through. Experts that are shared out (`share_experts`)
-have storage in one process alone, which gets their whole gradients in the waves (`wavefold/parallel`).
+have storage in one process alone, which gets their whole gradients in the waves (`wavefold/waves`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from wavefold.experts import routed_expert
 from wavefold.experts.ranked import RankedExperts
 from wavefold.model import Transformer
 from wavefold.model.official import official_tensors
-from wavefold.parallel.exchange import Settings
-from wavefold.parallel.group import Group
-from wavefold.parallel.transport import TorchTransport, local_transports
-from wavefold.parallel.waves import Waves
-from wavefold.parallel.wire import Wire
 from wavefold.train.objective import Objective
+from wavefold.waves.exchange import Settings
+from wavefold.waves.group import Group
+from wavefold.waves.schedule import Waves
+from wavefold.waves.transport import TorchTransport, local_transports
+from wavefold.waves.wire import Wire
 
 
 def is_replicated(name: str, parameter: Tensor) -> bool:

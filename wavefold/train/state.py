@@ -20,8 +20,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from wavefold.atomic import put_in_place
-from wavefold.parallel.group import Group
 from wavefold.system import Notice
+from wavefold.waves.group import Group
 
 KEEP = 2
 

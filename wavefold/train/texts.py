@@ -23,16 +23,16 @@ from typing import Any
 from wavefold.atomic import write_json
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
-from wavefold.parallel.agreement import by_first
-from wavefold.parallel.group import Group
+from wavefold.data.batches import Documents, InMemory, as_tokens
+from wavefold.data.corpus import Corpus, Document, load_corpus
+from wavefold.data.instruct import instruct_chats
+from wavefold.data.long_chats import LongChats, fit_chats, fit_documents
+from wavefold.data.shards import TokenShards, is_shards, split_shards
+from wavefold.data.vocabulary import check_ids, check_shards
 from wavefold.system import Notice
-from wavefold.train.batches import Documents, InMemory, as_tokens
-from wavefold.train.corpus import Corpus, Document, load_corpus
 from wavefold.train.identity import of_documents, of_shards
-from wavefold.train.instruct import instruct_chats
-from wavefold.train.long_chats import LongChats, fit_chats, fit_documents
-from wavefold.train.shards import TokenShards, is_shards, split_shards
-from wavefold.train.vocabulary import check_ids, check_shards
+from wavefold.waves.agreement import by_first
+from wavefold.waves.group import Group
 
 INSTRUCT = "instruct:"
 SOURCE = "tokenizer_source.json"

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from wavefold.atomic import write_text
+from wavefold.data.batches import IGNORED, Batches, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.training_pass import AttentionStage, TrainingPass
-from wavefold.parallel.group import Group
 from wavefold.system import Notice
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
-from wavefold.train.batches import IGNORED, Batches, PackedBatch
 from wavefold.train.fake_quant import Masters, check_quantized, quantized_share
 from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
 from wavefold.train.kept_delta import kept_products, kept_share
@@ -36,6 +35,7 @@ from wavefold.train.sharding import Shards, share_experts
 from wavefold.train.start import check_trainable
 from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
 from wavefold.train.stopping import Stopped, Stopping
+from wavefold.waves.group import Group
 
 NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
 """What a process without a share runs: all gather shards together, or none."""

@@ -22,8 +22,8 @@ from wavefold.ops import Arithmetic
 from wavefold.ops.reference.expert import expert
 from wavefold.ops.tilelang.shape import Shape
 from wavefold.ops.tilelang.weights import stack
-from wavefold.parallel.fused.layer import Rank
-from wavefold.parallel.waves import Waves
+from wavefold.waves.fused.layer import Rank
+from wavefold.waves.schedule import Waves
 
 pytest.importorskip("tilelang", reason="TileLang is not installed: pip install 'wavefold[gpu]'")
 if not has_headers():

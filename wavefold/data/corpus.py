@@ -1,0 +1,207 @@
+"""Text to train on, by what names it:
+
+    stdlib                           the Python standard library, by a list of files that ships with the package
+    FOLDER                           its files
+    LIST.txt                         the files and folders that it names, one a line
+    CHATS.jsonl                      chats, one a line (chat_data.py)
+    datasets:NAME[:SPLIT[:COLUMN]]   Hugging Face's dataset of that name, or the folder of one that was saved
+
+A document is one file, one chat, or one row. What is held out is held out by document, never by line of text. The
+shipped list (`corpora/stdlib.json`) names each file with its SHA-256, so that a run elsewhere reads the very same bytes
+or is told which differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wavefold.data.chat_data import Chat, chat_text, checked_chat, read_chats
+
+STDLIB_LIST = Path(__file__).parent / "corpora" / "stdlib.json"
+HELD_OUT_ONE_IN = 20
+"""Share of documents held out, decided by a hash of a document's name."""
+EXPECTED = "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, or datasets:NAME[:SPLIT[:COLUMN]]"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One file's text; `name` is its path inside the corpus. A chat has its `messages` too, and text without roles."""
+
+    name: str
+    text: str
+    messages: Chat = ()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to learn from, and documents that are only ever evaluated."""
+
+    name: str
+    train: tuple[Document, ...]
+    held_out: tuple[Document, ...]
+
+
+def load_corpus(source: str) -> Corpus:
+    """The documents of a source, as above, in memory. A folder's are its UTF-8 files, found recursively.
+
+    Raises ValueError when there is nothing to read, when a part of it cannot be read, or when the standard library here
+    is not the listed one.
+    """
+    if source == "stdlib":
+        return _stdlib()
+    if source.startswith("datasets:"):
+        return _dataset(source)
+    path = Path(source)
+    if path.is_dir():
+        documents, binary = _folder(path, path)
+        return _split(
+            path.name, documents, f"{path}: holds {len(documents)} text files ({binary} binary ones left out)"
+        )
+    if path.is_file() and path.suffix == ".txt":
+        return _listed(path)
+    if path.is_file() and path.suffix == ".jsonl":
+        chats = [Document(name, chat_text(chat), chat) for name, chat in read_chats(path)]
+        return _split(path.stem, chats, f"{path}: holds {len(chats)} chats")
+    raise ValueError(f"data = {source!r} is not allowed; expected {EXPECTED}")
+
+
+def is_held_out(name: str) -> bool:
+    """Whether the document of this name is held out: a fixed one in twenty."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
+
+
+def which_held_out(names: Sequence[str], holds: str) -> list[bool]:
+    """Which documents of a source are held out: those of the fixed share, but one at least, and never all.
+
+    Raises ValueError for fewer than two documents, saying what the source `holds`.
+    """
+    if len(names) < 2:
+        raise ValueError(f"{holds}; expected at least 2, one to train on and one to hold out")
+    held = [is_held_out(name) for name in names]
+    return held if any(held) and not all(held) else [False] * (len(names) - 1) + [True]
+
+
+def _stdlib() -> Corpus:
+    listed: dict[str, str] = json.loads(STDLIB_LIST.read_text())["files"]
+    root = Path(sysconfig.get_paths()["stdlib"])
+    documents, different = [], []
+    for name, digest in listed.items():
+        try:
+            data = (root / name).read_bytes()
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != digest:
+            different.append(name)
+        documents.append(Document(name, data.decode("utf-8", errors="replace")))
+    if different:
+        raise ValueError(
+            f"{len(different)} of {len(listed)} files under {root} are not the listed ones ({different[0]} first): the "
+            f"list is of another Python release; use that one, or train on a folder: --data {root}"
+        )
+    return _split("stdlib", documents, f"{STDLIB_LIST}: names {len(documents)} files")
+
+
+def _listed(path: Path) -> Corpus:
+    """What a list names, relative to it; blank lines and those with # name nothing, and a file is read once."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8; expected a file or folder a line") from None
+    found: dict[Path, Document] = {}
+    binary = 0
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        place = path.parent / line
+        if place.is_dir():
+            documents, left_out = _folder(place, path.parent)
+            binary += left_out
+        else:
+            document = _file(place, path.parent) if place.is_file() else None
+            if document is None:
+                raise ValueError(
+                    f"{path}:{number}: {line!r} is not allowed; expected a UTF-8 file or a folder "
+                    "(a .txt is a list of those, one a line; to train on texts give their folder)"
+                )
+            documents = [document]
+        for document in documents:
+            found.setdefault((path.parent / document.name).resolve(), document)
+    documents = [document for document in found.values() if document.text]
+    return _split(path.stem, documents, f"{path}: names {len(documents)} text files ({binary} binary ones left out)")
+
+
+def _folder(folder: Path, root: Path) -> tuple[list[Document], int]:
+    """A folder's text files, named relative to `root`, and how many were left out for being binary."""
+    read = [_file(path, root) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [document for document in read if document is not None and document.text], read.count(None)
+
+
+def _file(path: Path, root: Path) -> Document | None:
+    """A file's text; None for a binary file."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    name = Path(os.path.relpath(path, root)).as_posix()
+    return None if "\0" in text else Document(name, text)
+
+
+def _dataset(source: str) -> Corpus:
+    """A dataset's rows; a column of chats is known by its name, "messages"."""
+    name, split, column = (*source.removeprefix("datasets:").split(":"), "", "")[:3]
+    if not name or source.count(":") > 3:
+        raise ValueError(f"data = {source!r} is not allowed; expected datasets:NAME[:SPLIT[:COLUMN]]")
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"data = {source!r} needs datasets; install it with: pip install 'wavefold[datasets]'"
+        ) from None
+    try:
+        if name.startswith(("/", ".", "~")):
+            rows: Any = datasets.load_from_disk(os.path.expanduser(name))
+            if isinstance(rows, dict):  # splits by name
+                if (split or "train") not in rows:
+                    raise ValueError(f"split {split or 'train'!r} is not there; expected one of {', '.join(rows)}")
+                rows = rows[split or "train"]
+            elif split:
+                raise ValueError(f"it has no splits, so {split!r} is not allowed; expected datasets:PATH::COLUMN")
+        else:
+            rows = datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"data = {source!r} cannot be read: {error}") from None
+    columns = list(rows.column_names)
+    column = column or next((known for known in ("text", "messages") if known in columns), "")
+    if column not in columns:
+        raise ValueError(
+            f"data = {source!r}: column {column or 'text'!r} is not there; expected one of {', '.join(columns)}: "
+            "datasets:NAME:SPLIT:COLUMN"
+        )
+    documents = list(_rows(rows[column], column, source))
+    return _split(Path(name).name, documents, f"{source}: holds {len(documents)} documents")
+
+
+def _rows(values: Any, column: str, source: str) -> Iterator[Document]:
+    for number, value in enumerate(values):
+        where = f"{source}, row {number}"
+        if column == "messages":
+            chat = checked_chat(value, where)
+            yield Document(f"{number}", chat_text(chat), chat)
+        elif not isinstance(value, str):
+            raise ValueError(f"{where}: {column} = {type(value).__name__} is not allowed; expected text")
+        elif value:
+            yield Document(f"{number}", value)
+
+
+def _split(name: str, documents: list[Document], holds: str) -> Corpus:
+    held = which_held_out([d.name for d in documents], holds)
+    held_out = [d for d, is_held in zip(documents, held, strict=True) if is_held]
+    names = {d.name for d in held_out}
+    return Corpus(name, tuple(d for d in documents if d.name not in names), tuple(held_out))

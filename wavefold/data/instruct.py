@@ -1,0 +1,124 @@
+"""A chat dataset out of Python sources: what their docstrings say of functions and classes, asked and answered.
+
+    Write a Python function `name(args)`: <first sentence>      its source, where that is short
+    What does `module.Class.name` do?                           the docstring's first paragraph
+    What are the arguments of `module.Class.name`?              its signature
+
+Sources are parsed, never run. Chats of files that are held out are made from those files alone, so they are held out
+too: `instruct_chats(corpus.train, seed)` and `instruct_chats(corpus.held_out, seed)`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import random
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from wavefold.data.corpus import Document
+
+MAX_SOURCE_LINES = 40
+"""Lines of source from which an answer is too long."""
+MAX_SIGNATURE = 200
+"""Characters of a signature that can be asked for."""
+
+WRITE = ("Write a Python {kind} `{signature}`: {sentence}",
+         "Write the {kind} `{signature}` in Python. {sentence}",
+         "Implement this Python {kind}: `{signature}`. {sentence}")  # fmt: skip
+PURPOSE = ("What does `{path}` do?", "What is `{path}` for?", "Explain `{path}`.")
+ARGUMENTS = ("What are the arguments of `{path}`?", "How is `{path}` called?", "What is the signature of `{path}`?")
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A function or class with a docstring; `path` is its full name, `source` None where it is long."""
+
+    path: str
+    kind: str
+    signature: str | None
+    docstring: str
+    source: str | None
+
+
+def instruct_chats(documents: Sequence[Document], seed: int) -> list[list[dict[str, str]]]:
+    """Chats of one question each, in a random order; the same documents and seed give the same ones.
+
+    How a question is worded depends on the seed and on what is asked about alone. Of equal questions the first stays.
+    Documents that are no Python are left out; raises ValueError when nothing is found in any.
+    """
+    chats: dict[str, list[dict[str, str]]] = {}
+    for document in documents:
+        for found in _definitions(document):
+            wording = random.Random(f"{seed} {document.name} {found.path}")
+            for question, answer in _questions(found, wording):
+                messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+                chats.setdefault(question, messages)
+    if not chats:
+        raise ValueError(f"{len(documents)} documents hold no Python with docstrings; expected some to ask about")
+    order = list(chats.values())
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _questions(found: _Found, wording: random.Random) -> Iterator[tuple[str, str]]:
+    write, purpose, arguments = (wording.choice(some) for some in (WRITE, PURPOSE, ARGUMENTS))
+    paragraph = " ".join(found.docstring.split("\n\n")[0].split())
+    if found.source and found.signature:
+        sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z`])", paragraph)[0]
+        yield write.format(kind=found.kind, signature=found.signature, sentence=sentence), found.source
+    yield purpose.format(path=found.path), paragraph
+    if found.signature and found.kind != "class":
+        yield arguments.format(path=found.path), f"`{found.signature}`"
+
+
+def _definitions(document: Document) -> Iterator[_Found]:
+    """What has a docstring in a file, outermost first; in functions nothing is looked for."""
+    if not document.name.endswith(".py"):
+        return
+    text = document.text.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in old files
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    module = document.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    yield from _within(tree, module, text.split("\n"), False)
+
+
+def _within(node: ast.Module | ast.ClassDef, path: str, lines: list[str], in_class: bool) -> Iterator[_Found]:
+    for child in node.body:
+        if not isinstance(child, Definition):
+            continue
+        name = f"{path}.{child.name}"
+        docstring = inspect.cleandoc(ast.get_docstring(child, clean=False) or "").strip()
+        if docstring:
+            kind = "class" if isinstance(child, ast.ClassDef) else "method" if in_class else "function"
+            yield _Found(name, kind, _signature(child), docstring, _source(child, lines))
+        if isinstance(child, ast.ClassDef):
+            yield from _within(child, name, lines, True)
+
+
+def _signature(node: Definition) -> str | None:
+    """As it would be written on one line, without annotations' result; None for a long one."""
+    if isinstance(node, ast.ClassDef):
+        inside = ", ".join(map(ast.unparse, [*node.bases, *node.keywords]))
+        text = f"{node.name}({inside})" if inside else node.name
+    else:
+        text = f"{node.name}({ast.unparse(node.args)})"
+    return text if len(text) <= MAX_SIGNATURE else None
+
+
+def _source(node: Definition, lines: list[str]) -> str | None:
+    """Its lines, decorators among them, moved to the margin; None where they are many or cannot be moved."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+    mine = lines[first : node.end_lineno]
+    indent = " " * node.col_offset
+    if len(mine) >= MAX_SOURCE_LINES or not all(line.startswith(indent) or not line.strip() for line in mine):
+        return None
+    return "\n".join(line[node.col_offset :] if line.strip() else "" for line in mine)

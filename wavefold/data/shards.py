@@ -1,0 +1,272 @@
+"""Documents as token ids on disk, mapped into memory: for corpora that are tokenised once, or larger than memory.
+
+    FOLDER/tokens-00001.bin    ids one after another, little-endian, uint16 where the vocabulary fits, else uint32
+           learned-00001.bin   a byte for each of those ids, 1 where it is learned; only beside documents that say so
+           lengths.bin         tokens of each document, int64; the documents fill the shards in order
+           masked.bin          a byte for each document, 1 where learned-*.bin counts for it
+           index.json          vocabulary, its tokenizer's fingerprint where the writer gave one, numbers, and of
+                               each file its bytes and SHA-256
+
+The folder is written beside its place and moved there whole, readable by its owner alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from wavefold.atomic import write_folder, write_json
+from wavefold.data.batches import Documents, Tokens
+from wavefold.data.corpus import which_held_out
+
+INDEX_NAME = "index.json"
+FORMAT = "wavefold token shards"
+SHARD_BYTES = 1 << 28
+"""Bytes of ids in a file; a document is in one file, and may make it larger."""
+BLOCK = 1 << 20
+SAMPLES = 64
+"""Pieces of a file that tell whether it was changed: all of it up to 64 MiB."""
+
+
+def write_shards(
+    folder: Path,
+    documents: Iterable[Tokens],
+    vocab_size: int,
+    shard_bytes: int = SHARD_BYTES,
+    tokenizer: str | None = None,
+) -> None:
+    """Write `documents`, taken one at a time, to `folder`: new, empty, or of shards that are replaced.
+
+    `tokenizer`: the `Tokenizer.fingerprint` of the tokenizer whose ids they are, kept in the index; a run compares it
+    with its model's. Without it a run can compare `vocab_size` alone.
+
+    Raises ValueError, and leaves what was there, for ids outside of the vocabulary, an empty document, no documents,
+    and for a folder that holds something else.
+    """
+    if not 1 <= vocab_size <= 2**32:
+        raise ValueError(f"vocab_size = {vocab_size} is not allowed; expected 1 to 2^32")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is not a folder; give another name")
+    if folder.is_dir() and any(folder.iterdir()) and not is_shards(folder):
+        raise ValueError(f"{folder}: holds no token shards, so it is not replaced; give another name")
+    write_folder(folder, lambda fresh: _fill(fresh, documents, vocab_size, shard_bytes, tokenizer))
+
+
+def is_shards(folder: Path) -> bool:
+    """Whether the folder says of itself that it holds token shards."""
+    try:
+        return json.loads((folder / INDEX_NAME).read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+class TokenShards(Documents):
+    """The documents of a folder that `write_shards` made, read as they are asked for.
+
+    Ids of an item are views of the mapped files: do not write into them. Opening compares every file's size with the
+    index, reading an item its ids with the vocabulary, `check` everything. Raises ValueError for what is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        index = _index(folder)
+        self.vocab_size: int = index["vocab_size"]
+        self.tokenizer: str | None = index.get("tokenizer")
+        self._files: dict[str, dict[str, Any]] = index["files"]
+        for name, facts in self._files.items():
+            size = (folder / name).stat().st_size if (folder / name).is_file() else -1
+            if size != facts["bytes"]:
+                found = "is missing" if size < 0 else f"has {size} bytes"
+                raise _damaged(folder / name, f"{found}; the index says {facts['bytes']}")
+        self.lengths = np.fromfile(folder / "lengths.bin", "<i8").astype(np.int64)
+        self.masked = np.fromfile(folder / "masked.bin", np.uint8).astype(bool)
+        dtype = np.dtype(index["dtype"])
+        self._tokens: list[np.ndarray] = []
+        for name, facts in self._files.items():
+            if name.startswith("tokens-"):
+                if not facts["bytes"] or facts["bytes"] % dtype.itemsize:
+                    raise _damaged(folder / name, f"has {facts['bytes']} bytes, not whole ids of {dtype.itemsize}")
+                self._tokens.append(np.memmap(folder / name, dtype, "r").view(np.ndarray))
+        self._learned: list[np.ndarray | None] = []
+        for number, part in enumerate(self._tokens, 1):
+            name = f"learned-{number:05d}.bin"
+            learned = np.memmap(folder / name, np.uint8, "r").view(np.ndarray) if name in self._files else None
+            if learned is not None and len(learned) != len(part):
+                raise _damaged(folder / name, f"has {len(learned)} entries for {len(part)} tokens")
+            self._learned.append(learned)
+        self._shards, self._firsts = self._places(index["documents"])
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all documents."""
+        return int(self.lengths.sum())
+
+    def __getitem__(self, number: int) -> Tokens:  # type: ignore[override]
+        """Document `number`. Raises ValueError where the file holds ids outside of the vocabulary."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"document {number} of {len(self)}")
+        shard, first = int(self._shards[number]), int(self._firsts[number])
+        stop = first + int(self.lengths[number])
+        ids = self._tokens[shard][first:stop]
+        if int(ids.max()) >= self.vocab_size:
+            path = self.folder / f"tokens-{shard + 1:05d}.bin"
+            raise _damaged(path, f"document {number} holds id {int(ids.max())} of a vocabulary of {self.vocab_size}")
+        if not self.masked[number]:
+            return Tokens(ids)
+        learned = self._learned[shard]
+        assert learned is not None
+        return Tokens(ids, learned[first:stop].astype(bool))
+
+    def sampled_sha256(self) -> str:
+        """A hash of the files as they are now: of small ones whole, of large ones pieces at equal distances."""
+        digest = hashlib.sha256((self.folder / INDEX_NAME).read_bytes())
+        for name in self._files:
+            size = (self.folder / name).stat().st_size
+            with (self.folder / name).open("rb") as file:
+                step = max(BLOCK, size // SAMPLES)
+                for begin in range(0, size, step):
+                    file.seek(begin)
+                    digest.update(file.read(min(step, BLOCK)))
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Read all files. Raises ValueError for one that is not what was written."""
+        for name, facts in self._files.items():
+            if _sha256(self.folder / name) != facts["sha256"]:
+                raise _damaged(self.folder / name, "is not what was written (its SHA-256 differs)")
+
+    def _places(self, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each document, its file and its first token there; refuses lengths that do not fill the files."""
+        lengths, sizes = self.lengths, [len(part) for part in self._tokens]
+        ends = np.cumsum(lengths)
+        bounds = np.cumsum(sizes)
+        fits = len(lengths) == len(self.masked) == num_documents > 0 and lengths.min() > 0
+        if not fits or lengths.max() > sum(sizes) or ends[-1] != sum(sizes) or not np.isin(bounds, ends).all():
+            raise _damaged(self.folder / "lengths.bin", f"does not fit the {sum(sizes)} tokens of the other files")
+        shards = np.searchsorted(bounds, ends, side="left")
+        if any(self._learned[shard] is None for shard in np.unique(shards[self.masked])):
+            raise _damaged(self.folder / "masked.bin", "names documents of a shard without learned-*.bin")
+        return shards, ends - lengths - np.concatenate(([0], bounds))[shards]
+
+
+class Chosen(Documents):
+    """Some of the documents of another, by their `numbers`."""
+
+    def __init__(self, documents: Documents, numbers: np.ndarray):
+        self._documents, self._numbers = documents, numbers
+        self.lengths, self.masked = documents.lengths[numbers], documents.masked[numbers]
+
+    def __getitem__(self, number: int) -> Tokens:  # type: ignore[override]
+        return self._documents[int(self._numbers[number])]
+
+
+def split_shards(shards: TokenShards) -> tuple[Documents, Documents]:
+    """The documents to learn from, and a fixed one in twenty, by a hash of a document's number, to hold out.
+
+    Raises ValueError for fewer than two documents.
+    """
+    names = [str(number) for number in range(len(shards))]
+    held_out = np.array(which_held_out(names, f"{shards.folder}: holds {len(shards)} document"))
+    return Chosen(shards, np.flatnonzero(~held_out)), Chosen(shards, np.flatnonzero(held_out))
+
+
+def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_bytes: int, tokenizer: str | None) -> None:
+    dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    room = max(1, shard_bytes // dtype.itemsize)
+    lengths: list[int] = []
+    masked: list[bool] = []
+    with contextlib.ExitStack() as files:
+        shard: _Shard | None = None
+        for document in documents:
+            ids = _checked(document.ids, len(lengths), vocab_size).astype(dtype)
+            if shard is None or shard.num_tokens + len(ids) > room:
+                files.close()
+                shard = _Shard(folder, shard.number + 1 if shard else 1, files)
+            shard.add(ids, document.learned)
+            lengths.append(len(ids))
+            masked.append(document.learned is not None)
+    if not lengths:
+        raise ValueError("no documents to write as token shards; expected at least one")
+    np.array(lengths, "<i8").tofile(folder / "lengths.bin")
+    np.array(masked, np.uint8).tofile(folder / "masked.bin")
+    sums = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
+    facts = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
+             "tokens": sum(lengths), "files": sums}  # fmt: skip
+    if tokenizer is not None:
+        facts["tokenizer"] = tokenizer
+    write_json(folder / INDEX_NAME, facts)
+
+
+class _Shard:
+    """One file of ids that grows, and beside it one of what is learned, from the first document on that says so."""
+
+    def __init__(self, folder: Path, number: int, files: contextlib.ExitStack):
+        """`files` closes them."""
+        self.number, self._folder, self._files = number, folder, files
+        self._tokens = files.enter_context((folder / f"tokens-{number:05d}.bin").open("wb"))
+        self._learned: BinaryIO | None = None
+        self.num_tokens = 0
+
+    def add(self, ids: np.ndarray, learned: np.ndarray | None) -> None:
+        """Write a document."""
+        if learned is not None and self._learned is None:
+            path = self._folder / f"learned-{self.number:05d}.bin"
+            self._learned = self._files.enter_context(path.open("wb"))
+            for first in range(0, self.num_tokens, BLOCK):
+                self._learned.write(b"\1" * min(BLOCK, self.num_tokens - first))
+        self._tokens.write(ids.tobytes())
+        if self._learned is not None:
+            self._learned.write((np.ones(len(ids), bool) if learned is None else learned).tobytes())
+        self.num_tokens += len(ids)
+
+
+def _checked(ids: np.ndarray, number: int, vocab_size: int) -> np.ndarray:
+    if not len(ids):
+        raise ValueError(f"document {number} has no tokens; expected one at least")
+    wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    if len(wrong):
+        raise ValueError(
+            f"document {number}, token {wrong[0]}: id {ids[wrong[0]]} is not allowed; expected 0 to {vocab_size - 1}"
+        )
+    return ids
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder}: holds no {INDEX_NAME}; expected a folder of token shards")
+    try:
+        index: dict[str, Any] = json.loads(path.read_bytes())
+        facts = (index["format"], index["dtype"], type(index["vocab_size"]), type(index["documents"]))
+        names = sorted(index["files"])
+        sizes = {type(file["bytes"]) for file in index["files"].values()}
+        sums = {type(file["sha256"]) for file in index["files"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"cannot be read ({type(error).__name__}: {error})") from None
+    num_shards = sum(name.startswith("tokens-") for name in names)
+    expected = {f"tokens-{number:05d}.bin" for number in range(1, num_shards + 1)} | {"lengths.bin", "masked.bin"}
+    allowed = expected | {f"learned-{number:05d}.bin" for number in range(1, num_shards + 1)}
+    fits = expected <= set(names) <= allowed and num_shards and sizes == {int} and sums == {str}
+    fits = fits and isinstance(index.get("tokenizer"), str | None)
+    if facts[0] != FORMAT or facts[1] not in ("<u2", "<u4") or facts[2:] != (int, int) or not fits:
+        raise _damaged(path, "is not an index of token shards")
+    index["files"] = {name: index["files"][name] for name in names}
+    return index
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; the shards are damaged, write them anew")

@@ -1,0 +1,220 @@
+"""Experts of a layer over ranks, in waves, forward and backward: what each rank does, as a program of `Waves.steps`.
+
+    forward     rows of h go out                   experts compute     a result for each pair comes back
+    backward    rows of the output's gradient      gradients           h's gradient for each pair; meanwhile weights'
+
+Results are summed by the rank that asked, in float32, in the order of the token's slots; an expert meets the rows of
+all ranks at once, in the order of ranks and tokens. So numbers depend neither on the number of ranks nor on the waves.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wavefold.waves import wire as wires
+from wavefold.waves.routes import Routes, rows_by_wave
+from wavefold.waves.schedule import Kind, Waves
+from wavefold.waves.transport import Message, Program, Transport
+from wavefold.waves.wire import Wire
+
+CACHED_ROWS = 64
+"""Rows that are summed at a time, so that their sums stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a layer's tokens travel. `wire` takes rows to experts, `back` their results and all gradients."""
+
+    waves: Waves
+    wire: Wire = "fp32"
+    back: Wire = "fp32"
+
+    def __post_init__(self) -> None:
+        wires.check_wire(self.wire)
+        wires.check_wire(self.back, ("bf16", "fp32"))
+
+
+@dataclass
+class Received:
+    """What other ranks asked of this one, by source rank: kept from the forward pass for the backward one."""
+
+    counts: list[list[int]]
+    """Pairs of each of this rank's experts."""
+    refs: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)
+    """New rows in each wave."""
+
+    def __post_init__(self) -> None:
+        self.firsts = [[0, *itertools.accumulate(counts)] for counts in self.counts]
+        """Where each expert's pairs begin, and the last one's end."""
+
+
+def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tensor) -> Program[Received]:
+    """Tell every rank which pairs will come to it, and hear what will come here; weights [n, k] float32."""
+    waves, me = settings.waves, transport.rank
+    mine = waves.experts_of(me)
+    counts_out = [torch.tensor(counts) for counts in routes.counts]
+    counts_in = [torch.zeros(len(mine), dtype=torch.int64) for _ in range(waves.num_ranks)]
+    yield from _swap(transport, counts_out, counts_in)
+    received = Received([counts.tolist() for counts in counts_in])
+    flat = weights.detach().float().flatten().cpu()[routes.order]
+    out = [
+        torch.stack((routes.refs[rank].int(), routes.of_rank(rank, flat).view(torch.int32)))
+        for rank in range(waves.num_ranks)
+    ]
+    into = [torch.zeros(2, sum(counts), dtype=torch.int32) for counts in received.counts]
+    yield from _swap(transport, out, into)
+    for source, asked in enumerate(into):
+        received.refs.append(asked[0].long())
+        received.weights.append(asked[1].contiguous().view(torch.float32)[:, None])
+        firsts = received.firsts[source]
+        bounds = [firsts[waves.experts(me, wave).stop - mine.start] for wave in range(waves.num_waves)]
+        pairs = [end - begin for begin, end in zip([0, *bounds], bounds, strict=False)]
+        received.rows.append(rows_by_wave(received.refs[-1], pairs))
+    return received
+
+
+def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequence[Tensor]) -> Received:
+    """What `ask` would hear, where every rank knows what all ask, routes and weights by source rank: no message."""
+    received = Received([some.counts[rank] for some in routes])
+    for some, values in zip(routes, weights, strict=True):
+        received.refs.append(some.refs[rank])
+        flat = values.detach().float().flatten().cpu()[some.order]
+        received.weights.append(some.of_rank(rank, flat)[:, None])
+        received.rows.append([len(some.rows[wave][rank]) for wave in range(settings.waves.num_waves)])
+    return received
+
+
+class Exchange:
+    """One run of a layer's waves on this rank: rows go to the experts, what these make of each pair comes back.
+
+    `compute(wave, arrived)` is given the rows that came from each rank so far [all, hidden], and
+    returns for each rank its pairs' results [pairs of the wave, hidden + extra]; `extra` columns travel as float32.
+    `after` is called once all results are on their way.
+    """
+
+    def __init__(
+        self, transport: Transport, settings: Settings, routes: Routes, received: Received, rows: Tensor, there: Wire,
+        compute: Callable[[int, list[Tensor]], list[Tensor]], extra: int = 0, after: Callable[[], None] = lambda: None,
+        here: Sequence[Tensor] | None = None,
+    ):  # fmt: skip
+        """rows [n, hidden] travel in `there`. `here`: what would come from each rank, where it need not travel."""
+        self.transport, self.settings, self.routes, self.received = transport, settings, routes, received
+        self.rows, self.there, self.compute, self.extra, self.after = rows, there, compute, extra, after
+        self.travels, self.dim = here is None, rows.shape[1]
+        self.others = [rank for rank in range(transport.size) if rank != transport.rank]
+        if here is None:
+            self.arrived = [rows.new_empty(sum(counts), self.dim) for counts in received.rows]
+        else:
+            self.arrived = [self._decoded(wires.encode(some, there)) for some in here]
+        self.bounds = [[0, *itertools.accumulate(counts)] for counts in received.rows]
+        width = wires.row_bytes(settings.back, self.dim) + 4 * extra
+        self.results = torch.empty(len(routes.order), width, dtype=torch.uint8)
+        self.coming: dict[int, dict[int, tuple[Tensor, Message]]] = {}
+        self.own: dict[int, Tensor] = {}
+        self.returning: dict[int, list[Message]] = {}
+        self.sent: list[Message] = []
+
+    def run(self) -> Program[tuple[Tensor, Tensor]]:
+        """The results of this rank's pairs, in their order [pairs, hidden] as they came, and the extra columns."""
+        for step in self.settings.waves.steps():
+            if step.kind == "dispatch" and not self.travels:
+                continue
+            yield from getattr(self, f"_{step.action}_{step.kind}" if step.kind else "_compute")(step.wave) or ()
+        yield from self.sent
+        width = self.results.shape[1] - 4 * self.extra
+        values = self.results[:, :width].contiguous().view(wires.DTYPES[self.settings.back])
+        return values, self.results[:, width:].contiguous().view(torch.float32)
+
+    def _expect_dispatch(self, wave: int) -> None:
+        self.coming[wave] = {}
+        for source in self.others:
+            if count := self.received.rows[source][wave]:
+                room = torch.empty(count, wires.row_bytes(self.there, self.dim), dtype=torch.uint8)
+                self.coming[wave][source] = room, self.transport.receive(source, room, _tag(wave, "dispatch"))
+
+    def _send_dispatch(self, wave: int) -> None:
+        for target, tokens in enumerate(self.routes.rows[wave]):
+            message = wires.encode(self.rows[tokens], self.there)
+            if target == self.transport.rank:
+                self.own[wave] = message
+            elif len(message):
+                self.sent.append(self.transport.send(target, message, _tag(wave, "dispatch")))
+
+    def _wait_dispatch(self, wave: int) -> Iterator[Message]:
+        coming = self.coming.pop(wave)
+        yield from (message for _, message in coming.values())
+        rooms = {source: room for source, (room, _) in coming.items()} | {self.transport.rank: self.own.pop(wave)}
+        for source, room in rooms.items():
+            first, end = self.bounds[source][wave : wave + 2]
+            self.arrived[source][first:end] = self._decoded(room)
+
+    def _compute(self, wave: int) -> None:
+        ends = (bounds[wave + 1] for bounds in self.bounds)
+        self.made = self.compute(wave, [rows[:end] for rows, end in zip(self.arrived, ends, strict=True)])
+
+    def _expect_combine(self, wave: int) -> None:
+        rooms = [(other, self.results[self.routes.pairs[wave][other]]) for other in self.others]
+        self.returning[wave] = [self.transport.receive(other, room, _tag(wave, "combine")) for other, room in rooms
+                                if len(room)]  # fmt: skip
+
+    def _send_combine(self, wave: int) -> None:
+        for other, made in enumerate(self.made):
+            message = wires.encode(made[:, : self.dim], self.settings.back)
+            if self.extra:
+                message = torch.cat((message, made[:, self.dim :].float().contiguous().view(torch.uint8)), -1)
+            if other == self.transport.rank:
+                self.results[self.routes.pairs[wave][other]] = message
+            elif len(message):
+                self.sent.append(self.transport.send(other, message, _tag(wave, "combine")))
+
+    def _wait_combine(self, wave: int) -> list[Message]:
+        if wave == 0:
+            self.after()
+        return self.returning.pop(wave)
+
+    def _decoded(self, message: Tensor) -> Tensor:
+        return wires.decode(message, self.there, self.dim, self.rows.dtype)
+
+
+def _tag(wave: int, kind: Kind) -> int:
+    return 2 * wave + (kind == "combine")
+
+
+def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Program[Tensor]:
+    """Every rank's rows, counts[rank] of them, in the order of ranks, on every rank."""
+    parts = [rows if rank == transport.rank else rows.new_empty(n, *rows.shape[1:]) for rank, n in enumerate(counts)]
+    yield from _swap(transport, [rows] * transport.size, parts)
+    return torch.cat(parts)
+
+
+def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
+    """results [pairs, hidden] -> each token's sum in float32, its slots in order: [n, hidden] of `dtype`."""
+    out = results.new_empty(len(routes.places), results.shape[1], dtype=dtype)
+    for some, places in zip(out.split(CACHED_ROWS), routes.places.split(CACHED_ROWS), strict=True):
+        total = results.new_zeros(some.shape, dtype=torch.float32)
+        for slot in range(routes.num_slots):
+            total += results[places[:, slot]]
+        some.copy_(total)
+    return out
+
+
+def _swap(transport: Transport, out: Sequence[Tensor], into: Sequence[Tensor]) -> Program[None]:
+    """out[r] to rank r, into[r] from it; what is empty does not travel."""
+    posted = []
+    for rank, (mine, theirs) in enumerate(zip(out, into, strict=True)):
+        if rank == transport.rank:
+            if theirs is not mine:
+                theirs.copy_(mine)
+            continue
+        if theirs.numel():
+            posted.append(transport.receive(rank, theirs))
+        if mine.numel():
+            posted.append(transport.send(rank, mine.contiguous()))
+    yield from posted

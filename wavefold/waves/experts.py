@@ -1,0 +1,190 @@
+"""A layer's routed experts over ranks as one differentiable function: forward in waves, backward in waves.
+
+Between the passes a rank keeps what its experts were given and the graph of each expert's own computation, so the
+backward pass computes what has to travel, rows' gradients, first, and weights' gradients while the last results return.
+Report section 3.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavefold.waves import wire as wires
+from wavefold.waves.exchange import Exchange, Received, Settings, ask, gather_rows, known, sum_by_slot
+from wavefold.waves.routes import Routes
+from wavefold.waves.transport import Program, Transport
+
+Compute = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
+"""(expert, rows [n, hidden], its weights, routing weights [n, 1] float32) -> [n, hidden]."""
+
+
+class Pass:
+    """One layer's pass over a rank's tokens. `forward`, then perhaps `backward`, each a program of this rank's."""
+
+    def __init__(self, transport: Transport, settings: Settings, compute: Compute):
+        if transport.size != settings.waves.num_ranks:
+            raise ValueError(f"{transport.size} ranks are not allowed; the schedule has {settings.waves.num_ranks}")
+        self.transport, self.settings, self.compute = transport, settings, compute
+        self.mine = settings.waves.experts_of(transport.rank)
+        self.computed: list[tuple[int, float, float]] = []
+        """(wave, start, end) of each wave's computing, by `time.perf_counter`."""
+
+    def forward(
+        self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]], learns: bool = False
+    ) -> Program[Tensor]:
+        """h [n, hidden], weights [n, k] float32, ids [n, k] -> the sum of each token's experts [n, hidden].
+
+        `experts` has this rank's experts' weights. `learns` keeps what `backward` needs.
+        """
+        self.routes = Routes(self.settings.waves, ids)
+        self.received: Received = yield from ask(self.transport, self.settings, self.routes, weights)
+        self.experts, self.learns, self.dtype = experts, learns, h.dtype
+        self._graphs: dict[int, tuple[Tensor, Tensor, list[Tensor], Tensor]] = {}
+        results, _ = yield from Exchange(
+            self.transport, self.settings, self.routes, self.received, h.detach(), self.settings.wire,
+            self._forward_wave,
+        ).run()  # fmt: skip
+        return sum_by_slot(results, self.routes, h.dtype)
+
+    def forward_shared(
+        self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]]
+    ) -> Program[Tensor]:
+        """The same of rows that every rank has, on every rank, in the type of `settings.back` and without gradients.
+
+        Each answers for its share of the rows. Rows need not travel, and nobody has to ask; results do, in waves.
+        """
+        size, me, settings = self.transport.size, self.transport.rank, self.settings
+        routes = [Routes(settings.waves, part) for part in _shares(ids, size)]
+        self.routes = routes[me]
+        self.received = known(settings, me, routes, _shares(weights, size))
+        self.experts, self.learns, self.dtype = experts, False, h.dtype
+        here = [part[torch.cat([rows[me] for rows in some.rows]).to(h.device)]
+                for part, some in zip(_shares(h, size), routes, strict=True)]  # fmt: skip
+        results, _ = yield from Exchange(
+            self.transport, settings, self.routes, self.received, h, settings.wire, self._forward_wave, here=here
+        ).run()
+        mine = sum_by_slot(results, self.routes, wires.DTYPES[settings.back])
+        whole: Tensor = yield from gather_rows(self.transport, mine, [len(part) for part in _shares(ids, size)])
+        return whole
+
+    def _pairs(self, expert: int) -> list[slice]:
+        """An expert's pairs among those of each source rank."""
+        number = expert - self.mine.start
+        return [slice(*firsts[number : number + 2]) for firsts in self.received.firsts]
+
+    def _gather(self, expert: int, arrived: Sequence[Tensor]) -> Tensor:
+        """An expert's rows, from all ranks, in their order."""
+        refs = [refs[pairs] for refs, pairs in zip(self.received.refs, self._pairs(expert), strict=True)]
+        return torch.cat([rows[some] for rows, some in zip(arrived, refs, strict=True)])
+
+    def _by_source(self, made: Mapping[int, Tensor], width: int) -> list[Tensor]:
+        """What was made of each expert's rows, as each source rank has its pairs in order."""
+        parts: list[list[Tensor]] = [[] for _ in range(self.transport.size)]
+        for expert, rows in made.items():
+            sizes = [pairs.stop - pairs.start for pairs in self._pairs(expert)]
+            for source, some in enumerate(rows.split(sizes)):
+                parts[source].append(some)
+        return [torch.cat(some) if some else torch.zeros(0, width) for some in parts]
+
+    def _forward_wave(self, wave: int, arrived: list[Tensor]) -> list[Tensor]:
+        began = time.perf_counter()
+        made = {}
+        for expert in self.settings.waves.experts(self.transport.rank, wave):
+            rows = self._gather(expert, arrived)
+            if not len(rows):
+                continue
+            weights = zip(self.received.weights, self._pairs(expert), strict=True)
+            routes = torch.cat([some[pairs] for some, pairs in weights])
+            if not self.learns:
+                made[expert] = self.compute(expert, rows, self.experts[expert], routes)
+                continue
+            with torch.enable_grad():
+                rows, routes = rows.requires_grad_(), routes.requires_grad_()
+                leaves = [weight.detach().requires_grad_(weight.is_floating_point()) for weight in self.experts[expert]]
+                out = self.compute(expert, rows, leaves, routes)
+            self._graphs[expert] = rows, routes, leaves, out
+            made[expert] = out.detach()
+        results = self._by_source(made, arrived[0].shape[1])
+        self.computed.append((wave, began, time.perf_counter()))
+        return results
+
+    def backward(self, grad: Tensor) -> Program[tuple[Tensor, Tensor, dict[int, list[Tensor]]]]:
+        """The output's gradient [n, hidden] -> those of h, of weights [n, k] float32, and of experts that had rows."""
+        assert self.learns
+        grads: dict[int, Tensor] = {}
+        of_weights: dict[int, list[Tensor]] = {}
+
+        def compute(wave: int, arrived: list[Tensor]) -> list[Tensor]:
+            made = {}
+            for expert in self.settings.waves.experts(self.transport.rank, wave):
+                if expert in self._graphs:
+                    rows, routes, _, out = self._graphs[expert]
+                    grads[expert] = self._gather(expert, arrived)
+                    some = torch.autograd.grad(out, (rows, routes), grads[expert], retain_graph=True)
+                    made[expert] = torch.cat((some[0].float(), some[1]), -1)
+            return self._by_source(made, grad.shape[1] + 1)
+
+        def weights() -> None:
+            for expert in list(self._graphs):
+                _, _, leaves, out = self._graphs.pop(expert)
+                learned = [leaf for leaf in leaves if leaf.requires_grad]
+                of_weights[expert] = list(torch.autograd.grad(out, learned, grads.pop(expert)))
+
+        results, of_routes = yield from Exchange(
+            self.transport, self.settings, self.routes, self.received, grad.to(self.dtype), self.settings.back, compute,
+            extra=1, after=weights,
+        ).run()  # fmt: skip
+        return sum_by_slot(results, self.routes, self.dtype), of_routes[self.routes.places].squeeze(-1), of_weights
+
+
+def _shares(x: Tensor, size: int) -> Sequence[Tensor]:
+    """Rows in `size` shares, equal to within one."""
+    return x.tensor_split(size)
+
+
+Run = Callable[[Program[Any]], Any]
+"""How this process drives a program of its own: `transport.run_alone`."""
+
+
+def wave_experts(
+    layer: Pass, run: Run, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]]
+) -> Tensor:
+    """`Pass.forward` with gradients for h, weights and this rank's experts. All ranks call it, and its backward."""
+    numbers = list(experts)
+    flat = [weight for number in numbers for weight in experts[number]]
+    facts = numbers, [len(experts[number]) for number in numbers], torch.is_grad_enabled()
+    return _WaveExperts.apply(layer, run, ids, facts, h, weights, *flat)
+
+
+class _WaveExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, layer: Pass, run: Run, ids: Tensor, facts: Any, h: Tensor, weights: Tensor, *flat: Tensor
+    ) -> Tensor:
+        numbers, sizes, learns = facts
+        parts = dict(zip(numbers, _split(flat, sizes), strict=True))
+        ctx.layer, ctx.run, ctx.facts = layer, run, facts
+        ctx.dtypes = h.dtype, weights.dtype
+        return run(layer.forward(h, weights, ids, parts, learns))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        numbers, sizes, _ = ctx.facts
+        of_h, of_weights, of_experts = ctx.run(ctx.layer.backward(grads[0]))
+        flat: list[Tensor | None] = []
+        for number, size in zip(numbers, sizes, strict=True):
+            flat += of_experts.get(number, [None] * size)
+        return None, None, None, None, of_h.to(ctx.dtypes[0]), of_weights.to(ctx.dtypes[1]), *flat
+
+
+def _split(flat: Sequence[Tensor], sizes: Sequence[int]) -> list[Sequence[Tensor]]:
+    parts, first = [], 0
+    for size in sizes:
+        parts.append(flat[first : first + size])
+        first += size
+    return parts

@@ -1,0 +1,251 @@
+"""What the fused kernel of a rank is told: which rows it has, and its tasks (`ops/tilelang/tasks.py`) in their order.
+
+pairs of all ranks, by expert        row 0   1   2   3 | 4   5   6   7 |      tiles of an expert's rows, the last padded
+                                     e0  e0  e0  .   | e1  .   .   .   |
+rows that this rank pulls            stage 0 1 2 ...                          once each, in the order of waves
+
+    links      pull wave 0 | pull wave 1 | fetch wave 0 | pull wave 2 | ...    the order of `Waves.steps`
+    computes   inner, outer of wave 0 | inner, outer of wave 1 | ... | add
+
+Flags, of each rank: its own ones, made anew for a run, then those that peers write and that only grow, run after run
+(`epoch` 1, 2, ...). Tables depend on the routing of all ranks, which every rank knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wavefold.ops.tilelang.tasks import BLOCK, CHUNK, WIDTH, Column, Kind
+from wavefold.waves.routes import first_seen, flat_ids, ranks_of_experts, waves_of_experts
+from wavefold.waves.schedule import Waves
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Where which flag is. The first ones are a rank's own, the next ones are written by peers, then a tile's
+    follow."""
+
+    num_ranks: int
+    num_waves: int
+
+    ticket = 0
+    started = 1
+    returned = 2
+    added = 3
+
+    def arrived(self, wave: int = 0) -> int:
+        """Pulls of a wave."""
+        return 4 + wave
+
+    def computed(self, wave: int = 0) -> int:
+        """Outer tasks of a wave."""
+        return 4 + self.num_waves + wave
+
+    @property
+    def shared(self) -> int:
+        """Where those that peers write begin."""
+        return 4 + 2 * self.num_waves
+
+    def ready(self, rank: int = 0) -> int:
+        """The epoch whose tokens a rank has laid out."""
+        return self.shared + rank
+
+    def finished(self, rank: int, wave: int) -> int:
+        """The epoch of which a rank has the results of a wave."""
+        return self.shared + self.num_ranks + rank * self.num_waves + wave
+
+    def freed(self, rank: int = 0) -> int:
+        """The epoch of which a rank has fetched all."""
+        return self.shared + self.num_ranks * (1 + self.num_waves) + rank
+
+    def writer(self, flag: int) -> int:
+        """Which rank writes one that peers read."""
+        number = flag - self.shared
+        if self.num_ranks <= number < self.num_ranks * (1 + self.num_waves):
+            return (number - self.num_ranks) // self.num_waves
+        return number if number < self.num_ranks else flag - self.freed()
+
+    def activated(self, tile: int = 0) -> int:
+        """Inner tasks of a tile."""
+        return self.freed(self.num_ranks) + tile
+
+
+class Pairs:
+    """All ranks' tokens and their experts: where each pair's row is, on the rank that has its expert."""
+
+    def __init__(self, waves: Waves, ids: Sequence[Tensor], rows: int):
+        """ids: of each rank [n, slots]. rows: of a tile. Raises ValueError for an expert that there is not."""
+        if len(ids) != waves.num_ranks:
+            raise ValueError(f"ids of {len(ids)} ranks are not allowed; expected {waves.num_ranks}")
+        self.waves, self.rows, self.slots = waves, rows, ids[0].shape[1]
+        flat = flat_ids(waves, ids)
+        sizes = torch.tensor([some.numel() for some in ids])
+        self.expert = flat
+        self.source = torch.arange(waves.num_ranks).repeat_interleave(sizes)
+        self.number = torch.arange(len(flat)) - (sizes.cumsum(0) - sizes)[self.source]
+        """token * slots + slot, on its rank."""
+        self.owner, self.wave_of = ranks_of_experts(waves)[flat], waves_of_experts(waves)
+        counts = torch.bincount(flat, minlength=waves.num_experts)
+        tiles = (counts + rows - 1) // rows
+        spans = [waves.experts_of(rank) for rank in range(waves.num_ranks)]
+        self.tiles = [tiles[span.start : span.stop] for span in spans]
+        first = torch.cat([some.cumsum(0) - some for some in self.tiles]) * rows
+        order = flat.argsort(stable=True)
+        self.row = torch.empty_like(flat)
+        self.row[order] = torch.arange(len(flat)) + (first - (counts.cumsum(0) - counts))[flat[order]]
+
+
+@dataclass
+class Tables:
+    """Of one rank. `need`: what each flag must be; `links` and `computes` [tasks, 16] int32."""
+
+    rank: int
+    epoch: int
+    flags: Flags
+    need: Tensor
+    links: Tensor
+    computes: Tensor
+    tokens: Tensor
+    """[stage] int32: the token, on its rank, of each row of the stage."""
+    place: Tensor
+    """[rows] int32: the row of the stage."""
+    route: Tensor
+    """[rows] float32."""
+    pairs: Tensor
+    """[pairs of this rank, 2] int32: a row of the peer's results, and token * slots + slot."""
+    filled: Tensor
+    """[rows] bool: not padding. The kernel computes padding too, from whatever is there; nobody reads it."""
+    num_tokens: int
+
+
+def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int, int], epoch: int = 1) -> Tables:
+    """Of `rank`. weights: routing weights of each rank [n, slots]; widths: hidden and inner, multiples of 128."""
+    waves, rows = pairs.waves, pairs.rows
+    flags = Flags(waves.num_ranks, waves.num_waves)
+    columns = widths[1] // BLOCK, widths[0] // BLOCK
+    mine = pairs.owner == rank
+    tiles = pairs.tiles[rank]
+    experts = waves.experts_of(rank)
+    of_tile = torch.arange(len(experts)).repeat_interleave(tiles)
+    wave_of_tile = pairs.wave_of[experts.start + of_tile]
+    num_tiles = len(of_tile)
+
+    # the stage: each row once, by the wave that first wants it, then by where it comes from
+    order = mine.nonzero().squeeze(-1)
+    order = order[pairs.row[order].argsort()]
+    most = int(pairs.number.max()) // pairs.slots + 1 if len(pairs.number) else 1
+    keys, refs = first_seen(pairs.source[order] * most + pairs.number[order] // pairs.slots)
+    source, tokens = keys // most, keys % most
+    wave = torch.full((len(keys),), waves.num_waves)
+    wave.scatter_reduce_(0, refs, pairs.wave_of[pairs.expert[order]], "amin")
+    sorted_ = (wave * waves.num_ranks + source).argsort(stable=True)
+    position = torch.empty_like(sorted_)
+    position[sorted_] = torch.arange(len(sorted_))
+    source, tokens, wave = source[sorted_], tokens[sorted_], wave[sorted_]
+    place, route = torch.zeros(num_tiles * rows, dtype=torch.int32), torch.zeros(num_tiles * rows)
+    filled = torch.zeros(num_tiles * rows, dtype=torch.bool)
+    filled[pairs.row[order]] = True
+    place[pairs.row[order]] = position[refs].int()
+    route[pairs.row[order]] = torch.cat([some.flatten() for some in weights]).float().cpu()[order]
+
+    # what comes back: this rank's own pairs, by wave and peer
+    own = (pairs.source == rank).nonzero().squeeze(-1)
+    own_wave = pairs.wave_of[pairs.expert[own]]
+    own = own[(own_wave * waves.num_ranks + pairs.owner[own]).argsort(stable=True)]
+    own_wave, owner = pairs.wave_of[pairs.expert[own]], pairs.owner[own]
+    num_tokens = int((pairs.source == rank).sum()) // pairs.slots
+
+    need = torch.zeros(flags.activated(num_tiles), dtype=torch.int32)
+    need[flags.started] = 1
+    need[flags.ready() : flags.ready(waves.num_ranks)] = epoch
+    need[flags.finished(0, 0) : flags.freed()] = epoch
+    need[flags.freed() : flags.freed(waves.num_ranks)] = epoch - 1
+    need[flags.activated() :] = columns[0]
+
+    pulls = _chunks(wave * waves.num_ranks + source)
+    fetches = _chunks(own_wave * waves.num_ranks + owner)
+    pull_wave, fetch_wave = wave[pulls[:, 0]], own_wave[fetches[:, 0]]
+    need[flags.arrived() : flags.computed()] = torch.bincount(pull_wave, minlength=waves.num_waves).int()
+    need[flags.returned] = max(1, len(fetches))
+    links = [_tasks(Kind.READY, 1, done=flags.started, told=flags.ready(rank), value=epoch)]
+    if not len(fetches):  # peers wait to hear that everything was fetched
+        links.append(_tasks(Kind.FETCH, 1, done=flags.returned, told=flags.freed(rank), value=epoch, peer=rank))
+    for step in waves.steps():
+        if step.action != "send":
+            continue
+        if step.kind == "dispatch":
+            some = pulls[pull_wave == step.wave]
+            peer = source[some[:, 0]]
+            links.append(
+                _tasks(Kind.PULL, len(some), first=some[:, 0], count=some[:, 1], peer=peer, wait=flags.ready() + peer,
+                       wait_end=flags.ready() + peer + 1, done=flags.arrived(step.wave), wave=step.wave)
+            )  # fmt: skip
+        else:
+            some = fetches[fetch_wave == step.wave]
+            peer = owner[some[:, 0]]
+            theirs = flags.finished(0, step.wave) + peer * waves.num_waves
+            links.append(
+                _tasks(Kind.FETCH, len(some), first=some[:, 0], count=some[:, 1], peer=peer, wait=theirs,
+                       wait_end=theirs + 1, done=flags.returned, told=flags.freed(rank), value=epoch, wave=step.wave)
+            )  # fmt: skip
+
+    computes = []
+    for number in range(waves.num_waves):
+        some = (wave_of_tile == number).nonzero().squeeze(-1)
+        need[flags.computed(number)] = len(some) * columns[1]
+        for kind in (Kind.INNER, Kind.OUTER):
+            width = columns[kind == Kind.OUTER]
+            tile, column = some.repeat_interleave(width), torch.arange(width).repeat(len(some))
+            by_expert = ((of_tile[tile] * width) + column).argsort(stable=True)  # neighbours read the same weights
+            tile, column = tile[by_expert], column[by_expert]
+            about: dict[str, int | Tensor] = {
+                "first": tile * rows,
+                "count": rows,
+                "column": column,
+                "expert": of_tile[tile],
+                "wave": number,
+            }
+            if kind == Kind.INNER:
+                computes.append(
+                    _tasks(kind, len(tile), **about, wait=flags.arrived(), wait_end=flags.arrived(number + 1),
+                           done=flags.activated() + tile)
+                )  # fmt: skip
+            else:
+                computes.append(
+                    _tasks(kind, len(tile), **about, wait=flags.activated() + tile,
+                           wait_end=flags.activated() + tile + 1, also=flags.freed(),
+                           also_end=flags.freed(waves.num_ranks), done=flags.computed(number),
+                           told=flags.finished(rank, number), value=epoch)
+                )  # fmt: skip
+    sums = _chunks(torch.zeros(num_tokens, dtype=torch.int64))
+    computes.append(
+        _tasks(Kind.ADD, len(sums), first=sums[:, 0], count=sums[:, 1], wait=flags.returned,
+               wait_end=flags.returned + 1, done=flags.added, wave=waves.num_waves)
+    )  # fmt: skip
+    need[flags.added] = len(sums)
+    back = torch.stack((pairs.row[own], pairs.number[own]), -1).int()
+    return Tables(rank, epoch, flags, need, torch.cat(links), torch.cat(computes), tokens.int(), place, route, back,
+                  filled, num_tokens)  # fmt: skip
+
+
+def _tasks(kind: Kind, number: int, **columns: int | Tensor) -> Tensor:
+    """So many tasks of a kind: `columns` of theirs, one value for all or one for each."""
+    tasks = torch.zeros(number, WIDTH, dtype=torch.int32)
+    tasks[:, Column.KIND], tasks[:, Column.TOLD] = int(kind), -1
+    for name, values in columns.items():
+        tasks[:, Column[name.upper()]] = values if isinstance(values, int) else values.int()
+    return tasks
+
+
+def _chunks(groups: Tensor) -> Tensor:
+    """groups [n], ascending -> [chunks, 2]: first and count of pieces of at most CHUNK that stay within a group."""
+    _, sizes = groups.unique_consecutive(return_counts=True)
+    firsts = sizes.cumsum(0) - sizes
+    pieces = (sizes + CHUNK - 1) // CHUNK
+    group = torch.arange(len(sizes)).repeat_interleave(pieces)
+    within = torch.arange(len(group)) - (pieces.cumsum(0) - pieces)[group]
+    return torch.stack((firsts[group] + within * CHUNK, (sizes[group] - within * CHUNK).clamp(max=CHUNK)), -1)

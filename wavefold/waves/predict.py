@@ -1,0 +1,159 @@
+"""What waves would do for a layer's experts over ranks: counts of a random routing, on clocks.
+
+    bytes      each token's row once to every rank that has an expert for it; a result for each pair back
+    seconds    of a wave on a rank: its products at the rank's rate, or its experts' weights from memory if longer
+
+Routing is drawn at random, so chance's own imbalance is in the counts; `hot` adds what a router's favourites would.
+Report section 3.1: computing hides communication while operations per byte stay under the rank's own ratio of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from wavefold.config import ModelConfig
+from wavefold.waves.routes import Routes
+from wavefold.waves.schedule import Waves
+from wavefold.waves.simulate import ENOUGH, Link, Load, Outcome, fewest_enough, naive_steps, simulate
+from wavefold.waves.wire import Wire, row_bytes
+
+WEIGHT_BYTES = {"fp4": 0.5 + 1 / 32, "fp8": 1 + 1 / 128**2, "bf16": 2.0, "fp32": 4.0}
+"""Bytes of one weight of a routed expert by its format, scales included."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a rank can do: operations a second in products, bytes a second from memory, seconds that a wave costs."""
+
+    flops: float
+    memory_bytes_per_s: float
+    overhead_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One layer's experts, `tokens` of each rank. Seconds; bytes are of the rank that sends most."""
+
+    tokens: int
+    waves: Waves
+    seconds: float
+    naive_s: float
+    compute_s: float
+    memory_s: float
+    link_s: float
+    sent_bytes: int
+    copies: float
+    """Ranks that a token's row goes to, its own among them, of the experts that it has: below 1, it travels once for
+    several."""
+    imbalance: float
+    """Pairs of the fullest rank over the mean."""
+    outcome: Outcome
+
+    @property
+    def rho(self) -> float:
+        """Communication over computing."""
+        return self.link_s / self.compute_s
+
+    @property
+    def bound_s(self) -> float:
+        """Perfect overlap."""
+        return max(self.compute_s, self.link_s)
+
+    @property
+    def limit(self) -> str:
+        """What binds: "link", "products" or "memory"."""
+        if self.link_s > self.compute_s:
+            return "link"
+        return "memory" if self.memory_s > 0.5 * self.compute_s else "products"
+
+    @property
+    def helps(self) -> bool:
+        """Whether waves save at least a twentieth."""
+        return self.seconds < 0.95 * self.naive_s
+
+
+def predict(
+    config: ModelConfig, num_ranks: int, tokens: int, machine: Machine, link: Link, wire: Wire = "fp8",
+    back: Wire = "bf16", hot: float = 1.0, counts: Sequence[int] = (), seed: int = 0,
+) -> Prediction:  # fmt: skip
+    """The fewest waves, and the smallest ring, that are within half a percent of the best.
+
+    `hot`: how many times as often as others the first rank's experts are chosen. `counts`: numbers of waves to try.
+    Raises ValueError for ranks that the experts do not fill.
+    """
+    base = Waves(config.n_routed_experts, num_ranks)
+    ids = [_routing(config, base, tokens, hot, seed + rank) for rank in range(num_ranks)]
+    tried: dict[int, tuple[Waves, Load, Outcome]] = {}
+    for num in counts or _counts(base.most_waves):
+        waves = replace(base, num_waves=num)
+        load, _ = _load(config, waves, ids, machine, wire, back)
+        tried[num] = waves, load, simulate(waves, load, link)
+    waves, load, outcome = tried[fewest_enough({num: some.seconds for num, (_, _, some) in tried.items()})]
+    for ring in range(1, waves.num_waves):
+        narrow = replace(waves, ring=ring)
+        if (some := simulate(narrow, load, link)).seconds <= ENOUGH * outcome.seconds:
+            waves, outcome = narrow, some
+            break
+    one = replace(base, num_waves=1)
+    whole, facts = _load(config, one, ids, machine, wire, back)
+    return Prediction(
+        tokens=tokens, waves=waves, seconds=outcome.seconds, outcome=outcome,
+        naive_s=simulate(one, whole, link, naive_steps()).seconds, link_s=facts.sent / link.bytes_per_s,
+        compute_s=max(whole.compute[0]), memory_s=facts.memory_s, sent_bytes=facts.sent, copies=facts.copies,
+        imbalance=facts.imbalance,
+    )  # fmt: skip
+
+
+def _counts(most: int) -> list[int]:
+    """All up to 32, then a few of the rest."""
+    return sorted({*range(1, min(most, 32) + 1), *(n for n in (48, 64, 96, 128, most) if n <= most)})
+
+
+def _routing(config: ModelConfig, waves: Waves, tokens: int, hot: float, seed: int) -> torch.Tensor:
+    """Experts of `tokens` tokens, different ones each, drawn at random: [tokens, k]."""
+    favour = torch.ones(config.n_routed_experts)
+    favour[: waves.experts_of(0).stop] = hot
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(favour.expand(tokens, -1), config.num_experts_per_tok, generator=generator)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    sent: int
+    copies: float
+    imbalance: float
+    memory_s: float
+
+
+def _load(
+    config: ModelConfig, waves: Waves, ids: list[torch.Tensor], machine: Machine, wire: Wire, back: Wire
+) -> tuple[Load, _Facts]:
+    ranks, hidden, inner = range(waves.num_ranks), config.hidden_size, config.moe_intermediate_size
+    routes = [Routes(waves, some) for some in ids]
+    row, result = row_bytes(wire, hidden), row_bytes(back, hidden)
+    used = torch.bincount(torch.cat(ids).flatten(), minlength=waves.num_experts).bool()
+    weight_s = 3 * hidden * inner * WEIGHT_BYTES[config.expert_dtype] / machine.memory_bytes_per_s
+    pairs = [[[some.pairs[w][r].stop - some.pairs[w][r].start for r in ranks] for some in routes]
+             for w in range(waves.num_waves)]  # fmt: skip
+    compute, memory = [], []
+    for w in range(waves.num_waves):
+        products = [6 * sum(pairs[w][s][r] for s in ranks) * hidden * inner / machine.flops for r in ranks]
+        experts = [waves.experts(r, w) for r in ranks]
+        reads = [int(used[some.start : some.stop].sum()) * weight_s for some in experts]
+        compute.append([max(*each) + machine.overhead_s for each in zip(products, reads, strict=True)])
+        memory.append(reads)
+    dispatch = [[[len(routes[s].rows[w][r]) * row for r in ranks] for s in ranks] for w in range(waves.num_waves)]
+    combine = [[[pairs[w][r][s] * result for r in ranks] for s in ranks] for w in range(waves.num_waves)]
+    both = [*dispatch, *combine]
+    sent = [sum(table[s][r] for table in both for r in ranks if r != s) for s in ranks]
+    taken = [sum(pairs[w][s][r] for w in range(waves.num_waves) for s in ranks) for r in ranks]
+    rows = sum(len(some.rows[w][r]) for some in routes for w in range(waves.num_waves) for r in ranks)
+    fullest = taken.index(max(taken))
+    facts = _Facts(
+        max(sent), rows / max(1, sum(taken)), max(taken) * waves.num_ranks / max(1, sum(taken)),
+        sum(each[fullest] for each in memory),
+    )  # fmt: skip
+    return Load(compute, dispatch, combine), facts
