@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -28,12 +27,9 @@ class Tree:
 
     def __init__(self, name: str, root: Path, args: argparse.Namespace):
         self.name = name
-        env = dict(os.environ, PYTHONPATH=str(root))
-        command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(args.model), str(args.threads),
-                   args.arithmetic]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=root
-        )
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(root), str(args.model),
+                   str(args.threads), args.arithmetic]  # fmt: skip
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
         self.samples: dict[str, list[dict[str, float]]] = {}
 
     def ask(self, kind: str, count: int) -> None:
@@ -65,13 +61,19 @@ def checkout(revision: str) -> Path:
     return place
 
 
-def work(model_path: str, threads: int, arithmetic: str) -> None:
+def work(root: str, model_path: str, threads: int, arithmetic: str) -> None:
     """A tree's process: reads "decode N" and "prompt N", prints {seconds a token, seconds outside native code}."""
     import time
 
     import torch
 
+    # an editable install names its own tree before any path
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "Redirecting" not in type(finder).__name__]
+    sys.path.insert(0, root)
+    import wavefold
     from wavefold.checkpoint import load
+
+    assert wavefold.__file__ == f"{root}/wavefold/__init__.py", (wavefold.__file__, root)
 
     torch.set_num_threads(threads)
     model = load(Path(model_path), arithmetic, torch.bfloat16)
@@ -153,6 +155,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
     else:
         main()

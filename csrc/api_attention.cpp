@@ -10,7 +10,7 @@ int check_rows(const wf_rows *given, int64_t most, Rows &rows) {
     if (bad(given->dim, 1 << 16) || given->rope_dim < 0 || given->rope_dim > given->dim) return WF_ERROR_SHAPE;
     if (given->form == WF_ROWS_INDEX && given->dim % 2) return WF_ERROR_SHAPE;
     const int64_t row_bytes = record_bytes(given->form, given->dim, given->rope_dim);
-    if (given->bytes <= 0 || given->bytes % row_bytes) return WF_ERROR_BYTES;
+    if (given->bytes <= 0) return WF_ERROR_BYTES;
     rows = {given->form,
             given->dim,
             given->rope_dim,
@@ -18,11 +18,15 @@ int check_rows(const wf_rows *given, int64_t most, Rows &rows) {
             given->bytes / row_bytes,
             static_cast<uint8_t *>(given->base),
             given->table,
-            given->in_block};
-    if (!given->table) return WF_OK;
+            given->in_block,
+            given->stride};
+    if (!given->table) return given->bytes % row_bytes ? WF_ERROR_BYTES : WF_OK;
     if (bad(given->in_block) || given->table_blocks < 0 || given->table_blocks > LARGEST) return WF_ERROR_SHAPE;
     if ((most + given->in_block - 1) / given->in_block > given->table_blocks) return WF_ERROR_SHAPE;
-    const int64_t blocks = rows.num_rows / given->in_block;
+    const int64_t block = given->in_block * row_bytes;
+    if (given->stride < block || given->bytes > INT64_MAX - given->stride) return WF_ERROR_BYTES;
+    if (given->bytes < block) return most > 0 ? WF_ERROR_BYTES : WF_OK;
+    const int64_t blocks = (given->bytes - block) / given->stride + 1;
     for (int64_t i = 0; i * given->in_block < most; i++)
         if (given->table[i] < 0 || given->table[i] >= blocks) return WF_ERROR_SHAPE;
     return WF_OK;

@@ -54,12 +54,12 @@ struct Source {
     std::unique_ptr<int64_t[]> table;
     int64_t row_bytes;
 
-    int64_t num_rows() const { return rows.bytes / row_bytes; }
-    int64_t blocks() const { return num_rows() / rows.in_block; }
+    int64_t blocks = 0;
 
     uint8_t *at(int64_t n) const {
         const int64_t in = rows.in_block;
-        return storage.get() + row_bytes * (table ? table[size_t(n / in)] * in + n % in : n % num_rows());
+        if (!table) return storage.get() + n % (rows.bytes / row_bytes) * row_bytes;
+        return storage.get() + table[size_t(n / in)] * rows.stride + n % in * row_bytes;
     }
 
     // Random rows first .. end, NaN in the others; or random bytes.
@@ -109,24 +109,29 @@ Source source_of(Random &random, int form, int64_t dim, int64_t rope_dim, int64_
     source.row_bytes = form == WF_ROWS_BF16 ? 2 * dim
                        : form == WF_ROWS_KV ? up(nope + 2 * rope_dim + up(nope, 64), 8) * 8
                                             : dim / 2 + up(dim, 32);
-    int64_t num_rows = most + below(random, 3);
+    const int64_t num_rows = most + below(random, 3);
     wf_rows &rows = source.rows;
-    rows = {form, dim, rope_dim, nullptr, 0, nullptr, 0, 1};
+    rows = {form, dim, rope_dim, nullptr, 0, nullptr, 0, 1, 0};
+    rows.bytes = std::max<int64_t>(num_rows, 1) * source.row_bytes;
     if (paged) {
         static const int64_t sizes[] = {1, 2, 3, 16, 64, 100};
         rows.in_block = one_of(random, sizes);
         rows.table_blocks = up(most, rows.in_block) + below(random, 2);
-        const int64_t blocks = rows.table_blocks + 1 + below(random, 4);
-        num_rows = blocks * rows.in_block + below(random, rows.in_block);  // at times a part of a block
+        const int64_t blocks = source.blocks = rows.table_blocks + 1 + below(random, 4);
+        rows.stride = rows.in_block * source.row_bytes + (random() % 2 ? below(random, 100) : 0);
+        rows.bytes = (blocks - 1) * rows.stride + rows.in_block * source.row_bytes;
+        if (random() % 2) rows.bytes += below(random, rows.stride);  // a part of a block
         source.table = exactly<int64_t>(rows.table_blocks);
         std::vector<int64_t> order(static_cast<size_t>(blocks));
         for (int64_t i = 0; i < blocks; i++) order[size_t(i)] = i;
         std::shuffle(order.begin(), order.end(), random);
         std::copy_n(order.begin(), rows.table_blocks, source.table.get());
         rows.table = source.table.get();
-        if (!rows.table_blocks) source.table.reset(), rows.table = nullptr;
+        if (!rows.table_blocks) {
+            source.table.reset(), rows.table = nullptr;
+            rows.bytes = std::max<int64_t>(num_rows, 1) * source.row_bytes;
+        }
     }
-    rows.bytes = std::max<int64_t>(num_rows, 1) * source.row_bytes;
     source.storage = exactly<uint8_t>(rows.bytes);
     rows.base = source.storage.get();
     return source;
@@ -149,7 +154,11 @@ bool spoil(Random &random, Source &source, wf_rows &rows, int64_t most) {
         case 1: return rows.form = random() % 2 ? 3 + int(random() % 100) : -1, true;
         case 2: return rows.dim = bad_size(random), true;
         case 3: return rows.rope_dim = random() % 2 ? -1 : rows.dim + 1, true;
-        case 4: return rows.bytes = random() % 2 ? rows.bytes + 1 : -below(random, 2) * source.row_bytes, true;
+        case 4:
+            if (source.table && random() % 2)
+                return rows.stride = below(random, rows.in_block * source.row_bytes), true;
+            return rows.bytes = random() % 2 && !source.table ? rows.bytes + 1 : -below(random, 2) * source.row_bytes,
+                   true;
         case 5:
             if (source.table) return rows.in_block = bad_size(random), true;
             if (most < 2) return false;
@@ -160,7 +169,7 @@ bool spoil(Random &random, Source &source, wf_rows &rows, int64_t most) {
         default: {
             if (!source.table || !most) return false;
             int64_t &block = source.table[size_t(below(random, up(most, rows.in_block)))];
-            block = random() % 2 ? -1 - below(random, 2) : source.blocks() + below(random, 2) * (int64_t(1) << 40);
+            block = random() % 2 ? -1 - below(random, 2) : source.blocks + below(random, 2) * (int64_t(1) << 40);
             return true;
         }
     }

@@ -74,13 +74,18 @@ inline int64_t record_bytes(int form, int64_t dim, int64_t rope_dim) {
 inline wf_rows rows_of(Held &held, int form, int64_t dim, int64_t rope_dim, int64_t count, bool paged) {
     Fuzz &fuzz = held.fuzz;
     const int64_t in_block = 1 + fuzz.below(9), blocks = (count + in_block - 1) / in_block;
-    const int64_t num_rows = paged ? (blocks + 1) * in_block : count;
-    wf_rows rows = {form, dim, rope_dim, nullptr, num_rows * record_bytes(form, dim, rope_dim), nullptr, 0, in_block};
+    const int64_t row_bytes = record_bytes(form, dim, rope_dim);
+    wf_rows rows = {form, dim, rope_dim, nullptr, count * row_bytes, nullptr, 0, in_block, 0};
+    if (paged) {
+        rows.stride = in_block * row_bytes + (fuzz.below(2) ? fuzz.below(100) : 0);
+        rows.bytes = blocks * rows.stride + in_block * row_bytes;
+    }
     rows.base = held.raw(rows.bytes);
     if (held.tame) std::memset(rows.base, 0, size_t(rows.bytes));
     if (!paged) return rows;
     int64_t *table = reinterpret_cast<int64_t *>(held.raw(8 * (blocks + !blocks)));
-    for (int64_t i = 0; i < blocks; i++) table[i] = fuzz.below(blocks + 1);
+    const int64_t shift = fuzz.below(blocks + 1);
+    for (int64_t i = 0; i < blocks; i++) table[i] = (i + shift) % (blocks + 1);
     rows.table = table, rows.table_blocks = blocks;
     return rows;
 }

@@ -12,18 +12,18 @@ constexpr int INDEX_BLOCK = 32;  // codes of an index record under one scale
 
 WF_INLINE int64_t padded(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
-// A row source whose sizes have been checked: row n is physical row table[n / in_block] * in_block + n % in_block, or,
-// without a table, n % num_rows.
+// A row source whose sizes have been checked: row n is row n % in_block of the block that starts table[n / in_block]
+// strides behind the first or, without a table, row n % num_rows.
 struct Rows {
     int form;  // WF_ROWS_BF16, WF_ROWS_KV, WF_ROWS_INDEX
     int64_t dim, rope_dim, row_bytes, num_rows;
     uint8_t *base;
     const int64_t *table;
-    int64_t in_block;
+    int64_t in_block, stride;  // bytes from one block to the next
 
     WF_INLINE uint8_t *at(int64_t n) const {
-        const int64_t row = table ? table[n / in_block] * in_block + n % in_block : n % num_rows;
-        return base + row * row_bytes;
+        if (!table) return base + n % num_rows * row_bytes;
+        return base + table[n / in_block] * stride + n % in_block * row_bytes;
     }
 };
 

@@ -46,8 +46,8 @@ typedef struct {
     int64_t scales_bytes;
 } wf_matrix;
 
-/* Cached rows where they lie. Row n is physical row table[n / in_block] * in_block + n % in_block; without a table, n
- * modulo num_rows (a ring; or a tensor, when n stays below).
+/* Cached rows where they lie. With a table, row n is row n % in_block of block table[n / in_block], and blocks begin `stride`
+ * bytes apart; without, row n modulo their number (a ring; or a tensor, when n stays below).
  *
  *   WF_ROWS_BF16    values
  *   WF_ROWS_KV      e4m3 codes of the first dim - rope_dim values | the last rope_dim in bfloat16 | an e8m0 scale for 64
@@ -60,9 +60,9 @@ typedef struct {
     int32_t form;
     int64_t dim, rope_dim;
     void *base;
-    int64_t bytes; /* of all physical rows */
+    int64_t bytes; /* from the first row to the end of the last */
     const int64_t *table;
-    int64_t table_blocks, in_block;
+    int64_t table_blocks, in_block, stride;
 } wf_rows;
 
 typedef struct wf_runtime wf_runtime;

@@ -19,7 +19,7 @@ from tests.model import test_released as released
 from tests.ops import test_vectors as vectors
 from tests.quant import test_op_vectors as formats
 from wavefold import ops, quant
-from wavefold.cache import pool
+from wavefold.cache import paged
 from wavefold.model import attention
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
@@ -239,7 +239,7 @@ MUTANTS = [
            Check(vectors.test_entries_of_an_hca_layer, (0, EXACT))),
     Mutant("block visible before it is complete, in the pool", attention, "num_visible",
            lambda f: lambda positions, ratio: f(positions + 1, ratio), POOL),
-    Mutant("window ring read one token late", pool, "ring_rows",
+    Mutant("window ring read one token late", paged, "ring_rows",
            lambda f: lambda ring, first, end: f(ring, first, end).roll(-1, 0), POOL),
     # indexer
     Mutant("no Hadamard", quant, "hadamard", lambda f: lambda x: x, inside("small-a", 1)),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.cache.synthetic import TwinPool
 from tests.small import SMALL
-from wavefold.cache import Pool, Sequence, pool
+from wavefold.cache import Pool, PoolFull, Sequence, paged, pool
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, transformer
 from wavefold.ops import Arithmetic
@@ -130,7 +130,7 @@ def test_a_commit_is_completed_before_its_interruption_goes_on(
     pool_, sequences = forked(model)
     failure = Failure(KeyboardInterrupt, after)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pool, "ring_store", failure(pool.ring_store))
+        patch.setattr(paged, "ring_store", failure(paged.ring_store))
         model.extend(TOKENS[200:400], sequences, [140, 9, 51])
     assert failure.calls > after
     assert [s.num_tokens for s in sequences] == [270, 139, 51]
@@ -179,7 +179,7 @@ def test_errors_before_a_pass_change_nothing(model: Transformer, undisturbed: Te
     ):
         with pytest.raises(ValueError, match=message):
             model.extend(tokens, some, counts)
-    with pytest.raises(pool.PoolFull):
+    with pytest.raises(PoolFull):
         model.extend(TOKENS.repeat(4), sequences, [2200, 300, 300])
     assert [list(s.table) for s in sequences] == tables
     pool_.check_integrity()

@@ -76,7 +76,8 @@ def test_layers_of_a_kind() -> None:
     assert rows["csa"].layers == rows["index"].layers == tuple(range(2, 43, 2))
     assert rows["hca"].layers == tuple(range(3, 42, 2))
     assert (rows["csa"].record.dim, rows["index"].record.dim, rows["hca"].record.dim) == (512, 128, 512)
-    assert sizes.main_layers == range(43)  # the MTP layer caches nothing here
+    assert sizes.ring_layers == range(43)
+    assert CacheLayout(FLASH, packed_records(FLASH), mtp=True).ring_layers == range(44)
 
 
 @pytest.mark.parametrize(("num_tokens", "num_blocks"), [(0, 0), (1, 1), (127, 1), (128, 1), (129, 2), (256, 2)])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.cache.synthetic import Twin, TwinPool
-from wavefold.cache import BlockAllocator, CacheLayout, PagedMemory, Pool, Sequence, pool, state
+from wavefold.cache import BlockAllocator, CacheLayout, PagedMemory, Pool, Sequence, paged, state
 
 NUM_BLOCKS = 9
 MAX_SEQUENCES = 4
@@ -110,8 +110,8 @@ def close_keeps_its_blocks(patch: pytest.MonkeyPatch) -> None:
 
 
 def ring_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    store = pool.ring_store
-    patch.setattr(pool, "ring_store", lambda ring, rows, end: store(ring, rows, end + 1))
+    store = paged.ring_store
+    patch.setattr(paged, "ring_store", lambda ring, rows, end: store(ring, rows, end + 1))
 
 
 def ring_too_short_for_a_rewind(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def ring_too_short_for_a_rewind(patch: pytest.MonkeyPatch) -> None:
 
 def rows_stored_before_commit(patch: pytest.MonkeyPatch) -> None:
     def store(self: PagedMemory, ring, rows) -> None:  # type: ignore[no-untyped-def]
-        pool.ring_store(ring, rows.clone(), self.end)
+        paged.ring_store(ring, rows.clone(), self.end)
 
     def window(self: PagedMemory, layer: int, kv):  # type: ignore[no-untyped-def]
         seen = original(self, layer, kv)

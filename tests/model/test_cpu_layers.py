@@ -71,7 +71,7 @@ def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tu
     for number, block in enumerate(model.layers):
         memory = PagedMemory(model.new_pool(length, poison=True).open(), length)
         memory.sequence.table[:] = memory.pool.blocks.allocate(memory.pool.layout.num_blocks(length))
-        memory._table = torch.tensor(memory.sequence.table)
+        memory.places = memory.sequence.places
         batch = Batch.of(config, TOKENS[0, :length], [memory])
         generator = torch.Generator().manual_seed(number)
         streams = torch.randn(length, config.hc_mult, config.hidden_size, generator=generator).bfloat16()

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.small import SMALL
 from wavefold import ops
 from wavefold.cache import Memory, PagedMemory
-from wavefold.cache import pool as paging
+from wavefold.cache import paged as paging
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.model.batch import Batch

@@ -61,7 +61,7 @@ def largest_allocation(model: Transformer, num_tokens: int) -> int:
     sequence = pool.open()
     state = sequence.state
     parameters = [tensor for _, tensor in official_tensors(model)]
-    largest = Largest(*pool._storage.values(), state.windows, *state.tails.values(), *parameters)
+    largest = Largest(pool.storage, state.buffer, *parameters)
     with largest:
         model.extend(tokens, [sequence], [num_tokens])
         for _ in range(3):

@@ -80,8 +80,8 @@ class Wavefold:
         for kind in layout.row_kinds:
             for layer in kind.layers:
                 storage, _ = self.pool.rows_of(kind.name, layer)
-                for part in storage.split(4096):
-                    part.copy_(rows(kind.record, len(part)))
+                for part in storage.split(128):
+                    part.copy_(rows(kind.record, *part.shape[:2]))
         state.windows.copy_(rows(layout.records.kv, *state.windows.shape[:2]))
         for tail in state.tails.values():
             tail.normal_(generator=generator)

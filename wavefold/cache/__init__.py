@@ -3,10 +3,14 @@
 from wavefold.cache.blocks import BlockAllocator, PoolFull
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, Rows, entries_of, keys_of
 from wavefold.cache.memory import FreshMemory, Memory
-from wavefold.cache.pool import PagedMemory, Pool, Sequence
+from wavefold.cache.paged import PagedMemory
+from wavefold.cache.pool import Pool
 from wavefold.cache.record import Record, Records, packed_records, plain_records
+from wavefold.cache.sequence import Sequence
+from wavefold.cache.snapshot import Snapshot
 
 __all__ = [
     "BLOCK_TOKENS", "REWIND", "BlockAllocator", "CacheLayout", "FreshMemory", "Memory", "PagedMemory", "Pool",
-    "PoolFull", "Record", "Records", "Rows", "Sequence", "entries_of", "keys_of", "packed_records", "plain_records",
+    "PoolFull", "Record", "Records", "Rows", "Sequence", "Snapshot", "entries_of", "keys_of", "packed_records",
+    "plain_records",
 ]  # fmt: skip

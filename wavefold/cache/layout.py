@@ -3,12 +3,15 @@
     block of 128 tokens     32 entries and 32 index keys in each CSA layer, 1 entry in each HCA layer   (paged, grows)
     state                   window ring in each layer, compressor tails                        (fixed, per sequence)
 
-Rings hold the last rows by position (row = position mod size). They are `REWIND` rows longer than what the next token
-needs, so that a sequence can step back that far and go on as if the tokens had never been.
+A block is one contiguous record: for each kind of row, its layers one after another. So is a state: the tails, then the
+windows. Rings hold the last rows by position (row = position mod size). They are longer than what the next token needs
+by `REWIND` rows, so that a sequence can step back that far and go on as if the tokens had never been, and by the
+`draft_tokens` rows that a short pass writes in place.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,73 +23,124 @@ REWIND = 16
 FLOAT_BYTES = 4
 
 
+ALIGNMENT = 64
+"""Of blocks in a pool, in bytes."""
+
+
 @dataclass(frozen=True)
 class RowKind:
-    """A kind of paged row: `rows` stored as `record` for each of `layers` in every block of 128 tokens."""
+    """A kind of paged row: `rows` stored as `record` for each of `layers` in every block of 128 tokens.
+
+    `offset` is the first layer's first byte in a block.
+    """
 
     name: str
     layers: tuple[int, ...]
     record: Record
     rows: int
+    offset: int = 0
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer's rows in a block."""
+        return self.rows * self.record.num_bytes
+
+    def offset_of(self, layer: int) -> int:
+        """The first byte of a layer's rows in a block."""
+        return self.offset + self.layers.index(layer) * self.layer_bytes
 
 
 @dataclass(frozen=True)
 class TailKind:
-    """A kind of compressor tail: the last `rows` projections (kv and score, each `width` float32) of `layers`."""
+    """A kind of compressor tail: the last `rows` projections (kv and score, each `width` float32) of `layers`.
+
+    `reach` is how many rows before a new token its compressor reads.
+    """
 
     name: str
     layers: tuple[int, ...]
     width: int
+    reach: int
     rows: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[layers, rows, 2, width]."""
+        return len(self.layers), self.rows, 2, self.width
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """The rows and bytes of a model's cache for one choice of records."""
+    """The rows and bytes of a model's cache for one choice of records.
+
+    `draft_tokens`: passes of so many tokens at most write their rows into the rings at once. With `mtp`, the MTP
+    layers have rings too.
+    """
 
     config: ModelConfig
     records: Records
+    draft_tokens: int = 1
+    mtp: bool = False
 
-    @property
-    def main_layers(self) -> range:
-        return range(self.config.num_hidden_layers)
+    @functools.cached_property
+    def ring_layers(self) -> range:
+        """The layers that have a window ring: the main ones, with `mtp` those of the MTP modules behind them."""
+        return range(self.config.num_blocks if self.mtp else self.config.num_hidden_layers)
 
-    @property
+    @functools.cached_property
     def row_kinds(self) -> tuple[RowKind, ...]:
-        """What a block holds."""
+        """What a block holds. KV rows come first: they are aligned where all before them are KV rows."""
+        kv, index = self.records.kv, self.records.index
         makers, csa, hca = makers_of(self.config), *COMPRESSIONS
-        return (
-            RowKind("csa", makers["csa"], self.records.kv, BLOCK_TOKENS // csa.ratio),
-            RowKind("index", makers["index"], self.records.index, BLOCK_TOKENS // csa.ratio),
-            RowKind("hca", makers["hca"], self.records.kv, BLOCK_TOKENS // hca.ratio),
-        )
+        kinds, offset = [], 0
+        for name, record, ratio in (("csa", kv, csa.ratio), ("hca", kv, hca.ratio), ("index", index, csa.ratio)):
+            kinds.append(RowKind(name, makers[name], record, BLOCK_TOKENS // ratio, offset))
+            offset += len(makers[name]) * kinds[-1].layer_bytes
+        return tuple(kinds)
 
-    @property
+    @functools.cached_property
     def tail_kinds(self) -> tuple[TailKind, ...]:
         """What a sequence's state holds beside the windows: an overlapped compressor reads two blocks back."""
         config, makers, csa, hca = self.config, makers_of(self.config), *COMPRESSIONS
-        return (
-            TailKind("csa", makers["csa"], 2 * config.head_dim, 2 * csa.ratio + REWIND),
-            TailKind("index", makers["index"], 2 * config.index_head_dim, 2 * csa.ratio + REWIND),
-            TailKind("hca", makers["hca"], config.head_dim, hca.ratio + REWIND),
+        kinds = (
+            ("csa", makers["csa"], 2 * config.head_dim, 2 * csa.ratio - 1),
+            ("index", makers["index"], 2 * config.index_head_dim, 2 * csa.ratio - 1),
+            ("hca", makers["hca"], config.head_dim, hca.ratio - 1),
         )
+        margin = REWIND + self.draft_tokens
+        return tuple(TailKind(name, layers, width, reach, reach + margin) for name, layers, width, reach in kinds)
 
-    @property
+    @functools.cached_property
     def window_rows(self) -> int:
         """Rows of a layer's window ring."""
-        return self.config.sliding_window + REWIND
+        return self.config.sliding_window - 1 + REWIND + self.draft_tokens
 
-    @property
+    def check_in_place(self, num_tokens: int) -> None:
+        """Asserts that a pass of `num_tokens` tokens may write its rows into the rings at once: what a reader, or a
+        sequence that steps back by `REWIND`, still needs is not overwritten."""
+        margin = REWIND + num_tokens
+        assert self.window_rows >= self.config.sliding_window - 1 + margin, (self.window_rows, num_tokens)
+        assert all(kind.rows >= kind.reach + margin for kind in self.tail_kinds), (self.tail_kinds, num_tokens)
+
+    @functools.cached_property
     def block_bytes(self) -> int:
         """Bytes of one block, all layers."""
-        return sum(len(kind.layers) * kind.rows * kind.record.num_bytes for kind in self.row_kinds)
+        return sum(len(kind.layers) * kind.layer_bytes for kind in self.row_kinds)
 
-    @property
+    @functools.cached_property
+    def block_stride(self) -> int:
+        """Bytes from one block of a pool to the next."""
+        return max(-(-self.block_bytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+
+    @functools.cached_property
+    def tail_bytes(self) -> int:
+        """Bytes of a state's tails, which come first in it."""
+        return sum(len(kind.layers) * kind.rows * 2 * kind.width * FLOAT_BYTES for kind in self.tail_kinds)
+
+    @functools.cached_property
     def state_bytes(self) -> int:
         """Bytes of one sequence's fixed state."""
-        windows = len(self.main_layers) * self.window_rows * self.records.kv.num_bytes
-        tails = sum(len(kind.layers) * kind.rows * 2 * kind.width * FLOAT_BYTES for kind in self.tail_kinds)
-        return windows + tails
+        return self.tail_bytes + len(self.ring_layers) * self.window_rows * self.records.kv.num_bytes
 
     def num_blocks(self, num_tokens: int) -> int:
         """Blocks that a sequence of `num_tokens` tokens needs."""

@@ -1,12 +1,13 @@
 """The paged pool: blocks of 128 tokens for all layers, handed to sequences through block tables. Report section 3.5.1.
 
-    Pool                    storage of every row kind, [layers, blocks, rows, record]; one allocator
-      Sequence              block table, fixed state, length; fork, rewind, close
+    Pool                    storage [blocks, bytes]: a block is one contiguous record of all layers; one allocator
+      Sequence              block table, fixed state, length; fork, rewind, snapshot, close
         PagedMemory         one pass over it: reads blocks, writes new rows, commits at the end
+      Snapshot              a sequence at a block boundary, from which others are opened
 
-Forks share blocks; a shared block that is only partly filled is copied before it is written. A pass that fails or is
-interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the committed length.
-A commit that is interrupted is completed before the interruption goes on.
+Forks and snapshots share blocks; a shared block that is only partly filled is copied before it is written. A pass that
+fails or is interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the
+committed length. A commit that is interrupted is completed before the interruption goes on.
 """
 
 from __future__ import annotations
@@ -16,17 +17,15 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from wavefold.cache.blocks import BlockAllocator, PoolFull
-from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, RowKind
-from wavefold.cache.memory import Memory
-from wavefold.cache.record import Record, Records
-from wavefold.cache.state import SequenceState, ring_rows, ring_store
+from wavefold.cache.blocks import BlockAllocator
+from wavefold.cache.layout import BLOCK_TOKENS, CacheLayout, RowKind
+from wavefold.cache.paged import PagedMemory
+from wavefold.cache.record import Records
+from wavefold.cache.sequence import Sequence
+from wavefold.cache.snapshot import Snapshot
+from wavefold.cache.state import SequenceState
 from wavefold.config import ModelConfig
-from wavefold.ops import native
-from wavefold.ops.native import RowSource
 from wavefold.system import check_memory
-
-__all__ = ["PagedMemory", "Pool", "PoolFull", "Sequence"]
 
 
 class Pool:
@@ -38,16 +37,14 @@ class Pool:
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        num_tokens: int,
-        records: Records,
-        device: torch.device | str = "cpu",
-        poison: bool = False,
-    ):
+        self, config: ModelConfig, num_tokens: int, records: Records, device: torch.device | str = "cpu",
+        poison: bool = False, draft_tokens: int = 1, mtp: bool = False,
+    ):  # fmt: skip
         if num_tokens <= 0:
             raise ValueError(f"num_tokens = {num_tokens} is not allowed; expected 1 or more")
-        self.layout = CacheLayout(config, records)
+        if draft_tokens <= 0:
+            raise ValueError(f"draft_tokens = {draft_tokens} is not allowed; expected 1 or more")
+        self.layout = CacheLayout(config, records, draft_tokens, mtp)
         self.device = torch.device(device)
         if self.device.type == "cpu":
             num_bytes = self.layout.bytes_for(num_tokens)
@@ -55,20 +52,27 @@ class Pool:
         self.poison = poison
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
+        self.snapshots: list[Snapshot] = []
+        shape = self.blocks.num_blocks, self.layout.block_stride
+        self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        """uint8 [blocks, block_stride]: row b is block b, all layers of it."""
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
-        self._storage: dict[str, Tensor] = {}
-        for kind in self.layout.row_kinds:
-            shape = (len(kind.layers), self.blocks.num_blocks, kind.rows)
-            self._storage[kind.name] = kind.record.empty(*shape, device=self.device)
-            if poison:
-                kind.record.poison(self._storage[kind.name])
+        self._rows: dict[tuple[str, int], Tensor] = {}
+        if poison:
+            self.storage.fill_(0xFF)
 
-    def open(self) -> Sequence:
-        """A new, empty sequence. It is the caller's until `close`."""
-        state = SequenceState(self.layout, self.device)
-        if self.poison:
-            state.poison()
-        return self._adopt(Sequence(self, state))
+    def open(self, at: Snapshot | None = None) -> Sequence:
+        """A new sequence: empty, or with the past of a snapshot, whose blocks it shares. The caller's until `close`.
+
+        Raises ValueError for a snapshot that is closed or of another pool.
+        """
+        if at is None:
+            state = SequenceState(self.layout, self.device)
+            if self.poison:
+                state.poison()
+            return self._adopt(Sequence(self, state))
+        at.check_open(self)
+        return self._adopt(at.sequence())
 
     def _adopt(self, sequence: Sequence) -> Sequence:
         self.sequences.append(sequence)
@@ -87,6 +91,19 @@ class Pool:
             for sequence in sequences:
                 sequence._truncate()
             raise
+
+    def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
+        """Passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
+
+        Raises ValueError for a pool without their rings, and for tokens that the main layers have not run yet.
+        """
+        if not self.layout.mtp:
+            raise ValueError("this pool has no rings of MTP layers; open one with mtp=True")
+        for sequence, count in zip(sequences, counts, strict=True):
+            behind = sequence.num_tokens - sequence.num_mtp_tokens
+            if not 0 < count <= behind:
+                raise ValueError(f"a count of {count} MTP tokens is not allowed; expected 1 to {behind}")
+        return [PagedMemory(sequence, count, mtp=True) for sequence, count in zip(sequences, counts, strict=True)]
 
     def commit(self, memories: Seq[PagedMemory]) -> None:
         """The pass over `memories` is complete: its tokens are now their sequences' past."""
@@ -134,201 +151,36 @@ class Pool:
     def _free(self, blocks: Seq[int]) -> None:
         freed = self.blocks.release(blocks)
         if self.poison and freed:
-            for name, kind in self._kinds.items():
-                for layer in self._storage[name]:
-                    for block in freed:
-                        kind.record.poison(layer[block])
+            self.storage[freed] = 0xFF
 
     def _copy_block(self, source: int, target: int) -> None:
-        for storage in self._storage.values():
-            storage[:, target] = storage[:, source]
+        self.storage[target] = self.storage[source]
+
+    def block_bytes(self, block: int) -> memoryview:
+        """The record of one block, all layers: contiguous, writable, the pool's own memory. CPU pools alone."""
+        return memoryview(self.storage[block, : self.layout.block_bytes].numpy())  # type: ignore[arg-type]
 
     def rows_of(self, kind: str, layer: int) -> tuple[Tensor, RowKind]:
-        """A layer's storage as [all rows, record width], and what kind of rows it holds."""
+        """A layer's rows where they lie, [blocks, rows, record width], and what kind of rows they are."""
         row_kind = self._kinds[kind]
-        return self._storage[kind][row_kind.layers.index(layer)].flatten(0, 1), row_kind
+        if (rows := self._rows.get((kind, layer))) is None:
+            first = row_kind.offset_of(layer)
+            part = self.storage[:, first : first + row_kind.layer_bytes]
+            rows = part.unflatten(1, (row_kind.rows, -1)).view(row_kind.record.dtype)
+            self._rows[kind, layer] = rows
+        return rows, row_kind
 
     @property
     def num_bytes(self) -> int:
-        """Bytes allocated: the paged storage and the states of the open sequences."""
-        paged = sum(t.numel() * t.element_size() for t in self._storage.values())
-        return paged + sum(sequence.state.num_bytes for sequence in self.sequences)
+        """Bytes in use: the paged storage and the states of the open sequences and snapshots."""
+        states = sum(sequence.state.num_bytes for sequence in self.sequences)
+        states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
+        return self.blocks.num_blocks * self.layout.block_bytes + states
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless every block is either free or held exactly as the block tables say."""
         for sequence in self.sequences:
             assert not sequence.closed
             assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
-        self.blocks.check_integrity(sequence.table for sequence in self.sequences)
-
-
-class Sequence:
-    """One sequence's place in the pool. Made by `Pool.open` and `fork`; `close` gives its blocks back."""
-
-    def __init__(self, pool: Pool, state: SequenceState):
-        self.pool = pool
-        self.state = state
-        self.table: list[int] = []
-        self.num_tokens = 0
-        self.kept: dict[object, object] = {}  # what a reader made of the table and the state: gone when they change
-        self._table: tuple[list[int], Tensor] | None = None
-        self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
-        self.closed = False
-
-    @property
-    def table_tensor(self) -> Tensor:
-        """The block table, int64 [blocks]: the same tensor while no block comes or goes."""
-        if self._table is None or self._table[0] != self.table:
-            self._table = list(self.table), torch.tensor(self.table, dtype=torch.int64, device=self.pool.device)
-            self.kept.clear()
-        return self._table[1]
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes this sequence holds: its blocks (shared ones counted in full) and its state."""
-        return len(self.table) * self.pool.layout.block_bytes + self.state.num_bytes
-
-    def fork(self) -> Sequence:
-        """A second sequence with the same past; blocks are shared until one of the two writes to them."""
-        self._check_open()
-        other = Sequence(self.pool, self.state.copy())
-        other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
-        self.pool.blocks.share(self.table)
-        return self.pool._adopt(other)
-
-    def rewind(self, num_tokens: int) -> None:
-        """Forget the last `num_tokens` tokens, at most `REWIND` behind the furthest the sequence has been."""
-        self._check_open()
-        allowed = min(self.num_tokens, max(0, REWIND - (self._high - self.num_tokens)))
-        if not 0 <= num_tokens <= allowed:
-            raise ValueError(
-                f"rewind({num_tokens}) is not allowed; expected 0 to {allowed} "
-                f"({self.num_tokens} tokens, and at most {REWIND} behind position {self._high})"
-            )
-        self.num_tokens -= num_tokens
-        self._truncate()
-
-    def close(self) -> None:
-        """Give everything back. Closing twice is an error."""
-        self._check_open()
-        self.pool._free(self.table)
-        self.table = []
-        self.closed = True
-        self.pool.sequences.remove(self)
-        if self.pool.poison:
-            self.state.poison()
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("this sequence is closed; open another one")
-
-    def _truncate(self) -> None:
-        keep = self.pool.layout.num_blocks(self.num_tokens)
-        self.pool._free(self.table[keep:])
-        del self.table[keep:]
-
-    def _growth(self, count: int) -> int:
-        """Blocks to add for `count` more tokens."""
-        if count <= 0:
-            raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
-        total = self.num_tokens + count
-        limit = self.pool.layout.config.max_position_embeddings
-        if total > limit:
-            raise ValueError(
-                f"a sequence of {total} tokens is not allowed; expected at most max_position_embeddings = {limit}"
-            )
-        return self.pool.layout.num_blocks(total) - len(self.table)
-
-    def _own_last_block(self) -> None:
-        """Copy on write: a new block takes the place of the last one, which others may go on reading."""
-        self.table += self.pool.blocks.allocate(1)  # at the end until it is complete: there `_truncate` finds it
-        self.pool._copy_block(self.table[-2], self.table[-1])
-        self.pool._free([self.table.pop(-2)])
-
-
-class PagedMemory(Memory):
-    """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
-
-    def __init__(self, sequence: Sequence, length: int):
-        self.sequence = sequence
-        self.pool = sequence.pool
-        self.start, self.length = sequence.num_tokens, length
-        self._table = sequence.table_tensor
-        self._tail_layers = {kind.name: kind.layers for kind in self.pool.layout.tail_kinds}
-        self._pending: list[tuple[Tensor, Tensor]] = []
-        self.staged: object = None  # what native calls of this pass point into
-        forms = {kind.record.form for kind in self.pool.layout.row_kinds}
-        self.has_rows = forms <= set(native.ROW_FORMS) and self.pool.device.type == "cpu"
-
-    def window(self, layer: int, kv: Tensor) -> Tensor:
-        ring, record = self.sequence.state.windows[layer], self.pool.layout.records.kv
-        self._store_at_commit(ring, record.encode(kv[-len(ring) :]))
-        first = max(0, self.start - self.pool.layout.config.sliding_window + 1)
-        return torch.cat((record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
-
-    def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
-        ring = self.sequence.state.tails[kind][self._tail_layers[kind].index(layer)]
-        self._store_at_commit(ring, rows)
-        return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
-
-    def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
-        storage, row_kind = self.pool.rows_of(kind, layer)
-        numbers = torch.arange(first, first + len(rows), device=self.pool.device)
-        storage[self._physical(numbers, row_kind.rows)] = row_kind.record.encode(rows)
-
-    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
-        return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
-
-    def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
-        if len(index) == 1:
-            return self._read(kind, layer, index[0])[None]
-        entries, places = torch.unique(index, return_inverse=True)  # queries share entries: each is decoded once
-        return self._read(kind, layer, entries).index_select(0, places.flatten()).unflatten(0, index.shape)
-
-    def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
-        """Entries `numbers` [m]: [m, dim]."""
-        storage, row_kind = self.pool.rows_of(kind, layer)
-        return row_kind.record.decode(storage.index_select(0, self._physical(numbers, row_kind.rows)))
-
-    def _physical(self, numbers: Tensor, in_block: int) -> Tensor:
-        """Rows of the storage that hold the entries `numbers`, with `in_block` of them to a block."""
-        return self._table[numbers // in_block] * in_block + numbers % in_block
-
-    # -- the same rows where they lie, for the kernels ---------------------------------------------------------------
-
-    def window_rows(self, layer: int) -> RowSource:
-        """A layer's window ring: the row of a position is that modulo the ring's length."""
-        return self._source(self.pool.layout.records.kv, self.sequence.state.windows[layer])
-
-    def tail_rows(self, kind: str, layer: int) -> Tensor:
-        """A compressor's ring [rows, 2, width]."""
-        return self.sequence.state.tails[kind][self._tail_layers[kind].index(layer)]
-
-    def rows(self, kind: str, layer: int) -> RowSource:
-        """A layer's entries, those of this pass among them."""
-        storage, row_kind = self.pool.rows_of(kind, layer)
-        return self._source(row_kind.record, storage, self._table, row_kind.rows)
-
-    def _source(self, record: Record, storage: Tensor, table: Tensor | None = None, in_block: int = 1) -> RowSource:
-        rope_dim = self.pool.layout.config.qk_rope_head_dim
-        return RowSource(record.form, record.dim, rope_dim, storage, table, in_block)
-
-    def keep(self, ring: Tensor) -> Tensor:
-        """Room for the pass's last rows of a ring, oldest first: at the commit they go into it."""
-        rows = torch.empty(min(self.length, len(ring)), *ring.shape[1:], dtype=ring.dtype, device=ring.device)
-        self._pending.append((ring, rows))
-        return rows
-
-    def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
-        self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows
-
-    def commit(self) -> None:
-        """The pass is complete: its tokens are now the sequence's past. Doing it again changes nothing."""
-        for ring, rows in self._pending:
-            ring_store(ring, rows, self.end)
-        self.sequence.num_tokens = self.end
-        self.sequence._high = max(self.sequence._high, self.end)
-
-    def abort(self) -> None:
-        """The pass did not complete: the sequence stays as it was before it."""
-        self.sequence._truncate()
+        tables = [sequence.table for sequence in self.sequences] + [snapshot.table for snapshot in self.snapshots]
+        self.blocks.check_integrity(tables)

@@ -1,11 +1,16 @@
-"""The fixed part of a sequence's cache: window rings and compressor tails, sized by the model and not by the length."""
+"""The fixed part of a sequence's cache: window rings and compressor tails, sized by the model and not by the length.
+
+one buffer    | tails of each kind [layers, rows, 2, width] | windows [layers, rows, record] |
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from wavefold.cache.layout import CacheLayout
+from wavefold.cache.layout import FLOAT_BYTES, CacheLayout
 
 
 def ring_rows(ring: Tensor, first: int, end: int) -> Tensor:
@@ -21,30 +26,45 @@ def ring_store(ring: Tensor, rows: Tensor, end: int) -> None:
 
 
 class SequenceState:
-    """One sequence's rings: `windows` [layers, rows, record], and for each kind of tail [layers, rows, 2, width]."""
+    """One sequence's rings in one `buffer`, uint8 [state_bytes]. Its content is not defined at first.
 
-    def __init__(self, layout: CacheLayout, device: torch.device):
+    `windows` [layers, rows, record] and, for each kind of tail, `tails[kind]` [layers, rows, 2, width] are views of it.
+    """
+
+    def __init__(self, layout: CacheLayout, device: torch.device, buffer: Tensor | None = None):
         self.layout = layout
-        self.windows = layout.records.kv.empty(len(layout.main_layers), layout.window_rows, device=device)
-        self.tails = {
-            kind.name: torch.empty(len(kind.layers), kind.rows, 2, kind.width, dtype=torch.float32, device=device)
-            for kind in layout.tail_kinds
-        }
+        self.buffer = torch.empty(layout.state_bytes, dtype=torch.uint8, device=device) if buffer is None else buffer
+        self.tails: dict[str, Tensor] = {}
+        offset = 0
+        for kind in layout.tail_kinds:
+            end = offset + math.prod(kind.shape) * FLOAT_BYTES
+            self.tails[kind.name] = self.buffer[offset:end].view(torch.float32).view(kind.shape)
+            offset = end
+        record, shape = layout.records.kv, (len(layout.ring_layers), layout.window_rows, -1)
+        self.windows = self.buffer[offset:].view(record.dtype).view(shape)
+
+    def rings(self) -> list[Tensor]:
+        """All rings, [layers, rows, ...] of each kind."""
+        return [self.windows, *self.tails.values()]
 
     def copy(self) -> SequenceState:
         """A state of its own with the same rows."""
-        other = object.__new__(SequenceState)
-        other.layout = self.layout
-        other.windows = self.windows.clone()
-        other.tails = {name: tail.clone() for name, tail in self.tails.items()}
-        return other
+        return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
+
+    def take(self, staged: SequenceState, num_tokens: int, end: int) -> None:
+        """Put the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.
+
+        `staged` has them, as many as a ring holds, oldest first from each ring's beginning.
+        """
+        for ring, rows in zip(self.rings(), staged.rings(), strict=True):
+            kept = min(num_tokens, ring.shape[1])
+            places = torch.arange(end - kept, end, device=ring.device) % ring.shape[1]
+            ring[:, places] = rows[:, :kept]
 
     @property
     def num_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.windows, *self.tails.values()))
+        return self.buffer.nbytes
 
     def poison(self) -> None:
         """Overwrite every row, so that a read of what was never written shows."""
-        self.layout.records.kv.poison(self.windows)
-        for tail in self.tails.values():
-            tail.fill_(torch.nan)
+        self.buffer.fill_(0xFF)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.cache import Memory, PagedMemory, Rows, entries_of, keys_of
+from wavefold.cache.state import SequenceState
 from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
@@ -103,8 +104,13 @@ def _expert_arrays(experts: ExpertCompute, num_layers: int) -> list[np.ndarray] 
     """Each layer's experts for the kernels; None where they compute none, or not all lie in memory."""
     if not experts.takes_views:
         return None
-    arrays = [experts.store.structs(layer) for layer in range(num_layers)]
-    return None if any(array is None for array in arrays) else arrays  # type: ignore[return-value]
+    arrays = []
+    for layer in range(num_layers):
+        array = experts.store.structs(layer)
+        if array is None or not array["w1"]["codes"].all():
+            return None
+        arrays.append(array)
+    return arrays
 
 
 def _ends_as_stored(model: Transformer) -> bool:
@@ -157,22 +163,17 @@ def run_layers(
 
 
 def spans_of(layers: Sequence[CpuLayer], memories: Sequence[PagedMemory]) -> native.Spans:
-    """The memories' new tokens and caches, for calls during which they live.
-
-    One token is written to the rings at once: they hold a row more than its readers and a rewind go back. Of more, the
-    last rows wait for the commit.
-    """
+    """The memories' new tokens and caches, for calls during which they live."""
     return native.spans([_span(layers, memory) for memory in memories])
 
 
 def _span(layers: Sequence[CpuLayer], memory: PagedMemory) -> native.SpanStruct:
-    kept = memory.sequence.kept
-    views: native.Views | None = kept.get("views")  # type: ignore[assignment]
+    derived = memory.places.derived
+    views: native.Views | None = derived.get("views")  # type: ignore[assignment]
     if views is None or len(views) != len(layers):
-        views = kept["views"] = native.views([_view(layer, memory) for layer in layers])
-    staged = memory.staged = None
-    if memory.length > 1:
-        staged = memory.staged = native.staged([_staged(layer, memory) for layer in layers])
+        views = derived["views"] = native.views([_view(layer, memory) for layer in layers])
+    state = memory.stage()
+    staged = None if state is None else native.staged(_staged_addresses(layers, memory, state))
     return native.span(memory.start, memory.length, views, staged)
 
 
@@ -189,10 +190,18 @@ def _view(layer: CpuLayer, memory: PagedMemory) -> native.ViewStruct:
     return view
 
 
-def _staged(layer: CpuLayer, memory: PagedMemory) -> native.StagedStruct:
-    """Room for a pass's last rows of this layer's rings, which go into them at the commit."""
-    rings = [memory.window_rows(layer.layer).storage, *(memory.tail_rows(*rows) for rows in layer.rows)]
-    return native.StagedStruct(*[memory.keep(ring).data_ptr() for ring in rings])
+def _staged_addresses(layers: Sequence[CpuLayer], memory: PagedMemory, state: SequenceState) -> np.ndarray:
+    """Where the new rows of each layer's rings go in a staged state: int64 [layers, 3], 0 for a ring that is not."""
+    derived = memory.places.derived
+    offsets: np.ndarray | None = derived.get("offsets")  # type: ignore[assignment]
+    if offsets is None or len(offsets) != len(layers):
+        base = memory.sequence.state.buffer.data_ptr()
+        offsets = derived["offsets"] = np.full((len(layers), 3), -1, np.int64)
+        for row, layer in zip(offsets, layers, strict=True):
+            rings = [memory.window_rows(layer.layer).storage]
+            rings += [memory.tail_rows(*rows) for rows in layer.rows]
+            row[: len(rings)] = [ring.data_ptr() - base for ring in rings]
+    return np.where(offsets < 0, 0, offsets + state.buffer.data_ptr())
 
 
 def _rows(spec: LayerSpec) -> tuple[Rows, ...]:

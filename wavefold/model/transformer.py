@@ -160,25 +160,55 @@ class Transformer(HyperConnected):
         Row i knows the tokens up to i + 1 and predicts token i + 2. Further modules (num_nextn_predict_layers > 1) are
         loaded and not run: no released code says what they read. Raises ValueError without a module, or for S < 2.
         """
-        if not self.mtp:
-            raise ValueError(
-                "this model has no MTP module (num_nextn_predict_layers = 0, or its tensors are not in the files)"
-            )
+        head = self._mtp_head()
         num_rows = tokens.shape[1] - 1
         if num_rows < 1:
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 2")
         streams = self.streams(tokens)[0].unflatten(0, tokens.shape)[:, :-1].flatten(0, 1)
         following = tokens[:, 1:].flatten().to(self.device)
         batch = Batch.of(self.config, following, [FreshMemory(num_rows) for _ in range(len(tokens))])
-        head: MTP = self.mtp[0]  # type: ignore[assignment]
         hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
         return self.logits(hidden).unflatten(0, (len(tokens), num_rows))
 
+    @torch.no_grad()
+    @on_its_runtime
+    def extend_mtp(
+        self, streams: Tensor, following: Tensor, sequences: Seq[Sequence], counts: Seq[int]
+    ) -> Tensor:  # fmt: skip
+        """MTP depth 1 over new tokens of sequences whose pool has the MTP layers' rings: logits float32 [n, vocab].
+
+        streams [n, hc, hidden] of the tokens after the last main block; following [n] int64, each one's next token.
+        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Row by row as `mtp_logits`. Raises ValueError
+        without a module, for a pool without the rings, and for counts that do not fit.
+        """
+        head = self._mtp_head()
+        following = self.check_tokens(following)
+        pool = sequences[0].pool
+        memories = pool.begin_mtp(sequences, counts)
+        batch = Batch.of(self.config, following, memories)
+        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
+        logits = self.logits(hidden)
+        pool.commit(memories)
+        return logits
+
+    def _mtp_head(self) -> MTP:
+        if not self.mtp:
+            raise ValueError(
+                "this model has no MTP module (num_nextn_predict_layers = 0, or its tensors are not in the files)"
+            )
+        return self.mtp[0]  # type: ignore[return-value]
+
     # -- sequences in a pool ---------------------------------------------------------------------------------------
 
-    def new_pool(self, num_tokens: int, records: Records | None = None, poison: bool = False) -> Pool:
-        """A cache for `num_tokens` tokens in all, with records that keep what this arithmetic caches unchanged."""
-        return Pool(self.config, num_tokens, records or self.records, self.device, poison)
+    def new_pool(
+        self, num_tokens: int, records: Records | None = None, poison: bool = False, draft_tokens: int = 1,
+        mtp: bool = False,
+    ) -> Pool:  # fmt: skip
+        """A cache for `num_tokens` tokens in all, with records that keep what this arithmetic caches unchanged.
+
+        `draft_tokens`: passes of so many tokens write into the rings at once. With `mtp`, the MTP layers have rings.
+        """
+        return Pool(self.config, num_tokens, records or self.records, self.device, poison, draft_tokens, mtp)
 
     def cache_bytes(self, num_tokens: int) -> int:
         """What `new_pool` for `num_tokens` tokens and the state of one sequence take."""

@@ -320,7 +320,7 @@ def call(case: Case, **change: Any) -> int:
         *(({"keys__bytes": value}, 3) for value in (0, -68, 67, 69)),
         *(({"keys__table_blocks": value}, 2) for value in (0, -1, 49)),
         *(({"keys__in_block": value}, 2) for value in (0, -1, 1 << 40)),
-        ({"keys__bytes": 68}, 2), ({"keys__form": 1, "keys__bytes": 136}, 2),
+        ({"keys__bytes": 68}, 3), ({"keys__form": 1, "keys__bytes": 136}, 3),
         ({"keys__table": None, "keys__bytes": 299 * 68}, 2),
     ],
 )  # fmt: skip

@@ -69,7 +69,10 @@ class StagedStruct(ctypes.Structure):
 
 
 class SpanStruct(ctypes.Structure):
-    """wf_span: a sequence's new tokens, and its cache by layer. `views` and `staged` are addresses of arrays."""
+    """wf_span: a sequence's new tokens, and its cache by layer. `views` and `staged` are addresses of arrays, which it
+    holds as `kept`."""
+
+    kept: tuple[object, object]
 
     _fields_ = (("position", _int64), ("tokens", _int64), ("views", _pointer), ("staged", _pointer))
 
@@ -84,19 +87,23 @@ def views(layers: Sequence[ViewStruct]) -> Views:
     return (ViewStruct * len(layers))(*layers)
 
 
-def staged(layers: Sequence[StagedStruct]) -> Staged:
-    """Where a pass's rows go for now, by layer; kept as `views`."""
-    return (StagedStruct * len(layers))(*layers)
+def staged(addresses: np.ndarray) -> Staged:
+    """Where a pass's rows go for now: int64 [layers, 3], addresses for window, tail and key tail; kept as `views`."""
+    return (StagedStruct * len(addresses)).from_buffer(addresses)  # type: ignore[arg-type]
 
 
 def span(position: int, tokens: int, views: Views, staged: Staged | None) -> SpanStruct:
     """A sequence's `tokens` new tokens, the first at `position`. Without `staged` rows go into the rings."""
-    return SpanStruct(position, tokens, ctypes.addressof(views), None if staged is None else ctypes.addressof(staged))
+    struct = SpanStruct(position, tokens, ctypes.addressof(views), None if staged is None else ctypes.addressof(staged))
+    struct.kept = views, staged
+    return struct
 
 
 def spans(spans: Sequence[SpanStruct]) -> Spans:
     """The spans of a pass."""
-    return (SpanStruct * len(spans))(*spans)
+    array = (SpanStruct * len(spans))(*spans)
+    array.kept = [span.kept for span in spans]  # type: ignore[attr-defined]
+    return array
 
 
 class ExpertStruct(ctypes.Structure):

@@ -24,13 +24,18 @@ class RowsStruct(ctypes.Structure):
         ("table", ctypes.c_void_p),
         ("table_blocks", ctypes.c_int64),
         ("in_block", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
     )
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Rows of `dim` values, stored in `form`: row n is row `table[n // in_block] * in_block + n % in_block` of
-    `storage` [rows, width], contiguous, or, without a table, its row n modulo its length."""
+    """Rows of `dim` values, stored in `form`.
+
+    With a table, row n is `storage[table[n // in_block], n % in_block]`, storage [blocks, in_block, width], whose
+    blocks may lie apart; or [rows, width], `in_block` of them to a block. Without, row n modulo the length of storage
+    [rows, width], contiguous.
+    """
 
     form: str
     dim: int
@@ -42,19 +47,19 @@ class RowSource:
     def struct(self) -> RowsStruct:
         """For a call during which this object lives. Raises ValueError for what the kernels cannot read."""
         storage, table = self.storage, self.table
-        if storage.device.type != "cpu" or not storage.is_contiguous():
-            raise ValueError(f"rows on {storage.device}; the CPU kernels read contiguous tensors on the CPU")
+        if storage.dim() == 2 and table is not None:
+            whole = len(storage) // self.in_block
+            storage = storage[: whole * self.in_block].unflatten(0, (whole, self.in_block))
+        rows = storage[0] if storage.dim() == 3 and len(storage) else storage
+        if storage.device.type != "cpu" or not rows.is_contiguous():
+            raise ValueError(f"rows on {storage.device}; the CPU kernels read contiguous rows on the CPU")
         if self.form == "bf16" and (storage.dtype != torch.bfloat16 or storage.shape[-1] != self.dim):
             raise ValueError(f"rows of {storage.dtype} and width {storage.shape[-1]}; expected bfloat16 [{self.dim}]")
         if table is not None and (table.dtype != torch.int64 or not table.is_contiguous()):
             raise ValueError(f"a block table of {table.dtype}; expected contiguous torch.int64")
+        stride = 0 if table is None else storage.stride(0) * storage.element_size()
+        behind = 0 if table is None else max(len(storage) - 1, 0) * stride
         return RowsStruct(
-            ROW_FORMS.index(self.form),
-            self.dim,
-            self.rope_dim,
-            storage.data_ptr(),
-            storage.numel() * storage.element_size(),
-            None if table is None else table.data_ptr(),
-            0 if table is None else len(table),
-            self.in_block,
-        )
+            ROW_FORMS.index(self.form), self.dim, self.rope_dim, storage.data_ptr(), behind + rows.nbytes,
+            None if table is None else table.data_ptr(), 0 if table is None else len(table), self.in_block, stride,
+        )  # fmt: skip

@@ -1,0 +1,116 @@
+"""A pass over a sequence in a pool: reads its blocks and rings, writes new rows, commits at the end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavefold.cache.memory import Memory
+from wavefold.cache.record import Record
+from wavefold.cache.sequence import Sequence
+from wavefold.cache.state import SequenceState, ring_rows, ring_store
+from wavefold.ops import native
+from wavefold.ops.native import RowSource
+
+NATIVE_FORMS = frozenset(native.ROW_FORMS)
+
+
+class PagedMemory(Memory):
+    """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
+
+    def __init__(self, sequence: Sequence, length: int, mtp: bool = False):
+        """`mtp`: through the MTP layers, whose rings have a length of their own."""
+        self.sequence = sequence
+        self.pool = sequence.pool
+        self.start, self.length = sequence.num_mtp_tokens if mtp else sequence.num_tokens, length
+        self.places = sequence.places
+        self._mtp = mtp
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._staged: SequenceState | None = None
+        records = self.pool.layout.records
+        self.has_rows = {records.kv.form, records.index.form} <= NATIVE_FORMS and self.pool.device.type == "cpu"
+
+    def window(self, layer: int, kv: Tensor) -> Tensor:
+        ring, record = self.sequence.state.windows[layer], self.pool.layout.records.kv
+        self._store_at_commit(ring, record.encode(kv[-len(ring) :]))
+        first = max(0, self.start - self.pool.layout.config.sliding_window + 1)
+        return torch.cat((record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
+
+    def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
+        ring = self.tail_rows(kind, layer)
+        self._store_at_commit(ring, rows)
+        return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
+
+    def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
+        storage, row_kind = self.pool.rows_of(kind, layer)
+        numbers = torch.arange(first, first + len(rows), device=self.pool.device)
+        storage[self._physical(numbers, row_kind.rows)] = row_kind.record.encode(rows)
+
+    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+        return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
+
+    def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
+        if len(index) == 1:
+            return self._read(kind, layer, index[0])[None]
+        entries, places = torch.unique(index, return_inverse=True)  # queries share entries: each is decoded once
+        return self._read(kind, layer, entries).index_select(0, places.flatten()).unflatten(0, index.shape)
+
+    def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
+        """Entries `numbers` [m]: [m, dim]."""
+        storage, row_kind = self.pool.rows_of(kind, layer)
+        return row_kind.record.decode(storage[self._physical(numbers, row_kind.rows)])
+
+    def _physical(self, numbers: Tensor, in_block: int) -> tuple[Tensor, Tensor]:
+        """Blocks of the storage that hold the entries `numbers`, and rows in them, with `in_block` rows to a block."""
+        return self.places.table[numbers // in_block], numbers % in_block
+
+    # -- the same rows where they lie, for the kernels ---------------------------------------------------------------
+
+    def window_rows(self, layer: int) -> RowSource:
+        """A layer's window ring: the row of a position is that modulo the ring's length."""
+        return self._source(self.pool.layout.records.kv, self.sequence.state.windows[layer])
+
+    def tail_rows(self, kind: str, layer: int) -> Tensor:
+        """A compressor's ring [rows, 2, width]."""
+        tail = next(tail for tail in self.pool.layout.tail_kinds if tail.name == kind)
+        return self.sequence.state.tails[kind][tail.layers.index(layer)]
+
+    def rows(self, kind: str, layer: int) -> RowSource:
+        """A layer's entries, those of this pass among them."""
+        storage, row_kind = self.pool.rows_of(kind, layer)
+        return self._source(row_kind.record, storage, self.places.table, row_kind.rows)
+
+    def _source(self, record: Record, storage: Tensor, table: Tensor | None = None, in_block: int = 1) -> RowSource:
+        rope_dim = self.pool.layout.config.qk_rope_head_dim
+        return RowSource(record.form, record.dim, rope_dim, storage, table, in_block)
+
+    def stage(self) -> SequenceState | None:
+        """Where the pass's last rows of all rings go until the commit; None where they go into the rings at once.
+
+        Each ring's rows, as many as it holds, lie oldest first from its beginning. Short passes write at once: the
+        rings hold as many rows more than what readers and a rewind go back to.
+        """
+        if self.length <= self.pool.layout.draft_tokens:
+            self.pool.layout.check_in_place(self.length)
+            return None
+        self._staged = SequenceState(self.pool.layout, self.pool.device)
+        return self._staged
+
+    def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
+        self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows
+
+    def commit(self) -> None:
+        """The pass is complete: its tokens are now the sequence's past. Doing it again changes nothing."""
+        for ring, rows in self._pending:
+            ring_store(ring, rows, self.end)
+        if self._staged is not None:
+            self.sequence.state.take(self._staged, self.length, self.end)
+        if self._mtp:
+            self.sequence.num_mtp_tokens = self.end
+            return
+        self.sequence.num_tokens = self.end
+        self.sequence._high = max(self.sequence._high, self.end)
+
+    def abort(self) -> None:
+        """The pass did not complete: the sequence stays as it was before it."""
+        self.sequence._truncate()

@@ -1,0 +1,128 @@
+"""One sequence's place in a pool: block table, fixed state, length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from wavefold.cache.layout import BLOCK_TOKENS, REWIND
+from wavefold.cache.snapshot import Snapshot
+from wavefold.cache.state import SequenceState
+
+if TYPE_CHECKING:
+    from wavefold.cache.pool import Pool
+
+
+class Places:
+    """Where a sequence's rows lie: the blocks of its table in the pool's storage, and the rings of its state.
+
+    It holds all that memory. `derived` is for what readers make of the addresses in it, which lives no longer.
+    """
+
+    def __init__(self, pool: Pool, state: SequenceState, blocks: list[int]):
+        self.storage, self.state, self.blocks = pool.storage, state, blocks
+        self.table = torch.tensor(blocks, dtype=torch.int64, device=pool.device)
+        """The block table, int64 [blocks]."""
+        self.derived: dict[str, object] = {}
+
+
+class Sequence:
+    """One sequence's place in the pool. Made by `Pool.open` and `fork`; `close` gives its blocks back."""
+
+    def __init__(self, pool: Pool, state: SequenceState):
+        self.pool = pool
+        self.state = state
+        self.table: list[int] = []
+        self.num_tokens = 0
+        self.num_mtp_tokens = 0
+        """Tokens in the rings of the MTP layers, which lag behind."""
+        self._places: Places | None = None
+        self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
+        self.closed = False
+
+    @property
+    def places(self) -> Places:
+        """Where the sequence's rows lie: the same object while no block comes or goes."""
+        if self._places is None or self._places.blocks != self.table:
+            self._places = Places(self.pool, self.state, list(self.table))
+        return self._places
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes this sequence holds: its blocks (shared ones counted in full) and its state."""
+        return len(self.table) * self.pool.layout.block_bytes + self.state.num_bytes
+
+    def fork(self) -> Sequence:
+        """A second sequence with the same past; blocks are shared until one of the two writes to them."""
+        self._check_open()
+        other = Sequence(self.pool, self.state.copy())
+        other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
+        other.num_mtp_tokens = self.num_mtp_tokens
+        self.pool.blocks.share(self.table)
+        return self.pool._adopt(other)
+
+    def snapshot(self) -> Snapshot:
+        """The sequence as it is now, at a block boundary. The caller's until its `close`.
+
+        Raises ValueError unless its number of tokens is a multiple of 128.
+        """
+        self._check_open()
+        if self.num_tokens % BLOCK_TOKENS:
+            raise ValueError(
+                f"a snapshot at {self.num_tokens} tokens is not allowed; expected a multiple of {BLOCK_TOKENS}, where "
+                "all blocks are complete"
+            )
+        return Snapshot(
+            self.pool, list(self.table), self.num_tokens, self._high, self.num_mtp_tokens, self.state.copy()
+        )
+
+    def rewind(self, num_tokens: int) -> None:
+        """Forget the last `num_tokens` tokens, at most `REWIND` behind the furthest the sequence has been."""
+        self._check_open()
+        allowed = min(self.num_tokens, max(0, REWIND - (self._high - self.num_tokens)))
+        if not 0 <= num_tokens <= allowed:
+            raise ValueError(
+                f"rewind({num_tokens}) is not allowed; expected 0 to {allowed} "
+                f"({self.num_tokens} tokens, and at most {REWIND} behind position {self._high})"
+            )
+        self.num_tokens -= num_tokens
+        self.num_mtp_tokens = min(self.num_mtp_tokens, self.num_tokens)
+        self._truncate()
+
+    def close(self) -> None:
+        """Give everything back. Closing twice is an error."""
+        self._check_open()
+        self.pool._free(self.table)
+        self.table = []
+        self.closed = True
+        self.pool.sequences.remove(self)
+        if self.pool.poison:
+            self.state.poison()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("this sequence is closed; open another one")
+
+    def _truncate(self) -> None:
+        keep = self.pool.layout.num_blocks(self.num_tokens)
+        self.pool._free(self.table[keep:])
+        del self.table[keep:]
+
+    def _growth(self, count: int) -> int:
+        """Blocks to add for `count` more tokens."""
+        if count <= 0:
+            raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
+        total = self.num_tokens + count
+        limit = self.pool.layout.config.max_position_embeddings
+        if total > limit:
+            raise ValueError(
+                f"a sequence of {total} tokens is not allowed; expected at most max_position_embeddings = {limit}"
+            )
+        return self.pool.layout.num_blocks(total) - len(self.table)
+
+    def _own_last_block(self) -> None:
+        """Copy on write: a new block takes the place of the last one, which others may go on reading."""
+        self.table += self.pool.blocks.allocate(1)  # at the end until it is complete: there `_truncate` finds it
+        self.pool._copy_block(self.table[-2], self.table[-1])
+        self.pool._free([self.table.pop(-2)])

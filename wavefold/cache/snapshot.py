@@ -1,0 +1,82 @@
+"""A sequence at a block boundary: its blocks, shared, and a copy of its rings and tails. Others are opened from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from wavefold.cache.state import SequenceState
+
+if TYPE_CHECKING:
+    from wavefold.cache.pool import Pool
+    from wavefold.cache.sequence import Sequence
+
+
+class Snapshot:
+    """Holds a share of its blocks until `close`, whatever becomes of the sequence that it was taken from.
+
+    `table`: the block numbers. `high`: the furthest position that the sequence had been at, which bounds rewinds.
+    """
+
+    def __init__(
+        self, pool: Pool, table: list[int], num_tokens: int, high: int, num_mtp_tokens: int, state: SequenceState
+    ):
+        self.pool, self.table, self.num_tokens, self.state = pool, table, num_tokens, state
+        self.high, self.num_mtp_tokens = high, num_mtp_tokens
+        self.closed = False
+        pool.blocks.share(table)
+        pool.snapshots.append(self)
+
+    @classmethod
+    def of_bytes(cls, pool: Pool, table: list[int], num_tokens: int, state_bytes: bytes | memoryview) -> Snapshot:
+        """A snapshot of blocks of `pool` that hold the rows of `num_tokens` tokens, and of a state's bytes.
+
+        What `state_bytes` gave of another snapshot of the same layout; a sequence opened from it cannot step back
+        before its last token. Raises ValueError for sizes that do not fit.
+        """
+        layout = pool.layout
+        if len(state_bytes) != layout.state_bytes or layout.num_blocks(num_tokens) != len(table):
+            raise ValueError(
+                f"{len(state_bytes):,} bytes of state and {len(table)} blocks for {num_tokens} tokens do not fit; "
+                f"expected {layout.state_bytes:,} bytes and {layout.num_blocks(num_tokens)} blocks"
+            )
+        state = SequenceState(layout, pool.device)
+        state.buffer.copy_(torch.frombuffer(bytearray(state_bytes), dtype=torch.uint8))
+        return cls(pool, table, num_tokens, num_tokens, 0, state)
+
+    @property
+    def state_bytes(self) -> memoryview:
+        """The rings and tails as one contiguous buffer, the snapshot's own. CPU pools alone."""
+        self.check_open(self.pool)
+        return memoryview(self.state.buffer.numpy())  # type: ignore[arg-type]
+
+    def sequence(self) -> Sequence:
+        """A sequence with this past, that shares the blocks. `Pool.open(at=...)` gives it its place."""
+        from wavefold.cache.sequence import Sequence
+
+        opened = Sequence(self.pool, self.state.copy())
+        opened.table, opened.num_tokens, opened._high = list(self.table), self.num_tokens, self.high
+        opened.num_mtp_tokens = self.num_mtp_tokens
+        self.pool.blocks.share(self.table)
+        return opened
+
+    def check_open(self, pool: Pool) -> None:
+        """Raises ValueError for a snapshot that is closed or belongs to another pool than `pool`."""
+        if self.closed or self.pool is not pool:
+            raise ValueError("the snapshot is closed or belongs to another pool; take one of a sequence in this pool")
+
+    def close(self) -> None:
+        """Give the share of the blocks back. Closing twice is an error."""
+        self.check_open(self.pool)
+        self.closed = True
+        self.pool.snapshots.remove(self)
+        self.pool._free(self.table)
+        if self.pool.poison:
+            self.state.poison()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
