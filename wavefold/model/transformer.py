@@ -254,7 +254,7 @@ class Transformer(HyperConnected):
 
     def _check_pool(self, pool: Pool) -> None:
         config = pool.layout.config
-        if config is not self.config and config != self.config:
+        if config is not self.config and (config, config.layers) != (self.config, self.config.layers):
             raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
 
     def _run_step(self, step: Step, tokens: Tensor, hidden: Tensor | None) -> Tensor:
