@@ -8,6 +8,7 @@ TORCH_INDEX ?=
 # Processes of the test run; each computes on one thread.
 WORKERS ?= 2
 CALLS ?= 100000
+SOAK_S ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +23,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -33,6 +34,8 @@ help:
 	@echo "make demo      the model that ships completes two functions"
 	@echo "make fuzz      call the CPU kernels at random under sanitizers, CALLS=$(CALLS) times (needs cmake)"
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
+	@echo "make threads   two models from four Python threads under the address sanitizer, runtimes from four C++ threads"
+	@echo "               under the thread sanitizer, SOAK_S=$(SOAK_S) each (needs cmake)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
 	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
@@ -82,6 +85,15 @@ demo: $(STAMP)
 	@$(BIN)/wavefold run $(DEMO) -p "$$HELD_OUT"
 
 # Random calls of the CPU kernels under the address and undefined-behaviour sanitizers; a million take half an hour.
+threads: $(STAMP)
+	cmake -S csrc -B build/threads -DWF_SANITIZE_THREADS=ON -DWF_FUZZ=ON -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/threads -j2 --target hammer
+	build/threads/hammer $(SOAK_S)
+	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/sanitize -j2 --target wavefold_kernels
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    WAVEFOLD_NATIVE=build/sanitize/libwavefold_kernels.so $(BIN)/python -m tests.two_models $(SOAK_S)
+
 fuzz:
 	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON
 	cmake --build build/sanitize

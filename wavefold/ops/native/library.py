@@ -1,6 +1,7 @@
 """The shared library: where it is, what it exports, and handles of its threads. The only place that loads one.
 
-A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 leaves it alone.
+A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 leaves it alone, and a path
+there names another build, for example with sanitizers.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ SIGNATURES: dict[str, list[Any]] = {
 
 def candidates() -> list[Path]:
     """Where the library may be, the likeliest first."""
+    if named := os.environ.get("WAVEFOLD_NATIVE"):
+        return [Path(named)]
     places = [Path(__file__).with_name(NAME)]
     try:
         installed = importlib.metadata.distribution("wavefold").locate_file(f"wavefold/ops/native/{NAME}")
@@ -115,11 +118,16 @@ def candidates() -> list[Path]:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The loaded library; None where there is none or WAVEFOLD_NATIVE is 0. Raises OSError for one of another ABI."""
+    """The loaded library; None where there is none or WAVEFOLD_NATIVE is 0.
+
+    Raises OSError for one of another ABI, and where WAVEFOLD_NATIVE names a file that is not there.
+    """
     if os.environ.get("WAVEFOLD_NATIVE") == "0":
         return None
     path = next((path for path in candidates() if path.is_file()), None)
     if path is None:
+        if named := os.environ.get("WAVEFOLD_NATIVE"):
+            raise OSError(f"WAVEFOLD_NATIVE = {named}: no such file; expected 0, or a built {NAME}")
         return None
     loaded = ctypes.CDLL(str(path))
     if (abi := loaded.wf_abi()) != ABI:
