@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavefold import ops
 from wavefold.cache import Memory, PagedMemory, Rows, entries_of, keys_of
@@ -50,16 +51,35 @@ class CpuLayer:
         self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
 
 
+_num_registered = 0
+"""Parameters that any module has registered so far: a step looks at this number in place of all parameters."""
+
+
+def _count_registered(*_: object) -> None:
+    global _num_registered
+    _num_registered += 1
+
+
+register_module_parameter_registration_hook(_count_registered)
+
+
 class CpuLayers:
     """A model's main layers, and the model whole, as the kernels take them: made when they are first needed, and again
-    when parameters were replaced."""
+    when parameters were replaced.
+
+    A pass of more than one token for each sequence compares all addresses; a decode step only asks whether a parameter
+    was registered since. The memory of parameters that were replaced otherwise is held until then.
+    """
 
     def __init__(self) -> None:
         self.layers: list[CpuLayer] = []
         self._whole: native.WholeModel | None = None
-        self._made_for: tuple[Arithmetic, object, int] | None = None
+        self._compute: ExpertCompute | None = None
+        self._arithmetic: Arithmetic | None = None
+        self._generation = self._num_registered = -1
         self._slots: Slots = [], []
         self._addresses: list[int] = []
+        self._memory: list[Tensor] = []
 
     def of(self, model: Transformer, memories: Sequence[Memory]) -> bool:
         """True if the kernels run the model's layers for these sequences, whose `layers` and `whole` then are current.
@@ -71,12 +91,21 @@ class CpuLayers:
             return False
         if not all(memory.has_rows for memory in memories):
             return False
-        store = model.experts.store
-        made_for = model.arithmetic, model.experts, store.generation
-        if self._made_for != made_for or self._addresses != _addresses(self._slots):
+        if not self._is_current(model, all(memory.length == 1 for memory in memories)):
             self._make(model)
-            self._made_for = made_for
         return bool(self.layers)
+
+    def _is_current(self, model: Transformer, is_step: bool) -> bool:
+        """True if the structures are still those of the model."""
+        compute, arithmetic = model.experts, model.arithmetic
+        if self._compute is not compute or self._generation != compute.store.generation:
+            return False
+        if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
+            return False
+        if is_step and self._num_registered == _num_registered:
+            return True
+        self._num_registered = _num_registered
+        return self._addresses == _addresses(self._slots)
 
     @property
     def whole(self) -> native.WholeModel | None:
@@ -85,8 +114,11 @@ class CpuLayers:
 
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
+        self._compute, self._arithmetic = model.experts, model.arithmetic
+        self._generation, self._num_registered = model.experts.store.generation, _num_registered
         self._slots = _slots(model)
         self._addresses = _addresses(self._slots)
+        self._memory = [tensor.detach() for tensor in map(operator.getitem, *self._slots)]
         self._whole, self.layers = None, []
         if not as_stored(blocks):
             return

@@ -119,6 +119,7 @@ class Transformer(HyperConnected):
         """What `to` and its kin do to each tensor, the routed experts' too."""
         super()._apply(fn, recurse)
         self.experts.store.apply(fn)
+        self._cpu = CpuLayers()  # modules keep their parameters and give them other memory
         return self
 
     @property
