@@ -95,10 +95,12 @@ class Pool:
     def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
         """Passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
 
-        Raises ValueError for a pool without their rings, and for tokens that the main layers have not run yet.
+        Raises ValueError for a pool without their rings, for sequences that cannot be extended, and for tokens that
+        the main layers have not run yet.
         """
         if not self.layout.mtp:
             raise ValueError("this pool has no rings of MTP layers; open one with mtp=True")
+        self._check_sequences(sequences)
         for sequence, count in zip(sequences, counts, strict=True):
             behind = sequence.num_tokens - sequence.num_mtp_tokens
             if not 0 < count <= behind:
@@ -125,15 +127,19 @@ class Pool:
 
         Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
         """
+        self._check_sequences(sequences)
+        copies = self._copies(sequences)
+        growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
+        self.blocks.check_free(sum(copies) + sum(growth))
+        return copies, growth
+
+    def _check_sequences(self, sequences: Seq[Sequence]) -> None:
+        """Raises ValueError for a sequence that is closed, of another pool, or named twice."""
         for sequence in sequences:
             if sequence.pool is not self or sequence.closed:
                 raise ValueError("a sequence is closed or belongs to another pool; open it in this one")
         if len(set(map(id, sequences))) != len(sequences):
             raise ValueError("a sequence appears twice; give all its tokens at once")
-        copies = self._copies(sequences)
-        growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
-        self.blocks.check_free(sum(copies) + sum(growth))
-        return copies, growth
 
     def _copies(self, sequences: Seq[Sequence]) -> list[bool]:
         """Whether each, extended in this order, writes to a block that others still hold: the last one keeps it."""

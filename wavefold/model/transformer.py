@@ -184,6 +184,11 @@ class Transformer(HyperConnected):
         """
         head = self._mtp_head()
         following = self.check_tokens(following)
+        if not sequences or not len(streams) == len(following) == sum(counts):
+            raise ValueError(
+                f"{len(streams)} rows of streams, {len(following)} following tokens, {len(sequences)} sequences and "
+                f"counts {list(counts)} do not fit; expected sum(counts) rows and tokens, and one sequence at least"
+            )
         pool = sequences[0].pool
         memories = pool.begin_mtp(sequences, counts)
         batch = Batch.of(self.config, following, memories)
