@@ -17,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from link import PacedLink
+
 from wavefold.bench.circumstances import append, circumstances
-from wavefold.bench.link import PacedLink
 from wavefold.cli.plan_ranks import link_rate
 from wavefold.config import ModelConfig
 

@@ -187,7 +187,7 @@ class Pair:
     """Two ranks, and the link between them."""
 
     def __init__(self, loopback: bool, tokens: int):
-        from wavefold.bench.link import PacedLink
+        from link import PacedLink
 
         self.link = None if loopback else PacedLink()
         self.interfaces = ["lo", "lo"] if self.link is None else self.link.interfaces

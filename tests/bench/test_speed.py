@@ -53,7 +53,7 @@ def test_turns_and_rows() -> None:
     with ops.using(backend="auto"):
         ours = Wavefold(model, 700 + max_decoded(3, 2))
         rows = measure([ours, peer], CONFIG, [0, 500], 700, 3, 2)
-    assert [(row.what, row.tokens) for row in rows] == [("decode", 0), ("decode", 500), ("prefill", 700)]
+    assert [(row.kind, row.tokens) for row in rows] == [("decode", 0), ("decode", 500), ("prefill", 700)]
     assert [len(row.seconds["wavefold"]) for row in rows] == [6, 6, 2]
     assert peer.asked == [
         *[("prefill", 1), ("decode", 2), ("decode", 3), ("decode", 3)],

@@ -25,7 +25,7 @@ MOST_DENSE = 1 << 16
 
 @dataclass(frozen=True)
 class ContextRow:
-    """One context: `prefill_s` from the first token to the last, `decode_s` the median second of a token after it."""
+    """One context: `prefill_s` from the first token to the last, `decode_s` the median of a token after them."""
 
     context: int
     prefill_s: float
@@ -60,7 +60,7 @@ def measure_contexts(
             hidden = model.extend(part, [sequence], [len(part)])
             report(sequence.num_tokens, last)
         prefill_s += time.perf_counter() - began
-        held = sequence.cache_bytes
+        cache_bytes = sequence.cache_bytes
         fork = sequence.fork()
         seconds = []
         for _ in range(decode_tokens):
@@ -70,7 +70,7 @@ def measure_contexts(
             seconds.append(time.perf_counter() - began)
         fork.close()
         planned = planned_bytes(model.config, context, records)
-        rows.append(ContextRow(context, prefill_s, statistics.median(seconds), held, planned, peak_rss_bytes()))
+        rows.append(ContextRow(context, prefill_s, statistics.median(seconds), cache_bytes, planned, peak_rss_bytes()))
     sequence.close()
     return rows
 
@@ -89,7 +89,7 @@ def dense_model(model: Transformer, num_tokens: int) -> Transformer:
 
 
 def check_contexts(config: ModelConfig, num_tokens: int, contexts: Sequence[int], decode_tokens: int) -> None:
-    """Raises ValueError for what cannot be measured."""
+    """Raises ValueError for contexts that the model or the text has not."""
     if decode_tokens < 1:
         raise ValueError(f"{decode_tokens} decoded tokens are not allowed; expected 1 or more")
     if not contexts or list(contexts) != sorted(set(contexts)) or contexts[0] < 1:

@@ -4,7 +4,7 @@
 
 A converted file has the routed experts bit for bit (MXFP4) and bfloat16 as it was; FP8 matrices become Q8_0, eight
 bits on a scale for 32 weights, which rounds: a KL divergence of about 2e-4 nats a token on the shipped model. `shrink`
-rounds what is bfloat16 as well. Neither file holds a vocabulary, since tokens go in as ids; nor the MTP module.
+rounds bfloat16 matrices too. Neither file holds a vocabulary, since tokens go in as ids; nor the MTP module.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ whose logits were compared: `pip download --no-deps --no-binary llama-cpp-python
 RATIOS = (0, *(compression.ratio for compression in COMPRESSIONS))
 
 BATCH_TOKENS = 2048
-"""Tokens in a call, and 512 in each pass of it: what llama.cpp's own tools do."""
+"""Tokens in a call, with 512 in each pass, as in llama.cpp's own tools."""
 
 CONVERTER = """
 import runpy, sys
@@ -48,13 +48,13 @@ DeepseekV4Model.set_vocab = set_vocab
 sys.argv = ["convert_hf_to_gguf.py", folder, "--outfile", out, "--outtype", "bf16"]
 runpy.run_path(source + "/convert_hf_to_gguf.py", run_name="__main__")
 """
-"""llama.cpp knows tokenizers by a hash of what they do, and would refuse ours; ids need none."""
+"""llama.cpp recognizes tokenizers by a hash of their output, and would refuse ours. Ids need no tokenizer."""
 
 
 def convert(folder: Path, sdist: Path, out: Path) -> None:
     """Write the checkpoint in `folder`, in the official layout, to the GGUF file `out`.
 
-    `sdist` is the .tar.gz of llama-cpp-python. It takes the experts' bytes of memory. Raises ValueError for a
+    `sdist` is the .tar.gz of llama-cpp-python. The converter holds the experts in memory. Raises ValueError for a
     checkpoint with other compression ratios than 0, 4 and 128, and with the converter's last words where it fails.
     """
     other = sorted({spec.ratio for spec in ModelConfig.from_file(folder).layers} - set(RATIOS))
@@ -71,7 +71,7 @@ def convert(folder: Path, sdist: Path, out: Path) -> None:
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
-    """Unpack the converter out of the sdist; the folder of llama.cpp's source."""
+    """Unpack the converter out of the sdist. Returns the folder of llama.cpp's source."""
     wanted = ("conversion", "convert_hf_to_gguf.py", "gguf-py", "models")
 
     def members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -132,7 +132,7 @@ def last_error() -> str:
 class LlamaCpp:
     """A model of one GGUF file, with one sequence of at most `max_tokens`. Close it, or use it in a `with`.
 
-    Ids are fed as they are, without BOS. Times exclude what is done once: loading warms the weights up.
+    Ids are fed as they are, without BOS. Loading reads all weights once, so that no time includes it.
     """
 
     name, arithmetic = "llama.cpp", "activations in 8 bits (Q8_0)"
@@ -164,7 +164,7 @@ class LlamaCpp:
         self._clear()
 
     def prefill(self, tokens: Sequence[int]) -> float:
-        """Read `tokens` as a new sequence; the seconds that it took, with the logits of the last."""
+        """Read `tokens` as a new sequence, with the logits of the last one. Returns the seconds."""
         self._check(tokens)
         self._clear()
         began = time.perf_counter()
@@ -172,7 +172,7 @@ class LlamaCpp:
         return time.perf_counter() - began
 
     def decode(self, tokens: Sequence[int]) -> list[float]:
-        """Go on with `tokens`, one at a time and with the logits of each; the seconds of each."""
+        """Go on with `tokens`, one at a time and with the logits of each. Returns the seconds of each."""
         self._check(tokens, self.num_tokens)
         seconds = []
         for token in tokens:
@@ -207,9 +207,9 @@ class LlamaCpp:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _check(self, tokens: Sequence[int], held: int = 0) -> None:
-        if held + len(tokens) > self.max_tokens:
-            raise ValueError(f"{held + len(tokens)} tokens are not allowed; this context has {self.max_tokens}")
+    def _check(self, tokens: Sequence[int], start: int = 0) -> None:
+        if start + len(tokens) > self.max_tokens:
+            raise ValueError(f"{start + len(tokens)} tokens are not allowed; this context has {self.max_tokens}")
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
             raise ValueError(f"ids {min(tokens)} to {max(tokens)} are not allowed; expected 0 to {self.vocab_size - 1}")
 

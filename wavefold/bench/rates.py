@@ -1,6 +1,6 @@
 """Each kernel alone, on a model's own weights and sizes: bytes and operations a second.
 
-A product is run over the weights of all layers in turn, so that what is read was not read just before.
+A product is run over the weights of all layers in turn, so that no weight was read just before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from wavefold.quant import Weight
 
 @dataclass(frozen=True)
 class Rate:
-    """One kernel: `bytes` and `operations` of a run, its fastest `seconds` of a few, and what a run was."""
+    """One kernel: `bytes` and `operations` of a run, and the fastest of a few runs in `seconds`.
+
+    `size` describes a run.
+    """
 
     kernel: str
     size: str
@@ -52,8 +55,8 @@ def products(model: Transformer, x_rows: int, repeats: int) -> Iterator[Rate]:
 
         size = sum(part.nbytes for weight in weights for part in (weight.codes, weight.scales) if part is not None)
         operations = 2 * x_rows * first.in_features * first.out_features * len(weights)
-        what = f"{first.out_features} x {first.in_features} {weights[0].format.name}, {len(weights)} of them"
-        yield Rate(f"{name}, {x_rows} rows", what, size, operations, fastest(run, repeats))
+        label = f"{first.out_features} x {first.in_features} {weights[0].format.name}, {len(weights)} of them"
+        yield Rate(f"{name}, {x_rows} rows", label, size, operations, fastest(run, repeats))
 
 
 def attention(contestant: Wavefold, depth: int, queries: int, repeats: int) -> Iterator[Rate]:

@@ -1,6 +1,6 @@
-"""Decode and prefill rates, beside what this machine can do and beside peers with the same weights.
+"""Decode and prefill rates, beside the limits of this machine and beside peers with the same weights.
 
-Contestants take turns, so that whatever else the machine does meets all of them. The bounds come from the same run: a
+Contestants take turns, so that other load on the machine meets all of them. The bounds come from the same run: a
 decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense bfloat16. Both
 rates are measured anew in every turn: on a shared machine they change by half within minutes.
 """
@@ -23,10 +23,13 @@ from wavefold.plan.tensors import tensor_kinds
 
 @dataclass
 class Row:
-    """`seconds` of a token (decode at a depth) or of a whole prompt (prefill), by contestant, all samples; `machine` is
-    what limits that (bytes read or operations a second) in each turn."""
+    """All samples of one measurement. `kind` is "decode" (at a depth of `tokens`) or "prefill" (a prompt of `tokens`).
 
-    what: str
+    `seconds` are of a token or of a whole prompt, by contestant. `machine` is the rate that limits them in each turn:
+    bytes read or operations a second.
+    """
+
+    kind: str
     tokens: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
     machine: list[float] = field(default_factory=list)
@@ -35,11 +38,13 @@ class Row:
         return statistics.median(self.seconds[name])
 
     def share(self, amount: float) -> float:
-        """Of the machine's rate, what the first contestant reaches with `amount` bytes or operations a sample: the
-        median over turns."""
+        """The first contestant's share of the machine's rate, with `amount` bytes or operations a sample.
+
+        It is the median over turns.
+        """
         ours = next(iter(self.seconds.values()))
-        each = len(ours) // len(self.machine)
-        turns = [statistics.median(ours[turn * each : (turn + 1) * each]) for turn in range(len(self.machine))]
+        count = len(ours) // len(self.machine)
+        turns = [statistics.median(ours[turn * count : (turn + 1) * count]) for turn in range(len(self.machine))]
         shares = (amount / rate / seconds for rate, seconds in zip(self.machine, turns, strict=True))
         return statistics.median(shares)
 
@@ -56,7 +61,7 @@ def measure(
     prompt: int,
     decode_tokens: int,
     repeats: int,
-    report: Callable[[str], None] = lambda what: None,
+    report: Callable[[str], None] = lambda step: None,
 ) -> list[Row]:
     """Rows of decoding at each depth, then of a prompt of `prompt` tokens (0: none). Ours is the first contestant.
 
@@ -81,7 +86,7 @@ def measure(
                 contestant.fill(depth)
             else:
                 contestant.prefill(tokens(max(depth, 1)))
-            contestant.decode(tokens(2))  # what is done once, is done
+            contestant.decode(tokens(2))  # work that is done once, is done
             if isinstance(contestant, Wavefold):
                 contestant.native_s = 0.0
         for turn in range(repeats):
@@ -109,7 +114,7 @@ def measure(
 
 
 def check(config: ModelConfig, depths: Sequence[int], prompt: int, decode_tokens: int, repeats: int) -> None:
-    """Raises ValueError for what cannot be measured."""
+    """Raises ValueError for depths and counts that cannot be measured."""
     if decode_tokens < 1 or repeats < 1:
         raise ValueError(f"{decode_tokens} decoded tokens and {repeats} turns are not allowed; expected 1 or more")
     if prompt < 0 or any(depth < 0 for depth in depths) or not (depths or prompt):
@@ -125,7 +130,7 @@ def max_decoded(decode_tokens: int, repeats: int) -> int:
 
 
 def decode_bytes(config: ModelConfig, depth: int, packed_records: bool) -> int:
-    """What a token must read: the weights that it meets, once, and its part of the cache."""
+    """Bytes that a token must read: the weights that it meets, once, and its part of the cache."""
     weights = sum(kind.bytes * kind.active_values // kind.values for kind in tensor_kinds(config) if kind.active)
     return weights + cache_read(config, depth + 1, packed(config) if packed_records else plain(config, 2))
 

@@ -110,7 +110,7 @@ def bench_context(args: argparse.Namespace) -> int:
 
 
 def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tuple[torch.Tensor, str]:
-    """Token ids [n] to read, and what they are."""
+    """Token ids [n] to read, and a description of their source."""
     import torch
 
     from wavefold.chat import Tokenizer
@@ -123,14 +123,14 @@ def text_for(args: argparse.Namespace, folder: Path, model: Transformer) -> tupl
         return torch.randint(0, model.config.vocab_size, (args.contexts[-1],), generator=generator), "random tokens"
     tokenizer, data = Tokenizer.load(folder), args.data or "stdlib"
     ids: list[int] = []
-    corpus, what = load_corpus(data), f"held-out files of {data}"
+    corpus, source = load_corpus(data), f"held-out files of {data}"
     for number, document in enumerate((*corpus.held_out, *corpus.train)):
         if len(ids) >= args.contexts[-1] and number >= len(corpus.held_out):
             break
         ids += tokenizer.encode_document(document.text)
         if number == len(corpus.held_out):
-            what = f"all files of {data}, the held-out ones first"
-    return torch.tensor(ids), what
+            source = f"all files of {data}, the held-out ones first"
+    return torch.tensor(ids), source
 
 
 def bench_cache(args: argparse.Namespace) -> int:

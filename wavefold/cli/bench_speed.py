@@ -107,7 +107,7 @@ def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Cont
 
 
 def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, packed: bool) -> object:
-    """Rates, each with its bound, what bounds it, and the peers' beside ours."""
+    """A table of our rates, each with its bound, and the peers' rates."""
     from rich.table import Table
 
     from wavefold.bench.speed import decode_bytes, prompt_operations
@@ -118,19 +118,19 @@ def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, p
         columns += [f"{other.name} tokens/s", "ours / theirs"]
     shown = Table(*columns, caption="; ".join(f"{c.name}: {c.arithmetic}" for c in contestants))
     for row in rows:
-        tokens = 1 if row.what == "decode" else row.tokens
+        tokens = 1 if row.kind == "decode" else row.tokens
         ours = row.seconds[contestants[0].name]
-        if row.what == "decode":
-            what, amount, unit = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), "GB"
+        if row.kind == "decode":
+            label, amount, unit = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), "GB"
             outside = f"{sum(row.seconds['outside native code']) / sum(ours):.1%}"
         else:
-            what, amount, unit = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), "GFLOP"
+            label, amount, unit = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), "GFLOP"
             outside = ""
         bound = f"{row.share(amount):.0%} of {amount / GB:,.2f} {unit}"
         limits = f"{min(row.machine) / GB:.1f}-{max(row.machine) / GB:.1f} {unit}/s"
         spread = f"{tokens / max(ours):.2f}-{tokens / min(ours):.2f}"
         median = row.median(contestants[0].name)
-        cells = [what, f"{tokens / median:.2f}", spread, bound, limits, outside]
+        cells = [label, f"{tokens / median:.2f}", spread, bound, limits, outside]
         for other in others:
             cells += [f"{tokens / row.median(other.name):.2f}", f"{row.ratio(other.name):.2f}"]
         shown.add_row(*cells)
@@ -138,11 +138,11 @@ def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, p
 
 
 def line(row: Row) -> dict[str, object]:
-    return {"what": row.what, "tokens": row.tokens, "seconds": row.seconds, "machine": row.machine}
+    return {"what": row.kind, "tokens": row.tokens, "seconds": row.seconds, "machine": row.machine}
 
 
 def kernel_rates(ours: Wavefold, memory: float, gemm: float) -> Iterator[dict[str, object]]:
-    """Print each kernel's rates as they come in, and give them back."""
+    """Print a table of each kernel's rates, and yield them as lines of JSON."""
     from dataclasses import asdict
 
     from rich.console import Console

@@ -50,24 +50,24 @@ def run(args: argparse.Namespace) -> int:
     if args.ranks:
         plans = plan_ranks.plan_ranks(config, args)
         if args.json:
-            print(json.dumps([plan_ranks.facts(some) for some in plans]))
+            print(json.dumps([plan_ranks.values_of(ranked) for ranked in plans]))
         else:
             plan_ranks.print_ranks(Console(), args, plans)
         return 0
     one = plan(config, args.context)
     if args.plot:
         check_path(args.plot)
-    facts = dataclasses.asdict(one)
+    values = dataclasses.asdict(one)
     files = files_of(Path(args.model), config)
     if files is not None:
-        facts |= {"num_tensors": files.tensors, "weight_bytes": files.bytes, "files": dataclasses.asdict(files),
+        values |= {"num_tensors": files.tensors, "weight_bytes": files.bytes, "files": dataclasses.asdict(files),
                   "formula": {"tensors": one.num_tensors, "bytes": one.weight_bytes}}  # fmt: skip
     if args.machine:
-        facts["machine"] = predict(config, args)
+        values["machine"] = predict(config, args)
     if args.json:
         if args.count:
-            facts["counted"] = counted(config, args.context)
-        print(json.dumps(facts))
+            values["counted"] = counted(config, args.context)
+        print(json.dumps(values))
     else:
         console = Console()
         print_weights(console, config, one, files)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             print_counted(console, config, args.context)
         print_course(console, config, one)
         if args.machine:
-            print_machine(console, facts["machine"])
+            print_machine(console, values["machine"])
     if args.plot:
         draw(config, Path(args.model).name, args.plot)
         print(f"drawn: {args.plot}", file=sys.stderr)
@@ -105,8 +105,8 @@ def print_weights(console: Console, config: ModelConfig, one: Plan, files: FileC
     weights = Table("precision", "parameters", "active", title=title)
     kinds = tensor_kinds(config)
     for precision in ("fp4", "fp8", "bf16", "fp32"):
-        mine = [kind for kind in kinds if kind.precision == precision]
-        values, active = sum(k.values for k in mine), sum(k.active_values for k in mine)
+        chosen = [kind for kind in kinds if kind.precision == precision]
+        values, active = sum(k.values for k in chosen), sum(k.active_values for k in chosen)
         weights.add_row(precision, f"{values / 1e9:,.3f} B", f"{active / 1e9:,.3f} B")
     weights.add_row("all", f"{one.params / 1e9:,.3f} B", f"{one.active_params / 1e9:,.3f} B")
     console.print(weights)
@@ -115,7 +115,7 @@ def print_weights(console: Console, config: ModelConfig, one: Plan, files: FileC
 
 
 def print_differences(console: Console, files: FileCount) -> None:
-    """One line each for what the files hold beside the configuration's model, and for what they lack of it."""
+    """Print the tensors that only the files hold, then those that only the configuration's model has, one line each."""
     from wavefold.checkpoint.count import by_part
 
     lines = [
@@ -129,17 +129,17 @@ def print_differences(console: Console, files: FileCount) -> None:
 
 
 def print_flops(console: Console, config: ModelConfig, context: int) -> None:
-    """A decoded and a prompt's token by part, beside V3.2's, under each convention."""
+    """A decoded and a prompt's token by part, and V3.2's, under each convention."""
     from rich.table import Table
 
     from wavefold.plan.baseline import v32_decode_flops, v32_prefill_flops
     from wavefold.plan.flops import CONVENTIONS, decode_flops, prefill_flops
 
-    def table(title: str, mine: Flops, v32: Flops) -> Table:
-        parts = Table("convention", *mine.weighted(CONVENTIONS[0]), "all", "V3.2", "of V3.2", title=title)
+    def table(title: str, v4: Flops, v32: Flops) -> Table:
+        parts = Table("convention", *v4.weighted(CONVENTIONS[0]), "all", "V3.2", "of V3.2", title=title)
         for convention in CONVENTIONS:
-            figures = [*mine.weighted(convention).values(), mine.total(convention), v32.total(convention)]
-            share = mine.total(convention) / v32.total(convention)
+            figures = [*v4.weighted(convention).values(), v4.total(convention), v32.total(convention)]
+            share = v4.total(convention) / v32.total(convention)
             parts.add_row(convention.name, *(f"{figure / 1e9:,.1f}" for figure in figures), f"{100 * share:.2f} %")
         return parts
 
@@ -150,7 +150,7 @@ def print_flops(console: Console, config: ModelConfig, context: int) -> None:
 
 
 def counted(config: ModelConfig, context: int) -> dict[str, int]:
-    """Operations by part that the modules' ops stated."""
+    """Operations of a decode step by part, as the modules' ops count them."""
     from wavefold.model.dry_run import count_decode_step
 
     counter = count_decode_step(config, context)
@@ -192,7 +192,7 @@ def print_course(console: Console, config: ModelConfig, one: Plan) -> None:
 
 
 def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
-    """This machine's figures and the rates that they allow. Raises ValueError for what does not fit."""
+    """This machine's figures and the rates that they allow. Raises ValueError if the model does not fit in memory."""
     from wavefold import system
     from wavefold.plan import machine as machines
     from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
@@ -200,7 +200,7 @@ def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     memory = system.memory_bytes()
     needed = check_fits(config, args.context, memory)
     machine = machines.this_machine(
-        cache_folder() / "machine.json", args.remeasure, lambda what: print(f"measuring {what}", file=sys.stderr)
+        cache_folder() / "machine.json", args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
     )
     rates = {
         "decode": decode_rate(config, args.context, machine, memory),
@@ -217,20 +217,20 @@ def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def print_machine(console: Console, facts: dict) -> None:
+def print_machine(console: Console, values: dict) -> None:
     from rich.table import Table
 
-    gemm = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in facts["gemm"].items())
-    disk = "unknown (no O_DIRECT)" if facts["disk_read"] is None else f"{facts['disk_read'] / 1e9:,.2f} GB/s"
+    gemm = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in values["gemm"].items())
+    disk = "unknown (no O_DIRECT)" if values["disk_read"] is None else f"{values['disk_read'] / 1e9:,.2f} GB/s"
     console.print(
-        f"this machine: {facts['cpu']}, {facts['threads']} threads, {facts['memory'] / 1e9:,.1f} GB; "
-        f"reads {facts['memory_read'] / 1e9:,.1f} GB/s from memory, {disk} from disk; {gemm}"
+        f"this machine: {values['cpu']}, {values['threads']} threads, {values['memory'] / 1e9:,.1f} GB; "
+        f"reads {values['memory_read'] / 1e9:,.1f} GB/s from memory, {disk} from disk; {gemm}"
     )
-    share = facts["routed_in_memory"]
+    share = values["routed_in_memory"]
     if share < 1:
         console.print(f"{100 * share:.0f} % of the routed experts fit in memory; the others are read from disk")
     table = Table("at best", "tokens/s", "limit", "ms a token by each limit", title="predicted upper bounds")
     for name in ("decode", "prefill"):
-        each = ", ".join(f"{limit} {1e3 * seconds:,.2f}" for limit, seconds in facts[name]["seconds"].items())
-        table.add_row(name, f"{facts[name]['tokens_per_s']:,.1f}", facts[name]["limit"], each)
+        limits = ", ".join(f"{limit} {1e3 * seconds:,.2f}" for limit, seconds in values[name]["seconds"].items())
+        table.add_row(name, f"{values[name]['tokens_per_s']:,.1f}", values[name]["limit"], limits)
     console.print(table)

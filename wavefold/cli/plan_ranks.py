@@ -48,7 +48,7 @@ def link_rate(text: str) -> float:
 
 
 def plan_ranks(config: ModelConfig, args: argparse.Namespace) -> list[Prediction]:
-    """The plans of a decode step and a prompt, or of `--tokens`. Raises ValueError for what does not fit."""
+    """The plans of a decode step and a prompt, or of `--tokens`. Raises ValueError for flags that cannot be planned."""
     from wavefold.waves import timeline
     from wavefold.waves.predict import predict
     from wavefold.waves.simulate import Link
@@ -67,22 +67,22 @@ def plan_ranks(config: ModelConfig, args: argparse.Namespace) -> list[Prediction
 
 
 def rank_machine(args: argparse.Namespace) -> Machine:
-    """The rates that were given; what was not, this machine's."""
+    """The rates of `--tflops` and `--memory`. A missing flag takes the rate of this machine."""
     from wavefold.plan import machine as machines
     from wavefold.waves.predict import Machine
 
     flops, memory = args.tflops, args.memory
     if flops is None or memory is None:
-        mine = machines.this_machine(
-            cache_folder() / "machine.json", args.remeasure, lambda what: print(f"measuring {what}", file=sys.stderr)
+        here = machines.this_machine(
+            cache_folder() / "machine.json", args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
         )
-        flops = mine.gemm["bfloat16"] / 1e12 if flops is None else flops
-        memory = mine.memory_read / 1e9 if memory is None else memory
+        flops = here.gemm["bfloat16"] / 1e12 if flops is None else flops
+        memory = here.memory_read / 1e9 if memory is None else memory
     return Machine(flops * 1e12, memory * 1e9)
 
 
-def facts(plan: Prediction) -> dict[str, object]:
-    """For JSON."""
+def values_of(plan: Prediction) -> dict[str, object]:
+    """A plan's figures by name, as `--json` prints them."""
     names = ("tokens", "seconds", "naive_s", "compute_s", "memory_s", "link_s", "sent_bytes", "copies", "imbalance",
              "rho", "bound_s", "limit", "helps")  # fmt: skip
     return {name: getattr(plan, name) for name in names} | {

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from wavefold.cache import Sequence as Cached
 from wavefold.engine.room import check_answer
 from wavefold.engine.sampler import check_sampling, sample
 from wavefold.model import Step, Transformer
@@ -84,57 +86,101 @@ def generate(
     long or not in the vocabulary, and for an answer that memory has no room for.
     """
     check_sampling(temperature, top_p)
+    _check_arguments(tokens, max_tokens, seed)
+    window = model.config.max_position_embeddings
+    max_tokens, limit = _fitted(len(tokens), max_tokens, window, fit_window)
+    prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
+    check_answer(model, len(tokens), _cached_tokens(len(tokens), max_tokens))
+    request = _Request(
+        prompt, max_tokens, limit, temperature, top_p, torch.Generator().manual_seed(seed),
+        frozenset(model.config.eos_token_ids if stop_ids is None else stop_ids), first_ids, on_prefill,
+    )  # fmt: skip
+    return Generation(len(tokens), lambda generation: _run(generation, model, request))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The checked arguments of `generate`. `limit` is the stop reason of an answer of `max_tokens` ids."""
+
+    prompt: Tensor
+    max_tokens: int
+    limit: StopReason
+    temperature: float
+    top_p: float
+    generator: torch.Generator
+    stop_ids: Collection[int]
+    first_ids: Collection[int] | None
+    on_prefill: Callable[[int, int], None]
+
+
+def _check_arguments(tokens: Sequence[int], max_tokens: int, seed: int) -> None:
+    """Raises ValueError for arguments that no model accepts."""
     if max_tokens < 1:
         raise ValueError(f"max_tokens = {max_tokens} is not allowed; expected 1 or more")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed = {seed} is not allowed; expected 0 to 2^63 - 1")
     if not tokens:
         raise ValueError("the prompt has no tokens; expected at least one")
-    window = model.config.max_position_embeddings
+
+
+def _fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -> tuple[int, StopReason]:
+    """The longest answer, and its stop reason. Raises ValueError if prompt and answer are longer than the window."""
     limit: StopReason = "length"
-    if fit_window and max_tokens > (left := max(window - len(tokens) + 1, 1)):
+    if fit_window and max_tokens > (left := max(window - prompt_tokens + 1, 1)):
         max_tokens, limit = left, "context"
-    num_tokens = len(tokens) + max_tokens - 1  # the last one is not run
-    if num_tokens > window:
+    if _cached_tokens(prompt_tokens, max_tokens) > window:
         raise ValueError(
-            f"{len(tokens)} prompt tokens and max_tokens = {max_tokens} are not allowed; expected at most "
+            f"{prompt_tokens} prompt tokens and max_tokens = {max_tokens} are not allowed; expected at most "
             f"max_position_embeddings = {window} together"
         )
-    prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
-    check_answer(model, len(tokens), num_tokens)
-    stops = set(model.config.eos_token_ids) if stop_ids is None else set(stop_ids)
-    generator = torch.Generator().manual_seed(seed)
+    return max_tokens, limit
 
-    def run(generation: Generation) -> Iterator[int]:
-        started = time.perf_counter()
-        sequence = model.new_pool(num_tokens).open()
-        try:
-            for first in range(0, len(prompt), PASS_TOKENS):
-                on_prefill(first, len(prompt))
-                part = prompt[first : first + PASS_TOKENS]
-                wanted = [len(part) - 1] if first + len(part) == len(prompt) else []
-                logits = model.forward_step(Step(part, [sequence], [len(part)], wanted))
-            on_prefill(len(prompt), len(prompt))
-            for number in range(max_tokens):
-                if number == 0 and first_ids is not None:
-                    allowed = torch.full_like(logits, -torch.inf)
-                    allowed[:, [token for token in first_ids if token < logits.shape[-1]]] = 0
-                    logits = logits + allowed
-                token = int(sample(logits, temperature, top_p, generator))
-                generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
-                if token in stops:
-                    generation.stop_reason, generation.stop_id = "stop", token
-                    return
-                if number + 1 == max_tokens:
-                    generation.stop_reason = limit
-                yield token
-                if number + 1 < max_tokens:
-                    started = time.perf_counter()
-                    logits = model.forward_step(Step(torch.tensor([token]), [sequence], [1], [0]))
-        finally:
-            sequence.close()
 
-    return Generation(len(tokens), run)
+def _cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
+    """Tokens in the cache at the end of the longest answer. The last token is not run."""
+    return prompt_tokens + max_tokens - 1
+
+
+def _run(generation: Generation, model: Transformer, request: _Request) -> Iterator[int]:
+    """The ids of an answer, one pass for each after the prompt's. Updates `generation`."""
+    started = time.perf_counter()
+    sequence = model.new_pool(_cached_tokens(len(request.prompt), request.max_tokens)).open()
+    try:
+        logits = _prefill(model, request.prompt, sequence, request.on_prefill)
+        for number in range(request.max_tokens):
+            if number == 0 and request.first_ids is not None:
+                logits = _only(logits, request.first_ids)
+            token = int(sample(logits, request.temperature, request.top_p, request.generator))
+            generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
+            if token in request.stop_ids:
+                generation.stop_reason, generation.stop_id = "stop", token
+                return
+            if number + 1 == request.max_tokens:
+                generation.stop_reason = request.limit
+            yield token
+            if number + 1 < request.max_tokens:
+                started = time.perf_counter()
+                logits = model.forward_step(Step(torch.tensor([token]), [sequence], [1], [0]))
+    finally:
+        sequence.close()
+
+
+def _prefill(model: Transformer, prompt: Tensor, sequence: Cached, on_prefill: Callable[[int, int], None]) -> Tensor:
+    """Logits [1, vocab] after the prompt, which is run PASS_TOKENS at a time."""
+    for first in range(0, len(prompt), PASS_TOKENS):
+        on_prefill(first, len(prompt))
+        part = prompt[first : first + PASS_TOKENS]
+        wanted = [len(part) - 1] if first + len(part) == len(prompt) else []
+        logits = model.forward_step(Step(part, [sequence], [len(part)], wanted))
+    on_prefill(len(prompt), len(prompt))
+    return logits
+
+
+def _only(logits: Tensor, ids: Collection[int]) -> Tensor:
+    """Logits [1, vocab] with all ids but `ids` at -inf. Ids beyond the vocabulary are ignored."""
+    allowed = torch.full_like(logits, -torch.inf)
+    allowed[:, [token for token in ids if token < logits.shape[-1]]] = 0
+    return logits + allowed
 
 
 def _add(stats: Stats, number: int, seconds: float, cache_bytes: int) -> Stats:

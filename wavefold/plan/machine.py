@@ -1,4 +1,4 @@
-"""What this machine can do at best: bytes read per second, GEMM operations per second, bytes from disk per second.
+"""The best rates of this machine: bytes read per second, GEMM operations per second, bytes from disk per second.
 
     memory   the fastest of three reductions over a tensor far larger than any cache
     GEMM     2048 x 2048 x 2048 through torch, for each dtype
@@ -41,23 +41,23 @@ class Machine:
     disk_folder: str
 
     def identity(self) -> tuple[str, int, str]:
-        """What must be unchanged for the figures to hold."""
+        """The values on which the figures depend."""
         return self.cpu, self.threads, self.torch
 
 
-def this_machine(kept: Path, remeasure: bool = False, report: Callable[[str], None] = lambda what: None) -> Machine:
-    """The figures in the file `kept`, if they are this machine's; else measured now (half a minute) and kept there."""
+def this_machine(path: Path, remeasure: bool = False, report: Callable[[str], None] = lambda step: None) -> Machine:
+    """The figures in the file `path`, if they are this machine's; else new ones (half a minute), written there."""
     import torch
 
-    machine = None if remeasure else _read(kept)
+    machine = None if remeasure else _read(path)
     if machine is None or machine.identity() != (cpu_name(), torch.get_num_threads(), torch.__version__):
-        machine = measure(kept.parent, report)
-        _keep(machine, kept)
+        machine = measure(path.parent, report)
+        _keep(machine, path)
     return machine
 
 
-def measure(disk_folder: Path, report: Callable[[str], None] = lambda what: None) -> Machine:
-    """Measure all rates, `report`ing what comes next."""
+def measure(disk_folder: Path, report: Callable[[str], None] = lambda step: None) -> Machine:
+    """Measure all rates, with a `report` before each step."""
     import torch
 
     report("memory: reading 1 GiB")
@@ -143,17 +143,17 @@ def _read_directly(name: str) -> float | None:
             os.close(file)
 
 
-def _read(kept: Path) -> Machine | None:
-    """What was measured before; None where there is nothing, or something else."""
+def _read(path: Path) -> Machine | None:
+    """The figures of an earlier measurement; None where the file is missing or holds something else."""
     try:
-        return Machine(**json.loads(kept.read_text()))
+        return Machine(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(machine: Machine, kept: Path) -> None:
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(prefix=kept.name, dir=kept.parent)  # mode 0600
+def _keep(machine: Machine, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)  # mode 0600
     with open(handle, "w") as file:
         file.write(json.dumps(asdict(machine), indent=1) + "\n")
-    os.replace(name, kept)
+    os.replace(name, path)
