@@ -91,7 +91,7 @@ class CpuLayers:
             return False
         if not all(view.has_rows for view in views):
             return False
-        if not self._is_current(model, all(memory.length == 1 for memory in memories)):
+        if not self._is_current(model, all(view.length == 1 for view in views)):
             self._make(model)
         return bool(self.layers)
 
