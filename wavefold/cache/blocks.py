@@ -56,10 +56,10 @@ class BlockAllocator:
 
     def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
         """Raises AssertionError unless `tables` are exactly the holders and every other block is free once."""
-        held = [0] * self.num_blocks
+        counts = [0] * self.num_blocks
         for table in tables:
             for block in table:
-                held[block] += 1
-        assert held == self.references, "reference counts differ from the block tables"
+                counts[block] += 1
+        assert counts == self.references, "reference counts differ from the block tables"
         assert len(set(self._free)) == len(self._free), "a block is in the free list twice"
-        assert {b for b, count in enumerate(held) if count == 0} == set(self._free), "free list is not what is unused"
+        assert {b for b, count in enumerate(counts) if count == 0} == set(self._free), "free list is not what is unused"

@@ -19,7 +19,7 @@ from wavefold import ops
 from wavefold.cache import View, entries_of
 from wavefold.config import WINDOW_PART, LayerSpec, ModelConfig
 from wavefold.model.attention_train import attend_training
-from wavefold.model.batch import Batch, Segment, num_visible
+from wavefold.model.batch import Batch, Span, num_visible
 from wavefold.model.compressor import Compressor
 from wavefold.model.indexer import Indexer, as_mask
 from wavefold.model.parameters import Linear, Norm, empty
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
         """[n, H, c], over each sequence's past as well."""
-        lengths = [segment.view.length for segment in batch.segments]
+        lengths = [span.view.length for span in batch.spans]
         detached = h.detach(), qr.detach()  # nothing learns from the indexer
         index: tuple[Tensor, ...] = ()
         rows = key_rows = h[:, :0]
@@ -86,13 +86,13 @@ class Attention(nn.Module):
             index = self.indexer.queries(*detached, batch, arithmetic)
         outputs: list[Tensor] = []
         parts = (x.split(lengths) for x in (q, kv, rows, key_rows, *index))
-        for segment, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.segments, *parts, strict=True):
-            window = segment.view.window(self.layer, kv_part)
+        for span, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.spans, *parts, strict=True):
+            window = span.view.window(self.layer, kv_part)
             if self.spec.has_keys:
-                self.indexer.compressor.extend(key_rows_part, segment, batch, arithmetic)
+                self.indexer.compressor.extend(key_rows_part, span, batch, arithmetic)
             if self.spec.has_compressor:
-                self.compressor.extend(rows_part, segment, batch, arithmetic)
-            outputs += self.attend(q_part, window, index_part, segment, arithmetic)
+                self.compressor.extend(rows_part, span, batch, arithmetic)
+            outputs += self.attend(q_part, window, index_part, span, arithmetic)
         return torch.cat(outputs)
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,13 +110,13 @@ class Attention(nn.Module):
         return self.wo_b(u, arithmetic)
 
     def attend(
-        self, q: Tensor, window: Tensor, index: Sequence[Tensor], segment: Segment, arithmetic: Arithmetic
+        self, q: Tensor, window: Tensor, index: Sequence[Tensor], span: Span, arithmetic: Arithmetic
     ) -> list[Tensor]:
         """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries.
 
         `index` is, in layers with an indexer, its queries and weights for the same tokens. Returns [n, H, c] in chunks.
         """
-        spec, view = self.spec, segment.view
+        spec, view = self.spec, span.view
         outputs, first = [], view.start
         for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
             chunk = range(first, first + len(q_chunk))
@@ -127,7 +127,7 @@ class Attention(nn.Module):
                 self._add_window(softmax, window, chunk, view, arithmetic)
             if spec.indexed:
                 seen = num_visible(positions, spec.ratio)
-                chosen = self._choice(index_chunk, chunk, seen, segment, arithmetic)
+                chosen = self._choice(index_chunk, chunk, seen, span, arithmetic)
                 with ops.part(spec.part):
                     self._add_chosen(softmax, chosen, view, arithmetic)
             elif spec.compressed:
@@ -138,15 +138,15 @@ class Attention(nn.Module):
         return outputs
 
     def _choice(
-        self, index: Sequence[Tensor], chunk: range, visible: Tensor, segment: Segment, arithmetic: Arithmetic
+        self, index: Sequence[Tensor], chunk: range, visible: Tensor, span: Span, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
         """Entries [n, k] for the queries of a chunk, of `visible` [n]: the indexer's choice, or an earlier layer's."""
         if self.spec.choice_of is not None:
-            return segment.choices[self.spec.choice_of, chunk.start]
+            return span.choices[self.spec.choice_of, chunk.start]
         q, weights = index
-        chosen = self.indexer.select(q, weights, visible, segment.view, arithmetic)
+        chosen = self.indexer.select(q, weights, visible, span.view, arithmetic)
         if self.shares_choice:
-            segment.choices[self.layer, chunk.start] = chosen
+            span.choices[self.layer, chunk.start] = chosen
         return chosen
 
     def _add_window(

@@ -32,8 +32,8 @@ def attend_training(
 
     Their entries are made of h [n, hidden], the indexer's queries of it and of the low-rank queries qr [n, q_lora].
     """
-    assert all(segment.view.start == 0 for segment in batch.segments), "training passes hold whole sequences"
-    lengths = [segment.view.length for segment in batch.segments]
+    assert all(span.view.start == 0 for span in batch.spans), "training passes hold whole sequences"
+    lengths = [span.view.length for span in batch.spans]
     spec = attention.spec
     if not spec.alone:
         raise ValueError(f"training of {spec} is not allowed; expected layers that need nothing of another layer")

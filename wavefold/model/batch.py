@@ -1,4 +1,4 @@
-"""The new tokens of one pass: several sequences' runs, one after another, each with its view of the past."""
+"""The new tokens of one pass: a span of each sequence, one after another, with its view of the past."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def num_visible(positions: Position, ratio: int) -> Position:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One sequence's run: rows `rows` of the packed tokens, at positions view.start .. view.end.
+class Span:
+    """One sequence's tokens in a pass: rows `rows` of the packed tokens, at positions view.start .. view.end.
 
     `choices`: entries chosen [n, k] by (layer, position of the first of n queries), for later layers that use them too.
     """
@@ -44,25 +44,25 @@ class Batch:
     """
 
     tokens: Tensor
-    segments: tuple[Segment, ...]
+    spans: tuple[Span, ...]
     config: ModelConfig
     training: TrainingPass | None = None
 
     @classmethod
     def of(cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None) -> Batch:
-        """Pack `tokens` [n]: the runs of `views`, in that order."""
-        segments, row = [], 0
+        """Pack `tokens` [n]: the spans of `views`, in that order."""
+        spans, row = [], 0
         for view in views:
-            segments.append(Segment(slice(row, row + view.length), view))
+            spans.append(Span(slice(row, row + view.length), view))
             row += view.length
         assert row == len(tokens), (row, len(tokens))
-        return cls(tokens, tuple(segments), config, training)
+        return cls(tokens, tuple(spans), config, training)
 
     @functools.cached_property
     def positions(self) -> Tensor:
         """The tokens' positions in their sequences, int64 [n]."""
-        runs = (segment.view for segment in self.segments)
-        return torch.cat([torch.arange(view.start, view.end, device=self.tokens.device) for view in runs])
+        views = (span.view for span in self.spans)
+        return torch.cat([torch.arange(view.start, view.end, device=self.tokens.device) for view in views])
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:

@@ -143,7 +143,7 @@ def run_layers(
 ) -> Tensor:  # fmt: skip
     """streams bfloat16 [n, hc, hidden] -> the same after all layers; the views' rows as after `Block.forward`."""
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
-    spans = spans_of(layers, [segment.view for segment in batch.segments])  # type: ignore[misc]
+    spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
@@ -157,7 +157,7 @@ def run_layers(
         else:
             native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
             routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
-            buffers.made.copy_(routed.float() + buffers.made.float())
+            buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams
 

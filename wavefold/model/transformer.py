@@ -295,7 +295,7 @@ class Transformer(HyperConnected):
         x = self.embed(batch.tokens, self.arithmetic)
         streams = x[:, None].expand(-1, self.num_streams, -1)
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        if self._cpu.of(self, [segment.view for segment in batch.segments]):
+        if self._cpu.of(self, [span.view for span in batch.spans]):
             return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, self.experts, self.arithmetic)
