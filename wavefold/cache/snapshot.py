@@ -1,4 +1,4 @@
-"""A sequence at a block boundary: its blocks, shared, and a copy of its rings and tails. Others are opened from it."""
+"""A sequence at a block boundary: its blocks, shared, and a copy of its rings and tails. Sequences are opened at it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """Holds a share of its blocks until `close`, whatever becomes of the sequence that it was taken from.
+    """Holds a share of its blocks until `close`, even after its sequence is closed.
 
-    `table`: the block numbers. `high`: the furthest position that the sequence had been at, which bounds rewinds.
+    `table`: the block numbers. `high`: the sequence's furthest position, which bounds rewinds.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class Snapshot:
 
     @classmethod
     def of_bytes(cls, pool: Pool, table: list[int], num_tokens: int, state_bytes: bytes | memoryview) -> Snapshot:
-        """A snapshot of blocks of `pool` that hold the rows of `num_tokens` tokens, and of a state's bytes.
+        """Returns a snapshot of `pool` blocks that hold the rows of `num_tokens` tokens, and of a state's bytes.
 
-        What `state_bytes` gave of another snapshot of the same layout; a sequence opened from it cannot step back
-        before its last token. Raises ValueError for sizes that do not fit.
+        `state_bytes` is that property of another snapshot with the same layout. A sequence opened at this one cannot
+        rewind before its `num_tokens`. Raises ValueError for sizes that do not fit.
         """
         layout = pool.layout
         if len(state_bytes) != layout.state_bytes or layout.num_blocks(num_tokens) != len(table):
@@ -47,12 +47,12 @@ class Snapshot:
 
     @property
     def state_bytes(self) -> memoryview:
-        """The rings and tails as one contiguous buffer, the snapshot's own. CPU pools alone."""
+        """The rings and tails as one contiguous buffer, memory of the snapshot. CPU pools only."""
         self.check_open(self.pool)
         return memoryview(self.state.buffer.numpy())  # type: ignore[arg-type]
 
     def sequence(self) -> Sequence:
-        """A sequence with this past, that shares the blocks. `Pool.open(at=...)` gives it its place."""
+        """Returns a sequence with this past that shares the blocks. `Pool.open(at=...)` registers it."""
         from wavefold.cache.sequence import Sequence
 
         opened = Sequence(self.pool, self.state.copy())
@@ -67,7 +67,7 @@ class Snapshot:
             raise ValueError("the snapshot is closed or belongs to another pool; take one of a sequence in this pool")
 
     def close(self) -> None:
-        """Give the share of the blocks back. Closing twice is an error."""
+        """Gives the share of the blocks back. A second call is an error."""
         self.check_open(self.pool)
         self.closed = True
         self.pool.snapshots.remove(self)

@@ -20,7 +20,7 @@ Position = TypeVar("Position", int, Tensor)
 
 
 def num_visible(positions: Position, ratio: int) -> Position:
-    """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
+    """Returns the number of entries that a query at each position sees: the complete blocks of `ratio` tokens."""
     return (positions + 1) // ratio
 
 
@@ -38,9 +38,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Batch:
-    """What every layer needs to know of a pass besides the activations. `tokens` [n] int64, packed.
+    """The input of a pass besides the activations, for all layers. `tokens` [n] int64, packed.
 
-    `training` is there when gradients are wanted of what a pass leaves out otherwise: the indexer's, the balance's.
+    `training` is set if the losses of the indexer and of the balance of experts are wanted.
     """
 
     tokens: Tensor
@@ -50,7 +50,7 @@ class Batch:
 
     @classmethod
     def of(cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None) -> Batch:
-        """Pack `tokens` [n]: the spans of `views`, in that order."""
+        """Returns the batch of `tokens` [n]: the spans of `views`, in that order."""
         spans, row = [], 0
         for view in views:
             spans.append(Span(slice(row, row + view.length), view))
@@ -66,19 +66,19 @@ class Batch:
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:
-        """Of the rotary tables, by whether a layer compresses."""
+        """Frequencies of the rotary tables: for layers that compress (True) and for others (False)."""
         return {c: ops.rope_frequencies(self.config, c, self.tokens.device) for c in (False, True)}
 
     @functools.cached_property
     def rope(self) -> dict[bool, Table]:
-        """The tokens' rotary tables, by whether a layer compresses."""
+        """The tokens' rotary tables: for layers that compress (True) and for others (False)."""
         return {c: ops.rope_table(self.positions, f) for c, f in self.frequencies.items()}
 
     def table(self, compressed: bool) -> Table:
-        """The rotary table of the tokens, for a layer that compresses or one that does not."""
+        """Returns the tokens' rotary table for a layer that compresses, or for one that does not."""
         return self.rope[compressed]
 
     def entry_table(self, first: int, end: int, ratio: int) -> Table:
-        """The rotary table of compressed entries first .. end: each stands where its own block begins."""
+        """Returns the rotary table of entries first .. end. An entry's position is that of its block's first token."""
         positions = torch.arange(first, end, device=self.tokens.device) * ratio
         return ops.rope_table(positions, self.frequencies[True])

@@ -219,7 +219,7 @@ _structs: dict[object, ExpertStruct] = {}
 
 
 def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges) -> None:
-    """buffers.h -> buffers.output: the sum over `chosen` experts, each of its tokens by buffers.chosen and buffers.route.
+    """buffers.h -> buffers.output: the sum over `chosen` experts, for their tokens by buffers.chosen and buffers.route.
 
     The sum is float32, in the order of `chosen`. `after`: what the next call reads first.
     """
