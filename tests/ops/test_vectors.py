@@ -16,7 +16,7 @@ from wavefold.cache import FreshView, View
 from wavefold.checkpoint import random_model
 from wavefold.config import CSA, HCA, SWA
 from wavefold.model.attention import Attention
-from wavefold.model.batch import Batch, Segment
+from wavefold.model.batch import Batch, Span
 from wavefold.ops import Arithmetic
 from wavefold.quant import Weight
 
@@ -168,7 +168,7 @@ def keys_seen(ratio: int, start: int, length: int, arithmetic: ops.Arithmetic) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "RunningSoftmax", Softmax)
         window = view.window(0, torch.empty(length))
-        attention.attend(torch.zeros(length, 1, 1), window, index, Segment(slice(0, length), view), arithmetic)
+        attention.attend(torch.zeros(length, 1, 1), window, index, Span(slice(0, length), view), arithmetic)
     return seen
 
 
@@ -231,7 +231,7 @@ def entries_of(ratio: int, h: Tensor, rotated: bool) -> Tensor:
     batch = Batch.of(SMALL, torch.zeros(len(h), dtype=torch.int64), [view])
     if not rotated:
         batch.frequencies[True].zero_()
-    compressor.extend(compressor.project(h, batch, EXACT), Segment(slice(0, len(h)), view), batch, EXACT)
+    compressor.extend(compressor.project(h, batch, EXACT), Span(slice(0, len(h)), view), batch, EXACT)
     return view.entries(*compressor.rows, 0, len(h) // ratio)
 
 

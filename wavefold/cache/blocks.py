@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 
 class PoolFull(RuntimeError):
-    """The pool has too few free blocks for what was asked. Nothing was changed."""
+    """The pool has fewer free blocks than a call needs. The call changed nothing."""
 
 
 class BlockAllocator:
-    """Hands out block numbers 0 .. num_blocks and takes them back when their last holder lets go."""
+    """Hands out block numbers 0 .. num_blocks - 1, and takes a block back when its last holder releases it."""
 
     def __init__(self, num_blocks: int):
         self.num_blocks = num_blocks
@@ -30,7 +30,7 @@ class BlockAllocator:
             )
 
     def allocate(self, count: int) -> list[int]:
-        """`count` blocks, each held once. Raises PoolFull, taking none, when fewer are free."""
+        """Returns `count` blocks with one holder each. Raises PoolFull, and takes none, when fewer are free."""
         self.check_free(count)
         taken = [self._free.pop() for _ in range(count)]
         for block in taken:
@@ -38,13 +38,13 @@ class BlockAllocator:
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
-        """One more holder for each of `blocks`."""
+        """Adds one holder to each of `blocks`."""
         for block in blocks:
             assert self.references[block] > 0, f"block {block} is free and cannot be shared"
             self.references[block] += 1
 
     def release(self, blocks: Iterable[int]) -> list[int]:
-        """One holder fewer for each of `blocks`; returns those that are free now."""
+        """Removes one holder from each of `blocks`. Returns the blocks that are free now."""
         freed = []
         for block in blocks:
             assert self.references[block] > 0, f"block {block} is freed twice"
@@ -56,10 +56,10 @@ class BlockAllocator:
 
     def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
         """Raises AssertionError unless `tables` are exactly the holders and every other block is free once."""
-        held = [0] * self.num_blocks
+        counts = [0] * self.num_blocks
         for table in tables:
             for block in table:
-                held[block] += 1
-        assert held == self.references, "reference counts differ from the block tables"
+                counts[block] += 1
+        assert counts == self.references, "reference counts differ from the block tables"
         assert len(set(self._free)) == len(self._free), "a block is in the free list twice"
-        assert {b for b, count in enumerate(held) if count == 0} == set(self._free), "free list is not what is unused"
+        assert {b for b, count in enumerate(counts) if count == 0} == set(self._free), "free list is not what is unused"

@@ -1,12 +1,12 @@
-"""What a sequence's cache consists of, in rows and bytes. Report section 3.5.1.
+"""The rows and bytes of a sequence's cache. Report section 3.5.1.
 
     block of 128 tokens     32 entries and 32 index keys in each CSA layer, 1 entry in each HCA layer   (paged, grows)
     state                   window ring in each layer, compressor tails                        (fixed, per sequence)
 
-A block is one contiguous record: for each kind of row, its layers one after another. So is a state: the tails, then the
-windows. Rings hold the last rows by position (row = position mod size). They are longer than what the next token needs
-by `REWIND` rows, so that a sequence can step back that far and go on as if the tokens had never been, and by the
-`draft_tokens` rows that a short pass writes in place.
+A block is one contiguous record: for each kind of row, its layers one after another. A state is one contiguous record
+too: the tails, then the windows. Rings hold the last rows by position (row = position mod size). A ring has `REWIND`
+rows more than the next token needs, so that a sequence can step back that far and go on as if the tokens had never
+been. It has `draft_tokens` further rows, which a short pass writes in place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOAT_BYTES = 4
 
 
 ALIGNMENT = 64
-"""Of blocks in a pool, in bytes."""
+"""Alignment of the blocks in a pool, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RowKind:
 class TailKind:
     """A kind of compressor tail: the last `rows` projections (kv and score, each `width` float32) of `layers`.
 
-    `reach` is how many rows before a new token its compressor reads.
+    The compressor reads `reach` rows before a new token.
     """
 
     name: str
@@ -73,8 +73,8 @@ class TailKind:
 class CacheLayout:
     """The rows and bytes of a model's cache for one choice of records.
 
-    `draft_tokens`: passes of so many tokens at most write their rows into the rings at once. With `mtp`, the MTP
-    layers have rings too.
+    A pass of at most `draft_tokens` tokens writes its rows into the rings at once. With `mtp`, the MTP layers have
+    rings too.
     """
 
     config: ModelConfig
@@ -84,12 +84,12 @@ class CacheLayout:
 
     @functools.cached_property
     def ring_layers(self) -> range:
-        """The layers that have a window ring: the main ones, with `mtp` those of the MTP modules behind them."""
+        """The layers that have a window ring: the main layers, then, with `mtp`, those of the MTP modules."""
         return range(self.config.num_blocks if self.mtp else self.config.num_hidden_layers)
 
     @functools.cached_property
     def row_kinds(self) -> tuple[RowKind, ...]:
-        """What a block holds. KV rows come first: they are aligned where all before them are KV rows."""
+        """The kinds of row in a block. KV rows come first: only other KV rows before them keep them aligned."""
         kv, index = self.records.kv, self.records.index
         makers, csa, hca = makers_of(self.config), *COMPRESSIONS
         kinds, offset = [], 0
@@ -100,7 +100,7 @@ class CacheLayout:
 
     @functools.cached_property
     def tail_kinds(self) -> tuple[TailKind, ...]:
-        """What a sequence's state holds beside the windows: an overlapped compressor reads two blocks back."""
+        """The tails in a sequence's state. An overlapped compressor reads two blocks back."""
         config, makers, csa, hca = self.config, makers_of(self.config), *COMPRESSIONS
         kinds = (
             ("csa", makers["csa"], 2 * config.head_dim, 2 * csa.ratio - 1),
@@ -116,8 +116,10 @@ class CacheLayout:
         return self.config.sliding_window - 1 + REWIND + self.draft_tokens
 
     def check_in_place(self, num_tokens: int) -> None:
-        """Asserts that a pass of `num_tokens` tokens may write its rows into the rings at once: what a reader, or a
-        sequence that steps back by `REWIND`, still needs is not overwritten."""
+        """Asserts that a pass of `num_tokens` tokens may write its rows into the rings at once.
+
+        It may if it overwrites no row that a reader, or a sequence that steps back by `REWIND`, still needs.
+        """
         margin = REWIND + num_tokens
         assert self.window_rows >= self.config.sliding_window - 1 + margin, (self.window_rows, num_tokens)
         assert all(kind.rows >= kind.reach + margin for kind in self.tail_kinds), (self.tail_kinds, num_tokens)
@@ -134,7 +136,7 @@ class CacheLayout:
 
     @functools.cached_property
     def tail_bytes(self) -> int:
-        """Bytes of a state's tails, which come first in it."""
+        """Bytes of the tails, which come first in a state."""
         return sum(len(kind.layers) * kind.rows * 2 * kind.width * FLOAT_BYTES for kind in self.tail_kinds)
 
     @functools.cached_property
@@ -147,12 +149,12 @@ class CacheLayout:
         return -(-num_tokens // BLOCK_TOKENS)
 
     def bytes_for(self, num_tokens: int) -> int:
-        """Bytes of a pool for `num_tokens` tokens, and of the state of one sequence."""
+        """Bytes of a pool for `num_tokens` tokens plus the state of one sequence."""
         return self.num_blocks(num_tokens) * self.block_bytes + self.state_bytes
 
 
 class Rows(NamedTuple):
-    """Names a layer's rows in a view: their kind, and the layer that makes them."""
+    """The name of a layer's rows in a view: their kind, and the layer that makes them."""
 
     kind: str
     layer: int
@@ -169,9 +171,9 @@ def keys_of(spec: LayerSpec) -> Rows:
 
 
 def makers_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """By kind of row, the layers that make such rows.
+    """Returns, for each kind of row, the layers that make such rows.
 
-    Raises ValueError for a layer whose blocks no kind has.
+    Raises ValueError for a layer whose ratio, overlap and index fit no kind.
     """
     makers: dict[str, list[int]] = {"csa": [], "index": [], "hca": []}
     for spec in config.layers:

@@ -19,7 +19,7 @@ class PagedView(View):
     """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
 
     def __init__(self, sequence: Sequence, length: int, mtp: bool = False):
-        """`mtp`: through the MTP layers, whose rings have a length of their own."""
+        """With `mtp` the pass goes through the MTP layers, which count their tokens separately."""
         self.sequence = sequence
         self.pool = sequence.pool
         self.start, self.length = sequence.num_mtp_tokens if mtp else sequence.num_tokens, length
@@ -56,18 +56,18 @@ class PagedView(View):
         return self._read(kind, layer, entries).index_select(0, places.flatten()).unflatten(0, index.shape)
 
     def _read(self, kind: str, layer: int, numbers: Tensor) -> Tensor:
-        """Entries `numbers` [m]: [m, dim]."""
+        """Returns the entries `numbers` [m] as [m, dim]."""
         storage, row_kind = self.pool.rows_of(kind, layer)
         return row_kind.record.decode(storage[self._physical(numbers, row_kind.rows)])
 
     def _physical(self, numbers: Tensor, in_block: int) -> tuple[Tensor, Tensor]:
-        """Blocks of the storage that hold the entries `numbers`, and rows in them, with `in_block` rows to a block."""
+        """Returns the storage block and the row in it of each entry in `numbers`. A block has `in_block` rows."""
         return self.places.table[numbers // in_block], numbers % in_block
 
     # -- the same rows where they lie, for the kernels ---------------------------------------------------------------
 
     def window_rows(self, layer: int) -> RowSource:
-        """A layer's window ring: the row of a position is that modulo the ring's length."""
+        """A layer's window ring. The row of a position is the position modulo the ring's length."""
         return self._source(self.pool.layout.records.kv, self.sequence.state.windows[layer])
 
     def tail_rows(self, kind: str, layer: int) -> Tensor:
@@ -76,7 +76,7 @@ class PagedView(View):
         return self.sequence.state.tails[kind][tail.layers.index(layer)]
 
     def rows(self, kind: str, layer: int) -> RowSource:
-        """A layer's entries, those of this pass among them."""
+        """A layer's entries, including those of this pass."""
         storage, row_kind = self.pool.rows_of(kind, layer)
         return self._source(row_kind.record, storage, self.places.table, row_kind.rows)
 
@@ -85,10 +85,11 @@ class PagedView(View):
         return RowSource(record.form, record.dim, rope_dim, storage, table, in_block)
 
     def stage(self) -> SequenceState | None:
-        """Where the pass's last rows of all rings go until the commit; None where they go into the rings at once.
+        """Returns the state that holds the pass's last rows of all rings until the commit, or None.
 
-        Each ring's rows, as many as it holds, lie oldest first from its beginning. Short passes write at once: the
-        rings hold as many rows more than what readers and a rewind go back to.
+        None: the rows go into the rings at once, as in passes of at most `draft_tokens` tokens. The rings are longer
+        by so many rows than what readers and a rewind go back to. In the returned state each ring's rows lie oldest
+        first from its beginning, as many as the ring holds.
         """
         if self.length <= self.pool.layout.draft_tokens:
             self.pool.layout.check_in_place(self.length)
@@ -100,7 +101,7 @@ class PagedView(View):
         self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows
 
     def commit(self) -> None:
-        """The pass is complete: its tokens are now the sequence's past. Doing it again changes nothing."""
+        """The pass is complete: its tokens are now the sequence's past. A second call changes nothing."""
         for ring, rows in self._pending:
             ring_store(ring, rows, self.end)
         if self._staged is not None:

@@ -1,13 +1,13 @@
-"""The paged pool: blocks of 128 tokens for all layers, handed to sequences through block tables. Report section 3.5.1.
+"""The paged pool: blocks of 128 tokens of all layers, which sequences reach by block tables. Report section 3.5.1.
 
     Pool                    storage [blocks, bytes]: a block is one contiguous record of all layers; one allocator
       Sequence              block table, fixed state, length; fork, rewind, snapshot, close
-        PagedView         one pass over it: reads blocks, writes new rows, commits at the end
-      Snapshot              a sequence at a block boundary, from which others are opened
+        PagedView           one pass over it: reads blocks, writes new rows, commits at the end
+      Snapshot              a sequence at a block boundary; other sequences can be opened at it
 
-Forks and snapshots share blocks; a shared block that is only partly filled is copied before it is written. A pass that
+Forks and snapshots share blocks. A shared block that is only partly filled is copied before it is written. A pass that
 fails or is interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the
-committed length. A commit that is interrupted is completed before the interruption goes on.
+committed length. An interrupted commit is completed before the interruption goes on.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from wavefold.system import check_memory
 class Pool:
     """Cache for sequences of one model, `num_tokens` tokens in all, each sequence rounded up to 128.
 
-    Raises ValueError, before anything is allocated, for less than one token, and for more than memory has room for
-    with the state of one sequence.
-    `poison` overwrites freed blocks and closed states with NaN, so that a stale read cannot go unseen (for tests).
+    Raises ValueError, before anything is allocated, for less than one token, and where pool and state of one sequence
+    together do not fit in memory.
+    `poison` overwrites freed blocks and closed states with NaN, so that tests see a stale read.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Pool:
         self.snapshots: list[Snapshot] = []
         shape = self.blocks.num_blocks, self.layout.block_stride
         self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        """uint8 [blocks, block_stride]: row b is block b, all layers of it."""
+        """uint8 [blocks, block_stride]: row b is block b, all layers."""
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
         self._rows: dict[tuple[str, int], Tensor] = {}
         if poison:
             self.storage.fill_(0xFF)
 
     def open(self, at: Snapshot | None = None) -> Sequence:
-        """A new sequence: empty, or with the past of a snapshot, whose blocks it shares. The caller's until `close`.
+        """Returns a new sequence: empty, or with the past of a snapshot, whose blocks it shares.
 
-        Raises ValueError for a snapshot that is closed or of another pool.
+        The caller owns the sequence until `close`. Raises ValueError for a snapshot that is closed or of another pool.
         """
         if at is None:
             state = SequenceState(self.layout, self.device)
@@ -79,7 +79,7 @@ class Pool:
         return sequence
 
     def begin(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedView]:
-        """Reserve room for counts[i] more tokens in sequences[i], for all or, raising PoolFull, for none."""
+        """Reserves room for counts[i] more tokens in sequences[i], for all or none. Raises PoolFull without room."""
         copies, growth = self.check_room(sequences, counts)
         try:
             for sequence, copy, grow in zip(sequences, copies, growth, strict=True):
@@ -93,7 +93,7 @@ class Pool:
             raise
 
     def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedView]:
-        """Passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
+        """Begins passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
 
         Raises ValueError for a pool without their rings, for sequences that cannot be extended, and for tokens that
         the main layers have not run yet.
@@ -123,7 +123,7 @@ class Pool:
             view.abort()
 
     def check_room(self, sequences: Seq[Sequence], counts: Seq[int]) -> tuple[list[bool], list[int]]:
-        """For each sequence, whether its last block must be copied and how many blocks its tokens add.
+        """Returns, for each sequence, True if its last block must be copied, and the number of blocks to add.
 
         Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
         """
@@ -142,7 +142,7 @@ class Pool:
             raise ValueError("a sequence appears twice; give all its tokens at once")
 
     def _copies(self, sequences: Seq[Sequence]) -> list[bool]:
-        """Whether each, extended in this order, writes to a block that others still hold: the last one keeps it."""
+        """Returns, for each sequence, True if it writes to a block that others still hold. The last holder keeps it."""
         others: dict[int, int] = {}
         copies = []
         for sequence in sequences:
@@ -163,11 +163,11 @@ class Pool:
         self.storage[target] = self.storage[source]
 
     def block_bytes(self, block: int) -> memoryview:
-        """The record of one block, all layers: contiguous, writable, the pool's own memory. CPU pools alone."""
+        """The record of one block, all layers: contiguous, writable, memory of the pool. CPU pools only."""
         return memoryview(self.storage[block, : self.layout.block_bytes].numpy())  # type: ignore[arg-type]
 
     def rows_of(self, kind: str, layer: int) -> tuple[Tensor, RowKind]:
-        """A layer's rows where they lie, [blocks, rows, record width], and what kind of rows they are."""
+        """Returns a layer's rows where they lie, [blocks, rows, record width], and their kind."""
         row_kind = self._kinds[kind]
         if (rows := self._rows.get((kind, layer))) is None:
             first = row_kind.offset_of(layer)

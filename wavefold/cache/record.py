@@ -1,4 +1,4 @@
-"""How one cached row is stored: a parameter of the pool, not of the code that reads it. Report sections 2.3.4 and 3.4.
+"""The layout of one cached row: a parameter of the pool, unknown to readers of rows. Report sections 2.3.4 and 3.4.
 
     plain      values as they are, in one dtype
     KV         | nope e4m3 codes | rope bfloat16 values | an e8m0 scale for 64 codes | 0 up to a multiple of 8 |
@@ -6,7 +6,7 @@
     index      | dim / 2 bytes of e2m1 codes, low nibble first | an e8m0 scale for 32 codes |
                64 + 4 = 68 bytes at index_head_dim 128
 
-What released arithmetic caches has been through these roundings, so that packing it again changes no value.
+Released arithmetic applies these roundings before it caches a row: packing the row again changes no value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Record(ABC):
     @property
     @abstractmethod
     def form(self) -> str:
-        """What the CPU kernels call it (csrc/wavefold.h, wf_rows), or the dtype that they do not read."""
+        """Its name in the CPU kernels (csrc/wavefold.h, wf_rows); for records that they do not read, the dtype."""
 
     @abstractmethod
     def encode(self, rows: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Record(ABC):
 
     @abstractmethod
     def decode(self, stored: Tensor) -> Tensor:
-        """What is stored [..., width] as activations [..., dim], of a dtype that holds them exactly."""
+        """Stored rows [..., width] as activations [..., dim], in a dtype that holds them exactly."""
 
     @property
     def num_bytes(self) -> int:
@@ -58,11 +58,11 @@ class Record(ABC):
         return self.width * self.dtype.itemsize
 
     def empty(self, *shape: int, device: torch.device) -> Tensor:
-        """Storage [*shape, width]. Its content is not defined."""
+        """Returns storage [*shape, width] with undefined content."""
         return torch.empty(*shape, self.width, dtype=self.dtype, device=device)
 
     def poison(self, stored: Tensor) -> None:
-        """Overwrite in place with what no reader can mistake for data: every value decodes to NaN."""
+        """Overwrites in place, so that every value decodes to NaN."""
         stored.view(torch.uint8).fill_(0xFF)
 
 
@@ -93,7 +93,7 @@ class PlainRecord(Record):
 
 @dataclass(frozen=True)
 class PackedRecord(Record):
-    """Bytes: codes, what is kept beside them, scales."""
+    """Bytes: codes, then unquantized values, then scales."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,7 +137,7 @@ class KVRecord(PackedRecord):
         return stored
 
     def decode(self, stored: Tensor) -> Tensor:
-        """bfloat16."""
+        """Returns bfloat16 rows."""
         rows = torch.empty(*stored.shape[:-1], self.dim, dtype=torch.bfloat16, device=stored.device)
         if self.nope_dim:
             codes = stored[..., : self.nope_dim].view(torch.float8_e4m3fn)
@@ -165,14 +165,14 @@ class IndexRecord(PackedRecord):
         return torch.cat((codes.view(torch.uint8), scale.view(torch.uint8)), -1)
 
     def decode(self, stored: Tensor) -> Tensor:
-        """bfloat16."""
+        """Returns bfloat16 rows."""
         codes, scale = stored.split((self.dim // 2, self.width - self.dim // 2), -1)
         return quant.dequantize_rows(codes, scale, INDEX_BLOCK)
 
 
 @dataclass(frozen=True)
 class Records:
-    """A model's two records: of KV rows (windows, CSA and HCA entries) and of index keys."""
+    """A model's two records: one of KV rows (windows, CSA and HCA entries), one of index keys."""
 
     kv: Record
     index: Record

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Places:
     """Where a sequence's rows lie: the blocks of its table in the pool's storage, and the rings of its state.
 
-    It holds all that memory. `derived` is for what readers make of the addresses in it, which lives no longer.
+    It keeps that memory alive. `derived` is for addresses that readers compute from it.
     """
 
     def __init__(self, pool: Pool, state: SequenceState, blocks: list[int]):
@@ -28,7 +28,7 @@ class Places:
 
 
 class Sequence:
-    """One sequence's place in the pool. Made by `Pool.open` and `fork`; `close` gives its blocks back."""
+    """One sequence's place in the pool. `Pool.open` and `fork` make one; `close` gives its blocks back."""
 
     def __init__(self, pool: Pool, state: SequenceState):
         self.pool = pool
@@ -36,21 +36,21 @@ class Sequence:
         self.table: list[int] = []
         self.num_tokens = 0
         self.num_mtp_tokens = 0
-        """Tokens in the rings of the MTP layers, which lag behind."""
+        """Tokens in the rings of the MTP layers, which lag behind the main layers."""
         self._places: Places | None = None
-        self._high = 0  # the rings hold rows up to this position: it bounds how far back a rewind may go
+        self._high = 0  # the rings hold rows up to this position, which bounds a rewind
         self.closed = False
 
     @property
     def places(self) -> Places:
-        """Where the sequence's rows lie: the same object while no block comes or goes."""
+        """Where the sequence's rows lie. The same object is returned while no block comes or goes."""
         if self._places is None or self._places.blocks != self.table:
             self._places = Places(self.pool, self.state, list(self.table))
         return self._places
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes this sequence holds: its blocks (shared ones counted in full) and its state."""
+        """Bytes of its blocks (shared blocks count in full) and of its state."""
         return len(self.table) * self.pool.layout.block_bytes + self.state.num_bytes
 
     @property
@@ -59,7 +59,7 @@ class Sequence:
         return min(self.num_mtp_tokens, max(0, self.num_tokens - 1))
 
     def fork(self) -> Sequence:
-        """A second sequence with the same past; blocks are shared until one of the two writes to them."""
+        """Returns a second sequence with the same past. The two share a block until one of them writes to it."""
         self._check_open()
         other = Sequence(self.pool, self.state.copy())
         other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
@@ -68,7 +68,7 @@ class Sequence:
         return self.pool._adopt(other)
 
     def snapshot(self) -> Snapshot:
-        """The sequence as it is now, at a block boundary. The caller's until its `close`.
+        """Returns the sequence as it is now, at a block boundary. The caller owns the snapshot until its `close`.
 
         Raises ValueError unless its number of tokens is a multiple of 128.
         """
@@ -83,7 +83,7 @@ class Sequence:
         )
 
     def rewind(self, num_tokens: int) -> None:
-        """Forget the last `num_tokens` tokens, at most `REWIND` behind the furthest the sequence has been."""
+        """Forgets the last `num_tokens` tokens, at most `REWIND` behind the furthest position of the sequence."""
         self._check_open()
         allowed = min(self.num_tokens, max(0, REWIND - (self._high - self.num_tokens)))
         if not 0 <= num_tokens <= allowed:
@@ -96,7 +96,7 @@ class Sequence:
         self._truncate()
 
     def close(self) -> None:
-        """Give everything back. Closing twice is an error."""
+        """Gives blocks and state back. A second call is an error."""
         self._check_open()
         self.pool._free(self.table)
         self.table = []
@@ -115,7 +115,7 @@ class Sequence:
         del self.table[keep:]
 
     def _growth(self, count: int) -> int:
-        """Blocks to add for `count` more tokens."""
+        """Returns the number of blocks to add for `count` more tokens."""
         if count <= 0:
             raise ValueError(f"a count of {count} tokens is not allowed; expected 1 or more")
         total = self.num_tokens + count
@@ -127,7 +127,7 @@ class Sequence:
         return self.pool.layout.num_blocks(total) - len(self.table)
 
     def _own_last_block(self) -> None:
-        """Copy on write: a new block takes the place of the last one, which others may go on reading."""
+        """Copy on write: a copy replaces the last block, which other sequences may go on reading."""
         self.table += self.pool.blocks.allocate(1)  # at the end until it is complete: there `_truncate` finds it
         self.pool._copy_block(self.table[-2], self.table[-1])
         self.pool._free([self.table.pop(-2)])

@@ -1,4 +1,4 @@
-"""A sequence at a block boundary: its blocks, shared, and a copy of its rings and tails. Others are opened from it."""
+"""A sequence at a block boundary: its blocks, shared, and a copy of its rings and tails. Sequences are opened at it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """Holds a share of its blocks until `close`, whatever becomes of the sequence that it was taken from.
+    """Holds a share of its blocks until `close`, even after its sequence is closed.
 
-    `table`: the block numbers. `high`: the furthest position that the sequence had been at, which bounds rewinds.
+    `table`: the block numbers. `high`: the sequence's furthest position, which bounds rewinds.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Snapshot:
 
     @classmethod
     def of_bytes(cls, pool: Pool, table: list[int], num_tokens: int, state_bytes: bytes | memoryview) -> Snapshot:
-        """A snapshot of blocks of `pool` that hold the rows of `num_tokens` tokens, and of a state's bytes.
+        """Returns a snapshot of `pool` blocks that hold the rows of `num_tokens` tokens, and of a state's bytes.
 
         `state_bytes` are those of another snapshot of the same layout. A sequence opened from it cannot step back
         behind `num_tokens`: the bytes do not say how far the first sequence had been, and which rows its rings lost.
@@ -49,12 +49,12 @@ class Snapshot:
 
     @property
     def state_bytes(self) -> memoryview:
-        """The rings and tails as one contiguous buffer, the snapshot's own. CPU pools alone."""
+        """The rings and tails as one contiguous buffer, memory of the snapshot. CPU pools only."""
         self.check_open(self.pool)
         return memoryview(self.state.buffer.numpy())  # type: ignore[arg-type]
 
     def sequence(self) -> Sequence:
-        """A sequence with this past, that shares the blocks. `Pool.open(at=...)` gives it its place."""
+        """Returns a sequence with this past that shares the blocks. `Pool.open(at=...)` registers it."""
         from wavefold.cache.sequence import Sequence
 
         opened = Sequence(self.pool, self.state.copy())
@@ -69,7 +69,7 @@ class Snapshot:
             raise ValueError("the snapshot is closed or belongs to another pool; take one of a sequence in this pool")
 
     def close(self) -> None:
-        """Give the share of the blocks back. Closing twice is an error."""
+        """Gives the share of the blocks back. A second call is an error."""
         self.check_open(self.pool)
         self.closed = True
         self.pool.snapshots.remove(self)

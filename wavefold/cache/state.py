@@ -1,4 +1,4 @@
-"""The fixed part of a sequence's cache: window rings and compressor tails, sized by the model and not by the length.
+"""The fixed part of a sequence's cache: window rings and compressor tails, whose size does not depend on the length.
 
 one buffer    | tails of each kind [layers, rows, 2, width] | windows [layers, rows, record] |
 """
@@ -14,19 +14,19 @@ from wavefold.cache.layout import FLOAT_BYTES, CacheLayout
 
 
 def ring_rows(ring: Tensor, first: int, end: int) -> Tensor:
-    """The rows of positions first .. end, oldest first. They must still be in the ring (at most len(ring) of them)."""
+    """Returns the rows of positions first .. end, oldest first: at most len(ring), which must still be in the ring."""
     assert end - first <= len(ring), (first, end, len(ring))
     return ring[torch.arange(first, end, device=ring.device) % len(ring)]
 
 
 def ring_store(ring: Tensor, rows: Tensor, end: int) -> None:
-    """Put `rows`, the last of which has position end - 1, into the ring; what does not fit was the oldest."""
+    """Puts `rows` into the ring. The last row has position end - 1. The oldest rows that do not fit are dropped."""
     rows = rows[-len(ring) :]
     ring[torch.arange(end - len(rows), end, device=ring.device) % len(ring)] = rows
 
 
 class SequenceState:
-    """One sequence's rings in one `buffer`, uint8 [state_bytes]. Its content is not defined at first.
+    """One sequence's rings in one `buffer`, uint8 [state_bytes], whose content is undefined at first.
 
     `windows` [layers, rows, record] and, for each kind of tail, `tails[kind]` [layers, rows, 2, width] are views of it.
     """
@@ -48,13 +48,13 @@ class SequenceState:
         return [self.windows, *self.tails.values()]
 
     def copy(self) -> SequenceState:
-        """A state of its own with the same rows."""
+        """Returns a copy of the state."""
         return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
 
     def take(self, staged: SequenceState, num_tokens: int, end: int) -> None:
-        """Put the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.
+        """Puts the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.
 
-        `staged` has them, as many as a ring holds, oldest first from each ring's beginning.
+        `staged` has these rows, as many as a ring holds, oldest first from each ring's beginning.
         """
         for ring, rows in zip(self.rings(), staged.rings(), strict=True):
             kept = min(num_tokens, ring.shape[1])
@@ -66,5 +66,5 @@ class SequenceState:
         return self.buffer.nbytes
 
     def poison(self) -> None:
-        """Overwrite every row, so that a read of what was never written shows."""
+        """Overwrites every row, so that a read before the first write shows."""
         self.buffer.fill_(0xFF)

@@ -1,7 +1,7 @@
-"""What a layer sees of its sequence's past while a run of new tokens passes through it.
+"""A layer's view of its sequence's past while a span of new tokens passes through it.
 
 Two kinds: `FreshView` for a sequence that begins and ends with the pass (training, small inputs; gradients flow
-through it), and `pool.PagedView` over the pool. The model knows only this interface.
+through it), and `PagedView` over the pool. The model knows only this interface.
 
     window rows      kv of the last tokens, one row a token
     tail rows        compressor projections of the last tokens, one row a token
@@ -17,15 +17,15 @@ from torch import Tensor
 
 
 class View(ABC):
-    """One sequence during one pass: `start` tokens before it, `length` tokens in it.
+    """One sequence during one pass. `start` tokens lie before the pass, `length` tokens in it.
 
-    Rows are given and taken in activation dtypes; [n, ...] are rows of the pass's tokens, oldest first.
+    Rows go in and out in activation dtypes. [n, ...] are rows of the pass's tokens, oldest first.
     """
 
     start: int
     length: int
     has_rows = False
-    """Whether the rows lie in a pool's storage, in records that the CPU kernels read."""
+    """True if the rows lie in a pool's storage, in records that the CPU kernels read."""
 
     @property
     def end(self) -> int:
@@ -33,30 +33,30 @@ class View(ABC):
 
     @abstractmethod
     def window(self, layer: int, kv: Tensor) -> Tensor:
-        """Take the new rows kv [length, c]; return them behind the (at most 127) rows before: [h + length, c]."""
+        """Takes the new rows kv [length, c]. Returns them behind the h <= 127 rows before them: [h + length, c]."""
 
     @abstractmethod
     def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
-        """Take rows [length, 2, width] of a compressor; return those of positions first .. end, first <= start."""
+        """Takes rows [length, 2, width] of a compressor. Returns the rows of positions first .. end, first <= start."""
 
     @abstractmethod
     def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
-        """Store the entries number first, first + 1, ...: rows [m, dim]."""
+        """Stores rows [m, dim] as entries first .. first + m."""
 
     @abstractmethod
     def entries(self, kind: str, layer: int, first: int, end: int) -> Tensor:
-        """Entries first .. end: [end - first, dim]."""
+        """Returns entries first .. end as [end - first, dim]."""
 
-    def forget(self) -> None:  # noqa: B027  what outlasts the pass stays
-        """Drop the rows of this pass: the layers that are to come read their own alone."""
+    def forget(self) -> None:  # noqa: B027  rows that outlast the pass stay
+        """Drops the rows of this pass. Later layers read only their own."""
 
     @abstractmethod
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:
-        """Entries by number: index [n, k] (each an existing entry) -> [n, k, dim]."""
+        """Returns entries by number: index [n, k], each an existing entry, -> [n, k, dim]."""
 
 
 class FreshView(View):
-    """A sequence without a past: everything it holds was computed in this pass."""
+    """A sequence without a past: this pass computes all of its rows."""
 
     def __init__(self, length: int):
         self.start, self.length = 0, length
@@ -77,7 +77,7 @@ class FreshView(View):
         return self._rows[kind, layer][first:end]
 
     def forget(self) -> None:
-        """Drop all rows: the layers that are to come read their own alone."""
+        """Drops all rows. Later layers read only their own."""
         self._rows.clear()
 
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""What a model is: `ModelConfig` (model.py), what each layer is (layers.py), what the keys of a `config.json` mean
-(keys.py)."""
+"""The configuration: `ModelConfig` (model.py), `LayerSpec` (layers.py), the keys of a `config.json` (keys.py)."""
 
 from wavefold.config.layers import COMPRESSIONS, CSA, HCA, SWA, WINDOW_PART, Compression, LayerSpec
 from wavefold.config.model import (

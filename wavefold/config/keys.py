@@ -1,6 +1,6 @@
-"""What the keys of a `config.json` mean. Three kinds are read beside the fields of `ModelConfig`:
+"""The meaning of the keys of a `config.json`. Three kinds are read beside the fields of `ModelConfig`:
 
-    transformers' keys     say in other words what official keys say; `official` puts them in those
+    transformers' keys     other names for official keys; `official` translates them
     fixed keys             have one value in the whole family; anything else is another architecture
     keys without effect    are accepted and change nothing here; WITHOUT_EFFECT says why
 
@@ -36,7 +36,7 @@ FIXED_ELSEWHERE: dict[str, Any] = {
     "is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None, "pruned_heads": {},
     "chunk_size_feed_forward": 0,
 }  # fmt: skip
-"""transformers' keys that would change what is computed; with these values they do not."""
+"""transformers' keys that change the computation unless they have these values."""
 
 WITHOUT_EFFECT = {
     # fields of ModelConfig
@@ -66,13 +66,13 @@ WITHOUT_EFFECT = {
 """Keys that are accepted and change nothing here, each with the reason."""
 
 WITHOUT_EFFECT_PREFIXES = {"dspark_": "the drafter of later releases, which the text model does not need"}
-"""The same for all keys that begin so."""
+"""Prefixes of further keys that change nothing here, each with the reason."""
 
 TRANSFORMERS_KEYS = (
     "rope_parameters", "layer_types", "mlp_layer_types", "compress_rates", "compress_rate_csa", "compress_rate_hca",
     "partial_rotary_factor",
 )  # fmt: skip
-"""Keys that `official` puts in official ones."""
+"""Keys that `official` translates to official keys."""
 
 SAID_BY = {
     "rope_scaling": ("rope_parameters",), "rope_theta": ("rope_parameters",),
@@ -82,29 +82,29 @@ SAID_BY = {
     "head_dim": ("partial_rotary_factor", "rope_parameters"), "n_routed_experts": ("num_local_experts",),
     "moe_intermediate_size": ("intermediate_size",), "torch_dtype": ("dtype",),
 }  # fmt: skip
-"""Which of transformers' keys say what an official key says."""
+"""For each official key, the transformers' keys that have the same meaning."""
 
 ROPE_FIXED = {"attention_factor": 1.0, "truncate": True}
-"""Keys of YaRN that V4 has one value for."""
+"""YaRN's keys that have one value in V4."""
 
 
 def require(condition: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises ValueError, naming key, value and what is allowed, unless `condition` holds."""
+    """Raises ValueError, naming key, value and the allowed values, unless `condition` holds."""
     if not condition:
         raise ValueError(f"{key} = {value!r} is not allowed; expected {allowed}")
 
 
 def unknown(values: Mapping[str, Any], fields: frozenset[str]) -> list[str]:
-    """The keys of `values` that nothing here reads; `fields` are those of `ModelConfig`."""
+    """Returns the keys of `values` that nothing here reads. `fields`: the field names of `ModelConfig`."""
     known = fields | WITHOUT_EFFECT.keys() | FIXED_ELSEWHERE.keys() | set(TRANSFORMERS_KEYS)
     known |= {"model_type", "quantization_config"}
     return sorted(key for key in values if key not in known and not key.startswith(tuple(WITHOUT_EFFECT_PREFIXES)))
 
 
 def official(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` in official keys alone: what transformers' keys say is said by official ones.
+    """Returns `values` with transformers' keys translated to official keys.
 
-    Raises ValueError for a key of transformers' that says what an official one does not, or what V4 has no room for.
+    Raises ValueError for a transformers' key that contradicts an official key or means what V4 does not have.
     """
     said = {key: value for key, value in values.items() if key not in TRANSFORMERS_KEYS}
     for key, allowed in FIXED_ELSEWHERE.items():
@@ -123,7 +123,7 @@ def official(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say(said: dict[str, Any], key: str, value: Any, source: str, shown: Any) -> None:
-    """Set an official key to what `source` = `shown` means. Raises ValueError where the key says something else."""
+    """Sets an official key to the meaning of `source` = `shown`. Raises ValueError where it has another value."""
     if said.get(key) not in (None, value):
         raise ValueError(
             f"{source} = {shown!r} is not allowed beside {key} = {said[key]!r}; it says {value!r}, expected the same "
@@ -133,7 +133,7 @@ def _say(said: dict[str, Any], key: str, value: Any, source: str, shown: Any) ->
 
 
 def _kinds_of_layers(values: Mapping[str, Any], said: dict[str, Any]) -> None:
-    """layer_types, mlp_layer_types and compress_rates, as compress_ratios and num_hash_layers."""
+    """Translates layer_types, mlp_layer_types and compress_rates to compress_ratios and num_hash_layers."""
     rates = values.get("compress_rates")
     require(rates is None or isinstance(rates, Mapping), "compress_rates", rates, "an object")
     rates = {
@@ -157,7 +157,7 @@ def _kinds_of_layers(values: Mapping[str, Any], said: dict[str, Any]) -> None:
         if isinstance(listed, (list, tuple)):
             rest = list(listed)[len(ratios) :]
             _say(said, "compress_ratios", [*ratios, *rest], "layer_types", kinds)
-        else:  # transformers has no MTP layers; theirs are windows
+        else:  # transformers has no MTP layers; an MTP layer's ratio is a window's
             layers = values.get("num_nextn_predict_layers")
             said["compress_ratios"] = [*ratios, *[SWA] * (layers if isinstance(layers, int) and layers < 2**10 else 1)]
     kinds = values.get("mlp_layer_types")
@@ -176,7 +176,7 @@ def _check_length(key: str, kinds: list[Any], values: Mapping[str, Any]) -> None
 
 
 def _rope(values: Mapping[str, Any], said: dict[str, Any]) -> None:
-    """rope_scaling, or rope_parameters with what they say of the bases, as rope_scaling: YaRN's object or None."""
+    """Checks rope_scaling, and translates rope_parameters to rope_scaling (YaRN's object or None) and the bases."""
     scaling, parameters = values.get("rope_scaling"), values.get("rope_parameters")
     if scaling is not None:
         said["rope_scaling"] = _yarn(scaling, "rope_scaling")
@@ -214,7 +214,7 @@ def _rope(values: Mapping[str, Any], said: dict[str, Any]) -> None:
 
 
 def _yarn(scaling: Any, key: str) -> dict[str, Any] | None:
-    """YaRN's numbers out of an object that names its type; None where the type is no scaling."""
+    """Returns YaRN's numbers from an object that names its type, or None where the type is no scaling."""
     require(isinstance(scaling, Mapping), key, scaling, "an object")
     kinds = {scaling[name] for name in ("type", "rope_type") if isinstance(scaling.get(name), str)}
     if len(kinds) != 1 or not kinds <= {"yarn", "default"}:
@@ -229,7 +229,7 @@ def _yarn(scaling: Any, key: str) -> dict[str, Any] | None:
 
 
 def _quantization(values: Mapping[str, Any], said: dict[str, Any]) -> None:
-    """quantization_config: the family's, or none; it may name the experts' format."""
+    """Checks quantization_config: the family's, or none. It may name the experts' format."""
     quantization = values.get("quantization_config")
     if quantization is None:
         return

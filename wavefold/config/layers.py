@@ -1,4 +1,4 @@
-"""What each layer of a model is: derived once from the configuration, read by everything that builds or sizes a layer.
+"""`LayerSpec`: derived once from the configuration, read by everything that builds or sizes a layer.
 
     compress ratio    0 (SWA)    the window alone
                       4 (CSA)    blocks overlap; a query attends to the entries that the indexer chooses
@@ -18,7 +18,7 @@ WINDOW_PART = "window"
 
 
 class Compression(NamedTuple):
-    """How a layer makes entries of its tokens, and which of them a query attends to.
+    """How a layer makes entries from its tokens, and which entries a query attends to.
 
     `part` names the attention over such entries where operations are counted.
     """
@@ -30,7 +30,7 @@ class Compression(NamedTuple):
 
 
 COMPRESSIONS = Compression("csa", CSA, True, True), Compression("hca", HCA, False, False)
-"""Those that DeepSeek-V4 has."""
+"""The two compressions of DeepSeek-V4."""
 
 _BY_RATIO = {compression.ratio: compression for compression in COMPRESSIONS}
 
@@ -39,17 +39,17 @@ class LayerSpec(NamedTuple):
     """One layer. MTP layers come after the main ones.
 
     layer       its number
-    window      tokens that a query sees through the window, its own included
-    ratio       tokens in a block, which becomes one entry; 0 where the layer has none
-    overlap     True if an entry is made of two blocks, its own and the one before
-    indexed     True if an indexer chooses the entries that a query attends to; False: all complete ones
+    window      tokens that a query sees through the window, including its own
+    ratio       tokens in a block, which becomes one entry; 0 where the layer has no entries
+    overlap     True if an entry is made from its block and the block before
+    indexed     True if an indexer chooses the entries that a query attends to; False: all complete entries
     hashed      True if the router chooses experts by token id
 
     DeepSeek-V4's layers leave the rest as it is:
 
     entries_of  the layer whose entries (and index keys) are attended, an earlier one; None: its own
     choice_of   the layer whose indexer's choice is used, an earlier one; None: its own
-    late_pre    True if the streams are mixed by the `pre` of the sublayer before; False: by its own
+    late_pre    True if a sublayer mixes the streams by the `pre` of the sublayer before; False: by its own
     """
 
     layer: int
@@ -79,7 +79,7 @@ class LayerSpec(NamedTuple):
 
     @property
     def has_keys(self) -> bool:
-        """True if the layer makes index keys: they stand beside the entries that they are keys of."""
+        """True if the layer makes index keys. The layer that makes the entries makes their keys."""
         return self.indexed and self.entries_of is None
 
     @property
@@ -89,12 +89,12 @@ class LayerSpec(NamedTuple):
 
     @property
     def alone(self) -> bool:
-        """True if the layer needs nothing of another one: DeepSeek-V4's do not."""
+        """True if the layer needs nothing from another layer, as in DeepSeek-V4."""
         return self.entries_of is None and self.choice_of is None and not self.late_pre
 
     @property
     def part(self) -> str:
-        """The part of attention's operations over this layer's entries; `WINDOW_PART` where it has none."""
+        """The part of attention's operations over this layer's entries; `WINDOW_PART` where it has no entries."""
         if not self.compressed:
             return WINDOW_PART
         return next(c.part for c in COMPRESSIONS if c.indexed == self.indexed)
@@ -111,7 +111,7 @@ def layer_specs(compress_ratios: tuple[int, ...], num_hash_layers: int, window: 
 
 
 def check_specs(specs: tuple[LayerSpec, ...]) -> None:
-    """Raises ValueError for a layer that is not in its place or needs what no earlier layer makes."""
+    """Raises ValueError for a layer out of place, and for one that needs rows which no earlier layer makes."""
     for number, spec in enumerate(specs):
         if spec.layer != number:
             raise ValueError(f"layer {spec.layer} at place {number} is not allowed; expected layer {number}")

@@ -22,7 +22,7 @@ PRESETS_DIR = Path(__file__).parents[1] / "presets"
 EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 MOST = {"num_hidden_layers": 4096, "n_routed_experts": 16384, "hc_mult": 64, "hc_sinkhorn_iters": 1000}
-"""Numbers that are loops or modules: larger ones are no model, and would take hours before anything says so."""
+"""Limits of numbers that become loops or modules: a larger one is a mistake that would take hours to show."""
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,19 @@ class ModelConfig:
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """What each layer is, the MTP module's after the main ones."""
+        """The layers' specifications: the main layers, then the MTP layers."""
         return layer_specs(self.compress_ratios, self.num_hash_layers, self.sliding_window)
 
     @property
     def main_layers(self) -> tuple[LayerSpec, ...]:
-        """`layers` without the MTP module's."""
+        """`layers` without the MTP layers."""
         return self.layers[: self.num_hidden_layers]
 
     # -- reading and writing ---------------------------------------------------------------------------------------
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read the keys of a `config.json`. Those that change nothing here are left aside (config/keys.py)."""
+        """Reads the keys of a `config.json`. Keys without effect are left aside (config/keys.py)."""
         model_type = values.get("model_type", "deepseek_v4")
         require(model_type == "deepseek_v4", "model_type", model_type, "'deepseek_v4'")
         values = official(values)
@@ -189,12 +189,12 @@ class ModelConfig:
         ratios = kwargs["compress_ratios"]
         num_ratios = kwargs["num_hidden_layers"] + kwargs.get("num_nextn_predict_layers", cls.num_nextn_predict_layers)
         if len(ratios) > num_ratios and not any(ratios[num_ratios:]):
-            kwargs["compress_ratios"] = ratios[:num_ratios]  # trailing zeros of MTP layers that are not there
+            kwargs["compress_ratios"] = ratios[:num_ratios]  # trailing zeros of absent MTP layers
         return cls(**kwargs)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
-        """Read `path`, a `config.json` or a folder that holds one. Raises ValueError when it is not one."""
+        """Reads `path`, a `config.json` or a folder that holds one. Raises ValueError for any other file."""
         return read_config(path)[0]
 
     @classmethod
@@ -206,17 +206,17 @@ class ModelConfig:
 
     @classmethod
     def unknown_keys(cls, values: Mapping[str, Any]) -> list[str]:
-        """The keys of a `config.json` that nothing here reads or knows to have no effect."""
+        """Returns the keys of a `config.json` that are neither read here nor known to have no effect."""
         return unknown(values, frozenset(field.name for field in dataclasses.fields(cls)))
 
     def replace(self, **changes: Any) -> ModelConfig:
-        """A copy with some keys changed, checked like a new one."""
+        """Returns a copy with changed keys, checked like a new configuration."""
         return dataclasses.replace(self, **changes)
 
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelConfig:
-        """A copy whose `layers` are these: another architecture than the keys describe. A further copy loses them.
+        """Returns a copy with these `layers`: another architecture than the keys describe. A further copy loses them.
 
-        Raises ValueError for layers that do not fit together or are not as many as the blocks.
+        Raises ValueError for layers that do not fit together, and unless there is one for each block.
         """
         require(len(layers) == self.num_blocks, "layers", len(layers), f"one for each of {self.num_blocks} blocks")
         check_specs(layers)
@@ -225,11 +225,11 @@ class ModelConfig:
         return copy
 
     def without_entries(self, sliding_window: int) -> ModelConfig:
-        """A copy whose layers attend to nothing but a window of `sliding_window` tokens."""
+        """Returns a copy whose layers attend only to a window of `sliding_window` tokens."""
         return self.replace(compress_ratios=(SWA,) * self.num_blocks, sliding_window=sliding_window)
 
     def without_mtp(self) -> ModelConfig:
-        """The same model without its MTP layers."""
+        """Returns the configuration without MTP layers."""
         ratios = self.compress_ratios[: self.num_hidden_layers]
         return self.replace(num_nextn_predict_layers=0, compress_ratios=ratios)
 
@@ -255,7 +255,7 @@ class ModelConfig:
         return self.replace(**changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of an official `config.json`, for matrices that are quantized."""
+        """Returns the content of an official `config.json` for quantized matrices."""
         values = dataclasses.asdict(self)
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         if values["rope_scaling"] is not None:
@@ -264,10 +264,10 @@ class ModelConfig:
                 "quantization_config": dict(QUANTIZATION_CONFIG)}  # fmt: skip
 
     def written_over(self, file: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys of the `config.json` that this configuration was read from, changed only where a value differs.
+        """Returns `file`, the keys of the `config.json` that this configuration was read from, with changed values.
 
-        `file` holds those keys. What a changed value said in transformers' keys is taken out, so that no two keys
-        contradict each other. MTP layers that the file announces and this configuration has not are no change: the
+        Only values that differ are changed. The transformers' keys of a changed value are removed, so that no two keys
+        contradict each other. MTP layers that the file announces and this configuration lacks are no change: the
         file's tensors decide about them.
         """
         read = ModelConfig.from_dict(file)
@@ -279,7 +279,7 @@ class ModelConfig:
 
 
 def config_path(path: str | Path) -> Path:
-    """The `config.json` that `path` is, or holds."""
+    """Returns `path` if it is a file; for a folder, its `config.json`."""
     return Path(path) / "config.json" if Path(path).is_dir() else Path(path)
 
 
@@ -289,9 +289,9 @@ def preset_names() -> list[str]:
 
 
 def read_config(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """The configuration in `path`, a `config.json` or a folder that holds one, and its keys as they are there.
+    """Returns the configuration in `path`, a `config.json` or a folder that holds one, and its unchanged keys.
 
-    Raises ValueError, which names the file, for one that is no configuration.
+    Raises ValueError, naming the file, where it is no configuration.
     """
     path = config_path(path)
     try:
@@ -302,7 +302,7 @@ def read_config(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """The keys of a `config.json` as they are there, unchecked. Raises ValueError when it is no JSON object."""
+    """Returns the unchecked keys of a `config.json`. Raises ValueError when it is no JSON object."""
     path = config_path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -325,7 +325,7 @@ _POSITIVE = (
 
 
 def _convert(key: str, value: Any, kind: str) -> Any:
-    """`value` as the field's type, without guessing: a string is not a number, 2.5 is not an integer."""
+    """Returns `value` as the field's type, without guessing: a string is not a number, 2.5 is not an integer."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind == "int":
         require(is_number and abs(value) < LIMIT and value == int(value), key, value, "an integer below 2^31")
@@ -348,7 +348,7 @@ def _convert(key: str, value: Any, kind: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(RopeScaling)}
     for name in value:
         require(name in fields, f"{key}.{name}", value[name], f"one of {', '.join(fields)}")
-    for name in ("factor", "original_max_position_embeddings"):  # YaRN's own defaults are of the other two
+    for name in ("factor", "original_max_position_embeddings"):  # the other two have YaRN's defaults
         require(value.get(name) is not None, f"{key}.{name}", value.get(name), "a number")
     return RopeScaling(
         **{name: _convert(f"{key}.{name}", number, str(fields[name].type)) for name, number in value.items()}

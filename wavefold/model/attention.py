@@ -19,18 +19,18 @@ from wavefold import ops
 from wavefold.cache import View, entries_of
 from wavefold.config import WINDOW_PART, LayerSpec, ModelConfig
 from wavefold.model.attention_train import attend_training
-from wavefold.model.batch import Batch, Segment, num_visible
+from wavefold.model.batch import Batch, Span, num_visible
 from wavefold.model.compressor import Compressor
 from wavefold.model.indexer import Indexer, as_mask
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
 QUERY_CHUNK = 128
-"""Queries attended at a time: the scores of a chunk against one piece of keys are the largest thing allocated."""
+"""Queries attended at a time. The scores of a chunk against one piece of keys are the largest allocation."""
 EXACT_PIECE = 512
-"""Shared entries in a piece, exact arithmetic. Released arithmetic rounds by pieces of 64."""
+"""Shared entries in a piece in exact arithmetic. Released arithmetic rounds by pieces of 64."""
 GATHER_PIECE = 64
-"""Entries gathered for each query at a time; the released code's piece too."""
+"""Entries gathered for each query at a time, as in the released code."""
 DENSE_ENTRIES = 4
 """Exact arithmetic masks instead of gathering while there are at most this many times `index_topk` entries."""
 
@@ -73,9 +73,9 @@ class Attention(nn.Module):
     def attend_pieces(
         self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
-        """[n, H, c], over each sequence's past as well."""
-        lengths = [segment.view.length for segment in batch.segments]
-        detached = h.detach(), qr.detach()  # nothing learns from the indexer
+        """Returns o [n, H, c]. Queries also see their sequence's past."""
+        lengths = [span.view.length for span in batch.spans]
+        detached = h.detach(), qr.detach()  # no gradient flows through the indexer
         index: tuple[Tensor, ...] = ()
         rows = key_rows = h[:, :0]
         if self.spec.has_compressor:
@@ -86,20 +86,20 @@ class Attention(nn.Module):
             index = self.indexer.queries(*detached, batch, arithmetic)
         outputs: list[Tensor] = []
         parts = (x.split(lengths) for x in (q, kv, rows, key_rows, *index))
-        for segment, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.segments, *parts, strict=True):
-            window = segment.view.window(self.layer, kv_part)
+        for span, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.spans, *parts, strict=True):
+            window = span.view.window(self.layer, kv_part)
             if self.spec.has_keys:
-                self.indexer.compressor.extend(key_rows_part, segment, batch, arithmetic)
+                self.indexer.compressor.extend(key_rows_part, span, batch, arithmetic)
             if self.spec.has_compressor:
-                self.compressor.extend(rows_part, segment, batch, arithmetic)
-            outputs += self.attend(q_part, window, index_part, segment, arithmetic)
+                self.compressor.extend(rows_part, span, batch, arithmetic)
+            outputs += self.attend(q_part, window, index_part, span, arithmetic)
         return torch.cat(outputs)
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
-        """qr [n, q_lora], q [n, H, c] and kv [n, c], both rotated to their positions."""
+        """Returns qr [n, q_lora], q [n, H, c] and kv [n, c]. q and kv are rotated to their positions."""
         table = batch.table(self.spec.compressed)
         qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
-        heads = self.num_heads, self.head_dim  # nested, as each step's copy of q is the largest tensor of a pass
+        heads = self.num_heads, self.head_dim  # nested calls: each step's copy of q is the largest tensor of a pass
         q = ops.rms_norm_rotated(self.wq_b(qr, arithmetic).unflatten(-1, heads), None, self.eps, table, arithmetic)
         kv = self.kv_norm.rotated(self.wkv(h, arithmetic), table, arithmetic)
         return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
@@ -110,13 +110,14 @@ class Attention(nn.Module):
         return self.wo_b(u, arithmetic)
 
     def attend(
-        self, q: Tensor, window: Tensor, index: Sequence[Tensor], segment: Segment, arithmetic: Arithmetic
+        self, q: Tensor, window: Tensor, index: Sequence[Tensor], span: Span, arithmetic: Arithmetic
     ) -> list[Tensor]:
-        """One sequence's queries q [n, H, c] over its window rows (the last of which are the new ones) and entries.
+        """Returns o [n, H, c] in chunks for one sequence's queries q [n, H, c] over its window rows and entries.
 
-        `index` is, in layers with an indexer, its queries and weights for the same tokens. Returns [n, H, c] in chunks.
+        The last n window rows are those of the queries. `index` has the indexer's queries and weights for the same
+        tokens, in layers with an indexer.
         """
-        spec, view = self.spec, segment.view
+        spec, view = self.spec, span.view
         outputs, first = [], view.start
         for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
             chunk = range(first, first + len(q_chunk))
@@ -127,7 +128,7 @@ class Attention(nn.Module):
                 self._add_window(softmax, window, chunk, view, arithmetic)
             if spec.indexed:
                 seen = num_visible(positions, spec.ratio)
-                chosen = self._choice(index_chunk, chunk, seen, segment, arithmetic)
+                chosen = self._choice(index_chunk, chunk, seen, span, arithmetic)
                 with ops.part(spec.part):
                     self._add_chosen(softmax, chosen, view, arithmetic)
             elif spec.compressed:
@@ -138,15 +139,15 @@ class Attention(nn.Module):
         return outputs
 
     def _choice(
-        self, index: Sequence[Tensor], chunk: range, visible: Tensor, segment: Segment, arithmetic: Arithmetic
+        self, index: Sequence[Tensor], chunk: range, visible: Tensor, span: Span, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
-        """Entries [n, k] for the queries of a chunk, of `visible` [n]: the indexer's choice, or an earlier layer's."""
+        """Returns entries [n, k] for a chunk's queries: the choice of the indexer, or of an earlier layer."""
         if self.spec.choice_of is not None:
-            return segment.choices[self.spec.choice_of, chunk.start]
+            return span.choices[self.spec.choice_of, chunk.start]
         q, weights = index
-        chosen = self.indexer.select(q, weights, visible, segment.view, arithmetic)
+        chosen = self.indexer.select(q, weights, visible, span.view, arithmetic)
         if self.shares_choice:
-            segment.choices[self.layer, chunk.start] = chosen
+            span.choices[self.layer, chunk.start] = chosen
         return chosen
 
     def _add_window(
@@ -157,7 +158,7 @@ class Attention(nn.Module):
         view: View,
         arithmetic: Arithmetic,
     ) -> None:
-        """Tokens t - 127 .. t for the query at t. `window` holds positions view.end - len(window) .. view.end."""
+        """Adds tokens t - 127 .. t for the query at t. `window` holds positions view.end - len(window) .. view.end."""
         base = view.end - len(window)
         positions = torch.arange(chunk.start, chunk.stop, device=window.device)
         if arithmetic.released:  # slots in the order of the released code: oldest first, 64 at a time
@@ -166,14 +167,14 @@ class Attention(nn.Module):
                 tokens = oldest + torch.arange(slot, slot + ops.RELEASED_PIECE, device=positions.device)
                 rows = (tokens - base).clamp(max=len(window) - 1)
                 softmax.add(window[rows], tokens <= positions[:, None])
-        else:  # all the chunk's tokens at once, masked to each query's window
+        else:  # all tokens of the chunk at once, masked to each query's window
             start = max(chunk.start - self.window + 1, base)
             tokens = torch.arange(start, chunk.stop, device=window.device)
             age = positions[:, None] - tokens
             softmax.add(window[start - base : start - base + len(tokens)], (age >= 0) & (age < self.window))
 
     def _add_chosen(self, softmax: ops.RunningSoftmax, chosen: Tensor, view: View, arithmetic: Arithmetic) -> None:
-        """Entries by number, chosen [n, k], best first, with -1 for none."""
+        """Adds entries by number: chosen [n, k], best first, -1 for none."""
         num_entries = view.end // self.spec.ratio
         few = num_entries <= DENSE_ENTRIES * self.topk
         if not arithmetic.released and (few or softmax.q.requires_grad):  # all entries, the others masked: no gather
@@ -189,7 +190,7 @@ class Attention(nn.Module):
     def _add_visible(
         self, softmax: ops.RunningSoftmax, visible: Tensor, most: int, view: View, arithmetic: Arithmetic
     ) -> None:
-        """All entries that are complete at each query: visible [n] counts them, `most` at the last query."""
+        """Adds all entries that are complete at each query: visible [n] of them, `most` at the last query."""
         size = ops.RELEASED_PIECE if arithmetic.released else EXACT_PIECE
         for first in range(0, most, size):
             end = min(first + size, most)

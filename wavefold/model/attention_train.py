@@ -1,10 +1,10 @@
-"""Attention of whole sequences during training, and what the indexer learns from it. Report section 2.3.1.
+"""Attention of whole sequences in training, and the losses of the indexer. Report section 2.3.1.
 
     dense, warmup    indexed layers attend to all entries
     sparse           to the entries that the indexer chose
     warmup, sparse   the indexer learns to score entries as attention weighed them
 
-The window, and entries without an indexer, are attended alike in all of them.
+All stages attend alike to the window, and to entries in layers without an indexer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ def attend_training(
     attention: Attention, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, training: TrainingPass,
     arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip
-    """q [n, H, c], kv [n, c] of sequences that begin with this pass -> [n, H, c]; the indexer's losses to `training`.
+    """q [n, H, c], kv [n, c] of sequences that begin with this pass -> o [n, H, c]. Adds index losses to `training`.
 
-    Their entries are made of h [n, hidden], the indexer's queries of it and of the low-rank queries qr [n, q_lora].
+    Entries are made from h [n, hidden]; the indexer's queries from h and the low-rank queries qr [n, q_lora].
+    Raises ValueError for a layer that needs another layer.
     """
-    assert all(segment.view.start == 0 for segment in batch.segments), "training passes hold whole sequences"
-    lengths = [segment.view.length for segment in batch.segments]
+    assert all(span.view.start == 0 for span in batch.spans), "training passes hold whole sequences"
+    lengths = [span.view.length for span in batch.spans]
     spec = attention.spec
     if not spec.alone:
         raise ValueError(f"training of {spec} is not allowed; expected layers that need nothing of another layer")
@@ -42,7 +43,7 @@ def attend_training(
     if not spec.indexed:
         return ops.attend_sequences(*operands, None, False, arithmetic)[0]
 
-    detached = h.detach(), qr.detach()  # the indexer learns from its own loss alone, and nothing learns from it
+    detached = h.detach(), qr.detach()  # the indexer learns only from its loss, and no gradient flows through it
     num_entries = [length // spec.ratio for length in lengths]
     keys = attention.indexer.compressor.compress(detached[0], batch, arithmetic).split(num_entries)
     queries, weights = (x.split(lengths) for x in attention.indexer.queries(*detached, batch, arithmetic))
@@ -70,14 +71,14 @@ def attend_training(
 def _choice(
     q: Tensor, weights: Tensor, keys: Tensor, ratio: int, topk: int, arithmetic: Arithmetic
 ) -> Tensor | None:  # fmt: skip
-    """The indexer's choice as [n, m] bool; None where it keeps everything."""
+    """Returns the indexer's choice as [n, m] bool, or None where it keeps all entries."""
     if len(keys) <= topk:
         return None
     return as_mask(ops.choose_entries(q, weights, keys, ratio, topk, arithmetic).long(), len(keys))
 
 
 def _watch(attention: Attention, mass: Tensor, chosen: Tensor, training: TrainingPass) -> None:
-    """Add to `captured` what the choice would have held, of queries that see more entries than they may choose."""
+    """Adds to `captured` the mass on chosen entries, for queries that see more entries than they may choose."""
     free = num_visible(torch.arange(len(mass), device=mass.device), attention.spec.ratio) > attention.topk
     captured, of = training.captured.get(attention.layer, (0.0, 0.0))
     captured, of = captured + float((mass * chosen)[free].sum()), of + float(mass[free].sum())

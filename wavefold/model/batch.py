@@ -1,4 +1,4 @@
-"""The new tokens of one pass: several sequences' runs, one after another, each with its view of the past."""
+"""The new tokens of one pass: a span of each sequence, one after another, with its view of the past."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Position = TypeVar("Position", int, Tensor)
 
 
 def num_visible(positions: Position, ratio: int) -> Position:
-    """Entries that the query at each position sees: those whose block of `ratio` tokens it has reached the end of."""
+    """Returns the number of entries that a query at each position sees: the complete blocks of `ratio` tokens."""
     return (positions + 1) // ratio
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One sequence's run: rows `rows` of the packed tokens, at positions view.start .. view.end.
+class Span:
+    """One sequence's tokens in a pass: rows `rows` of the packed tokens, at positions view.start .. view.end.
 
     `choices`: entries chosen [n, k] by (layer, position of the first of n queries), for later layers that use them too.
     """
@@ -38,47 +38,47 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """What every layer needs to know of a pass besides the activations. `tokens` [n] int64, packed.
+    """The input of a pass besides the activations, for all layers. `tokens` [n] int64, packed.
 
-    `training` is there when gradients are wanted of what a pass leaves out otherwise: the indexer's, the balance's.
+    `training` is set if the losses of the indexer and of the balance of experts are wanted.
     """
 
     tokens: Tensor
-    segments: tuple[Segment, ...]
+    spans: tuple[Span, ...]
     config: ModelConfig
     training: TrainingPass | None = None
 
     @classmethod
     def of(cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None) -> Batch:
-        """Pack `tokens` [n]: the runs of `views`, in that order."""
-        segments, row = [], 0
+        """Returns the batch of `tokens` [n]: the spans of `views`, in that order."""
+        spans, row = [], 0
         for view in views:
-            segments.append(Segment(slice(row, row + view.length), view))
+            spans.append(Span(slice(row, row + view.length), view))
             row += view.length
         assert row == len(tokens), (row, len(tokens))
-        return cls(tokens, tuple(segments), config, training)
+        return cls(tokens, tuple(spans), config, training)
 
     @functools.cached_property
     def positions(self) -> Tensor:
         """The tokens' positions in their sequences, int64 [n]."""
-        runs = (segment.view for segment in self.segments)
-        return torch.cat([torch.arange(view.start, view.end, device=self.tokens.device) for view in runs])
+        views = (span.view for span in self.spans)
+        return torch.cat([torch.arange(view.start, view.end, device=self.tokens.device) for view in views])
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:
-        """Of the rotary tables, by whether a layer compresses."""
+        """Frequencies of the rotary tables: for layers that compress (True) and for others (False)."""
         return {c: ops.rope_frequencies(self.config, c, self.tokens.device) for c in (False, True)}
 
     @functools.cached_property
     def rope(self) -> dict[bool, Table]:
-        """The tokens' rotary tables, by whether a layer compresses."""
+        """The tokens' rotary tables: for layers that compress (True) and for others (False)."""
         return {c: ops.rope_table(self.positions, f) for c, f in self.frequencies.items()}
 
     def table(self, compressed: bool) -> Table:
-        """The rotary table of the tokens, for a layer that compresses or one that does not."""
+        """Returns the tokens' rotary table for a layer that compresses, or for one that does not."""
         return self.rope[compressed]
 
     def entry_table(self, first: int, end: int, ratio: int) -> Table:
-        """The rotary table of compressed entries first .. end: each stands where its own block begins."""
+        """Returns the rotary table of entries first .. end. An entry's position is that of its block's first token."""
         positions = torch.arange(first, end, device=self.tokens.device) * ratio
         return ops.rope_table(positions, self.frequencies[True])

@@ -30,7 +30,7 @@ class Block(HyperConnected):
         self.add_mixer("hc_ffn")
 
     def forward(self, streams: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:
-        """streams [n, hc, hidden] -> [n, hc, hidden]. Raises ValueError for a layer of late `pre`."""
+        """streams [n, hc, hidden] -> [n, hc, hidden]. Raises ValueError for a layer with late_pre."""
         if self.late_pre:
             raise ValueError("a layer of late_pre does not run alone; expected Block.forward_late, from layer to layer")
         attend, think = self._sublayers(batch, experts, arithmetic)
@@ -40,13 +40,13 @@ class Block(HyperConnected):
     def forward_late(
         self, streams: Tensor, pre: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
     ) -> tuple[Tensor, Tensor]:
-        """Each sublayer reads the streams mixed by the `pre` [n, hc] before it: streams after the block, its last."""
+        """Returns streams and `pre` after the block. A sublayer mixes the streams by the `pre` [n, hc] before it."""
         attend, think = self._sublayers(batch, experts, arithmetic)
         streams, pre = self.connect_late("hc_attn", streams, pre, attend, arithmetic)
         return self.connect_late("hc_ffn", streams, pre, think, arithmetic)
 
     def _sublayers(self, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> tuple[Sublayer, Sublayer]:
-        """Attention and experts, each behind its norm."""
+        """Returns attention and experts, each behind its norm."""
 
         def attend(x: Tensor) -> Tensor:
             return self.attn(self.attn_norm(x, arithmetic), batch, arithmetic)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wavefold import ops
 from wavefold.cache import Rows
 from wavefold.config import LayerSpec, ModelConfig
-from wavefold.model.batch import Batch, Segment, Table
+from wavefold.model.batch import Batch, Span, Table
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.ops import Arithmetic
 
@@ -21,7 +21,7 @@ from wavefold.ops import Arithmetic
 class Compressor(nn.Module):
     """Turns hidden states into entries of width `dim`, and stores them in the view as `rows`.
 
-    Entries are attended; with `as_keys` they are an indexer's keys.
+    With `as_keys` the entries are keys of an indexer; else attention reads them.
     """
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, dim: int, rows: Rows, as_keys: bool):
@@ -41,9 +41,9 @@ class Compressor(nn.Module):
         score = score + self.ape.to(score.dtype)[batch.positions % self.ratio]
         return torch.stack((kv, score), 1)
 
-    def extend(self, rows: Tensor, segment: Segment, batch: Batch, arithmetic: Arithmetic) -> None:
-        """Take one sequence's new rows; store the entries of the blocks that they complete."""
-        view, ratio = segment.view, self.ratio
+    def extend(self, rows: Tensor, span: Span, batch: Batch, arithmetic: Arithmetic) -> None:
+        """Takes one sequence's new rows, and stores the entries of the blocks that these rows complete."""
+        view, ratio = span.view, self.ratio
         first, end = view.start // ratio, view.end // ratio
         has_previous = self.overlap and first > 0
         tail = view.tail(*self.rows, rows, (first - has_previous) * ratio)
@@ -57,19 +57,19 @@ class Compressor(nn.Module):
         view.append(*self.rows, entries, first)
 
     def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
-        """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass; their entries."""
-        lengths = [segment.view.length for segment in batch.segments]
+        """`project` and `extend` for whole sequences h [n, hidden] that begin with this pass. Returns their entries."""
+        lengths = [span.view.length for span in batch.spans]
         weights = self.wkv.weight, self.wgate.weight, self.ape
         entries = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
         blocks = [length // self.ratio for length in lengths]
         if len(entries):
             entries = self._stored(entries, _joined([batch.entry_table(0, n, self.ratio) for n in blocks]), arithmetic)
-        for segment, rows in zip(batch.segments, entries.split(blocks), strict=True):
-            segment.view.append(*self.rows, rows, 0)
+        for span, rows in zip(batch.spans, entries.split(blocks), strict=True):
+            span.view.append(*self.rows, rows, 0)
         return entries
 
     def _stored(self, entries: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
-        """Compressed blocks [m, dim] as they are stored, at the table's positions."""
+        """Returns the entries [m, dim] in the form that is stored: normalised, at the table's positions, rounded."""
         entries = self.norm.rotated(entries, table, arithmetic)
         if self.as_keys:
             return ops.index_rotate(entries, arithmetic)

@@ -1,11 +1,11 @@
-"""The main layers by the CPU kernels, for new tokens of sequences in a pool.
+"""The main layers on the CPU kernels, for new tokens of sequences in a pool.
 
     all experts in memory    ids --forward--> logits: one native call a pass
-    experts elsewhere        each layer in three calls, the store or other ranks asked between them:
-                             streams --block_attention--> streams, h, who goes where --experts--> --leave--> streams
+    experts elsewhere        each layer in three calls, with requests to the store or other ranks between them:
+                             streams --block_attention--> streams, h, routes --experts--> --leave--> streams
 
-The meaning is `block.py`'s, step for step (csrc/forward.cpp, csrc/attention_half.cpp, csrc/experts.cpp); this file says
-where a layer's parameters and a sequence's caches lie.
+The kernels do what `block.py` does, step for step (csrc/forward.cpp, csrc/attention_half.cpp, csrc/experts.cpp). This
+file tells them where a layer's parameters and a sequence's caches lie.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 
 class CpuLayer:
-    """A block's parameters as the kernels take them. Made of a block that is stored as the official files are."""
+    """A block's parameters as the kernels take them. The block's tensors are stored as in the official files."""
 
     def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic):
         self.layer, self.limit = block.attn.layer, config.swiglu_limit
         self.rows = _rows(block.attn.spec)
         self.parameters = native.BlockParameters(_fields(block, config, arithmetic))
         shared: Expert = block.ffn.shared_experts
-        self._shared_weights = shared.weights()  # held: the structure below points into them
+        self._shared_weights = shared.weights()  # kept alive: the structure below points into them
         self.shared = native.expert_struct(-1, self._shared_weights)
-        # what the calls read first, for threads that wait while Python runs
+        # prefetch hints: the tensors that each call reads first
         self.first = native.ranges([block.get_parameter("hc_attn_fn"), block.attn.wq_a.weight, block.attn.wkv.weight])
         self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
 
@@ -64,11 +64,11 @@ register_module_parameter_registration_hook(_count_registered)
 
 
 class CpuLayers:
-    """A model's main layers, and the model whole, as the kernels take them: made when they are first needed, and again
-    when parameters were replaced.
+    """A model's main layers, and the whole model, as the kernels take them.
 
-    A pass of more than one token for each sequence compares all addresses; a decode step only asks whether a parameter
-    was registered since. The memory of parameters that were replaced otherwise is held until then.
+    They are built at the first use, and again after parameters were replaced. A pass of more than one token for a
+    sequence compares all addresses. A decode step only asks whether a parameter was registered since; the memory of
+    parameters that were replaced otherwise is kept until then.
     """
 
     def __init__(self) -> None:
@@ -82,10 +82,10 @@ class CpuLayers:
         self._memory: list[Tensor] = []
 
     def of(self, model: Transformer, views: Sequence[View]) -> bool:
-        """True if the kernels run the model's layers for these sequences, whose `layers` and `whole` then are current.
+        """True if the kernels run the model's layers for these views. Then `layers` and `whole` are current.
 
-        They do not for other activations than bfloat16, another device than a CPU, rows that are in no pool or that
-        they do not read, while operations are counted, and for parameters that are not as in the official files.
+        False for activations other than bfloat16, a device other than a CPU, rows that lie in no pool or that the
+        kernels do not read, while operations are counted, and for parameters that are not as in the official files.
         """
         if not ops.kernels_run(model.arithmetic.dtype, model.device):
             return False
@@ -109,7 +109,7 @@ class CpuLayers:
 
     @property
     def whole(self) -> native.WholeModel | None:
-        """The model for one call a pass; None where experts are computed elsewhere or not all in memory."""
+        """The model for one call a pass, or None where experts are computed elsewhere or not all in memory."""
         return self._whole
 
     def _make(self, model: Transformer) -> None:
@@ -133,7 +133,7 @@ class CpuLayers:
 
 
 def _expert_arrays(experts: ExpertCompute, num_layers: int) -> list[np.ndarray] | None:
-    """Each layer's experts for the kernels; None where they compute none, or not all lie in memory."""
+    """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory."""
     if not experts.takes_views:
         return None
     arrays = []
@@ -163,8 +163,8 @@ def run_whole(
 ) -> Tensor:  # fmt: skip
     """A pass in one call: tokens [n] of the views' sequences -> logits float32 [len(wanted), vocab].
 
-    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The views' rows are as after the
-    layers' own passes.
+    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The views' rows change as in
+    `Block.forward`.
     """
     return native.forward(model, spans_of(layers, views), tokens, wanted, hidden)
 
@@ -173,9 +173,9 @@ def run_layers(
     layers: Sequence[CpuLayer], streams: Tensor, batch: Batch, experts: ExpertCompute, config: ModelConfig,
     arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip
-    """streams bfloat16 [n, hc, hidden] -> the same after all layers; the views' rows as after `Block.forward`."""
+    """streams bfloat16 [n, hc, hidden] -> streams after all layers. The views' rows change as in `Block.forward`."""
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
-    spans = spans_of(layers, [segment.view for segment in batch.segments])  # type: ignore[misc]
+    spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
@@ -189,13 +189,13 @@ def run_layers(
         else:
             native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
             routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
-            buffers.made.copy_(routed.float() + buffers.made.float())
+            buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams
 
 
 def spans_of(layers: Sequence[CpuLayer], views: Sequence[PagedView]) -> native.Spans:
-    """The views' new tokens and caches, for calls during which they live."""
+    """Returns the views' new tokens and caches for a call. The views must outlive the call."""
     return native.spans([_span(layers, view) for view in views])
 
 
@@ -210,7 +210,7 @@ def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
 
 
 def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:
-    """Where a sequence's rows of this layer lie."""
+    """Returns the addresses of a sequence's rows in this layer."""
     struct = native.ViewStruct()
     struct.window = view.window_rows(layer.layer).struct()
     names = ("entries", "tail", "tail_rows"), ("keys", "key_tail", "key_tail_rows")
@@ -223,7 +223,7 @@ def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:
 
 
 def _staged_addresses(layers: Sequence[CpuLayer], view: PagedView, state: SequenceState) -> np.ndarray:
-    """Where the new rows of each layer's rings go in a staged state: int64 [layers, 3], 0 for a ring that is not."""
+    """Returns the addresses of each layer's rings in a staged state: int64 [layers, 3], 0 for an absent ring."""
     derived = view.places.derived
     offsets: np.ndarray | None = derived.get("offsets")  # type: ignore[assignment]
     if offsets is None or len(offsets) != len(layers):
@@ -237,13 +237,13 @@ def _staged_addresses(layers: Sequence[CpuLayer], view: PagedView, state: Sequen
 
 
 def _rows(spec: LayerSpec) -> tuple[Rows, ...]:
-    """What a layer caches beside its window: entries, then index keys."""
+    """The rows that a layer caches beside its window: entries, then index keys."""
     entries = (entries_of(spec),) if spec.has_compressor else ()
     return (*entries, keys_of(spec)) if spec.has_keys else entries
 
 
 def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[str, object]:
-    """wf_block, by name."""
+    """Returns the fields of wf_block by name."""
     attn, spec, router = block.attn, block.attn.spec, block.ffn.gate
     assert isinstance(router, Router)
     fields: dict[str, object] = {
@@ -314,7 +314,7 @@ Slots = tuple[list[dict[str, Tensor]], list[str]]
 
 
 def _slots(model: Transformer) -> Slots:
-    """Where the parameters of the model's main layers and ends stand: modules' dicts, and names in them."""
+    """Returns the slots of the parameters outside MTP and experts: modules' dicts, and names in them."""
     parts: list[nn.Module] = [model.embed, *model.layers, model.norm, model.head]
     modules = [model, *(module for part in parts for module in part.modules())]
     slots = [
@@ -327,17 +327,17 @@ def _slots(model: Transformer) -> Slots:
 
 
 def _addresses(slots: Slots) -> list[int]:
-    """By `map`, as every token asks for all of them."""
+    """Returns the addresses in the slots. It uses `map`, since every token asks for all of them."""
     return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
 
 
 def as_stored(layers: Sequence[Block]) -> bool:
-    """True if whole layers can run in the kernels: none needs another, and parameters are as in the official files."""
+    """True if whole layers can run in the kernels: no layer needs another, and parameters are as in official files."""
     return all(_as_stored(block) for block in layers)
 
 
 def _as_stored(block: Block) -> bool:
-    """Norms in bfloat16 and the other vectors in float32, as in the official files, and wo_a cut at whole scales."""
+    """True if norms are bfloat16 and other vectors float32, as in official files, and wo_a splits at whole scales."""
     attn, spec = block.attn, block.attn.spec
     if not spec.alone:
         return False

@@ -1,9 +1,9 @@
-"""The real modules without weights: a decode step on the meta device, counted. No figure here comes from a formula.
+"""The real modules without weights: a decode step on the meta device, counted. No figure comes from a formula.
 
     Transformer on meta -> pool on meta, a sequence of context - 1 tokens -> one more token -> FlopCounter
 
-Routers are told which experts to choose (which ones does not change the count); all else runs as it is, with the
-released arithmetic's pieces and packed cache.
+Routers choose fixed experts, which does not change the count. Everything else runs as it is, with the pieces and the
+packed cache of released arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wavefold.model.transformer import Transformer
 from wavefold.ops import Arithmetic, FlopCounter
 
 COUNTED_PARTS = ("linear", "index", *(compression.part for compression in COMPRESSIONS), WINDOW_PART)
-"""What the published figures count; a counter's other parts lie outside them."""
+"""The parts that the published figures count."""
 
 
 class FixedRouter(nn.Module):
@@ -39,7 +39,7 @@ class FixedRouter(nn.Module):
 
 
 def count_decode_step(config: ModelConfig, context: int) -> FlopCounter:
-    """Operations of the token that makes `context` tokens. Raises ValueError for a context that the model has not."""
+    """Counts the operations of token number `context`. Raises ValueError for a context beyond the model's."""
     if not 1 < context <= config.max_position_embeddings:
         raise ValueError(f"context = {context} is not allowed; expected 2 to {config.max_position_embeddings}")
     model = Transformer(config, Arithmetic("released", torch.bfloat16))

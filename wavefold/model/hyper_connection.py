@@ -1,4 +1,4 @@
-"""mHC around a sublayer: which mix of the streams it reads and how its output returns to them. Report section 2.2."""
+"""mHC around a sublayer: the mix of the streams that it reads, and the way of its output back. Report section 2.2."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HyperConnected(nn.Module):
     def connect(
         self, prefix: str, streams: Tensor, sublayer: Callable[[Tensor], Tensor], arithmetic: Arithmetic
     ) -> Tensor:
-        """streams [n, hc, hidden] -> the same after the sublayer, a function of [n, hidden]."""
+        """streams [n, hc, hidden] -> streams after the sublayer, a function of [n, hidden]."""
         fn, base, scale = (getattr(self, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
         numbers = self.iters, self.hc_eps, self.norm_eps
         x, post, comb, streams = ops.hc_read(streams, fn, base, scale, *numbers, arithmetic)
@@ -48,18 +48,18 @@ class HyperConnected(nn.Module):
     def connect_late(
         self, prefix: str, streams: Tensor, pre: Tensor, sublayer: Callable[[Tensor], Tensor], arithmetic: Arithmetic
     ) -> tuple[Tensor, Tensor]:
-        """`connect` for a sublayer that reads the streams mixed by `pre` [n, hc], of the sublayer before.
+        """`connect` for a sublayer that reads the streams mixed by the `pre` [n, hc] of the sublayer before.
 
-        Returns the streams after it, and its own `pre` for the next one.
+        Returns the streams after the sublayer, and the `pre` for the next sublayer.
         """
         fn, base, scale = (getattr(self, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
-        own_pre, post, comb = ops.hc_weights(
+        next_pre, post, comb = ops.hc_weights(
             streams, fn, base, scale, self.iters, self.hc_eps, self.norm_eps, arithmetic
         )
         out = sublayer(ops.hc_collapse(streams, pre))
-        return ops.hc_expand(out, streams, post, comb, arithmetic), own_pre
+        return ops.hc_expand(out, streams, post, comb, arithmetic), next_pre
 
     def collapse(self, streams: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """The last collapse of the streams, before the final norm: [n, hidden]."""
+        """Returns the last collapse of the streams, before the final norm: [n, hidden]."""
         head = self.hc_head_fn, self.hc_head_base, self.hc_head_scale
         return ops.hc_head(streams, *head, self.hc_eps, self.norm_eps, arithmetic)

@@ -14,7 +14,7 @@ from wavefold.model.parameters import Linear
 from wavefold.ops import Arithmetic
 
 SCORE_BLOCK = 512
-"""Entries scored at a time: what is allocated is queries x heads x this, whatever the context."""
+"""Entries scored at a time: scores take queries x heads x SCORE_BLOCK values, whatever the context."""
 
 
 class Indexer(nn.Module):
@@ -35,9 +35,9 @@ class Indexer(nn.Module):
         return q, weights
 
     def select(self, q: Tensor, weights: Tensor, visible: Tensor, view: View, arithmetic: Arithmetic) -> Tensor:
-        """[n, <= topk] entries for each query, best first; visible [n] counts those it may see; -1 = nothing."""
+        """Returns entries [n, <= topk], best first, then -1. visible [n] counts the entries that each query may see."""
         num_entries = view.end // self.ratio
-        if num_entries <= self.topk and not arithmetic.released:  # all of them; their order means nothing here
+        if num_entries <= self.topk and not arithmetic.released:  # all of them, in any order
             everything = torch.arange(num_entries, device=q.device).expand(len(q), -1)
             return everything.masked_fill(everything >= visible[:, None], -1)
         best = ops.RunningTopK(len(q), self.topk, q.device)

@@ -1,6 +1,6 @@
 """The mixture of experts: each token goes through its k routed experts and the shared one. Report section 2.1.
 
-router -> (weights, ids) -> the routed experts of each token, wherever they are computed (`wavefold/experts`) -> summed
+router -> (weights, ids) -> the routed experts of each token, wherever they are computed (`wavefold/experts`) -> sum
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Expert(nn.Module):
         self.w1 = Linear(hidden, inter, form)
         self.w2 = Linear(inter, hidden, form)
         self.w3 = Linear(hidden, inter, form)
-        # where its tensors stand: `weights` is asked for every layer of every token, and modules' getattr is slow
+        # the tensors' slots: every layer of every token calls `weights`, and getattr of modules is slow
         self._slots: tuple[dict[str, Any], ...] = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
 
     def weights(self) -> ExpertWeights:
@@ -36,7 +36,7 @@ class Expert(nn.Module):
 
 
 class MoE(nn.Module):
-    """Router and shared expert of a layer. The routed experts are no modules: an ExpertCompute has them."""
+    """Router and shared expert of a layer. The routed experts are no modules: an ExpertCompute computes them."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__()
@@ -45,7 +45,7 @@ class MoE(nn.Module):
         self.shared_experts = Expert(config, "fp8")
 
     def forward(self, h: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:
-        """h [n, hidden], normalised (the first layers route by the batch's tokens) -> [n, hidden]."""
+        """h [n, hidden], normalised -> [n, hidden]. Hashed layers route by the batch's tokens."""
         weights, ids = self.gate(h, batch, arithmetic)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
         return experts.with_shared(self.layer, h, weights, ids, shared)

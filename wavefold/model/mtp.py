@@ -17,7 +17,7 @@ from wavefold.ops import Arithmetic
 
 
 class MTP(Block):
-    """A block with its own input projections, final collapse and norm; embedding and head are the main model's."""
+    """A block with input projections, a final collapse and a norm. It shares embedding and head with the main model."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec):
         super().__init__(config, spec)
@@ -36,6 +36,6 @@ class MTP(Block):
     def predict(
         self, streams: Tensor, embedded: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
     ) -> Tensor:
-        """The final hidden state [n, hidden] for each token; the shared head makes logits of it."""
+        """Returns the final hidden states [n, hidden]. The shared head turns them into logits."""
         x = self(self.combine(streams, embedded, arithmetic), batch, experts, arithmetic)
         return self.norm(self.collapse(x, arithmetic), arithmetic)

@@ -1,4 +1,4 @@
-"""A model's tensors under the official checkpoint's names and in its order, wherever they are held.
+"""A model's tensors under the official checkpoint's names and in its order, wherever they lie.
 
 modules' own parameters        embed.weight, layers.3.attn.wq_a.weight, ...
 the store of routed experts    layers.3.ffn.experts.17.w2.scale, after the layer's router, before its shared expert
@@ -20,12 +20,12 @@ from wavefold.quant import Weight
 
 
 class ExpertMatrix(NamedTuple):
-    """A matrix of a routed expert, as a Linear has it."""
+    """A matrix of a routed expert, with the attributes of a Linear."""
 
     in_features: int
     out_features: int
     form: str
-    """What the official file has."""
+    """The format in the official file."""
     stored: Weight
 
     @property
@@ -40,11 +40,11 @@ class ExpertMatrix(NamedTuple):
 Owner = nn.Module | ExpertMatrix
 Matrix = Linear | ExpertMatrix
 MATRIX = (Linear, ExpertMatrix)
-"""For isinstance: what has `stored`, `weight`, `scale`, `form` and sizes."""
+"""For isinstance: the classes with `stored`, `weight`, `scale`, `form` and sizes."""
 
 
 def official_owners(model: Transformer) -> Iterator[tuple[str, Owner]]:
-    """All that has tensors of its own, by name: modules, and the routed experts' matrices."""
+    """Yields the owners of tensors by name: modules, and the routed experts' matrices."""
     for name, module in model.named_modules():
         if (layer := routed_before(model, name)) is not None:
             yield from expert_matrices(model, layer)
@@ -52,19 +52,19 @@ def official_owners(model: Transformer) -> Iterator[tuple[str, Owner]]:
 
 
 def routed_before(model: Transformer, name: str) -> int | None:
-    """The layer whose routed experts come before the module of this name, or None."""
+    """Returns the layer whose routed experts come before the module of this name, or None."""
     block, shared, rest = name.partition(".ffn.shared_experts")
     return _layer(model, block) if shared and not rest else None
 
 
 def expert_matrices(model: Transformer, layer: int) -> Iterator[tuple[str, ExpertMatrix]]:
-    """The matrices of a layer's routed experts by name."""
+    """Yields the matrices of a layer's routed experts by name."""
     for expert in range(model.experts.store.table.num_experts):
         yield from matrices_of(model.experts.store, layer, expert)
 
 
 def matrices_of(store: ExpertStore, layer: int, expert: int) -> Iterator[tuple[str, ExpertMatrix]]:
-    """The matrices of a routed expert by name."""
+    """Yields the matrices of a routed expert by name."""
     table = store.table
     weights = store.stored(layer, expert)
     for name, (rows, columns), weight in zip(MATRICES, table.sizes, weights, strict=True):
@@ -72,21 +72,21 @@ def matrices_of(store: ExpertStore, layer: int, expert: int) -> Iterator[tuple[s
 
 
 def own_tensors(owner: Owner) -> dict[str, Tensor]:
-    """An owner's tensors by their names in it."""
+    """Returns an owner's tensors by their names in it."""
     if isinstance(owner, ExpertMatrix):
         return {"weight": owner.weight} | ({} if owner.scale is None else {"scale": owner.scale})
     return dict(owner.named_parameters(recurse=False))
 
 
 def official_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by name. Tensors of mapped experts are made when their turn comes."""
+    """Yields all tensors by name. A tensor of a mapped expert is made when its turn comes."""
     for owner_name, owner in official_owners(model):
         for name, tensor in own_tensors(owner).items():
             yield f"{owner_name}.{name}" if owner_name else name, tensor
 
 
 def official_tensor(model: Transformer, name: str) -> Tensor:
-    """The tensor of this name. Raises AttributeError where the model has none, as modules do."""
+    """Returns the tensor of this name. Raises AttributeError where the model has none, as modules do."""
     owner, _, last = name.rpartition(".")
     tensor: Tensor | None = getattr(official_owner(model, owner), last)
     if tensor is None:
@@ -95,7 +95,7 @@ def official_tensor(model: Transformer, name: str) -> Tensor:
 
 
 def official_owner(model: Transformer, name: str) -> Owner:
-    """The module, or routed expert's matrix, of this name."""
+    """Returns the module, or the routed expert's matrix, of this name."""
     if routed_expert(f"{name}.") is None:
         return model.get_submodule(name)
     layer, expert, matrix = _place(model, name)
@@ -105,7 +105,7 @@ def official_owner(model: Transformer, name: str) -> Owner:
 
 
 def official_names(model: Transformer, part: str = "") -> Iterator[str]:
-    """The names alone, of the model or a part of it, without a tensor for an expert."""
+    """Yields the names in the model or a part of it, without making tensors of experts."""
     for owner, module in model.get_submodule(part).named_modules(prefix=part):
         if (layer := routed_before(model, owner)) is not None:
             yield from model.experts.store.table.stored_names(layer)
@@ -113,14 +113,14 @@ def official_names(model: Transformer, part: str = "") -> Iterator[str]:
 
 
 def _place(model: Transformer, name: str) -> tuple[int, int, int]:
-    """Layer, expert and matrix of a name like layers.3.ffn.experts.17.w2."""
+    """Returns layer, expert and matrix of a name like layers.3.ffn.experts.17.w2."""
     part, _, rest = name.partition(".ffn.experts.")
     expert, _, matrix = rest.partition(".")
     return _layer(model, part), int(expert), MATRICES.index(matrix)
 
 
 def _layer(model: Transformer, block: str) -> int:
-    """The layer number of a block by its name."""
+    """Returns the layer number of the block of this name."""
     moe = model.get_submodule(f"{block}.ffn")
     assert isinstance(moe, MoE)
     return moe.layer

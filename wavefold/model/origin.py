@@ -1,4 +1,4 @@
-"""Where a model came from: what a copy of it keeps beside the parameters."""
+"""The origin of a model: what a copy of it keeps beside the parameters."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Origin:
 
     folder: Path
     config: Mapping[str, Any]
-    """The keys of its `config.json`, as they are there."""
+    """The unchanged keys of its `config.json`."""
     left_out: Mapping[str, Tensor] = field(default_factory=dict)
-    """Its tensors that the text model does not need, by name, memory-mapped. A saved copy holds them too."""
+    """The tensors that the text model does not need, by name, memory-mapped. A saved copy holds them too."""

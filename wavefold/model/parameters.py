@@ -1,7 +1,7 @@
 """Modules that only hold parameters, under the names and in the dtypes of the official checkpoint.
 
-A quantized weight is held as it lies on disk (packed codes and scales) and decoded where it is used. The dtype of what
-was loaded decides how it is read: any weight may also be bfloat16 or float32 without a scale.
+A quantized weight keeps its bytes from disk (packed codes and scales) and is decoded where it is used. The dtype of the
+loaded tensor decides how it is read: any weight may also be bfloat16 or float32 without a scale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def empty(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 
 
 class Linear(nn.Module):
-    """`weight` [out, in] and, when stored as "fp8" or "fp4", its `scale`. `form` is what the official file has."""
+    """`weight` [out, in] and, when stored as "fp8" or "fp4", its `scale`. `form`: the format in the official file."""
 
     weight: nn.Parameter
     scale: nn.Parameter | None
@@ -56,5 +56,5 @@ class Norm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps, arithmetic)
 
     def rotated(self, x: Tensor, table: ops.Table, arithmetic: Arithmetic) -> Tensor:
-        """The norm's result, turned to the table's positions."""
+        """Returns the norm's result, rotated to the table's positions."""
         return ops.rms_norm_rotated(x, self.weight, self.eps, table, arithmetic)

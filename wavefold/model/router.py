@@ -1,4 +1,4 @@
-"""The router of a MoE layer. Hashed layers choose experts by token id, the others by affinity."""
+"""The router of a MoE layer. Hashed layers choose experts by token id, other layers by affinity."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Router(nn.Module):
         return ops.route_weights(scores, ids, self.scale), ids
 
     def _learn(self, scores: Tensor, ids: Tensor, batch: Batch, training: TrainingPass) -> Tensor:
-        """Leave with `training` who was chosen and the balance loss; the ids to use, which may be anticipated ones."""
+        """Records choice and balance loss in `training`. Returns the ids to use: these, or anticipated ones."""
         if training.routes is not None:
             ids = training.routes.get(self.layer, ids)
         training.chosen[self.layer] = ids
         training.loads[self.layer] = torch.bincount(ids.flatten(), minlength=scores.shape[1]).float()
         if training.balance:
-            lengths = [segment.view.length for segment in batch.segments]
+            lengths = [span.view.length for span in batch.spans]
             training.balance_losses.append(ops.balance_loss(scores, ids, lengths))
         return ids

@@ -1,4 +1,4 @@
-"""One pass over new tokens of several sequences: what a scheduler decides and a model runs."""
+"""One pass over new tokens of several sequences: a scheduler decides it, a model runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wavefold.cache import Pool, Sequence
 class Step:
     """`tokens` int64 [n]: counts[0] new tokens of sequences[0], then counts[1] of sequences[1], and so on.
 
-    `wanted`: the rows of `tokens` whose logits are asked for. Raises ValueError for parts that do not fit together.
+    `wanted`: the rows of `tokens` whose logits are returned. Raises ValueError for parts that do not fit together.
     """
 
     tokens: Tensor
@@ -42,7 +42,7 @@ class Step:
 
 
 def steps_of(step: Step, most: int) -> list[tuple[slice, Step]]:
-    """`step` cut into steps of at most `most` tokens, each with its rows of the whole; nothing is wanted of them."""
+    """Returns `step` cut into steps of at most `most` tokens, each with its rows of `step`. Their `wanted` is empty."""
     steps: list[tuple[slice, Step]] = []
     spans: list[tuple[Sequence, int]] = []
     first = row = 0

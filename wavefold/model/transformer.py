@@ -1,10 +1,10 @@
-"""DeepSeek-V4, whole: embedding, blocks, the last collapse of the streams, head, and the MTP module. Report section 2.
+"""DeepSeek-V4: embedding, blocks, the last collapse of the streams, head, and the MTP module. Report section 2.
 
     tokens -> embed -> 4 equal streams -> Block x L -> collapse -> norm -> head -> logits
 
-A model is built on the meta device with the official tensors' names, shapes and dtypes; `checkpoint.load` gives
-it storage. `forward` runs whole sequences without a cache (gradients flow); `extend` runs new tokens of sequences in
-a pool.
+A model is built on the meta device with the official tensors' names, shapes and dtypes. `checkpoint.load` gives it
+storage. `forward` runs whole sequences without a cache (gradients flow). `extend` and `forward_step` run new tokens of
+sequences in a pool.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from wavefold.model.step import Step, steps_of
 from wavefold.ops import Arithmetic, Runtime
 
 PASS_TOKENS = 1024
-"""Tokens that `extend` sends through the layers at a time: activations stay this size whatever the prompt's length."""
+"""Tokens that `extend` sends through the layers at a time. It bounds activations whatever the prompt's length."""
 
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 def on_its_runtime(method: Callable[Concatenate[Transformer, P], R]) -> Callable[Concatenate[Transformer, P], R]:
-    """The method runs on the model's runtime, whichever the caller's thread uses."""
+    """Makes the method run on the model's runtime, whichever runtime the caller's thread uses."""
 
     @functools.wraps(method)
     def run(self: Transformer, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -65,10 +65,10 @@ class Embedding(nn.Module):
 
 
 class Transformer(HyperConnected):
-    """One model. `arithmetic` says how it computes, `layers` what its layers are; None: what the configuration says.
+    """One model. `arithmetic`: how it computes (None: released). `layers`: its layers (None: by the configuration).
 
-    `experts` computes the routed experts. They are no modules, and `parameters()` has none of their tensors:
-    `official.official_tensors` walks all.
+    `experts` computes the routed experts. They are no modules, and `parameters()` has none of their tensors;
+    `official.official_tensors` walks over all tensors.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Transformer(HyperConnected):
 
     @property
     def path(self) -> Path | None:
-        """The folder that the model was loaded from; None where it was made here."""
+        """The folder that the model was loaded from, or None for a model that was made here."""
         return self.origin.folder if self.origin is not None else None
 
     @property
@@ -103,12 +103,12 @@ class Transformer(HyperConnected):
 
     @property
     def blocks(self) -> list[Block]:
-        """The main layers', then the MTP module's."""
+        """The blocks of the main layers, then those of the MTP modules."""
         return [*self.layers, *self.mtp]  # type: ignore[list-item]
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How the model computes, its routed experts too."""
+        """The arithmetic of the model and of its routed experts."""
         return self._arithmetic
 
     @arithmetic.setter
@@ -116,7 +116,7 @@ class Transformer(HyperConnected):
         self._arithmetic = self.experts.arithmetic = arithmetic
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
-        """What `to` and its kin do to each tensor, the routed experts' too."""
+        """Applies `fn` to each tensor, routed experts included: `to` and the like call it."""
         super()._apply(fn, recurse)
         self.experts.store.apply(fn)
         self._cpu = CpuLayers()  # modules keep their parameters and give them other memory
@@ -130,24 +130,24 @@ class Transformer(HyperConnected):
             return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
 
     def drop_mtp(self) -> None:
-        """Make this the same model without its MTP modules."""
+        """Removes the MTP modules from this model."""
         self.config, self.mtp = self.config.without_mtp(), nn.ModuleList()
 
     # -- whole sequences -------------------------------------------------------------------------------------------
 
     @on_its_runtime
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, S] int64 -> logits [B, S, vocab] float32. Keeps nothing; meant for small inputs and training."""
+        """tokens [B, S] int64 -> logits [B, S, vocab] float32. Caches nothing; meant for small inputs and training."""
         return self.logits(self.hidden(self._fresh(tokens))).unflatten(0, tokens.shape)
 
     @on_its_runtime
     def streams(self, tokens: Tensor) -> tuple[Tensor, Batch]:
-        """The residual streams [B * S, hc, hidden] after the last block, and the batch that they were computed in."""
+        """Returns the residual streams [B * S, hc, hidden] after the last block, and their batch."""
         batch = self._fresh(tokens)
         return self.run_blocks(batch), batch
 
     def _fresh(self, tokens: Tensor) -> Batch:
-        """Whole sequences tokens [B, S]."""
+        """Returns the batch of whole sequences tokens [B, S]."""
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 1")
         tokens = self.check_tokens(tokens)
@@ -159,7 +159,7 @@ class Transformer(HyperConnected):
         """tokens [B, S] int64 -> logits of MTP depth 1 [B, S - 1, vocab] float32, from the first MTP module.
 
         Row i knows the tokens up to i + 1 and predicts token i + 2. Further modules (num_nextn_predict_layers > 1) are
-        loaded and not run: no released code says what they read. Raises ValueError without a module, or for S < 2.
+        loaded and not run: no released code shows their input. Raises ValueError without a module, or for S < 2.
         """
         head = self._mtp_head()
         num_rows = tokens.shape[1] - 1
@@ -176,11 +176,11 @@ class Transformer(HyperConnected):
     def extend_mtp(
         self, streams: Tensor, following: Tensor, sequences: Seq[Sequence], counts: Seq[int]
     ) -> Tensor:  # fmt: skip
-        """MTP depth 1 over new tokens of sequences whose pool has the MTP layers' rings: logits float32 [n, vocab].
+        """Runs MTP depth 1 over new tokens of sequences whose pool has MTP rings: logits float32 [n, vocab].
 
-        streams [n, hc, hidden] of the tokens after the last main block; following [n] int64, each one's next token.
-        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Row by row as `mtp_logits`. Raises ValueError
-        without a module, for a pool without the rings, and for counts that do not fit.
+        streams [n, hc, hidden] of the tokens after the last main block; following [n] int64: the token after each.
+        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Rows equal those of `mtp_logits`. Raises
+        ValueError without a module, for a pool without the rings, and for counts that do not fit.
         """
         head = self._mtp_head()
         following = self.check_tokens(following)
@@ -210,19 +210,19 @@ class Transformer(HyperConnected):
         self, num_tokens: int, records: Records | None = None, poison: bool = False, draft_tokens: int = 1,
         mtp: bool = False,
     ) -> Pool:  # fmt: skip
-        """A cache for `num_tokens` tokens in all, with records that keep what this arithmetic caches unchanged.
+        """Returns a cache for `num_tokens` tokens in all, with records that store this arithmetic's rows unchanged.
 
-        `draft_tokens`: passes of so many tokens write into the rings at once. With `mtp`, the MTP layers have rings.
+        Passes of at most `draft_tokens` tokens write into the rings at once. With `mtp`, the MTP layers have rings.
         """
         return Pool(self.config, num_tokens, records or self.records, self.device, poison, draft_tokens, mtp)
 
     def cache_bytes(self, num_tokens: int) -> int:
-        """What `new_pool` for `num_tokens` tokens and the state of one sequence take."""
+        """Returns the bytes of `new_pool` for `num_tokens` tokens plus the state of one sequence."""
         return CacheLayout(self.config, self.records).bytes_for(num_tokens)
 
     @property
     def records(self) -> Records:
-        """Packed records in released arithmetic, whose rows have been rounded to them; else plain ones."""
+        """Packed records in released arithmetic, which rounds rows to them; else plain records."""
         if self.arithmetic.released:
             return packed_records(self.config)
         return plain_records(self.config, self.arithmetic.dtype)
@@ -230,10 +230,10 @@ class Transformer(HyperConnected):
     @torch.no_grad()
     @on_its_runtime
     def forward_step(self, step: Step) -> Tensor:
-        """Run a step's tokens, append them to their sequences' pasts: logits float32 [len(step.wanted), vocab].
+        """Runs a step's tokens and appends them to their sequences' pasts: logits float32 [len(step.wanted), vocab].
 
         Raises ValueError for tokens outside the vocabulary and sequences that cannot take them, PoolFull when the pool
-        has no room. Then, and when the pass is interrupted, its tokens are in no sequence.
+        has no room. After an error or an interruption no sequence has the step's tokens.
         """
         self._check_pool(step.pool)
         return self._run_step(step, self.check_tokens(step.tokens), None)
@@ -241,11 +241,11 @@ class Transformer(HyperConnected):
     @torch.no_grad()
     @on_its_runtime
     def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
-        """Run new tokens of several sequences and append them to their pasts, PASS_TOKENS in a pass.
+        """Runs new tokens of several sequences and appends them to their pasts, PASS_TOKENS in a pass.
 
         tokens [n] int64: counts[0] tokens of sequences[0], then counts[1] of sequences[1], and so on -> hidden
         [n, hidden_size], for `logits`. Raises ValueError for tokens or counts that do not fit, PoolFull when the pool
-        has no room. Then, and when a pass is interrupted, tokens whose pass did not complete are in no sequence.
+        has no room. After an error or an interruption no sequence has tokens of a pass that did not complete.
         """
         tokens = self.check_tokens(tokens)
         whole = Step(tokens, sequences, counts)
@@ -264,7 +264,7 @@ class Transformer(HyperConnected):
             raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
 
     def _run_step(self, step: Step, tokens: Tensor, hidden: Tensor | None) -> Tensor:
-        """Logits of the wanted rows; `hidden` [n, hidden_size], unless None, takes all rows' final hidden states."""
+        """Returns logits of the wanted rows. `hidden` [n, hidden_size], unless None, takes all final hidden states."""
         pool = step.pool
         views = pool.begin(step.sequences, step.counts)
         try:
@@ -285,30 +285,30 @@ class Transformer(HyperConnected):
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def hidden(self, batch: Batch) -> Tensor:
-        """From the batch's tokens to their final hidden states [n, hidden_size]."""
+        """Returns the final hidden states [n, hidden_size] of the batch's tokens."""
         if not self.config.layers[0].late_pre:
             return self.final(self.run_blocks(batch))
         streams = self.embed(batch.tokens, self.arithmetic)[:, None].expand(-1, self.num_streams, -1)
         pre = torch.zeros(streams.shape[:2], dtype=self.arithmetic.accumulate, device=streams.device)
-        pre[:, 0] = 1  # nothing was computed yet: the first stream
+        pre[:, 0] = 1  # before any sublayer: the first stream
         blocks: list[Block] = list(self.layers)  # type: ignore[arg-type]
         for block in blocks:
             streams, pre = block.forward_late(streams, pre, batch, self.experts, self.arithmetic)
         return self.norm(ops.hc_collapse(streams, pre), self.arithmetic)
 
     def run_blocks(self, batch: Batch) -> Tensor:
-        """Embed the batch's tokens and run the main layers: streams [n, hc, hidden]."""
+        """Embeds the batch's tokens and runs the main layers. Returns streams [n, hc, hidden]."""
         x = self.embed(batch.tokens, self.arithmetic)
         streams = x[:, None].expand(-1, self.num_streams, -1)
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        if self._cpu.of(self, [segment.view for segment in batch.segments]):
+        if self._cpu.of(self, [span.view for span in batch.spans]):
             return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, self.experts, self.arithmetic)
         return streams
 
     def final(self, streams: Tensor) -> Tensor:
-        """Collapse and norm: hidden [n, hidden_size]."""
+        """Returns hidden [n, hidden_size]: the streams after collapse and norm."""
         return self.norm(self.collapse(streams, self.arithmetic), self.arithmetic)
 
     @on_its_runtime
@@ -320,7 +320,7 @@ class Transformer(HyperConnected):
         return torch.empty(0, self.config.vocab_size, dtype=torch.float32, device=self.device)
 
     def check_tokens(self, tokens: Tensor) -> Tensor:
-        """`tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
+        """Returns `tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
         if tokens.dtype != torch.int64:
             raise ValueError(f"tokens of dtype {tokens.dtype} are not allowed; expected torch.int64")
         low, high = (int(end) for end in tokens.aminmax()) if len(tokens) else (0, 0)

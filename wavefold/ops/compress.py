@@ -38,8 +38,8 @@ def compress(
         return compress_grad.compress_sequences(kv, score, ape, ratio, overlap, lengths)
     kv, score = linear_wide(h, wkv, arithmetic), linear_wide(h, wgate, arithmetic)
     entries = [h.new_empty(0, len(wkv) // (2 if overlap else 1), dtype=arithmetic.dtype)]
-    for some, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):
-        if whole := len(some) // ratio * ratio:
+    for rows, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):
+        if whole := len(rows) // ratio * ratio:
             scores = scores[:whole] + ape.to(scores.dtype).repeat(whole // ratio, 1)
-            entries.append(compress_blocks(some[:whole], scores, ratio, overlap, False).to(arithmetic.dtype))
+            entries.append(compress_blocks(rows[:whole], scores, ratio, overlap, False).to(arithmetic.dtype))
     return torch.cat(entries)

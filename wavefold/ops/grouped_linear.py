@@ -27,8 +27,8 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.num_groups = num_groups
         out = x.new_empty(len(x), len(weight))
         parts = zip(_columns(x, num_groups), weight.chunk(num_groups), _columns(out, num_groups), strict=True)
-        for some, rows, to in parts:
-            torch.mm(some, rows.T, out=to)
+        for inputs, rows, to in parts:
+            torch.mm(inputs, rows.T, out=to)
         return out
 
     @staticmethod
@@ -36,10 +36,10 @@ class _GroupedLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         num_groups = ctx.num_groups
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-        for grad, some, rows, to, to_rows in zip(
+        for grad, inputs, rows, to, to_rows in zip(
             _columns(grads[0], num_groups), _columns(x, num_groups), weight.chunk(num_groups),
             _columns(grad_x, num_groups), grad_weight.chunk(num_groups), strict=True,
         ):  # fmt: skip
             torch.mm(grad, rows, out=to)
-            torch.mm(grad.T, some, out=to_rows)
+            torch.mm(grad.T, inputs, out=to_rows)
         return grad_x, grad_weight, None

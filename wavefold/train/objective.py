@@ -128,8 +128,8 @@ class _BlockPass(nn.Module):
             out = functional_call(_Predict(self.block), _under("mtp", values), (embedded, *inputs))
         else:
             out = functional_call(self.block, values, inputs)
-        for segment in batch.segments:
-            segment.view.forget()
+        for span in batch.spans:
+            span.view.forget()
         losses = batch.training.take() if batch.training else (torch.zeros(()), torch.zeros(()))
         return out, *losses
 

@@ -137,7 +137,7 @@ class BlockParameters:
     """
 
     def __init__(self, fields: dict[str, object]):
-        self._held: list[object] = []
+        self._kept: list[object] = []
         self.struct = BlockStruct()
         self._fill(self.struct, fields)
 
@@ -147,12 +147,12 @@ class BlockParameters:
                 self._fill(getattr(struct, name), value)
             elif isinstance(value, tuple):
                 matrix = matrix_of(Weight.of(*value))
-                self._held.append(matrix.kept)
+                self._kept.append(matrix.kept)
                 setattr(struct, name, matrix)
             elif isinstance(value, Tensor):
                 if not value.is_contiguous() or value.device.type != "cpu":
                     raise ValueError(f"{name} on {value.device}; the CPU kernels take contiguous tensors on the CPU")
-                self._held.append(value)
+                self._kept.append(value)
                 setattr(struct, name, value.data_ptr())
             else:
                 setattr(struct, name, value)
@@ -171,7 +171,7 @@ class PassBuffers:
         self.route = torch.empty(n, topk)
         self.chosen = torch.empty(n, topk, dtype=torch.int64)
         self.mixed = torch.empty_like(self.streams)
-        self.made = torch.empty(n, hidden, dtype=torch.bfloat16)
+        self.output = torch.empty(n, hidden, dtype=torch.bfloat16)
 
         def addresses(*tensors: Tensor) -> tuple[int, ...]:
             return tuple(tensor.data_ptr() for tensor in tensors)
@@ -182,8 +182,8 @@ class PassBuffers:
         self.of_attention = addresses(
             self.tokens, self.streams, self.mixed, self.h, self.post, self.comb, self.route, self.chosen
         )
-        self.of_experts = addresses(self.h, self.chosen, self.route, self.made)
-        self.of_leave = addresses(self.made, self.mixed, self.post, self.comb, self.streams)
+        self.of_experts = addresses(self.h, self.chosen, self.route, self.output)
+        self.of_leave = addresses(self.output, self.mixed, self.post, self.comb, self.streams)
 
     def distinct_experts(self) -> list[int]:
         """The experts in `chosen`, each once, ascending."""
@@ -219,17 +219,19 @@ _structs: dict[object, ExpertStruct] = {}
 
 
 def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges) -> None:
-    """buffers.made: what the `chosen` experts make of buffers.h, of its tokens' rows by buffers.chosen and route, added
-    up in float32 in the order given. `after`: what the next call reads first."""
+    """buffers.h -> buffers.output: the sum over `chosen` experts, for their tokens by buffers.chosen and buffers.route.
+
+    The sum is float32, in the order of `chosen`. `after`: what the next call reads first.
+    """
     array = (ExpertStruct * len(chosen))(*chosen)
     n, _, hidden, topk = buffers.sizes
-    h, ids, route, made = buffers.of_experts
-    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, made, after, len(after)
+    h, ids, route, output = buffers.of_experts
+    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, output, after, len(after)
     check(require().wf_experts(runtime(), *arguments))
 
 
 def leave(buffers: PassBuffers) -> None:
-    """buffers.made back onto the streams of buffers.mixed (hc_expand), into buffers.streams."""
-    made, mixed, post, comb, streams = buffers.of_leave
+    """buffers.output back onto the streams of buffers.mixed (hc_expand), into buffers.streams."""
+    output, mixed, post, comb, streams = buffers.of_leave
     n, num_streams, hidden, _ = buffers.sizes
-    check(require().wf_hc_expand(runtime(), made, mixed, post, comb, n, num_streams, hidden, streams))
+    check(require().wf_hc_expand(runtime(), output, mixed, post, comb, n, num_streams, hidden, streams))

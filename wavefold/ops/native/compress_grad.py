@@ -47,10 +47,10 @@ class _CompressSequences(torch.autograd.Function):
             raise ValueError(
                 f"kv {list(kv.shape)}, score {list(score.shape)}, ape {list(ape.shape)} do not fit a ratio of {ratio}"
             )
-        ctx.facts = ratio, width // 2 if overlap else width, overlap, torch.tensor(lengths)
+        ctx.sizes = ratio, width // 2 if overlap else width, overlap, torch.tensor(lengths)
         entries = sum(length // ratio for length in lengths)
-        out = kv.new_empty(entries, ctx.facts[1])
-        struct = _struct(kv, score, ape, *ctx.facts)
+        out = kv.new_empty(entries, ctx.sizes[1])
+        struct = _struct(kv, score, ape, *ctx.sizes)
         check(require().wf_compress(runtime(), ctypes.byref(struct), out.data_ptr()))
         ctx.save_for_backward(kv, score, ape)
         return out
@@ -58,7 +58,7 @@ class _CompressSequences(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        struct, grad = _struct(*saved, *ctx.facts), bf16(grads[0])
+        struct, grad = _struct(*saved, *ctx.sizes), bf16(grads[0])
         results = [torch.empty_like(t) for t in saved]
         to = (t.data_ptr() for t in results)
         check(require().wf_compress_grad(runtime(), ctypes.byref(struct), grad.data_ptr(), *to))

@@ -30,8 +30,8 @@ def _combine(rows: Tensor, index: Tensor, added: Tensor | None) -> Tensor:
     if rows.dim() != 2 or index.dtype != torch.int64 or (added is not None and added.shape != (count, dim)):
         raise ValueError(f"rows {list(rows.shape)} and an index {list(index.shape)} of {index.dtype} do not fit")
     out = rows.new_empty(count, dim)
-    given = runtime(), rows.data_ptr(), len(rows), index.data_ptr(), count, index.numel() // max(1, count), dim
-    check(require().wf_combine_rows(*given, pointer(added), out.data_ptr()))
+    arguments = runtime(), rows.data_ptr(), len(rows), index.data_ptr(), count, index.numel() // max(1, count), dim
+    check(require().wf_combine_rows(*arguments, pointer(added), out.data_ptr()))
     return out
 
 

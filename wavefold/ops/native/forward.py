@@ -41,9 +41,9 @@ class WholeModel:
     ):  # fmt: skip
         fn, base, scale = collapse
         addresses = [ctypes.addressof(block.struct) for block in blocks], [array.ctypes.data for array in experts]
-        arrays = [(_pointer * len(blocks))(*some) for some in addresses]
+        arrays = [(_pointer * len(blocks))(*column) for column in addresses]
         every = (ExpertStruct * len(blocks))(*shared)
-        self._held = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
+        self._kept = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
         self.vocab_size, self.hidden_size = head.shape
         matrices = [matrix_of(Weight.of(tensor)) for tensor in (embedding, fn, head)]
         self.struct = ModelStruct(

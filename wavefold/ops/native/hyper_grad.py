@@ -67,7 +67,7 @@ def _struct(x_nJd: Tensor, parameters: tuple[Tensor, ...], numbers: tuple[int, f
 
 
 def _read(ctx: Any, x: Tensor, parameters: tuple[Tensor, ...], numbers: Any, last: bool) -> tuple[Tensor, ...]:
-    given = x.dtype, [parameter.dtype for parameter in parameters]
+    dtypes = [parameter.dtype for parameter in parameters]
     x, parameters = bf16(x), tuple(floats(parameter) for parameter in parameters)
     struct = _struct(x, parameters, numbers, last)
     n, streams, hidden = x.shape
@@ -76,13 +76,13 @@ def _read(ctx: Any, x: Tensor, parameters: tuple[Tensor, ...], numbers: Any, las
     results = (pointer(t) for t in (mixes, out, post, comb))
     check(require().wf_hc_read(runtime(), ctypes.byref(struct), x.data_ptr(), n, *results))
     ctx.save_for_backward(x, mixes, *parameters)
-    ctx.facts = numbers, last, given
+    ctx.numbers, ctx.last, ctx.dtypes = numbers, last, dtypes
     return (out,) if post is None or comb is None else (out, post, comb)
 
 
 def _read_grad(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     x, mixes, *parameters = ctx.saved_tensors
-    numbers, last, (_, dtypes) = ctx.facts
+    numbers, last, dtypes = ctx.numbers, ctx.last, ctx.dtypes
     struct = _struct(x, tuple(parameters), numbers, last)
     n, streams, hidden = x.shape
     out = bf16(x.new_zeros(n, hidden) if grads[0] is None else grads[0])

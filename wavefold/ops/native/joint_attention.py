@@ -63,8 +63,8 @@ def _flat(chosen: Sequence[Tensor | None], shapes: Sequence[tuple[int, int]]) ->
     return flat
 
 
-def _struct(given: Sequence[Tensor], chosen: Tensor | None, window: int, ratio: int, lengths: Tensor) -> JointStruct:
-    q, kv, entries, sink = given
+def _struct(operands: Sequence[Tensor], chosen: Tensor | None, window: int, ratio: int, lengths: Tensor) -> JointStruct:
+    q, kv, entries, sink = operands
     pointers = (pointer(t) for t in (q, kv, entries if len(entries) else None, sink, chosen, lengths))
     return JointStruct(*pointers, len(lengths), *q.shape, window, ratio)
 
@@ -72,11 +72,11 @@ def _struct(given: Sequence[Tensor], chosen: Tensor | None, window: int, ratio: 
 class _JointAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, kv: Tensor, entries: Tensor, sink: Tensor, facts: Any, chosen: Tensor | None, mass: bool
+        ctx: Any, q: Tensor, kv: Tensor, entries: Tensor, sink: Tensor, sizes: Any, chosen: Tensor | None, mass: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.dtype = sink.dtype
         q, kv, entries, sink = bf16(q), bf16(kv), bf16(entries), floats(sink)
-        window, ratio, lengths = facts
+        window, ratio, lengths = sizes
         n, heads, dim = q.shape
         blocks = [length // ratio if ratio > 0 else 0 for length in lengths]
         if kv.shape != (n, dim) or entries.shape != (sum(blocks), dim) or sink.shape != (heads,):
@@ -84,10 +84,10 @@ class _JointAttention(torch.autograd.Function):
                 f"q {list(q.shape)}, kv {list(kv.shape)}, entries {list(entries.shape)} and sink {list(sink.shape)} do "
                 f"not fit sequences of {list(lengths)} at a ratio of {ratio}"
             )
-        ctx.facts = window, ratio, torch.tensor(lengths)
+        ctx.sizes = window, ratio, torch.tensor(lengths)
         o, lse = torch.empty_like(q), torch.empty(n, heads)
         masses = torch.empty(sum(a * b for a, b in zip(lengths, blocks, strict=True)) if mass else 0)
-        struct = _struct((q, kv, entries, sink), chosen, *ctx.facts)
+        struct = _struct((q, kv, entries, sink), chosen, *ctx.sizes)
         results = o.data_ptr(), lse.data_ptr(), masses.data_ptr() if mass else None
         check(require().wf_joint_attention(runtime(), ctypes.byref(struct), *results))
         ctx.save_for_backward(q, kv, entries, sink, chosen, lse)
@@ -96,11 +96,11 @@ class _JointAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *given, chosen, lse = ctx.saved_tensors
-        struct, grad_o = _struct(given, chosen, *ctx.facts), bf16(grads[0])
-        results = [torch.empty_like(t) for t in given[:3]]
+        *operands, chosen, lse = ctx.saved_tensors
+        struct, grad_o = _struct(operands, chosen, *ctx.sizes), bf16(grads[0])
+        results = [torch.empty_like(t) for t in operands[:3]]
         delta = torch.empty_like(lse)
         pointers = (pointer(t) for t in (lse, grad_o, *results, delta))
         check(require().wf_joint_attention_grad(runtime(), ctypes.byref(struct), *pointers))
-        grad_sink = -(torch.exp(given[3] - lse) * delta).sum(0).to(ctx.dtype)
+        grad_sink = -(torch.exp(operands[3] - lse) * delta).sum(0).to(ctx.dtype)
         return *results, grad_sink, None, None, None

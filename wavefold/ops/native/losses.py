@@ -66,15 +66,15 @@ class _IndexLoss(torch.autograd.Function):
         piece = max(1, PIECE_DOTS // (heads * m))
         for first in range(0, n, piece):
             rows = slice(first, first + piece)
-            some = q[rows].flatten(0, 1)
-            dots = linear(some, Weight.of(keys), torch.float32)
+            q_rows = q[rows].flatten(0, 1)
+            dots = linear(q_rows, Weight.of(keys), torch.float32)
             grad_dots = torch.empty_like(dots, dtype=torch.bfloat16)
-            given = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
+            operands = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
             sizes = first, len(weights[rows]), heads, m, ratio, rounded
             results = (t.data_ptr() for t in (loss[rows], grad_dots, grad_weights[rows]))
-            check(require().wf_index_loss(runtime(), *(pointer(t) for t in given), *sizes, *results))
+            check(require().wf_index_loss(runtime(), *(pointer(t) for t in operands), *sizes, *results))
             torch.mm(grad_dots, keys, out=grad_q[rows].view(-1, dim))
-            grad_keys += grad_dots.T @ some
+            grad_keys += grad_dots.T @ q_rows
         ctx.save_for_backward(grad_q, grad_weights.to(weights.dtype), grad_keys.to(keys.dtype))
         return loss.sum()
 

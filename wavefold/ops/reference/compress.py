@@ -28,7 +28,7 @@ def compress_blocks(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_pr
 
 def _beside_previous(rows: Tensor, nothing: float, has_previous: bool) -> Tensor:
     """[blocks, r, 2 D] -> [entries, 2 r, D]: the previous block's first half over the own block's second half."""
-    previous, own = rows.chunk(2, dim=-1)
+    previous, current = rows.chunk(2, dim=-1)
     if has_previous:
-        return torch.cat((previous[:-1], own[1:]), dim=1)
-    return torch.cat((torch.cat((torch.full_like(previous[:1], nothing), previous[:-1])), own), dim=1)
+        return torch.cat((previous[:-1], current[1:]), dim=1)
+    return torch.cat((torch.cat((torch.full_like(previous[:1], nothing), previous[:-1])), current), dim=1)

@@ -62,10 +62,10 @@ class _IndexLoss(torch.autograd.Function):
                 rows = slice(first, first + QUERY_CHUNK)
                 leaves = tuple(x.detach().requires_grad_() for x in (q[rows], weights[rows], keys))
                 loss = index_divergence(leaves[0], leaves[1], leaves[2], mass[rows], seen[rows], arithmetic)
-                some = torch.autograd.grad(loss, leaves)
+                piece = torch.autograd.grad(loss, leaves)
                 total += loss.detach()
-                grads[0][rows], grads[1][rows] = some[0], some[1]
-                grads[2].add_(some[2])
+                grads[0][rows], grads[1][rows] = piece[0], piece[1]
+                grads[2].add_(piece[2])
         ctx.save_for_backward(grads[0], grads[1], grads[2].to(keys.dtype))
         return total
 

@@ -56,14 +56,14 @@ class _JointAttention(torch.autograd.Function):
                 seen = p[..., len(chunk.keys) - chunk.num_entries :]
                 entry_mass[chunk.queries, : chunk.num_entries] = seen.sum(1)
         ctx.save_for_backward(q, kv, entries, sink, chosen, o, lse)
-        ctx.facts = window, ratio
+        ctx.window, ctx.ratio = window, ratio
         ctx.mark_non_differentiable(entry_mass)
         return o, entry_mass
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, kv, entries, sink, chosen, o, lse = ctx.saved_tensors
-        window, ratio = ctx.facts
+        window, ratio = ctx.window, ctx.ratio
         wide = lse.dtype
         grad_o = grads[0]
         grad_q = torch.empty_like(q)

@@ -45,7 +45,7 @@ def balance_loss(scores: Tensor, ids: Tensor, lengths: Sequence[int]) -> Tensor:
     experts = scores.shape[1]
     affinity = scores / scores.sum(-1, keepdim=True)
     total = scores.new_zeros(())
-    for some, chosen in zip(affinity.split(list(lengths)), ids.split(list(lengths)), strict=True):
-        share = torch.bincount(chosen.flatten(), minlength=experts).to(some.dtype) * (experts / chosen.numel())
-        total = total + (some.sum(0) * share).sum()
+    for shares, chosen in zip(affinity.split(list(lengths)), ids.split(list(lengths)), strict=True):
+        share = torch.bincount(chosen.flatten(), minlength=experts).to(shares.dtype) * (experts / chosen.numel())
+        total = total + (shares.sum(0) * share).sum()
     return total
