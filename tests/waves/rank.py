@@ -40,7 +40,7 @@ def main(folder: str, num_waves: str, wire: str, back: str, die: str = "") -> No
     part = [x.chunk(size)[rank] for x in (h, weights, ids, grad)]
     h, weights = part[0].requires_grad_(), part[1].requires_grad_()
     one = Pass(TorchTransport(), settings, one_expert)
-    mine = {e: [w.requires_grad_() for w in experts[e]] for e in one.mine}
+    mine = {e: [w.requires_grad_() for w in experts[e]] for e in one.local}
     began = time.monotonic()
     try:
         out = wave_experts(one, run_alone, h, weights, part[2], mine)

@@ -46,7 +46,7 @@ def over_ranks(
     transports = local_transports(settings.waves.num_ranks)
     passes = [Pass(transport, settings, expert) for transport in transports]
     parts = zip(h.to(dtype).split(list(cuts)), weights.split(list(cuts)), ids.split(list(cuts)), strict=True)
-    mine = [{e: experts[e] for e in one.mine} for one in passes]
+    mine = [{e: experts[e] for e in one.local} for one in passes]
     out = run_together(
         [one.forward(*part, some, learns=True) for one, part, some in zip(passes, parts, mine, strict=True)], seed
     )

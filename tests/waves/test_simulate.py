@@ -91,7 +91,7 @@ def test_contention_slows_what_computes_beside_the_link() -> None:
 def test_it_draws(tmp_path: Path) -> None:
     waves = Waves(8, 2, 4)
     outcome = simulate(waves, even_load(waves, 1.0, 0.3, 0.5), ONE)
-    kinds = [(span.rank, span.what, span.wave) for span in outcome.spans]
+    kinds = [(span.rank, span.kind, span.wave) for span in outcome.spans]
     assert len(kinds) == len(set(kinds)) == 2 * 3 * 4 and max(span.end for span in outcome.spans) == outcome.seconds
     draw([("plan", outcome.spans)], tmp_path / "plan.svg")
     assert "<svg" in (tmp_path / "plan.svg").read_text()

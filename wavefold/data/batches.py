@@ -128,10 +128,10 @@ class PackedBatch:
         for number in sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i]):
             owners[number] = loads.index(min(loads))
             loads[owners[number]] += self.lengths[number]
-        mine = [number for number in range(len(self.lengths)) if owners[number] == rank]
-        parts = [torch.cat([whole.split(self.lengths)[number] for number in mine] or [whole[:0]])
+        local = [number for number in range(len(self.lengths)) if owners[number] == rank]
+        parts = [torch.cat([whole.split(self.lengths)[number] for number in local] or [whole[:0]])
                  for whole in (self.tokens, self.targets)]  # fmt: skip
-        return PackedBatch(parts[0], parts[1], tuple(self.lengths[number] for number in mine))
+        return PackedBatch(parts[0], parts[1], tuple(self.lengths[number] for number in local))
 
 
 def pack(pieces: Sequence[Tokens | np.ndarray]) -> PackedBatch:
@@ -233,9 +233,9 @@ def learnable(documents: Documents, pieces: Pieces) -> Pieces:
         learned = documents[int(number)].learned
         assert learned is not None
         before = _ends(learned)
-        mine = slice(*np.searchsorted(pieces.document, (number, number + 1)))
-        first, size = pieces.first[mine], pieces.size[mine]
-        keep[mine] = before[first + size + 1] > before[first + 1]
+        local = slice(*np.searchsorted(pieces.document, (number, number + 1)))
+        first, size = pieces.first[local], pieces.size[local]
+        keep[local] = before[first + size + 1] > before[first + 1]
     return pieces.where(keep)
 
 

@@ -58,25 +58,25 @@ def checked_chat(messages: object, where: str) -> Chat:
         raise ValueError(f"{where}: {found} are not allowed; expected a list of 1 to {MAX_MESSAGES}")
     before, chat = None, []
     for number, message in enumerate(messages, 1):
-        what = f"{where}: message {number}"
+        place = f"{where}: message {number}"
         if not isinstance(message, dict):
-            raise ValueError(f"{what}: {_shown(message)} is not allowed; expected an object with role and content")
+            raise ValueError(f"{place}: {_shown(message)} is not allowed; expected an object with role and content")
         for key, value in message.items():
             if key not in ("role", "content") and value is not None:
-                raise ValueError(f"{what}: key {_shown(key)} is not allowed; expected role and content alone")
+                raise ValueError(f"{place}: key {_shown(key)} is not allowed; expected role and content alone")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise ValueError(f"{what}: role = {_shown(role)} is not allowed; expected one of {', '.join(ROLES)}")
+            raise ValueError(f"{place}: role = {_shown(role)} is not allowed; expected one of {', '.join(ROLES)}")
         if not isinstance(content, str) or not content:
-            raise ValueError(f"{what}: content = {_shown(content)} is not allowed; expected text")
+            raise ValueError(f"{place}: content = {_shown(content)} is not allowed; expected text")
         try:
             content.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{what}: content cannot be written as UTF-8 ({error})") from None
+            raise ValueError(f"{place}: content cannot be written as UTF-8 ({error})") from None
         if role == "system" and before is not None:
-            raise ValueError(f"{what}: role = 'system' is not allowed here; expected it first")
+            raise ValueError(f"{place}: role = 'system' is not allowed here; expected it first")
         if role == "assistant" and before != "user":
-            raise ValueError(f"{what}: role = 'assistant' is not allowed here; expected a user's message before it")
+            raise ValueError(f"{place}: role = 'assistant' is not allowed here; expected a user's message before it")
         chat.append({"role": role, "content": content})
         before = role
     if before != "assistant":

@@ -84,8 +84,8 @@ def which_held_out(names: Sequence[str], holds: str) -> list[bool]:
     """
     if len(names) < 2:
         raise ValueError(f"{holds}; expected at least 2, one to train on and one to hold out")
-    held = [is_held_out(name) for name in names]
-    return held if any(held) and not all(held) else [False] * (len(names) - 1) + [True]
+    flags = [is_held_out(name) for name in names]
+    return flags if any(flags) and not all(flags) else [False] * (len(names) - 1) + [True]
 
 
 def _stdlib() -> Corpus:
@@ -201,7 +201,7 @@ def _rows(values: Any, column: str, source: str) -> Iterator[Document]:
 
 
 def _split(name: str, documents: list[Document], holds: str) -> Corpus:
-    held = which_held_out([d.name for d in documents], holds)
-    held_out = [d for d, is_held in zip(documents, held, strict=True) if is_held]
+    flags = which_held_out([d.name for d in documents], holds)
+    held_out = [d for d, is_held in zip(documents, flags, strict=True) if is_held]
     names = {d.name for d in held_out}
     return Corpus(name, tuple(d for d in documents if d.name not in names), tuple(held_out))

@@ -66,7 +66,7 @@ def instruct_chats(documents: Sequence[Document], seed: int) -> list[list[dict[s
 
 
 def _questions(found: _Found, wording: random.Random) -> Iterator[tuple[str, str]]:
-    write, purpose, arguments = (wording.choice(some) for some in (WRITE, PURPOSE, ARGUMENTS))
+    write, purpose, arguments = (wording.choice(phrases) for phrases in (WRITE, PURPOSE, ARGUMENTS))
     paragraph = " ".join(found.docstring.split("\n\n")[0].split())
     if found.source and found.signature:
         sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z`])", paragraph)[0]
@@ -117,8 +117,8 @@ def _signature(node: Definition) -> str | None:
 def _source(node: Definition, lines: list[str]) -> str | None:
     """Its lines, decorators among them, moved to the margin; None where they are many or cannot be moved."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
-    mine = lines[first : node.end_lineno]
+    source = lines[first : node.end_lineno]
     indent = " " * node.col_offset
-    if len(mine) >= MAX_SOURCE_LINES or not all(line.startswith(indent) or not line.strip() for line in mine):
+    if len(source) >= MAX_SOURCE_LINES or not all(line.startswith(indent) or not line.strip() for line in source):
         return None
-    return "\n".join(line[node.col_offset :] if line.strip() else "" for line in mine)
+    return "\n".join(line[node.col_offset :] if line.strip() else "" for line in source)

@@ -79,19 +79,19 @@ class TokenShards(Documents):
         self.vocab_size: int = index["vocab_size"]
         self.tokenizer: str | None = index.get("tokenizer")
         self._files: dict[str, dict[str, Any]] = index["files"]
-        for name, facts in self._files.items():
+        for name, record in self._files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else -1
-            if size != facts["bytes"]:
+            if size != record["bytes"]:
                 found = "is missing" if size < 0 else f"has {size} bytes"
-                raise _damaged(folder / name, f"{found}; the index says {facts['bytes']}")
+                raise _damaged(folder / name, f"{found}; the index says {record['bytes']}")
         self.lengths = np.fromfile(folder / "lengths.bin", "<i8").astype(np.int64)
         self.masked = np.fromfile(folder / "masked.bin", np.uint8).astype(bool)
         dtype = np.dtype(index["dtype"])
         self._tokens: list[np.ndarray] = []
-        for name, facts in self._files.items():
+        for name, record in self._files.items():
             if name.startswith("tokens-"):
-                if not facts["bytes"] or facts["bytes"] % dtype.itemsize:
-                    raise _damaged(folder / name, f"has {facts['bytes']} bytes, not whole ids of {dtype.itemsize}")
+                if not record["bytes"] or record["bytes"] % dtype.itemsize:
+                    raise _damaged(folder / name, f"has {record['bytes']} bytes, not whole ids of {dtype.itemsize}")
                 self._tokens.append(np.memmap(folder / name, dtype, "r").view(np.ndarray))
         self._learned: list[np.ndarray | None] = []
         for number, part in enumerate(self._tokens, 1):
@@ -137,8 +137,8 @@ class TokenShards(Documents):
 
     def check(self) -> None:
         """Read all files. Raises ValueError for one that is not what was written."""
-        for name, facts in self._files.items():
-            if _sha256(self.folder / name) != facts["sha256"]:
+        for name, record in self._files.items():
+            if _sha256(self.folder / name) != record["sha256"]:
                 raise _damaged(self.folder / name, "is not what was written (its SHA-256 differs)")
 
     def _places(self, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,11 +196,11 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
     np.array(lengths, "<i8").tofile(folder / "lengths.bin")
     np.array(masked, np.uint8).tofile(folder / "masked.bin")
     sums = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
-    facts = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
+    record = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
              "tokens": sum(lengths), "files": sums}  # fmt: skip
     if tokenizer is not None:
-        facts["tokenizer"] = tokenizer
-    write_json(folder / INDEX_NAME, facts)
+        record["tokenizer"] = tokenizer
+    write_json(folder / INDEX_NAME, record)
 
 
 class _Shard:
@@ -243,7 +243,7 @@ def _index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: holds no {INDEX_NAME}; expected a folder of token shards")
     try:
         index: dict[str, Any] = json.loads(path.read_bytes())
-        facts = (index["format"], index["dtype"], type(index["vocab_size"]), type(index["documents"]))
+        record = (index["format"], index["dtype"], type(index["vocab_size"]), type(index["documents"]))
         names = sorted(index["files"])
         sizes = {type(file["bytes"]) for file in index["files"].values()}
         sums = {type(file["sha256"]) for file in index["files"].values()}
@@ -254,7 +254,7 @@ def _index(folder: Path) -> dict[str, Any]:
     allowed = expected | {f"learned-{number:05d}.bin" for number in range(1, num_shards + 1)}
     fits = expected <= set(names) <= allowed and num_shards and sizes == {int} and sums == {str}
     fits = fits and isinstance(index.get("tokenizer"), str | None)
-    if facts[0] != FORMAT or facts[1] not in ("<u2", "<u4") or facts[2:] != (int, int) or not fits:
+    if record[0] != FORMAT or record[1] not in ("<u2", "<u4") or record[2:] != (int, int) or not fits:
         raise _damaged(path, "is not an index of token shards")
     index["files"] = {name: index["files"][name] for name in names}
     return index
@@ -268,5 +268,5 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}; the shards are damaged, write them anew")
+def _damaged(path: Path, fault: str) -> ValueError:
+    return ValueError(f"{path}: {fault}; the shards are damaged, write them anew")

@@ -74,7 +74,7 @@ class Anticipation:
             routes[layer] = whole
         self.routes[step] = routes
 
-    def facts(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """What a state keeps beside `tensors`."""
         return {"mean": self.mean, "seen": self.seen, "until": self.until}
 
@@ -82,9 +82,9 @@ class Anticipation:
         """The routes, by "{step}.{layer}"."""
         return {f"{step}.{layer}": ids for step, routes in self.routes.items() for layer, ids in routes.items()}
 
-    def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take what `facts` and `tensors` gave."""
-        self.mean, self.seen, self.until = facts["mean"], facts["seen"], facts["until"]
+        self.mean, self.seen, self.until = record["mean"], record["seen"], record["until"]
         self.routes.clear()
         for name, ids in tensors.items():
             step, layer = map(int, name.split("."))

@@ -40,8 +40,8 @@ class _CrossEntropySum(torch.autograd.Function):
         piece = max(1, PIECE_LOGITS // len(head))
         for first in range(0, len(hidden), piece):
             rows = slice(first, first + piece)
-            some = targets[rows]
-            nats, grad = ops.cross_entropy_(F.linear(hidden[rows], weight), some, IGNORED)
+            chunk = targets[rows]
+            nats, grad = ops.cross_entropy_(F.linear(hidden[rows], weight), chunk, IGNORED)
             total += nats.sum(dtype=torch.float64)
             if grad_hidden is not None and grad_head is not None:
                 torch.mm(grad, weight, out=grad_hidden[rows])

@@ -34,11 +34,11 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 0.0, momentum: float = 0.95, weight_decay: float = 0.1,
-        rms: float = 0.18, whole: Cut = lambda _, rows: rows, mine: Cut = lambda _, matrix: matrix,
+        rms: float = 0.18, whole: Cut = lambda _, rows: rows, share: Cut = lambda _, matrix: matrix,
         dtype: torch.dtype = torch.bfloat16,
     ):  # fmt: skip
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rms": rms, "parts": 1})
-        self._whole, self._mine, self._dtype = whole, mine, dtype
+        self._whole, self._share, self._dtype = whole, share, dtype
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
@@ -70,4 +70,4 @@ class Muon(torch.optim.Optimizer):
         scale = group["lr"] * group["rms"] * max(stacked.shape[-2:]) ** 0.5
         for (parameter, _), update in zip(members, orthogonalize(stacked, self._dtype), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.sub_(self._mine(parameter, update.flatten(0, 1)), alpha=scale)
+            parameter.sub_(self._share(parameter, update.flatten(0, 1)), alpha=scale)

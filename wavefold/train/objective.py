@@ -103,13 +103,13 @@ class Objective(nn.Module):
     def _own_values(self) -> dict[str, Tensor]:
         """What is no block's: embedding, head, the last collapse and norm."""
         model = self.model
-        own: dict[str, Tensor] = dict(model.named_parameters(recurse=False))
+        tensors: dict[str, Tensor] = dict(model.named_parameters(recurse=False))
         for name in ("embed", "norm", "head"):
             part: nn.Module = getattr(model, name)
-            own |= {f"{name}.{key}": value for key, value in part.named_parameters()}
+            tensors |= {f"{name}.{key}": value for key, value in part.named_parameters()}
             if self.masters:
-                own |= {f"{name}.{key}": value for key, value in self.masters.values(part, f"{name}.").items()}
-        return own
+                tensors |= {f"{name}.{key}": value for key, value in self.masters.values(part, f"{name}.").items()}
+        return tensors
 
 
 class _BlockPass(nn.Module):
@@ -183,4 +183,4 @@ def captured(objective: Objective, batches: Iterable[PackedBatch]) -> dict[int, 
     watch = TrainingPass("dense", watch_capture=True)
     for packed in batches:
         objective(packed, False, watch)
-    return {layer: held / of for layer, (held, of) in sorted(watch.captured.items())}
+    return {layer: mass / of for layer, (mass, of) in sorted(watch.captured.items())}

@@ -50,7 +50,7 @@ class Optimizer:
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
                 whole=shards.whole,
-                mine=shards.mine,
+                share=shards.share,
                 dtype=model.arithmetic.dtype,
             )
         self._all: list[torch.optim.Optimizer] = [o for o in (self.adamw, self.muon) if o is not None]

@@ -91,34 +91,34 @@ class Shards:
         A gradient of zeros counts as none: an expert that no token chose is left alone by every optimizer.
         """
         grads: dict[str, Tensor] = {}
-        for name, mine in self.trained.items():
+        for name, share in self.trained.items():
             grad = self._parameters[name].grad
             if self._is_shared_out(name):
-                mine.grad = grad if grad is not None and bool(grad.any()) else None
+                share.grad = grad if grad is not None and bool(grad.any()) else None
                 continue
             if grad is None:
-                grad = torch.zeros_like(mine) if self.group.size > 1 else None
+                grad = torch.zeros_like(share) if self.group.size > 1 else None
             if grad is not None:
                 grads[name] = grad.to_local() if isinstance(grad, DTensor) else grad
         self.group.sum_([grad for name, grad in grads.items() if not self._is_sharded(name)])
-        some = self.group.largest([float(grad.any()) for grad in grads.values()])
+        norms = self.group.largest([float(grad.any()) for grad in grads.values()])
         for name in grads:
             self.trained[name].grad = None
-        for (name, grad), any_ in zip(grads.items(), some, strict=True):
+        for (name, grad), any_ in zip(grads.items(), norms, strict=True):
             self.trained[name].grad = grad if any_ else None
 
     def drop_gradients(self) -> None:
-        for name, mine in self.trained.items():
-            mine.grad = self._parameters[name].grad = None
+        for name, share in self.trained.items():
+            share.grad = self._parameters[name].grad = None
 
     @torch.no_grad()
     def clip_(self, largest: float) -> float:
         """Scale the gradients so that their norm together is at most `largest`; returns what it was."""
         grads: tuple[list[Tensor], list[Tensor]] = [], []
-        for name, mine in self.trained.items():
-            if mine.grad is not None:
-                grads[self._is_sharded(name) or self._is_shared_out(name)].append(mine.grad)
-        here, sharded = (float(torch.nn.utils.get_total_norm(some)) ** 2 for some in grads)
+        for name, share in self.trained.items():
+            if share.grad is not None:
+                grads[self._is_sharded(name) or self._is_shared_out(name)].append(share.grad)
+        here, sharded = (float(torch.nn.utils.get_total_norm(norms)) ** 2 for norms in grads)
         norm = (here + self.group.sums([sharded])[0]) ** 0.5
         if norm > largest:
             torch._foreach_mul_([*grads[0], *grads[1]], largest / norm)
@@ -129,7 +129,7 @@ class Shards:
         sharded = self._parameters[self._names[id(parameter)]]
         return self.as_sharded(sharded, rows).full_tensor() if isinstance(sharded, DTensor) else rows
 
-    def mine(self, parameter: Tensor, whole: Tensor) -> Tensor:
+    def share(self, parameter: Tensor, whole: Tensor) -> Tensor:
         """This process's rows of it."""
         sharded = self._parameters[self._names[id(parameter)]]
         if not isinstance(sharded, DTensor):

@@ -26,7 +26,7 @@ from wavefold.waves.group import Group
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], group: Group) -> None:
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any], group: Group) -> None:
     """Write the state after `step` steps; all processes call it. Raises OSError where the disk is full."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh, place = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
@@ -47,7 +47,7 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[
         raise OSError(f"{place}: the state could not be written ({cause}); the one before is kept") from None
     group.wait()
     if group.first:
-        (fresh / "state.json").write_text(json.dumps({"step": step, **facts}))
+        (fresh / "state.json").write_text(json.dumps({"step": step, **record}))
         put_in_place(fresh, place)
         for old in states(folder)[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
@@ -66,8 +66,8 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if not every:
         return None
     try:
-        facts = json.loads((every[-1] / "state.json").read_text())
-        return every[-1], {**facts, "step": int(facts["step"])}
+        record = json.loads((every[-1] / "state.json").read_text())
+        return every[-1], {**record, "step": int(record["step"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(every[-1], error) from None
 

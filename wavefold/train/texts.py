@@ -128,10 +128,10 @@ def _asked_about(corpus: Corpus) -> Corpus:
     """What a corpus's docstrings say, as chats."""
 
     def chats(documents: Sequence[Document]) -> tuple[Document, ...]:
-        made = enumerate(instruct_chats(documents, 0))
+        dialogues = enumerate(instruct_chats(documents, 0))
         return tuple(
             Document(f"chat {number}", "\n".join(message["content"] for message in chat), tuple(chat))
-            for number, chat in made
+            for number, chat in dialogues
         )
 
     return Corpus(f"{INSTRUCT}{corpus.name}", chats(corpus.train), chats(corpus.held_out))

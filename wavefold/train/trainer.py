@@ -129,8 +129,8 @@ class Trainer:
         held_out = None
         while self.step < self.recipe.steps:
             began = time.perf_counter()
-            facts = self._train_step()
-            if facts is None:  # a spike
+            record = self._train_step()
+            if record is None:  # a spike
                 self._go_back()
                 continue
             self.step += 1
@@ -139,7 +139,7 @@ class Trainer:
             held_out = None
             if self.held_out and (last or self.step % self.recipe.eval_every == 0):
                 held_out = self.evaluate()
-            progress = Progress(tokens_per_s=facts["tokens"] / seconds, held_out=held_out, **facts)
+            progress = Progress(tokens_per_s=record["tokens"] / seconds, held_out=held_out, **record)
             self._write_log(asdict(progress))
             report(progress)
             asked = int(self.group.largest([float(stopping.signal)])[0])
@@ -277,8 +277,8 @@ class Trainer:
         moments = self.shards.named(self.optimizer.tensors().items())
         tensors |= {f"optimizer.{name}": moment for name, moment in moments.items()}
         tensors |= {f"routes.{name}": ids for name, ids in self.anticipation.tensors().items()}
-        facts = {"run": self.identity, "anticipation": self.anticipation.facts()}
-        save_state(self.out / "state", self.step, tensors, facts, self.group)
+        record = {"run": self.identity, "anticipation": self.anticipation.record()}
+        save_state(self.out / "state", self.step, tensors, record, self.group)
 
     def _resume(self) -> None:
         state = newest_state(self.out / "state")
@@ -289,9 +289,9 @@ class Trainer:
                 warnings.warn(f"{log}: was of a run without a state; begun anew", Notice, stacklevel=2)
                 log.unlink()
             return
-        folder, facts = state
-        changes = check_same_run(self.out, facts.get("run", {}), self.identity, self.going_on)
-        self.step = facts["step"]
+        folder, record = state
+        changes = check_same_run(self.out, record.get("run", {}), self.identity, self.going_on)
+        self.step = record["step"]
         shapes = stored_shapes(folder)
         moments = self.optimizer.empty(_under("optimizer.", shapes))
         routes = {name: torch.empty(shapes[f"routes.{name}"], dtype=torch.int64) for name in _under("routes.", shapes)}
@@ -300,13 +300,13 @@ class Trainer:
         tensors |= {f"routes.{name}": ids for name, ids in routes.items()}
         load_tensors(folder, tensors, self.group)
         self.optimizer.restore(moments)
-        self.anticipation.restore(facts["anticipation"], routes)
+        self.anticipation.restore(record["anticipation"], routes)
         if not self.group.first:
             return
         lines = _lines_until(log, self.step)
         for part in changes:
             before, now = (identity["recipe"][part] if part == "steps" else identity[part]
-                           for identity in (facts["run"], self.identity))  # fmt: skip
+                           for identity in (record["run"], self.identity))  # fmt: skip
             line = json.dumps({"step": self.step, "changed": part, "from": before, "to": now}) + "\n"
             lines += [line] * (line not in lines)
         write_text(log, "".join(lines))

@@ -58,9 +58,9 @@ class Received:
 def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tensor) -> Program[Received]:
     """Tell every rank which pairs will come to it, and hear what will come here; weights [n, k] float32."""
     waves, me = settings.waves, transport.rank
-    mine = waves.experts_of(me)
+    local = waves.experts_of(me)
     counts_out = [torch.tensor(counts) for counts in routes.counts]
-    counts_in = [torch.zeros(len(mine), dtype=torch.int64) for _ in range(waves.num_ranks)]
+    counts_in = [torch.zeros(len(local), dtype=torch.int64) for _ in range(waves.num_ranks)]
     yield from _swap(transport, counts_out, counts_in)
     received = Received([counts.tolist() for counts in counts_in])
     flat = weights.detach().float().flatten().cpu()[routes.order]
@@ -74,7 +74,7 @@ def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tenso
         received.refs.append(asked[0].long())
         received.weights.append(asked[1].contiguous().view(torch.float32)[:, None])
         firsts = received.firsts[source]
-        bounds = [firsts[waves.experts(me, wave).stop - mine.start] for wave in range(waves.num_waves)]
+        bounds = [firsts[waves.experts(me, wave).stop - local.start] for wave in range(waves.num_waves)]
         pairs = [end - begin for begin, end in zip([0, *bounds], bounds, strict=False)]
         received.rows.append(rows_by_wave(received.refs[-1], pairs))
     return received
@@ -82,12 +82,12 @@ def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tenso
 
 def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequence[Tensor]) -> Received:
     """What `ask` would hear, where every rank knows what all ask, routes and weights by source rank: no message."""
-    received = Received([some.counts[rank] for some in routes])
-    for some, values in zip(routes, weights, strict=True):
-        received.refs.append(some.refs[rank])
-        flat = values.detach().float().flatten().cpu()[some.order]
-        received.weights.append(some.of_rank(rank, flat)[:, None])
-        received.rows.append([len(some.rows[wave][rank]) for wave in range(settings.waves.num_waves)])
+    received = Received([portion.counts[rank] for portion in routes])
+    for portion, values in zip(routes, weights, strict=True):
+        received.refs.append(portion.refs[rank])
+        flat = values.detach().float().flatten().cpu()[portion.order]
+        received.weights.append(portion.of_rank(rank, flat)[:, None])
+        received.rows.append([len(portion.rows[wave][rank]) for wave in range(settings.waves.num_waves)])
     return received
 
 
@@ -112,12 +112,12 @@ class Exchange:
         if here is None:
             self.arrived = [rows.new_empty(sum(counts), self.dim) for counts in received.rows]
         else:
-            self.arrived = [self._decoded(wires.encode(some, there)) for some in here]
+            self.arrived = [self._decoded(wires.encode(portion, there)) for portion in here]
         self.bounds = [[0, *itertools.accumulate(counts)] for counts in received.rows]
         width = wires.row_bytes(settings.back, self.dim) + 4 * extra
         self.results = torch.empty(len(routes.order), width, dtype=torch.uint8)
         self.coming: dict[int, dict[int, tuple[Tensor, Message]]] = {}
-        self.own: dict[int, Tensor] = {}
+        self.unsent: dict[int, Tensor] = {}
         self.returning: dict[int, list[Message]] = {}
         self.sent: list[Message] = []
 
@@ -143,21 +143,21 @@ class Exchange:
         for target, tokens in enumerate(self.routes.rows[wave]):
             message = wires.encode(self.rows[tokens], self.there)
             if target == self.transport.rank:
-                self.own[wave] = message
+                self.unsent[wave] = message
             elif len(message):
                 self.sent.append(self.transport.send(target, message, _tag(wave, "dispatch")))
 
     def _wait_dispatch(self, wave: int) -> Iterator[Message]:
         coming = self.coming.pop(wave)
         yield from (message for _, message in coming.values())
-        rooms = {source: room for source, (room, _) in coming.items()} | {self.transport.rank: self.own.pop(wave)}
+        rooms = {source: room for source, (room, _) in coming.items()} | {self.transport.rank: self.unsent.pop(wave)}
         for source, room in rooms.items():
             first, end = self.bounds[source][wave : wave + 2]
             self.arrived[source][first:end] = self._decoded(room)
 
     def _compute(self, wave: int) -> None:
         ends = (bounds[wave + 1] for bounds in self.bounds)
-        self.made = self.compute(wave, [rows[:end] for rows, end in zip(self.arrived, ends, strict=True)])
+        self.outputs = self.compute(wave, [rows[:end] for rows, end in zip(self.arrived, ends, strict=True)])
 
     def _expect_combine(self, wave: int) -> None:
         rooms = [(other, self.results[self.routes.pairs[wave][other]]) for other in self.others]
@@ -165,10 +165,10 @@ class Exchange:
                                 if len(room)]  # fmt: skip
 
     def _send_combine(self, wave: int) -> None:
-        for other, made in enumerate(self.made):
-            message = wires.encode(made[:, : self.dim], self.settings.back)
+        for other, outputs in enumerate(self.outputs):
+            message = wires.encode(outputs[:, : self.dim], self.settings.back)
             if self.extra:
-                message = torch.cat((message, made[:, self.dim :].float().contiguous().view(torch.uint8)), -1)
+                message = torch.cat((message, outputs[:, self.dim :].float().contiguous().view(torch.uint8)), -1)
             if other == self.transport.rank:
                 self.results[self.routes.pairs[wave][other]] = message
             elif len(message):
@@ -197,24 +197,24 @@ def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Pr
 def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
     """results [pairs, hidden] -> each token's sum in float32, its slots in order: [n, hidden] of `dtype`."""
     out = results.new_empty(len(routes.places), results.shape[1], dtype=dtype)
-    for some, places in zip(out.split(CACHED_ROWS), routes.places.split(CACHED_ROWS), strict=True):
-        total = results.new_zeros(some.shape, dtype=torch.float32)
+    for portion, places in zip(out.split(CACHED_ROWS), routes.places.split(CACHED_ROWS), strict=True):
+        total = results.new_zeros(portion.shape, dtype=torch.float32)
         for slot in range(routes.num_slots):
             total += results[places[:, slot]]
-        some.copy_(total)
+        portion.copy_(total)
     return out
 
 
 def _swap(transport: Transport, out: Sequence[Tensor], into: Sequence[Tensor]) -> Program[None]:
     """out[r] to rank r, into[r] from it; what is empty does not travel."""
     posted = []
-    for rank, (mine, theirs) in enumerate(zip(out, into, strict=True)):
+    for rank, (local, incoming) in enumerate(zip(out, into, strict=True)):
         if rank == transport.rank:
-            if theirs is not mine:
-                theirs.copy_(mine)
+            if incoming is not local:
+                incoming.copy_(local)
             continue
-        if theirs.numel():
-            posted.append(transport.receive(rank, theirs))
-        if mine.numel():
-            posted.append(transport.send(rank, mine.contiguous()))
+        if incoming.numel():
+            posted.append(transport.receive(rank, incoming))
+        if local.numel():
+            posted.append(transport.send(rank, local.contiguous()))
     yield from posted

@@ -30,7 +30,7 @@ class Pass:
         if transport.size != settings.waves.num_ranks:
             raise ValueError(f"{transport.size} ranks are not allowed; the schedule has {settings.waves.num_ranks}")
         self.transport, self.settings, self.compute = transport, settings, compute
-        self.mine = settings.waves.experts_of(transport.rank)
+        self.local = settings.waves.experts_of(transport.rank)
         self.computed: list[tuple[int, float, float]] = []
         """(wave, start, end) of each wave's computing, by `time.perf_counter`."""
 
@@ -63,53 +63,53 @@ class Pass:
         self.routes = routes[me]
         self.received = known(settings, me, routes, _shares(weights, size))
         self.experts, self.learns, self.dtype = experts, False, h.dtype
-        here = [part[torch.cat([rows[me] for rows in some.rows]).to(h.device)]
-                for part, some in zip(_shares(h, size), routes, strict=True)]  # fmt: skip
+        here = [part[torch.cat([rows[me] for rows in portion.rows]).to(h.device)]
+                for part, portion in zip(_shares(h, size), routes, strict=True)]  # fmt: skip
         results, _ = yield from Exchange(
             self.transport, settings, self.routes, self.received, h, settings.wire, self._forward_wave, here=here
         ).run()
-        mine = sum_by_slot(results, self.routes, wires.DTYPES[settings.back])
-        whole: Tensor = yield from gather_rows(self.transport, mine, [len(part) for part in _shares(ids, size)])
+        local = sum_by_slot(results, self.routes, wires.DTYPES[settings.back])
+        whole: Tensor = yield from gather_rows(self.transport, local, [len(part) for part in _shares(ids, size)])
         return whole
 
     def _pairs(self, expert: int) -> list[slice]:
         """An expert's pairs among those of each source rank."""
-        number = expert - self.mine.start
+        number = expert - self.local.start
         return [slice(*firsts[number : number + 2]) for firsts in self.received.firsts]
 
     def _gather(self, expert: int, arrived: Sequence[Tensor]) -> Tensor:
         """An expert's rows, from all ranks, in their order."""
         refs = [refs[pairs] for refs, pairs in zip(self.received.refs, self._pairs(expert), strict=True)]
-        return torch.cat([rows[some] for rows, some in zip(arrived, refs, strict=True)])
+        return torch.cat([rows[portion] for rows, portion in zip(arrived, refs, strict=True)])
 
-    def _by_source(self, made: Mapping[int, Tensor], width: int) -> list[Tensor]:
+    def _by_source(self, outputs: Mapping[int, Tensor], width: int) -> list[Tensor]:
         """What was made of each expert's rows, as each source rank has its pairs in order."""
         parts: list[list[Tensor]] = [[] for _ in range(self.transport.size)]
-        for expert, rows in made.items():
+        for expert, rows in outputs.items():
             sizes = [pairs.stop - pairs.start for pairs in self._pairs(expert)]
-            for source, some in enumerate(rows.split(sizes)):
-                parts[source].append(some)
-        return [torch.cat(some) if some else torch.zeros(0, width) for some in parts]
+            for source, portion in enumerate(rows.split(sizes)):
+                parts[source].append(portion)
+        return [torch.cat(portion) if portion else torch.zeros(0, width) for portion in parts]
 
     def _forward_wave(self, wave: int, arrived: list[Tensor]) -> list[Tensor]:
         began = time.perf_counter()
-        made = {}
+        outputs = {}
         for expert in self.settings.waves.experts(self.transport.rank, wave):
             rows = self._gather(expert, arrived)
             if not len(rows):
                 continue
             weights = zip(self.received.weights, self._pairs(expert), strict=True)
-            routes = torch.cat([some[pairs] for some, pairs in weights])
+            routes = torch.cat([portion[pairs] for portion, pairs in weights])
             if not self.learns:
-                made[expert] = self.compute(expert, rows, self.experts[expert], routes)
+                outputs[expert] = self.compute(expert, rows, self.experts[expert], routes)
                 continue
             with torch.enable_grad():
                 rows, routes = rows.requires_grad_(), routes.requires_grad_()
                 leaves = [weight.detach().requires_grad_(weight.is_floating_point()) for weight in self.experts[expert]]
                 out = self.compute(expert, rows, leaves, routes)
             self._graphs[expert] = rows, routes, leaves, out
-            made[expert] = out.detach()
-        results = self._by_source(made, arrived[0].shape[1])
+            outputs[expert] = out.detach()
+        results = self._by_source(outputs, arrived[0].shape[1])
         self.computed.append((wave, began, time.perf_counter()))
         return results
 
@@ -120,14 +120,14 @@ class Pass:
         of_weights: dict[int, list[Tensor]] = {}
 
         def compute(wave: int, arrived: list[Tensor]) -> list[Tensor]:
-            made = {}
+            outputs = {}
             for expert in self.settings.waves.experts(self.transport.rank, wave):
                 if expert in self._graphs:
                     rows, routes, _, out = self._graphs[expert]
                     grads[expert] = self._gather(expert, arrived)
-                    some = torch.autograd.grad(out, (rows, routes), grads[expert], retain_graph=True)
-                    made[expert] = torch.cat((some[0].float(), some[1]), -1)
-            return self._by_source(made, grad.shape[1] + 1)
+                    portion = torch.autograd.grad(out, (rows, routes), grads[expert], retain_graph=True)
+                    outputs[expert] = torch.cat((portion[0].float(), portion[1]), -1)
+            return self._by_source(outputs, grad.shape[1] + 1)
 
         def weights() -> None:
             for expert in list(self._graphs):
@@ -157,24 +157,24 @@ def wave_experts(
     """`Pass.forward` with gradients for h, weights and this rank's experts. All ranks call it, and its backward."""
     numbers = list(experts)
     flat = [weight for number in numbers for weight in experts[number]]
-    facts = numbers, [len(experts[number]) for number in numbers], torch.is_grad_enabled()
-    return _WaveExperts.apply(layer, run, ids, facts, h, weights, *flat)
+    sizing = numbers, [len(experts[number]) for number in numbers], torch.is_grad_enabled()
+    return _WaveExperts.apply(layer, run, ids, sizing, h, weights, *flat)
 
 
 class _WaveExperts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, layer: Pass, run: Run, ids: Tensor, facts: Any, h: Tensor, weights: Tensor, *flat: Tensor
+        ctx: Any, layer: Pass, run: Run, ids: Tensor, sizing: Any, h: Tensor, weights: Tensor, *flat: Tensor
     ) -> Tensor:
-        numbers, sizes, learns = facts
+        numbers, sizes, learns = sizing
         parts = dict(zip(numbers, _split(flat, sizes), strict=True))
-        ctx.layer, ctx.run, ctx.facts = layer, run, facts
+        ctx.layer, ctx.run, ctx.sizing = layer, run, sizing
         ctx.dtypes = h.dtype, weights.dtype
         return run(layer.forward(h, weights, ids, parts, learns))  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        numbers, sizes, _ = ctx.facts
+        numbers, sizes, _ = ctx.sizing
         of_h, of_weights, of_experts = ctx.run(ctx.layer.backward(grads[0]))
         flat: list[Tensor | None] = []
         for number, size in zip(numbers, sizes, strict=True):

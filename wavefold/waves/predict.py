@@ -91,19 +91,19 @@ def predict(
         waves = replace(base, num_waves=num)
         load, _ = _load(config, waves, ids, machine, wire, back)
         tried[num] = waves, load, simulate(waves, load, link)
-    waves, load, outcome = tried[fewest_enough({num: some.seconds for num, (_, _, some) in tried.items()})]
+    waves, load, outcome = tried[fewest_enough({num: portion.seconds for num, (_, _, portion) in tried.items()})]
     for ring in range(1, waves.num_waves):
         narrow = replace(waves, ring=ring)
-        if (some := simulate(narrow, load, link)).seconds <= ENOUGH * outcome.seconds:
-            waves, outcome = narrow, some
+        if (portion := simulate(narrow, load, link)).seconds <= ENOUGH * outcome.seconds:
+            waves, outcome = narrow, portion
             break
     one = replace(base, num_waves=1)
-    whole, facts = _load(config, one, ids, machine, wire, back)
+    whole, figures = _load(config, one, ids, machine, wire, back)
     return Prediction(
         tokens=tokens, waves=waves, seconds=outcome.seconds, outcome=outcome,
-        naive_s=simulate(one, whole, link, naive_steps()).seconds, link_s=facts.sent / link.bytes_per_s,
-        compute_s=max(whole.compute[0]), memory_s=facts.memory_s, sent_bytes=facts.sent, copies=facts.copies,
-        imbalance=facts.imbalance,
+        naive_s=simulate(one, whole, link, naive_steps()).seconds, link_s=figures.sent / link.bytes_per_s,
+        compute_s=max(whole.compute[0]), memory_s=figures.memory_s, sent_bytes=figures.sent, copies=figures.copies,
+        imbalance=figures.imbalance,
     )  # fmt: skip
 
 
@@ -132,28 +132,28 @@ def _load(
     config: ModelConfig, waves: Waves, ids: list[torch.Tensor], machine: Machine, wire: Wire, back: Wire
 ) -> tuple[Load, _Facts]:
     ranks, hidden, inner = range(waves.num_ranks), config.hidden_size, config.moe_intermediate_size
-    routes = [Routes(waves, some) for some in ids]
+    routes = [Routes(waves, portion) for portion in ids]
     row, result = row_bytes(wire, hidden), row_bytes(back, hidden)
     used = torch.bincount(torch.cat(ids).flatten(), minlength=waves.num_experts).bool()
     weight_s = 3 * hidden * inner * WEIGHT_BYTES[config.expert_dtype] / machine.memory_bytes_per_s
-    pairs = [[[some.pairs[w][r].stop - some.pairs[w][r].start for r in ranks] for some in routes]
+    pairs = [[[portion.pairs[w][r].stop - portion.pairs[w][r].start for r in ranks] for portion in routes]
              for w in range(waves.num_waves)]  # fmt: skip
     compute, memory = [], []
     for w in range(waves.num_waves):
         products = [6 * sum(pairs[w][s][r] for s in ranks) * hidden * inner / machine.flops for r in ranks]
         experts = [waves.experts(r, w) for r in ranks]
-        reads = [int(used[some.start : some.stop].sum()) * weight_s for some in experts]
-        compute.append([max(*each) + machine.overhead_s for each in zip(products, reads, strict=True)])
+        reads = [int(used[portion.start : portion.stop].sum()) * weight_s for portion in experts]
+        compute.append([max(*values) + machine.overhead_s for values in zip(products, reads, strict=True)])
         memory.append(reads)
     dispatch = [[[len(routes[s].rows[w][r]) * row for r in ranks] for s in ranks] for w in range(waves.num_waves)]
     combine = [[[pairs[w][r][s] * result for r in ranks] for s in ranks] for w in range(waves.num_waves)]
     both = [*dispatch, *combine]
     sent = [sum(table[s][r] for table in both for r in ranks if r != s) for s in ranks]
     taken = [sum(pairs[w][s][r] for w in range(waves.num_waves) for s in ranks) for r in ranks]
-    rows = sum(len(some.rows[w][r]) for some in routes for w in range(waves.num_waves) for r in ranks)
+    rows = sum(len(portion.rows[w][r]) for portion in routes for w in range(waves.num_waves) for r in ranks)
     fullest = taken.index(max(taken))
-    facts = _Facts(
+    figures = _Facts(
         max(sent), rows / max(1, sum(taken)), max(taken) * waves.num_ranks / max(1, sum(taken)),
-        sum(each[fullest] for each in memory),
+        sum(values[fullest] for values in memory),
     )  # fmt: skip
-    return Load(compute, dispatch, combine), facts
+    return Load(compute, dispatch, combine), figures

@@ -51,7 +51,7 @@ class Routes:
             rows, refs = first_seen(torch.cat(tokens))
             self.refs.append(refs)
             seen = 0
-            for wave, count in enumerate(rows_by_wave(refs, [len(some) for some in tokens])):
+            for wave, count in enumerate(rows_by_wave(refs, [len(portion) for portion in tokens])):
                 self.rows[wave].append(rows[seen : seen + count])
                 seen += count
 
@@ -74,7 +74,7 @@ def ranks_of_experts(waves: Waves) -> Tensor:
 
 def flat_ids(waves: Waves, ids: Sequence[Tensor]) -> Tensor:
     """ids, some [n, k], one after another, int64 [pairs]. Raises ValueError for an expert that there is not."""
-    flat = torch.cat([some.flatten() for some in ids]).cpu().long()
+    flat = torch.cat([portion.flatten() for portion in ids]).cpu().long()
     if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < waves.num_experts:
         raise ValueError(f"experts {int(flat.min())} to {int(flat.max())}; expected 0 to {waves.num_experts - 1}")
     return flat
@@ -98,8 +98,8 @@ def first_seen(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def rows_by_wave(refs: Tensor, pairs: Sequence[int]) -> list[int]:
     """Rows that are new in each wave, by the rows that its pairs are of: numbers count on in the order of arrival."""
     counts, seen = [], 0
-    for some in refs.split(list(pairs)):
-        known = max(seen, int(some.max()) + 1 if len(some) else 0)
+    for portion in refs.split(list(pairs)):
+        known = max(seen, int(portion.max()) + 1 if len(portion) else 0)
         counts.append(known - seen)
         seen = known
     return counts

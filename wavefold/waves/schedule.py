@@ -83,8 +83,8 @@ class Waves:
 
     def wave_of(self, expert: int) -> int:
         """When it works."""
-        mine = self.experts_of(self.rank_of(expert))
-        return _share_of(expert - mine.start, len(mine), self.num_waves)
+        local = self.experts_of(self.rank_of(expert))
+        return _share_of(expert - local.start, len(local), self.num_waves)
 
     def steps(self) -> Iterator[Step]:
         """What every rank does, in order; all do the same, so what one sends the other expects.

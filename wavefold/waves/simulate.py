@@ -98,17 +98,17 @@ class _Run:
         for rank in self.ranks:
             self._at(0.0, "go", rank)
         while self.events:
-            now, _, what, rank = heapq.heappop(self.events)
-            if what == "go":
+            now, _, event, rank = heapq.heappop(self.events)
+            if event == "go":
                 self._go(rank, now)
             else:
                 self._transfer(rank, now)
         assert all(at == len(self.steps) for at in self.at), "ranks wait for each other"
         return Outcome(max(self.clock), tuple(self.spans))
 
-    def _at(self, when: float, what: str, rank: int) -> None:
+    def _at(self, when: float, event: str, rank: int) -> None:
         self.number += 1
-        heapq.heappush(self.events, (when, self.number, what, rank))
+        heapq.heappush(self.events, (when, self.number, event, rank))
 
     def _messages(self, step: Step, rank: int, outgoing: bool) -> list[tuple[Key, float]]:
         table = self.load.dispatch if step.kind == "dispatch" else self.load.combine
@@ -171,9 +171,9 @@ def even_load(
     num, others = waves.num_waves, max(1, waves.num_ranks - 1)
 
     def table(size: float) -> list[list[list[float]]]:
-        each = size / num / others
+        share = size / num / others
         ranks = range(waves.num_ranks)
-        return [[[0.0 if a == b else each for b in ranks] for a in ranks] for _ in range(num)]
+        return [[[0.0 if a == b else share for b in ranks] for a in ranks] for _ in range(num)]
 
     return Load([[compute_s / num + overhead_s] * waves.num_ranks] * num, table(dispatch_bytes), table(combine_bytes))
 
@@ -186,9 +186,9 @@ def best_waves(
     tried = [n for n in (counts or range(1, waves.most_waves + 1)) if n <= waves.most_waves]
     seconds = {}
     for num in tried:
-        some = replace(waves, num_waves=num, ring=0)
+        candidate = replace(waves, num_waves=num, ring=0)
         seconds[num] = simulate(
-            some, even_load(some, compute_s, dispatch_bytes, combine_bytes, overhead_s), link
+            candidate, even_load(candidate, compute_s, dispatch_bytes, combine_bytes, overhead_s), link
         ).seconds
     return replace(waves, num_waves=fewest_enough(seconds), ring=0), seconds
 
@@ -196,4 +196,4 @@ def best_waves(
 def fewest_enough(seconds: Mapping[int, float]) -> int:
     """Of some numbers the smallest whose seconds are within half a percent of the best."""
     best = min(seconds.values())
-    return min(number for number, some in seconds.items() if some <= ENOUGH * best)
+    return min(number for number, candidate in seconds.items() if candidate <= ENOUGH * best)

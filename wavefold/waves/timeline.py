@@ -20,7 +20,7 @@ class Span:
     """`what` ("compute", "dispatch", "combine") a rank did for a wave, from `start` to `end` seconds."""
 
     rank: int
-    what: str
+    kind: str
     wave: int
     start: float
     end: float
@@ -49,21 +49,21 @@ def _rows(spans: Sequence[Span]) -> int:
 
 def draw_on(axes: Axes, title: str, spans: Sequence[Span], links: bool = True) -> None:
     """A timeline on axes of matplotlib's; `links`: with a row for each rank's link."""
-    each = 1 + links
+    rows_of_rank = 1 + links
     for span in spans:
-        row = each * span.rank + (span.what != "compute")
-        axes.barh(row, span.end - span.start, left=span.start, height=0.8, color=COLOURS[span.what],
+        row = rows_of_rank * span.rank + (span.kind != "compute")
+        axes.barh(row, span.end - span.start, left=span.start, height=0.8, color=COLOURS[span.kind],
                   edgecolor="white", linewidth=0.5)  # fmt: skip
         if span.end - span.start > 0.02 * max(s.end for s in spans):
             axes.text(
                 (span.start + span.end) / 2, row, str(span.wave), ha="center", va="center", fontsize=6, color="white"
             )
-    count = _rows(spans) // 2 * each
-    names = [f"rank {row // each}: {'link' if row % each else 'experts'}" for row in range(count)]
+    count = _rows(spans) // 2 * rows_of_rank
+    names = [f"rank {row // rows_of_rank}: {'link' if row % rows_of_rank else 'experts'}" for row in range(count)]
     axes.set_yticks(range(count), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9, loc="left")
     if links:
-        for what, colour in COLOURS.items():
-            axes.barh(0, 0, color=colour, label=what)
+        for kind, colour in COLOURS.items():
+            axes.barh(0, 0, color=colour, label=kind)
         axes.legend(fontsize=7, loc="lower right", ncols=3)

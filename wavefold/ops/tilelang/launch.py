@@ -41,9 +41,9 @@ def launcher(shape: Shape, device: torch.device, num_ranks: int = 1) -> Callable
     names = [function.buffer_map[p].name if p in function.buffer_map else p.name for p in function.params]
     kernel = tilelang.compile(function, target=dict(TARGET), pass_configs=dict(PASSES))
 
-    def launch(given: Mapping[str, Tensor | int]) -> None:
+    def launch(arguments: Mapping[str, Tensor | int]) -> None:
         with torch.cuda.device(device):
-            kernel(*(_as_read(name, given[name]) for name in names))
+            kernel(*(_as_read(name, arguments[name]) for name in names))
 
     return launch
 

@@ -38,10 +38,10 @@ def stack(weights: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     exponents = scales.int().view(*scales.shape[:2], -1, 4)
     used = used.view(exponents.shape)
     lowest = exponents.where(used, 255).amin(-1)
-    apart = int((exponents.amax(-1) - lowest).max()) if codes.numel() else 0
-    if apart > MOST_APART:
+    spread = int((exponents.amax(-1) - lowest).max()) if codes.numel() else 0
+    if spread > MOST_APART:
         raise ValueError(
-            f"scales of 128 weights of a row are up to 2^{apart} apart; expected at most 2^{MOST_APART}, which FP8 "
+            f"scales of 128 weights of a row are up to 2^{spread} apart; expected at most 2^{MOST_APART}, which FP8 "
             "holds exactly; the reference computes these"
         )
     return codes, scales.view(torch.int32)

@@ -90,8 +90,8 @@ def check(
 
     def is_over(state: State, rank: int, task: _Task) -> bool:
         """Whether a task need not wait."""
-        mine = signalled(state, rank)
-        if any((mine & mask).bit_count() < number for mask, number in task.waits):
+        region_writers = signalled(state, rank)
+        if any((region_writers & mask).bit_count() < number for mask, number in task.waits):
             return False
         for who, flag, value in task.told:
             mask, number, says = runs[state[who][0]][who].tells.get(flag, (0, 1, 0))
@@ -168,25 +168,25 @@ def _history(seen: dict[State, tuple[State, str] | None], state: State) -> list[
 
 def _model(ranks: Sequence[Tables], rows: int) -> list[_Rank]:
     """What the tables of one run say, and what their tasks read and write."""
-    lists = [torch.cat((some.links, some.computes)).tolist() for some in ranks]
+    lists = [torch.cat((table.links, table.computes)).tolist() for table in ranks]
     models = [
-        _Rank([_Task(_name(task), Kind(task[Column.KIND])) for task in tasks], len(some.links))
-        for tasks, some in zip(lists, ranks, strict=True)
+        _Rank([_Task(_name(task), Kind(task[Column.KIND])) for task in tasks], len(table.links))
+        for tasks, table in zip(lists, ranks, strict=True)
     ]
-    for model, tasks, some in zip(models, lists, ranks, strict=True):
+    for model, tasks, table in zip(models, lists, ranks, strict=True):
         adds: dict[int, int] = {}
         for i, task in enumerate(tasks):
             adds[task[Column.DONE]] = adds.get(task[Column.DONE], 0) | 1 << i
         for task in tasks:
             if task[Column.TOLD] >= 0:
                 done = task[Column.DONE]
-                model.tells[task[Column.TOLD]] = adds[done], int(some.need[done]), task[Column.VALUE]
+                model.tells[task[Column.TOLD]] = adds[done], int(table.need[done]), task[Column.VALUE]
         for i, task in enumerate(tasks):
             spans = (Column.WAIT, Column.WAIT_END), (Column.ALSO, Column.ALSO_END)
             for flag in (f for a, b in spans for f in range(task[a], task[b])):
-                need = int(some.need[flag])
-                if some.flags.shared <= flag < some.flags.activated():
-                    model.tasks[i].told.append((some.flags.writer(flag), flag, need))
+                need = int(table.need[flag])
+                if table.flags.shared <= flag < table.flags.activated():
+                    model.tasks[i].told.append((table.flags.writer(flag), flag, need))
                 else:
                     model.tasks[i].waits.append((adds.get(flag, 0), need))
     _regions(models, lists, ranks, rows)
@@ -197,23 +197,23 @@ def _regions(models: list[_Rank], lists: Sequence[list[list[int]]], ranks: Seque
     """Fill in who reads what."""
     written: list[dict[Region, int]] = []
     for model, tasks in zip(models, lists, strict=True):
-        mine: dict[Region, int] = {}
+        region_writers: dict[Region, int] = {}
         for i, task in enumerate(tasks):
             kind, first, count = task[Column.KIND], task[Column.FIRST], task[Column.COUNT]
             if kind == Kind.PULL:
-                mine |= {("stage", row): i for row in range(first, first + count)}
+                region_writers |= {("stage", row): i for row in range(first, first + count)}
             elif kind in (Kind.INNER, Kind.OUTER):
-                mine["act" if kind == Kind.INNER else "y", (first // rows) << 16 | task[Column.COLUMN]] = i
+                region_writers["act" if kind == Kind.INNER else "y", (first // rows) << 16 | task[Column.COLUMN]] = i
             elif kind == Kind.FETCH:
-                mine |= {("back", pair): i for pair in range(first, first + count)}
-        written.append(mine)
-        for region, i in mine.items():
+                region_writers |= {("back", pair): i for pair in range(first, first + count)}
+        written.append(region_writers)
+        for region, i in region_writers.items():
             model.tasks[i].writes.append(region)
             model.writer[region] = 1 << i
-    for rank, (tasks, some) in enumerate(zip(lists, ranks, strict=True)):
-        widths = {name: 1 + max([key & 0xFFFF for what, key in written[rank] if what == name], default=0)
+    for rank, (tasks, table) in enumerate(zip(lists, ranks, strict=True)):
+        widths = {name: 1 + max([key & 0xFFFF for content, key in written[rank] if content == name], default=0)
                   for name in ("act", "y")}  # fmt: skip
-        numbers = some.pairs[:, 1].tolist()
+        numbers = table.pairs[:, 1].tolist()
         for i, task in enumerate(tasks):
             kind, first, count, peer = task[Column.KIND], task[Column.FIRST], task[Column.COUNT], task[Column.PEER]
             wanted: list[tuple[int, str, int]] = []
@@ -221,23 +221,23 @@ def _regions(models: list[_Rank], lists: Sequence[list[list[int]]], ranks: Seque
                 models[rank].tasks[i].reads.append((peer, TOKENS, "tokens"))
                 _read(models[peer], TOKENS, rank, i)
             elif kind == Kind.INNER:
-                places = some.place[first : first + count][some.filled[first : first + count]].tolist()
+                places = table.place[first : first + count][table.filled[first : first + count]].tolist()
                 wanted = [(rank, "stage", place) for place in places]
             elif kind == Kind.OUTER:
                 wanted = [(rank, "act", (first // rows) << 16 | column) for column in range(widths["act"])]
             elif kind == Kind.FETCH:
-                wide = 1 + max(key & 0xFFFF for what, key in written[peer] if what == "y") if count else 0
-                some_rows = some.pairs[first : first + count, 0].tolist()
+                wide = 1 + max(key & 0xFFFF for content, key in written[peer] if content == "y") if count else 0
+                some_rows = table.pairs[first : first + count, 0].tolist()
                 wanted = [(peer, "y", (row // rows) << 16 | column) for row in some_rows for column in range(wide)]
             elif kind == Kind.ADD:
-                slots = len(numbers) // max(1, some.num_tokens)
+                slots = len(numbers) // max(1, table.num_tokens)
                 wanted = [
                     (rank, "back", j) for j, number in enumerate(numbers) if first <= number // slots < first + count
                 ]
             for writer, name, key in set(wanted):
                 by = written[writer][name, key]
-                what = f"what {models[writer].tasks[by].name} makes"
-                models[rank].tasks[i].reads.append((writer, (name, key), what))
+                content = f"what {models[writer].tasks[by].name} makes"
+                models[rank].tasks[i].reads.append((writer, (name, key), content))
                 _read(models[writer], (name, key), rank, i)
 
 

@@ -36,8 +36,8 @@ class Rank:
         if not 0 <= rank < waves.num_ranks:
             raise ValueError(f"rank {rank} is not allowed; expected 0 to {waves.num_ranks - 1}")
         self.rank, self.shape, self.waves, self.max_tokens = rank, shape, waves, max_tokens
-        mine = len(waves.experts_of(rank))
-        most = waves.num_ranks * max_tokens * min(shape.slots, mine) + mine * (shape.rows - 1)
+        num_local = len(waves.experts_of(rank))
+        most = waves.num_ranks * max_tokens * min(shape.slots, num_local) + num_local * (shape.rows - 1)
         self.max_rows = -(-(most if max_rows is None else max_rows) // shape.rows) * shape.rows
         self.flags_layout = Flags(waves.num_ranks, waves.num_waves)
         self.epoch = 0
@@ -64,12 +64,12 @@ class Rank:
                 f"{len(experts)} experts are not allowed; rank {self.rank} has {len(self.waves.experts_of(self.rank))}"
             )
         hidden, inner = self.shape.hidden, self.shape.inner
-        given = {}
+        stacks = {}
         for name, parts in zip(("w1", "w2", "w3"), zip(*experts, strict=True), strict=True):
             out, into = (hidden, inner) if name == "w2" else (inner, hidden)
-            given[name], given[f"{name}_scale"] = stack(parts)
-            check_tensor(name, given[name], torch.uint8, (None, out, into // 2))
-        return {name: tensor.to(self.device) for name, tensor in given.items()}
+            stacks[name], stacks[f"{name}_scale"] = stack(parts)
+            check_tensor(name, stacks[name], torch.uint8, (None, out, into // 2))
+        return {name: tensor.to(self.device) for name, tensor in stacks.items()}
 
     def prepare(
         self, x: Tensor, ids: Sequence[Tensor], routes: Sequence[Tensor], weights: dict[str, Tensor],
@@ -83,42 +83,42 @@ class Rank:
         """
         shape, waves = self.shape, self.waves
         check_tensor("x", x, torch.bfloat16, (len(ids[self.rank]), shape.hidden))
-        for number, (some, values) in enumerate(zip(ids, routes, strict=True)):
-            if some.shape != values.shape or some.shape[1:] != (shape.slots,) or len(some) > self.max_tokens:
+        for number, (entry, values) in enumerate(zip(ids, routes, strict=True)):
+            if entry.shape != values.shape or entry.shape[1:] != (shape.slots,) or len(entry) > self.max_tokens:
                 raise ValueError(
-                    f"rank {number}: ids {tuple(some.shape)} and routes {tuple(values.shape)}; expected up to "
+                    f"rank {number}: ids {tuple(entry.shape)} and routes {tuple(values.shape)}; expected up to "
                     f"{self.max_tokens} x {shape.slots} of both"
                 )
-        if len(pointers) != waves.num_ranks or any(len(some) != 4 or any(p % 16 for p in some) for some in pointers):
+        if len(pointers) != waves.num_ranks or any(len(entry) != 4 or any(p % 16 for p in entry) for entry in pointers):
             raise ValueError("pointers: expected four of each rank, multiples of 16 bytes")
-        made = tables(Pairs(waves, ids, shape.rows), routes, self.rank, (shape.hidden, shape.inner), self.epoch + 1)
-        if len(made.place) > self.max_rows:
-            raise ValueError(f"{len(made.place)} rows are not allowed; rank {self.rank} has room for {self.max_rows}")
+        table = tables(Pairs(waves, ids, shape.rows), routes, self.rank, (shape.hidden, shape.inner), self.epoch + 1)
+        if len(table.place) > self.max_rows:
+            raise ValueError(f"{len(table.place)} rows are not allowed; rank {self.rank} has room for {self.max_rows}")
         self.epoch += 1
-        return self._given(x, made, weights, pointers, picoseconds)
+        return self._stacks(x, table, weights, pointers, picoseconds)
 
     def reset(self) -> None:
         """This rank's own flags, as a run finds them; those that peers write stay."""
         self.flags[: self.flags_layout.shared].zero_()
         self.flags[self.flags_layout.activated() :].zero_()
 
-    def _given(
-        self, x: Tensor, made: Tables, weights: dict[str, Tensor], pointers: Sequence[Sequence[int]], picoseconds: int
+    def _stacks(
+        self, x: Tensor, table: Tables, weights: dict[str, Tensor], pointers: Sequence[Sequence[int]], picoseconds: int
     ) -> dict[str, Tensor | int]:
         codes, scales = quant.act_quant(x, BLOCK)
         self.x[: len(x)], self.x_scale[: len(x)] = codes.view(torch.uint8), scales.view(torch.uint8)
         self.reset()
-        rows, staged, hidden = len(made.place), len(made.tokens), self.shape.hidden
+        rows, staged, hidden = len(table.place), len(table.tokens), self.shape.hidden
         stage = torch.empty(max(1, staged), hidden, dtype=torch.uint8, device=self.device)
-        move = {"need": made.need, "links": made.links, "computes": made.computes, "tokens": made.tokens,
-                "place": made.place, "route": made.route, "pairs": made.pairs}  # fmt: skip
+        move = {"need": table.need, "links": table.links, "computes": table.computes, "tokens": table.tokens,
+                "place": table.place, "route": table.route, "pairs": table.pairs}  # fmt: skip
         return {
             **weights, **{name: tensor.to(self.device) for name, tensor in move.items()},
             "pointers": torch.tensor(pointers, dtype=torch.int64, device=self.device).T.contiguous(),
-            "flags": self.flags[: len(made.need)], "stage": stage,
+            "flags": self.flags[: len(table.need)], "stage": stage,
             "stage_scale": stage.new_empty(len(stage), hidden // BLOCK), "act": self.act[:rows],
             "act_scale": self.act_scale[:rows], "y": self.y[:rows], "back": self.back[: len(x) * self.shape.slots],
             "out": torch.empty(len(x), hidden, dtype=torch.bfloat16, device=self.device), "picoseconds": picoseconds,
-            "n": len(x), "u": staged, "p": rows, "e": len(weights["w1"]), "m": len(made.pairs), "nl": len(made.links),
-            "nc": len(made.computes), "nf": len(made.need),
+            "n": len(x), "u": staged, "p": rows, "e": len(weights["w1"]), "m": len(table.pairs), "nl": len(table.links),
+            "nc": len(table.computes), "nf": len(table.need),
         }  # fmt: skip

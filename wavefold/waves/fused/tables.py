@@ -83,7 +83,7 @@ class Pairs:
             raise ValueError(f"ids of {len(ids)} ranks are not allowed; expected {waves.num_ranks}")
         self.waves, self.rows, self.slots = waves, rows, ids[0].shape[1]
         flat = flat_ids(waves, ids)
-        sizes = torch.tensor([some.numel() for some in ids])
+        sizes = torch.tensor([work.numel() for work in ids])
         self.expert = flat
         self.source = torch.arange(waves.num_ranks).repeat_interleave(sizes)
         self.number = torch.arange(len(flat)) - (sizes.cumsum(0) - sizes)[self.source]
@@ -93,7 +93,7 @@ class Pairs:
         tiles = (counts + rows - 1) // rows
         spans = [waves.experts_of(rank) for rank in range(waves.num_ranks)]
         self.tiles = [tiles[span.start : span.stop] for span in spans]
-        first = torch.cat([some.cumsum(0) - some for some in self.tiles]) * rows
+        first = torch.cat([work.cumsum(0) - work for work in self.tiles]) * rows
         order = flat.argsort(stable=True)
         self.row = torch.empty_like(flat)
         self.row[order] = torch.arange(len(flat)) + (first - (counts.cumsum(0) - counts))[flat[order]]
@@ -127,7 +127,7 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
     waves, rows = pairs.waves, pairs.rows
     flags = Flags(waves.num_ranks, waves.num_waves)
     columns = widths[1] // BLOCK, widths[0] // BLOCK
-    mine = pairs.owner == rank
+    local = pairs.owner == rank
     tiles = pairs.tiles[rank]
     experts = waves.experts_of(rank)
     of_tile = torch.arange(len(experts)).repeat_interleave(tiles)
@@ -135,7 +135,7 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
     num_tiles = len(of_tile)
 
     # the stage: each row once, by the wave that first wants it, then by where it comes from
-    order = mine.nonzero().squeeze(-1)
+    order = local.nonzero().squeeze(-1)
     order = order[pairs.row[order].argsort()]
     most = int(pairs.number.max()) // pairs.slots + 1 if len(pairs.number) else 1
     keys, refs = first_seen(pairs.source[order] * most + pairs.number[order] // pairs.slots)
@@ -150,13 +150,13 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
     filled = torch.zeros(num_tiles * rows, dtype=torch.bool)
     filled[pairs.row[order]] = True
     place[pairs.row[order]] = position[refs].int()
-    route[pairs.row[order]] = torch.cat([some.flatten() for some in weights]).float().cpu()[order]
+    route[pairs.row[order]] = torch.cat([work.flatten() for work in weights]).float().cpu()[order]
 
     # what comes back: this rank's own pairs, by wave and peer
-    own = (pairs.source == rank).nonzero().squeeze(-1)
-    own_wave = pairs.wave_of[pairs.expert[own]]
-    own = own[(own_wave * waves.num_ranks + pairs.owner[own]).argsort(stable=True)]
-    own_wave, owner = pairs.wave_of[pairs.expert[own]], pairs.owner[own]
+    sent = (pairs.source == rank).nonzero().squeeze(-1)
+    own_wave = pairs.wave_of[pairs.expert[sent]]
+    sent = sent[(own_wave * waves.num_ranks + pairs.owner[sent]).argsort(stable=True)]
+    own_wave, owner = pairs.wave_of[pairs.expert[sent]], pairs.owner[sent]
     num_tokens = int((pairs.source == rank).sum()) // pairs.slots
 
     need = torch.zeros(flags.activated(num_tiles), dtype=torch.int32)
@@ -178,28 +178,28 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
         if step.action != "send":
             continue
         if step.kind == "dispatch":
-            some = pulls[pull_wave == step.wave]
-            peer = source[some[:, 0]]
+            work = pulls[pull_wave == step.wave]
+            peer = source[work[:, 0]]
             links.append(
-                _tasks(Kind.PULL, len(some), first=some[:, 0], count=some[:, 1], peer=peer, wait=flags.ready() + peer,
+                _tasks(Kind.PULL, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=flags.ready() + peer,
                        wait_end=flags.ready() + peer + 1, done=flags.arrived(step.wave), wave=step.wave)
             )  # fmt: skip
         else:
-            some = fetches[fetch_wave == step.wave]
-            peer = owner[some[:, 0]]
-            theirs = flags.finished(0, step.wave) + peer * waves.num_waves
+            work = fetches[fetch_wave == step.wave]
+            peer = owner[work[:, 0]]
+            done_flag = flags.finished(0, step.wave) + peer * waves.num_waves
             links.append(
-                _tasks(Kind.FETCH, len(some), first=some[:, 0], count=some[:, 1], peer=peer, wait=theirs,
-                       wait_end=theirs + 1, done=flags.returned, told=flags.freed(rank), value=epoch, wave=step.wave)
+                _tasks(Kind.FETCH, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=done_flag,
+                       wait_end=done_flag + 1, done=flags.returned, told=flags.freed(rank), value=epoch, wave=step.wave)
             )  # fmt: skip
 
     computes = []
     for number in range(waves.num_waves):
-        some = (wave_of_tile == number).nonzero().squeeze(-1)
-        need[flags.computed(number)] = len(some) * columns[1]
+        work = (wave_of_tile == number).nonzero().squeeze(-1)
+        need[flags.computed(number)] = len(work) * columns[1]
         for kind in (Kind.INNER, Kind.OUTER):
             width = columns[kind == Kind.OUTER]
-            tile, column = some.repeat_interleave(width), torch.arange(width).repeat(len(some))
+            tile, column = work.repeat_interleave(width), torch.arange(width).repeat(len(work))
             by_expert = ((of_tile[tile] * width) + column).argsort(stable=True)  # neighbours read the same weights
             tile, column = tile[by_expert], column[by_expert]
             about: dict[str, int | Tensor] = {
@@ -227,7 +227,7 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
                wait_end=flags.returned + 1, done=flags.added, wave=waves.num_waves)
     )  # fmt: skip
     need[flags.added] = len(sums)
-    back = torch.stack((pairs.row[own], pairs.number[own]), -1).int()
+    back = torch.stack((pairs.row[sent], pairs.number[sent]), -1).int()
     return Tables(rank, epoch, flags, need, torch.cat(links), torch.cat(computes), tokens.int(), place, route, back,
                   filled, num_tokens)  # fmt: skip
 
