@@ -234,7 +234,7 @@ def median(values: list[float]) -> float:
 
 
 def study(pair: Pair, rhos: list[float], repeats: int) -> list[dict]:
-    """All figures of all links; the predictions stand before what they predict."""
+    """All figures of all links. Each prediction is made before its measurement."""
     from wavefold.waves.schedule import Waves
     from wavefold.waves.simulate import Link, best_waves, even_load, simulate
 

@@ -172,7 +172,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of ids that come one at a time: all that `push` and `finish` return, joined, is what `decode` returns."""
+    """Text of ids that come one at a time. The joined results of `push` and `finish` are the text of `decode`."""
 
     def __init__(self, tokenizer: Tokenizer, skip: int = 0, show_special: bool = True):
         """The first `skip` bytes belong to the prompt and are left out; without `show_special`, hidden tokens too."""

@@ -45,7 +45,7 @@ class Fit:
     """The way tensors of these kinds become a model's. Nothing is changed, and nothing is read."""
 
     def __init__(self, model: Transformer, kinds: Mapping[str, Kind], experts: Container[int] | None, strict: bool):
-        """`experts`: of the routed experts only these. `strict`: no tensor may be left that the model does not need."""
+        """`experts`: only these routed experts (None: all). `strict`: no tensor may be left over."""
         self.problems = Problems()
         self.takes: list[Take] = []
         self.tables: list[str] = []

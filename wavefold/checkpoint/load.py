@@ -39,8 +39,10 @@ def load(
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
-    `experts`: of each layer's routed experts only these are read; the others, which the folder may lack, stay without
-    storage. Tensors that the text model does not need are left out. An MTP module whose tensors are missing is dropped
+    `experts`: only these routed experts of each layer are read (None: all). The others stay without storage, and the
+    folder may lack them.
+
+    Tensors that the text model does not need are left out. An MTP module whose tensors are missing is dropped
     (`model.mtp` is then empty). Unknown keys of config.json are ignored. A Notice names each of these, and `strict`
     refuses them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and every fault of a file
     or a configuration.
@@ -150,8 +152,8 @@ def assign(
 ) -> dict[str, Tensor]:
     """Give the model these tensors, without copying. The dtype of each decides how it is read.
 
-    `experts`: of the routed experts only these. Returns the tensors that the text model does not need, which `strict`
-    refuses.
+    `experts`: only these routed experts (None: all). Returns the tensors that the text model does not need; `strict`
+    refuses them.
 
     A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
     problems; then the model is unchanged.
