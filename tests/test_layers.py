@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONSTANTS = {"CSA", "HCA", "SWA"}
 KEYS = {"compress_ratios", "num_hash_layers"}
 KINDS = {"csa", "hca"}
-VIEW = {"append", "block", "gather", "rows", "rows_of", "tail", "tail_rows"}
+VIEW = {"append", "entries", "gather", "rows", "rows_of", "tail", "tail_rows"}
 """Methods of a view and a pool that take a kind of rows first."""
 
 
@@ -114,9 +114,9 @@ def test_layers_are_asked_for_in_one_place() -> None:
         "x = {4: 1, 128: 2}[ratio]",
         "x = {4: 1, 128: 2}.get(spec.ratio, 0)",
         "match ratio:\n    case 4: pass",
-        "x = memory.block('csa', 0, 1, 2)",
+        "x = view.entries('csa', 0, 1, 2)",
         "KINDS = ('hca',)",
-        "x = memory.gather('index', layer, numbers)",
+        "x = view.gather('index', layer, numbers)",
         "if self.kind == 'index': pass",
         "compressor = Compressor(config, kind='index')",
         "kind = 'index' if keys else other",
@@ -131,7 +131,7 @@ def test_rule_refuses(source: str) -> None:
     [
         ("wavefold/config/model.py", "from wavefold.config.layers import CSA\nif ratio == 4: self.compress_ratios"),
         ("wavefold/cache/layout.py", "x = RowKind('csa', 'index', spec.ratio)"),
-        ("wavefold/model/attention.py", "if spec.ratio > 0 and spec.part == other.part: memory.block(*rows, 0, 4)"),
+        ("wavefold/model/attention.py", "if spec.ratio > 0 and spec.part == other.part: view.entries(*rows, 0, 4)"),
         ("wavefold/model/attention.py", "x = ratio * 4 if spec.overlap else 128"),
         ("wavefold/ops/reference/index.py", "count('index', 2 * q.numel())"),
         ("wavefold/cache/record.py", "form = 'index'"),

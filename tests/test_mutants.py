@@ -19,7 +19,7 @@ from tests.model import test_released as released
 from tests.ops import test_vectors as vectors
 from tests.quant import test_op_vectors as formats
 from wavefold import ops, quant
-from wavefold.cache import paged
+from wavefold.cache import paged_view
 from wavefold.model import attention
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
@@ -198,12 +198,12 @@ MUTANTS = [
     Mutant("no FP8 activations", quant, "fp8_sim",
            lambda f: lambda x, block: x if block == 128 else f(x, block), inside("small-b", 0)),
     # compressors
-    Mutant("compressor weighs by sigmoid", ops, "pool_entries",
+    Mutant("compressor weighs by sigmoid", ops, "compress_blocks",
            lambda f: lambda kv, score, *args: f(kv, F.logsigmoid(score), *args), inside("small-b", 0)),
     Mutant("ape missing", Compressor, "project", ape_at(lambda positions, ratio: None), inside("small-b", 0)),
     Mutant("ape begins anew with each pass", Compressor, "project",
            ape_at(lambda positions, ratio: torch.arange(len(positions)) % ratio), POOL),
-    Mutant("wrong stream half first", ops, "pool_entries", halves_swapped, inside("small-a", 1)),
+    Mutant("wrong stream half first", ops, "compress_blocks", halves_swapped, inside("small-a", 1)),
     Mutant("entry at its block's last token", Batch, "entry_table", entries_moved_by(lambda ratio: ratio - 1),
            inside("small-b", 0)),
     Mutant("entry where the block before begins", Batch, "entry_table", entries_moved_by(lambda ratio: -ratio),
@@ -239,7 +239,7 @@ MUTANTS = [
            Check(vectors.test_entries_of_an_hca_layer, (0, EXACT))),
     Mutant("block visible before it is complete, in the pool", attention, "num_visible",
            lambda f: lambda positions, ratio: f(positions + 1, ratio), POOL),
-    Mutant("window ring read one token late", paged, "ring_rows",
+    Mutant("window ring read one token late", paged_view, "ring_rows",
            lambda f: lambda ring, first, end: f(ring, first, end).roll(-1, 0), POOL),
     # indexer
     Mutant("no Hadamard", quant, "hadamard", lambda f: lambda x: x, inside("small-a", 1)),

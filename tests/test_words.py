@@ -1,4 +1,4 @@
-"""Names and sizes of the source: locals are nouns, files and functions fit on some screens. CONTRIBUTING.md says why."""
+"""Names and sizes of the source: locals are nouns, files and functions fit on some screens (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavefold.cache import BLOCK_TOKENS, REWIND, PagedMemory, Pool, PoolFull, Sequence, plain_records
+from wavefold.cache import BLOCK_TOKENS, REWIND, PagedView, Pool, PoolFull, Sequence, plain_records
 from wavefold.config import CSA, HCA, ModelConfig
 
 CONFIG = ModelConfig(
@@ -40,27 +40,27 @@ def check(what: str, got: Tensor, expected: Tensor) -> None:
     assert torch.equal(got, expected), f"{what}: {got.flatten(1)[:, :1].T} is not {expected.flatten(1)[:, :1].T}"
 
 
-def run_pass(memory: PagedMemory, history: Tensor) -> None:
+def run_pass(view: PagedView, history: Tensor) -> None:
     """What a model does in a pass: `history` [start + length] are the numbers of the past and the new tokens."""
-    start, end = memory.start, memory.end
+    start, end = view.start, view.end
     columns = (history[:, None] * NUM_PLACES + torch.arange(NUM_PLACES)).unbind(1)  # no two places hold the same rows
     for layer, ratio in enumerate(CONFIG.compress_ratios):
         column = columns[PLACES[layer, "window"]]
-        window = memory.window(layer, rows_of(column[start:], 2))
+        window = view.window(layer, rows_of(column[start:], 2))
         check(f"window {layer}", window, rows_of(column[max(0, start - 127) :], 2))
         for kind in KINDS[ratio]:
             column, widths = columns[PLACES[layer, kind]], (2, WIDTHS[kind])
             first, complete = start // ratio, end // ratio
             oldest = (first - (ratio == CSA and first > 0)) * ratio
-            tail = memory.tail(kind, layer, rows_of(column[start:], *widths), oldest)
+            tail = view.tail(kind, layer, rows_of(column[start:], *widths), oldest)
             check(f"tail {kind} {layer}", tail, rows_of(column[oldest:], *widths))
             entries = rows_of(column[ratio - 1 :: ratio], 2)
-            memory.append(kind, layer, entries[first:], first)
+            view.append(kind, layer, entries[first:], first)
             if end % 2:
-                check(f"entries {kind} {layer}", memory.block(kind, layer, 0, complete), entries)
+                check(f"entries {kind} {layer}", view.entries(kind, layer, 0, complete), entries)
             else:
                 backwards = torch.arange(complete - 1, -1, -1)
-                check(f"gather {kind} {layer}", memory.gather(kind, layer, backwards[:, None])[:, 0], entries.flip(0))
+                check(f"gather {kind} {layer}", view.gather(kind, layer, backwards[:, None])[:, 0], entries.flip(0))
 
 
 class Twin:
@@ -76,7 +76,7 @@ class Twin:
     def check(self) -> None:
         """Read everything, without a new token."""
         assert self.sequence.num_tokens == self.num_tokens
-        run_pass(PagedMemory(self.sequence, 0), self.history)
+        run_pass(PagedView(self.sequence, 0), self.history)
 
 
 class TwinPool:
@@ -129,14 +129,14 @@ class TwinPool:
             refused(lambda: self.pool.begin(sequences, counts), PoolFull)
             assert before == ([list(s.table) for s in self.pool.sequences], self.pool.blocks.num_free)
             return
-        memories = self.pool.begin(sequences, counts)
-        for memory, twin, table in zip(memories, twins, tables, strict=True):
-            history = torch.cat((twin.history, self._new_numbers(memory.length)))
-            run_pass(memory, history)
+        views = self.pool.begin(sequences, counts)
+        for view, twin, table in zip(views, twins, tables, strict=True):
+            history = torch.cat((twin.history, self._new_numbers(view.length)))
+            run_pass(view, history)
             if complete:
                 twin.history, twin.furthest = history, max(twin.furthest, len(history))
             twin.blocks = table[: -(-twin.num_tokens // BLOCK_TOKENS)]
-        (self.pool.commit if complete else self.pool.abort)(memories)
+        (self.pool.commit if complete else self.pool.abort)(views)
 
     def _tables_after(self, twins: list[Twin], counts: list[int]) -> list[list[int]]:
         """Each twin's blocks after the pass: a partly filled block that another holds too is replaced by a new one."""

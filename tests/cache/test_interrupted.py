@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.cache.synthetic import TwinPool
 from tests.small import SMALL
-from wavefold.cache import Pool, PoolFull, Sequence, paged, pool
+from wavefold.cache import Pool, PoolFull, Sequence, paged_view, pool
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, transformer
 from wavefold.ops import Arithmetic
@@ -79,7 +79,7 @@ def test_in_a_pass(
         "block": (model.layers[2], "forward", 1),
         "attention": (model.layers[3].attn, "attend", 2),
         "moe": (model.experts, "routed", 4),
-        "append": (pool.PagedMemory, "append", 5),
+        "append": (pool.PagedView, "append", 5),
         "final": (model, "final", 1),
     }[place]
     with monkeypatch.context() as patch, pytest.raises(error, match="on purpose"):
@@ -99,8 +99,8 @@ def test_in_a_pass(
         (Pool, "_copy_block", 1, True),
         (pool.BlockAllocator, "allocate", 1, False),
         (pool.BlockAllocator, "allocate", 2, False),
-        (pool, "PagedMemory", 1, False),
-        (pool, "PagedMemory", 3, True),
+        (pool, "PagedView", 1, False),
+        (pool, "PagedView", 3, True),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -130,7 +130,7 @@ def test_a_commit_is_completed_before_its_interruption_goes_on(
     pool_, sequences = forked(model)
     failure = Failure(KeyboardInterrupt, after)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(paged, "ring_store", failure(paged.ring_store))
+        patch.setattr(paged_view, "ring_store", failure(paged_view.ring_store))
         model.extend(TOKENS[200:400], sequences, [140, 9, 51])
     assert failure.calls > after
     assert [s.num_tokens for s in sequences] == [270, 139, 51]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.cache.synthetic import CONFIG, TwinPool, synthetic_pool
-from wavefold.cache import REWIND, PagedMemory, Pool, PoolFull, Sequence, plain_records
+from wavefold.cache import REWIND, PagedView, Pool, PoolFull, Sequence, plain_records
 
 
 def refusals() -> dict[str, tuple[Callable[[Pool, Sequence], object], str]]:
@@ -165,14 +165,14 @@ def test_poison_shows_what_was_never_written_and_what_was_freed() -> None:
     twins = TwinPool(2)
     twin = twins.open()
     twins.extend([twin], [130])
-    memory = PagedMemory(twin.sequence, 0)
-    assert not memory.block("csa", 0, 0, 32).isnan().any()
-    assert memory.block("csa", 0, 32, 64).isnan().all()
-    assert memory.block("index", 2, 32, 64).isnan().all()
+    view = PagedView(twin.sequence, 0)
+    assert not view.entries("csa", 0, 0, 32).isnan().any()
+    assert view.entries("csa", 0, 32, 64).isnan().all()
+    assert view.entries("index", 2, 32, 64).isnan().all()
     assert not twin.sequence.state.windows.isnan()[:, :130].any()
     assert twin.sequence.state.windows[:, 130:].isnan().all()
     twins.close(twin)
-    assert memory.block("csa", 0, 0, 32).isnan().all()
-    assert memory.block("hca", 1, 0, 1).isnan().all()
+    assert view.entries("csa", 0, 0, 32).isnan().all()
+    assert view.entries("hca", 1, 0, 1).isnan().all()
     assert twin.sequence.state.windows.isnan().all()
     assert all(tail.isnan().all() for tail in twin.sequence.state.tails.values())

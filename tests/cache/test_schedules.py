@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.cache.synthetic import Twin, TwinPool
-from wavefold.cache import BlockAllocator, CacheLayout, PagedMemory, Pool, Sequence, paged, state
+from wavefold.cache import BlockAllocator, CacheLayout, PagedView, Pool, Sequence, paged_view, state
 
 NUM_BLOCKS = 9
 MAX_SEQUENCES = 4
@@ -110,8 +110,8 @@ def close_keeps_its_blocks(patch: pytest.MonkeyPatch) -> None:
 
 
 def ring_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    store = paged.ring_store
-    patch.setattr(paged, "ring_store", lambda ring, rows, end: store(ring, rows, end + 1))
+    store = paged_view.ring_store
+    patch.setattr(paged_view, "ring_store", lambda ring, rows, end: store(ring, rows, end + 1))
 
 
 def ring_too_short_for_a_rewind(patch: pytest.MonkeyPatch) -> None:
@@ -119,20 +119,20 @@ def ring_too_short_for_a_rewind(patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_stored_before_commit(patch: pytest.MonkeyPatch) -> None:
-    def store(self: PagedMemory, ring, rows) -> None:  # type: ignore[no-untyped-def]
-        paged.ring_store(ring, rows.clone(), self.end)
+    def store(self: PagedView, ring, rows) -> None:  # type: ignore[no-untyped-def]
+        paged_view.ring_store(ring, rows.clone(), self.end)
 
-    def window(self: PagedMemory, layer: int, kv):  # type: ignore[no-untyped-def]
+    def window(self: PagedView, layer: int, kv):  # type: ignore[no-untyped-def]
         seen = original(self, layer, kv)
         store(self, self.sequence.state.windows[layer], kv)
         return seen
 
-    original = PagedMemory.window
-    patch.setattr(PagedMemory, "window", window)
+    original = PagedView.window
+    patch.setattr(PagedView, "window", window)
 
 
 def abort_commits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PagedMemory, "abort", PagedMemory.commit)
+    patch.setattr(PagedView, "abort", PagedView.commit)
 
 
 def entries_of_another_layer(patch: pytest.MonkeyPatch) -> None:

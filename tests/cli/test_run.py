@@ -153,3 +153,9 @@ def test_default_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert answers.printable("a\x1b[2Jb\n\tc\x00\x7f\x9bé🙂") == "a\ufffd[2Jb\n\tc\ufffd\ufffd\ufffdé🙂"
+
+
+def test_gpu_kernels_are_asked_for_by_name(model: Path, capsys: Capture) -> None:
+    """They were never timed on a chip, and on a CPU there are none."""
+    assert run(model, "-p", "a", "--kernels", "tilelang") == 2
+    assert "--kernels tilelang is not allowed with device = cpu; expected tilelang on cuda" in capsys.readouterr().err

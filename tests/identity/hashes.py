@@ -99,11 +99,11 @@ def _in_a_pool(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
     for token in tokens[-40:-30]:
         yield model.logits(model.extend(token[None], [first], [1]))
     yield model.extend(tokens[-30:], [first, second], [20, 10])
-    (memory,) = pool.begin([first], [1])
+    (view,) = pool.begin([first], [1])
     for layer, ratio in enumerate(model.config.compress_ratios[: model.config.num_hidden_layers]):
         for kind in {CSA: ("csa", "index"), HCA: ("hca",)}.get(ratio, ()):
-            yield memory.block(kind, layer, 0, first.num_tokens // ratio).float()
-    pool.abort([memory])
+            yield view.entries(kind, layer, 0, first.num_tokens // ratio).float()
+    pool.abort([view])
 
 
 def _shipped_hash(name: str) -> Callable[[], str]:

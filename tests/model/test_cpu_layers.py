@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.small import SMALL
 from wavefold import ops
-from wavefold.cache import PagedMemory, packed_records, plain_records
+from wavefold.cache import PagedView, packed_records, plain_records
 from wavefold.checkpoint.random import random_model
 from wavefold.config import CSA, ModelConfig
 from wavefold.model import Step, Transformer, cpu_layers, transformer
@@ -59,20 +59,20 @@ def invariant() -> Iterator[None]:
         yield
 
 
-def rows_of(memory: PagedMemory, layer: int, ratio: int) -> dict[str, Tensor]:
+def rows_of(view: PagedView, layer: int, ratio: int) -> dict[str, Tensor]:
     """What a layer's caches hold after a pass that was not committed: rings to be written, entries and keys."""
     kinds = {0: (), CSA: ("csa", "index")}.get(ratio, ("hca",))
-    return {kind: memory.block(kind, layer, 0, memory.end // ratio).float() for kind in kinds if memory.end >= ratio}
+    return {kind: view.entries(kind, layer, 0, view.end // ratio).float() for kind in kinds if view.end >= ratio}
 
 
 def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Each layer alone, on the same random streams: what it makes of them, and its rows."""
     config, arithmetic = model.config, model.arithmetic
     for number, block in enumerate(model.layers):
-        memory = PagedMemory(model.new_pool(length, poison=True).open(), length)
-        memory.sequence.table[:] = memory.pool.blocks.allocate(memory.pool.layout.num_blocks(length))
-        memory.places = memory.sequence.places
-        batch = Batch.of(config, TOKENS[0, :length], [memory])
+        view = PagedView(model.new_pool(length, poison=True).open(), length)
+        view.sequence.table[:] = view.pool.blocks.allocate(view.pool.layout.num_blocks(length))
+        view.places = view.sequence.places
+        batch = Batch.of(config, TOKENS[0, :length], [view])
         generator = torch.Generator().manual_seed(number)
         streams = torch.randn(length, config.hc_mult, config.hidden_size, generator=generator).bfloat16()
         with torch.no_grad(), ops.using(backend=backend):
@@ -81,7 +81,7 @@ def layer_by_layer(model: Transformer, length: int, backend: str) -> Iterator[tu
             else:
                 layers = [cpu_layers.CpuLayer(block, config, arithmetic)]
                 out = cpu_layers.run_layers(layers, streams.clone(), batch, model.experts, config, arithmetic)
-        yield out, rows_of(memory, number, config.compress_ratios[number])
+        yield out, rows_of(view, number, config.compress_ratios[number])
 
 
 @pytest.mark.parametrize("length", [1, 5, 131, LENGTH])

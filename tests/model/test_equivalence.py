@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tests.small import SMALL
 from wavefold import ops
-from wavefold.cache import Memory, PagedMemory
-from wavefold.cache import paged as paging
+from wavefold.cache import PagedView, View
+from wavefold.cache import paged_view as paging
 from wavefold.checkpoint.random import random_model
 from wavefold.model import Transformer, attention, indexer, transformer
 from wavefold.model.batch import Batch
@@ -46,15 +46,15 @@ class Choices:
     def __init__(self) -> None:
         self.rows: dict[tuple[int, int], list[Tensor]] = {}
         self.gaps: list[Tensor] = []
-        self._memories: list[object] = []  # kept, so that no other gets its id
+        self._owners: list[object] = []  # kept, so that no other gets its id
 
-    def take(self, layer: Indexer, q: Tensor, weights: Tensor, visible: Tensor, memory: Memory, chosen: Tensor) -> None:
-        owner = getattr(memory, "sequence", memory)
-        self._memories.append(owner)
+    def take(self, layer: Indexer, q: Tensor, weights: Tensor, visible: Tensor, view: View, chosen: Tensor) -> None:
+        owner = getattr(view, "sequence", view)
+        self._owners.append(owner)
         padded = torch.full((len(chosen), layer.topk), -1)
         padded[:, : chosen.shape[1]] = chosen
         self.rows.setdefault((layer.layer, id(owner)), []).append(padded.sort().values)
-        keys = memory.block("index", layer.layer, 0, memory.end // 4)
+        keys = view.entries("index", layer.layer, 0, view.end // 4)
         scores = ops.index_scores(q, weights, keys, Arithmetic("exact"))
         rms = scores.square().mean().sqrt()
         scores = scores.masked_fill(torch.arange(len(keys)) >= visible[:, None], -torch.inf)
@@ -77,9 +77,9 @@ def record(patch: pytest.MonkeyPatch, recorded: list[Choices]) -> None:
     """Choices made from now on go to the last of `recorded`."""
     select = Indexer.select
 
-    def recording(self, q, weights, visible, memory, arithmetic):  # type: ignore[no-untyped-def]
-        chosen = select(self, q, weights, visible, memory, arithmetic)
-        recorded[-1].take(self, q, weights, visible, memory, chosen)
+    def recording(self, q, weights, visible, view, arithmetic):  # type: ignore[no-untyped-def]
+        chosen = select(self, q, weights, visible, view, arithmetic)
+        recorded[-1].take(self, q, weights, visible, view, chosen)
         return chosen
 
     patch.setattr(Indexer, "select", recording)
@@ -270,19 +270,19 @@ def test_a_call_larger_than_a_pass(exact: Transformer, monkeypatch: pytest.Monke
 
 
 def drop_the_previous_block(patch: pytest.MonkeyPatch) -> None:
-    original = ops.pool_entries
+    original = ops.compress_blocks
 
     def pooled(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
         if has_previous:
             return original(kv[ratio:], score[ratio:], ratio, overlap, False)
         return original(kv, score, ratio, overlap, False)
 
-    patch.setattr(ops, "pool_entries", pooled)
+    patch.setattr(ops, "compress_blocks", pooled)
 
 
 def window_of_127(patch: pytest.MonkeyPatch) -> None:
-    original = PagedMemory.window
-    patch.setattr(PagedMemory, "window", lambda self, layer, kv: original(self, layer, kv)[-126 - len(kv) :])
+    original = PagedView.window
+    patch.setattr(PagedView, "window", lambda self, layer, kv: original(self, layer, kv)[-126 - len(kv) :])
 
 
 def ring_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -298,16 +298,16 @@ def visible_a_token_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         Indexer,
         "select",
-        lambda self, q, weights, visible, memory, arithmetic: select(
-            self, q, weights, visible - int(len(q) == 1), memory, arithmetic
+        lambda self, q, weights, visible, view, arithmetic: select(
+            self, q, weights, visible - int(len(q) == 1), view, arithmetic
         ),
     )
 
 
 def index_keys_not_stored(patch: pytest.MonkeyPatch) -> None:
-    append = PagedMemory.append
+    append = PagedView.append
     patch.setattr(
-        PagedMemory,
+        PagedView,
         "append",
         lambda self, kind, layer, rows, first: append(self, kind, layer, rows * (kind != "index"), first),
     )

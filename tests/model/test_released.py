@@ -27,7 +27,7 @@ from tests.checks import (
     recorded,
 )
 from wavefold import Transformer, ops
-from wavefold.cache import FreshMemory
+from wavefold.cache import FreshView
 from wavefold.model.attention import Attention
 from wavefold.model.batch import Batch
 from wavefold.model.indexer import Indexer
@@ -120,16 +120,16 @@ def run_layer(name: str, layer: int) -> dict[str, Tensor]:
         (Indexer, "queries", lambda args, out: keep(indexer__q=out[0], indexer__weights=out[1])),
         (Indexer, "select", lambda args, out: keep(indexer__topk=out)),
         (ops.RunningTopK, "add", keep_scores),
-        (FreshMemory, "append", keep_entries),
+        (FreshView, "append", keep_entries),
         (MoE, "forward", lambda args, out: keep(ffn__input=args[1], ffn__output=out)),
         (Router, "forward", lambda args, out: keep(ffn__weights=out[0], ffn__ids=out[1])),
         (ops, "hc_weights", keep_mixes),
     ]
-    memory = FreshMemory(len(tokens))
+    view = FreshView(len(tokens))
     with pytest.MonkeyPatch.context() as patch:
         for owner, attribute, spy in spies:
             patch.setattr(owner, attribute, _watched(getattr(owner, attribute), spy))
-        batch = Batch.of(model.config, tokens, [memory])
+        batch = Batch.of(model.config, tokens, [view])
         output = model.layers[layer](layer_input(name, layer), batch, model.experts, RELEASED)
     return {key: torch.cat(tensors) for key, tensors in seen.items()} | {"output": output}
 
@@ -306,7 +306,7 @@ def test_mtp_module() -> None:
     """From the recorded streams and the tokens that follow them."""
     model, values = recorded("small-a")
     rows, following = values["positions"].long()[:-1], values["tokens"].long()[1:]
-    batch = Batch.of(model.config, following, [FreshMemory(len(following))])
+    batch = Batch.of(model.config, following, [FreshView(len(following))])
     embedded = model.embed(following, RELEASED)
     hidden = model.mtp[0].predict(values["streams"][:-1], embedded, batch, model.experts, RELEASED)
     assert_logits_agree("small-a MTP module", model.logits(hidden)[rows], values["mtp.logits.at"], 1e-3)

@@ -24,7 +24,7 @@ from wavefold.config import LayerSpec, ModelConfig
 from wavefold.model import Transformer
 from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
-from wavefold.plan.memory import block_bytes, packed, state_bytes
+from wavefold.plan.cache import block_bytes, packed, state_bytes
 from wavefold.plan.tensors import tensor_kinds
 
 WIDE = Arithmetic("exact", torch.float64)

@@ -111,14 +111,14 @@ class NearTies:
     def watch(self) -> Iterator[None]:
         select, choose = Indexer.select, ops.choose_experts
 
-        def watched_select(indexer, q, weights, visible, memory, arithmetic):  # type: ignore[no-untyped-def]
-            keys = memory.block("index", indexer.layer, 0, memory.end // 4)
+        def watched_select(indexer, q, weights, visible, view, arithmetic):  # type: ignore[no-untyped-def]
+            keys = view.entries("index", indexer.layer, 0, view.end // 4)
             scores = ops.index_scores(q, weights, keys, arithmetic).detach()
             size = ops.index_scores(q, weights.abs(), keys, arithmetic).detach()
             seen = torch.arange(scores.shape[1], device=q.device) < visible[:, None]
             near = near_tie(scores.masked_fill(~seen, -torch.inf), size.masked_fill(~seen, 0), indexer.topk)
             self._index.setdefault(indexer.layer, []).append(near)
-            return select(indexer, q, weights, visible, memory, arithmetic)
+            return select(indexer, q, weights, visible, view, arithmetic)
 
         def watched_choose(scores: Tensor, bias: Tensor, k: int) -> Tensor:
             biased = (scores + bias).detach()
@@ -315,7 +315,7 @@ MUTANTS: dict[str, Mutant] = {
         ops, "index_scores", lambda f: lambda q, w, keys, _: torch.einsum("nhd,nh,md->nm", q, w, keys)
     ),
     "previous and own half swapped": wrapped(
-        ops, "pool_entries", lambda f: lambda kv, z, ratio, overlap, *a: f(
+        ops, "compress_blocks", lambda f: lambda kv, z, ratio, overlap, *a: f(
             *((x.roll(x.shape[-1] // 2, -1) if overlap else x) for x in (kv, z)), ratio, overlap, *a)
     ),
     "compressor without ape": in_each("attn.compressor", "ape", torch.zeros_like),
@@ -367,7 +367,7 @@ def test_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("route_weights", 1), ("pool_entries", 2), ("hc_collapse", 2), ("hc_expand", 4), ("rotate", 1), ("expert", 1)],
+    [("route_weights", 1), ("compress_blocks", 2), ("hc_collapse", 2), ("hc_expand", 4), ("rotate", 1), ("expert", 1)],
 )
 def test_lost_gradient_is_caught(name: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each op in turn with one of its first inputs detached: the same logits, other gradients."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.checks import EXACT, RELEASED, assert_single_steps, op_vectors
 from wavefold import ModelConfig, ops, quant
-from wavefold.cache import FreshMemory, Memory
+from wavefold.cache import FreshView, View
 from wavefold.checkpoint import random_model
 from wavefold.config import CSA, HCA, SWA
 from wavefold.model.attention import Attention
@@ -121,7 +121,7 @@ ENTRIES = 10_000
 """Entry i is told from a window token by its number ENTRIES + i."""
 
 
-class Numbered(Memory):
+class Numbered(View):
     """A past in which every row is its own number."""
 
     def __init__(self, start: int, length: int):
@@ -136,7 +136,7 @@ class Numbered(Memory):
     def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
         raise NotImplementedError
 
-    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+    def entries(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         assert end <= self.end // (HCA if kind == "hca" else CSA), f"{kind} entry {end - 1} does not exist yet"
         return self.gather(kind, layer, torch.arange(first, end))
 
@@ -162,13 +162,13 @@ def keys_seen(ratio: int, start: int, length: int, arithmetic: ops.Arithmetic) -
         def finish(self, sink: Tensor) -> Tensor:
             return self.q
 
-    memory = Numbered(start, length)
+    view = Numbered(start, length)
     attention = Attention(SMALL, SMALL.layers[LAYERS[ratio]])
     index = (torch.ones(length, 1, 1), torch.ones(length, 1)) if ratio == CSA else ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "RunningSoftmax", Softmax)
-        window = memory.window(0, torch.empty(length))
-        attention.attend(torch.zeros(length, 1, 1), window, index, Segment(slice(0, length), memory), arithmetic)
+        window = view.window(0, torch.empty(length))
+        attention.attend(torch.zeros(length, 1, 1), window, index, Segment(slice(0, length), view), arithmetic)
     return seen
 
 
@@ -227,12 +227,12 @@ def entries_of(ratio: int, h: Tensor, rotated: bool) -> Tensor:
     """The entries of a random layer's compressor for hidden states h, in exact arithmetic."""
     model = random_model(SMALL, 0, Arithmetic("exact"))
     layer = LAYERS[ratio]
-    compressor, memory = model.layers[layer].attn.compressor, FreshMemory(len(h))
-    batch = Batch.of(SMALL, torch.zeros(len(h), dtype=torch.int64), [memory])
+    compressor, view = model.layers[layer].attn.compressor, FreshView(len(h))
+    batch = Batch.of(SMALL, torch.zeros(len(h), dtype=torch.int64), [view])
     if not rotated:
         batch.frequencies[True].zero_()
-    compressor.extend(compressor.project(h, batch, EXACT), Segment(slice(0, len(h)), memory), batch, EXACT)
-    return memory.block(*compressor.rows, 0, len(h) // ratio)
+    compressor.extend(compressor.project(h, batch, EXACT), Segment(slice(0, len(h)), view), batch, EXACT)
+    return view.entries(*compressor.rows, 0, len(h) // ratio)
 
 
 @pytest.mark.parametrize(("ratio", "length"), [(CSA, 19), (HCA, 300)])

@@ -15,8 +15,8 @@ from wavefold.cli.main import main
 from wavefold.config import ModelConfig
 from wavefold.model import transformer
 from wavefold.plan import machine as machines
+from wavefold.plan.cache import packed
 from wavefold.plan.machine import Machine, this_machine
-from wavefold.plan.memory import packed
 from wavefold.plan.predict import PASS_TOKENS, cache_read, check_fits, decode_rate, need, prefill_rate
 from wavefold.plan.tensors import tensor_kinds
 

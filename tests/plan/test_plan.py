@@ -13,8 +13,8 @@ from wavefold.model import Transformer
 from wavefold.model.official import official_tensors
 from wavefold.ops import Arithmetic
 from wavefold.plan.baseline import v32_decode_flops, v32_prefill_flops
+from wavefold.plan.cache import block_bytes, kv_record_bytes, packed, plain, state_bytes
 from wavefold.plan.flops import CONVENTIONS, decode_flops, prefill_flops
-from wavefold.plan.memory import block_bytes, kv_record_bytes, packed, plain, state_bytes
 from wavefold.plan.summary import flops_ratio, plan
 from wavefold.plan.tensors import tensor_kinds
 

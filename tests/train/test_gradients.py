@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.train.tiny import CONFIG
 from wavefold import ops
-from wavefold.cache import FreshMemory
+from wavefold.cache import FreshView
 from wavefold.data.batches import IGNORED, pack
 from wavefold.model.batch import Batch
 from wavefold.model.official import official_tensor, official_tensors
@@ -160,8 +160,8 @@ def all_grads(model, loss: Tensor) -> dict[str, Tensor]:
 def test_objective_has_the_gradients_of_the_models_own_pass(recompute: bool) -> None:
     """Against running softmax, whole logits, torch's cross-entropy: the pass that transformers agrees with."""
     model, packed = float64_model(), batch()
-    memory = Batch.of(CONFIG, packed.tokens, [FreshMemory(n) for n in packed.lengths])
-    logits = model.logits(model.final(model.run_blocks(memory)))
+    view = Batch.of(CONFIG, packed.tokens, [FreshView(n) for n in packed.lengths])
+    logits = model.logits(model.final(model.run_blocks(view)))
     expected = all_grads(model, torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum"))
     losses = Objective(model, recompute=recompute)(packed, False, TrainingPass("sparse"))
     mine = all_grads(model, losses.next_token)

@@ -8,7 +8,7 @@ import torch
 
 from wavefold.cache import Pool, Records, packed_records, plain_records
 from wavefold.config import ModelConfig
-from wavefold.plan import memory as plan_memory
+from wavefold.plan import cache as plan_cache
 from wavefold.system import rss_bytes
 
 RECORDS = ("packed", "bfloat16", "float32")
@@ -25,20 +25,20 @@ class PoolRow:
     rss_bytes: int
 
 
-def records_named(config: ModelConfig, name: str) -> tuple[Records, plan_memory.RecordBytes]:
+def records_named(config: ModelConfig, name: str) -> tuple[Records, plan_cache.RecordBytes]:
     """Records of the cache, and the plan's account of them."""
     if name == "packed":
-        return packed_records(config), plan_memory.packed(config)
+        return packed_records(config), plan_cache.packed(config)
     if name not in RECORDS:
         raise ValueError(f"records {name!r} are not allowed; expected {', '.join(RECORDS)}")
     dtype = getattr(torch, name)
-    return plain_records(config, dtype), plan_memory.plain(config, dtype.itemsize)
+    return plain_records(config, dtype), plan_cache.plain(config, dtype.itemsize)
 
 
 def planned_bytes(config: ModelConfig, num_tokens: int, name: str) -> int:
     """Bytes of a sequence of this length by the plan's formulas: whole blocks and its state."""
     _, sizes = records_named(config, name)
-    return plan_memory.pool_bytes(config, num_tokens, sizes) + plan_memory.state_bytes(config, sizes)
+    return plan_cache.pool_bytes(config, num_tokens, sizes) + plan_cache.state_bytes(config, sizes)
 
 
 def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from wavefold.bench.contestants import Contestant, Wavefold
 from wavefold.config import ModelConfig
+from wavefold.plan.cache import packed, plain
 from wavefold.plan.flops import prefill_flops
 from wavefold.plan.machine import gemm_rate, memory_read_rate
-from wavefold.plan.memory import packed, plain
 from wavefold.plan.predict import cache_read
 from wavefold.plan.tensors import tensor_kinds
 

@@ -2,15 +2,30 @@
 
 from wavefold.cache.blocks import BlockAllocator, PoolFull
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, Rows, entries_of, keys_of
-from wavefold.cache.memory import FreshMemory, Memory
-from wavefold.cache.paged import PagedMemory
+from wavefold.cache.paged_view import PagedView
 from wavefold.cache.pool import Pool
 from wavefold.cache.record import Record, Records, packed_records, plain_records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
+from wavefold.cache.view import FreshView, View
 
 __all__ = [
-    "BLOCK_TOKENS", "REWIND", "BlockAllocator", "CacheLayout", "FreshMemory", "Memory", "PagedMemory", "Pool",
-    "PoolFull", "Record", "Records", "Rows", "Sequence", "Snapshot", "entries_of", "keys_of", "packed_records",
+    "BLOCK_TOKENS",
+    "REWIND",
+    "BlockAllocator",
+    "CacheLayout",
+    "FreshView",
+    "PagedView",
+    "Pool",
+    "PoolFull",
+    "Record",
+    "Records",
+    "Rows",
+    "Sequence",
+    "Snapshot",
+    "View",
+    "entries_of",
+    "keys_of",
+    "packed_records",
     "plain_records",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
     Pool                    storage [blocks, bytes]: a block is one contiguous record of all layers; one allocator
       Sequence              block table, fixed state, length; fork, rewind, snapshot, close
-        PagedMemory         one pass over it: reads blocks, writes new rows, commits at the end
+        PagedView         one pass over it: reads blocks, writes new rows, commits at the end
       Snapshot              a sequence at a block boundary, from which others are opened
 
 Forks and snapshots share blocks; a shared block that is only partly filled is copied before it is written. A pass that
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavefold.cache.blocks import BlockAllocator
 from wavefold.cache.layout import BLOCK_TOKENS, CacheLayout, RowKind
-from wavefold.cache.paged import PagedMemory
+from wavefold.cache.paged_view import PagedView
 from wavefold.cache.record import Records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
@@ -78,7 +78,7 @@ class Pool:
         self.sequences.append(sequence)
         return sequence
 
-    def begin(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
+    def begin(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedView]:
         """Reserve room for counts[i] more tokens in sequences[i], for all or, raising PoolFull, for none."""
         copies, growth = self.check_room(sequences, counts)
         try:
@@ -86,54 +86,60 @@ class Pool:
                 if copy:
                     sequence._own_last_block()
                 sequence.table += self.blocks.allocate(grow)
-            return [PagedMemory(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
+            return [PagedView(sequence, count) for sequence, count in zip(sequences, counts, strict=True)]
         except BaseException:
             for sequence in sequences:
                 sequence._truncate()
             raise
 
-    def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedMemory]:
+    def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedView]:
         """Passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
 
-        Raises ValueError for a pool without their rings, and for tokens that the main layers have not run yet.
+        Raises ValueError for a pool without their rings, for sequences that cannot be extended, and for tokens that
+        the main layers have not run yet.
         """
         if not self.layout.mtp:
             raise ValueError("this pool has no rings of MTP layers; open one with mtp=True")
+        self._check_sequences(sequences)
         for sequence, count in zip(sequences, counts, strict=True):
             behind = sequence.num_tokens - sequence.num_mtp_tokens
             if not 0 < count <= behind:
                 raise ValueError(f"a count of {count} MTP tokens is not allowed; expected 1 to {behind}")
-        return [PagedMemory(sequence, count, mtp=True) for sequence, count in zip(sequences, counts, strict=True)]
+        return [PagedView(sequence, count, mtp=True) for sequence, count in zip(sequences, counts, strict=True)]
 
-    def commit(self, memories: Seq[PagedMemory]) -> None:
-        """The pass over `memories` is complete: its tokens are now their sequences' past."""
+    def commit(self, views: Seq[PagedView]) -> None:
+        """The pass over `views` is complete: its tokens are now their sequences' past."""
         try:
-            for memory in memories:
-                memory.commit()
+            for view in views:
+                view.commit()
         except BaseException:  # half a commit has lost old rows already; a whole one may be repeated
-            for memory in memories:
-                memory.commit()
+            for view in views:
+                view.commit()
             raise
 
-    def abort(self, memories: Seq[PagedMemory]) -> None:
-        """The pass over `memories` did not complete: their sequences stay as they were before it."""
-        for memory in memories:
-            memory.abort()
+    def abort(self, views: Seq[PagedView]) -> None:
+        """The pass over `views` did not complete: their sequences stay as they were before it."""
+        for view in views:
+            view.abort()
 
     def check_room(self, sequences: Seq[Sequence], counts: Seq[int]) -> tuple[list[bool], list[int]]:
         """For each sequence, whether its last block must be copied and how many blocks its tokens add.
 
         Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
         """
+        self._check_sequences(sequences)
+        copies = self._copies(sequences)
+        growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
+        self.blocks.check_free(sum(copies) + sum(growth))
+        return copies, growth
+
+    def _check_sequences(self, sequences: Seq[Sequence]) -> None:
+        """Raises ValueError for a sequence that is closed, of another pool, or named twice."""
         for sequence in sequences:
             if sequence.pool is not self or sequence.closed:
                 raise ValueError("a sequence is closed or belongs to another pool; open it in this one")
         if len(set(map(id, sequences))) != len(sequences):
             raise ValueError("a sequence appears twice; give all its tokens at once")
-        copies = self._copies(sequences)
-        growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
-        self.blocks.check_free(sum(copies) + sum(growth))
-        return copies, growth
 
     def _copies(self, sequences: Seq[Sequence]) -> list[bool]:
         """Whether each, extended in this order, writes to a block that others still hold: the last one keeps it."""

@@ -53,12 +53,17 @@ class Sequence:
         """Bytes this sequence holds: its blocks (shared ones counted in full) and its state."""
         return len(self.table) * self.pool.layout.block_bytes + self.state.num_bytes
 
+    @property
+    def sure_mtp_tokens(self) -> int:
+        """MTP rows that stay right whatever token comes next: the last token's row also reads the token after it."""
+        return min(self.num_mtp_tokens, max(0, self.num_tokens - 1))
+
     def fork(self) -> Sequence:
         """A second sequence with the same past; blocks are shared until one of the two writes to them."""
         self._check_open()
         other = Sequence(self.pool, self.state.copy())
         other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
-        other.num_mtp_tokens = self.num_mtp_tokens
+        other.num_mtp_tokens = self.sure_mtp_tokens
         self.pool.blocks.share(self.table)
         return self.pool._adopt(other)
 
@@ -74,7 +79,7 @@ class Sequence:
                 "all blocks are complete"
             )
         return Snapshot(
-            self.pool, list(self.table), self.num_tokens, self._high, self.num_mtp_tokens, self.state.copy()
+            self.pool, list(self.table), self.num_tokens, self._high, self.sure_mtp_tokens, self.state.copy()
         )
 
     def rewind(self, num_tokens: int) -> None:
@@ -87,7 +92,7 @@ class Sequence:
                 f"({self.num_tokens} tokens, and at most {REWIND} behind position {self._high})"
             )
         self.num_tokens -= num_tokens
-        self.num_mtp_tokens = min(self.num_mtp_tokens, self.num_tokens)
+        self.num_mtp_tokens = self.sure_mtp_tokens
         self._truncate()
 
     def close(self) -> None:

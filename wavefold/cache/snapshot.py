@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from wavefold.cache.layout import REWIND
 from wavefold.cache.state import SequenceState
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class Snapshot:
     def of_bytes(cls, pool: Pool, table: list[int], num_tokens: int, state_bytes: bytes | memoryview) -> Snapshot:
         """A snapshot of blocks of `pool` that hold the rows of `num_tokens` tokens, and of a state's bytes.
 
-        What `state_bytes` gave of another snapshot of the same layout; a sequence opened from it cannot step back
-        before its last token. Raises ValueError for sizes that do not fit.
+        `state_bytes` are those of another snapshot of the same layout. A sequence opened from it cannot step back
+        behind `num_tokens`: the bytes do not say how far the first sequence had been, and which rows its rings lost.
+        Raises ValueError for sizes that do not fit.
         """
         layout = pool.layout
         if len(state_bytes) != layout.state_bytes or layout.num_blocks(num_tokens) != len(table):
@@ -43,7 +45,7 @@ class Snapshot:
             )
         state = SequenceState(layout, pool.device)
         state.buffer.copy_(torch.frombuffer(bytearray(state_bytes), dtype=torch.uint8))
-        return cls(pool, table, num_tokens, num_tokens, 0, state)
+        return cls(pool, table, num_tokens, num_tokens + REWIND, 0, state)
 
     @property
     def state_bytes(self) -> memoryview:

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--kernels", choices=("tilelang",),
+                        help="of routed experts on a GPU: TileLang's, which were never timed on a chip (default: plain "
+                        "torch)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object for each answer in place of text and figures; its stop_reason is "

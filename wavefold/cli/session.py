@@ -33,7 +33,7 @@ class Session:
         with as_flags():
             self.llm = LLM(
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, args.threads, args.strict,
-                args.batch_invariant, over_ranks(args),
+                args.batch_invariant, over_ranks(args), args.kernels,
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
         self.sampling = Sampling(

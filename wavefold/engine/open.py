@@ -7,7 +7,6 @@ over ranks  this process reads its share of the routed experts and asks the othe
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,6 @@ from wavefold.experts.gpu import kernel_experts
 from wavefold.experts.ranked import RankedExperts
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
-from wavefold.system import Notice
 from wavefold.waves.agreement import agreed, num_ranks
 from wavefold.waves.exchange import Settings
 from wavefold.waves.group import Group
@@ -32,6 +30,8 @@ from wavefold.waves.transport import TorchTransport
 from wavefold.waves.wire import Wire
 
 DEFAULT_WAVES = 8
+KERNELS = ("tilelang",)
+"""GPU kernels of routed experts."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,18 @@ def open_model(
     strict: bool = False,
     batch_invariant: bool = False,
     over_ranks: OverRanks | None = None,
+    kernels: str | None = None,
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
-    model; they have joined (`agreement.joined`). Raises ValueError for a folder or settings that cannot be used.
+    model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
+    (None: plain torch; the kernels have not been timed on a chip). Raises ValueError for a folder or settings that
+    cannot be used.
     """
     place = _usable(device)
+    if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
+        raise ValueError(f"kernels = {kernels} is not allowed with device = {device}; expected {KERNELS[0]} on cuda")
     if over_ranks is None:
         model = load(folder, arithmetic, dtype, place, strict=strict)
     elif place.type != "cpu":
@@ -75,11 +80,8 @@ def open_model(
             "the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, and "
             "an installation with the kernels"
         )
-    if place.type == "cuda":
-        try:
-            model.experts = kernel_experts(model.experts, model.config, model.device)
-        except ValueError as error:
-            warnings.warn(f"routed experts run on plain torch: {error}", Notice, stacklevel=2)
+    if kernels is not None:
+        model.experts = kernel_experts(model.experts, model.config, model.device)
     return model
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import Memory, entries_of
+from wavefold.cache import View, entries_of
 from wavefold.config import WINDOW_PART, LayerSpec, ModelConfig
+from wavefold.model.attention_train import attend_training
 from wavefold.model.batch import Batch, Segment, num_visible
 from wavefold.model.compressor import Compressor
 from wavefold.model.indexer import Indexer, as_mask
 from wavefold.model.parameters import Linear, Norm, empty
-from wavefold.model.whole_attention import attend_whole
 from wavefold.ops import Arithmetic
 
 QUERY_CHUNK = 128
@@ -62,10 +62,10 @@ class Attention(nn.Module):
             self.indexer = Indexer(config, spec)
 
     def forward(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
-        """h [n, hidden], normalised -> [n, hidden]. The memories of the batch take the new tokens' rows."""
+        """h [n, hidden], normalised -> [n, hidden]. The views of the batch take the new tokens' rows."""
         qr, q, kv = self.project(h, batch, arithmetic)
         if batch.training is not None:
-            o = attend_whole(self, h, qr, q, kv, batch, batch.training, arithmetic)
+            o = attend_training(self, h, qr, q, kv, batch, batch.training, arithmetic)
         else:
             o = self.attend_pieces(h, qr, q, kv, batch, arithmetic)
         return self.output(ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True), arithmetic)
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic
     ) -> Tensor:  # fmt: skip
         """[n, H, c], over each sequence's past as well."""
-        lengths = [segment.memory.length for segment in batch.segments]
+        lengths = [segment.view.length for segment in batch.segments]
         detached = h.detach(), qr.detach()  # nothing learns from the indexer
         index: tuple[Tensor, ...] = ()
         rows = key_rows = h[:, :0]
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         outputs: list[Tensor] = []
         parts = (x.split(lengths) for x in (q, kv, rows, key_rows, *index))
         for segment, q_part, kv_part, rows_part, key_rows_part, *index_part in zip(batch.segments, *parts, strict=True):
-            window = segment.memory.window(self.layer, kv_part)
+            window = segment.view.window(self.layer, kv_part)
             if self.spec.has_keys:
                 self.indexer.compressor.extend(key_rows_part, segment, batch, arithmetic)
             if self.spec.has_compressor:
@@ -116,24 +116,24 @@ class Attention(nn.Module):
 
         `index` is, in layers with an indexer, its queries and weights for the same tokens. Returns [n, H, c] in chunks.
         """
-        spec, memory = self.spec, segment.memory
-        outputs, first = [], memory.start
+        spec, view = self.spec, segment.view
+        outputs, first = [], view.start
         for q_chunk, *index_chunk in zip(*(x.split(QUERY_CHUNK) for x in (q, *index)), strict=True):
             chunk = range(first, first + len(q_chunk))
             first += len(q_chunk)
             positions = torch.arange(chunk.start, chunk.stop, device=q.device)
             softmax = ops.RunningSoftmax(q_chunk, arithmetic)
             with ops.part(WINDOW_PART):
-                self._add_window(softmax, window, chunk, memory, arithmetic)
+                self._add_window(softmax, window, chunk, view, arithmetic)
             if spec.indexed:
                 seen = num_visible(positions, spec.ratio)
                 chosen = self._choice(index_chunk, chunk, seen, segment, arithmetic)
                 with ops.part(spec.part):
-                    self._add_chosen(softmax, chosen, memory, arithmetic)
+                    self._add_chosen(softmax, chosen, view, arithmetic)
             elif spec.compressed:
                 visible = num_visible(positions, spec.ratio), num_visible(chunk[-1], spec.ratio)
                 with ops.part(spec.part):
-                    self._add_visible(softmax, *visible, memory, arithmetic)
+                    self._add_visible(softmax, *visible, view, arithmetic)
             outputs.append(softmax.finish(self.attn_sink))
         return outputs
 
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         if self.spec.choice_of is not None:
             return segment.choices[self.spec.choice_of, chunk.start]
         q, weights = index
-        chosen = self.indexer.select(q, weights, visible, segment.memory, arithmetic)
+        chosen = self.indexer.select(q, weights, visible, segment.view, arithmetic)
         if self.shares_choice:
             segment.choices[self.layer, chunk.start] = chosen
         return chosen
@@ -154,11 +154,11 @@ class Attention(nn.Module):
         softmax: ops.RunningSoftmax,
         window: Tensor,
         chunk: range,
-        memory: Memory,
+        view: View,
         arithmetic: Arithmetic,
     ) -> None:
-        """Tokens t - 127 .. t for the query at t. `window` holds positions memory.end - len(window) .. memory.end."""
-        base = memory.end - len(window)
+        """Tokens t - 127 .. t for the query at t. `window` holds positions view.end - len(window) .. view.end."""
+        base = view.end - len(window)
         positions = torch.arange(chunk.start, chunk.stop, device=window.device)
         if arithmetic.released:  # slots in the order of the released code: oldest first, 64 at a time
             oldest = (positions - self.window + 1).clamp(min=0)[:, None]
@@ -172,26 +172,26 @@ class Attention(nn.Module):
             age = positions[:, None] - tokens
             softmax.add(window[start - base : start - base + len(tokens)], (age >= 0) & (age < self.window))
 
-    def _add_chosen(self, softmax: ops.RunningSoftmax, chosen: Tensor, memory: Memory, arithmetic: Arithmetic) -> None:
+    def _add_chosen(self, softmax: ops.RunningSoftmax, chosen: Tensor, view: View, arithmetic: Arithmetic) -> None:
         """Entries by number, chosen [n, k], best first, with -1 for none."""
-        num_entries = memory.end // self.spec.ratio
+        num_entries = view.end // self.spec.ratio
         few = num_entries <= DENSE_ENTRIES * self.topk
         if not arithmetic.released and (few or softmax.q.requires_grad):  # all entries, the others masked: no gather
             seen = as_mask(chosen, num_entries)
             for first in range(0, num_entries, EXACT_PIECE):
                 end = min(first + EXACT_PIECE, num_entries)
-                softmax.add(memory.block(*self.entries, first, end), seen[:, first:end])
+                softmax.add(view.entries(*self.entries, first, end), seen[:, first:end])
             return
         for first in range(0, chosen.shape[1], GATHER_PIECE):
             piece = chosen[:, first : first + GATHER_PIECE]
-            softmax.add(memory.gather(*self.entries, piece.clamp(min=0)), piece >= 0)
+            softmax.add(view.gather(*self.entries, piece.clamp(min=0)), piece >= 0)
 
     def _add_visible(
-        self, softmax: ops.RunningSoftmax, visible: Tensor, most: int, memory: Memory, arithmetic: Arithmetic
+        self, softmax: ops.RunningSoftmax, visible: Tensor, most: int, view: View, arithmetic: Arithmetic
     ) -> None:
         """All entries that are complete at each query: visible [n] counts them, `most` at the last query."""
         size = ops.RELEASED_PIECE if arithmetic.released else EXACT_PIECE
         for first in range(0, most, size):
             end = min(first + size, most)
             entries = torch.arange(first, end, device=visible.device)
-            softmax.add(memory.block(*self.entries, first, end), entries < visible[:, None])
+            softmax.add(view.entries(*self.entries, first, end), entries < visible[:, None])

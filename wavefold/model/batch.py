@@ -1,4 +1,4 @@
-"""The new tokens of one pass: several sequences' runs, one after another, each with its memory of the past."""
+"""The new tokens of one pass: several sequences' runs, one after another, each with its view of the past."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.cache import Memory
+from wavefold.cache import View
 from wavefold.config import ModelConfig
 from wavefold.model.training_pass import TrainingPass
 from wavefold.ops import Table
@@ -26,13 +26,13 @@ def num_visible(positions: Position, ratio: int) -> Position:
 
 @dataclass(frozen=True)
 class Segment:
-    """One sequence's run: rows `rows` of the packed tokens, at positions memory.start .. memory.end.
+    """One sequence's run: rows `rows` of the packed tokens, at positions view.start .. view.end.
 
     `choices`: entries chosen [n, k] by (layer, position of the first of n queries), for later layers that use them too.
     """
 
     rows: slice
-    memory: Memory
+    view: View
     choices: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
@@ -49,22 +49,20 @@ class Batch:
     training: TrainingPass | None = None
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, tokens: Tensor, memories: Seq[Memory], training: TrainingPass | None = None
-    ) -> Batch:
-        """Pack `tokens` [n]: the runs of `memories`, in that order."""
+    def of(cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None) -> Batch:
+        """Pack `tokens` [n]: the runs of `views`, in that order."""
         segments, row = [], 0
-        for memory in memories:
-            segments.append(Segment(slice(row, row + memory.length), memory))
-            row += memory.length
+        for view in views:
+            segments.append(Segment(slice(row, row + view.length), view))
+            row += view.length
         assert row == len(tokens), (row, len(tokens))
         return cls(tokens, tuple(segments), config, training)
 
     @functools.cached_property
     def positions(self) -> Tensor:
         """The tokens' positions in their sequences, int64 [n]."""
-        runs = (segment.memory for segment in self.segments)
-        return torch.cat([torch.arange(memory.start, memory.end, device=self.tokens.device) for memory in runs])
+        runs = (segment.view for segment in self.segments)
+        return torch.cat([torch.arange(view.start, view.end, device=self.tokens.device) for view in runs])
 
     @functools.cached_property
     def frequencies(self) -> dict[bool, Tensor]:

@@ -1,7 +1,7 @@
 """The compressor: `ratio` tokens become one entry. Report section 2.3. Blocks may overlap.
 
     h --wkv----> kv    \\
-    h --wgate--> score  > rows kept by token (the tail) --complete block--> pooled -> norm -> RoPE -> entry
+    h --wgate--> score  > rows kept by token (the tail) --complete block--> mean -> norm -> RoPE -> entry
            + ape[t % ratio]                                                     (position: the block's first token)
 """
 
@@ -19,7 +19,7 @@ from wavefold.ops import Arithmetic
 
 
 class Compressor(nn.Module):
-    """Turns hidden states into entries of width `dim`, and stores them in the memory as `rows`.
+    """Turns hidden states into entries of width `dim`, and stores them in the view as `rows`.
 
     Entries are attended; with `as_keys` they are an indexer's keys.
     """
@@ -43,34 +43,34 @@ class Compressor(nn.Module):
 
     def extend(self, rows: Tensor, segment: Segment, batch: Batch, arithmetic: Arithmetic) -> None:
         """Take one sequence's new rows; store the entries of the blocks that they complete."""
-        memory, ratio = segment.memory, self.ratio
-        first, end = memory.start // ratio, memory.end // ratio
+        view, ratio = segment.view, self.ratio
+        first, end = view.start // ratio, view.end // ratio
         has_previous = self.overlap and first > 0
-        tail = memory.tail(*self.rows, rows, (first - has_previous) * ratio)
+        tail = view.tail(*self.rows, rows, (first - has_previous) * ratio)
         if end == first:
-            if memory.start == 0:
-                memory.append(*self.rows, rows.new_empty(0, self.dim, dtype=arithmetic.dtype), 0)
+            if view.start == 0:
+                view.append(*self.rows, rows.new_empty(0, self.dim, dtype=arithmetic.dtype), 0)
             return
         complete = tail[: (end - first + has_previous) * ratio]
-        pooled = ops.pool_entries(complete[:, 0], complete[:, 1], ratio, self.overlap, has_previous)
-        entries = self._entries(pooled.to(arithmetic.dtype), batch.entry_table(first, end, ratio), arithmetic)
-        memory.append(*self.rows, entries, first)
+        entries = ops.compress_blocks(complete[:, 0], complete[:, 1], ratio, self.overlap, has_previous)
+        entries = self._stored(entries.to(arithmetic.dtype), batch.entry_table(first, end, ratio), arithmetic)
+        view.append(*self.rows, entries, first)
 
     def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """`project` and `extend` in one, for whole sequences h [n, hidden] that begin with this pass; their entries."""
-        lengths = [segment.memory.length for segment in batch.segments]
+        lengths = [segment.view.length for segment in batch.segments]
         weights = self.wkv.weight, self.wgate.weight, self.ape
-        pooled = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
+        entries = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
         blocks = [length // self.ratio for length in lengths]
-        if len(pooled):
-            pooled = self._entries(pooled, _joined([batch.entry_table(0, n, self.ratio) for n in blocks]), arithmetic)
-        for segment, entries in zip(batch.segments, pooled.split(blocks), strict=True):
-            segment.memory.append(*self.rows, entries, 0)
-        return pooled
+        if len(entries):
+            entries = self._stored(entries, _joined([batch.entry_table(0, n, self.ratio) for n in blocks]), arithmetic)
+        for segment, rows in zip(batch.segments, entries.split(blocks), strict=True):
+            segment.view.append(*self.rows, rows, 0)
+        return entries
 
-    def _entries(self, pooled: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
-        """Pooled blocks as they are stored, at the table's positions."""
-        entries = self.norm.rotated(pooled, table, arithmetic)
+    def _stored(self, entries: Tensor, table: Table, arithmetic: Arithmetic) -> Tensor:
+        """Compressed blocks [m, dim] as they are stored, at the table's positions."""
+        entries = self.norm.rotated(entries, table, arithmetic)
         if self.as_keys:
             return ops.index_rotate(entries, arithmetic)
         return ops.kv_sim(entries, self.rope_dim, arithmetic)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavefold import ops
-from wavefold.cache import Memory, PagedMemory, Rows, entries_of, keys_of
+from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
 from wavefold.cache.state import SequenceState
 from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute
@@ -50,18 +51,37 @@ class CpuLayer:
         self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
 
 
+_num_registered = 0
+"""Parameters that any module has registered so far: a step looks at this number in place of all parameters."""
+
+
+def _count_registered(*_: object) -> None:
+    global _num_registered
+    _num_registered += 1
+
+
+register_module_parameter_registration_hook(_count_registered)
+
+
 class CpuLayers:
     """A model's main layers, and the model whole, as the kernels take them: made when they are first needed, and again
-    when parameters were replaced."""
+    when parameters were replaced.
+
+    A pass of more than one token for each sequence compares all addresses; a decode step only asks whether a parameter
+    was registered since. The memory of parameters that were replaced otherwise is held until then.
+    """
 
     def __init__(self) -> None:
         self.layers: list[CpuLayer] = []
         self._whole: native.WholeModel | None = None
-        self._made_for: tuple[Arithmetic, object, int] | None = None
+        self._compute: ExpertCompute | None = None
+        self._arithmetic: Arithmetic | None = None
+        self._generation = self._num_registered = -1
         self._slots: Slots = [], []
         self._addresses: list[int] = []
+        self._memory: list[Tensor] = []
 
-    def of(self, model: Transformer, memories: Sequence[Memory]) -> bool:
+    def of(self, model: Transformer, views: Sequence[View]) -> bool:
         """True if the kernels run the model's layers for these sequences, whose `layers` and `whole` then are current.
 
         They do not for other activations than bfloat16, another device than a CPU, rows that are in no pool or that
@@ -69,14 +89,23 @@ class CpuLayers:
         """
         if not ops.kernels_run(model.arithmetic.dtype, model.device):
             return False
-        if not all(memory.has_rows for memory in memories):
+        if not all(view.has_rows for view in views):
             return False
-        store = model.experts.store
-        made_for = model.arithmetic, model.experts, store.generation
-        if self._made_for != made_for or self._addresses != _addresses(self._slots):
+        if not self._is_current(model, all(view.length == 1 for view in views)):
             self._make(model)
-            self._made_for = made_for
         return bool(self.layers)
+
+    def _is_current(self, model: Transformer, is_step: bool) -> bool:
+        """True if the structures are still those of the model."""
+        compute, arithmetic = model.experts, model.arithmetic
+        if self._compute is not compute or self._generation != compute.store.generation:
+            return False
+        if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
+            return False
+        if is_step and self._num_registered == _num_registered:
+            return True
+        self._num_registered = _num_registered
+        return self._addresses == _addresses(self._slots)
 
     @property
     def whole(self) -> native.WholeModel | None:
@@ -85,8 +114,11 @@ class CpuLayers:
 
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
+        self._compute, self._arithmetic = model.experts, model.arithmetic
+        self._generation, self._num_registered = model.experts.store.generation, _num_registered
         self._slots = _slots(model)
         self._addresses = _addresses(self._slots)
+        self._memory = [tensor.detach() for tensor in map(operator.getitem, *self._slots)]
         self._whole, self.layers = None, []
         if not as_stored(blocks):
             return
@@ -126,24 +158,24 @@ def _ends_as_stored(model: Transformer) -> bool:
 
 
 def run_whole(
-    model: native.WholeModel, layers: Sequence[CpuLayer], tokens: Tensor, memories: Sequence[PagedMemory],
+    model: native.WholeModel, layers: Sequence[CpuLayer], tokens: Tensor, views: Sequence[PagedView],
     wanted: Sequence[int], hidden: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """A pass in one call: tokens [n] of the memories' sequences -> logits float32 [len(wanted), vocab].
+    """A pass in one call: tokens [n] of the views' sequences -> logits float32 [len(wanted), vocab].
 
-    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The memories' rows are as after the
+    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The views' rows are as after the
     layers' own passes.
     """
-    return native.forward(model, spans_of(layers, memories), tokens, wanted, hidden)
+    return native.forward(model, spans_of(layers, views), tokens, wanted, hidden)
 
 
 def run_layers(
     layers: Sequence[CpuLayer], streams: Tensor, batch: Batch, experts: ExpertCompute, config: ModelConfig,
     arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip
-    """streams bfloat16 [n, hc, hidden] -> the same after all layers; the memories' rows as after `Block.forward`."""
+    """streams bfloat16 [n, hc, hidden] -> the same after all layers; the views' rows as after `Block.forward`."""
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
-    spans = spans_of(layers, [segment.memory for segment in batch.segments])  # type: ignore[misc]
+    spans = spans_of(layers, [segment.view for segment in batch.segments])  # type: ignore[misc]
     nothing = native.ranges([])
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
@@ -162,44 +194,44 @@ def run_layers(
     return buffers.streams
 
 
-def spans_of(layers: Sequence[CpuLayer], memories: Sequence[PagedMemory]) -> native.Spans:
-    """The memories' new tokens and caches, for calls during which they live."""
-    return native.spans([_span(layers, memory) for memory in memories])
+def spans_of(layers: Sequence[CpuLayer], views: Sequence[PagedView]) -> native.Spans:
+    """The views' new tokens and caches, for calls during which they live."""
+    return native.spans([_span(layers, view) for view in views])
 
 
-def _span(layers: Sequence[CpuLayer], memory: PagedMemory) -> native.SpanStruct:
-    derived = memory.places.derived
-    views: native.Views | None = derived.get("views")  # type: ignore[assignment]
-    if views is None or len(views) != len(layers):
-        views = derived["views"] = native.views([_view(layer, memory) for layer in layers])
-    state = memory.stage()
-    staged = None if state is None else native.staged(_staged_addresses(layers, memory, state))
-    return native.span(memory.start, memory.length, views, staged)
+def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
+    derived = view.places.derived
+    structs: native.Views | None = derived.get("views")  # type: ignore[assignment]
+    if structs is None or len(structs) != len(layers):
+        structs = derived["views"] = native.views([_view_struct(layer, view) for layer in layers])
+    state = view.stage()
+    staged = None if state is None else native.staged(_staged_addresses(layers, view, state))
+    return native.span(view.start, view.length, structs, staged)
 
 
-def _view(layer: CpuLayer, memory: PagedMemory) -> native.ViewStruct:
+def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:
     """Where a sequence's rows of this layer lie."""
-    view = native.ViewStruct()
-    view.window = memory.window_rows(layer.layer).struct()
+    struct = native.ViewStruct()
+    struct.window = view.window_rows(layer.layer).struct()
     names = ("entries", "tail", "tail_rows"), ("keys", "key_tail", "key_tail_rows")
     for rows, (field, tail, tail_rows) in zip(layer.rows, names, strict=False):
-        ring = memory.tail_rows(*rows)
-        setattr(view, field, memory.rows(*rows).struct())
-        setattr(view, tail, ring.data_ptr())
-        setattr(view, tail_rows, len(ring))
-    return view
+        ring = view.tail_rows(*rows)
+        setattr(struct, field, view.rows(*rows).struct())
+        setattr(struct, tail, ring.data_ptr())
+        setattr(struct, tail_rows, len(ring))
+    return struct
 
 
-def _staged_addresses(layers: Sequence[CpuLayer], memory: PagedMemory, state: SequenceState) -> np.ndarray:
+def _staged_addresses(layers: Sequence[CpuLayer], view: PagedView, state: SequenceState) -> np.ndarray:
     """Where the new rows of each layer's rings go in a staged state: int64 [layers, 3], 0 for a ring that is not."""
-    derived = memory.places.derived
+    derived = view.places.derived
     offsets: np.ndarray | None = derived.get("offsets")  # type: ignore[assignment]
     if offsets is None or len(offsets) != len(layers):
-        base = memory.sequence.state.buffer.data_ptr()
+        base = view.sequence.state.buffer.data_ptr()
         offsets = derived["offsets"] = np.full((len(layers), 3), -1, np.int64)
         for row, layer in zip(offsets, layers, strict=True):
-            rings = [memory.window_rows(layer.layer).storage]
-            rings += [memory.tail_rows(*rows) for rows in layer.rows]
+            rings = [view.window_rows(layer.layer).storage]
+            rings += [view.tail_rows(*rows) for rows in layer.rows]
             row[: len(rings)] = [ring.data_ptr() - base for ring in rings]
     return np.where(offsets < 0, 0, offsets + state.buffer.data_ptr())
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import Memory, keys_of
+from wavefold.cache import View, keys_of
 from wavefold.config import LayerSpec, ModelConfig
 from wavefold.model.batch import Batch
 from wavefold.model.compressor import Compressor
@@ -34,15 +34,15 @@ class Indexer(nn.Module):
         weights = ops.index_weights(self.weights_proj(h, arithmetic), self.num_heads, self.dim)
         return q, weights
 
-    def select(self, q: Tensor, weights: Tensor, visible: Tensor, memory: Memory, arithmetic: Arithmetic) -> Tensor:
+    def select(self, q: Tensor, weights: Tensor, visible: Tensor, view: View, arithmetic: Arithmetic) -> Tensor:
         """[n, <= topk] entries for each query, best first; visible [n] counts those it may see; -1 = nothing."""
-        num_entries = memory.end // self.ratio
+        num_entries = view.end // self.ratio
         if num_entries <= self.topk and not arithmetic.released:  # all of them; their order means nothing here
             everything = torch.arange(num_entries, device=q.device).expand(len(q), -1)
             return everything.masked_fill(everything >= visible[:, None], -1)
         best = ops.RunningTopK(len(q), self.topk, q.device)
         for first in range(0, num_entries, SCORE_BLOCK):
-            keys = memory.block(*self.keys, first, min(first + SCORE_BLOCK, num_entries))
+            keys = view.entries(*self.keys, first, min(first + SCORE_BLOCK, num_entries))
             best.add(ops.index_scores(q, weights, keys, arithmetic), first, visible)
         return best.finish()
 

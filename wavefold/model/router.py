@@ -44,6 +44,6 @@ class Router(nn.Module):
         training.chosen[self.layer] = ids
         training.loads[self.layer] = torch.bincount(ids.flatten(), minlength=scores.shape[1]).float()
         if training.balance:
-            lengths = [segment.memory.length for segment in batch.segments]
+            lengths = [segment.view.length for segment in batch.segments]
             training.balance_losses.append(ops.balance_loss(scores, ids, lengths))
         return ids

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import CacheLayout, FreshMemory, Pool, Records, Sequence, packed_records, plain_records
+from wavefold.cache import CacheLayout, FreshView, Pool, Records, Sequence, packed_records, plain_records
 from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
@@ -119,6 +119,7 @@ class Transformer(HyperConnected):
         """What `to` and its kin do to each tensor, the routed experts' too."""
         super()._apply(fn, recurse)
         self.experts.store.apply(fn)
+        self._cpu = CpuLayers()  # modules keep their parameters and give them other memory
         return self
 
     @property
@@ -150,8 +151,8 @@ class Transformer(HyperConnected):
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 1")
         tokens = self.check_tokens(tokens)
-        memories = [FreshMemory(tokens.shape[1]) for _ in range(len(tokens))]
-        return Batch.of(self.config, tokens.flatten(), memories)
+        views = [FreshView(tokens.shape[1]) for _ in range(len(tokens))]
+        return Batch.of(self.config, tokens.flatten(), views)
 
     @on_its_runtime
     def mtp_logits(self, tokens: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class Transformer(HyperConnected):
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 2")
         streams = self.streams(tokens)[0].unflatten(0, tokens.shape)[:, :-1].flatten(0, 1)
         following = tokens[:, 1:].flatten().to(self.device)
-        batch = Batch.of(self.config, following, [FreshMemory(num_rows) for _ in range(len(tokens))])
+        batch = Batch.of(self.config, following, [FreshView(num_rows) for _ in range(len(tokens))])
         hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
         return self.logits(hidden).unflatten(0, (len(tokens), num_rows))
 
@@ -183,12 +184,17 @@ class Transformer(HyperConnected):
         """
         head = self._mtp_head()
         following = self.check_tokens(following)
+        if not sequences or not len(streams) == len(following) == sum(counts):
+            raise ValueError(
+                f"{len(streams)} rows of streams, {len(following)} following tokens, {len(sequences)} sequences and "
+                f"counts {list(counts)} do not fit; expected sum(counts) rows and tokens, and one sequence at least"
+            )
         pool = sequences[0].pool
-        memories = pool.begin_mtp(sequences, counts)
-        batch = Batch.of(self.config, following, memories)
+        views = pool.begin_mtp(sequences, counts)
+        batch = Batch.of(self.config, following, views)
         hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
         logits = self.logits(hidden)
-        pool.commit(memories)
+        pool.commit(views)
         return logits
 
     def _mtp_head(self) -> MTP:
@@ -260,20 +266,20 @@ class Transformer(HyperConnected):
     def _run_step(self, step: Step, tokens: Tensor, hidden: Tensor | None) -> Tensor:
         """Logits of the wanted rows; `hidden` [n, hidden_size], unless None, takes all rows' final hidden states."""
         pool = step.pool
-        memories = pool.begin(step.sequences, step.counts)
+        views = pool.begin(step.sequences, step.counts)
         try:
-            if self._cpu.of(self, memories) and self._cpu.whole is not None:
+            if self._cpu.of(self, views) and self._cpu.whole is not None:
                 tokens = tokens.contiguous()
-                logits = run_whole(self._cpu.whole, self._cpu.layers, tokens, memories, step.wanted, hidden)
+                logits = run_whole(self._cpu.whole, self._cpu.layers, tokens, views, step.wanted, hidden)
             else:
-                final = self.hidden(Batch.of(self.config, tokens, memories))
+                final = self.hidden(Batch.of(self.config, tokens, views))
                 logits = self.logits(final[list(step.wanted)]) if step.wanted else self._no_logits()
                 if hidden is not None:
                     hidden.copy_(final)
         except BaseException:
-            pool.abort(memories)
+            pool.abort(views)
             raise
-        pool.commit(memories)
+        pool.commit(views)
         return logits
 
     # -- parts -----------------------------------------------------------------------------------------------------
@@ -295,7 +301,7 @@ class Transformer(HyperConnected):
         x = self.embed(batch.tokens, self.arithmetic)
         streams = x[:, None].expand(-1, self.num_streams, -1)
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
-        if self._cpu.of(self, [segment.memory for segment in batch.segments]):
+        if self._cpu.of(self, [segment.view for segment in batch.segments]):
             return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, self.experts, self.arithmetic)

@@ -13,7 +13,7 @@ from wavefold.ops.linear import grouped_linear, linear, linear_wide
 from wavefold.ops.losses import cross_entropy_, sequence_index_loss
 from wavefold.ops.norm import rms_norm, rms_norm_rotated
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
-from wavefold.ops.reference.compress import pool_entries
+from wavefold.ops.reference.compress import compress_blocks
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_rotate, index_scores, index_weights
 from wavefold.ops.reference.kv import kv_sim
@@ -26,9 +26,9 @@ from wavefold.ops.runtime import BACKENDS, Runtime, current, isas, timing, using
 __all__ = [
     "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter", "RunningSoftmax",
     "RunningTopK", "Runtime", "Table", "attend_sequences", "balance_loss", "choose_entries", "choose_experts",
-    "compress", "counting", "cross_entropy_", "current", "expert", "grouped_linear", "hc_collapse", "hc_expand",
-    "hc_head", "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights", "isas",
-    "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows", "part", "pool_entries", "rms_norm",
-    "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores",
-    "sequence_index_loss", "sinkhorn", "timing", "unit_rms_norm", "using",
+    "compress", "compress_blocks", "counting", "cross_entropy_", "current", "expert", "grouped_linear", "hc_collapse",
+    "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights",
+    "isas", "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows", "part", "rms_norm", "rms_norm_rotated",
+    "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores", "sequence_index_loss", "sinkhorn",
+    "timing", "unit_rms_norm", "using",
 ]  # fmt: skip

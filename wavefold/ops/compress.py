@@ -13,7 +13,7 @@ from wavefold.ops.backend import kernels_train
 from wavefold.ops.flops import count, count_linear
 from wavefold.ops.linear import linear_wide
 from wavefold.ops.native import compress_grad
-from wavefold.ops.reference.compress import pool_entries
+from wavefold.ops.reference.compress import compress_blocks
 
 
 def compress(
@@ -41,5 +41,5 @@ def compress(
     for some, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):
         if whole := len(some) // ratio * ratio:
             scores = scores[:whole] + ape.to(scores.dtype).repeat(whole // ratio, 1)
-            entries.append(pool_entries(some[:whole], scores, ratio, overlap, False).to(arithmetic.dtype))
+            entries.append(compress_blocks(some[:whole], scores, ratio, overlap, False).to(arithmetic.dtype))
     return torch.cat(entries)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wavefold.config import ModelConfig
+from wavefold.plan.cache import RecordBytes, packed, pool_bytes, state_bytes
 from wavefold.plan.flops import Flops, decode_flops, prefill_flops
 from wavefold.plan.machine import Machine
-from wavefold.plan.memory import RecordBytes, packed, pool_bytes, state_bytes
 from wavefold.plan.tensors import tensor_kinds
 
 PASS_TOKENS = 1024

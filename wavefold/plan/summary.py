@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from wavefold.config import ModelConfig
 from wavefold.plan.baseline import gqa8_kv_bytes, v32_decode_flops, v32_kv_bytes, v32_prefill_flops
+from wavefold.plan.cache import kv_bytes, packed, state_bytes
 from wavefold.plan.flops import CONVENTIONS, Convention, decode_flops, prefill_flops
-from wavefold.plan.memory import kv_bytes, packed, state_bytes
 from wavefold.plan.tensors import tensor_kinds
 
 SWEEP = tuple(2**power for power in range(12, 21))

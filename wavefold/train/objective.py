@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from wavefold.cache import FreshMemory
+from wavefold.cache import FreshView
 from wavefold.data.batches import IGNORED, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.batch import Batch
@@ -54,7 +54,7 @@ class Objective(nn.Module):
         """The sums over `packed`; the MTP module's only if `mtp`, which all processes of a group say alike."""
         model = self.model
         values = self._own_values()
-        batch = Batch.of(model.config, packed.tokens, [FreshMemory(n) for n in packed.lengths], training)
+        batch = Batch.of(model.config, packed.tokens, [FreshView(n) for n in packed.lengths], training)
         embedded = functional_call(model.embed, {"weight": values["embed.weight"]}, (batch.tokens, model.arithmetic))
         streams = embedded[:, None].expand(-1, model.num_streams, -1)
         index, balance = embedded.new_zeros((), dtype=torch.float32), embedded.new_zeros((), dtype=torch.float32)
@@ -85,7 +85,7 @@ class Objective(nn.Module):
         keep = torch.cat([torch.arange(n) < n - 1 for n in packed.lengths])
         after = torch.cat([targets[1:] for targets in packed.targets.split(packed.lengths)])
         following = torch.cat([tokens[1:] for tokens in packed.tokens.split(packed.lengths)])
-        batch = Batch.of(model.config, following, [FreshMemory(n) for n in lengths], training)
+        batch = Batch.of(model.config, following, [FreshView(n) for n in lengths], training)
         embedded = functional_call(model.embed, {"weight": values["embed.weight"]}, (following, model.arithmetic))
         hidden, _, balance = self._run(self.mtp[0], streams[keep], embedded, batch)
         if training and not counts:
@@ -129,7 +129,7 @@ class _BlockPass(nn.Module):
         else:
             out = functional_call(self.block, values, inputs)
         for segment in batch.segments:
-            segment.memory.forget()
+            segment.view.forget()
         losses = batch.training.take() if batch.training else (torch.zeros(()), torch.zeros(()))
         return out, *losses
 

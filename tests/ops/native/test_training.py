@@ -141,7 +141,7 @@ def test_pooling(isa: str, ratio: int, dim: int, overlap: bool, lengths: list[in
             return compress_grad.compress_sequences(*given, ratio, overlap, lengths)  # type: ignore[call-arg]
         (kv, score), places = (x.split(lengths) for x in given[:2]), [n // ratio * ratio for n in lengths]
         return torch.cat([
-            ops.pool_entries(a[:whole], b[:whole] + given[2].repeat(whole // ratio, 1), ratio, overlap, False)
+            ops.compress_blocks(a[:whole], b[:whole] + given[2].repeat(whole // ratio, 1), ratio, overlap, False)
             for a, b, whole in zip(kv, score, places, strict=True) if whole
         ])  # fmt: skip
 

@@ -13,7 +13,7 @@ from wavefold.ops.flops import counted, values
 
 
 @counted("pooling", lambda kv, *_: values(kv, 7))
-def pool_entries(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
+def compress_blocks(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
     """kv, score [blocks * ratio, width] float32 -> entries [num_entries, width] (overlap: [num_entries, width / 2]).
 
     With `overlap`, the rows begin with the block before the first entry's when `has_previous`; else the first entry is

@@ -1,7 +1,7 @@
 """What a layer sees of its sequence's past while a run of new tokens passes through it.
 
-Two kinds: `FreshMemory` for a sequence that begins and ends with the pass (training, small inputs; gradients flow
-through it), and `pool.PagedMemory` over the pool. The model knows only this interface.
+Two kinds: `FreshView` for a sequence that begins and ends with the pass (training, small inputs; gradients flow
+through it), and `pool.PagedView` over the pool. The model knows only this interface.
 
     window rows      kv of the last tokens, one row a token
     tail rows        compressor projections of the last tokens, one row a token
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Memory(ABC):
+class View(ABC):
     """One sequence during one pass: `start` tokens before it, `length` tokens in it.
 
     Rows are given and taken in activation dtypes; [n, ...] are rows of the pass's tokens, oldest first.
@@ -44,7 +44,7 @@ class Memory(ABC):
         """Store the entries number first, first + 1, ...: rows [m, dim]."""
 
     @abstractmethod
-    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+    def entries(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         """Entries first .. end: [end - first, dim]."""
 
     def forget(self) -> None:  # noqa: B027  what outlasts the pass stays
@@ -55,7 +55,7 @@ class Memory(ABC):
         """Entries by number: index [n, k] (each an existing entry) -> [n, k, dim]."""
 
 
-class FreshMemory(Memory):
+class FreshView(View):
     """A sequence without a past: everything it holds was computed in this pass."""
 
     def __init__(self, length: int):
@@ -73,7 +73,7 @@ class FreshMemory(Memory):
         assert first == 0, first
         self._rows[kind, layer] = rows
 
-    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+    def entries(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         return self._rows[kind, layer][first:end]
 
     def forget(self) -> None:

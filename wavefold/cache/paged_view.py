@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavefold.cache.memory import Memory
 from wavefold.cache.record import Record
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.state import SequenceState, ring_rows, ring_store
+from wavefold.cache.view import View
 from wavefold.ops import native
 from wavefold.ops.native import RowSource
 
 NATIVE_FORMS = frozenset(native.ROW_FORMS)
 
 
-class PagedMemory(Memory):
+class PagedView(View):
     """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
 
     def __init__(self, sequence: Sequence, length: int, mtp: bool = False):
@@ -46,7 +46,7 @@ class PagedMemory(Memory):
         numbers = torch.arange(first, first + len(rows), device=self.pool.device)
         storage[self._physical(numbers, row_kind.rows)] = row_kind.record.encode(rows)
 
-    def block(self, kind: str, layer: int, first: int, end: int) -> Tensor:
+    def entries(self, kind: str, layer: int, first: int, end: int) -> Tensor:
         return self._read(kind, layer, torch.arange(first, end, device=self.pool.device))
 
     def gather(self, kind: str, layer: int, index: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wavefold.model.attention import Attention
 
 
-def attend_whole(
+def attend_training(
     attention: Attention, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, training: TrainingPass,
     arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip
@@ -32,8 +32,8 @@ def attend_whole(
 
     Their entries are made of h [n, hidden], the indexer's queries of it and of the low-rank queries qr [n, q_lora].
     """
-    assert all(segment.memory.start == 0 for segment in batch.segments), "training passes hold whole sequences"
-    lengths = [segment.memory.length for segment in batch.segments]
+    assert all(segment.view.start == 0 for segment in batch.segments), "training passes hold whole sequences"
+    lengths = [segment.view.length for segment in batch.segments]
     spec = attention.spec
     if not spec.alone:
         raise ValueError(f"training of {spec} is not allowed; expected layers that need nothing of another layer")
