@@ -3,7 +3,7 @@
     python bench/against.py REV MODEL [--decode 64] [--prompt 1024] [--turns 7] [--threads 2]
 
 The earlier commit is checked out and its kernels are built under build/against/REV. Each tree runs in a process of its
-own, which loads the model once; then they take turns, so that whatever else the machine does meets both. Prints a
+own, which loads the model once; then they take turns, so that other load on the machine meets both. Prints a
 table of medians and their ratio, and appends a JSON line to --out.
 """
 
@@ -134,18 +134,18 @@ def main() -> None:
     table = Table("", *[tree.name for tree in trees], "ratio", "outside native code", title=str(args.model.name))
     results = {}
     for kind, count in kinds:
-        ours, theirs = (tree.median(kind) for tree in trees)
+        ours, earlier = (tree.median(kind) for tree in trees)
         ratios = [
             b["seconds"] / a["seconds"]
             for a, b in zip(trees[0].samples[kind], trees[1].samples[kind], strict=True)
         ]  # fmt: skip
         outside = [tree.median(kind, "outside") / tree.median(kind) for tree in trees]
         table.add_row(
-            f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / theirs:,.1f} tokens/s",
-            f"{theirs / ours:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / earlier:,.1f} tokens/s",
+            f"{earlier / ours:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             ", ".join(f"{share:.1%}" for share in outside),
         )  # fmt: skip
-        results[kind] = {"tokens": count, "ours_s": ours, "theirs_s": theirs, "ratios": ratios, "outside": outside}
+        results[kind] = {"tokens": count, "ours_s": ours, "theirs_s": earlier, "ratios": ratios, "outside": outside}
     Console().print(table)
     if args.out:
         with args.out.open("a") as file:

@@ -6,7 +6,7 @@ Takes `num` functions from the corpus's held-out files (seeded), gives the model
 which the function's first statement ends (the line break is the model's to write: the tokenizer joins it with the signs
 before it and the indentation after it, so the prompt's last token may become one that holds it; see
 `wavefold/chat/healing.py`), lets it go on, keeps what belongs to the function, cut at its last whole line, and asks
-`ast.parse` whether the function so far is Python. An answer without a whole line that says something counts as a
+`ast.parse` whether the function so far is Python. An answer without a whole line that is not blank counts as a
 failure. Prints a table and one JSON line.
 """
 
@@ -62,7 +62,7 @@ def function_of(head: str, answer: str) -> str:
 
 
 def parses(head: str, answer: str) -> bool:
-    """Whether the answer has whole lines, and the head with them, inside the classes around it, is Python."""
+    """True if the answer has whole lines, and the head with them is Python inside the classes around it."""
     whole = function_of(head, answer[: answer.rfind("\n") + 1])
     if not whole.strip():
         return False
@@ -109,14 +109,14 @@ def main() -> None:
             verdict, shown = "parses" if ok else "does not parse", head.removesuffix("\n")
             print(f"--- {number} {verdict}\n{shown}\033[1m{answer}\033[0m")
 
-    facts = circumstances(1) | {
+    line = circumstances(1) | {
         "bench": "completions", "parsed": good, "of": len(chosen), "lines": num_lines, "max_tokens": args.max_tokens,
         "temperature": args.temperature, "arithmetic": args.arithmetic, "seed": args.seed,
     }  # fmt: skip
     table = Table("completions", "parse", "whole lines", "tokens each", "temperature", "arithmetic")
     table.add_row(*map(str, (len(chosen), good, num_lines, args.max_tokens, args.temperature, args.arithmetic)))
     Console().print(table)
-    print(json.dumps(facts))
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One token through FP4, FP8 and bfloat16 weights by the CPU kernels: bytes a second beside what memory gives.
+"""One token through FP4, FP8 and bfloat16 weights by the CPU kernels: bytes a second beside the rate of memory.
 
     python bench/gemv.py [--threads 1 2] [--rows 16384] [--skip 8] [--gib 1.25] [--repeats 5]
 
@@ -29,7 +29,7 @@ COLUMNS = 4096
 
 def matrices(form: str, gib: float, rows: int, skip: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """Weights of random bytes with scales around 1."""
-    made = []
+    stored = []
     left = gib * 2**30
     while left > 0:
         if form == "fp4":
@@ -40,13 +40,13 @@ def matrices(form: str, gib: float, rows: int, skip: int) -> list[tuple[torch.Te
             scale = torch.randint(110, 120, (rows // 128, COLUMNS // 128), dtype=torch.uint8)
         else:
             weight, scale = torch.randn(rows, COLUMNS).bfloat16(), None
-        made.append((placed(weight, skip), None if scale is None else scale.view(torch.float8_e8m0fnu)))
-        left -= size_of(made[-1])
-    return made
+        stored.append((placed(weight, skip), None if scale is None else scale.view(torch.float8_e8m0fnu)))
+        left -= size_of(stored[-1])
+    return stored
 
 
 def placed(weight: torch.Tensor, skip: int) -> torch.Tensor:
-    """The weight again, `skip` bytes after the beginning of a cache line."""
+    """A copy of the weight, `skip` bytes after the beginning of a cache line."""
     num_bytes = weight.numel() * weight.element_size()
     space = torch.empty(num_bytes + 128, dtype=torch.uint8)
     first = -space.data_ptr() % 64 + skip
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     table = Table("form", "threads", "GB/s", "spread", "memory GB/s", "of memory", title=f"GEMV, {ops.current().isa}")
-    facts = []
+    lines = []
     x = torch.randn(1, COLUMNS).bfloat16()
     for form in ("fp4", "fp8", "bf16"):
         weights = matrices(form, args.gib, args.rows, args.skip)
@@ -83,13 +83,13 @@ def main() -> None:
             rates = rates[1:]
             rate = statistics.median(rates)
             row = {"form": form, "threads": threads, "gbps": rate, "memory_gbps": memory}
-            facts.append(row | {"least": min(rates), "most": max(rates)})
+            lines.append(row | {"least": min(rates), "most": max(rates)})
             spread = f"{min(rates):.1f}-{max(rates):.1f}"
             table.add_row(form, str(threads), f"{rate:.1f}", spread, f"{memory:.1f}", f"{100 * rate / memory:.0f} %")
     Console().print(table)
     print(
         json.dumps(
-            circumstances(args.repeats) | {"bench": "gemv", "matrix_rows": args.rows, "skip": args.skip, "rows": facts}
+            circumstances(args.repeats) | {"bench": "gemv", "matrix_rows": args.rows, "skip": args.skip, "rows": lines}
         )
     )
 

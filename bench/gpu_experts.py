@@ -2,8 +2,8 @@
 
     python bench/gpu_experts.py [--model flash|pro] [--out FILE]
 
-Without a GPU it compiles every kernel, prints what they take of a chip and ends. With one, a rank's real share of 8-way
-expert parallelism:
+Without a GPU it compiles every kernel, prints their registers and shared memory, and ends. With one, a rank's real
+share of 8-way expert parallelism:
 
     right       against float64; the same bits for any number of waves, again, and over two ranks on one chip
     prompt      rate of the whole layer against torch's dense bfloat16 and FP8 products of the same shapes
@@ -40,7 +40,7 @@ WAVES = (1, 2, 4, 8, 16)
 
 
 def resources() -> list[dict[str, Any]]:
-    """Of every kernel and both models; needs nvcc, no GPU."""
+    """Print and return the resources of every kernel for both models; needs nvcc, no GPU."""
     lines = []
     print(f"{'kernel':22} {'rows':>4} {'registers':>9} {'spilled':>7} {'shared':>8} {'wgmma':>6} {'cp.async':>8}")
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def seconds(run: Callable[[], object]) -> tuple[float, float, float]:
 
 
 class Share:
-    """One rank's experts of a model, its tokens and those that others would send it."""
+    """One rank's experts of a model, its tokens and the tokens that other ranks would send it."""
 
     def __init__(self, model: str, tokens: int, rows: int, device: torch.device):
         hidden, inner, experts = MODELS[model]
@@ -114,12 +114,12 @@ class Share:
         return once, lambda: holder["out"]
 
 
-def exact(share: Share, some: int) -> Tensor:
-    """The first `some` tokens' results in float64, activations through FP8 as the kernel takes them."""
-    out = torch.zeros(some, share.shape.hidden, dtype=torch.float64)
+def exact(share: Share, count: int) -> Tensor:
+    """The first `count` tokens' results in float64, activations through FP8 as the kernel takes them."""
+    out = torch.zeros(count, share.shape.hidden, dtype=torch.float64)
     decoded = [[quant.dequantize(w, s, torch.float32).double() for w, s in one] for one in share.experts[:2]]
-    x = quant.fp8_sim(share.x[:some].cpu(), 128).double()
-    for i in range(some):
+    x = quant.fp8_sim(share.x[:count].cpu(), 128).double()
+    for i in range(count):
         for slot in range(SLOTS):
             w1, w2, w3 = decoded[int(share.ids[i, slot]) % 2]
             gate = (w1 @ x[i]).clamp(max=share.shape.limit)
@@ -130,41 +130,41 @@ def exact(share: Share, some: int) -> Tensor:
 
 
 def over_two_ranks(share: Share) -> bool:
-    """Whether two ranks on one chip, a stream each, give one's bits: half of the tokens and of the experts each."""
+    """True if two ranks on one chip, each with a stream and half of the tokens and experts, give the bits of one."""
     once, out = share.run(1)
     once()
     expected = out().clone()
     waves = Waves(share.num_experts, 2, 4, 2)
     ranks = [Rank(number, share.shape, waves, share.tokens, device=share.device) for number in range(2)]
     pointers = [rank.pointers() for rank in ranks]
-    x, ids, routes = (given.chunk(2) for given in (share.x, share.ids, share.routes))
+    x, ids, routes = (tensor.chunk(2) for tensor in (share.x, share.ids, share.routes))
     launch, streams = launcher(share.shape, share.device, 2), [torch.cuda.Stream() for _ in ranks]
-    given = []
+    launches = []
     for number, rank in enumerate(ranks):
         weights = rank.weights([share.experts[e] for e in waves.experts_of(number)])
-        given.append(rank.prepare(x[number].clone(), ids, routes, weights, pointers))
+        launches.append(rank.prepare(x[number].clone(), ids, routes, weights, pointers))
     torch.cuda.synchronize()
-    for stream, arguments in zip(streams, given, strict=True):
+    for stream, arguments in zip(streams, launches, strict=True):
         with torch.cuda.stream(stream):
             launch(arguments)
     torch.cuda.synchronize()
-    return torch.equal(torch.cat([arguments["out"] for arguments in given]), expected)  # type: ignore[list-item]
+    return torch.equal(torch.cat([arguments["out"] for arguments in launches]), expected)  # type: ignore[list-item]
 
 
 def with_gpu(model: str, device: torch.device) -> list[dict[str, Any]]:
     hidden, inner, _ = MODELS[model]
     share = Share(model, 8192, 64, device)
-    facts: dict[str, Any] = {"model": model, "device": torch.cuda.get_device_name(device)}
+    line: dict[str, Any] = {"model": model, "device": torch.cuda.get_device_name(device)}
     results = []
     for waves in (1, 4, 16):
         once, out = share.run(waves)
         for _ in range(2):
             once()
             results.append(out().clone())
-    facts["same_bits"] = all(torch.equal(results[0], other) for other in results)
-    facts["two_ranks"] = over_two_ranks(Share(model, 512, 64, device))
+    line["same_bits"] = all(torch.equal(results[0], other) for other in results)
+    line["two_ranks"] = over_two_ranks(Share(model, 512, 64, device))
     expected = exact(share, 16)
-    facts["relative_error"] = float((results[0][:16].cpu().double() - expected).norm() / expected.norm())
+    line["relative_error"] = float((results[0][:16].cpu().double() - expected).norm() / expected.norm())
 
     operations = 6 * share.tokens * SLOTS * hidden * inner
     once, _ = share.run(1)
@@ -177,7 +177,7 @@ def with_gpu(model: str, device: torch.device) -> list[dict[str, Any]]:
     fp8 = 2 * rows.shape[0] * dense.numel() / seconds(
         lambda: torch._scaled_mm(narrow, wide.T, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
     )[0]  # fmt: skip
-    facts |= {"prompt_s": [whole, least, most], "prompt_flops": operations / whole, "of_bf16": operations / whole /
+    line |= {"prompt_s": [whole, least, most], "prompt_flops": operations / whole, "of_bf16": operations / whole /
     bf16,
               "of_fp8": operations / whole / fp8}  # fmt: skip
 
@@ -187,18 +187,18 @@ def with_gpu(model: str, device: torch.device) -> list[dict[str, Any]]:
     used = len(few.ids.unique())
     room = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     copy = 2 * room.numel() / seconds(lambda: room.clone())[0]
-    facts |= {"decode_s": step, "decode_of_copy": used * 3 * hidden * inner * 17 / 32 / step / copy}
+    line |= {"decode_s": step, "decode_of_copy": used * 3 * hidden * inner * 17 / 32 / step / copy}
 
     travels = len(share.x) * (hidden + hidden // 128) + share.tokens * SLOTS * 2 * hidden
-    facts["waves"] = []
+    line["waves"] = []
     for rho in RHOS:
         picoseconds = round(rho * whole * 1e12 / travels)
         times = {waves: seconds(share.run(waves, picoseconds)[0])[0] for waves in WAVES}
         best = min(times, key=times.__getitem__)
         bound = max(1.0, rho) * whole
-        facts["waves"].append({"rho": rho, "seconds": times, "best": best, "of_bound": bound / times[best],
+        line["waves"].append({"rho": rho, "seconds": times, "best": best, "of_bound": bound / times[best],
                                "times_one_wave": times[1] / times[best]})  # fmt: skip
-    return [facts]
+    return [line]
 
 
 def main() -> None:
@@ -214,14 +214,14 @@ def main() -> None:
     if reason := why_not(device):
         print(f"nothing was timed: {reason}")
         return
-    for facts in with_gpu(args.model, device):
-        append(args.out, [facts | circumstances(1)])
-        print(f"\n{facts['device']}, {args.model}: error {facts['relative_error']:.1e}, "
-              f"{'the same bits' if facts['same_bits'] else 'OTHER BITS'} for all waves, "
-              f"{'and' if facts['two_ranks'] else 'NOT'} for two ranks on one chip\n"
-              f"prompt {facts['prompt_flops'] / 1e12:.0f} TFLOP/s: {facts['of_bf16']:.2f} of bfloat16, "
-              f"{facts['of_fp8']:.2f} of FP8\ndecode {facts['decode_of_copy']:.0%} of a copy's rate")  # fmt: skip
-        for line in facts["waves"]:
+    for figures in with_gpu(args.model, device):
+        append(args.out, [figures | circumstances(1)])
+        print(f"\n{figures['device']}, {args.model}: error {figures['relative_error']:.1e}, "
+              f"{'the same bits' if figures['same_bits'] else 'OTHER BITS'} for all waves, "
+              f"{'and' if figures['two_ranks'] else 'NOT'} for two ranks on one chip\n"
+              f"prompt {figures['prompt_flops'] / 1e12:.0f} TFLOP/s: {figures['of_bf16']:.2f} of bfloat16, "
+              f"{figures['of_fp8']:.2f} of FP8\ndecode {figures['decode_of_copy']:.0%} of a copy's rate")  # fmt: skip
+        for line in figures["waves"]:
             print(f"paced link, rho {line['rho']:.2f}: {line['best']} waves, {line['of_bound']:.0%} of the bound, "
                   f"{line['times_one_wave']:.2f} times one wave")  # fmt: skip
 

@@ -2,7 +2,7 @@
 
     python bench/held_out.py MODEL [--data stdlib] [--arithmetic exact] [--dtype bfloat16] [--seq-len 1024]
 
-Each file is read in pieces of `seq-len` tokens, each without what stands before it. Prints a table and one JSON line.
+Each file is read in pieces of `seq-len` tokens, without the text before them. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def main() -> None:
     figures = (f"{value:.4f}" for value in (report.model, report.xz, report.gzip))
     table.add_row(str(model.arithmetic), str(report.num_bytes), *figures)
     Console().print(table)
-    facts = circumstances(1) | {"bench": "held_out", "arithmetic": str(model.arithmetic)}
-    print(json.dumps(facts | asdict(report)))
+    line = circumstances(1) | {"bench": "held_out", "arithmetic": str(model.arithmetic)}
+    print(json.dumps(line | asdict(report)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How much of attention's mass the indexer's choice holds: what a CSA layer would look at if it could look at all.
+"""The share of attention's mass on the indexer's choice, if a CSA layer could attend to all entries.
 
     python bench/indexer.py MODEL... [--contexts 2048 8192]
 
 Attention is dense; for each query that sees more entries than it may choose, the mass on its indexer's top-k over the
 mass on all entries, summed over heads and queries. Held-out files of the standard library, windows of each context.
-`at random` is what as many entries chosen at random would hold.
+`at random` is the share of as many entries chosen at random.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def main() -> None:
     true = torch.cat([reference(window) for window in windows]).double()
     best = true.topk(2).values
     clear = best[:, 0] - best[:, 1] > MARGIN
-    facts = []
+    rows = []
     table = Table("", "mean KL", "top-1", f"top-1 where the margin is above {MARGIN}",
                   title=f"against transformers in float32, {args.windows} x {args.length} held-out tokens")  # fmt: skip
     with LlamaCpp(args.gguf, args.length, torch.get_num_threads()) as llama:
@@ -87,15 +87,15 @@ def main() -> None:
             "released": ours("released", torch.bfloat16),
         }
         for name, logits in contestants.items():
-            theirs = torch.cat([logits(window) for window in windows]).double()
-            p, q = true.log_softmax(-1), theirs.log_softmax(-1)
-            same = theirs.argmax(-1) == true.argmax(-1)
-            fact = {"name": name, "kl": float((p.exp() * (p - q)).sum(-1).mean()), "top1": float(same.double().mean()),
+            other = torch.cat([logits(window) for window in windows]).double()
+            p, q = true.log_softmax(-1), other.log_softmax(-1)
+            same = other.argmax(-1) == true.argmax(-1)
+            row = {"name": name, "kl": float((p.exp() * (p - q)).sum(-1).mean()), "top1": float(same.double().mean()),
                     "top1_clear": float(same[clear].double().mean())}  # fmt: skip
-            facts.append(fact)
-            table.add_row(name, f"{fact['kl']:.2e}", f"{fact['top1']:.2%}", f"{fact['top1_clear']:.2%}")
+            rows.append(row)
+            table.add_row(name, f"{row['kl']:.2e}", f"{row['top1']:.2%}", f"{row['top1_clear']:.2%}")
     Console().print(table)
-    line = circumstances(1) | {"bench": "kl", "clear": float(clear.double().mean()), "rows": facts}
+    line = circumstances(1) | {"bench": "kl", "clear": float(clear.double().mean()), "rows": rows}
     print(json.dumps(line))
     if args.out:
         append(args.out, [line])

@@ -11,7 +11,7 @@ PORT = "29823"
 
 
 class PacedLink:
-    """Until `close`. Rank r's commands run after `inside(r)`, and see `interfaces[r]`, which has `addresses[r]`."""
+    """A link, until `close`. Commands of rank r follow `inside(r)`, and see `interfaces[r]` with `addresses[r]`."""
 
     def __init__(self) -> None:
         """Raises ValueError without root."""
@@ -24,31 +24,19 @@ class PacedLink:
         for space in self._spaces:
             _ip("netns", "add", space)
         first, second = self.interfaces
-        _ip(
-            "link",
-            "add",
-            first,
-            "netns",
-            self._spaces[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            second,
-            "netns",
-            self._spaces[1],
-        )
+        spaces = self._spaces
+        _ip("link", "add", first, "netns", spaces[0], "type", "veth", "peer", "name", second, "netns", spaces[1])
         for space, interface, address in zip(self._spaces, self.interfaces, ADDRESSES, strict=True):
             _ip("-n", space, "addr", "add", f"{address}/24", "dev", interface)
             _ip("-n", space, "link", "set", "lo", "up")
             _ip("-n", space, "link", "set", interface, "up")
 
     def inside(self, rank: int) -> list[str]:
-        """What a rank's command begins with."""
+        """The words before a rank's command."""
         return ["ip", "netns", "exec", self._spaces[rank]]
 
     def pace(self, bytes_per_s: float) -> None:
-        """Both directions, from now on (0: as fast as it goes)."""
+        """Set the rate of both directions (0: as fast as it goes)."""
         for rank, interface in enumerate(self.interfaces):
             tc = [*self.inside(rank), "tc", "qdisc"]
             if bytes_per_s:
@@ -58,7 +46,7 @@ class PacedLink:
                 subprocess.run([*tc, "del", "dev", interface, "root"], check=False, stderr=subprocess.DEVNULL)
 
     def run(self, words: Sequence[str]) -> str:
-        """What the first of two ranks prints that run `words`, one thread each. Raises RuntimeError if one fails."""
+        """Run `words` on both ranks, one thread each, and return the first output. Raises RuntimeError if one fails."""
         ranks = []
         for rank, interface in enumerate(self.interfaces):
             environment = os.environ | {

@@ -3,8 +3,8 @@
     python bench/next_line.py MODEL [MODEL ...] [--data stdlib] [--num 500] [--seed 0] [--out lines.jsonl]
 
 Takes `num` lines out of the functions of the corpus's held-out files (seeded, each line at most once: not the first of
-a function, and not empty), gives the model up to 512 tokens of what stands before it, and lets it go on greedily. The
-case is won when the first line with something in it is that line, to the character, indentation included. What is given
+a function, and not empty), gives the model up to 512 tokens before it, and lets it go on greedily. The
+case is won when the first line that is not blank is that line, to the character, indentation included. The prompt
 ends with the last line before it that is not empty, without its line break, and the first token is one with a line
 break: the tokenizer joins that with the signs before it and the indentation after it (`wavefold/chat/healing.py`). All
 models get the same cases. Prints a table, and a JSON line for each model, which it appends to the file `--out`.
@@ -52,9 +52,9 @@ def cases(document: Document) -> list[tuple[str, str]]:
 
 
 def verdict(answer: str, line: str) -> bool | None:
-    """Whether the first line of `answer` with something in it is `line`; None while it may still become it.
+    """True if the first line of `answer` that is not blank is `line`; None while it may still become it.
 
-    What comes before the first line break would belong to the line before.
+    Text before the first line break would belong to the line before.
     """
     rest, *lines = answer.split("\n")
     if rest.strip():
@@ -74,7 +74,7 @@ def line_break(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
 
 
 def is_next(model: Transformer, tokenizer: Tokenizer, before: str, line: str) -> bool:
-    """Whether the model, decoding greedily, goes on with `line`."""
+    """True if the model, decoding greedily, goes on with `line`."""
     prompt = line_break(tokenizer, [tokenizer.bos_id, *tokenizer.encode(before)[-CONTEXT_TOKENS:]])
     stream, answer = StreamDecoder(tokenizer, len(prompt.taken)), ""
     max_tokens = len(tokenizer.encode("\n" + line)) + SPARE_TOKENS
@@ -117,17 +117,19 @@ def main() -> None:
     chosen = random.Random(args.seed).sample(found, min(args.num, len(found)))
     table = Table("model", "next lines", "of", "share", "standard error", "seconds",
                   title=f"greedy, {args.arithmetic}, up to {CONTEXT_TOKENS} tokens before the line")  # fmt: skip
-    facts = []
+    lines = []
     for folder in args.models:
-        fact = measure(folder, args.arithmetic, chosen)
-        facts.append(circumstances(1) | {"bench": "next_line", "arithmetic": args.arithmetic, "seed": args.seed} | fact)
-        table.add_row(str(folder), str(fact["won"]), str(fact["of"]), f"{fact['share']:.1%}",
-                      f"{fact['standard_error']:.1%}", f"{fact['seconds']:.0f}")  # fmt: skip
+        figures = measure(folder, args.arithmetic, chosen)
+        lines.append(
+            circumstances(1) | {"bench": "next_line", "arithmetic": args.arithmetic, "seed": args.seed} | figures
+        )
+        table.add_row(str(folder), str(figures["won"]), str(figures["of"]), f"{figures['share']:.1%}",
+                      f"{figures['standard_error']:.1%}", f"{figures['seconds']:.0f}")  # fmt: skip
     Console().print(table)
-    for fact in facts:
-        print(json.dumps(fact))
+    for line in lines:
+        print(json.dumps(line))
     if args.out:
-        append(args.out, facts)
+        append(args.out, lines)
 
 
 if __name__ == "__main__":

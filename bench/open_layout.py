@@ -1,4 +1,4 @@
-"""How long `wavefold.load` takes to open a checkpoint of full size, and what it then holds in memory.
+"""Time of `wavefold.load` for a checkpoint of full size, and the memory that it takes.
 
     python bench/open_layout.py [flash pro] [--runs 5]
 

@@ -1,4 +1,4 @@
-"""What a packed cache costs in quality: KL and top-1 agreement on held-out text, beside what bfloat16 alone costs.
+"""The cost of a packed cache in quality: KL and top-1 agreement on held-out text, beside that of bfloat16 alone.
 
     python bench/packed_cache.py [MODEL] [--tokens 10000] [--data stdlib]
 
@@ -50,10 +50,10 @@ def logits_of(folder: Path, run: str, tokens: Tensor) -> Tensor:
 
 
 def compare(p: Tensor, q: Tensor) -> tuple[float, float, bool]:
-    """Mean KL(P || Q) in nats, share of equal best tokens, and whether every logit is equal."""
+    """Mean KL(P || Q) in nats, share of equal best tokens, and True if every logit is equal."""
     kl = 0.0
-    for some, others in zip(p.split(1024), q.split(1024), strict=True):
-        log_p, log_q = some.double().log_softmax(-1), others.double().log_softmax(-1)
+    for left, right in zip(p.split(1024), q.split(1024), strict=True):
+        log_p, log_q = left.double().log_softmax(-1), right.double().log_softmax(-1)
         kl += float((log_p.exp() * (log_p - log_q)).sum())
     return kl / len(p), float((p.argmax(-1) == q.argmax(-1)).double().mean()), torch.equal(p, q)
 
@@ -75,15 +75,15 @@ def main() -> int:
     tokens = torch.tensor(ids[: args.tokens])
     logits = {run: logits_of(folder, run, tokens) for run in RUNS}
     table = Table("P", "Q", "KL, nats a token", "top-1 equal", "all logits equal", title=f"{args.tokens:,} tokens")
-    facts = []
+    pairs = []
     for p, q in PAIRS:
         kl, top1, equal = compare(logits[p], logits[q])
         table.add_row(p, q, f"{kl:.2e}", f"{100 * top1:.2f} %", "yes" if equal else "no")
-        facts.append({"p": p, "q": q, "kl": kl, "top1": top1, "equal": equal})
+        pairs.append({"p": p, "q": q, "kl": kl, "top1": top1, "equal": equal})
     Console().print(table)
     about = {"bench": "packed_cache", "model": str(folder), "tokens": args.tokens}
-    print(json.dumps(circumstances(1) | about | {"pairs": facts}))
-    return 0 if facts[1]["equal"] else 1
+    print(json.dumps(circumstances(1) | about | {"pairs": pairs}))
+    return 0 if pairs[1]["equal"] else 1
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def main() -> None:
     link = PacedLink()
     lines = []
 
-    def show(name: str, facts: dict) -> None:
+    def show(name: str, answer: dict) -> None:
         prompt_rate, rate, size = (
-            facts[key] for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes")
+            answer[key] for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes")
         )
         print(f"{name:32} prompt {prompt_rate:7.1f} tokens/s   decode {rate:6.2f}   weights {size / 1e9:.2f} GB",
               flush=True)  # fmt: skip
@@ -66,11 +66,11 @@ def main() -> None:
             for rate in args.rates:
                 link.pace(0 if rate == "0" else 1e9 * link_rate(rate))
                 for waves in args.waves:
-                    facts = json.loads(link.run(command(args, prompt, "--waves", str(waves), "--back", "bf16")))
-                    facts |= {"rate": rate, "waves": waves, "alone": one, "model": str(args.model.name)}
-                    lines.append(facts)
-                    show(f"two, {rate}, {waves} waves", facts)
-                    assert facts["tokens"] == expected, "ranks, links or waves changed the tokens"
+                    line = json.loads(link.run(command(args, prompt, "--waves", str(waves), "--back", "bf16")))
+                    line |= {"rate": rate, "waves": waves, "alone": one, "model": str(args.model.name)}
+                    lines.append(line)
+                    show(f"two, {rate}, {waves} waves", line)
+                    assert line["tokens"] == expected, "ranks, links or waves changed the tokens"
         print(f"all gave the {len(expected)} tokens of one rank")
         append(args.out, [line | circumstances(1) for line in lines])
     finally:

@@ -39,12 +39,12 @@ def main() -> None:
                               f"expert_waves={waves}", f"steps={args.steps}", f"batch_tokens={args.tokens}",
                               "eval_every=1000", "length_stages=((0,1024),)"])  # fmt: skip
                     log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-                steps = [line for line in log if "loss" in line]
-                times = [args.tokens / line["tokens_per_s"] for line in steps[1:]]
-                facts = {"rate": rate, "waves": waves, "losses": [line["loss"] for line in steps], "step_s": times}
-                lines.append(facts)
+                steps = [entry for entry in log if "loss" in entry]
+                times = [args.tokens / entry["tokens_per_s"] for entry in steps[1:]]
+                line = {"rate": rate, "waves": waves, "losses": [entry["loss"] for entry in steps], "step_s": times}
+                lines.append(line)
                 print(f"{rate:>8} {waves} waves: a step {statistics.median(times):.2f} s ({min(times):.2f} to "
-                      f"{max(times):.2f}), first loss {facts['losses'][0]:.6f}", flush=True)  # fmt: skip
+                      f"{max(times):.2f}), first loss {line['losses'][0]:.6f}", flush=True)  # fmt: skip
         append(args.out, [line | circumstances(1) for line in lines])
     finally:
         link.close()

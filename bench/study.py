@@ -83,8 +83,8 @@ def arms(study: str) -> dict[str, tuple[ModelConfig, Recipe]]:
     rates = {"muon": (3e-3, 6e-3, 12e-3), "adamw": (1.5e-3, 3e-3, 6e-3)}
     return {
         f"{name} {rate:g}": (SMALL, replace(plain, optimizer=name, peak_lr=rate))  # type: ignore[arg-type]
-        for name, some in rates.items()
-        for rate in some
+        for name, peaks in rates.items()
+        for rate in peaks
     }
 
 
@@ -115,7 +115,7 @@ def data(corpus: Corpus, seq_len: int) -> tuple[InMemory, list[PackedBatch], flo
 
 
 def run(study: str, arm: str, seed: int) -> dict[str, object]:
-    """One run, and what it came to."""
+    """One run: its JSON line."""
     torch.set_num_threads(1)
     config, recipe = arms(study)[arm]
     recipe = replace(recipe, seed=seed)
@@ -128,7 +128,7 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
         nats_a_token = trainer.run()
         seconds = time.perf_counter() - began
         log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    facts: dict[str, object] = {
+    line: dict[str, object] = {
         "study": study, "arm": arm, "seed": seed, "bits_a_byte": nats_a_token * scale, "seconds": seconds,
         "parameters": num_parameters(config), "tokens": sum(line["tokens"] for line in log),
         "curve": [round(line["loss"] * scale, 4) for line in log[::10]], "recipe": asdict(recipe),
@@ -136,20 +136,20 @@ def run(study: str, arm: str, seed: int) -> dict[str, object]:
     if study != "hybrid" and recipe.quantize == "none":
         model.arithmetic = Arithmetic("exact", torch.bfloat16, fp4_index=True)
         nats, tokens = evaluate(Objective(model, Masters(model, "fp4")), held_out)
-        facts["quantized_afterwards"] = nats / tokens * scale
+        line["quantized_afterwards"] = nats / tokens * scale
     if study == "hybrid" and arm == "hybrid":
-        facts["captured"] = captured(trainer.objective, held_out[:16])
-    return facts
+        line["captured"] = captured(trainer.objective, held_out[:16])
+    return line
 
 
 def tuned(lines: list[dict]) -> list[str]:
-    """Of each optimizer's arms the best on the first seed."""
+    """The best arm of each optimizer on the first seed."""
     by_arm = {line["arm"]: line["bits_a_byte"] for line in lines if line["seed"] == SEEDS[0]}
     return [min((arm for arm in by_arm if arm.startswith(name)), key=by_arm.__getitem__) for name in ("muon", "adamw")]
 
 
 def show(study: str, lines: list[dict]) -> None:
-    """Means and spreads, and what the study asks."""
+    """Print means and spreads, and the answer to the study's question."""
     by_arm: dict[str, list[float]] = {}
     for line in lines:
         by_arm.setdefault(line["arm"], []).append(line["bits_a_byte"])
@@ -199,10 +199,10 @@ def main() -> None:
 
     def in_child(job: tuple[str, int]) -> None:
         command = [sys.executable, __file__, args.study, "--one", job[0], str(job[1])]
-        facts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        append(args.out, [facts | circumstances(1)])
-        known.append(facts)
-        print(f"{job[0]} seed {job[1]}: {facts['bits_a_byte']:.4f} bits a byte, {facts['seconds']:.0f} s", flush=True)
+        line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        append(args.out, [line | circumstances(1)])
+        known.append(line)
+        print(f"{job[0]} seed {job[1]}: {line['bits_a_byte']:.4f} bits a byte, {line['seconds']:.0f} s", flush=True)
 
     def run_all(jobs: Iterable[tuple[str, int]]) -> None:
         with ThreadPoolExecutor(args.jobs) as pool:

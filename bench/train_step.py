@@ -122,7 +122,7 @@ def main() -> None:
             side.stdin.flush()  # type: ignore[union-attr]
             seconds[who].append(float(side.stdout.readline()))  # type: ignore[union-attr]
     memory = {who: int(side.communicate()[0]) for who, side in sides.items()}
-    rates = {who: BATCH * LENGTH / statistics.median(some) for who, some in seconds.items()}
+    rates = {who: BATCH * LENGTH / statistics.median(times) for who, times in seconds.items()}
     for who in sides:
         low, high = (BATCH * LENGTH / edge(seconds[who]) for edge in (max, min))
         print(f"{who:8} {rates[who]:7.0f} tokens/s ({low:.0f} to {high:.0f})   peak memory {memory[who] / 1e9:.2f} GB")

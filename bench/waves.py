@@ -11,9 +11,9 @@ each of the two ranks, a process pinned to a core:
     naive     one wave: dispatch, then compute, then combine
     waves     2 to 32
 
-for links whose rate makes rho = T_comm / T_K what is asked. The simulator is calibrated on other runs: what a pass and
-a wave cost by an unpaced link (1 and 32 waves), what a paced link gives of its rate and how it slows computing at
-another rate. It chooses the number of waves before any is timed.
+for links whose rate makes rho = T_comm / T_K as asked. The simulator is calibrated on other runs: the cost of a pass
+and of a wave over an unpaced link (1 and 32 waves), the share of its rate that a paced link gives, and how it slows
+computing at another rate. It chooses the number of waves before any is timed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Layer:
 
         both: list[dict[str, int]] = [{}, {}]
         dist.all_gather_object(both, self.bytes)
-        self.theirs = both[other]
+        self.other_bytes = both[other]
 
     def run(self, mode: str, waves: int, interface: str) -> dict[str, object]:
         """One pass, and its seconds: "waves", "compute" (no messages), "comm" (no computing), "both" (side by side)."""
@@ -153,7 +153,7 @@ class Layer:
 
         messages = []
         for tag, kind in enumerate(self.bytes):
-            room, message = (torch.zeros(size[kind], dtype=torch.uint8) for size in (self.theirs, self.bytes))
+            room, message = (torch.zeros(size[kind], dtype=torch.uint8) for size in (self.other_bytes, self.bytes))
             messages.append(self.transport.receive(1 - self.rank, room, 1000 + tag))
             messages.append(self.transport.send(1 - self.rank, message, 1000 + tag))
         return messages
@@ -202,7 +202,7 @@ class Pair:
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
             )
         ready = [json.loads(rank.stdout.readline()) for rank in self.ranks]  # type: ignore[union-attr]
-        self.bytes = {kind: max(some["bytes"][kind] for some in ready) for kind in ready[0]["bytes"]}
+        self.bytes = {kind: max(reply["bytes"][kind] for reply in ready) for kind in ready[0]["bytes"]}
 
     def pace(self, bytes_per_s: float) -> None:
         """Both directions, from now on (0: as fast as it goes)."""
@@ -216,10 +216,10 @@ class Pair:
             rank.stdin.flush()  # type: ignore[union-attr]
         return [json.loads(rank.stdout.readline()) for rank in self.ranks]  # type: ignore[union-attr]
 
-    def seconds(self, repeats: int, mode: str, waves: int = 1, what: str = "seconds") -> list[float]:
-        """Of the slower rank, after a pass that does not count."""
+    def seconds(self, repeats: int, mode: str, waves: int = 1, key: str = "seconds") -> list[float]:
+        """Seconds of the slower rank, after a pass that does not count."""
         self.run(mode, waves)
-        return [max(some[what] for some in self.run(mode, waves)) for _ in range(repeats)]
+        return [max(reply[key] for reply in self.run(mode, waves)) for _ in range(repeats)]
 
     def close(self) -> None:
         for rank in self.ranks:
@@ -234,7 +234,7 @@ def median(values: list[float]) -> float:
 
 
 def study(pair: Pair, rhos: list[float], repeats: int) -> list[dict]:
-    """All figures of all links; the predictions stand before what they predict."""
+    """All figures of all links. Each prediction is made before its measurement."""
     from wavefold.waves.schedule import Waves
     from wavefold.waves.simulate import Link, best_waves, even_load, simulate
 
@@ -246,7 +246,7 @@ def study(pair: Pair, rhos: list[float], repeats: int) -> list[dict]:
     nominal = num_bytes / (CALIBRATION_RHO * alone)
     pair.pace(nominal)
     efficiency = num_bytes / median(pair.seconds(repeats, "comm")) / nominal
-    slowed = median(pair.seconds(repeats, "both", what="computed"))
+    slowed = median(pair.seconds(repeats, "both", key="computed"))
     busy = min(1.0, CALIBRATION_RHO)
     contention = max(0.0, (slowed / alone - 1) / busy)
     print(f"T_K {alone:.2f} s; a pass over an unpaced link {fast[1]:.2f} s, in 32 waves {fast[32]:.2f} s")
@@ -257,15 +257,15 @@ def study(pair: Pair, rhos: list[float], repeats: int) -> list[dict]:
     for rho in rhos:
         rate = num_bytes / (rho * alone)
         link = Link(rate * efficiency, contention=contention)
-        facts = fast[1], pair.bytes["dispatch"], pair.bytes["combine"]
-        chosen, _ = best_waves(Waves(NUM_EXPERTS, 2), *facts, link, overhead, COUNTS)
+        load = fast[1], pair.bytes["dispatch"], pair.bytes["combine"]
+        chosen, _ = best_waves(Waves(NUM_EXPERTS, 2), *load, link, overhead, COUNTS)
         predicted = {}
         for num in COUNTS:
-            some = Waves(NUM_EXPERTS, 2, num)
-            predicted[num] = simulate(some, even_load(some, *facts, overhead), link).seconds
+            waves = Waves(NUM_EXPERTS, 2, num)
+            predicted[num] = simulate(waves, even_load(waves, *load, overhead), link).seconds
         pair.pace(rate)
         t_k, t_comm = pair.seconds(repeats, "compute"), pair.seconds(repeats, "comm")
-        beside = pair.seconds(repeats, "both", what="computed")
+        beside = pair.seconds(repeats, "both", key="computed")
         measured = {num: pair.seconds(repeats, "waves", num) for num in COUNTS}
         line = {
             "rho": rho, "link_bytes_per_s": rate, "bytes": pair.bytes, "T_K": t_k, "T_comm": t_comm,
@@ -282,23 +282,23 @@ def show(line: dict) -> None:
     t_k, t_comm = median(line["T_K"]), median(line["T_comm"])
     ratio = t_comm / t_k
     bound = (1 + ratio) / max(1, ratio)
-    times = {num: median(some) for num, some in line["measured"].items()}
+    times = {num: median(seconds) for num, seconds in line["measured"].items()}
     naive, best = times[1], min(times.values())
-    mine = times[line["chosen"]]
+    planned = times[line["chosen"]]
     rate, beside = line["link_bytes_per_s"] * 8 / 1e6, median(line["compute_beside_link"])
     print(f"\nrho {line['rho']}, {rate:.0f} Mbit/s: T_K {t_k:.2f} s, T_comm {t_comm:.2f} s, so rho {ratio:.2f}; "
           f"computing beside the link {beside:.2f} s")  # fmt: skip
-    for num, some in line["measured"].items():
+    for num, seconds in line["measured"].items():
         plan = line["predicted"][num]
-        print(f"  {num:2} waves  {times[num]:.2f} s ({min(some):.2f} to {max(some):.2f})   "
+        print(f"  {num:2} waves  {times[num]:.2f} s ({min(seconds):.2f} to {max(seconds):.2f})   "
               f"plan {plan:.2f} ({plan / times[num] - 1:+.1%})   {naive / times[num]:.2f} times naive")  # fmt: skip
-    print(f"  the plan's {line['chosen']} waves: {naive / mine:.2f} times naive, {naive / mine / bound:.1%} of the "
-          f"bound {bound:.2f}; {(t_k + t_comm) / mine / bound:.1%} of it counted from T_K + T_comm")  # fmt: skip
-    print(f"  {mine / best - 1:.1%} slower than the best of all", flush=True)
+    print(f"  the plan's {line['chosen']} waves: {naive / planned:.2f} times naive, {naive / planned / bound:.1%} of "
+          f"the bound {bound:.2f}; {(t_k + t_comm) / planned / bound:.1%} of it counted from T_K + T_comm")  # fmt: skip
+    print(f"  {planned / best - 1:.1%} slower than the best of all", flush=True)
 
 
 def draw(pair: Pair, line: dict, path: Path) -> None:
-    """A plan's timeline, a measured pass's computing, and what its links carried."""
+    """Draw a plan's timeline, the computing of a measured pass, and the bytes that its links carried."""
     from matplotlib.figure import Figure
 
     from wavefold.drawing import save_figure
@@ -319,14 +319,14 @@ def draw(pair: Pair, line: dict, path: Path) -> None:
     axes = figure.subplots(5, sharex=True, height_ratios=(2, 1, 1, 1, 1))
     timeline.draw_on(axes[0], f"plan: {line['chosen']} waves, rho {line['rho']}", planned)
     for i, (num, ranks) in enumerate(runs.items()):
-        spans = [Span(rank, "compute", *span) for rank, some in enumerate(ranks) for span in some["spans"]]
+        spans = [Span(rank, "compute", *span) for rank, reply in enumerate(ranks) for span in reply["spans"]]
         timeline.draw_on(
             axes[1 + 2 * i], f"measured: {num} wave{'s' if num > 1 else ''}, computing", spans, links=False
         )
-        for rank, some in enumerate(ranks):
-            at = [(a[0] + b[0]) / 2 for a, b in zip(some["sent"], some["sent"][10:], strict=False)]
+        for rank, reply in enumerate(ranks):
+            at = [(a[0] + b[0]) / 2 for a, b in zip(reply["sent"], reply["sent"][10:], strict=False)]
             rates = [(b[1] - a[1]) / (b[0] - a[0]) / line["link_bytes_per_s"]
-                     for a, b in zip(some["sent"], some["sent"][10:], strict=False)]  # fmt: skip
+                     for a, b in zip(reply["sent"], reply["sent"][10:], strict=False)]  # fmt: skip
             axes[2 + 2 * i].plot(at, rates, linewidth=1, label=f"rank {rank} sends")
         axes[2 + 2 * i].set_ylabel("of the link", fontsize=8)
         axes[2 + 2 * i].legend(fontsize=7, loc="lower right")
@@ -355,8 +355,8 @@ def main() -> None:
     try:
         if args.loopback:
             for num in COUNTS:
-                some = pair.seconds(args.repeats, "waves", num)
-                print(f"{num:2} waves  {median(some):.2f} s ({min(some):.2f} to {max(some):.2f})", flush=True)
+                seconds = pair.seconds(args.repeats, "waves", num)
+                print(f"{num:2} waves  {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", flush=True)
             return
         lines = study(pair, args.rho, args.repeats)
         append(args.out, [line | circumstances(args.repeats) for line in lines])

@@ -1,11 +1,11 @@
 """Files and folders that appear whole or not at all, readable by their owner alone.
 
-    NAME                           what readers see: the older one, until the new one takes its place
+    NAME                           for readers: the older one, until the new one takes its place
     .NAME.wavefold-xxxxxxxx        the new one while it is written, locked by its writer
     .NAME.wavefold-xxxxxxxx.old    the older folder while the new one takes its place
 
-A killed writer loses its lock. Whoever writes the same NAME next finds what was left, says so in a Notice, removes it,
-and gives an older folder that had been moved aside its name back. Where NAME is a link, all of this happens beside the
+A killed writer loses its lock. Whoever writes the same NAME next finds the remains, names them in a Notice and removes
+them. An older folder that had been moved aside gets its name back. Where NAME is a link, all of this happens beside the
 folder that it leads to. Locks are `flock`; where there are none, or another program holds the folder around NAME, files
 are written all the same and nothing is removed.
 """
@@ -99,7 +99,7 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what interrupted writers of `path` left beside it, and give back a folder that was moved aside."""
+    """Remove the remains of interrupted writers of `path`, and put a folder that was moved aside back in its place."""
     path = _real(path)
     if path.parent.is_dir():
         with _turn(path.parent) as alone:
@@ -180,7 +180,7 @@ def _real(path: Path) -> Path:
 
 
 def _lock(handle: int) -> None:
-    """Hold what is being written, where the file system has locks."""
+    """Hold the lock of a file or folder that is being written, where the file system has locks."""
     with contextlib.suppress(OSError):
         try_lock(handle)
 
@@ -202,9 +202,9 @@ def _is_abandoned(entry: Path) -> bool:
 
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[bool]:
-    """One process at a time in the block, of those that write into `folder`: nobody sweeps what is not locked yet.
+    """A block that one process at a time runs, of those that write into `folder`.
 
-    False where the lock cannot be had, or not within `TURN_S`.
+    So nobody sweeps a file before its writer has locked it. False where the lock cannot be had, or not within `TURN_S`.
     """
     if folder in _filling:  # nobody else writes there
         yield False
@@ -222,7 +222,7 @@ def _turn(folder: Path) -> Iterator[bool]:
 
 
 def _swap(fresh: Path, path: Path) -> None:
-    """Put `fresh` where `path` is, and remove what was there."""
+    """Put `fresh` in the place of `path`, and remove the older folder."""
     old = fresh.with_name(f".{path.name}.{MARK}{os.urandom(4).hex()}.old")
     path.rename(old)
     try:

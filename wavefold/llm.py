@@ -133,9 +133,9 @@ class LLM:
         return heal(tokenizer, tokenizer.encode(text, bos=True, allow_special=allow_special))
 
     def resolved(self, sampling: Sampling) -> ResolvedSampling:
-        """The sampling that applies: what `sampling` leaves open is the checkpoint's, else the default.
+        """The sampling that applies. Values that `sampling` leaves open are the checkpoint's, else the defaults.
 
-        Warns once with a Notice that names keys of `generation_config.json` which would change answers and are not
+        Warns once with a Notice that names the keys of `generation_config.json` that would change answers and are not
         honoured.
         """
         resolved = sampling.resolved(self._defaults, self.model.config)

@@ -1,4 +1,4 @@
-"""What a model's name stands for: a checkpoint's folder, a preset or a `config.json`; and advice for anything else."""
+"""The meaning of a model's name: a checkpoint's folder, a preset or a `config.json`; advice for anything else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def default_model() -> Path:
 
 
 def model_folder(path: str | Path | None) -> Path:
-    """The checkpoint folder `path` (None: the shipped model's). Raises ValueError that says what to do for others."""
+    """The checkpoint folder `path` (None: the shipped model's). Raises ValueError, with advice, for other paths."""
     if path is None:
         return default_model()
     path = Path(path)
@@ -54,7 +54,7 @@ def config_of(name: str) -> ModelConfig:
 
 
 def check_model(path: Path) -> None:
-    """Raises ValueError, with what to do, unless `path` is a folder with a `config.json`, or some JSON file."""
+    """Raises ValueError, with advice, unless `path` is a folder with a `config.json`, or a JSON file."""
     name = str(path)
     if path.suffix == ".gguf":
         raise ValueError(f"{name}: GGUF is not read yet; use the official safetensors: {_download('ID', 'DIR')}")
@@ -70,7 +70,7 @@ def check_model(path: Path) -> None:
 
 
 def _advice(path: Path) -> str:
-    """What a user may have meant by a `path` that is no checkpoint folder, from the semicolon on."""
+    """The likely intention behind a `path` that is no checkpoint folder: the end of an error, from the semicolon on."""
     name = str(path)
     if path.is_dir():
         if snapshots := sorted((path / "snapshots").glob("*/config.json")):

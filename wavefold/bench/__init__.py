@@ -1,1 +1,1 @@
-"""What a figure costs to get: measurements that print a table and append JSON lines (`wavefold bench`)."""
+"""Measurements behind the published figures: each prints a table and appends JSON lines (`wavefold bench`)."""

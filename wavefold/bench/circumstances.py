@@ -1,4 +1,4 @@
-"""What a figure is worth nothing without: hardware, software, commit, repeats."""
+"""The circumstances that a figure needs beside it: hardware, software, commit, repeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def circumstances(repeats: int) -> dict[str, object]:
-    """The commit is None outside a checkout."""
+    """The circumstances of a measurement, for its JSON lines. The commit is None outside a checkout."""
     return {
         "hardware": cpu_name(),
         "threads": torch.get_num_threads(),
@@ -39,7 +39,7 @@ def commit() -> str | None:
 
 
 def append(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
-    """Add one JSON object a line."""
+    """Append `lines` to the file `path`, one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)

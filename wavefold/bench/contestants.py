@@ -1,4 +1,4 @@
-"""Who is timed: one sequence of a model, read and gone on with. Ours, and peers with the same weights.
+"""The contestants of a measurement, each with one sequence of a model: ours, and peers with the same weights.
 
 prefill(tokens) -> seconds       a new sequence, with the logits of its last token
 decode(tokens) -> seconds each   gone on with, one token at a time, with the logits of each
@@ -20,7 +20,7 @@ from wavefold.model.transformer import PASS_TOKENS
 
 
 class Contestant(Protocol):
-    """`arithmetic` says in what numbers it computes: no two stacks compute in the same."""
+    """`arithmetic` names the formats of its numbers: no two stacks compute in the same ones."""
 
     name: str
     arithmetic: str
@@ -67,8 +67,10 @@ class Wavefold:
             tensor.detach().view(torch.uint8).flatten()[::4096].sum()
 
     def fill(self, num_tokens: int) -> None:
-        """As if `num_tokens` tokens had been read, with rows drawn at random: what a step costs does not depend on
-        what is in them."""
+        """Fill the cache with random rows, as if `num_tokens` tokens had been read.
+
+        The cost of a step does not depend on the values of the rows.
+        """
         self._start_anew()
         generator = torch.Generator().manual_seed(0)
 
@@ -93,7 +95,7 @@ class Wavefold:
 
 
 class Transformers:
-    """transformers' model of the same folder: bfloat16, weights decoded to it, eager attention as it has no other."""
+    """transformers' model of the same folder: bfloat16 with decoded weights, and eager attention, its only kind."""
 
     name, arithmetic = "transformers", "bfloat16"
 

@@ -16,7 +16,7 @@ RECORDS = ("packed", "bfloat16", "float32")
 
 @dataclass(frozen=True)
 class PoolRow:
-    """Bytes by the plan's formulas, as allocated, and what the process's resident memory grew by."""
+    """Bytes by the plan's formulas, bytes allocated, and the growth of the process's resident memory."""
 
     tokens: int
     records: str
@@ -36,7 +36,7 @@ def records_named(config: ModelConfig, name: str) -> tuple[Records, plan_cache.R
 
 
 def planned_bytes(config: ModelConfig, num_tokens: int, name: str) -> int:
-    """What the plan's formulas say a sequence of this length holds: whole blocks and its state."""
+    """Bytes of a sequence of this length by the plan's formulas: whole blocks and its state."""
     _, sizes = records_named(config, name)
     return plan_cache.pool_bytes(config, num_tokens, sizes) + plan_cache.state_bytes(config, sizes)
 
@@ -44,7 +44,7 @@ def planned_bytes(config: ModelConfig, num_tokens: int, name: str) -> int:
 def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:
     """Open a pool and a sequence, write to every page of both, and give them back.
 
-    Raises ValueError, before anything is allocated, for a number of tokens that the model or the machine has not.
+    Raises ValueError, before anything is allocated, for more tokens than the model or the machine has room for.
     """
     if not 0 < num_tokens <= config.max_position_embeddings:
         raise ValueError(f"{num_tokens} tokens are not allowed; expected 1 to {config.max_position_embeddings}")

@@ -21,7 +21,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class EncodedChat(NamedTuple):
-    """`ids` of a chat, and for training which of them are `learned`: answers and the EOS after them, nothing else."""
+    """`ids` of a chat, and for training `learned`: True for answers and the EOS after them, False for all others."""
 
     ids: list[int]
     learned: list[bool]
@@ -36,7 +36,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
     if not messages:
         raise ValueError("a chat of no messages is not allowed; expected one at least")
     parts: list[tuple[str, bool, bool]] = [(BOS, True, False)]
-    """(text, whether it is a marker, whether it is learned)"""
+    """(text, True if it is a marker, True if it is learned)"""
     for number, message in enumerate(messages):
         role, content = _checked(message, number)
         answers = role == "assistant"
@@ -59,7 +59,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
 
 
 def turn_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The markers that end an answer in a chat beside EOS: a next turn begins. Raises ValueError without them."""
+    """The markers that end an answer beside EOS, since the next turn begins. Raises ValueError without them."""
     return tokenizer.token_id(USER), tokenizer.token_id(ASSISTANT)
 
 

@@ -1,4 +1,4 @@
-"""A prompt that ends inside what training saw as one token.
+"""A prompt that ends inside a token of training.
 
 `def f(n):` ends in the token `):`, and training never saw a line go on after it: there the token was `):` with the line
 break and the next line's indentation. So the last token is taken back, and the answer's first token is chosen among

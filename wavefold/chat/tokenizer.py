@@ -91,19 +91,19 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into the folder, each in one step and private.
 
-        What was loaded is written unchanged.
+        The text of a loaded file is written unchanged.
         """
         for name, text in ((tokenizer_config.FILE_NAME, self._config_text), (FILE_NAME, self._text)):
             write_text(Path(folder) / name, text)
 
     @property
     def vocab_size(self) -> int:
-        """Ids are below this."""
+        """One more than the largest id."""
         return max(self._bytes) + 1
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, as hex, of all that decides which ids a text becomes: vocabulary, merges, splitting, added tokens.
+        """SHA-256, as hex, of all that decides the ids of a text: vocabulary, merges, splitting, added tokens.
 
         Two files with the same fingerprint encode alike, however they are formatted.
         """
@@ -143,7 +143,7 @@ class Tokenizer:
         return [*self.encode(text, bos=True), self.eos_id]
 
     def token_bytes(self, id_: int) -> bytes:
-        """What a token stands for; special tokens stand for their strings.
+        """The bytes of a token. Special tokens stand for their strings.
 
         A model's vocabulary may be larger than the tokenizer's: ids without a token stand for U+FFFD.
         """
@@ -172,7 +172,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of ids that come one at a time: all that `push` and `finish` return, joined, is what `decode` returns."""
+    """Text of ids that come one at a time. The joined results of `push` and `finish` are the text of `decode`."""
 
     def __init__(self, tokenizer: Tokenizer, skip: int = 0, show_special: bool = True):
         """The first `skip` bytes belong to the prompt and are left out; without `show_special`, hidden tokens too."""
@@ -188,7 +188,7 @@ class StreamDecoder:
         return self._utf8.decode(text[len(skipped) :])
 
     def finish(self) -> str:
-        """What is left: U+FFFD for a character that never got complete. The decoder can then begin again."""
+        """The remaining text: U+FFFD for a character that never got complete. The decoder can then begin again."""
         text = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return text
@@ -198,8 +198,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer for text like `texts`; the same texts give the same one.
 
     Ids: the special tokens, BOS 0 and EOS 1 first; the 256 bytes; then up to `vocab_size` the merges of pairs that
-    occur twice, fewer when there are not so many. Special tokens' strings in `texts` count as
-    ordinary characters. Raises ValueError for a `vocab_size` without room for the special tokens and bytes.
+    occur twice, fewer when there are not so many. Special tokens' strings in `texts` count as ordinary characters.
+    Raises ValueError for a `vocab_size` without room for the special tokens and bytes.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(SPECIAL_TOKENS) + len(alphabet)

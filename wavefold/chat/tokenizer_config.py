@@ -1,4 +1,4 @@
-"""`tokenizer_config.json`: what transformers must know to read text and chats with a tokenizer that was made here.
+"""`tokenizer_config.json`: transformers needs it to read text and chats with a tokenizer that was trained here.
 
 The keys are those of DeepSeek's file: no BOS is added, since V4's encoder writes it itself. Two values differ. The
 padding token is V4's own `<｜▁pad▁｜>`, not EOS: collators that leave padding out of the loss would leave out every
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{%- endif -%}"
     "{%- endfor -%}"
 )
-"""Jinja. `generation` is transformers' mark of what is learned (`return_assistant_tokens_mask`)."""
+"""Jinja. `generation` is transformers' mark of learned text (`return_assistant_tokens_mask`)."""
 
 
 def tokenizer_config(special_tokens: Collection[str]) -> str:

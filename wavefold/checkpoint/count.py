@@ -1,4 +1,4 @@
-"""What the files of a checkpoint folder hold, from their headers alone: tensors, bytes, and which names."""
+"""The content of a checkpoint folder's files, from their headers alone: tensors, bytes, names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def count_files(folder: Path, config: ModelConfig) -> FileCount | None:
 
 
 def by_part(names: Iterable[str]) -> dict[str, int]:
-    """How many names each part of a model has: "layers.3", "mtp.1", "head"."""
+    """The number of names in each part of a model: "layers.3", "mtp.1", "head"."""
     parts = (name.split(".") for name in names)
     return dict(Counter(".".join(words[:2]) if words[0] in ("layers", "mtp") else words[0] for words in parts))
 

@@ -26,7 +26,7 @@ NEAR = 1 << 16
 
 
 class StoredTensors(NamedTuple):
-    """What the headers of a folder's files say."""
+    """The tensors and paths of a folder's files, from their headers."""
 
     refs: dict[str, TensorRef]
     paths: list[Path]
@@ -55,8 +55,8 @@ def paused_collections() -> Iterator[None]:
 def read_refs(folder: Path) -> StoredTensors:
     """All tensors of the folder by name: one pass over the files' headers.
 
-    Raises ValueError, naming the file, for what is missing, truncated, corrupt, of a dtype that no checkpoint has,
-    listed twice or no safetensors at all.
+    Raises ValueError, naming the file, if it is missing, truncated, corrupt or no safetensors file, and if a tensor is
+    listed twice or of a dtype that no checkpoint has.
     """
     paths, index = paths_and_index(folder)
     refs: dict[str, TensorRef] = {}
@@ -76,13 +76,13 @@ def read_refs(folder: Path) -> StoredTensors:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder by name, backed by the mapped files: pages are read when they are used.
 
-    Who writes to one writes to memory of his own, never to the file. Raises ValueError as `read_refs` does.
+    A write to a tensor goes to private memory, never to the file. Raises ValueError as `read_refs` does.
     """
     return map_tensors(read_refs(folder).refs)
 
 
 def map_tensors(refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
-    """These tensors, memory-mapped, those that lie side by side in one mapping."""
+    """These tensors, memory-mapped. Tensors that lie side by side share a mapping."""
     tensors: dict[str, Tensor] = {}
     for run in _runs(refs):
         path = run[0][1].path

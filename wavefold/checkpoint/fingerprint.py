@@ -1,4 +1,4 @@
-"""The identity of a checkpoint's weights: a SHA-256 of each tensor, and one of them all.
+"""The identity of a checkpoint's weights: a SHA-256 of each tensor, and one of all tensors.
 
 A digest is over the tensor's name, dtype, shape and content. The content of a routed expert's codes is sampled where
 they are larger than 1 MiB: the first, the middle and the last 64 KiB. All else is read in full, scales included. The
@@ -29,8 +29,8 @@ NUM_THREADS = 2
 def fingerprint(folder: Path) -> dict[str, str]:
     """The digest (32 hexadecimal digits) of each tensor in the safetensors files that lie in `folder`, by name.
 
-    Files that the index lists and the folder lacks are left out, so that ranks with other experts' files missing can
-    compare the tensors that both have. Raises ValueError that names a file which is no safetensors file.
+    Files that the index lists and the folder lacks are left out, so that ranks that lack different files can compare
+    the tensors that both have. Raises ValueError that names a file if it is no safetensors file.
     """
     refs = [item for path in shard_paths(folder, partly=True) for item in tensor_refs(path).items()]
     with ThreadPoolExecutor(NUM_THREADS) as threads:  # hashlib and os.pread release the GIL

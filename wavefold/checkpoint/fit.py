@@ -1,6 +1,6 @@
-"""Whether a set of tensors is a model's: names, shapes and dtypes, checked together and reported in one error.
+"""The fit of a set of tensors to a model: names, shapes and dtypes, checked together and reported in one error.
 
-names -> kinds (dtype, shape)  --Fit-->  what each parameter takes, what the routed experts take, what is left
+names -> kinds (dtype, shape)  --Fit-->  the tensor of each parameter, those of the routed experts, the others
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOATS = (torch.bfloat16, torch.float32)
 
 
 class Kind(NamedTuple):
-    """What a tensor is, without its content."""
+    """The dtype and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -42,10 +42,10 @@ class Take(NamedTuple):
 
 
 class Fit:
-    """How tensors of these kinds become a model's. Nothing is changed, and nothing is read."""
+    """The way tensors of these kinds become a model's. Nothing is changed, and nothing is read."""
 
     def __init__(self, model: Transformer, kinds: Mapping[str, Kind], experts: Container[int] | None, strict: bool):
-        """`experts`: of the routed experts only these. `strict`: no tensor may be left that the model does not need."""
+        """`experts`: only these routed experts (None: all). `strict`: no tensor may be left over."""
         self.problems = Problems()
         self.takes: list[Take] = []
         self.tables: list[str] = []
@@ -111,7 +111,7 @@ class Fit:
 
 @lru_cache(1024)
 def matrix_problems(rows: int, columns: int, weight: Kind | None, scale: Kind | None) -> tuple[tuple[str, str], ...]:
-    """What does not fit about a matrix [rows, columns]: (list of `Problems`, text that follows its name and dot)."""
+    """The problems of a matrix [rows, columns]: (list of `Problems`, text that follows its name and dot)."""
     if weight is None:
         return (("missing", "weight"),)
     if weight.dtype not in STORED_DTYPES:
@@ -131,7 +131,7 @@ def matrix_problems(rows: int, columns: int, weight: Kind | None, scale: Kind | 
 
 
 class Problems:
-    """All that does not fit between a model and a set of tensors."""
+    """All differences between a model and a set of tensors, by kind."""
 
     def __init__(self) -> None:
         self.missing: list[str] = []
@@ -144,7 +144,7 @@ class Problems:
             getattr(self, kind).append(dot + text)
 
     def check_table(self, name: str, table: Tensor, num_experts: int) -> None:
-        """A table of experts by token must name experts that are there."""
+        """Add a problem unless a table of experts by token has numbers of experts alone."""
         low, high = int(table.numpy().min()), int(table.numpy().max())
         if not 0 <= low <= high < num_experts:
             self.wrong.append(f"{name} has experts {low} to {high}, expected 0 to {num_experts - 1}")

@@ -1,4 +1,4 @@
-"""Where the tensors of a checkpoint folder lie, known from the files' headers alone.
+"""Places of the tensors of a checkpoint folder, from the files' headers alone.
 
     [8 bytes: length of the header] [header: JSON, name -> dtype, shape, offsets] [data]          the safetensors format
 
@@ -24,19 +24,19 @@ DTYPE_BITS = {
     "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6,
     "F4": 4,
 }  # fmt: skip
-"""The format's dtypes, and how many bits a value of each takes."""
+"""Bits of a value, by the format's dtypes."""
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf")
 
 
 class TensorRef(NamedTuple):
-    """Where a tensor lies: known without reading it."""
+    """The place of a tensor, known without reading it."""
 
     path: Path
     offset: int
-    """Of its first byte in the file."""
+    """Place of the first byte in the file."""
     nbytes: int
     dtype: str
-    """By safetensors' name."""
+    """The name that safetensors gives the dtype."""
     shape: tuple[int, ...]
 
 
@@ -100,15 +100,15 @@ def _check_tiling(refs: dict[str, TensorRef], start: int, size: int) -> None:
 
 
 def shard_paths(folder: Path, partly: bool = False) -> list[Path]:
-    """The files of a checkpoint folder, in order. `partly`: those of them that are there.
+    """The files of a checkpoint folder, in order. `partly`: missing files are left out.
 
-    Raises ValueError for no folder, no file, an index that cannot be read, and a file of it that is missing.
+    Raises ValueError if there is no folder or no file, if the index cannot be read, or if one of its files is missing.
     """
     return paths_and_index(folder, partly)[0]
 
 
 def paths_and_index(folder: Path, partly: bool = False) -> tuple[list[Path], dict[str, str] | None]:
-    """`shard_paths`, and what `read_index` gives: the index is read once."""
+    """The results of `shard_paths` and of `read_index`. The index is read once."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected a checkpoint with config.json and safetensors files")
     index = read_index(folder)

@@ -39,11 +39,13 @@ def load(
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
-    `experts`: of each layer's routed experts only these are read; the others, which the folder may lack, stay without
-    storage. Tensors that the text model does not need are left out, an MTP module whose tensors are missing is dropped
-    (`model.mtp` is then empty), and keys of config.json that nobody knows are passed over: a Notice names each, and
-    `strict` refuses them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and what is
-    wrong with a file or a configuration.
+    `experts`: only these routed experts of each layer are read (None: all). The others stay without storage, and the
+    folder may lack them.
+
+    Tensors that the text model does not need are left out. An MTP module whose tensors are missing is dropped
+    (`model.mtp` is then empty). Unknown keys of config.json are ignored. A Notice names each of these, and `strict`
+    refuses them. Raises ValueError that names every missing, unexpected or mis-shaped tensor, and every fault of a file
+    or a configuration.
     """
     chosen = Arithmetic(arithmetic, dtype)
     folder = Path(path)
@@ -74,7 +76,7 @@ def _open(
     model: Transformer, folder: Path, device: torch.device, experts: Container[int] | None, strict: bool,
     notes: list[str],
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Give the model the folder's tensors; returns those that it does not need. What it lacks is added to `notes`."""
+    """Give the model the folder's tensors, and return those that it does not need. Notices are added to `notes`."""
     stored = read_refs(folder)
     check_load(folder, stored.num_bytes, device)
     if any(name.startswith("model.") for name in stored.refs):
@@ -93,7 +95,7 @@ def _open(
 
 
 def _repeated_experts(model: Transformer) -> list[str]:
-    """What to tell of tables that give a token one expert twice, as those of models do that were never trained."""
+    """A note for each table that gives a token one expert twice, as in models that were never trained."""
     notes = []
     for name, table in model.named_parameters():
         if name.endswith("tid2eid") and table.shape[1] > 1:
@@ -113,7 +115,7 @@ def _num_repeating(table: Tensor) -> int:
 
 
 def _missing_mtp(model: Transformer, names: Container[str], experts: Container[int] | None) -> list[str]:
-    """The tensors that the model's MTP modules need, of the routed experts those in `experts`, and that are missing."""
+    """Missing tensors of the model's MTP modules. Among the routed experts only `experts` are needed (None: all)."""
     needed = [name for name in official_names(model, "mtp") if not name.endswith(".scale")]
     routed = ((name, routed_expert(name)) for name in needed)
     needed = [name for name, expert in routed if expert is None or experts is None or expert in experts]
@@ -123,7 +125,7 @@ def _missing_mtp(model: Transformer, names: Container[str], experts: Container[i
 def open_stored(
     model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True
 ) -> dict[str, Tensor]:
-    """`assign` for tensors that lie in files: the routed experts' are not opened, their places are written down."""
+    """`assign` for tensors in files. The routed experts' tensors are not opened; their places are written down."""
     refs = stored.refs
     fit = Fit(model, _kinds(refs), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
@@ -150,11 +152,11 @@ def assign(
 ) -> dict[str, Tensor]:
     """Give the model these tensors, without copying. The dtype of each decides how it is read.
 
-    `experts`: of the routed experts only these. Returns the tensors that the text model does not need, which `strict`
-    refuses.
+    `experts`: only these routed experts (None: all). Returns the tensors that the text model does not need; `strict`
+    refuses them.
 
     A matrix is FP4 (int8 codes) or FP8 with its scale, or bfloat16 or float32 without. Raises one ValueError for all
-    that does not fit; then the model is unchanged.
+    problems; then the model is unchanged.
     """
     kinds = {name: Kind(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     fit = Fit(model, kinds, experts, strict)
@@ -171,7 +173,7 @@ def assign(
 
 
 def _give(model: Transformer, fit: Fit, tensors: Mapping[str, Tensor]) -> None:
-    """Give modules the tensors that they take. Raises ValueError for all that does not fit; then nothing is changed."""
+    """Give modules the tensors that they take. Raises one ValueError for all problems; then nothing is changed."""
     for name in fit.tables:
         fit.problems.check_table(name, tensors[name], model.config.n_routed_experts)
     fit.problems.raise_if_any()
@@ -188,7 +190,7 @@ def _as_codes(tensor: Tensor) -> Tensor:
 def _write_down(
     table: ExpertTable, layers: Sequence[int], stored: StoredTensors, experts: Container[int] | None
 ) -> None:
-    """Where the routed experts' tensors of these layers lie, of those in `experts`, and in which formats."""
+    """Write the places and formats of the routed experts in these layers into `table`. `experts` None: all."""
     table.paths = stored.paths
     numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
     forms = {name: FORM_NUMBERS[format_of(dtype).dtype] for name, dtype in DTYPES.items() if dtype in STORED_DTYPES}

@@ -1,6 +1,6 @@
 """Random checkpoints with real shapes and formats: for tests, and for benches that need a slice of a large model.
 
-Every part is alive: projections keep the size of what goes in, gains differ, scales differ from block to block, so that
+Every part is alive: projections keep the size of their input, gains differ, scales differ from block to block, so that
 a misplaced scale or an unused parameter shows. A tensor depends on the seed and its name alone.
 
 Large tensors are drawn from tables: random bytes are looked up among the quantiles of a normal distribution, 256 of
@@ -43,7 +43,7 @@ def random_checkpoint(
     """Write a random checkpoint of `config` to the folder `path`, one tensor in memory at a time.
 
     `on_shard(done, of)` reports progress; `finish(folder)` may add files before the folder appears. Raises ValueError
-    when the disk is too small, or when `path` is something else than a checkpoint, an empty folder, or new.
+    when the disk is too small, and unless `path` is new, an empty folder or a checkpoint.
     """
     write_checkpoint(Path(path), config, dict(_entries(Transformer(config), seed, packed=True)), on_shard, finish)
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be loaded: address space for its mapped files, memory of a device for a copy there."""
+"""Room for a checkpoint: address space for its mapped files, memory of a device for a copy there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A model as a folder in the official layout. Packed tensors are written byte for byte.
 
-Saving never rounds: where routed experts are asked for in another format, each value must be the same there, or the
-whole save is refused.
+Saving never rounds. If another format is asked for routed experts, each value must be the same in it, or the whole
+save is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def save(
 ) -> None:  # fmt: skip
     """Write `model` to the folder `path`, which appears whole or not at all; an older checkpoint there is replaced.
 
-    `experts` is the format of the routed experts: "fp4", "fp8" or "bf16" (None: as they are). What the checkpoint that
-    the model came from has besides is kept: keys of its config.json, tensors that the text model does not need,
-    tokenizer, templates, encoders, licences. `add_files(folder)` may add files before the folder appears. Raises
+    `experts` is the format of the routed experts: "fp4", "fp8" or "bf16" (None: as they are). All else in the
+    model's original checkpoint is kept: keys of its config.json, tensors that the text model does not need, tokenizer,
+    templates, encoders, licences. `add_files(folder)` may add files before the folder appears. Raises
     ValueError when a weight cannot take that format without changing
     (FP8 needs scales within 2^14 of each other in a 128x128 block).
     """
@@ -50,8 +50,8 @@ def save(
 def config_values(model: Transformer, experts: str | None = None) -> dict[str, Any]:
     """The keys of `config.json` for the model as it is written: those of its origin, changed where they do not fit.
 
-    quantization_config is there where matrices are quantized; torch_dtype is the embedding's. expert_dtype is what the
-    routed experts' format is called; where they are not quantized it stays as it was, since readers differ about it.
+    quantization_config is there where matrices are quantized; torch_dtype is the embedding's. expert_dtype names the
+    routed experts' format; where they are not quantized it stays as it was, since readers differ about it.
     """
     origin = model.origin
     values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
@@ -108,7 +108,7 @@ def _converted(dot: str, matrix: ExpertMatrix, form: str) -> Iterator[tuple[str,
 
 
 def convert(name: str, weight: Tensor, scale: Tensor | None, form: str) -> tuple[Tensor, Tensor | None]:
-    """A weight in another format with every value unchanged. Raises ValueError, naming the weight, where it is not."""
+    """A weight in another format with every value unchanged. Raises ValueError if one would change."""
     stored = quant.format_of(weight.dtype).name
     if stored == form:
         return weight, scale

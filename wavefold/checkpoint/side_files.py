@@ -1,4 +1,4 @@
-"""What lies beside the weights of a checkpoint and belongs to a copy: tokenizer, templates, encoders, licences.
+"""Files beside the weights of a checkpoint that belong to a copy: tokenizer, templates, encoders, licences.
 
 Weights of any kind, indexes, hidden files, and a model's own README (which speaks of that folder's weights) do not.
 """
@@ -22,16 +22,17 @@ PATTERNS = (
 FOLDERS = ("encoding",)
 """Folders that travel whole: DeepSeek-V4's own definition of its prompts."""
 LARGEST_BYTES = 64 << 20
-"""Bytes of a file, and files of a folder (FEW), beyond which something else lies there."""
+"""Bytes of a side file, at most. A larger one is something else."""
 FEW = 1000
+"""Files of a folder, at most."""
 
 
 def side_files(folder: Path) -> Iterator[Path]:
     """The paths, relative to `folder`, of the files that belong to a copy.
 
     A link is followed where it leads into the folder itself or into the blobs beside it, as in a hub's cache; others
-    are left out, and a Notice names them. Raises ValueError for a file or a folder that is too large to be what its
-    name says.
+    are left out, and a Notice names them. Raises ValueError for a file or a folder that is too large for its
+    name.
     """
     for entry in sorted(folder.iterdir()):
         if (
@@ -52,7 +53,7 @@ def side_files(folder: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Its files, of folders in it too, links to folders left aside; one more than FEW at most."""
+    """Files of a folder and of the folders in it, without links to folders: at most FEW + 1."""
     number = 0
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
@@ -64,7 +65,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    """True if `path` does not lead out of the folder, but for a hub's blobs; else it is named."""
+    """True if `path` leads into the folder or to a hub's blobs; otherwise a Notice names it."""
     real, place = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     if real.is_relative_to(place) or real.is_relative_to(place.parents[min(1, len(place.parents) - 1)] / "blobs"):
         return True
@@ -73,7 +74,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy them from a checkpoint to `folder`, whose files of the same names stay. A source that is gone is named."""
+    """Copy the side files of `source` to `folder`, where files of the same names stay. A missing source is a Notice."""
     if not source.is_dir():
         warnings.warn(
             f"{source}: is gone; the copy has no tokenizer, templates or licences of it", Notice, stacklevel=3

@@ -55,7 +55,7 @@ RENAMES = [
 def save_transformers(model: Transformer, path: Path) -> None:
     """Write the folder `path`, a file for each layer, one layer in memory at a time.
 
-    Raises ValueError where `path` is something else than a checkpoint, an empty folder, or new.
+    Raises ValueError unless `path` is new, an empty folder or a checkpoint.
     """
     check_replaceable(path)
     names = [name for name in official_names(model) if not name.startswith("mtp.") and not name.endswith(".scale")]

@@ -18,7 +18,7 @@ FREQUENCIES = "tables of rotary frequencies"
 
 
 def kind_of_unneeded(name: str, config: ModelConfig) -> str | None:
-    """What a tensor is that the model does not have; None for one that has no business in the checkpoint."""
+    """The kind of a tensor that the model does not have; None for a tensor of no known kind."""
     if name.endswith("inv_freq"):
         return FREQUENCIES
     if re.fullmatch(r"mtp\.\d+\.(emb|embed|head|lm_head|shared_head)\..*", name):
@@ -33,7 +33,7 @@ def kind_of_unneeded(name: str, config: ModelConfig) -> str | None:
 
 
 def by_kind(names: Iterable[str], config: ModelConfig) -> tuple[dict[str, list[str]], list[str]]:
-    """({kind: names that are not needed}, names that nobody knows)."""
+    """Returns ({kind: names that are not needed}, names of no known kind)."""
     kinds: dict[str, list[str]] = {}
     unknown: list[str] = []
     for name in sorted(names):
@@ -43,6 +43,6 @@ def by_kind(names: Iterable[str], config: ModelConfig) -> tuple[dict[str, list[s
 
 
 def described(kinds: Mapping[str, list[str]]) -> str:
-    """What is left out, on one line."""
+    """The kinds and their numbers of tensors, on one line."""
     parts = [f"{len(names)} of {kind} ({names[0]} first)" for kind, names in kinds.items()]
     return "; ".join(parts)

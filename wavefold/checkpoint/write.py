@@ -53,8 +53,8 @@ def write_checkpoint(
     """Write `entries` and `config` to the folder `path`.
 
     `on_shard(done, of)` reports progress; `finish(folder)` may add files before the folder appears; `values` are the
-    keys of `config.json` (None: all that `config` has). Raises ValueError when the disk is too small, or when `path` is
-    something else than a checkpoint, an empty folder, or new.
+    keys of `config.json` (None: all that `config` has). Raises ValueError when the disk is too small, and unless `path`
+    is new, an empty folder or a checkpoint.
     """
     total = sum(entry.num_bytes for entry in entries.values())
     sweep(path)
@@ -118,7 +118,7 @@ def layout(entries: Mapping[str, Entry]) -> tuple[list[str], bytes]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write one safetensors file of tensors that are here, private. Raises OSError where the disk is full."""
+    """Write tensors to one private safetensors file. Raises OSError where the disk is full."""
     try:
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata or {"format": "pt"})

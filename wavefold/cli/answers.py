@@ -1,4 +1,4 @@
-"""What `wavefold run` shows of an answer: its text as it comes, one JSON object, a dim line of figures, a bar."""
+"""The output of `wavefold run`: an answer's text as it comes, one JSON object, a dim line of figures, a bar."""
 
 from __future__ import annotations
 

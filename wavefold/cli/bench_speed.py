@@ -1,4 +1,4 @@
-"""`wavefold bench speed`: decode and prefill rates beside what this machine can do, and beside a peer's."""
+"""`wavefold bench speed`: decode and prefill rates beside the limits of this machine, and beside a peer's."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Contestant]:
-    """The peer that was asked for, loaded. Raises ValueError where it cannot be."""
+    """The peer of `--peer`, loaded. Raises ValueError if it cannot be loaded."""
     import torch
 
     if args.peer == "transformers":

@@ -22,7 +22,7 @@ class Chat:
         self._messages = [] if system is None else [{"role": "system", "content": system}]
 
     def prompt(self, text: str) -> Prompt:
-        """The chat with a user's message `text`, up to where the answer begins. Nothing is taken back in a chat."""
+        """The chat with a user's message `text`, up to the beginning of the answer. No token is taken back."""
         messages = [*self._messages, {"role": "user", "content": text}]
         return Prompt(encode_chat(self._tokenizer, messages).ids)
 

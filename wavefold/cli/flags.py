@@ -1,4 +1,4 @@
-"""Errors of the library in the command line's words: it names settings, a user of the command gave flags."""
+"""Errors of the library in the words of the command line: settings become flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SETTING = re.compile(r"^(threads|device|batch_invariant|kernels) = (?:True )?")
 
 @contextlib.contextmanager
 def as_flags() -> Iterator[None]:
-    """Within the block an error that begins with a setting and its value begins with the flag in its place."""
+    """A block in which an error that begins with a setting and its value begins with the flag instead."""
     try:
         yield
     except ValueError as error:

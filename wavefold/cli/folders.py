@@ -1,4 +1,4 @@
-"""Where the program keeps what it may lose."""
+"""The folder of files that the program can make again."""
 
 from __future__ import annotations
 

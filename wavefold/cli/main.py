@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _is_expected(error: RuntimeError) -> bool:
-    """Whether its message says all: a full cache, another rank that died."""
+    """True if the message suffices without a traceback: a full cache, another rank that died."""
     from wavefold.cache import PoolFull
     from wavefold.waves.transport import RankLost
 

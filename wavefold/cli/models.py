@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arithmetic(parser: argparse.ArgumentParser) -> None:
-    """The flag of how numbers are computed. Its default is the library's, which is looked up when the command runs."""
+    """Add `--arithmetic`. Its default is the library's, which is looked up when the command runs."""
     parser.add_argument(
         "--arithmetic", choices=("exact", "released"),
         help="the architecture's own mathematics, or DeepSeek's rounding (default released)",

@@ -1,4 +1,4 @@
-"""`wavefold plan`: what a model costs, before it is downloaded: weights, operations, cache, this machine's time."""
+"""`wavefold plan`: the cost of a model before it is downloaded: weights, operations, cache, this machine's time."""
 
 from __future__ import annotations
 

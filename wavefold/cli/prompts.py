@@ -1,4 +1,4 @@
-"""Where prompts come from: the keyboard, with a history where Python has readline; stdin; a file of token ids."""
+"""Sources of prompts: the keyboard, with a history where Python has readline; stdin; a file of token ids."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lines() -> Iterator[str]:
 def read(ask: Callable[[str], str] | None = None) -> str | None:
     r"""The next prompt that is not empty, or None at the end of the input.
 
-    A line that ends in a backslash goes on in the next one; an empty line ends it too. Ctrl-C drops what was typed.
+    A line that ends in a backslash goes on in the next one; an empty line ends it too. Ctrl-C drops the typed lines.
     """
     ask = ask or input
     lines: list[str] = []
@@ -80,7 +80,7 @@ def history() -> Iterator[None]:
         return
     path = history_path()
     readline.set_history_length(HISTORY_LINES)
-    with contextlib.suppress(OSError):  # none yet, or one that cannot be read: nothing to go without a prompt for
+    with contextlib.suppress(OSError):  # no history, or an unreadable one, is no reason to end
         readline.read_history_file(path)
     try:
         yield

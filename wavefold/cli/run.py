@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the model; answer the prompt given, or those of stdin until it ends."""
+    """Load the model. Answer the prompt of the flags, or the prompts of stdin until it ends."""
     if agreement.num_ranks() > 1:
         return run_over_ranks(args)
     session, prompt = prepare(args)

@@ -1,4 +1,4 @@
-"""A loaded model and the flags that say how it answers: prompts in, answers out.
+"""A loaded model and the flags of its answers: prompts in, answers out.
 
 text -> healed ids, or a chat's ids -> LLM -> text on stdout and figures on stderr, or JSON
 """
@@ -85,7 +85,7 @@ class Session:
         return completion
 
     def converse(self, prompts: Iterable[str]) -> None:
-        """Answer what is typed. Ctrl-C stops an answer."""
+        """Answer typed prompts. Ctrl-C stops an answer."""
         does = "answers what you type" if self.chat else "completes what you type"
         print(f"{self.llm.model.path}: {does}. A line that ends in \\ goes on in the next one; "
               "Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)  # fmt: skip

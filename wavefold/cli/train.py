@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and show how it goes on and what it came to."""
+    """Train, and show progress and result."""
     import torch
 
     from wavefold.cli.flags import as_flags
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe file's, or the default one, with what `--set` says."""
+    """The recipe of `--recipe`, or the default one, with the values of `--set`."""
     from wavefold.train.recipe import Recipe, load_recipe
     from wavefold.train.settings import with_settings
 

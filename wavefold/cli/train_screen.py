@@ -1,4 +1,4 @@
-"""What `wavefold train` shows of a run: its data, its steps, what it came to."""
+"""The output of `wavefold train`: a run's data, its steps, its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wavefold.train.session import DataSizes, Watch
 from wavefold.train.trainer import Progress
 
 QUIET_S = 30.0
-"""Seconds after which a step is shown where nobody sees a bar."""
+"""Seconds between two lines of progress without a terminal."""
 
 
 class Screen(Watch):
@@ -72,7 +72,7 @@ class Steps:
 
 
 def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]
-    """A writer, or None, said once, where the optional dependency is absent."""
+    """A writer; None, with a line on stderr, where the optional dependency is absent."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -82,7 +82,7 @@ def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]
 
 
 def show(outcome: Outcome, out: Path, extend: int) -> None:
-    """Print what a run came to. `extend`: the steps that it was extended by."""
+    """Print the result of a run. `extend`: the steps that it was extended by."""
     if outcome.was_finished:
         print(f"{out}: is finished, {outcome.steps} steps; nothing was changed. For more steps of the same run: "
               f"--extend STEPS, more than {extend}; for another run: another --out")  # fmt: skip

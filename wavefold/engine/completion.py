@@ -1,4 +1,4 @@
-"""An answer: its text as it comes, and all that is known of it once it has ended.
+"""An answer: its text as it comes, and its figures once it has ended.
 
 token ids -> pieces of text (a character that takes several tokens comes whole) -> Completion
 """

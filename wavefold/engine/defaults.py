@@ -1,7 +1,7 @@
 """`generation_config.json`: how the makers of a checkpoint sample from it.
 
-Read are `temperature`, `top_p`, `max_new_tokens`, `eos_token_id` (one id, or a list) and `do_sample`, whose false means
-temperature 0. Every other key that would change an answer is named, since it is not honoured here.
+The keys `temperature`, `top_p`, `max_new_tokens`, `eos_token_id` (one id, or a list) and `do_sample` (false:
+temperature 0) are read. Every other key that would change an answer is named, since it is not honoured here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OF_SAMPLING = frozenset({"top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a `generation_config.json` says; None where it says nothing.
+    """The values of a `generation_config.json`; None for a key that it lacks.
 
     `not_honoured` holds the keys, with their values, that would change an answer and are not honoured here.
     """

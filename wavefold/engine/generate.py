@@ -1,4 +1,4 @@
-"""One sequence from a prompt to its end, with the figures that matter: time, speed, cache.
+"""One sequence from a prompt to its end, with its time, speed and cache.
 
 prompt -> extend, PASS_TOKENS at a time -> logits of the last token -> sample -> extend by it -> ...
 """
@@ -25,10 +25,10 @@ StopReason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class Stats:
-    """What a generation took so far.
+    """The cost of a generation so far.
 
-    `prefill_s` ends when the first token is known; `decode_s` is the model's time for the `decode_tokens` after it,
-    without what the caller did between them. `cache_bytes` is what the sequence held last.
+    `prefill_s` ends when the first token is known. `decode_s` is the model's time for the `decode_tokens` after it; the
+    caller's time between them is not counted. `cache_bytes` is the size of the sequence's cache after the last pass.
     """
 
     prompt_tokens: int
@@ -81,9 +81,9 @@ def generate(
 
     The first id is one of `first_ids` (None: any). The cache is of the size that the longest answer needs, and is given
     back at the end, on an error, and on `close`. `on_prefill(done, of)` reports how many of the prompt's tokens are in
-    it. With `fit_window`, a `max_tokens` beyond the window (max_position_embeddings) is cut to what is left of it. The
-    same arguments give the same ids. Raises ValueError for parameters out of range, for a prompt that is empty, too
-    long or not in the vocabulary, and for an answer that memory has no room for.
+    it. With `fit_window`, a `max_tokens` beyond the window (max_position_embeddings) is cut to the rest of it.
+    The same arguments give the same ids. Raises ValueError for parameters out of range, for a prompt that is empty, too
+    long or not in the vocabulary, and for an answer without room in memory.
     """
     check_sampling(temperature, top_p)
     _check_arguments(tokens, max_tokens, seed)

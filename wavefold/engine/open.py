@@ -59,10 +59,10 @@ def open_model(
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
 
-    `batch_invariant`: the same bits however tokens arrive. `over_ranks`: this process and the others that torchrun
-    started, which have joined (`agreement.joined`), run one model. `kernels`: "tilelang" lets a GPU's kernels compute
-    the routed experts (None: plain torch; the kernels have not been timed on a chip). Raises ValueError for a folder or
-    settings that cannot be used.
+    `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
+    model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
+    (None: plain torch; the kernels have not been timed on a chip). Raises ValueError for a folder or settings that
+    cannot be used.
     """
     place = _usable(device)
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
@@ -98,7 +98,7 @@ def _usable(device: str | torch.device) -> torch.device:
 def _load_over_ranks(
     folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool, over_ranks: OverRanks
 ) -> Transformer:
-    """The model with this process's experts and a way to the others'. Raises ValueError where processes differ."""
+    """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     group = Group()

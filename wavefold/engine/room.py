@@ -7,13 +7,15 @@ from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import check_memory
 
 LIVE = 10
-"""Rows of streams and of queries that a pass holds at once, of each of its tokens. Resident memory that a prompt added
-with the nano preset, cache included: 27 MB at 1,024 tokens in released arithmetic and 76 MB in float32, where this
-gives 42 and 84; 34 MB at 8,192 tokens."""
+"""Rows of streams and of queries that a pass holds at once for each of its tokens.
+
+Resident memory that a prompt added with the nano preset, cache included: 27 MB at 1,024 tokens in released arithmetic
+and 76 MB in float32 (by this formula 42 and 84); 34 MB at 8,192 tokens.
+"""
 
 
 def pass_bytes(model: Transformer, num_tokens: int) -> int:
-    """Activations of a pass of `num_tokens` tokens, and a row of logits."""
+    """Bytes of the activations of a pass of `num_tokens` tokens, and of a row of logits."""
     config, width = model.config, model.arithmetic.dtype.itemsize
     row = config.hc_mult * config.hidden_size + config.num_attention_heads * config.head_dim
     return LIVE * min(num_tokens, PASS_TOKENS) * row * width + 4 * config.vocab_size

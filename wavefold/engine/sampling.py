@@ -1,4 +1,4 @@
-"""How answers are chosen and where they end: what is asked for, else `generation_config.json`, else defaults.
+"""How answers are chosen and where they end: by the request, else `generation_config.json`, else defaults.
 
                   asked for     generation_config.json      default
     temperature   temperature   temperature, do_sample      1
@@ -6,7 +6,7 @@
     max_tokens    max_tokens    max_new_tokens              256
     EOS                         eos_token_id                eos_token_id of config.json
 
-The ids of both files end an answer. A `max_tokens` that nobody asked for is cut to what is left of the window.
+The ids of both files end an answer. A `max_tokens` that nobody asked for is cut to the rest of the window.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ResolvedSampling:
         return tuple(dict.fromkeys((*self.eos_ids, *self.other_ids)))
 
     def values(self) -> dict[str, object]:
-        """What applies, for people and programs to read."""
+        """The values by name, for people and programs to read."""
         return {
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.max_tokens,
             "stop_ids": list(self.stop_ids),

@@ -1,1 +1,1 @@
-"""What a model costs, from its configuration alone: tensors, operations, cache bytes, beside DeepSeek-V3.2."""
+"""The cost of a model, from its configuration alone: tensors, operations, cache bytes, beside DeepSeek-V3.2."""

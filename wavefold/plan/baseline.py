@@ -1,4 +1,4 @@
-"""What V4 is compared with: DeepSeek-V3.2 (public configuration), and a bfloat16 GQA-8 model of the same depth."""
+"""The models beside V4: DeepSeek-V3.2 (public configuration), and a bfloat16 GQA-8 model of V4's depth."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PRECISIONS = ("fp8", "fp4", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class Convention:
-    """What an operation counts, by precision of a linear's weight, and for attention and index scores."""
+    """The weight of an operation, by precision of a linear's weight, and for attention and index scores."""
 
     name: str
     fp4: float = 1.0
@@ -99,7 +99,7 @@ class Reach:
 
 
 def _capped(config: ModelConfig, compression: Compression, entries: int) -> int:
-    """Of so many visible entries, those attended."""
+    """The number of attended entries among `entries` visible ones."""
     return min(config.index_topk, entries) if compression.indexed else entries
 
 

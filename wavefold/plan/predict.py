@@ -1,9 +1,9 @@
-"""What a model can reach on a machine at best, and which limit binds. Real code comes below it, never above.
+"""Upper bounds of a model's rates on a machine, and the limit that binds. Real code stays below them.
 
     decode    a token reads its active weights and its cache once     max(bytes / memory, operations / GEMM, disk)
     prefill   a pass of 1,024 tokens reads all weights once
 
-Routed experts may lie on disk: what of them has no room in memory is read again when it is needed (each expert equally
+Routed experts may lie on disk: those without room in memory are read again when they are needed (each expert equally
 often). All other weights, the cache and the state must fit.
 """
 
@@ -35,11 +35,11 @@ class Need:
 
     @property
     def fixed(self) -> int:
-        """What must be in memory."""
+        """Bytes that must be in memory."""
         return self.dense + self.cache + self.state + PROGRAM_BYTES
 
     def routed_in_memory(self, memory: int) -> float:
-        """The share of the routed experts that has room beside that."""
+        """The share of the routed experts that has room beside `fixed`, in `memory` bytes."""
         return max(0.0, min(1.0, (memory - self.fixed) / self.routed)) if self.routed else 1.0
 
 
@@ -59,7 +59,7 @@ class Rate:
 
 
 def need(config: ModelConfig, context: int) -> Need:
-    """The MTP module is left out: it stays on disk until something drafts with it."""
+    """Bytes of a model and its cache. The MTP module is left out: it stays on disk until something drafts with it."""
     kinds = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
     routed = sum(kind.bytes for kind in kinds if kind.part == "routed")
     records = packed(config)
@@ -68,7 +68,7 @@ def need(config: ModelConfig, context: int) -> Need:
 
 
 def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
-    """Raises ValueError, with the figures, where what must be in memory is more than `memory` bytes."""
+    """Returns the model's need. Raises ValueError, with the figures, if its fixed part is more than `memory` bytes."""
     needed = need(config, context)
     if needed.fixed <= memory:
         return needed
@@ -86,7 +86,7 @@ def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
 
 
 def decode_rate(config: ModelConfig, context: int, machine: Machine, memory: int) -> Rate:
-    """One sequence, the token that makes `context`. Raises ValueError where it does not fit."""
+    """The rate of decoding one sequence at `context` tokens. Raises ValueError if it does not fit in memory."""
     needed = check_fits(config, context, memory)
     active = {"routed": 0.0, "dense": 0.0}
     for kind in tensor_kinds(config):
@@ -101,7 +101,7 @@ def decode_rate(config: ModelConfig, context: int, machine: Machine, memory: int
 
 
 def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, memory: int) -> Rate:
-    """A prompt of `num_tokens`. Raises ValueError where it does not fit."""
+    """The rate of reading a prompt of `num_tokens`. Raises ValueError if it does not fit in memory."""
     needed = check_fits(config, num_tokens, memory)
     tokens = min(PASS_TOKENS, num_tokens)
     touched = 1 - (1 - config.num_experts_per_tok / config.n_routed_experts) ** tokens
@@ -125,7 +125,7 @@ def cache_read(config: ModelConfig, context: int, records: RecordBytes) -> int:
 
 
 def _compute_seconds(flops: Flops, machine: Machine) -> float:
-    """float32 matrices at the float32 rate, all else, decoded to bfloat16, at that one."""
+    """Seconds of the operations: float32 matrices at the float32 rate, all others at the bfloat16 rate."""
     wide = flops.linear["fp32"]
     return wide / machine.gemm["float32"] + (flops.raw - wide) / machine.gemm["bfloat16"]
 

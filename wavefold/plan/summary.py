@@ -33,7 +33,7 @@ class Plan:
 
 
 def plan(config: ModelConfig, context: int) -> Plan:
-    """Raises ValueError for a context that is not positive or longer than the model's."""
+    """The plan of a model. Raises ValueError for a context that is not positive or longer than the model's."""
     if not 0 < context <= config.max_position_embeddings:
         raise ValueError(f"context = {context} is not allowed; expected 1 to {config.max_position_embeddings}")
     kinds = tensor_kinds(config)
@@ -64,5 +64,5 @@ def flops_ratio(config: ModelConfig, context: int, convention: Convention) -> fl
 
 
 def sweep(config: ModelConfig) -> list[Plan]:
-    """Plans from 4K to 1M tokens, as far as the model goes."""
+    """Plans from 4K to 1M tokens, up to the longest context of the model."""
     return [plan(config, context) for context in SWEEP if context <= config.max_position_embeddings]

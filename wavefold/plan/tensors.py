@@ -1,4 +1,4 @@
-"""The tensors of an official checkpoint, by formula: how many, of what shape and precision, and who reads them.
+"""The tensors of an official checkpoint, by formula: their number, shape, precision and use.
 
 The module tree is the other account of the same thing; a test holds the two together.
 """
@@ -21,8 +21,8 @@ BYTES = {"fp8": 1.0, "fp4": 0.5, "bf16": 2.0, "fp32": 4.0, "int64": 8.0}
 class TensorKind:
     """`count` tensors of `shape` values in one `precision`; `active` of them are multiplied for a decoded token.
 
-    `part` is what they belong to: attention, compressor, indexer, router, routed, shared, mhc, norm, embedding, head
-    or mtp.
+    `part` names the part of the model: attention, compressor, indexer, router, routed, shared, mhc, norm, embedding,
+    head or mtp.
     """
 
     part: str
@@ -41,12 +41,12 @@ class TensorKind:
 
     @property
     def num_tensors(self) -> int:
-        """Scales included: a quantized matrix is two tensors on disk."""
+        """Tensors on disk. A quantized matrix is two: codes and scales."""
         return self.count * (2 if self.precision in ("fp8", "fp4") else 1)
 
     @property
     def bytes(self) -> int:
-        """On disk, scales (one byte each) included."""
+        """Bytes on disk, with scales of one byte each."""
         return int(self.values * BYTES[self.precision]) + self.count * self._scales()
 
     def _scales(self) -> int:
@@ -56,7 +56,7 @@ class TensorKind:
 
 
 def num_layers(config: ModelConfig, compression: Compression) -> int:
-    """Main layers that attend to such entries; the MTP module's is not among them."""
+    """Main layers that attend to entries of this compression. The MTP module's layer is not counted."""
     return sum(spec.part == compression.part for spec in config.main_layers)
 
 
