@@ -1,7 +1,7 @@
 """Routed experts: where their bytes lie, who holds them, and who multiplies. None of them is a module.
 
 table.py      where each expert's tensors lie
-store.py      who holds bytes: the door to an expert's weights
+store.py      who holds bytes: the access to an expert's weights
 mapped.py     memory-mapped parts of files
 resident.py   a store of all experts, memory-mapped or in memory
 compute.py    who multiplies, and how it is done here

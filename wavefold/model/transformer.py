@@ -178,8 +178,8 @@ class Transformer(HyperConnected):
         """Runs MTP depth 1 over new tokens of sequences whose pool has MTP rings: logits float32 [n, vocab].
 
         streams [n, hc, hidden] of the tokens after the last main block; following [n] int64: the token after each.
-        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Rows equal those of `mtp_logits`. Raises ValueError
-        without a module, for a pool without the rings, and for counts that do not fit.
+        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Rows equal those of `mtp_logits`. Raises
+        ValueError without a module, for a pool without the rings, and for counts that do not fit.
         """
         head = self._mtp_head()
         following = self.check_tokens(following)
