@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def use_threads(threads: int | None) -> None:
-    """Set how many threads compute; None leaves torch's choice. Raises ValueError below 1."""
+    """Sets the number of compute threads. None keeps the default of torch. Raises ValueError below 1."""
     import torch
 
     if threads is None:
