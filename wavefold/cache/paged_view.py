@@ -87,8 +87,8 @@ class PagedView(View):
     def stage(self) -> SequenceState | None:
         """Returns the state that holds the pass's last rows of all rings until the commit, or None.
 
-        None: the rows go into the rings at once, as in passes of at most `draft_tokens` tokens. The rings are longer
-        by so many rows than what readers and a rewind go back to. In the returned state each ring's rows lie oldest
+        None: the rows go into the rings at once, as in passes of at most `draft_tokens` tokens. The rings have
+        so many rows more than readers and a rewind go back to. In the returned state each ring's rows lie oldest
         first from its beginning, as many as the ring holds.
         """
         if self.length <= self.pool.layout.draft_tokens:

@@ -104,7 +104,7 @@ def unknown(values: Mapping[str, Any], fields: frozenset[str]) -> list[str]:
 def official(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `values` with transformers' keys translated to official keys.
 
-    Raises ValueError for a transformers' key that contradicts an official key or means what V4 does not have.
+    Raises ValueError for a transformers' key that contradicts an official key or has no meaning in V4.
     """
     said = {key: value for key, value in values.items() if key not in TRANSFORMERS_KEYS}
     for key, allowed in FIXED_ELSEWHERE.items():

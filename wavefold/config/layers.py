@@ -47,8 +47,8 @@ class LayerSpec(NamedTuple):
 
     DeepSeek-V4's layers leave the rest as it is:
 
-    entries_of  the layer whose entries (and index keys) are attended, an earlier one; None: its own
-    choice_of   the layer whose indexer's choice is used, an earlier one; None: its own
+    entries_of  the earlier layer that makes this layer's entries and index keys; None: this layer
+    choice_of   the earlier layer that chooses this layer's entries; None: this layer
     late_pre    True if a sublayer mixes the streams by the `pre` of the sublayer before; False: by its own
     """
 

@@ -47,7 +47,7 @@ class ModelConfig:
     """One model of the DeepSeek-V4 family. Field names and meanings are those of the official `config.json`.
 
     `compress_ratios` has one entry for each main layer and one for each MTP layer.
-    Raises ValueError, naming the key, its value and what is allowed, when the values do not make a model.
+    Raises ValueError, naming the key, its value and the allowed values, when the values do not make a model.
     """
 
     vocab_size: int

@@ -1,10 +1,10 @@
-"""Routed experts: where their bytes lie, who holds them, and who multiplies. None of them is a module.
+"""Routed experts: the places of their bytes, stores of them, and their computation. No expert is a module.
 
-table.py      where each expert's tensors lie
-store.py      who holds bytes: the door to an expert's weights
+table.py      the places of each expert's tensors
+store.py      access to an expert's weights
 mapped.py     memory-mapped parts of files
 resident.py   a store of all experts, memory-mapped or in memory
-compute.py    who multiplies, and how it is done here
+compute.py    the computation, here in one process
 ranked.py     over ranks
 gpu.py        in one kernel of a GPU
 """

@@ -1,6 +1,6 @@
-"""Who multiplies rows with their routed experts: here, over ranks (`ranked.py`), or a GPU's kernel (`gpu.py`).
+"""The computation of routed experts: here, over ranks (`ranked.py`), or in a kernel of a GPU (`gpu.py`).
 
-h [n, hidden], weights [n, k], ids [n, k]  ->  for each expert that was chosen, in ascending order: its rows together
+h [n, hidden], weights [n, k], ids [n, k]  ->  for each chosen expert, in ascending order: its rows together
                                            ->  each row's k results, summed
 """
 
@@ -29,27 +29,27 @@ class ExpertCompute(ABC):
 
     @abstractmethod
     def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden]."""
+        """Returns the sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden]."""
 
     def with_shared(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
-        """`routed` plus the shared expert's output `shared` [n, hidden], added in the wide dtype, in the dtype of h."""
+        """Returns `routed` plus the shared expert's output `shared` [n, hidden], added in wide dtype, in h's dtype."""
         out = self.routed(layer, h, weights, ids).to(self.arithmetic.accumulate)
         return (out + shared.to(out.dtype)).to(h.dtype)
 
     def over(self, store: ExpertStore) -> ExpertCompute:
-        """The same computation with the weights of another store."""
+        """Returns the same computation with the weights of another store."""
         other = copy.copy(self)
         other.store = store
         return other
 
 
 class LocalExperts(ExpertCompute):
-    """In this process, an expert after the other."""
+    """Computes in this process, one expert after the other."""
 
     takes_views = True
 
     def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """Accumulated in ascending order of expert, in the accumulation dtype, which is the result's."""
+        """Accumulates in ascending order of expert. The result has the accumulation dtype."""
         out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
         order = ids.flatten().argsort(stable=True)
         counts = torch.bincount(ids.flatten(), minlength=self.store.table.num_experts).tolist()
@@ -66,7 +66,7 @@ class LocalExperts(ExpertCompute):
         return out
 
     def with_shared(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
-        """In training with the CPU kernels rows are moved once, to all experts and back, and summed with `shared`."""
+        """Training with the CPU kernels moves each row once to all experts and back, and sums it with `shared`."""
         if not ops.moves_rows(h, self.arithmetic):
             return super().with_shared(layer, h, weights, ids, shared)
         rows = ops.ExpertRows(ids, self.store.table.num_experts)

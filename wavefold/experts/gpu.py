@@ -1,10 +1,10 @@
-"""Routed experts on a Hopper GPU: each layer's in one launch of the fused kernel, a prompt's and a step's alike.
+"""Routed experts on a Hopper GPU: one launch of the fused kernel for each layer, in prefill and decode.
 
-    few rows an expert (decode)     tiles of 16 rows, deep loads: as fast as weights can be read
+    few rows an expert (decode)     tiles of 16 rows, deep loads: limited by reading weights
     many (a prompt)                 tiles of 64
 
-The kernel is the one of several ranks (`waves/fused`), here with one. Weights stay in the official bytes: the
-store's tensors become views of each layer's stack.
+The kernel is that of several ranks (`waves/fused`), run with one rank. Weights stay in the official bytes: the store's
+tensors become views of each layer's stack.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from wavefold.waves.schedule import Waves
 Run = Callable[[Mapping[str, Tensor | int]], None]
 """Launches a kernel with its arguments by name."""
 FEW_ROWS = 16
-"""Of an expert, on average: up to so many are decode's business."""
+"""The largest average number of rows of an expert that counts as few."""
 
 
 def shapes(config: ModelConfig) -> tuple[Shape, Shape]:
-    """For few rows an expert and for many. Raises ValueError for widths that the kernels do not have."""
+    """Returns the shapes for few and for many rows an expert. Raises ValueError for widths that the kernels lack."""
     widths = config.hidden_size, config.moe_intermediate_size
     slots, limit = config.num_experts_per_tok, config.swiglu_limit
     return Shape(*widths, 16, slots, limit, stages=6), Shape(*widths, 64, slots, limit, stages=3)
@@ -42,7 +42,7 @@ class KernelExperts(ExpertCompute):
     def __init__(self, local: ExpertCompute, config: ModelConfig, device: torch.device, launch: Callable[[Shape], Run]):
         """Store, arithmetic and limit are those of `local`. Each layer's weights become one stack on `device`.
 
-        Raises ValueError, the store as it was, where its experts or the arithmetic are not what the kernels compute.
+        Raises ValueError, leaving the store unchanged, for formats or arithmetic that the kernels do not compute.
         """
         super().__init__(local.store, local.arithmetic, local.limit)
         if not self.arithmetic.released:
@@ -55,7 +55,7 @@ class KernelExperts(ExpertCompute):
         self._weights = self._adopt()
 
     def _adopt(self) -> dict[int, dict[str, Tensor]]:
-        """Each layer's experts' weights, one after another; those in the store become views of them."""
+        """Stacks the experts' weights of each layer. The store's tensors become views of the stacks."""
         rank = Rank(0, self._shapes[0], self._waves, 1, device=self._device)
         store, table = self.store, self.store.table
         stacks = {}
@@ -87,7 +87,7 @@ class KernelExperts(ExpertCompute):
 
 
 def _views(stack: Mapping[str, Tensor], number: int, weights: ExpertWeights) -> ExpertWeights:
-    """An expert's matrices inside its layer's stack, in the dtypes of `weights`."""
+    """Returns an expert's matrices as views of its layer's stack, in the dtypes of `weights`."""
     views = []
     for name, weight, (codes, scales) in zip(weights._fields, weights, _pairs(weights), strict=True):
         scale = stack[f"{name}_scale"][number].view(torch.uint8).view(scales.dtype)
@@ -96,15 +96,15 @@ def _views(stack: Mapping[str, Tensor], number: int, weights: ExpertWeights) -> 
 
 
 def _pairs(weights: ExpertWeights) -> tuple[Stored, Stored, Stored]:
-    """The codes and scales of quantized matrices, as the kernel takes them."""
+    """Returns the codes and scales of quantized matrices, as the kernel takes them."""
     w1, w2, w3 = ((weight.codes, weight.scales) for weight in weights)
     return w1, w2, w3  # type: ignore[return-value]
 
 
 def kernel_experts(local: ExpertCompute, config: ModelConfig, device: torch.device) -> KernelExperts:
-    """The routed experts of `local` on the kernels of a GPU.
+    """Returns the routed experts of `local`, computed by the kernels of a GPU.
 
-    Raises ValueError that says why they cannot run there: another chip, no TileLang or nvcc, other formats or widths.
+    Raises ValueError with the reason where they cannot run: another chip, no TileLang or nvcc, other formats or widths.
     """
     from wavefold.ops.tilelang.launch import launcher, why_not
 

@@ -1,6 +1,6 @@
 """Memory-mapped parts of files.
 
-Mappings are private: who writes to a tensor writes to memory of his own, never to the file.
+Mappings are private: a write to a tensor changes memory of this process, never the file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A file may be larger than the memory: none is set aside. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
+# A file may be larger than memory: none is reserved. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
 MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class MappedSpan:
-    """Bytes [begin, end) of a file, mapped. Unmapped when the last tensor of them is gone."""
+    """Bytes [begin, end) of a file, mapped. They are unmapped with their last tensor."""
 
     def __init__(self, path: Path, begin: int, end: int):
         self._first = begin - begin % mmap.ALLOCATIONGRANULARITY
@@ -28,7 +28,7 @@ class MappedSpan:
             )  # fmt: skip
 
     def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        """The tensor that begins at `offset` of the file. It must not be empty."""
+        """Returns the tensor that begins at `offset` of the file. It must not be empty."""
         count = int(np.prod(shape))
         return torch.frombuffer(self._data, dtype=dtype, count=count, offset=offset - self._first).view(shape)
 

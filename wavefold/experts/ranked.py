@@ -1,8 +1,8 @@
-"""Routed experts over ranks: this one has its own, tokens of all of them meet theirs in waves (`wavefold/waves`).
+"""Routed experts over ranks: each rank has a share of the experts. Tokens reach them in waves (`wavefold/waves`).
 
-Serving, attention and all else is replicated: every rank runs the same tokens, so rows need not travel. What an expert
-made of a row goes to the rank that answers for it, and the row's sum from there to all. In training each rank has
-tokens of its own, and rows travel.
+In serving, attention and everything else is replicated: every rank runs the same tokens, so rows need not travel. An
+expert's output for a row goes to the rank that owns the row, and the row's sum from there to all ranks. In training
+each rank has different tokens, and rows travel.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from wavefold.waves.experts import Pass, wave_experts
 from wavefold.waves.transport import Transport, run_alone
 
 FEW_ROWS = 32
-"""Fewer go in one wave: what waves hide is seconds of travel, and what they cost is messages."""
+"""Fewer rows go in one wave. Waves hide travel time and cost messages."""
 
 
 class RankedExperts(ExpertCompute):
-    """The store needs this rank's experts alone, and is asked for no others."""
+    """The store needs only this rank's experts."""
 
     def __init__(self, local: ExpertCompute, transport: Transport, settings: Settings, same_rows: bool):
         """Store, arithmetic and limit are those of `local`. `same_rows`: every rank runs the same tokens."""
@@ -39,8 +39,8 @@ class RankedExperts(ExpertCompute):
     def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """The sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden].
 
-        All ranks call it, for the same layers in the same order, and its backward pass. Raises RankLost where another
-        one is gone.
+        All ranks call it, and its backward pass, for the same layers in the same order. Raises RankLost where another
+        rank is gone.
         """
         if self._same_rows:
             return self._serve(layer, h, weights, ids)

@@ -1,6 +1,6 @@
 """A store of all experts: memory-mapped from the files that a table names, or in memory.
 
-    table: file, offset --one mapping a file, made when it is first needed--> tensors of the experts that are asked for
+    table: file, offset --one mapping a file, made at its first use--> tensors of acquired experts
     put(tensors): random models, masters of training, copies on a GPU
 
 Pages of mapped files are read when they are used, and can be dropped.
@@ -23,13 +23,13 @@ from wavefold.quant.format import SCALE_DTYPE
 
 
 class ResidentExperts(ExpertStore):
-    """All experts of a table. Those that lie in no file and were not put are on meta: shapes and dtypes alone."""
+    """All experts of a table. An expert without a file that was not put is on meta: shapes and dtypes only."""
 
     def __init__(self, table: ExpertTable):
         self.table = table
         self._spans: dict[int, MappedSpan] = {}
         self._weights: dict[tuple[int, int], ExpertWeights] = {}
-        """Those that were put or asked for."""
+        """Experts that were put or acquired."""
         self._structs: dict[int, np.ndarray] = {}
         self._closed = False
 
@@ -41,7 +41,7 @@ class ResidentExperts(ExpertStore):
         return self._weights.get((layer, expert)) or self._opened(layer, expert)
 
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
-        """Replace an expert's tensors, each by a parameter without a gradient where it is none yet."""
+        """Replaces an expert's tensors. A tensor that is no parameter becomes one without a gradient."""
         self._check_open()
         self._weights[layer, expert] = weights.map(_parameter)
         self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
@@ -56,10 +56,9 @@ class ResidentExperts(ExpertStore):
         return int(self.table.nbytes()[here].sum())
 
     def structs(self, layer: int) -> np.ndarray:
-        """A layer's experts as an array of wf_expert [num_experts], which this store keeps valid until `put` or
-        `close`. An expert that is not here has null addresses.
+        """Returns a layer's experts as an array of wf_expert [num_experts], valid until `put` or `close`.
 
-        Raises ValueError for tensors that are not contiguous on the CPU.
+        An expert that is not here has null addresses. Raises ValueError for tensors that are not contiguous on the CPU.
         """
         self._check_open()
         if (structs := self._structs.get(layer)) is None:
@@ -67,7 +66,7 @@ class ResidentExperts(ExpertStore):
         return structs
 
     def close(self) -> None:
-        """Drop all tensors and mappings: memory goes back as soon as nobody else holds a tensor of it."""
+        """Drops all tensors and mappings. Memory is freed with the last tensor that others hold."""
         self._closed = True
         self._weights.clear()
         self._spans.clear()
@@ -83,7 +82,7 @@ class ResidentExperts(ExpertStore):
         return weights
 
     def _opened(self, layer: int, expert: int) -> ExpertWeights:
-        """An expert's tensors by the table."""
+        """Returns an expert's tensors from their places in the table."""
         self._check_open()
         return ExpertWeights(*(self._matrix(layer, expert, matrix) for matrix in range(len(MATRICES))))
 
@@ -102,7 +101,7 @@ class ResidentExperts(ExpertStore):
         return self._span(file).tensor(offset, dtype, shape)
 
     def _span(self, file: int) -> MappedSpan:
-        """The mapping of a file, from its first routed expert's tensor to its last."""
+        """Returns the mapping of a file, from the first tensor of a routed expert to the last."""
         if (span := self._spans.get(file)) is None:
             begin, end = self.table.span(file)
             span = self._spans[file] = MappedSpan(self.table.paths[file], begin, end)
@@ -119,7 +118,7 @@ class ResidentExperts(ExpertStore):
         return structs
 
     def _fill_mapped(self, structs: np.ndarray, layer: int) -> None:
-        """Fill in what the table says, by columns."""
+        """Fills formats, sizes and addresses from the table, by columns."""
         table = self.table
         bases = np.array([self._span(f).base if f in table.file[layer] else 0 for f in range(len(table.paths))] + [0])
         addresses = np.where(table.file[layer] == ABSENT, 0, bases[table.file[layer]] + table.offset[layer])

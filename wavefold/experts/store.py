@@ -1,7 +1,7 @@
-"""The one door to the routed experts' weights, wherever they are.
+"""Access to the routed experts' weights, wherever they lie.
 
-The model asks for the experts that a batch needs and gives them back; the store decides what is in memory. Weights are
-handed out as they lie on disk: packed codes, scales and a format tag, never repacked.
+The model acquires the experts that a batch needs and releases them. The store decides which experts are in memory.
+Weights keep their bytes from disk: packed codes, scales and a format, never repacked.
 
     with store.acquire(layer, ids) as view:          pinned until the end of the block
         view[e].w1 -> Weight
@@ -30,21 +30,21 @@ class ExpertWeights(NamedTuple):
 
     @property
     def form(self) -> str:
-        """fp4, fp8, bf16 or fp32: how the weights are stored."""
+        """The name of the stored format: fp4, fp8, bf16 or fp32."""
         return self.w1.format.name
 
     @property
     def is_here(self) -> bool:
-        """True if there are bytes, False for shapes and dtypes alone."""
+        """True if there are bytes; False for shapes and dtypes only."""
         return not self.w1.codes.is_meta
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ExpertWeights:
-        """The same with `function` of each tensor."""
+        """Returns the weights with `function` applied to each tensor."""
         return ExpertWeights(*(weight.map(function) for weight in self))
 
 
 class ExpertView(Mapping[int, ExpertWeights]):
-    """Some experts of a layer, pinned in memory until `close` (or the end of a `with` block)."""
+    """Experts of a layer, pinned in memory until `close` (or the end of a `with` block)."""
 
     def __init__(self, store: ExpertStore, layer: int, experts: Mapping[int, ExpertWeights]):
         self._store, self._layer, self._experts = store, layer, experts
@@ -59,7 +59,7 @@ class ExpertView(Mapping[int, ExpertWeights]):
         return len(self._experts)
 
     def close(self) -> None:
-        """Give the experts back. Their tensors must not be used afterwards."""
+        """Releases the experts. Their tensors must not be used afterwards."""
         self._store._unpin(self._layer, tuple(self._experts))
         self._experts = {}
 
@@ -73,32 +73,34 @@ class ExpertView(Mapping[int, ExpertWeights]):
 
 
 class ExpertStore(ABC):
-    """Who holds routed experts. Layers are numbered as in the checkpoint, the MTP layer after the main ones."""
+    """Holds routed experts. Layers are numbered as in the checkpoint: main layers, then MTP layers."""
 
     table: ExpertTable
-    """Which experts there are, in which formats."""
+    """The places and formats of the experts."""
     generation = 0
-    """Another number whenever what `structs` gave is no longer valid."""
+    """It changes whenever arrays from `structs` become invalid."""
 
     @abstractmethod
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
-        """The experts `ids` (distinct) of a layer, pinned until the view is closed. May block while they are read."""
+        """Returns the experts `ids` (distinct) of a layer, pinned until the view is closed. May block on reads."""
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a hint: a store may ignore it
-        """These experts will be asked for soon. Returns at once."""
+        """Announces that these experts will be acquired soon. Returns at once."""
 
     def structs(self, layer: int) -> np.ndarray | None:
-        """A layer's experts as an array of wf_expert [num_experts], valid while `generation` stays; None where they
-        are not all in memory."""
+        """Returns a layer's experts as an array of wf_expert [num_experts], or None unless all are in memory.
+
+        The array is valid while `generation` stays the same.
+        """
         return None
 
     @abstractmethod
     def stored(self, layer: int, expert: int) -> ExpertWeights:
-        """An expert's tensors for a walk over all of them: pinned by nobody, on meta where they are not here."""
+        """Returns an expert's tensors for a walk over all experts: not pinned, on meta where they are not here."""
 
     @abstractmethod
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
-        """Replace an expert's tensors; the new ones stay in memory."""
+        """Replaces an expert's tensors. The new tensors stay in memory."""
 
     @property
     @abstractmethod
@@ -107,10 +109,10 @@ class ExpertStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give all memory and files back. Nothing can be acquired afterwards."""
+        """Gives all memory and files back. Nothing can be acquired afterwards."""
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Replace every tensor that is here by `function` of it."""
+        """Replaces every tensor that is here by `function` of it."""
         for layer in range(self.table.num_layers):
             for expert in range(self.table.num_experts):
                 weights = self.stored(layer, expert)
@@ -118,4 +120,4 @@ class ExpertStore(ABC):
                     self.put(layer, expert, weights.map(function))
 
     def _unpin(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a store that never evicts pins nothing
-        """The experts of a view that was closed."""
+        """Releases the experts of a closed view."""

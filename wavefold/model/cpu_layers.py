@@ -4,7 +4,7 @@
     experts elsewhere        each layer in three calls, with requests to the store or other ranks between them:
                              streams --block_attention--> streams, h, routes --experts--> --leave--> streams
 
-The kernels do what `block.py` does, step for step (csrc/forward.cpp, csrc/attention_half.cpp, csrc/experts.cpp). This
+The kernels repeat `block.py` step for step (csrc/forward.cpp, csrc/attention_half.cpp, csrc/experts.cpp). This
 file tells them where a layer's parameters and a sequence's caches lie.
 """
 

@@ -24,7 +24,7 @@ COUNTED_PARTS = ("linear", "index", *(compression.part for compression in COMPRE
 
 
 class FixedRouter(nn.Module):
-    """A router whose scores are computed and whose choice is the first k experts, on the CPU."""
+    """A router that computes scores and chooses the first k experts, on the CPU."""
 
     def __init__(self, router: Router):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The origin of a model: what a copy of it keeps beside the parameters."""
+"""The origin of a model, which a copy of it keeps beside the parameters."""
 
 from __future__ import annotations
 

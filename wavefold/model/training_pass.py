@@ -37,7 +37,7 @@ class TrainingPass:
     captured: dict[int, tuple[float, float]] = field(default_factory=dict)
     """By indexed layer: attention mass on the indexer's top-k entries, and on all entries, summed over queries."""
     watch_capture: bool = False
-    """Measure `captured`: attend densely, and see what the choice would have held."""
+    """True to measure `captured`. With "dense" attention it is the mass that the choice would have held."""
 
     def take(self) -> tuple[Tensor, Tensor]:
         """Returns the sums of index losses and of balance losses since the last call."""

@@ -89,7 +89,7 @@ class Transformer(HyperConnected):
             self.add_head()
         self.mtp = nn.ModuleList(MTP(config, spec) for spec in config.layers[config.num_hidden_layers :])
         self.origin: Origin | None = None  # the checkpoint it was loaded from
-        self.runtime: Runtime | None = None  # what its passes run on; None: what the caller's thread uses
+        self.runtime: Runtime | None = None  # of its passes; None: the runtime of the caller's thread
         self._cpu = CpuLayers()
 
     @property

@@ -1,4 +1,4 @@
-"""The operations of a forward pass. Each has one contract, stated where its reference stands (`ops/reference/`)."""
+"""The operations of a forward pass. Each has one contract, stated at its reference (`ops/reference/`)."""
 
 from wavefold.ops.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.ops.backend import kernels_run

@@ -1,9 +1,9 @@
-"""How numbers are computed: the two arithmetics of the project, chosen once when a model is loaded.
+"""The two arithmetics of the project. A model has one of them, chosen when it is loaded.
 
-`exact` computes the architecture's mathematics in one dtype (transformers' reading of it); weights are decoded, nothing
-else is quantized. `released` computes what DeepSeek's own inference code computes, rounding by rounding: bfloat16
+`exact` computes the architecture's mathematics in one dtype (as transformers reads it): weights are decoded, nothing
+else is quantized. `released` repeats DeepSeek's inference code, rounding by rounding: bfloat16
 activations, FP8 inputs of the quantized GEMMs, FP8-simulated KV, FP4-simulated index queries and keys.
-docs/arithmetic.md has the table of both and what each is judged by.
+docs/arithmetic.md has the table of both, and the tests of each.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ EXACT_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 DEFAULT_ARITHMETIC = "released"
-"""What computes where nothing is said: `load`, `LLM`, `Transformer`, the commands and the benches."""
+"""The arithmetic of `load`, `LLM`, `Transformer`, the commands and the benches unless they name one."""
 
 
 @dataclass(frozen=True, init=False)
 class Arithmetic:
-    """`name` is "exact" or "released"; `dtype` is that of the activations between ops.
+    """`name` is "exact" or "released"; `dtype` is the dtype of activations between ops.
 
-    `fp4_index` lets exact arithmetic round index queries, keys and scores as released arithmetic does: a model that was
-    trained for it then evaluates as it was trained.
+    `fp4_index` lets exact arithmetic round index queries, keys and scores as released arithmetic does: a model trained
+    so then evaluates as it was trained.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Arithmetic:
 
     @property
     def released(self) -> bool:
-        """Whether to round as the released inference code does."""
+        """True if numbers are rounded as in the released inference code."""
         return self.name == "released"
 
     @property
     def rounds_index(self) -> bool:
-        """Whether index queries and keys go through FP4 and index scores through bfloat16."""
+        """True if index queries and keys go through FP4 and index scores through bfloat16."""
         return self.released or self.fp4_index
 
     @property
@@ -60,8 +60,7 @@ class Arithmetic:
 
     @property
     def matmul(self) -> torch.dtype:
-        """The dtype that attention, compressors and the head multiply in: exact arithmetic stays in the activations',
-        released arithmetic goes to float32."""
+        """The dtype in which attention, compressors and head multiply: `dtype` if exact, float32 if released."""
         return self.accumulate if self.released else self.dtype
 
     def __str__(self) -> str:

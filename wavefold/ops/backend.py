@@ -1,6 +1,6 @@
-"""Who computes: the CPU kernels where they serve, else the references. The current runtime may ask for references.
+"""The choice between CPU kernels and references. The current runtime may ask for references.
 
-"auto"         kernels for what they take (bfloat16 activations on a CPU), references for the rest
+"auto"         kernels where they can compute (bfloat16 activations on a CPU), references elsewhere
 "reference"    plain torch throughout
 """
 
@@ -15,7 +15,7 @@ from wavefold.ops.runtime import current
 
 
 def kernels_run(dtype: torch.dtype, device: torch.device) -> bool:
-    """True if the CPU kernels run whole layers for activations of this dtype: not while operations are counted."""
+    """True if the CPU kernels run whole layers for activations of this dtype. False while operations are counted."""
     return (
         current().backend == "auto"
         and dtype == torch.bfloat16
@@ -26,7 +26,7 @@ def kernels_run(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def kernels_train(*tensors: Tensor) -> bool:
-    """True if gradients are wanted and the CPU kernels compute them: the activations come first, in bfloat16."""
+    """True if gradients are wanted and the CPU kernels can compute them for these tensors, activations first."""
     return (
         current().backend == "auto"
         and tensors[0].dtype == torch.bfloat16
@@ -39,7 +39,7 @@ def kernels_train(*tensors: Tensor) -> bool:
 
 
 def kernels_serve(*tensors: Tensor) -> bool:
-    """True if the CPU kernels take these tensors: the activations, in bfloat16, come first."""
+    """True if the CPU kernels can compute with these tensors, activations first, and no gradient is wanted."""
     return (
         current().backend == "auto"
         and tensors[0].dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Compression of whole sequences into entries. What it means: `ops/reference/compress.py`."""
+"""Compression of whole sequences into entries. Its meaning: `ops/reference/compress.py`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def compress(
     lengths: Sequence[int],
     arithmetic: Arithmetic,
 ) -> Tensor:
-    """h [n, hidden] of whole sequences of `lengths`, one after another -> their entries [m, dim], in the same order.
+    """h [n, hidden] of whole sequences of `lengths`, one after another -> entries [m, dim] in that order.
 
-    wkv, wgate [width, hidden], ape [ratio, width]; width is dim, or 2 dim with `overlap`. In the activations' dtype.
+    wkv, wgate [width, hidden], ape [ratio, width]; width is dim, or 2 dim with `overlap`. Result in activation dtype.
     """
     if not arithmetic.released and any(n >= ratio for n in lengths) and kernels_train(h, wkv, wgate, ape):
         count_linear(h, wkv)

@@ -1,4 +1,4 @@
-"""One expert: SwiGLU with clamped inputs. What it means: `ops/reference/expert.py`."""
+"""One expert: SwiGLU with clamped inputs. Its meaning: `ops/reference/expert.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def expert(
 ) -> Tensor:
     """x [n, hidden] -> [n, hidden] in x's dtype; w1 gate, w2 down, w3 up.
 
-    `route` [n, 1] float32, the tokens' routing weights, is applied before w2 (None: 1).
+    `route` [n, 1] float32: the tokens' routing weights, applied before w2 (None: 1).
     """
     count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1.shape[0])  # three clamps, a sigmoid of three, two products
     if not arithmetic.released and kernels_train(x, w1.codes, *(() if route is None else (route,))):

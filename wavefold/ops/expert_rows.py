@@ -1,4 +1,4 @@
-"""Which rows go to which expert in training: all of an expert's side by side, so that each is moved once."""
+"""Rows by expert in training: all rows of an expert lie side by side, so that each row is moved once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from wavefold.ops.native import expert_rows as native
 
 
 def moves_rows(h: Tensor, arithmetic: Arithmetic) -> bool:
-    """Whether `ExpertRows` takes h: kernels, with gradients."""
+    """True if `ExpertRows` can move the rows of h: kernels, with gradients."""
     return not arithmetic.released and kernels_train(h)
 
 
 class ExpertRows:
-    """The rows of the experts that tokens chose, ids [n, k]. `counts`: rows of each of `experts`, in that order."""
+    """The rows of chosen experts, ids [n, k]. `experts`: those with rows. `counts`: their numbers of rows."""
 
     def __init__(self, ids: Tensor, num_experts: int):
         order = ids.flatten().argsort(stable=True)
@@ -30,10 +30,10 @@ class ExpertRows:
         self.counts = [count for count in counts if count]
 
     def take(self, h: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """h [n, d], weights [n, k] -> for each expert its rows [count, d] and their weights [count, 1]."""
+        """h [n, d], weights [n, k] -> for each of `experts`, rows [count, d] and their weights [count, 1]."""
         rows = native.take_rows(h, self.tokens, self.places).split(self.counts)
         return list(zip(rows, weights.flatten()[self.order, None].split(self.counts), strict=True))
 
     def sum(self, outputs: Sequence[Tensor], added: Tensor) -> Tensor:
-        """What each expert made of its rows -> the sum of each token's, and `added` [n, d], rounded once: [n, d]."""
+        """`outputs` of the experts -> each token's sum of outputs and `added` [n, d], rounded once: [n, d]."""
         return native.sum_rows(torch.cat(list(outputs)), self.tokens, self.places, added)

@@ -1,11 +1,11 @@
-"""How many floating-point operations an op does: stated where the op stands, summed while somebody counts.
+"""Floating-point operations: each op states its number, a counter sums them.
 
-    @counted("norm", lambda x, *_: 4 * x.numel())        the op's own statement, from its arguments
+    @counted("norm", lambda x, *_: 4 * x.numel())        the statement of an op, from its arguments
     with counting() as counter: model(...)               {(part, precision): operations}
-    with part("window"): ...                               what the ops inside state goes to this part
+    with part("window"): ...                               attention inside is counted as this part
 
 A multiply-add is two operations; a comparison, an exponential and a division are one each. Only shapes are read, so
-that a model on the meta device is counted too.
+that a model on the meta device can be counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FlopCounter(Counter[tuple[str, str]]):
     """Operations by part ("linear", "index", "norm", ...) and, for linears, the precision of the weight."""
 
     def of(self, part: str) -> int:
-        """Operations of a part in all precisions."""
+        """Returns the operations of a part in all precisions."""
         return sum(count for (name, _), count in self.items() if name == part)
 
 
@@ -42,7 +42,7 @@ _part: ContextVar[str | None] = ContextVar("part of attention", default=None)
 
 @contextmanager
 def counting() -> Iterator[FlopCounter]:
-    """Count what this thread runs inside the block. One block at a time in a thread."""
+    """Counts the operations of this thread inside the block. A thread can be in one block at a time."""
     if _active.get() is not None:
         raise RuntimeError("operations are being counted already; expected one counting() block at a time")
     counter = FlopCounter()
@@ -60,7 +60,7 @@ def is_counting() -> bool:
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """What ops called inside state under "attention" is entered under `name`."""
+    """Enters operations that ops inside the block state as "attention" under `name`."""
     token = _part.set(name)
     try:
         yield
@@ -69,14 +69,14 @@ def part(name: str) -> Iterator[None]:
 
 
 def count(name: str, operations: int, precision: str = "") -> None:
-    """Enter operations, while this thread counts."""
+    """Enters operations if this thread counts."""
     if (counter := _active.get()) is not None:
         entered = _part.get() if name == "attention" else None
         counter[entered or name, precision] += operations
 
 
 def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The op does formula(*its arguments) operations, entered under `name`."""
+    """Decorates an op that does formula(*arguments) operations, entered under `name`."""
 
     def decorate(op: Callable[P, R]) -> Callable[P, R]:
         COUNTED.add(op.__name__)
@@ -93,12 +93,12 @@ def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]]
 
 
 def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
-    """Enter x [..., in] times weight [out, in]: 2 in out for each row, of which a grouped one does a share."""
+    """Enters x [..., in] times weight [out, in]: 2 * in * out / groups operations for each row."""
     if is_counting():
         rows, form = x.numel() // x.shape[-1], quant.format_of(weight.dtype).name
         count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), form)
 
 
 def values(x: Any, times: int = 1) -> int:
-    """`times` operations for each value of x."""
+    """Returns `times` operations for each value of x."""
     return times * int(x.numel())

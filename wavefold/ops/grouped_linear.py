@@ -1,6 +1,6 @@
-"""A linear layer in groups for training: each group's product lands where it belongs, forward and backward.
+"""A linear layer in groups for training. Each group's product is written in place, forward and backward.
 
-torch's own batched product of strided operands copies them, transposed, once for the gradient of the weight.
+torch's batched product of strided operands would copy them, transposed once more for the gradient of the weight.
 """
 
 from __future__ import annotations

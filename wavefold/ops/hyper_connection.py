@@ -1,4 +1,4 @@
-"""Manifold-constrained hyper-connections (mHC). What each op means: `ops/reference/hyper_connection.py`."""
+"""Manifold-constrained hyper-connections (mHC). The meaning of each op: `ops/reference/hyper_connection.py`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def hc_read(
     norm_eps: float,
     arithmetic: Arithmetic,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a sublayer reads of the streams, [n, d]; post and comb, for its output; and the streams to return it to.
+    """Returns x [n, d], which a sublayer reads; post and comb, for its output; and the streams to add the output to.
 
-    `hc_weights` and `hc_collapse` in one, so that all of the streams' gradient comes together in one place.
+    `hc_weights` and `hc_collapse` in one op, so that the whole gradient of the streams is summed in one place.
     """
     if _trains(arithmetic, x_nJd, fn, base, scale):
         x = x_nJd.flatten(1)

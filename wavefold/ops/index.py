@@ -1,4 +1,4 @@
-"""The indexer's choice for whole sequences. What it means: `ops/reference/index.py`."""
+"""The indexer's choice for whole sequences. Its meaning: `ops/reference/index.py`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wavefold.ops.flops import count
 from wavefold.ops.reference.index import RunningTopK, index_scores
 
 SCORE_BLOCK = 512
-"""Entries scored at a time: what is allocated is queries x heads x this, whatever the context."""
+"""Entries scored at a time: scores take queries x heads x SCORE_BLOCK values, whatever the context."""
 
 
 def choose_entries(q: Tensor, weights: Tensor, keys: Tensor, ratio: int, k: int, arithmetic: Arithmetic) -> Tensor:
     """q [n, heads, dim], weights [n, heads], keys [m, dim] of a whole sequence -> [n, <= k] entries, best first.
 
-    The token t sees the first (t + 1) // ratio entries; -1 where there is none. Without gradients.
+    Token t sees the first (t + 1) // ratio entries. -1 stands for no entry. Without gradients.
     """
     if q.dtype == weights.dtype == keys.dtype and q.shape[-1] % 2 == 0 and kernels_serve(q.detach(), keys.detach()):
         count("index", 2 * q.numel() * len(keys))

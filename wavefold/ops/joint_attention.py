@@ -1,4 +1,4 @@
-"""Attention of whole sequences, for training. What it means: `ops/reference/joint_attention.py`."""
+"""Attention of whole sequences, for training. Its meaning: `ops/reference/joint_attention.py`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def attend_sequences(
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """q [n, H, c], kv [n, c], entries [m, c] of sequences of `lengths`, one after another, sink [H] -> o [n, H, c].
 
-    And, if `mass` asks for it, the entries' mass of each sequence, [length, length // ratio] float32, without gradient
-    (else of no row). `chosen`, bool of the same shapes: a token sees only those (None: all of a sequence's).
+    Also returns, for each sequence, the mass of the entries [length, length // ratio] float32, without gradient; unless
+    `mass` is True it has no rows. `chosen`, bool of the same shapes: the entries that a token sees (None: all).
     """
     if (
         not arithmetic.released

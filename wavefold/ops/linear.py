@@ -1,4 +1,4 @@
-"""y = x Wᵀ, with W stored as FP4, FP8, bfloat16 or float32. What each means: `ops/reference/linear.py`."""
+"""y = x Wᵀ, with W stored as FP4, FP8, bfloat16 or float32. The meaning of each: `ops/reference/linear.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
 def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
     """x [..., in], plain weight [out, in] -> [..., out] float32, for the compressors and the head.
 
-    Released arithmetic evaluates these projections in float32; so do the kernels in either.
+    Released arithmetic evaluates these projections in float32. The kernels do so in both arithmetics.
     """
     count_linear(x, weight)
     if kernels_serve(x, weight):
@@ -40,7 +40,7 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
 
 
 def grouped_linear(x: Tensor, weight: Weight, num_groups: int) -> Tensor:
-    """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet its rows alone.
+    """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet only group g's rows.
 
     The input is never rounded, whatever the weight's format.
     """

@@ -1,4 +1,4 @@
-"""Losses of training. What they mean: `ops/reference/index_loss.py`, `train/chunked_loss.py`."""
+"""Losses of training. Their meaning: `ops/reference/index_loss.py`, `train/chunked_loss.py`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wavefold.ops.reference.index_loss import index_loss as reference
 def sequence_index_loss(
     q: Tensor, weights: Tensor, keys: Tensor, mass: Tensor, chosen: Tensor | None, ratio: int, arithmetic: Arithmetic
 ) -> Tensor:  # fmt: skip
-    """q [n, heads, dim], weights [n, heads], keys [m, dim], mass [n, m] of a sequence -> the indexer's loss, a scalar.
+    """q [n, heads, dim], weights [n, heads], keys [m, dim], mass [n, m] of a sequence -> the index loss, a scalar.
 
-    The token t sees the first (t + 1) // ratio entries, and of those the chosen [n, m] (None: all).
+    Token t sees the first (t + 1) // ratio entries; with `chosen` [n, m], the chosen ones of them.
     """
     if not arithmetic.released and kernels_train(q, weights, keys):
         return native.index_loss(q, weights, keys, mass, chosen, ratio, arithmetic.rounds_index)
@@ -26,10 +26,10 @@ def sequence_index_loss(
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
-    """logits [n, V], which this may overwrite, targets [n] int64 -> nats [n], and the gradient of their sum [n, V].
+    """logits [n, V], targets [n] int64 -> nats [n], and the gradient of their sum [n, V]. May overwrite the logits.
 
-    Nats are float32 (float64 logits: that), the gradient is of the logits' dtype. `ignored` < 0 is the target of rows
-    that count nothing.
+    Nats are float32 (float64 for float64 logits); the gradient has the logits' dtype. `ignored` < 0 is the target of
+    rows that do not count.
     """
     if logits.is_contiguous() and kernels_serve(logits.detach()):
         return native.cross_entropy_(logits, targets), logits

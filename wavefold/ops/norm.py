@@ -1,4 +1,4 @@
-"""RMS norms. What they mean: `ops/reference/norm.py`."""
+"""RMS norms. Their meaning: `ops/reference/norm.py`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> T
 
 
 def rms_norm_rotated(x: Tensor, weight: Tensor | None, eps: float, table: Table, arithmetic: Arithmetic) -> Tensor:
-    """x [n, ..., c] -> its RMS norm (without a weight: divided by its RMS alone), turned to the table's positions."""
+    """x [n, ..., c] -> its RMS norm, rotated to the table's positions. Without a weight: x / rms(x), rotated."""
     if not arithmetic.released and kernels_train(x, *(() if weight is None else (weight,))):
         count("norm", (3 if weight is None else 4) * x.numel())
         count("rope", x.numel() // x.shape[-1] * 6 * table[0].shape[-1])

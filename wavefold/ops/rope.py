@@ -1,4 +1,4 @@
-"""Rotary positions. What they mean: `ops/reference/rope.py`."""
+"""Rotary positions. Their meaning: `ops/reference/rope.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wavefold.ops.reference import rope as reference
 
 
 def rotate(x: Tensor, table: reference.Table, arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
-    """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
+    """x [n, ..., dim] with its last rope dims rotated to the table's positions (rotated back if `inverse`)."""
     if kernels_train(x):
         count("rope", x.numel() // x.shape[-1] * 6 * table[0].shape[-1])
         return norm_grad.rotate(x, table, inverse)

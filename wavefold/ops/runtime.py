@@ -1,10 +1,10 @@
-"""What the CPU kernels run on: threads, an instruction set, batch invariance. Held by models, shared by them.
+"""The runtime of the CPU kernels: threads, an instruction set, batch invariance. Models hold and share runtimes.
 
-    shared runtime     whoever says nothing uses it: torch's number of threads, the processor's best instructions
-    model.runtime      a model's own, in use inside its passes
-    with using(...)    another one for a block, in this thread alone
+    shared runtime     the default: torch's number of threads, the processor's best instructions
+    model.runtime      used inside the passes of one model
+    with using(...)    used inside a block, in this thread alone
 
-Nothing here belongs to the process: two models with different runtimes may be called from different threads at once.
+No state belongs to the process: two models with different runtimes may be called from different threads at once.
 Calls on one runtime wait for each other, since its threads serve one call at a time.
 """
 
@@ -23,12 +23,12 @@ BACKENDS = ("auto", "reference")
 
 
 class Runtime:
-    """Threads and kernels of the CPU library. Freed when its last holder lets go and no call runs on it.
+    """Threads and kernels of the CPU library. Freed when it has no holder and no call runs on it.
 
-    `threads`: how many (None: as many as torch uses at each call). `isa`: the instruction set, one of `isas()` (None:
-    the processor's best). `batch_invariant`: row i of a batch has the same bytes whatever the batch, at the price of
-    slower prompts. `backend`: "auto", kernels for what they take (bfloat16 activations on a CPU) and references for
-    the rest; or "reference", plain torch throughout. Raises ValueError for values that are not allowed.
+    `threads`: their number (None: torch's number at each call). `isa`: the instruction set, one of `isas()` (None: the
+    processor's best). `batch_invariant`: row i of a batch has the same bytes whatever the batch, at the price of
+    slower prompts. `backend`: "auto", kernels where they can compute (bfloat16 activations on a CPU) and references
+    elsewhere; or "reference", plain torch throughout. Raises ValueError for values that are not allowed.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Runtime:
 
     @property
     def seconds(self) -> float:
-        """Time that calls on this runtime have spent inside the library."""
+        """Seconds that calls on this runtime have spent inside the library."""
         with self._lock:
             return (self._spent_ns + (self._handle.inside_ns if self._handle else 0)) / 1e9
 
     def handle(self) -> library.Handle:
-        """The library's threads, for a call. Raises ValueError where so many cannot be had."""
+        """Returns the library's threads for a call. Raises ValueError where so many threads cannot be started."""
         threads = self.threads or torch.get_num_threads()
         handle = self._handle
         if handle is not None and handle.is_usable and handle.threads == threads:
             return handle
-        with self._lock:  # a call that runs on the old one holds it until it returns
+        with self._lock:  # a running call keeps the old handle alive until it returns
             if self._handle is not None and self._handle.is_usable:
                 self._spent_ns += self._handle.inside_ns
             self._handle = library.Handle(threads, self._isa, self.batch_invariant)
@@ -71,7 +71,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[Runtime]:
-        """Ops that this thread calls inside the block run here."""
+        """Makes ops that this thread calls inside the block run on this runtime."""
         token = _current.set(self)
         try:
             yield self
@@ -82,7 +82,7 @@ class Runtime:
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
         backend: str | None = None,
     ) -> Runtime:  # fmt: skip
-        """A runtime of its own that differs in what is given."""
+        """Returns a new runtime that differs in the arguments that are not None."""
         return Runtime(
             self.threads if threads is None else threads,
             self._isa if isa is None else isa,
@@ -98,12 +98,12 @@ class Runtime:
 
 
 def isas() -> list[str]:
-    """Instruction sets that were compiled in and that this processor has, best first; none without the library."""
+    """Returns the instruction sets that are compiled in and that this processor has, best first."""
     return library.isas() if library.available() else []
 
 
 def current() -> Runtime:
-    """The runtime of ops that this thread calls: that of the innermost block, else the shared one."""
+    """Returns the runtime of ops that this thread calls: that of the innermost block, else the shared runtime."""
     return _current.get()
 
 
@@ -111,7 +111,7 @@ def current() -> Runtime:
 def using(
     threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None, backend: str | None = None
 ) -> Iterator[Runtime]:
-    """For this block, and in this thread, a runtime that differs from the current one in what is given."""
+    """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments."""
     with current().but(threads, isa, batch_invariant, backend).active() as runtime:
         yield runtime
 
@@ -124,7 +124,7 @@ class Timing:
 
 @contextlib.contextmanager
 def timing(runtime: Runtime | None = None) -> Iterator[Timing]:
-    """The time of calls on a runtime (None: the current one), by whichever thread, while the block runs."""
+    """Measures the calls of all threads on a runtime (None: the current one) while the block runs."""
     watched, spent = runtime or current(), Timing()
     before = watched.seconds
     try:

@@ -1,16 +1,16 @@
-"""Number formats: the only place in Wavefold that knows a bit layout. Plain torch, on any device.
+"""Number formats: bit layouts in plain torch, on any device. csrc has the same layouts for the CPU kernels.
 
     e2m1.py        FP4: two 4-bit codes to a byte
     e4m3.py        FP8 codes
     e8m0.py        scales: one byte, a power of two
-    rows.py        rows cut into blocks with a scale each: what the next two share
+    rows.py        rows cut into blocks with a scale each, for weights and activations
     blocks.py      weights as a checkpoint stores them: dequantize, quantize, FP4 to FP8 and back
     format.py      the formats of stored matrices
     weight.py      a stored matrix: format, size, codes, scales
     activation.py  activations: FP8 for a GEMM's input, and the FP8 and FP4 simulations
     hadamard.py    the rotation that precedes FP4 in the indexer
 
-value = code * scale throughout: e2m1 codes with a scale per row and 32 columns (the OCP's MXFP4), e4m3
+value = code * scale in every format: e2m1 codes with a scale per row and 32 columns (the OCP's MXFP4), e4m3
 weights with a scale per 128x128, e4m3 activations with a scale per row and 64 or 128 columns. Values are
 rounded to nearest, ties to even; scales are rounded up to a power of two, so that no value is clipped.
 

@@ -1,11 +1,11 @@
-"""Activations in FP8 and FP4, as the released model sees them.
+"""Activations in FP8 and FP4, as in the released model.
 
     act_quant   before a GEMM with a quantized weight: e4m3 codes, a scale per row and 128 columns
     fp8_sim     KV entries, the dimensions without RoPE: to e4m3 and back, a scale per 64
     fp4_sim     index queries and keys: to e2m1 and back, a scale per 32
 
 The released model was trained through these roundings, so its arithmetic includes the simulated ones.
-Results carry no gradient: a straight-through estimate is the caller's business. A value that is not finite
+Results carry no gradient: the caller adds a straight-through estimate. A value that is not finite
 makes its whole block NaN. Source: the official kernels, in the revision whose FP8 simulation rounds to e4m3;
 DeepSeek-V4 report section 5.2.1.
 """
@@ -30,7 +30,7 @@ def act_quant(x: torch.Tensor, block: int = 128) -> tuple[torch.Tensor, torch.Te
 
 
 def fp8_sim(x: torch.Tensor, block: int = 64) -> torch.Tensor:
-    """x [..., n] through `act_quant` and back, a new tensor of x's type."""
+    """Returns x [..., n] through `act_quant` and back, a new tensor of x's type."""
     codes, scale = act_quant(x, block)
     return dequantize_rows(codes, scale, block, x.dtype)
 
@@ -47,6 +47,6 @@ def fp4_quant(x: torch.Tensor, block: int = 32) -> tuple[torch.Tensor, torch.Ten
 
 
 def fp4_sim(x: torch.Tensor, block: int = 32) -> torch.Tensor:
-    """x [..., n] through `fp4_quant` and back, a new tensor of x's type."""
+    """Returns x [..., n] through `fp4_quant` and back, a new tensor of x's type."""
     codes, scale = fp4_quant(x, block)
     return dequantize_rows(codes, scale, block, x.dtype)

@@ -4,8 +4,8 @@
     other linears    float8_e4m3fn [out, in]                       scale e8m0 [out/128, in/128]
     the rest         bfloat16 or float32 [out, in]                 no scale
 
-Scale counts round up: a partial block at an edge has a scale of its own. All functions also take leading
-dimensions, such as a stack of experts, and none carries a gradient.
+Scale counts round up: a partial block at an edge has a scale. All functions also take leading dimensions, such as a
+stack of experts. None carries a gradient.
 
 FP4 becomes FP8 without loss because e4m3 has exponents to spare. With a 128x128 block's scale at 2^-6 times
 its largest 1x32 scale, the values of a 1x32 scale up to 2^14 times smaller still are e4m3 values.
@@ -35,19 +35,19 @@ FP4_BLOCK = 32
 
 FP4_PER_FP8 = FP8_BLOCK // FP4_BLOCK
 LARGEST_SPREAD = 14
-"""log2 of the largest ratio of FP4 scales under which an FP8 block holds all values."""
+"""log2 of the largest ratio of FP4 scales at which an FP8 block holds all values."""
 HEADROOM = 6
 """log2 of the largest factor by which FP4 values grow inside FP8: 6 * 2^6 = 384 <= 448."""
 SMALLEST_NORMAL = 2.0**-126
 
 
 def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """The values [..., out, in] of a stored weight, in `dtype`.
+    """Returns the values [..., out, in] of a stored weight, in `dtype`.
 
     The type of `weight` tells its format: int8 or uint8 (FP4) and float8_e4m3fn come with the `scale` of the
-    table above, float8_e8m0fnu or uint8; bfloat16, float16 and float32 with None, and are returned as they
-    are if `dtype` is theirs. Otherwise the result is new. Exact in bfloat16 and float32 while it is in their normal
-    range. Raises ValueError where types or shapes do not fit.
+    table above, float8_e8m0fnu or uint8; bfloat16, float16 and float32 come with None, and are returned
+    unchanged if `dtype` is their type. Otherwise the result is new. It is exact in the normal range of bfloat16 and
+    float32. Raises ValueError where types or shapes do not fit.
     """
     if weight.dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
         if scale is not None:
@@ -92,10 +92,10 @@ def quantize_fp8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fp4_to_fp8(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """An FP4 weight as an FP8 weight of the same values, by the official converter's rule.
+    """Returns an FP4 weight as an FP8 weight of the same values, by the official converter's rule.
 
     weight int8 or uint8 [..., out, in/2] and scale e8m0 [..., out, in/32] to float8_e4m3fn [..., out, in] and
-    float8_e8m0fnu [..., out/128, in/128], each block's largest FP4 scale over 2^6. Every value is checked:
+    float8_e8m0fnu [..., out/128, in/128], each block's largest FP4 scale over 2^6. It checks every value:
     ValueError names the first 128x128 block that e4m3 cannot hold. All values are safe while the largest FP4
     scale of a block is at most 2^14 times its smallest; beyond that it depends on the values. Minus zero
     becomes zero: the converter's table has a plain 0 for code 8.
@@ -124,11 +124,11 @@ def fp4_to_fp8(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def fp8_to_fp4(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """An FP8 weight as an FP4 weight of the same values, if there is one: the way back from `fp4_to_fp8`.
+    """Returns an FP8 weight as an FP4 weight of the same values, if there is one: the inverse of `fp4_to_fp8`.
 
     weight float8_e4m3fn [..., out, in] and scale e8m0 [..., out/128, in/128] to int8 [..., out, in/2] and
     float8_e8m0fnu [..., out, in/32]. Values come back bit for bit. Scales are the smallest that reach the
-    largest value (for a block of zeros, the FP8 scale), perhaps smaller than those the weight once had.
+    largest value (for a block of zeros, the FP8 scale), perhaps smaller than those of the original weight.
     Raises ValueError for an odd `in`, and naming the first 1x32 block that is exact under no scale.
     """
     if weight.dtype != torch.float8_e4m3fn:
@@ -165,7 +165,7 @@ def fp8_to_fp4(weight: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _ratio(fp4_bytes: torch.Tensor, block: list[int]) -> str:
-    """What is wrong with the FP4 scales of a 128x128 block, and what is allowed."""
+    """Returns the part of an error message about the FP4 scales of a 128x128 block."""
     *batch, row, column = block
     scales = fp4_bytes[tuple(batch)][row * FP8_BLOCK :, column * FP4_PER_FP8 :][:FP8_BLOCK, :FP4_PER_FP8]
     low, high = int(scales.min()), int(scales.max())
@@ -216,10 +216,10 @@ def _max_of_rows(per_row: torch.Tensor) -> torch.Tensor:
 
 
 def count_lossy_tiles(weight: torch.Tensor, scale: torch.Tensor) -> int:
-    """128x128 tiles of an FP4 weight that an FP8 weight of the same values does not hold.
+    """Returns the number of 128x128 tiles of an FP4 weight that FP8 cannot hold without loss.
 
     weight int8 or uint8 [out, in/2], scale e8m0 [out, in/32]. Where all scales but those of blocks of zeros are at most
-    2^14 apart there is none; else each tile is converted to see.
+    2^14 apart there is none; else each tile is converted.
     """
     _check_fp4(weight, scale)
     scales = e8m0.as_bytes(scale)

@@ -17,7 +17,7 @@ def decode(scale: torch.Tensor) -> torch.Tensor:
 
 
 def as_bytes(scale: torch.Tensor) -> torch.Tensor:
-    """The bytes of e8m0 scales, uint8, sharing their memory. Raises ValueError where the type is another."""
+    """Returns the bytes of e8m0 scales, uint8, sharing their memory. Raises ValueError for another type."""
     if scale.dtype not in (torch.float8_e8m0fnu, torch.uint8):
         raise ValueError(f"scale of type {scale.dtype}; allowed are float8_e8m0fnu and uint8")
     return scale.view(torch.uint8)
@@ -26,7 +26,7 @@ def as_bytes(scale: torch.Tensor) -> torch.Tensor:
 def ceil_scale(amax: torch.Tensor, largest: float) -> torch.Tensor:
     """Scales 2^ceil(log2(amax / largest)): float32 `amax` >= 0 to float8_e8m0fnu of the same shape.
 
-    As the official kernels compute it: one float32 product with the float32 nearest to 1/largest, then the
+    The computation is that of the official kernels: one float32 product with the float32 nearest to 1/largest, then the
     exponent field, plus one if any mantissa bit is set. For 6 and 448 that reciprocal is rounded up, so that
     `amax` never exceeds `largest` times its scale. Zero gives 2^-127; infinity and NaN give NaN.
     Raises ValueError unless `amax` is float32.

@@ -1,11 +1,11 @@
-"""The formats in which matrices are stored: which codes, and which scales beside them.
+"""The formats of stored matrices: codes, and scales beside them.
 
 fp4    int8 [out, in/2], two e2m1 codes a byte    a scale for each row and 32 columns
 fp8    float8_e4m3fn [out, in]                    a scale for each 128 x 128
 bf16   bfloat16 [out, in]                         none
 fp32   float32 [out, in]                          none
 
-Two more stand in no file: fp64, and the decoded values of a quantized weight.
+Two further formats are in no file: fp64, and the decoded values of a quantized weight.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Shape = tuple[int, int]
 
 
 class Format(NamedTuple):
-    """A way to store a matrix."""
+    """The format of a stored matrix."""
 
     name: str
     dtype: torch.dtype
-    """Of the codes."""
+    """The dtype of codes."""
     values_per_code: int = 1
     block: Shape | None = None
     """Rows and columns that share a scale; None where there are no scales."""
     is_quantized: bool = False
-    """True if released arithmetic rounds what is multiplied with it to FP8."""
+    """True if released arithmetic rounds the other operand of a product to FP8."""
 
     def codes_shape(self, rows: int, columns: int) -> Shape:
         return rows, columns // self.values_per_code
 
     def scales_shape(self, rows: int, columns: int) -> Shape | None:
-        """Partial blocks at the edges have scales of their own."""
+        """Returns the shape of the scales, or None. A partial block at an edge has a scale."""
         return None if self.block is None else (-(-rows // self.block[0]), -(-columns // self.block[1]))
 
 
 SCALE_DTYPE = torch.float8_e8m0fnu
-"""Of scales: one byte, a power of two."""
+"""The dtype of scales: one byte, a power of two."""
 
 FORMATS = {
     form.name: form
@@ -52,24 +52,24 @@ FORMATS = {
         Format("fp32", torch.float32),
     )
 }
-"""By name, in the order of the CPU kernels' numbers."""
+"""Formats by name, in the order of the CPU kernels' numbers."""
 
 FP64 = Format("fp64", torch.float64)
 
 _BY_DTYPE = {form.dtype: form for form in (*FORMATS.values(), FP64)} | {torch.uint8: FORMATS["fp4"]}
 
 STORED_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.bfloat16, torch.float32)
-"""What weights may be in files."""
+"""The dtypes of weights in files."""
 
 
 @functools.cache
 def decoded_format(dtype: torch.dtype) -> Format:
-    """The format of decoded values of a quantized weight, held in `dtype`: their scales have been applied."""
+    """Returns the format of a quantized weight's values in `dtype`, after the scales are applied."""
     return Format("decoded", dtype, is_quantized=True)
 
 
 def format_of(dtype: torch.dtype) -> Format:
-    """The format of a weight whose codes are of this dtype. Raises ValueError for a dtype of no format."""
+    """Returns the format of a weight whose codes have this dtype. Raises ValueError for a dtype of no format."""
     if (form := _BY_DTYPE.get(dtype)) is None:
         raise ValueError(f"a weight of {dtype}; expected one of {', '.join(map(str, _BY_DTYPE))}")
     return form

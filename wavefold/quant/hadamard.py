@@ -11,7 +11,7 @@ from .rows import by_rows
 
 
 def hadamard(x: torch.Tensor) -> torch.Tensor:
-    """x H / sqrt(n) over the last dimension n, a power of two: a new tensor of x's shape and floating type.
+    """Returns x H / sqrt(n) over the last dimension n, a power of two: a new tensor of x's shape and floating type.
 
     log2(n) float32 butterflies, one multiplication by n^-1/2, one rounding to x's type. Differentiable, to
     any order. Raises ValueError for another n or type.

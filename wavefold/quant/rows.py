@@ -1,4 +1,4 @@
-"""Rows cut into blocks of columns, each block with one e8m0 scale: what weights and activations share.
+"""Rows cut into blocks of columns, each block with one e8m0 scale, for weights and activations.
 
     x [..., n] -> amax of each block -> power-of-two scale -> codes of x / scale
 
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from . import e2m1, e4m3, e8m0
 
 CPU_CHUNK = 1 << 19
-"""Elements handled at a time on a CPU, where temporaries should stay in cache (2 to 5 times faster)."""
+"""Elements processed at a time on a CPU, so that temporaries stay in cache (2 to 5 times faster)."""
 
 FP4_FLOOR = 6 * 2.0**-126
 """The official kernels' smallest amax of an FP4 block: its scale is the smallest normal float32."""
 
 
 def by_rows(fn: Callable[..., tuple[torch.Tensor, ...]], *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """`fn(*inputs)`, on a CPU in chunks of rows: the first dimension of all tensors, in and out."""
+    """Returns `fn(*inputs)`, computed on a CPU in chunks of rows: the first dimension of all inputs and outputs."""
     num_rows = inputs[0].shape[0]
     step = max(1, CPU_CHUNK * num_rows // max(1, inputs[0].numel()))
     if inputs[0].device.type != "cpu" or step >= num_rows:
@@ -37,7 +37,7 @@ def by_rows(fn: Callable[..., tuple[torch.Tensor, ...]], *inputs: torch.Tensor) 
 
 
 def num_blocks(num_columns: int, block: int) -> int:
-    """Blocks that cover so many columns, the last of them perhaps in part."""
+    """Returns the number of blocks that cover `num_columns` columns. The last block may be partial."""
     return -(-num_columns // block)
 
 
@@ -67,7 +67,7 @@ def scale_rows_(x: torch.Tensor, scale: torch.Tensor, block: int) -> torch.Tenso
 
 
 def as_quantizable(x: torch.Tensor) -> torch.Tensor:
-    """x without gradient and in bfloat16 or float32, whose exponents suffice for the reciprocal of a scale.
+    """Returns x without gradient, in bfloat16 or float32: their exponents can hold the reciprocal of a scale.
 
     Raises ValueError unless x is bfloat16, float16 or float32 and its last dimension is not empty.
     """
@@ -79,7 +79,7 @@ def as_quantizable(x: torch.Tensor) -> torch.Tensor:
 
 
 def over_scale(x: torch.Tensor, scale: torch.Tensor, block: int) -> torch.Tensor:
-    """x / scale, a new tensor: bfloat16 or float32 [rows, n], uint8 or e8m0 scale [rows, ceil(n / block)]."""
+    """Returns x / scale, a new tensor: bfloat16 or float32 [rows, n], uint8 or e8m0 scale [rows, ceil(n / block)]."""
     # Byte 254 - b is the reciprocal of byte b, and NaN wraps to NaN. The product is exact unless so small
     # that any code rounds it to zero.
     reciprocal = e8m0.decode(254 - e8m0.as_bytes(scale)).to(x.dtype)
@@ -95,7 +95,7 @@ def quantize_rows_fp8(x: torch.Tensor, block: int, floor: float) -> tuple[torch.
 
     def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale = e8m0.ceil_scale(block_amax(x, block).clamp_(min=floor), e4m3.LARGEST)
-        # The official clamp to 448 is left out: `ceil_scale` makes sure that it never acts.
+        # The official clamp to 448 is left out: with `ceil_scale` it never acts.
         return over_scale(x, scale, block).to(torch.float8_e4m3fn), scale
 
     codes, scale = by_rows(quantize, x.reshape(-1, x.shape[-1]))
@@ -121,11 +121,11 @@ def quantize_rows_fp4(x: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.
 def dequantize_rows(
     codes: torch.Tensor, scale: torch.Tensor, block: int, dtype: torch.dtype = torch.bfloat16
 ) -> torch.Tensor:
-    """code * scale, a new tensor [..., n] of any floating `dtype`.
+    """Returns code * scale, a new tensor [..., n] of any floating `dtype`.
 
     codes: int8 or uint8 (packed e2m1) [..., n/2], or float8_e4m3fn [..., n]. scale: float8_e8m0fnu or uint8
-    [..., ceil(n / block)]. Exact where `dtype` holds the product: bfloat16 and float32 do in their normal
-    range. Raises ValueError where types or shapes do not fit.
+    [..., ceil(n / block)]. It is exact where `dtype` holds the product: bfloat16 and float32 do in their
+    normal range. Raises ValueError where types or shapes do not fit.
     """
     fp8 = codes.dtype == torch.float8_e4m3fn
     decode = e4m3.decode if fp8 else e2m1.decode

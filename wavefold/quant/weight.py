@@ -12,11 +12,11 @@ from .blocks import dequantize
 from .format import Format, decoded_format, format_of
 
 DECODED = torch.empty(0)
-"""Stands in a module's `scale` beside decoded values of a quantized weight, whose scales have been applied."""
+"""The `scale` of a module with decoded values of a quantized weight: the scales are applied already."""
 
 
 class Weight(NamedTuple):
-    """A matrix [out, in] as it is stored."""
+    """A stored matrix [out, in]."""
 
     format: Format
     shape: tuple[int, int]
@@ -25,16 +25,16 @@ class Weight(NamedTuple):
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor | None = None) -> Weight:
-        """The weight that a module's `weight` and `scale` are. Raises ValueError for codes of no format's dtype."""
+        """Returns the weight of a module's `weight` and `scale`. Raises ValueError for codes of no format's dtype."""
         form = format_of(codes.dtype)
         if scales is DECODED:
             form, scales = decoded_format(codes.dtype), None
         return cls(form, (codes.shape[0], codes.shape[-1] * form.values_per_code), codes, scales)
 
     def decode(self, dtype: torch.dtype) -> Tensor:
-        """The values [out, in] in `dtype`: the codes themselves where they are plain and of that dtype."""
+        """Returns the values [out, in] in `dtype`. Plain codes of that dtype are returned without a copy."""
         return dequantize(self.codes, self.scales, dtype)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Weight:
-        """The weight of `function` of codes and scales."""
+        """Returns the weight with `function` applied to codes and scales."""
         return Weight.of(function(self.codes), None if self.scales is None else function(self.scales))

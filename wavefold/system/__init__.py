@@ -1,4 +1,4 @@
-"""The machine and this process: processor, memory there is, memory in use; and how a user is told of what is odd."""
+"""The machine and this process: processor, memory and its limits; and notices to a user."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = [
 
 
 class Notice(UserWarning):
-    """What a user should know of and need not stop for: something left out, replaced or about to run out.
+    """A notice to a user that stops nothing: something is left out, replaced or about to run out.
 
     Raised with `warnings.warn`; the command line prints each as one line on stderr.
     """
 
 
 def cpu_name() -> str:
-    """The processor's name and the cores that this process may use."""
+    """Returns the processor's name and the number of cores that this process may use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

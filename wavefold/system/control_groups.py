@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True)
 class Limit:
-    """One bound on the memory of this process. `total` and `free` are bytes; `name` is what an error message says.
+    """One bound on the memory of this process. `total` and `free` are bytes; `name` is for error messages.
 
-    `counts_maps`: mapped files count towards it, as towards a limit of the address space. `free` may be negative.
+    `counts_maps`: True if mapped files count towards it, as in limits of address space. `free` may be negative.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class _Mount:
-    """A hierarchy's mount: `top` is the group that is found at `folder`."""
+    """A hierarchy's mount: `top` is the group at `folder`."""
 
     version: int
     top: PurePosixPath
@@ -38,9 +38,9 @@ class _Mount:
 
 
 def group_limits(root: Path = Path("/")) -> list[Limit]:
-    """The limits of this process's groups, the innermost first. `root` is the folder that stands for "/".
+    """Returns the limits of this process's groups, innermost first. `root` is the folder that stands for "/".
 
-    Empty where the system has no control groups, or where none of them limits memory.
+    The list is empty where the system has no control groups, or none of them limits memory.
     """
     paths = _paths(root)
     limits: list[Limit] = []
@@ -56,7 +56,7 @@ def group_limits(root: Path = Path("/")) -> list[Limit]:
 
 
 def _paths(root: Path) -> dict[int, PurePosixPath]:
-    """This process's group by version: that of version 1's memory controller, and that of version 2."""
+    """Returns this process's group by version: of the memory controller in version 1, and of version 2."""
     paths: dict[int, PurePosixPath] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -84,7 +84,7 @@ def _unescaped(field: str) -> str:
 
 
 def _first(folder: Path, group: PurePosixPath) -> Iterator[Limit]:
-    """Version 1. Without a limit of its own, a group says 2^63 less a page."""
+    """Version 1. A group without a limit has 2^63 less a page."""
     total, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
     stat = _stat(folder)
     if total is None:
@@ -93,7 +93,7 @@ def _first(folder: Path, group: PurePosixPath) -> Iterator[Limit]:
     free = total - max(0, (used or 0) - cache)
     yield Limit(f"control group {group} (memory.limit_in_bytes)", total, free)
     above = stat.get("hierarchical_memory_limit", total)
-    if above < total and not (folder.parent / "memory.limit_in_bytes").exists():  # above the mount: unseen but for this
+    if above < total and not (folder.parent / "memory.limit_in_bytes").exists():  # above the mount: shows only here
         yield Limit(f"a control group above {group} (hierarchical_memory_limit)", above, above - (total - free))
 
 
@@ -111,12 +111,12 @@ _LIMITS = {1: _first, 2: _second}
 
 
 def _stat(folder: Path) -> dict[str, int]:
-    """memory.stat. Pages of files on disk can be dropped, so their bytes are not in use, as in MemAvailable."""
+    """Reads memory.stat. Pages of files on disk can be dropped: their bytes are not in use, as in MemAvailable."""
     return {key: int(value) for key, value in (line.split() for line in _lines(folder / "memory.stat"))}
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None where there is no such file, or no number in it: "max" is no limit."""
+    """Returns the number in a file, or None without a file or a number: "max" is no limit."""
     text = next(iter(_lines(path)), "")
     return int(text) if text.isdigit() else None
 
@@ -124,5 +124,5 @@ def _number(path: Path) -> int | None:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
-    except OSError:  # this system has none, or another one's group may not be read
+    except OSError:  # the file is absent, or may not be read
         return []

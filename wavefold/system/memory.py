@@ -1,4 +1,4 @@
-"""Memory that this process may take: the least of what the machine, its control groups and its own limits allow.
+"""Memory that this process may take: the least that the machine, control groups and process limits allow.
 
 check_memory   the one check before anything large is allocated: in the cache, a load, a run, training
 """
@@ -13,23 +13,25 @@ from pathlib import Path
 from wavefold.system.control_groups import Limit, group_limits
 
 RLIMITS = (("RLIMIT_AS (ulimit -v)", "RLIMIT_AS", "VmSize"), ("RLIMIT_DATA (ulimit -d)", "RLIMIT_DATA", "VmData"))
-"""Name, constant, and the field of /proc/self/status that says how much of it is used."""
+"""Name, constant, and the field of /proc/self/status with the bytes in use."""
 
 
 ADDRESS_SLACK = {"RLIMIT_AS": 1536 << 20, "RLIMIT_DATA": 128 << 20}
-"""Address space that allocators of threads reserve and never fill; without it a run under `ulimit -v` dies of a failed
-reservation although its memory would fit."""
+"""Address space that allocators of threads reserve and never fill.
+
+Without this slack a process under `ulimit -v` dies of a failed reservation although its memory would fit.
+"""
 ADDRESS_LEAST = 1 << 30
 """Address space that the libraries of a command take before it does anything."""
 
 
 def memory_bytes() -> int:
-    """Memory that this process may have at most: the machine's, or what a control group or a process limit leaves."""
+    """Returns the most memory that this process may have: the least total of all limits."""
     return min(limit.total for limit in limits())
 
 
 def available_bytes() -> int:
-    """Memory that this process can still take without swapping, at least 0."""
+    """Returns the memory that this process can still take without swapping, at least 0."""
     return max(0, tightest().free)
 
 
@@ -49,7 +51,7 @@ def check_memory(num_bytes: int, subject: str, advice: str, mapped_bytes: int = 
 
 
 def check_address_space() -> None:
-    """Raises ValueError where a limit leaves less address space than the libraries take that are imported next."""
+    """Raises ValueError where a limit leaves too little address space for the libraries that are imported next."""
     total, _ = resource.getrlimit(resource.RLIMIT_AS)
     if total != resource.RLIM_INFINITY and total < ADDRESS_LEAST:
         raise ValueError(
@@ -59,12 +61,12 @@ def check_address_space() -> None:
 
 
 def tightest(mapped_bytes: int = 0) -> Limit:
-    """The limit that leaves least for memory once `mapped_bytes` of files are mapped."""
+    """Returns the limit that leaves least memory once `mapped_bytes` of files are mapped."""
     return min(limits(), key=lambda limit: limit.free - mapped_bytes * limit.counts_maps)
 
 
 def limits(root: Path = Path("/")) -> list[Limit]:
-    """All limits of this process, the machine's first. `root` is the folder that stands for "/"."""
+    """Returns all limits of this process, the machine's first. `root` is the folder that stands for "/"."""
     return [_machine(root), *group_limits(root), *_process_limits(root)]
 
 
@@ -75,7 +77,7 @@ def _machine(root: Path) -> Limit:
 
 
 def _process_limits(root: Path) -> list[Limit]:
-    """Limits of address space and data, where there are any. Linux counts private writable maps of files as data."""
+    """Returns limits of address space and data, if any. Linux counts private writable maps of files as data."""
     used = _fields(root / "proc/self/status")
     found = []
     for name, constant, field in RLIMITS:
@@ -87,20 +89,20 @@ def _process_limits(root: Path) -> list[Limit]:
 
 
 def rss_bytes() -> int:
-    """Memory that this process has resident now, pages of mapped files included; its peak where /proc is missing."""
+    """Returns the resident bytes of this process, with pages of mapped files. Without /proc it returns their peak."""
     return _fields(Path("/proc/self/status")).get("VmRSS", 0) or _largest()
 
 
 def peak_rss_bytes() -> int:
-    """Most memory that this process has had resident, pages of mapped files included.
+    """Returns the peak of resident bytes of this process, with pages of mapped files.
 
-    Linux's VmHWM counts from the start of this program; ru_maxrss, used elsewhere, may be that of its parent.
+    Linux's VmHWM counts from the start of this program. ru_maxrss, used elsewhere, may be that of its parent.
     """
     return _fields(Path("/proc/self/status")).get("VmHWM", 0) or _largest()
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The sizes in a file of /proc, which has kB, as bytes by name; empty where there is no such file."""
+    """Returns the sizes in a file of /proc, which are kB, as bytes by name; empty without the file."""
     lines = path.read_text().splitlines() if path.exists() else []
     sizes = (line.replace(":", " ").split() for line in lines if line.endswith(" kB"))
     return {words[0]: int(words[1]) * 1024 for words in sizes}

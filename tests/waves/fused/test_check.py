@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from tests.waves.fused.checker import Violation, check
 from wavefold.ops.tilelang.tasks import Column, Kind
-from wavefold.waves.fused.check import Violation, check
 from wavefold.waves.fused.tables import Pairs, Tables, tables
 from wavefold.waves.schedule import Waves
 

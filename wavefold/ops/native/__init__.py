@@ -1,4 +1,4 @@
-"""The CPU kernels of csrc/, through their C interface. Absent where no library was built: the references stand in."""
+"""The CPU kernels of csrc/, through their C interface. Without a built library the references replace them."""
 
 from wavefold.ops.native.attention import attend, index_select
 from wavefold.ops.native.block import (

@@ -24,9 +24,9 @@ def attend(
 ) -> Tensor:
     """Attention of consecutive tokens of one sequence, the first at position `first`: bfloat16 [n, heads, c].
 
-    q bfloat16 [n, heads, c]; sink float32 [heads]. Each query sees the last `window` tokens, its own among them (rows
-    of `past` before `first`, then `fresh` bfloat16 [n, c]), then of the (position + 1) // ratio entries that are
-    complete all, or those of `chosen` int32 [n, k], ended by -1. Raises ValueError for what does not fit.
+    q bfloat16 [n, heads, c]; sink float32 [heads]. Each query sees the last `window` tokens, including its own: rows of
+    `past` before `first`, then `fresh` bfloat16 [n, c]. It also sees the (position + 1) // ratio complete entries; with
+    `chosen` int32 [n, k], ended by -1, the chosen ones of them. Raises ValueError for arguments that do not fit.
     """
     q, fresh, sink = q.contiguous(), fresh.contiguous(), sink.detach().float().contiguous()
     n, heads, dim = q.shape
@@ -41,7 +41,7 @@ def attend(
         chosen = chosen.to(torch.int32).contiguous()
         if len(chosen) != n:
             raise ValueError(f"{len(chosen)} rows of chosen entries do not fit {n} queries")
-        if chosen.shape[1] == 0:  # none; to the library a null `chosen` means all
+        if chosen.shape[1] == 0:  # no entry is chosen; a null `chosen` would mean all
             entries = chosen = None
     out = torch.empty_like(q)
     check(
@@ -59,7 +59,7 @@ def index_select(q: Tensor, weights: Tensor, keys: RowSource, first: int, ratio:
     """The k best of the (position + 1) // ratio entries that each query sees: int32 [n, k], best first, then -1.
 
     q bfloat16 [n, heads, dim], weights bfloat16 [n, heads]. `released`: dots, their products with the weights and the
-    sum over heads are rounded to bfloat16. Ties go to the earlier entry. Raises ValueError for what does not fit.
+    sum over heads are rounded to bfloat16. Ties go to the earlier entry. Raises ValueError for shapes that do not fit.
     """
     q, weights = q.contiguous(), weights.contiguous()
     n, heads, dim = q.shape

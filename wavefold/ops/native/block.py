@@ -63,14 +63,16 @@ class ViewStruct(ctypes.Structure):
 
 
 class StagedStruct(ctypes.Structure):
-    """wf_staged: where a layer's rings take a pass's new rows for now."""
+    """wf_staged: addresses of a layer's new rows until the pass is committed."""
 
     _fields_ = (("window", _pointer), ("tail", _pointer), ("key_tail", _pointer))
 
 
 class SpanStruct(ctypes.Structure):
-    """wf_span: a sequence's new tokens, and its cache by layer. `views` and `staged` are addresses of arrays, which it
-    holds as `kept`."""
+    """wf_span: a sequence's new tokens, and its cache by layer.
+
+    `views` and `staged` are addresses of arrays. `kept` keeps these arrays alive.
+    """
 
     kept: tuple[object, object]
 
@@ -83,24 +85,24 @@ Staged = ctypes.Array[StagedStruct]
 
 
 def views(layers: Sequence[ViewStruct]) -> Views:
-    """A sequence's cache by layer; the caller keeps it, and what it points into, as long as calls use it."""
+    """Returns a sequence's cache by layer. The caller keeps it, and the rows it points to, alive during calls."""
     return (ViewStruct * len(layers))(*layers)
 
 
 def staged(addresses: np.ndarray) -> Staged:
-    """Where a pass's rows go for now: int64 [layers, 3], addresses for window, tail and key tail; kept as `views`."""
+    """Returns the staged rows' places: int64 [layers, 3], addresses of window, tail and key tail. Kept as `views`."""
     return (StagedStruct * len(addresses)).from_buffer(addresses)  # type: ignore[arg-type]
 
 
 def span(position: int, tokens: int, views: Views, staged: Staged | None) -> SpanStruct:
-    """A sequence's `tokens` new tokens, the first at `position`. Without `staged` rows go into the rings."""
+    """Returns a sequence's span: `tokens` new tokens from `position` on. Without `staged`, rows go into the rings."""
     struct = SpanStruct(position, tokens, ctypes.addressof(views), None if staged is None else ctypes.addressof(staged))
     struct.kept = views, staged
     return struct
 
 
 def spans(spans: Sequence[SpanStruct]) -> Spans:
-    """The spans of a pass."""
+    """Returns the spans of a pass as an array. It keeps their arrays alive."""
     array = (SpanStruct * len(spans))(*spans)
     array.kept = [span.kept for span in spans]  # type: ignore[attr-defined]
     return array
@@ -126,14 +128,14 @@ Ranges = ctypes.Array[RangeStruct]
 
 
 def ranges(tensors: Sequence[Tensor]) -> Ranges:
-    """Where contiguous tensors lie, for a call that is told what the one after it reads first. Never read: a hint."""
+    """Returns the places of contiguous tensors: a prefetch hint for the tensors that the next call reads first."""
     return (RangeStruct * len(tensors))(*[RangeStruct(tensor.data_ptr(), tensor.nbytes) for tensor in tensors])
 
 
 class BlockParameters:
-    """A layer's parameters as the library takes them: fields of wf_block by name, tensors held as long as this lives.
+    """A layer's parameters as the library takes them: fields of wf_block by name. It keeps their tensors alive.
 
-    A field is a number, a tensor (its address is taken), a (weight, scale) pair, or a dict for a nested structure.
+    A field is a number, a tensor (its address is passed), a (weight, scale) pair, or a dict for a nested structure.
     """
 
     def __init__(self, fields: dict[str, object]):
@@ -159,8 +161,10 @@ class BlockParameters:
 
 
 class PassBuffers:
-    """What a pass's calls give each other, kept from layer to layer, for tokens int64 [n] and their streams bfloat16
-    [n, J, hidden], which each layer changes."""
+    """Buffers between the calls of a pass, reused by all layers, for tokens int64 [n].
+
+    Each layer changes `streams` bfloat16 [n, J, hidden].
+    """
 
     def __init__(self, tokens: Tensor, streams: Tensor, topk: int):
         n, num_streams, hidden = streams.shape
@@ -176,7 +180,7 @@ class PassBuffers:
         def addresses(*tensors: Tensor) -> tuple[int, ...]:
             return tuple(tensor.data_ptr() for tensor in tensors)
 
-        # asked for once, numbers without torch: a step's time outside the kernels is what is left of it
+        # addresses are read once: calls of torch would be most of a step's time outside the kernels
         self._chosen = (_int64 * (n * topk)).from_address(self.chosen.data_ptr())
         self.sizes = n, num_streams, hidden, topk
         self.of_attention = addresses(
@@ -186,7 +190,7 @@ class PassBuffers:
         self.of_leave = addresses(self.output, self.mixed, self.post, self.comb, self.streams)
 
     def distinct_experts(self) -> list[int]:
-        """The experts in `chosen`, each once, ascending."""
+        """Returns the distinct experts in `chosen`, ascending."""
         return sorted(set(self._chosen))
 
 
@@ -194,15 +198,15 @@ def block_attention(
     block: BlockParameters, layer: int, spans: Spans, buffers: PassBuffers, after: Ranges
 ) -> None:  # fmt: skip
     """buffers.streams -> buffers.mixed, the streams after attention; h, post, comb, route and chosen for the experts.
-    New entries are in the caches. `after`: what the next call reads first. Raises ValueError for what does not fit."""
+    New entries go to the caches. `after`: prefetch hint for the next call. Raises ValueError where sizes do not fit."""
     arguments = ctypes.byref(block.struct), layer, len(spans), spans, *buffers.of_attention, after, len(after)
     check(require().wf_block_attention(runtime(), *arguments))
 
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
-    """An expert's weights as the library takes them; the caller keeps the tensors. `expert` -1: for every token."""
+    """Returns an expert as the library takes it. The caller keeps the tensors alive. `expert` -1: for every token."""
     (_, shape, c1, s1), (_, _, c2, s2), (_, _, c3, s3) = weights
-    # written out, by `map`: it is made for every expert of every token
+    # written out, with `map`: it runs for every expert of every token
     tensors = [tensor for tensor in (c1, s1, c2, s2, c3, s3) if tensor is not None]
     key = expert, shape, c1.dtype, c2.dtype, c3.dtype, *map(Tensor.data_ptr, tensors)
     if (struct := _structs.get(key)) is None:
@@ -215,13 +219,13 @@ def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
 
 MOST_STRUCTS = 1 << 15
 _structs: dict[object, ExpertStruct] = {}
-"""Structures by all that they say: addresses, shapes and dtypes. What lies there may change."""
+"""Structures by their content: addresses, shapes and dtypes. The values at the addresses may change."""
 
 
 def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges) -> None:
     """buffers.h -> buffers.output: the sum over `chosen` experts, for their tokens by buffers.chosen and buffers.route.
 
-    The sum is float32, in the order of `chosen`. `after`: what the next call reads first.
+    The sum is float32, in the order of `chosen`. `after`: prefetch hint for the next call.
     """
     array = (ExpertStruct * len(chosen))(*chosen)
     n, _, hidden, topk = buffers.sizes
@@ -231,7 +235,7 @@ def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffer
 
 
 def leave(buffers: PassBuffers) -> None:
-    """buffers.output back onto the streams of buffers.mixed (hc_expand), into buffers.streams."""
+    """Adds buffers.output to the streams in buffers.mixed (hc_expand). The result is buffers.streams."""
     output, mixed, post, comb, streams = buffers.of_leave
     n, num_streams, hidden, _ = buffers.sizes
     check(require().wf_hc_expand(runtime(), output, mixed, post, comb, n, num_streams, hidden, streams))

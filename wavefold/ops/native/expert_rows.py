@@ -11,20 +11,20 @@ from wavefold.ops.native.library import bf16, check, pointer, require, runtime
 
 
 def take_rows(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
-    """x bfloat16 [n, d], tokens [n * k] int64 -> x[tokens]; places [n, k] says where each token went.
+    """x bfloat16 [n, d], tokens [n * k] int64 -> x[tokens]; places [n, k]: the rows of each token in the result.
 
-    Raises ValueError for what does not fit.
+    Raises ValueError for arguments that do not fit.
     """
     return _TakeRows.apply(x, tokens, places)
 
 
 def sum_rows(rows: Tensor, tokens: Tensor, places: Tensor, added: Tensor) -> Tensor:
-    """rows bfloat16 [n * k, d] as `take_rows` laid them, added [n, d] -> each token's sum with it [n, d]."""
+    """rows bfloat16 [n * k, d] as `take_rows` orders them, added [n, d] -> sums by token, with `added`: [n, d]."""
     return _SumRows.apply(rows, tokens, places, added)
 
 
 def _combine(rows: Tensor, index: Tensor, added: Tensor | None) -> Tensor:
-    """rows [m, d], index [n, j] -> the sums of the rows that each index names: [n, d]."""
+    """rows [m, d], index [n, j] -> sums over j of rows[index[n, j]], plus `added`: [n, d]."""
     rows, index, added = bf16(rows), index.contiguous(), None if added is None else bf16(added)
     count, dim = len(index), rows.shape[-1]
     if rows.dim() != 2 or index.dtype != torch.int64 or (added is not None and added.shape != (count, dim)):

@@ -28,7 +28,7 @@ class ModelStruct(ctypes.Structure):
 
 
 class WholeModel:
-    """A model as the library takes it. Holds on to all that its structure points into.
+    """A model as the library takes it. It keeps the tensors of its structure alive.
 
     `experts`: each layer's wf_expert array (`EXPERT_DTYPE`, by number), `shared`: each layer's shared expert;
     `collapse`: fn [J, J hidden], base [J] and scale [1] of the last collapse, float32; `norm` [hidden] bfloat16;
@@ -55,8 +55,8 @@ class WholeModel:
 def forward(model: WholeModel, spans: Spans, tokens: Tensor, wanted: Sequence[int], hidden: Tensor | None) -> Tensor:
     """tokens int64 [n] of all spans -> logits float32 [len(wanted), vocab] of the rows `wanted`.
 
-    Unless it is None, `hidden` [n, hidden] bfloat16 takes the final hidden states of all rows. New entries are in the
-    caches, rows of the rings where the spans say. Raises ValueError for what does not fit.
+    `hidden` [n, hidden] bfloat16, unless None, takes the final hidden states of all rows. New entries go to the caches,
+    new rows of rings to the places in the spans. Raises ValueError for arguments that do not fit.
     """
     logits = torch.empty(len(wanted), model.vocab_size)
     rows = (ctypes.c_int64 * len(wanted))(*wanted)

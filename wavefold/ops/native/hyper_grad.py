@@ -2,7 +2,7 @@
 
     streams --HcRead--> x, post, comb, and the streams past the sublayer --HcReturn--> streams
 
-The streams go through HcRead, so that all of their gradient is rounded to bfloat16 once.
+The streams go through HcRead, so that their whole gradient is rounded to bfloat16 once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class HcStruct(ctypes.Structure):
 def hc_read(
     x_nJd: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iters: int, eps: float, norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x_nJd bfloat16 -> x [n, d], post [n, J], comb [n, J, J], and x_nJd. Raises ValueError for what does not fit."""
+    """x_nJd bfloat16 -> x [n, d], post [n, J], comb [n, J, J], and x_nJd. Raises ValueError for misfitting shapes."""
     return _HcRead.apply(x_nJd, fn, base, scale, (iters, eps, norm_eps))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from wavefold.ops.native.library import bf16, check, floats, pointer, require, runtime
 
 DIM_UNIT = 32
-"""Heads' dims that the kernels take are multiples of this."""
+"""The kernels take head dims that are multiples of this."""
 
 
 class JointStruct(ctypes.Structure):
@@ -40,8 +40,9 @@ def joint_attention(
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """q [n, H, c], kv [n, c], entries [m, c] bfloat16 of sequences of `lengths`, sink [H] -> o [n, H, c].
 
-    And the masses [length, its entries] float32 of each sequence (where `mass` is False, of no row). `chosen`, bool,
-    has their shapes, None where a sequence sees all of its entries. Raises ValueError for what does not fit.
+    Also returns the mass [length, entries] float32 of each sequence; unless `mass` is True it has no rows. `chosen` has
+    bool tensors of these shapes, or None where a sequence sees all of its entries. Raises ValueError for shapes that do
+    not fit.
     """
     blocks = [length // ratio if ratio else 0 for length in lengths]
     shapes = [(length, count) for length, count in zip(lengths, blocks, strict=True)]

@@ -1,7 +1,7 @@
-"""The shared library: where it is, what it exports, and handles of its threads. The only place that loads one.
+"""The shared library: its place, its exports, and handles of its threads. No other file loads a library.
 
-A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 leaves it alone, and a path
-there names another build, for example with sanitizers.
+A wheel has it beside this file, an editable install in site-packages. WAVEFOLD_NATIVE=0 disables it; a path in
+WAVEFOLD_NATIVE names another build, for example with sanitizers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 ABI = 9
-"""WF_ABI of csrc/wavefold.h that this file speaks."""
+"""The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
 
@@ -35,7 +35,7 @@ ERRORS = {
 
 
 class MatrixStruct(ctypes.Structure):
-    """wf_matrix. `kept` are the tensors whose memory it names."""
+    """wf_matrix. `kept` keeps the tensors of its addresses alive."""
 
     kept: tuple[torch.Tensor, torch.Tensor | None]
 
@@ -105,7 +105,7 @@ SIGNATURES: dict[str, list[Any]] = {
 
 
 def candidates() -> list[Path]:
-    """Where the library may be, the likeliest first."""
+    """Returns the paths where the library may be, the likeliest first."""
     if named := os.environ.get("WAVEFOLD_NATIVE"):
         return [Path(named)]
     places = [Path(__file__).with_name(NAME)]
@@ -118,9 +118,9 @@ def candidates() -> list[Path]:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The loaded library; None where there is none or WAVEFOLD_NATIVE is 0.
+    """Returns the loaded library, or None where there is none or WAVEFOLD_NATIVE is 0.
 
-    Raises OSError for one of another ABI, and where WAVEFOLD_NATIVE names a file that is not there.
+    Raises OSError for a library of another ABI, and where WAVEFOLD_NATIVE names an absent file.
     """
     if os.environ.get("WAVEFOLD_NATIVE") == "0":
         return None
@@ -141,12 +141,12 @@ def library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the kernels can be called."""
+    """True if the kernels can be called."""
     return library() is not None
 
 
 def require() -> ctypes.CDLL:
-    """The library. Raises RuntimeError where there is none."""
+    """Returns the library. Raises RuntimeError where there is none."""
     if (loaded := library()) is None:
         raise RuntimeError(
             "the CPU kernels were not built; install wavefold again, with a C++ compiler or from a wheel"
@@ -161,35 +161,35 @@ def check(error: int) -> None:
 
 
 def bf16(x: Tensor) -> Tensor:
-    """x, contiguous. Raises ValueError unless it is bfloat16 on the CPU."""
+    """Returns x, contiguous. Raises ValueError unless it is bfloat16 on the CPU."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         raise ValueError(f"activations of {x.dtype} on {x.device}; the CPU kernels take bfloat16 on the CPU")
     return x.contiguous()
 
 
 def floats(x: Tensor) -> Tensor:
-    """x in float32, contiguous, on the CPU, without its gradient."""
+    """Returns x in float32, contiguous, on the CPU, without its gradient."""
     if x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and not x.requires_grad:
-        return x  # as almost always: what follows is three calls of torch
+        return x  # the common case: the general one takes three calls of torch
     return x.detach().to(device="cpu", dtype=torch.float32).contiguous()
 
 
 def pointer(x: Tensor | None) -> int | None:
-    """Where its values lie; null for None."""
+    """Returns the address of its values, or None (null) for None."""
     return None if x is None else x.data_ptr()
 
 
 def isas() -> list[str]:
-    """Instruction sets that were compiled in and that this processor has, best first."""
+    """Returns the instruction sets that are compiled in and that this processor has, best first."""
     return require().wf_isas().decode().split()
 
 
 class Handle:
-    """A runtime of the library: `threads` threads, the kernels of `isa`; the first argument of its calls.
+    """A runtime of the library: `threads` threads, the kernels of `isa`. It is the first argument of calls.
 
-    A call is given this object and not its address: ctypes holds the arguments until the call returns, so that a
-    handle which another Python thread lets go of meanwhile is released only then. Raises ValueError for threads that
-    cannot be had and for an unknown instruction set.
+    Calls take this object and not its address. ctypes keeps the arguments alive until the call returns: a handle that
+    another Python thread drops meanwhile is released only then. Raises ValueError for more threads than can be started,
+    and for an unknown instruction set.
     """
 
     def __init__(self, threads: int, isa: str | None, batch_invariant: bool):
@@ -201,12 +201,12 @@ class Handle:
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:
-        """What ctypes passes for it."""
+        """The value that ctypes passes for it."""
         return self._address
 
     @property
     def is_usable(self) -> bool:
-        """True in the process that made it: a forked child has its memory and none of its threads."""
+        """True in the process that made it. A forked child has its memory and none of its threads."""
         return self._process is _process
 
     @property
@@ -224,13 +224,13 @@ _current: Callable[[], Handle] | None = None
 
 
 def runtime() -> Handle:
-    """The handle of the runtime that this thread's calls use (ops/runtime.py)."""
+    """Returns the handle of the runtime that this thread's calls use (ops/runtime.py)."""
     assert _current is not None, "ops/runtime.py says which"
     return _current()
 
 
 def use_runtime_of(current: Callable[[], Handle]) -> None:
-    """`current` gives `runtime` its handles."""
+    """Makes `runtime` return the handles of `current`."""
     global _current
     _current = current
 

@@ -15,7 +15,7 @@ FORMS = tuple(FORMATS)
 
 
 def linear(x: Tensor, weight: Weight, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:
-    """x bfloat16 [..., in], weight [out, in] as it lies on disk -> [..., out] in `dtype`.
+    """x bfloat16 [..., in], weight [out, in] in its stored bytes -> [..., out] in `dtype`.
 
     `dtype` is bfloat16 or float32; with `x_fp8`, x goes through FP8 in blocks of 128. Raises ValueError for shapes that
     do not fit.
@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Weight, dtype: torch.dtype, x_fp8: bool = False) -
 
 
 def decode(weight: Weight, first: int, count: int) -> Tensor:
-    """Rows first .. first + count in bfloat16, rounded to nearest where it does not hold them."""
+    """Returns rows first .. first + count in bfloat16, rounded to nearest where bfloat16 does not hold the value."""
     matrix = matrix_of(weight)
     out = torch.empty(max(0, count), matrix.columns, dtype=torch.bfloat16)
     check(
@@ -64,7 +64,7 @@ def fp8_sim(x: Tensor, block: int) -> Tensor:
 
 
 def matrix_of(weight: Weight) -> MatrixStruct:
-    """A weight as the library takes it; it holds on to the tensors that it points into."""
+    """Returns a weight as the library takes it. The structure keeps the tensors of its addresses alive."""
     form, (rows, columns), codes, scales = weight
     if codes.dim() != 2 or form.name not in FORMS:
         raise ValueError(f"a weight of {codes.dtype} and shape {list(codes.shape)}; expected a packed or plain matrix")

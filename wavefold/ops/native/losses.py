@@ -1,4 +1,4 @@
-"""Losses of training with their gradients, made in the forward pass: cross-entropy, and what the indexer learns."""
+"""Losses of training with gradients from the forward pass: cross-entropy, and the loss of the indexer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wavefold.ops.native.linear import linear
 from wavefold.quant import Weight
 
 PIECE_DOTS = 1 << 21
-"""Dots of index queries and keys that exist at a time."""
+"""Dots of index queries and keys that are allocated at a time."""
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits bfloat16 [n, V], which become their gradient, targets int64 [n] -> nats [n] float32.
+    """logits bfloat16 [n, V], targets int64 [n] -> nats [n] float32. The gradient overwrites the logits.
 
-    Rows with a negative target count nothing. Raises ValueError for what does not fit.
+    Rows with a negative target do not count. Raises ValueError for arguments that do not fit.
     """
     targets = targets.contiguous()
     if logits.dim() != 2 or targets.shape != logits.shape[:1] or targets.dtype != torch.int64:
@@ -39,9 +39,9 @@ def index_loss(
 ) -> Tensor:  # fmt: skip
     """q [n, heads, dim], weights [n, heads], keys [m, dim] bfloat16 of one sequence, mass [n, m] float32 -> a scalar.
 
-    The token t sees the first (t + 1) // ratio entries and of those the chosen [n, m] (None: all). `rounded`: dots,
-    their products with the weights and the sums over heads go through bfloat16. Raises ValueError for what does not
-    fit.
+    Token t sees the first (t + 1) // ratio entries; with `chosen` [n, m], the chosen ones of them. `rounded`: dots,
+    their products with the weights and the sums over heads go through bfloat16. Raises ValueError for shapes that do
+    not fit.
     """
     return _IndexLoss.apply(q, weights, keys, mass, chosen, ratio, rounded)
 

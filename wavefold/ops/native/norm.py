@@ -9,7 +9,7 @@ from wavefold.ops.native.library import check, require, runtime
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x bfloat16 [..., n], weight bfloat16 [n] -> [..., n]. Raises ValueError for what does not fit."""
+    """x bfloat16 [..., n], weight bfloat16 [n] -> [..., n]. Raises ValueError for tensors that do not fit."""
     if x.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.shape != x.shape[-1:]:
         raise ValueError(
             f"x {list(x.shape)} of {x.dtype} and weight {list(weight.shape)} of {weight.dtype} do not fit; expected "

@@ -25,13 +25,13 @@ class TurnStruct(ctypes.Structure):
 
 
 def norm(x: Tensor, weight: Tensor | None, eps: float, table: Table | None) -> Tensor:
-    """x [n, ..., c] -> x / rms(x) * weight [c], its last dims turned by the table. None: no weight, no turn."""
+    """x [n, ..., c] -> x / rms(x) * weight [c], its last dims rotated by the table. None: no weight, no rotation."""
     cos, sin = table or (None, None)
     return _Norm.apply(x, weight, eps, cos, sin)
 
 
 def rotate(x: Tensor, table: Table, inverse: bool) -> Tensor:
-    """x [n, ..., c] with its last dims turned to the table's angles, or back."""
+    """x [n, ..., c] with its last dims rotated by the table's angles, or back if `inverse`."""
     return _Rotate.apply(x, *table, inverse)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ROW_FORMS = ("bf16", "kv", "index")
-"""The forms in the library's order: WF_ROWS_BF16, WF_ROWS_KV, WF_ROWS_INDEX. What they hold: cache/record.py."""
+"""The forms in the library's order: WF_ROWS_BF16, WF_ROWS_KV, WF_ROWS_INDEX. Their content: cache/record.py."""
 
 
 class RowsStruct(ctypes.Structure):
@@ -32,9 +32,9 @@ class RowsStruct(ctypes.Structure):
 class RowSource:
     """Rows of `dim` values, stored in `form`.
 
-    With a table, row n is `storage[table[n // in_block], n % in_block]`, storage [blocks, in_block, width], whose
-    blocks may lie apart; or [rows, width], `in_block` of them to a block. Without, row n modulo the length of storage
-    [rows, width], contiguous.
+    With a table, row n is `storage[table[n // in_block], n % in_block]`. Storage is [blocks, in_block, width], whose
+    blocks need not be adjacent, or [rows, width] with `in_block` rows to a block. Without a table, row n is
+    `storage[n % rows]` of contiguous storage [rows, width].
     """
 
     form: str
@@ -45,7 +45,7 @@ class RowSource:
     in_block: int = 1
 
     def struct(self) -> RowsStruct:
-        """For a call during which this object lives. Raises ValueError for what the kernels cannot read."""
+        """Returns the structure for a call. It must outlive the call. Raises ValueError for unreadable rows."""
         storage, table = self.storage, self.table
         if storage.dim() == 2 and table is not None:
             whole = len(storage) // self.in_block

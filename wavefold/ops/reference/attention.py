@@ -2,10 +2,10 @@
 
     z = q . k / sqrt(c);   o = sum_j exp(z_j) k_j / (sum_j exp(z_j) + exp(sink))
 
-A piece is a run of keys that all queries share (the window of a chunk, a block of compressed entries) or rows gathered
-for each query (the indexer's choice). Only the running maximum, sum and output are kept, so that memory does not grow
+A piece is a range of keys that all queries share (the window of a chunk, consecutive entries), or rows gathered for
+each query (the indexer's choice). Only the running maximum, sum and output are kept, so that memory does not grow
 with the context. The released code takes 64 keys at a time and rounds exp(z - running max) to bfloat16 before the
-product with the values: the piece size is then part of the arithmetic.
+product with the values: there the piece size is part of the arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RunningSoftmax:
         self.out = q.new_zeros(q.shape, dtype=wide)
 
     def add(self, keys: Tensor, visible: Tensor | None) -> None:
-        """keys [m, c] or [n, m, c]; visible [n, m] bool says who sees what (None: everyone, everything)."""
+        """Adds keys [m, c] or [n, m, c]. visible [n, m] bool: True where a query sees a key (None: everywhere)."""
         pairs = self.q.shape[0] * self.q.shape[1] * keys.shape[-2]
         count("attention", 4 * pairs * keys.shape[-1])
         count("softmax", 5 * pairs)  # scale, maximum, difference, exponential, sum
@@ -41,7 +41,7 @@ class RunningSoftmax:
         if visible is not None:
             z = z.masked_fill(~visible[:, None], -torch.inf)
         top = torch.maximum(self.max, z.amax(-1, keepdim=True).detach())
-        base = top.masked_fill(top == -torch.inf, 0)  # nothing seen yet: exp(-inf - 0) = 0
+        base = top.masked_fill(top == -torch.inf, 0)  # no key seen yet: exp(-inf - 0) = 0
         p, decay = torch.exp(z - base), torch.exp(self.max - base)
         self.sum = self.sum * decay + p.sum(-1, keepdim=True)
         if self.arithmetic.released:

@@ -16,8 +16,8 @@ from wavefold.ops.flops import counted, values
 def compress_blocks(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_previous: bool) -> Tensor:
     """kv, score [blocks * ratio, width] float32 -> entries [num_entries, width] (overlap: [num_entries, width / 2]).
 
-    With `overlap`, the rows begin with the block before the first entry's when `has_previous`; else the first entry is
-    the sequence's first and has no previous block. The positional bias is already in `score`.
+    With `overlap` and `has_previous`, the rows begin one block before that of the first entry. Without `has_previous`,
+    the first entry is the first of its sequence and has no previous block. The positional bias is already in `score`.
     """
     kv, score = kv.unflatten(0, (-1, ratio)), score.unflatten(0, (-1, ratio))
     if overlap:
@@ -27,7 +27,7 @@ def compress_blocks(kv: Tensor, score: Tensor, ratio: int, overlap: bool, has_pr
 
 
 def _beside_previous(rows: Tensor, nothing: float, has_previous: bool) -> Tensor:
-    """[blocks, r, 2 D] -> [entries, 2 r, D]: the previous block's first half over the own block's second half."""
+    """[blocks, r, 2 D] -> [entries, 2 r, D]: the previous block's first half over this block's second half."""
     previous, current = rows.chunk(2, dim=-1)
     if has_previous:
         return torch.cat((previous[:-1], current[1:]), dim=1)

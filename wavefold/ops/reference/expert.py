@@ -24,7 +24,7 @@ def expert(
 ) -> Tensor:
     """x [n, hidden] -> [n, hidden] in x's dtype; w1 gate, w2 down, w3 up.
 
-    `route` [n, 1] float32, the tokens' routing weights, is applied before w2, as in the released code (None: 1).
+    `route` [n, 1] float32: the tokens' routing weights, applied before w2 as in the released code (None: 1).
     `linear` is the op that multiplies.
     """
     gate = linear(x, w1, arithmetic).to(arithmetic.accumulate).clamp(max=limit)

@@ -38,7 +38,7 @@ def hc_weights(
 def hc_split(
     mixes: Tensor, base: Tensor, scale: Tensor, num_streams: int, iters: int, eps: float, arithmetic: Arithmetic
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The projected mixes [n, 2J + J*J] as (pre, post, comb)."""
+    """Returns pre, post and comb from the projected mixes [n, 2J + J*J]."""
     sizes = (num_streams, num_streams, num_streams * num_streams)
     (pre, post, comb), bases = mixes.split(sizes, -1), base.to(mixes.dtype).split(sizes)
     pre = _sigmoid(pre * scale[0] + bases[0], arithmetic) + eps

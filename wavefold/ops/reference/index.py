@@ -17,7 +17,7 @@ INDEX_BLOCK = 32
 
 
 def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """An index query or key [..., dim], as scores see it. Released: Hadamard, then FP4 in blocks of 32.
+    """Transforms index queries or keys [..., dim] before scoring. Released: Hadamard, FP4 in blocks of 32.
 
     The Hadamard matrix is orthogonal: without quantization it changes no score, and exact arithmetic leaves it out.
     The gradient passes through the quantization unchanged.
@@ -31,7 +31,7 @@ def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
 
 @counted("index heads", lambda x, *_: values(x))
 def index_weights(x: Tensor, heads: int, dim: int) -> Tensor:
-    """The heads' weights from their projection x [n, heads]: both scale factors in, rounded once."""
+    """Returns the heads' weights from their projection x [n, heads]: both factors applied, rounded once."""
     return x * (dim**-0.5 * heads**-0.5)
 
 
@@ -53,8 +53,8 @@ def index_scores(q: Tensor, weights: Tensor, keys: Tensor, arithmetic: Arithmeti
 class RunningTopK:
     """The k best entries of each of n queries, over scores that arrive block by block. Ties go to the earlier entry.
 
-    Held as one sortable int64 for each candidate (score bits above, inverted index below), so that the choice does not
-    depend on how the entries were cut into blocks.
+    A candidate is one sortable int64 (score bits above, inverted index below), so that the choice does not depend on
+    the cuts between blocks of entries.
     """
 
     def __init__(self, n: int, k: int, device: torch.device):
@@ -62,7 +62,7 @@ class RunningTopK:
         self.keys = torch.empty((n, 0), dtype=torch.int64, device=device)
 
     def add(self, scores: Tensor, first: int, visible: Tensor) -> None:
-        """scores [n, m] of entries first .. first + m; visible [n] counts the entries each query may see."""
+        """scores [n, m] of entries first .. first + m; visible [n] counts the entries that each query may see."""
         count("top-k", scores.numel())
         index = torch.arange(first, first + scores.shape[1], device=scores.device)
         bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0 and 0 tie
@@ -73,7 +73,7 @@ class RunningTopK:
         self.keys = keys.topk(min(self.k, keys.shape[1]), dim=1, sorted=False).values
 
     def finish(self) -> Tensor:
-        """[n, <= k] int64 entries, best first; -1 where a query sees fewer."""
+        """Returns entries [n, <= k] int64, best first, then -1 where a query sees fewer."""
         keys = self.keys.sort(dim=1, descending=True).values
         index = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
         return index.masked_fill(keys == torch.iinfo(torch.int64).min, -1)

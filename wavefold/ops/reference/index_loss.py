@@ -1,12 +1,12 @@
-"""What the indexer learns: to score entries as attention weighs them. Report section 2.3.1; DeepSeek-V3.2's loss.
+"""The index loss: the indexer learns to score entries as attention weighs them. Report section 2.3.1; V3.2's loss.
 
-    teacher   mass[t, i]: joint softmax over window, sink and entries, summed over heads; of the entries that count, the
-              share of each
+    teacher   mass[t, i]: joint softmax over window, sink and entries, summed over heads, then
+              divided by its sum over the seen entries
     student   softmax over the same entries of the index scores I[t, i]
     loss      sum over queries of KL(teacher || student)
 
-A head that looks at the window alone puts little mass on entries and has little to say about them: the heads' masses
-are summed before anything is made a distribution.
+A head that looks only at the window puts little mass on entries, and should count little: the heads' masses are summed
+before they are normalised.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def index_loss(
 ) -> Tensor:  # fmt: skip
     """q [n, heads, dim], weights [n, heads], keys [m, dim], mass [n, m], seen [n, m] bool -> loss, a float32 scalar.
 
-    Queries that see no entry, or whose attention put no mass on any, have no loss. Gradients are made chunk by chunk
-    in the forward pass: no [n, heads, m] tensor is kept. `mass` and `seen` get none.
+    Queries that see no entry, or put no mass on entries, have no loss. Gradients are computed chunk by chunk in the
+    forward pass: no [n, heads, m] tensor is kept. `mass` and `seen` have no gradient.
     """
     return _IndexLoss.apply(q, weights, keys, mass, seen, arithmetic)
 
@@ -36,7 +36,7 @@ def index_loss(
 def index_divergence(
     q: Tensor, weights: Tensor, keys: Tensor, mass: Tensor, seen: Tensor, arithmetic: Arithmetic
 ) -> Tensor:  # fmt: skip
-    """The same by autograd, all queries at once: its meaning."""
+    """The definition of `index_loss`: by autograd, all queries at once."""
     scores = index_scores(q, weights, keys, arithmetic)
     total = (mass * seen).sum(-1, keepdim=True)
     taught = seen & (total > 0)
@@ -56,7 +56,7 @@ class _IndexLoss(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         total = mass.new_zeros(())
         grads = torch.empty_like(q), torch.empty_like(weights), torch.zeros_like(keys, dtype=mass.dtype)
-        # Hooks of its own: a recomputing block's would run the whole block again for each piece's backward pass.
+        # These hooks replace those of a recomputing block, which would run the whole block again for each piece.
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_same, _same):
             for first in range(0, len(q), QUERY_CHUNK):
                 rows = slice(first, first + QUERY_CHUNK)

@@ -2,10 +2,10 @@
 
     z = q . k / sqrt(c)   over the window's tokens and the seen entries
     p = exp(z - lse)      lse = log(sum exp(z) + exp(sink))
-    o = p k               mass[t, i] = sum over heads of p[t, head, entry i]: what the indexer learns to imitate
+    o = p k               mass[t, i] = sum over heads of p[t, head, entry i]: the target of the indexer
 
-What `RunningSoftmax` computes piece by piece for a cache of any length. Here probabilities are made again in the
-backward pass, chunk by chunk, so that what is kept grows with the tokens alone. Report section 2.3.
+`RunningSoftmax` computes the same piece by piece for a cache of any length. Here the backward pass computes
+probabilities again, chunk by chunk, so that saved tensors grow only with the tokens. Report section 2.3.
 
 Shape suffixes: n queries, H heads, c head_dim, m entries.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 QUERY_CHUNK = 128
-"""Queries at a time: the scores of a chunk are the largest thing allocated."""
+"""Queries at a time. The scores of a chunk are the largest allocation."""
 
 
 def joint_attention(
@@ -28,7 +28,7 @@ def joint_attention(
     """q [n, H, c], kv [n, c], entries [m, c] of one dtype, sink [H] float32 -> o [n, H, c], mass [n, m] float32.
 
     Query t sees tokens t - window + 1 .. t and entries i < (t + 1) // ratio (ratio 0: no entries); with `chosen`
-    [n, m] bool, of those the chosen ones. `mass` asks for the entries' mass (else None), which carries no gradient.
+    [n, m] bool, the chosen ones of these entries. Without `mass` the mass is None. It carries no gradient.
     """
     o, entry_mass = _JointAttention.apply(q, kv, entries, sink, window, ratio, chosen, mass)
     return o, entry_mass if mass else None
@@ -85,7 +85,7 @@ class _JointAttention(torch.autograd.Function):
 
 
 class _Chunk:
-    """Some queries of the sequence, and the keys that any of them sees: their tokens, then entries."""
+    """Consecutive queries of the sequence, and the keys that any of them sees: tokens, then entries."""
 
     def __init__(
         self, queries: slice, kv: Tensor, entries: Tensor, window: int, ratio: int, chosen: Tensor | None
@@ -102,7 +102,7 @@ class _Chunk:
         self.hidden = ~torch.cat(((age >= 0) & (age < window), seen), 1)[:, None]
 
     def scores(self, q: Tensor, wide: torch.dtype) -> Tensor:
-        """z [queries, H, keys] in `wide`, a new tensor; -inf where a query does not see a key."""
+        """Returns z [queries, H, keys] in `wide`, a new tensor, with -inf where a query does not see a key."""
         z = torch.matmul(q[self.queries], self.keys.T).to(wide)
         return z.mul_(q.shape[-1] ** -0.5).masked_fill_(self.hidden, -torch.inf)
 

@@ -1,4 +1,4 @@
-"""What storing a KV entry does to it: FP8 for dims without position, bfloat16 for the rotated. Report section 3.4."""
+"""The rounding of a stored KV entry: FP8 for dims without position, bfloat16 for rotated dims. Report section 3.4."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KV_BLOCK = 64
 
 
 def kv_sim(kv: Tensor, rope_dim: int, arithmetic: Arithmetic) -> Tensor:
-    """kv [n, c] -> the same through FP8 (blocks of 64) in its first c - rope_dim dims. Exact arithmetic: kv itself."""
+    """kv [n, c] -> kv with its first c - rope_dim dims rounded to FP8 (blocks of 64). Exact: kv unchanged."""
     if not arithmetic.released:
         return kv
     split = kv.shape[-1] - rope_dim
     count("quantize", 2 * kv.shape[0] * split)
-    if not split:  # all of a head carries a position, and stays in bfloat16
+    if not split:  # all dims carry a position and stay in bfloat16
         return kv
     plain = straight_through(lambda x: quant.fp8_sim(x, KV_BLOCK), kv[..., :split])
     return torch.cat((plain, kv[..., split:]), -1)

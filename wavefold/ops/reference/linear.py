@@ -13,7 +13,7 @@ from wavefold.quant import Weight
 
 ACTIVATION_BLOCK = 128
 WIDE_ROWS = 8192
-"""Rows of a plain weight that `linear_wide` holds in its own dtype at a time."""
+"""Rows of a plain weight that `linear_wide` converts to its dtype at a time."""
 
 
 def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
@@ -41,7 +41,7 @@ def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
 
 
 def grouped_linear(x: Tensor, weight: Weight, num_groups: int) -> Tensor:
-    """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet group g's rows alone.
+    """x [n, groups * in], weight [groups * out, in] -> [n, groups * out]: group g's inputs meet only group g's rows.
 
     The released code decodes this weight (`wo_a`) to bfloat16 and does not quantize its input.
     """

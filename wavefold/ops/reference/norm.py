@@ -1,4 +1,4 @@
-"""Root-mean-square norms, with a weight (every block input) and without (query heads). Report section 2."""
+"""Root-mean-square norms: with a weight (every block input), without one (query heads). Report section 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, arithmetic: Arithmetic) -> T
 def unit_rms_norm(x: Tensor, eps: float, arithmetic: Arithmetic) -> Tensor:
     """x [..., n] -> x / rms(x) in x's dtype, without a weight.
 
-    The released code works in bfloat16 throughout: square, mean, + eps, rsqrt and product are each rounded there.
+    The released code works in bfloat16 throughout: it rounds square, mean, + eps, rsqrt and product each.
     """
     if arithmetic.released:
         mean = x.square().to(arithmetic.accumulate).mean(-1, keepdim=True).to(x.dtype)

@@ -1,7 +1,7 @@
-"""Partial rotary positions: the last `rope` dims of a vector turn by an angle that grows with its token's position.
+"""Partial rotary positions: the last `rope` dims of a vector are rotated by an angle that grows with its position.
 
 Interleaved: dims (2i, 2i + 1) form one complex number. Angles are float32 position times float32 frequency, as in the
-released code, whatever the activations are. Report section 2.3; YaRN (arXiv:2309.00071) without its attention factor.
+released code, for any activation dtype. Report section 2.3; YaRN (arXiv:2309.00071) without its attention factor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Table = tuple[Tensor, Tensor]
 def rope_frequencies(config: ModelConfig, compressed: bool, device: torch.device | str | None = None) -> Tensor:
     """Radians per token for each pair, float32 [rope / 2].
 
-    The plain table for layers that see the window alone; for those with entries (`compressed`) another base, and YaRN
-    where the configuration has it.
+    Layers that see only the window have the plain table. Layers with entries (`compressed`) have another base, and YaRN
+    if the configuration has it.
     """
     dim = config.qk_rope_head_dim
     base = config.compress_rope_theta if compressed else config.rope_theta
@@ -32,7 +32,7 @@ def rope_frequencies(config: ModelConfig, compressed: bool, device: torch.device
     if compressed and yarn is not None:
 
         def dim_of(rotations: float) -> float:
-            """The dim that makes this many rotations over the original context."""
+            """Returns the dim that makes `rotations` turns over the original context."""
             return (
                 dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(base))
             )
@@ -53,7 +53,7 @@ def rope_table(positions: Tensor, frequencies: Tensor) -> Table:
 
 @counted("rope", lambda x, table, *_, **__: x.numel() // x.shape[-1] * 6 * table[0].shape[-1])
 def rotate(x: Tensor, table: Table, arithmetic: Arithmetic, inverse: bool = False) -> Tensor:
-    """x [n, ..., dim] with its last rope dims turned to the table's positions (turned back when `inverse`)."""
+    """x [n, ..., dim] with its last rope dims rotated to the table's positions (rotated back if `inverse`)."""
     cos, sin = (t.to(arithmetic.accumulate).view(len(t), *(1,) * (x.dim() - 2), t.shape[-1]) for t in table)
     sin = -sin if inverse else sin
     split = x.shape[-1] - 2 * cos.shape[-1]

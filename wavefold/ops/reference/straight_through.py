@@ -1,4 +1,4 @@
-"""Rounding inside training: the forward pass sees the rounded values, the gradient passes as if there were none.
+"""Rounding inside training: the forward pass sees rounded values, the gradient passes unchanged.
 
 Straight-through estimator: DeepSeek-V4 report section 3.4.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def straight_through(simulate: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """simulate(x), of x's shape and type, with the gradient of x itself."""
+    """Returns simulate(x), of x's shape and type, with the gradient of the identity."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _StraightThrough.apply(x, simulate)
     return simulate(x)

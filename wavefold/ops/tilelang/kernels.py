@@ -245,11 +245,11 @@ def fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
                 if task[Column.KIND] == Kind.PULL:
                     T.call_extern("handle", "wf_link_begin", T.address_of(free_at[0]), picoseconds,
                                   count * (h + h // BLOCK))  # fmt: skip
-                    theirs = T.make_tensor_from_addr(pointers[0, peer], (1 << 20, h), "float8_e4m3fn")
+                    peer_rows = T.make_tensor_from_addr(pointers[0, peer], (1 << 20, h), "float8_e4m3fn")
                     their_scale = T.make_tensor_from_addr(pointers[1, peer], (1 << 20, h // BLOCK), "uint8")
                     for i in T.serial(count):
                         for j in T.Parallel(h):
-                            stage[first + i, j] = theirs[tokens[first + i], j]
+                            stage[first + i, j] = peer_rows[tokens[first + i], j]
                         for j in T.Parallel(h // BLOCK):
                             stage_scale[first + i, j] = their_scale[tokens[first + i], j]
                     T.call_extern("handle", "wf_link_end", T.address_of(free_at[0]), picoseconds)

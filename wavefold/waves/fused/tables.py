@@ -26,8 +26,7 @@ from wavefold.waves.schedule import Waves
 
 @dataclass(frozen=True)
 class Flags:
-    """Where which flag is. The first ones are a rank's own, the next ones are written by peers, then a tile's
-    follow."""
+    """Offsets of the flags: first this rank's, then those that peers write, then one for each tile."""
 
     num_ranks: int
     num_waves: int
@@ -124,51 +123,74 @@ class Tables:
 
 def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int, int], epoch: int = 1) -> Tables:
     """Of `rank`. weights: routing weights of each rank [n, slots]; widths: hidden and inner, multiples of 128."""
-    waves, rows = pairs.waves, pairs.rows
-    flags = Flags(waves.num_ranks, waves.num_waves)
+    flags = Flags(pairs.waves.num_ranks, pairs.waves.num_waves)
     columns = widths[1] // BLOCK, widths[0] // BLOCK
-    local = pairs.owner == rank
-    tiles = pairs.tiles[rank]
-    experts = waves.experts_of(rank)
-    of_tile = torch.arange(len(experts)).repeat_interleave(tiles)
-    wave_of_tile = pairs.wave_of[experts.start + of_tile]
-    num_tiles = len(of_tile)
-
-    # the stage: each row once, by the wave that first wants it, then by where it comes from
-    order = local.nonzero().squeeze(-1)
-    order = order[pairs.row[order].argsort()]
-    most = int(pairs.number.max()) // pairs.slots + 1 if len(pairs.number) else 1
-    keys, refs = first_seen(pairs.source[order] * most + pairs.number[order] // pairs.slots)
-    source, tokens = keys // most, keys % most
-    wave = torch.full((len(keys),), waves.num_waves)
-    wave.scatter_reduce_(0, refs, pairs.wave_of[pairs.expert[order]], "amin")
-    sorted_ = (wave * waves.num_ranks + source).argsort(stable=True)
-    position = torch.empty_like(sorted_)
-    position[sorted_] = torch.arange(len(sorted_))
-    source, tokens, wave = source[sorted_], tokens[sorted_], wave[sorted_]
-    place, route = torch.zeros(num_tiles * rows, dtype=torch.int32), torch.zeros(num_tiles * rows)
-    filled = torch.zeros(num_tiles * rows, dtype=torch.bool)
-    filled[pairs.row[order]] = True
-    place[pairs.row[order]] = position[refs].int()
-    route[pairs.row[order]] = torch.cat([work.flatten() for work in weights]).float().cpu()[order]
-
-    # what comes back: this rank's own pairs, by wave and peer
-    sent = (pairs.source == rank).nonzero().squeeze(-1)
-    own_wave = pairs.wave_of[pairs.expert[sent]]
-    sent = sent[(own_wave * waves.num_ranks + pairs.owner[sent]).argsort(stable=True)]
-    own_wave, owner = pairs.wave_of[pairs.expert[sent]], pairs.owner[sent]
-    num_tokens = int((pairs.source == rank).sum()) // pairs.slots
-
-    need = torch.zeros(flags.activated(num_tiles), dtype=torch.int32)
+    stage, returns = _Stage(pairs, weights, rank), _Returns(pairs, rank)
+    need = torch.zeros(flags.activated(stage.num_tiles), dtype=torch.int32)
     need[flags.started] = 1
-    need[flags.ready() : flags.ready(waves.num_ranks)] = epoch
+    need[flags.ready() : flags.ready(flags.num_ranks)] = epoch
     need[flags.finished(0, 0) : flags.freed()] = epoch
-    need[flags.freed() : flags.freed(waves.num_ranks)] = epoch - 1
+    need[flags.freed() : flags.freed(flags.num_ranks)] = epoch - 1
     need[flags.activated() :] = columns[0]
+    links = _links(pairs.waves, flags, stage, returns, need, rank, epoch)
+    computes = _computes(pairs, flags, stage, need, columns, rank, epoch)
+    computes.append(_sums(flags, returns, need, pairs.waves.num_waves))
+    return Tables(
+        rank, epoch, flags, need, torch.cat(links), torch.cat(computes), stage.tokens.int(), stage.place, stage.route,
+        returns.rows(pairs), stage.filled, returns.num_tokens,
+    )  # fmt: skip
 
-    pulls = _chunks(wave * waves.num_ranks + source)
-    fetches = _chunks(own_wave * waves.num_ranks + owner)
-    pull_wave, fetch_wave = wave[pulls[:, 0]], own_wave[fetches[:, 0]]
+
+class _Stage:
+    """The stage: each row once, by the wave that first wants it, then by the rank that it comes from."""
+
+    def __init__(self, pairs: Pairs, weights: Sequence[Tensor], rank: int):
+        waves = pairs.waves
+        experts = waves.experts_of(rank)
+        self.expert_of_tile = torch.arange(len(experts)).repeat_interleave(pairs.tiles[rank])
+        self.wave_of_tile = pairs.wave_of[experts.start + self.expert_of_tile]
+        self.num_tiles = len(self.expert_of_tile)
+        order = (pairs.owner == rank).nonzero().squeeze(-1)
+        order = order[pairs.row[order].argsort()]
+        most = int(pairs.number.max()) // pairs.slots + 1 if len(pairs.number) else 1
+        keys, refs = first_seen(pairs.source[order] * most + pairs.number[order] // pairs.slots)
+        source, tokens = keys // most, keys % most
+        wave = torch.full((len(keys),), waves.num_waves)
+        wave.scatter_reduce_(0, refs, pairs.wave_of[pairs.expert[order]], "amin")
+        sorted_ = (wave * waves.num_ranks + source).argsort(stable=True)
+        position = torch.empty_like(sorted_)
+        position[sorted_] = torch.arange(len(sorted_))
+        self.source, self.tokens, self.wave = source[sorted_], tokens[sorted_], wave[sorted_]
+        num_rows = self.num_tiles * pairs.rows
+        self.place, self.route = torch.zeros(num_rows, dtype=torch.int32), torch.zeros(num_rows)
+        self.filled = torch.zeros(num_rows, dtype=torch.bool)
+        self.filled[pairs.row[order]] = True
+        self.place[pairs.row[order]] = position[refs].int()
+        self.route[pairs.row[order]] = torch.cat([part.flatten() for part in weights]).float().cpu()[order]
+
+
+class _Returns:
+    """The pairs of this rank, whose results come back, by wave and peer."""
+
+    def __init__(self, pairs: Pairs, rank: int):
+        sent = (pairs.source == rank).nonzero().squeeze(-1)
+        wave = pairs.wave_of[pairs.expert[sent]]
+        self.sent = sent[(wave * pairs.waves.num_ranks + pairs.owner[sent]).argsort(stable=True)]
+        self.wave, self.owner = pairs.wave_of[pairs.expert[self.sent]], pairs.owner[self.sent]
+        self.num_tokens = int((pairs.source == rank).sum()) // pairs.slots
+
+    def rows(self, pairs: Pairs) -> Tensor:
+        """[pairs of this rank, 2] int32, as `Tables.pairs`."""
+        return torch.stack((pairs.row[self.sent], pairs.number[self.sent]), -1).int()
+
+
+def _links(
+    waves: Waves, flags: Flags, stage: _Stage, returns: _Returns, need: Tensor, rank: int, epoch: int
+) -> list[Tensor]:  # fmt: skip
+    """The tasks that move rows, in the order of the schedule's waves; their counts go into `need`."""
+    pulls = _chunks(stage.wave * waves.num_ranks + stage.source)
+    fetches = _chunks(returns.wave * waves.num_ranks + returns.owner)
+    pull_wave, fetch_wave = stage.wave[pulls[:, 0]], returns.wave[fetches[:, 0]]
     need[flags.arrived() : flags.computed()] = torch.bincount(pull_wave, minlength=waves.num_waves).int()
     need[flags.returned] = max(1, len(fetches))
     links = [_tasks(Kind.READY, 1, done=flags.started, told=flags.ready(rank), value=epoch)]
@@ -179,36 +201,39 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
             continue
         if step.kind == "dispatch":
             work = pulls[pull_wave == step.wave]
-            peer = source[work[:, 0]]
+            peer = stage.source[work[:, 0]]
             links.append(
                 _tasks(Kind.PULL, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=flags.ready() + peer,
                        wait_end=flags.ready() + peer + 1, done=flags.arrived(step.wave), wave=step.wave)
             )  # fmt: skip
         else:
             work = fetches[fetch_wave == step.wave]
-            peer = owner[work[:, 0]]
+            peer = returns.owner[work[:, 0]]
             done_flag = flags.finished(0, step.wave) + peer * waves.num_waves
             links.append(
                 _tasks(Kind.FETCH, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=done_flag,
                        wait_end=done_flag + 1, done=flags.returned, told=flags.freed(rank), value=epoch, wave=step.wave)
             )  # fmt: skip
+    return links
 
+
+def _computes(
+    pairs: Pairs, flags: Flags, stage: _Stage, need: Tensor, columns: tuple[int, int], rank: int, epoch: int
+) -> list[Tensor]:  # fmt: skip
+    """The tasks that multiply, wave by wave: inner columns of each tile, then outer ones."""
     computes = []
-    for number in range(waves.num_waves):
-        work = (wave_of_tile == number).nonzero().squeeze(-1)
-        need[flags.computed(number)] = len(work) * columns[1]
+    for number in range(pairs.waves.num_waves):
+        tiles = (stage.wave_of_tile == number).nonzero().squeeze(-1)
+        need[flags.computed(number)] = len(tiles) * columns[1]
         for kind in (Kind.INNER, Kind.OUTER):
             width = columns[kind == Kind.OUTER]
-            tile, column = work.repeat_interleave(width), torch.arange(width).repeat(len(work))
-            by_expert = ((of_tile[tile] * width) + column).argsort(stable=True)  # neighbours read the same weights
+            tile, column = tiles.repeat_interleave(width), torch.arange(width).repeat(len(tiles))
+            by_expert = ((stage.expert_of_tile[tile] * width) + column).argsort(stable=True)  # the same weights
             tile, column = tile[by_expert], column[by_expert]
             about: dict[str, int | Tensor] = {
-                "first": tile * rows,
-                "count": rows,
-                "column": column,
-                "expert": of_tile[tile],
-                "wave": number,
-            }
+                "first": tile * pairs.rows, "count": pairs.rows, "column": column,
+                "expert": stage.expert_of_tile[tile], "wave": number,
+            }  # fmt: skip
             if kind == Kind.INNER:
                 computes.append(
                     _tasks(kind, len(tile), **about, wait=flags.arrived(), wait_end=flags.arrived(number + 1),
@@ -218,18 +243,20 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
                 computes.append(
                     _tasks(kind, len(tile), **about, wait=flags.activated() + tile,
                            wait_end=flags.activated() + tile + 1, also=flags.freed(),
-                           also_end=flags.freed(waves.num_ranks), done=flags.computed(number),
+                           also_end=flags.freed(pairs.waves.num_ranks), done=flags.computed(number),
                            told=flags.finished(rank, number), value=epoch)
                 )  # fmt: skip
-    sums = _chunks(torch.zeros(num_tokens, dtype=torch.int64))
-    computes.append(
-        _tasks(Kind.ADD, len(sums), first=sums[:, 0], count=sums[:, 1], wait=flags.returned,
-               wait_end=flags.returned + 1, done=flags.added, wave=waves.num_waves)
-    )  # fmt: skip
+    return computes
+
+
+def _sums(flags: Flags, returns: _Returns, need: Tensor, num_waves: int) -> Tensor:
+    """The tasks that add each token's results."""
+    sums = _chunks(torch.zeros(returns.num_tokens, dtype=torch.int64))
     need[flags.added] = len(sums)
-    back = torch.stack((pairs.row[sent], pairs.number[sent]), -1).int()
-    return Tables(rank, epoch, flags, need, torch.cat(links), torch.cat(computes), tokens.int(), place, route, back,
-                  filled, num_tokens)  # fmt: skip
+    return _tasks(
+        Kind.ADD, len(sums), first=sums[:, 0], count=sums[:, 1], wait=flags.returned, wait_end=flags.returned + 1,
+        done=flags.added, wave=num_waves,
+    )  # fmt: skip
 
 
 def _tasks(kind: Kind, number: int, **columns: int | Tensor) -> Tensor:
