@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavefold.waves.schedule import Waves
-from wavefold.waves.simulate import Link, best_waves, even_load, naive_steps, simulate
+from wavefold.waves.simulate import Link, best_waves, even_load, naive_actions, simulate
 from wavefold.waves.timeline import draw
 
 ONE = Link(1.0)
@@ -24,7 +24,7 @@ def seconds(
 
 def naive(compute: float, dispatch: float, combine: float) -> float:
     waves = Waves(64, 2)
-    return simulate(waves, even_load(waves, compute, dispatch, combine), ONE, naive_steps()).seconds
+    return simulate(waves, even_load(waves, compute, dispatch, combine), ONE, naive_actions()).seconds
 
 
 @given(st.floats(0.1, 10), st.floats(0.01, 10), st.floats(0.01, 10))

@@ -31,20 +31,20 @@ def test_every_expert_works_once(waves: Waves) -> None:
 @given(schedules())
 def test_steps_are_in_an_order_that_works(waves: Waves) -> None:
     under_way, most, seen = set(), 0, set()
-    for step in waves.steps():
-        key = step.action, step.kind, step.wave
+    for action in waves.actions():
+        key = action.verb, action.kind, action.wave
         assert key not in seen
         seen.add(key)
-        if step.action == "send" and step.kind == "dispatch":
-            under_way.add(step.wave)
-            assert ("expect", "dispatch", step.wave) in seen
-        elif step.action == "compute":
-            assert ("wait", "dispatch", step.wave) in seen
-            under_way.remove(step.wave)
-        elif step.action == "send":
-            assert ("compute", None, step.wave) in seen
-        elif step.action == "wait":
-            assert ("expect", step.kind, step.wave) in seen and ("send", step.kind, step.wave) in seen
+        if action.verb == "send" and action.kind == "dispatch":
+            under_way.add(action.wave)
+            assert ("expect", "dispatch", action.wave) in seen
+        elif action.verb == "compute":
+            assert ("wait", "dispatch", action.wave) in seen
+            under_way.remove(action.wave)
+        elif action.verb == "send":
+            assert ("compute", None, action.wave) in seen
+        elif action.verb == "wait":
+            assert ("expect", action.kind, action.wave) in seen and ("send", action.kind, action.wave) in seen
         most = max(most, len(under_way))
     assert most == waves.depth and len(seen) == 7 * waves.num_waves
 

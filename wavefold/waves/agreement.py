@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 JOIN_S = 120
-"""How long a process waits for the others to start."""
+"""Seconds that a process waits for the others to start."""
 SHOWN = 60
 """Characters of a value in an error."""
 
@@ -25,13 +25,13 @@ def num_ranks() -> int:
 
 
 def is_first() -> bool:
-    """True in the process that talks."""
+    """True in the process that writes to the terminal."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Within the block this process is one of those that torchrun started. Raises ValueError where they do not meet."""
+    """Joins the processes that torchrun started, for the block. Raises ValueError if they do not meet."""
     import torch.distributed as dist
 
     limit = timedelta(seconds=JOIN_S)
@@ -51,14 +51,15 @@ def joined() -> Iterator[None]:
 
 
 class Disagreement(ValueError):
-    """All ranks know that they cannot run together."""
+    """The ranks cannot run together, and every rank knows it."""
 
 
 def agreed(prepare: Callable[[], tuple[Result, dict[str, object]]]) -> Result:
-    """The result of `prepare`, once every rank has one and the named values beside it are the same on all.
+    """Returns the result of `prepare` once every rank has one and its named values are the same on all ranks.
 
-    An error of `prepare` is raised on its rank and, as a Disagreement that tells of it, on all the others. So is a
-    difference: a Disagreement that names the value, both forms of it and both ranks. One process agrees with itself.
+    An error of `prepare` is raised on its own rank; the other ranks raise a Disagreement that quotes it. Values that
+    differ raise a Disagreement on all ranks; it names the value, its two forms and the two ranks. A single process
+    compares nothing.
     """
     if num_ranks() == 1:
         return prepare()[0]
@@ -74,14 +75,14 @@ def agreed(prepare: Callable[[], tuple[Result, dict[str, object]]]) -> Result:
 
 
 def by_first(make: Callable[[], object]) -> None:
-    """Run `make` in the first process alone; all go on once it is done. Its error is raised in all of them."""
+    """Runs `make` in the first process; the others wait for it. An error is raised in all processes."""
     agreed(lambda: (make() if is_first() else None, {}))
 
 
 def check_alike(values: dict[str, object]) -> None:
-    """Raises Disagreement, on every rank, where a rank has failed or has a value that differs from rank 0's.
+    """Raises Disagreement on every rank if one has failed or has a value that differs from that of rank 0.
 
-    The value named "weights" is a digest for each tensor: only tensors that both ranks have are compared.
+    The value named "weights" holds a digest for each tensor. Only tensors that both ranks have are compared.
     """
     answers = _exchange(values)
     for rank, answer in enumerate(answers):
@@ -108,12 +109,12 @@ def _check_weights(rank: int, first: Mapping[str, str], other: Mapping[str, str]
 
 
 def first_difference(a: Mapping[str, str], b: Mapping[str, str]) -> str | None:
-    """The first name, in alphabetical order, under which both have a digest and not the same; None if there is none."""
+    """Returns the first name, in alphabetical order, whose digests in `a` and `b` differ, or None."""
     return next((name for name in sorted(a.keys() & b.keys()) if a[name] != b[name]), None)
 
 
 def _exchange(values: Any) -> list[Any]:
-    """The values of every rank, rank 0's first. Raises RankLost where one is gone without a word."""
+    """Returns the values of all ranks in rank order. Raises RankLost if a rank ended without an answer."""
     import torch.distributed as dist
 
     from wavefold.waves.transport import RankLost  # imports torch
@@ -123,13 +124,13 @@ def _exchange(values: Any) -> list[Any]:
         dist.all_gather_object(everyone, values)
     except RuntimeError:
         raise RankLost("another rank was lost before the start; expected the cause in its own output") from None
-    with contextlib.suppress(RuntimeError):  # none leaves before all have read; then it may
+    with contextlib.suppress(RuntimeError):  # no process leaves before all have read
         dist.barrier()
     return everyone
 
 
 def _shortened(a: str, b: str) -> tuple[str, str]:
-    """Both texts around the first place where they differ."""
+    """Returns both texts, cut to `SHOWN` characters around their first difference."""
     at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     begin = max(0, at - SHOWN // 2)
 

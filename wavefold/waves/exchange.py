@@ -1,10 +1,10 @@
-"""Experts of a layer over ranks, in waves, forward and backward: what each rank does, as a program of `Waves.steps`.
+"""Experts of a layer over ranks, in waves, forward and backward: the program of a rank, by `Waves.actions`.
 
     forward     rows of h go out                   experts compute     a result for each pair comes back
     backward    rows of the output's gradient      gradients           h's gradient for each pair; meanwhile weights'
 
-Results are summed by the rank that asked, in float32, in the order of the token's slots; an expert meets the rows of
-all ranks at once, in the order of ranks and tokens. So numbers depend neither on the number of ranks nor on the waves.
+The rank that asked sums results in float32, in the order of the slots of a token. An expert sees the rows of all ranks
+at once, in the order of ranks and tokens. So numbers depend neither on the number of ranks nor on the waves.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from wavefold.waves.transport import Message, Program, Transport
 from wavefold.waves.wire import Wire
 
 CACHED_ROWS = 64
-"""Rows that are summed at a time, so that their sums stay in the processor's cache."""
+"""Rows that are summed at a time, so that their sums stay in the CPU cache."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a layer's tokens travel. `wire` takes rows to experts, `back` their results and all gradients."""
+    """Formats in which tokens travel. `wire`: rows to experts. `back`: results, and all gradients."""
 
     waves: Waves
     wire: Wire = "fp32"
@@ -41,22 +41,22 @@ class Settings:
 
 @dataclass
 class Received:
-    """What other ranks asked of this one, by source rank: kept from the forward pass for the backward one."""
+    """Requests of all ranks to this one, by source rank. The forward pass keeps them for the backward pass."""
 
     counts: list[list[int]]
-    """Pairs of each of this rank's experts."""
+    """Number of pairs for each local expert."""
     refs: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
-    """New rows in each wave."""
+    """Number of new rows in each wave."""
 
     def __post_init__(self) -> None:
         self.firsts = [[0, *itertools.accumulate(counts)] for counts in self.counts]
-        """Where each expert's pairs begin, and the last one's end."""
+        """First pair of each expert, then the end of the last one."""
 
 
 def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tensor) -> Program[Received]:
-    """Tell every rank which pairs will come to it, and hear what will come here; weights [n, k] float32."""
+    """Tells every rank which pairs will come to it, and receives the same from all. weights [n, k] float32."""
     waves, me = settings.waves, transport.rank
     local = waves.experts_of(me)
     counts_out = [torch.tensor(counts) for counts in routes.counts]
@@ -81,7 +81,7 @@ def ask(transport: Transport, settings: Settings, routes: Routes, weights: Tenso
 
 
 def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequence[Tensor]) -> Received:
-    """What `ask` would hear, where every rank knows what all ask, routes and weights by source rank: no message."""
+    """Returns the result of `ask` without a message, from the routes and weights of all ranks, by source rank."""
     received = Received([portion.counts[rank] for portion in routes])
     for portion, values in zip(routes, weights, strict=True):
         received.refs.append(portion.refs[rank])
@@ -92,11 +92,11 @@ def known(settings: Settings, rank: int, routes: Sequence[Routes], weights: Sequ
 
 
 class Exchange:
-    """One run of a layer's waves on this rank: rows go to the experts, what these make of each pair comes back.
+    """One execution of the waves of a layer on this rank: rows go to the experts, a result comes back for each pair.
 
-    `compute(wave, arrived)` is given the rows that came from each rank so far [all, hidden], and
-    returns for each rank its pairs' results [pairs of the wave, hidden + extra]; `extra` columns travel as float32.
-    `after` is called once all results are on their way.
+    `compute(wave, arrived)` gets the rows that have arrived so far from each rank [rows, hidden]. It returns the
+    results for each rank [pairs of the wave, hidden + extra]. The `extra` columns travel as float32. `after` is called
+    once all results are under way.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Exchange:
         compute: Callable[[int, list[Tensor]], list[Tensor]], extra: int = 0, after: Callable[[], None] = lambda: None,
         here: Sequence[Tensor] | None = None,
     ):  # fmt: skip
-        """rows [n, hidden] travel in `there`. `here`: what would come from each rank, where it need not travel."""
+        """rows [n, hidden] travel in the format `there`. `here`: the rows of each rank, if they need not travel."""
         self.transport, self.settings, self.routes, self.received = transport, settings, routes, received
         self.rows, self.there, self.compute, self.extra, self.after = rows, there, compute, extra, after
         self.travels, self.dim = here is None, rows.shape[1]
@@ -122,11 +122,11 @@ class Exchange:
         self.sent: list[Message] = []
 
     def run(self) -> Program[tuple[Tensor, Tensor]]:
-        """The results of this rank's pairs, in their order [pairs, hidden] as they came, and the extra columns."""
-        for step in self.settings.waves.steps():
-            if step.kind == "dispatch" and not self.travels:
+        """Returns the results of the pairs of this rank [pairs, hidden], in their order, and the extra columns."""
+        for action in self.settings.waves.actions():
+            if action.kind == "dispatch" and not self.travels:
                 continue
-            yield from getattr(self, f"_{step.action}_{step.kind}" if step.kind else "_compute")(step.wave) or ()
+            yield from getattr(self, f"_{action.verb}_{action.kind}" if action.kind else "_compute")(action.wave) or ()
         yield from self.sent
         width = self.results.shape[1] - 4 * self.extra
         values = self.results[:, :width].contiguous().view(wires.DTYPES[self.settings.back])
@@ -188,14 +188,14 @@ def _tag(wave: int, kind: Kind) -> int:
 
 
 def gather_rows(transport: Transport, rows: Tensor, counts: Sequence[int]) -> Program[Tensor]:
-    """Every rank's rows, counts[rank] of them, in the order of ranks, on every rank."""
+    """Returns the rows of all ranks on every rank, counts[rank] of them from each, in the order of ranks."""
     parts = [rows if rank == transport.rank else rows.new_empty(n, *rows.shape[1:]) for rank, n in enumerate(counts)]
     yield from _swap(transport, [rows] * transport.size, parts)
     return torch.cat(parts)
 
 
 def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
-    """results [pairs, hidden] -> each token's sum in float32, its slots in order: [n, hidden] of `dtype`."""
+    """results [pairs, hidden] -> sums over the slots of a token, in order, in float32: [n, hidden] of `dtype`."""
     out = results.new_empty(len(routes.places), results.shape[1], dtype=dtype)
     for portion, places in zip(out.split(CACHED_ROWS), routes.places.split(CACHED_ROWS), strict=True):
         total = results.new_zeros(portion.shape, dtype=torch.float32)
@@ -206,7 +206,7 @@ def sum_by_slot(results: Tensor, routes: Routes, dtype: torch.dtype) -> Tensor:
 
 
 def _swap(transport: Transport, out: Sequence[Tensor], into: Sequence[Tensor]) -> Program[None]:
-    """out[r] to rank r, into[r] from it; what is empty does not travel."""
+    """Sends out[r] to rank r and receives into[r] from it. Empty tensors do not travel."""
     posted = []
     for rank, (local, incoming) in enumerate(zip(out, into, strict=True)):
         if rank == transport.rank:

@@ -1,7 +1,7 @@
 """A layer's routed experts over ranks as one differentiable function: forward in waves, backward in waves.
 
-Between the passes a rank keeps what its experts were given and the graph of each expert's own computation, so the
-backward pass computes what has to travel, rows' gradients, first, and weights' gradients while the last results return.
+Between the passes a rank keeps the inputs of its experts and the graph of each expert. The backward pass computes the
+gradients of rows first, since they have to travel. It computes the gradients of weights while the last results return.
 Report section 3.1.
 """
 
@@ -20,11 +20,11 @@ from wavefold.waves.routes import Routes
 from wavefold.waves.transport import Program, Transport
 
 Compute = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
-"""(expert, rows [n, hidden], its weights, routing weights [n, 1] float32) -> [n, hidden]."""
+"""(expert, rows [n, hidden], weights of the expert, routing weights [n, 1] float32) -> [n, hidden]."""
 
 
 class Pass:
-    """One layer's pass over a rank's tokens. `forward`, then perhaps `backward`, each a program of this rank's."""
+    """One layer's pass over the tokens of a rank: `forward`, then optionally `backward`. Each is a `Program`."""
 
     def __init__(self, transport: Transport, settings: Settings, compute: Compute):
         if transport.size != settings.waves.num_ranks:
@@ -32,14 +32,14 @@ class Pass:
         self.transport, self.settings, self.compute = transport, settings, compute
         self.local = settings.waves.experts_of(transport.rank)
         self.computed: list[tuple[int, float, float]] = []
-        """(wave, start, end) of each wave's computing, by `time.perf_counter`."""
+        """(wave, start, end) of the computation of each wave, by `time.perf_counter`."""
 
     def forward(
         self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]], learns: bool = False
     ) -> Program[Tensor]:
         """h [n, hidden], weights [n, k] float32, ids [n, k] -> the sum of each token's experts [n, hidden].
 
-        `experts` has this rank's experts' weights. `learns` keeps what `backward` needs.
+        `experts`: weights of the experts on this rank. `learns`: keep the graphs that `backward` needs.
         """
         self.routes = Routes(self.settings.waves, ids)
         self.received: Received = yield from ask(self.transport, self.settings, self.routes, weights)
@@ -54,9 +54,10 @@ class Pass:
     def forward_shared(
         self, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]]
     ) -> Program[Tensor]:
-        """The same of rows that every rank has, on every rank, in the type of `settings.back` and without gradients.
+        """The same sum for rows that every rank already has. Returns all rows on all ranks, without gradients.
 
-        Each answers for its share of the rows. Rows need not travel, and nobody has to ask; results do, in waves.
+        The result has the type of `settings.back`. Each rank asks for its share of the rows. Only results travel, in
+        waves.
         """
         size, me, settings = self.transport.size, self.transport.rank, self.settings
         routes = [Routes(settings.waves, part) for part in _shares(ids, size)]
@@ -73,17 +74,17 @@ class Pass:
         return whole
 
     def _pairs(self, expert: int) -> list[slice]:
-        """An expert's pairs among those of each source rank."""
+        """Returns the slice of an expert's pairs in the list of each source rank."""
         number = expert - self.local.start
         return [slice(*firsts[number : number + 2]) for firsts in self.received.firsts]
 
     def _gather(self, expert: int, arrived: Sequence[Tensor]) -> Tensor:
-        """An expert's rows, from all ranks, in their order."""
+        """Returns the rows of an expert, in the order of ranks and tokens."""
         refs = [refs[pairs] for refs, pairs in zip(self.received.refs, self._pairs(expert), strict=True)]
         return torch.cat([rows[portion] for rows, portion in zip(arrived, refs, strict=True)])
 
     def _by_source(self, outputs: Mapping[int, Tensor], width: int) -> list[Tensor]:
-        """What was made of each expert's rows, as each source rank has its pairs in order."""
+        """Regroups the outputs of experts by source rank. Each part follows the order of that rank's pairs."""
         parts: list[list[Tensor]] = [[] for _ in range(self.transport.size)]
         for expert, rows in outputs.items():
             sizes = [pairs.stop - pairs.start for pairs in self._pairs(expert)]
@@ -114,7 +115,7 @@ class Pass:
         return results
 
     def backward(self, grad: Tensor) -> Program[tuple[Tensor, Tensor, dict[int, list[Tensor]]]]:
-        """The output's gradient [n, hidden] -> those of h, of weights [n, k] float32, and of experts that had rows."""
+        """Output gradient [n, hidden] -> gradients of h, weights [n, k] float32, and experts that had rows."""
         assert self.learns
         grads: dict[int, Tensor] = {}
         of_weights: dict[int, list[Tensor]] = {}
@@ -143,18 +144,18 @@ class Pass:
 
 
 def _shares(x: Tensor, size: int) -> Sequence[Tensor]:
-    """Rows in `size` shares, equal to within one."""
+    """Splits rows into `size` shares whose lengths differ by at most one."""
     return x.tensor_split(size)
 
 
 Run = Callable[[Program[Any]], Any]
-"""How this process drives a program of its own: `transport.run_alone`."""
+"""Drives a program in this process, as `transport.run_alone` does."""
 
 
 def wave_experts(
     layer: Pass, run: Run, h: Tensor, weights: Tensor, ids: Tensor, experts: Mapping[int, Sequence[Tensor]]
 ) -> Tensor:
-    """`Pass.forward` with gradients for h, weights and this rank's experts. All ranks call it, and its backward."""
+    """`Pass.forward` with gradients for h, weights and the local experts. All ranks must call it, and its backward."""
     numbers = list(experts)
     flat = [weight for number in numbers for weight in experts[number]]
     sizing = numbers, [len(experts[number]) for number in numbers], torch.is_grad_enabled()

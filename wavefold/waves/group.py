@@ -1,8 +1,8 @@
-"""The processes of a run: each takes its share of every batch, gradients are summed, all move alike.
+"""The processes of a run: each takes its share of every batch, gradients are summed, all make the same update.
 
     torchrun --nproc-per-node 2 -m wavefold train ...     gloo on CPUs, NCCL on GPUs; one process is a group of its own
 
-Sums are over ranks in a fixed order: a run of the same number of processes gives the same numbers again.
+Sums go over ranks in a fixed order, so a run with the same number of processes gives the same numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 class Group:
-    """`rank` of `size` processes. Made once, at the start of the program."""
+    """Process `rank` of `size`. Constructed once, at the start of the program."""
 
     def __init__(self) -> None:
-        """Joins the processes that torchrun started; alone where it started none."""
+        """Joins the processes that torchrun started. Without torchrun the group has one process."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
             cuda = torch.cuda.is_available()
             if cuda:
@@ -32,11 +32,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """True in the process that writes files and prints."""
         return self.rank == 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Each tensor becomes its sum over all processes."""
+        """Replaces each tensor by its sum over all processes."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -45,29 +45,29 @@ class Group:
             tensor.copy_(total.view_as(tensor))
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Sums over all processes, in float64."""
+        """Returns the sums over all processes, in float64."""
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         self.sum_([total])
         return total.tolist()
 
     def largest(self, values: Sequence[float]) -> list[float]:
-        """The largest of each over all processes."""
+        """Returns the maximum of each value over all processes."""
         most = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.size > 1:
             dist.all_reduce(most, dist.ReduceOp.MAX)
         return most.tolist()
 
     def least(self, value: float) -> float:
-        """The smallest over all processes."""
+        """Returns the minimum over all processes."""
         return -self.largest([-value])[0]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Blocks until all processes have called it."""
         if self.size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """The end of the run."""
+        """Leaves the group at the end of the run."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()

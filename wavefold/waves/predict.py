@@ -1,10 +1,10 @@
-"""What waves would do for a layer's experts over ranks: counts of a random routing, on clocks.
+"""Predicts what waves save for the experts of a layer over ranks: counts of a random routing, on clocks.
 
-    bytes      each token's row once to every rank that has an expert for it; a result for each pair back
-    seconds    of a wave on a rank: its products at the rank's rate, or its experts' weights from memory if longer
+    bytes      the row of a token once to every rank that has an expert for it; a result for each pair back
+    seconds    of a wave on a rank: products at the rate of the rank, or reading the experts' weights if that is longer
 
-Routing is drawn at random, so chance's own imbalance is in the counts; `hot` adds what a router's favourites would.
-Report section 3.1: computing hides communication while operations per byte stay under the rank's own ratio of the two.
+Routing is drawn at random, so the counts have the imbalance of chance. `hot` adds the imbalance of favoured experts.
+Report section 3.1: computing hides communication if the operations per byte of the work reach the ratio of the rates.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 from wavefold.config import ModelConfig
 from wavefold.waves.routes import Routes
 from wavefold.waves.schedule import Waves
-from wavefold.waves.simulate import ENOUGH, Link, Load, Outcome, fewest_enough, naive_steps, simulate
+from wavefold.waves.simulate import ENOUGH, Link, Load, Outcome, fewest_enough, naive_actions, simulate
 from wavefold.waves.wire import Wire, row_bytes
 
 WEIGHT_BYTES = {"fp4": 0.5 + 1 / 32, "fp8": 1 + 1 / 128**2, "bf16": 2.0, "fp32": 4.0}
-"""Bytes of one weight of a routed expert by its format, scales included."""
+"""Bytes of one weight of a routed expert, scales included, by format."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank can do: operations a second in products, bytes a second from memory, seconds that a wave costs."""
+    """Rates of a rank: operations per second in products, bytes per second from memory, fixed seconds of a wave."""
 
     flops: float
     memory_bytes_per_s: float
@@ -35,7 +35,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One layer's experts, `tokens` of each rank. Seconds; bytes are of the rank that sends most."""
+    """Times of one layer's experts, with `tokens` tokens on each rank. Bytes are those of the rank that sends most."""
 
     tokens: int
     waves: Waves
@@ -46,32 +46,32 @@ class Prediction:
     link_s: float
     sent_bytes: int
     copies: float
-    """Ranks that a token's row goes to, its own among them, of the experts that it has: below 1, it travels once for
-    several."""
+    """Ranks that a row goes to, its source included, over the experts of the token. Below 1, one row serves several
+    experts."""
     imbalance: float
-    """Pairs of the fullest rank over the mean."""
+    """Pairs of the fullest rank over the mean of all ranks."""
     outcome: Outcome
 
     @property
     def rho(self) -> float:
-        """Communication over computing."""
+        """Seconds of communication over seconds of computing."""
         return self.link_s / self.compute_s
 
     @property
     def bound_s(self) -> float:
-        """Perfect overlap."""
+        """Seconds with perfect overlap."""
         return max(self.compute_s, self.link_s)
 
     @property
     def limit(self) -> str:
-        """What binds: "link", "products" or "memory"."""
+        """The bottleneck: "link", "products" or "memory"."""
         if self.link_s > self.compute_s:
             return "link"
         return "memory" if self.memory_s > 0.5 * self.compute_s else "products"
 
     @property
     def helps(self) -> bool:
-        """Whether waves save at least a twentieth."""
+        """True if waves save at least a twentieth of the time."""
         return self.seconds < 0.95 * self.naive_s
 
 
@@ -79,10 +79,10 @@ def predict(
     config: ModelConfig, num_ranks: int, tokens: int, machine: Machine, link: Link, wire: Wire = "fp8",
     back: Wire = "bf16", hot: float = 1.0, counts: Sequence[int] = (), seed: int = 0,
 ) -> Prediction:  # fmt: skip
-    """The fewest waves, and the smallest ring, that are within half a percent of the best.
+    """Returns the prediction for the fewest waves and the smallest ring within half a percent of the best.
 
-    `hot`: how many times as often as others the first rank's experts are chosen. `counts`: numbers of waves to try.
-    Raises ValueError for ranks that the experts do not fill.
+    `hot`: the experts of the first rank are chosen this many times as often as others. `counts`: numbers of waves to
+    try. Raises ValueError if there are more ranks than experts.
     """
     base = Waves(config.n_routed_experts, num_ranks)
     ids = [_routing(config, base, tokens, hot, seed + rank) for rank in range(num_ranks)]
@@ -101,19 +101,19 @@ def predict(
     whole, figures = _load(config, one, ids, machine, wire, back)
     return Prediction(
         tokens=tokens, waves=waves, seconds=outcome.seconds, outcome=outcome,
-        naive_s=simulate(one, whole, link, naive_steps()).seconds, link_s=figures.sent / link.bytes_per_s,
+        naive_s=simulate(one, whole, link, naive_actions()).seconds, link_s=figures.sent / link.bytes_per_s,
         compute_s=max(whole.compute[0]), memory_s=figures.memory_s, sent_bytes=figures.sent, copies=figures.copies,
         imbalance=figures.imbalance,
     )  # fmt: skip
 
 
 def _counts(most: int) -> list[int]:
-    """All up to 32, then a few of the rest."""
+    """Returns all numbers of waves up to 32, then a few larger ones."""
     return sorted({*range(1, min(most, 32) + 1), *(n for n in (48, 64, 96, 128, most) if n <= most)})
 
 
 def _routing(config: ModelConfig, waves: Waves, tokens: int, hot: float, seed: int) -> torch.Tensor:
-    """Experts of `tokens` tokens, different ones each, drawn at random: [tokens, k]."""
+    """Draws experts at random, distinct for each token: [tokens, k]."""
     favour = torch.ones(config.n_routed_experts)
     favour[: waves.experts_of(0).stop] = hot
     generator = torch.Generator().manual_seed(seed)
@@ -121,7 +121,7 @@ def _routing(config: ModelConfig, waves: Waves, tokens: int, hot: float, seed: i
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Figures:
     sent: int
     copies: float
     imbalance: float
@@ -130,7 +130,7 @@ class _Facts:
 
 def _load(
     config: ModelConfig, waves: Waves, ids: list[torch.Tensor], machine: Machine, wire: Wire, back: Wire
-) -> tuple[Load, _Facts]:
+) -> tuple[Load, _Figures]:
     ranks, hidden, inner = range(waves.num_ranks), config.hidden_size, config.moe_intermediate_size
     routes = [Routes(waves, portion) for portion in ids]
     row, result = row_bytes(wire, hidden), row_bytes(back, hidden)
@@ -152,7 +152,7 @@ def _load(
     taken = [sum(pairs[w][s][r] for w in range(waves.num_waves) for s in ranks) for r in ranks]
     rows = sum(len(portion.rows[w][r]) for portion in routes for w in range(waves.num_waves) for r in ranks)
     fullest = taken.index(max(taken))
-    figures = _Facts(
+    figures = _Figures(
         max(sent), rows / max(1, sum(taken)), max(taken) * waves.num_ranks / max(1, sum(taken)),
         sum(values[fullest] for values in memory),
     )  # fmt: skip

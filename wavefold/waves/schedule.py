@@ -2,12 +2,12 @@
 
     wave w      the w-th slice of every rank's experts; its compute begins when all its tokens are there
     dispatch    token rows to the ranks that have their experts
-    combine     what the experts made of them, back
+    combine     results of the experts, back to the ranks that asked
 
     rank 0   D0 D1 | K0  K1  K2  K3 |           while wave w computes, the tokens of w + 1 arrive and the
     link     D0 D1 D2 C0 D3 C1 C2 C3            results of w - 1 leave
 
-Waves change when things are done, never what: each expert meets all its rows at once, in the order of ranks and tokens.
+Waves change the time of a computation, never its inputs: an expert sees all its rows at once, by rank and token.
 Report section 3.1.
 """
 
@@ -18,34 +18,34 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["dispatch", "combine"]
-Action = Literal["expect", "send", "wait", "compute"]
+Verb = Literal["expect", "send", "wait", "compute"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a rank does next. `kind` is None for "compute"."""
+class Action:
+    """One thing that a rank does. `kind` is None for "compute"."""
 
-    action: Action
+    verb: Verb
     wave: int
     kind: Kind | None = None
 
     def __str__(self) -> str:
-        return f"{self.action} {self.kind} {self.wave}" if self.kind else f"{self.action} {self.wave}"
+        return f"{self.verb} {self.kind} {self.wave}" if self.kind else f"{self.verb} {self.wave}"
 
 
 @dataclass(frozen=True)
 class Waves:
-    """`num_experts` routed experts over `num_ranks` ranks, the ones of a rank in `num_waves` waves.
+    """`num_experts` routed experts over `num_ranks` ranks, in `num_waves` waves on each rank.
 
-    `ring`: waves whose tokens may be under way or waiting at a time; as many buffers hold them. A ring of one forbids
-    that a wave's tokens travel while another computes.
+    `ring`: largest number of waves whose tokens are under way or waiting: the number of buffers. With a ring of one,
+    the tokens of a wave never travel while another wave computes.
     """
 
     num_experts: int
     num_ranks: int = 1
     num_waves: int = 1
     ring: int = 0
-    """0: as many as waves."""
+    """0: as many buffers as waves."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_ranks <= self.num_experts:
@@ -61,46 +61,46 @@ class Waves:
 
     @property
     def most_waves(self) -> int:
-        """Experts of the rank that has the fewest: more waves would be empty on it."""
+        """Largest number of waves: the smallest number of experts of a rank, since more waves would be empty there."""
         return self.num_experts // self.num_ranks
 
     @property
     def depth(self) -> int:
-        """The ring's waves."""
+        """Number of waves in the ring."""
         return self.ring or self.num_waves
 
     def experts_of(self, rank: int) -> range:
-        """A rank's experts: consecutive ones, as many as the others' or one more."""
+        """Returns the experts of a rank: consecutive numbers. Ranks differ by at most one expert."""
         return _share(range(self.num_experts), rank, self.num_ranks)
 
     def experts(self, rank: int, wave: int) -> range:
-        """Those of a wave."""
+        """Returns the experts of a rank in one wave."""
         return _share(self.experts_of(rank), wave, self.num_waves)
 
     def rank_of(self, expert: int) -> int:
-        """Who has an expert."""
+        """Returns the rank of an expert."""
         return _share_of(expert, self.num_experts, self.num_ranks)
 
     def wave_of(self, expert: int) -> int:
-        """When it works."""
+        """Returns the wave of an expert."""
         local = self.experts_of(self.rank_of(expert))
         return _share_of(expert - local.start, len(local), self.num_waves)
 
-    def steps(self) -> Iterator[Step]:
-        """What every rank does, in order; all do the same, so what one sends the other expects.
+    def actions(self) -> Iterator[Action]:
+        """Returns the actions of every rank, in order. All ranks do the same, so every send has its expect.
 
-        A wave's dispatch leaves before the results of the wave that made room for it: results have time until the end,
-        tokens have not.
+        The dispatch of a coming wave is sent before the results of the wave that freed its buffer: results are needed
+        at the end only, tokens earlier.
         """
-        yield from (Step("expect", wave, "combine") for wave in range(self.num_waves))
+        yield from (Action("expect", wave, "combine") for wave in range(self.num_waves))
         for wave in range(self.depth):
-            yield from (Step("expect", wave, "dispatch"), Step("send", wave, "dispatch"))
+            yield from (Action("expect", wave, "dispatch"), Action("send", wave, "dispatch"))
         for wave in range(self.num_waves):
-            yield from (Step("wait", wave, "dispatch"), Step("compute", wave))
+            yield from (Action("wait", wave, "dispatch"), Action("compute", wave))
             if (coming := wave + self.depth) < self.num_waves:
-                yield from (Step("expect", coming, "dispatch"), Step("send", coming, "dispatch"))
-            yield Step("send", wave, "combine")
-        yield from (Step("wait", wave, "combine") for wave in range(self.num_waves))
+                yield from (Action("expect", coming, "dispatch"), Action("send", coming, "dispatch"))
+            yield Action("send", wave, "combine")
+        yield from (Action("wait", wave, "combine") for wave in range(self.num_waves))
 
     def __str__(self) -> str:
         lines = [
@@ -109,13 +109,13 @@ class Waves:
                 f"rank {rank}: " + " | ".join(_span(self.experts(rank, wave)) for wave in range(self.num_waves))
                 for rank in range(self.num_ranks)
             ),
-            "each: " + ", ".join(map(str, self.steps())),
+            "each: " + ", ".join(map(str, self.actions())),
         ]
         return "\n".join(lines)
 
 
 def _share(whole: range, number: int, of: int) -> range:
-    """The number-th of `of` consecutive shares, the first ones larger by one where they are not equal."""
+    """Returns share `number` of `of` consecutive shares. The first shares are larger by one if the sizes differ."""
     if not 0 <= number < of:
         raise ValueError(f"share {number} is not allowed; expected 0 to {of - 1}")
     size, larger = divmod(len(whole), of)
@@ -124,7 +124,7 @@ def _share(whole: range, number: int, of: int) -> range:
 
 
 def _share_of(item: int, count: int, of: int) -> int:
-    """Which share has the item-th of `count`."""
+    """Returns the share of item `item` of `count`."""
     if not 0 <= item < count:
         raise ValueError(f"expert {item} is not allowed; expected 0 to {count - 1}")
     size, larger = divmod(count, of)

@@ -1,14 +1,14 @@
-"""How long a schedule takes, before it runs: the same steps against clocks instead of machines.
+"""Predicts how long a schedule takes: the same actions, run against clocks instead of machines.
 
 Each rank computes one wave at a time; each has one link out and one in, shared by dispatch and combine, on which
-messages go one after another in the order in which they were posted. With equal ranks, T_K, T_D and T_C the seconds of
-all computing, dispatching and combining, N waves in a ring that does not hold them up:
+messages go one after another in the order of posting. For equal ranks, T_K, T_D and T_C are the seconds of all
+computing, dispatching and combining. With N waves in a ring that does not hold them up:
 
     naive     T_D + T_K + T_C
     waves     about max(T_K + (T_D + T_C) / N, T_D + T_C)
     bound     max(T_K, T_D + T_C), a speed-up of (1 + rho) / max(1, rho) with rho = (T_D + T_C) / T_K
 
-Waves shrink what is not hidden at the ends; they do not change rho. Report section 3.1.
+More waves shrink the unhidden time at both ends; they do not change rho. Report section 3.1.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wavefold.waves.schedule import Step, Waves
+from wavefold.waves.schedule import Action, Waves
 from wavefold.waves.timeline import Span
 
 ENOUGH = 1.005
-"""Within half a percent of the best, fewer waves are better."""
+"""Fewer waves are preferred if their time is within half a percent of the best."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a layer asks of ranks, by wave: seconds of computing, and bytes between ranks.
+    """The work of a layer, by wave: seconds of computing, and bytes between ranks.
 
-    compute[wave][rank], dispatch[wave][source][target], combine[wave][source][target]; the last from the rank that has
-    the experts to the one that asked.
+    compute[wave][rank], dispatch[wave][source][target], combine[wave][source][target]. The source of a combine is the
+    rank that has the experts.
     """
 
     compute: Sequence[Sequence[float]]
@@ -41,8 +41,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Link:
-    """Each rank's link: bytes a second one way, seconds that a message takes beside its bytes; computing is that much
-    slower while it is in use (`contention`, 0.1: a tenth)."""
+    """The link of each rank: bytes per second one way, and seconds that a message takes beside its bytes.
+
+    `contention`: computing is slower by this share while the link is in use (0.1: a tenth).
+    """
 
     bytes_per_s: float
     latency_s: float = 0.0
@@ -55,7 +57,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`seconds` until the last rank is through, and what was done when."""
+    """`seconds` until the last rank has finished, and the timeline."""
 
     seconds: float
     spans: tuple[Span, ...]
@@ -65,28 +67,28 @@ Key = tuple[str, int, int, int]
 """(kind, wave, source, target)."""
 
 
-def simulate(waves: Waves, load: Load, link: Link, steps: Sequence[Step] | None = None) -> Outcome:
-    """Run a schedule, or other `steps` of its waves, against clocks."""
-    return _Run(waves, load, link, list(waves.steps()) if steps is None else list(steps)).run()
+def simulate(waves: Waves, load: Load, link: Link, actions: Sequence[Action] | None = None) -> Outcome:
+    """Runs a schedule against clocks. `actions`: another order of the actions of its waves."""
+    return _Run(waves, load, link, list(waves.actions()) if actions is None else list(actions)).run()
 
 
-def naive_steps() -> list[Step]:
-    """One wave, and nothing is posted before what it follows is done: dispatch, compute, combine."""
+def naive_actions() -> list[Action]:
+    """Returns the actions of one wave without overlap: dispatch, then compute, then combine."""
     return [
-        *(Step(action, 0, "dispatch") for action in ("expect", "send", "wait")),  # type: ignore[arg-type]
-        Step("compute", 0),
-        *(Step(action, 0, "combine") for action in ("expect", "send", "wait")),  # type: ignore[arg-type]
+        *(Action(verb, 0, "dispatch") for verb in ("expect", "send", "wait")),  # type: ignore[arg-type]
+        Action("compute", 0),
+        *(Action(verb, 0, "combine") for verb in ("expect", "send", "wait")),  # type: ignore[arg-type]
     ]
 
 
 class _Run:
-    def __init__(self, waves: Waves, load: Load, link: Link, steps: list[Step]):
-        self.waves, self.load, self.link, self.steps = waves, load, link, steps
+    def __init__(self, waves: Waves, load: Load, link: Link, actions: list[Action]):
+        self.waves, self.load, self.link, self.actions = waves, load, link, actions
         self.ranks = range(waves.num_ranks)
         self.at = [0] * waves.num_ranks
         self.clock = [0.0] * waves.num_ranks
         self.busy = [0.0] * waves.num_ranks
-        """Until when each computes."""
+        """Time at which the computation of each rank ends."""
         self.arrived: dict[Key, float] = {}
         self.queues: list[deque[tuple[Key, float]]] = [deque() for _ in self.ranks]
         self.out, self.into = [0.0] * waves.num_ranks, [0.0] * waves.num_ranks
@@ -103,50 +105,49 @@ class _Run:
                 self._go(rank, now)
             else:
                 self._transfer(rank, now)
-        assert all(at == len(self.steps) for at in self.at), "ranks wait for each other"
+        assert all(at == len(self.actions) for at in self.at), "ranks wait for each other"
         return Outcome(max(self.clock), tuple(self.spans))
 
     def _at(self, when: float, event: str, rank: int) -> None:
         self.number += 1
         heapq.heappush(self.events, (when, self.number, event, rank))
 
-    def _messages(self, step: Step, rank: int, outgoing: bool) -> list[tuple[Key, float]]:
-        table = self.load.dispatch if step.kind == "dispatch" else self.load.combine
+    def _messages(self, action: Action, rank: int, outgoing: bool) -> list[tuple[Key, float]]:
+        table = self.load.dispatch if action.kind == "dispatch" else self.load.combine
         pairs = [(rank, other) if outgoing else (other, rank) for other in self.ranks if other != rank]
-        return [
-            ((str(step.kind), step.wave, *pair), size) for pair in pairs if (size := table[step.wave][pair[0]][pair[1]])
-        ]
+        sizes = [(pair, table[action.wave][pair[0]][pair[1]]) for pair in pairs]
+        return [((str(action.kind), action.wave, *pair), size) for pair, size in sizes if size]
 
     def _go(self, rank: int, now: float) -> None:
-        """Take a rank's steps until it has to wait for a message or for its own computing."""
-        if now < self.busy[rank]:  # a message came while it computes
+        """Takes the actions of a rank until it has to wait for a message or for its computation."""
+        if now < self.busy[rank]:  # a message came during a computation
             return
         self.clock[rank] = now
-        while self.at[rank] < len(self.steps):
-            step = self.steps[self.at[rank]]
-            if step.action == "send":
-                self.queues[rank] += self._messages(step, rank, True)
+        while self.at[rank] < len(self.actions):
+            action = self.actions[self.at[rank]]
+            if action.verb == "send":
+                self.queues[rank] += self._messages(action, rank, True)
                 self._at(self.clock[rank], "transfer", rank)
-            elif step.action == "wait":
-                if any(self.arrived.get(key, math.inf) > now for key, _ in self._messages(step, rank, False)):
-                    return  # it goes on when they come
-            elif step.action == "compute":
+            elif action.verb == "wait":
+                if any(self.arrived.get(key, math.inf) > now for key, _ in self._messages(action, rank, False)):
+                    return  # goes on when they arrive
+            elif action.verb == "compute":
                 self.at[rank] += 1
-                seconds = self._stretched(self.load.compute[step.wave][rank], rank, now)
-                self.spans.append(Span(rank, "compute", step.wave, now, now + seconds))
+                seconds = self._stretched(self.load.compute[action.wave][rank], rank, now)
+                self.spans.append(Span(rank, "compute", action.wave, now, now + seconds))
                 self.busy[rank] = now + seconds
                 self._at(now + seconds, "go", rank)
                 return
             self.at[rank] += 1
 
     def _stretched(self, seconds: float, rank: int, now: float) -> float:
-        """Computing beside a busy link: of what is known now, messages that wait or are on their way."""
+        """Returns the seconds of a computation beside a busy link, by the messages that are queued or under way now."""
         waiting = sum(size for _, size in self.queues[rank]) / self.link.bytes_per_s
         busy = max(0.0, self.out[rank] - now) + waiting
         return seconds + self.link.contention * min(seconds, busy)
 
     def _transfer(self, rank: int, now: float) -> None:
-        """Start the next message of a rank's link, if link and receiver are free."""
+        """Starts the next message of the link of `rank` if link and receiver are free."""
         if not self.queues[rank]:
             return
         (key, size), target = self.queues[rank][0], self.queues[rank][0][0][3]
@@ -166,8 +167,11 @@ class _Run:
 def even_load(
     waves: Waves, compute_s: float, dispatch_bytes: float, combine_bytes: float, overhead_s: float = 0.0
 ) -> Load:
-    """Equal ranks: T_K seconds each, so many bytes that each sends to all others together, and the seconds that a wave
-    costs however small it is."""
+    """Returns the load of equal ranks.
+
+    compute_s: T_K. dispatch_bytes, combine_bytes: bytes that a rank sends to all others together. overhead_s: fixed
+    seconds of a wave.
+    """
     num, others = waves.num_waves, max(1, waves.num_ranks - 1)
 
     def table(size: float) -> list[list[list[float]]]:
@@ -182,7 +186,7 @@ def best_waves(
     waves: Waves, compute_s: float, dispatch_bytes: float, combine_bytes: float, link: Link, overhead_s: float = 0.0,
     counts: Sequence[int] = (),
 ) -> tuple[Waves, dict[int, float]]:  # fmt: skip
-    """The fewest waves whose predicted time is within 0.5 % of the best, and the seconds of each count tried."""
+    """Returns the fewest waves whose predicted time is within 0.5 % of the best, and the seconds of each count."""
     tried = [n for n in (counts or range(1, waves.most_waves + 1)) if n <= waves.most_waves]
     seconds = {}
     for num in tried:
@@ -194,6 +198,6 @@ def best_waves(
 
 
 def fewest_enough(seconds: Mapping[int, float]) -> int:
-    """Of some numbers the smallest whose seconds are within half a percent of the best."""
+    """Returns the smallest number whose seconds are within half a percent of the best."""
     best = min(seconds.values())
     return min(number for number, candidate in seconds.items() if candidate <= ENOUGH * best)

@@ -1,4 +1,4 @@
-"""What ranks did when, as a picture: a row for a rank's computing, one for its link; of a plan or a measured run."""
+"""Draws the timeline of a plan or of a measured run: for each rank a row for its computing and one for its link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {"compute": "C0", "dispatch": "C2", "combine": "C1"}
 
 @dataclass(frozen=True)
 class Span:
-    """`what` ("compute", "dispatch", "combine") a rank did for a wave, from `start` to `end` seconds."""
+    """Work of a rank for a wave, of `kind` "compute", "dispatch" or "combine", from `start` to `end` seconds."""
 
     rank: int
     kind: str
@@ -27,9 +27,9 @@ class Span:
 
 
 def draw(timelines: Sequence[tuple[str, Sequence[Span]]], path: Path) -> None:
-    """Timelines, by title, one above the other on one axis of seconds, to an .svg or .png file.
+    """Writes (title, spans) pairs, one above the other on one axis of seconds, to an .svg or .png file.
 
-    Raises ValueError for another ending.
+    Raises ValueError for any other suffix.
     """
     if path.suffix not in (".svg", ".png"):
         raise ValueError(f"{path} is not allowed; expected a name that ends in .svg or .png")
@@ -48,7 +48,7 @@ def _rows(spans: Sequence[Span]) -> int:
 
 
 def draw_on(axes: Axes, title: str, spans: Sequence[Span], links: bool = True) -> None:
-    """A timeline on axes of matplotlib's; `links`: with a row for each rank's link."""
+    """Draws a timeline on matplotlib axes. `links`: with a row for the link of each rank."""
     rows_of_rank = 1 + links
     for span in spans:
         row = rows_of_rank * span.rank + (span.kind != "compute")

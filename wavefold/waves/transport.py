@@ -3,8 +3,8 @@
     LocalTransport    logical ranks in one process, driven in turns by `run_together`: for tests and figures
     TorchTransport    torch.distributed, point to point (gloo; torchrun starts the processes)
 
-What a rank does is a generator that yields each message that it has to wait for. A process of its own waits for real;
-logical ranks take turns, and where none can go on, the schedule is wrong and says so.
+The program of a rank is a generator: it yields each message that it has to wait for. A process blocks on the message.
+Logical ranks take turns; if none of them can go on, the schedule is wrong and `run_together` raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Message(Protocol):
     """A posted send or receive."""
 
     def done(self) -> bool:
-        """Whether its buffer may be used."""
+        """True if the buffer may be used again."""
 
     def wait(self) -> None:
-        """Until it is done. Raises RankLost where its rank is gone."""
+        """Blocks until the message is done. Raises RankLost if the other rank is gone."""
 
 
 Program = Generator[Message, None, Result]
-"""What a rank does; it yields what it waits for."""
+"""The program of a rank: it yields each message that it waits for, and returns a result."""
 
 
 class RankLost(RuntimeError):
@@ -40,7 +40,7 @@ class RankLost(RuntimeError):
 
 
 class Transport(ABC):
-    """A rank's way to the others. Messages of one tag between two ranks arrive in the order in which they were sent."""
+    """Connects a rank to the others. Messages of one tag between two ranks arrive in the order of sending."""
 
     rank: int
     size: int
@@ -51,11 +51,11 @@ class Transport(ABC):
 
     @abstractmethod
     def receive(self, source: int, tensor: Tensor, tag: int = 0) -> Message:
-        """Post room, contiguous, for a message of exactly this size."""
+        """Post a contiguous buffer for a message of exactly this size."""
 
 
 Posts = dict[tuple[int, int, int], deque[Tensor]]
-"""What was sent and not yet received, by source, target and tag."""
+"""Messages that were sent but not yet received, by (source, target, tag)."""
 
 
 class LocalTransport(Transport):
@@ -101,15 +101,15 @@ class _Arrival:
 
 
 def local_transports(size: int) -> list[LocalTransport]:
-    """Logical ranks that reach each other."""
+    """Returns `size` logical ranks that are connected to each other."""
     posts: Posts = {}
     return [LocalTransport(rank, size, posts) for rank in range(size)]
 
 
 def run_together(programs: Sequence[Program[Result]], seed: int | None = None) -> list[Result]:
-    """Drive the programs of all logical ranks to their ends, in turns (`seed`: in a random order).
+    """Drives the programs of all logical ranks to their ends, in turns. `seed`: in a random order.
 
-    Raises RuntimeError where all that are left wait for each other.
+    Raises RuntimeError if all remaining ranks wait for each other.
     """
     order = random.Random(seed)
     waiting: dict[int, Message | None] = dict.fromkeys(range(len(programs)))
@@ -128,7 +128,7 @@ def run_together(programs: Sequence[Program[Result]], seed: int | None = None) -
 
 
 class TorchTransport(Transport):
-    """This process of torch.distributed's default group: gloo, whose tags keep messages apart."""
+    """This process in the default group of torch.distributed. The backend is gloo, since it supports tags."""
 
     def __init__(self) -> None:
         """Raises ValueError for another backend."""
@@ -162,7 +162,7 @@ class _Posted:
 
 
 def run_alone(program: Program[Result]) -> Result:
-    """Drive this process's program, waiting for each message in turn."""
+    """Drives one program and waits for each message in turn."""
     while True:
         try:
             next(program).wait()

@@ -1,10 +1,10 @@
-"""How rows look on their way between ranks.
+"""Formats of rows that travel between ranks.
 
-    fp8     e4m3 codes and an e8m0 scale for 128 values: what released arithmetic rounds an expert's input to anyway
+    fp8     e4m3 codes and an e8m0 scale for 128 values: released arithmetic rounds the input of an expert so anyway
     bf16    2 bytes a value
     fp32    4 bytes a value
 
-A rank's rows to itself go through the same rounding: what an expert sees does not depend on where it is.
+Rows that a rank sends to itself are rounded too, so the input of an expert does not depend on its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def check_wire(name: str, allowed: tuple[str, ...] = get_args(Wire)) -> None:
-    """Raises ValueError for a format that is not among the allowed."""
+    """Raises ValueError for a format that is not in `allowed`."""
     if name not in allowed:
         raise ValueError(f"wire {name!r} is not allowed; expected {' or '.join(map(repr, allowed))}")
 
@@ -40,7 +40,7 @@ def encode(rows: Tensor, wire: Wire) -> Tensor:
 
 
 def decode(message: Tensor, wire: Wire, dim: int, dtype: torch.dtype) -> Tensor:
-    """What `encode` made, as rows [n, dim] of `dtype`."""
+    """The message of `encode` -> rows [n, dim] of `dtype`."""
     if wire != "fp8":
         return message.view(DTYPES[wire]).to(dtype)
     codes, scale = message[:, :dim].contiguous(), message[:, dim:].contiguous()

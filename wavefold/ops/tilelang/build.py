@@ -1,5 +1,4 @@
-"""From a TileLang kernel to CUDA source, and by nvcc to a cubin: no GPU is needed. What the compiler says of
-resources."""
+"""Compiles a TileLang kernel to CUDA source, and with nvcc to a cubin. Reports its resources. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ from typing import Any
 ARCHITECTURE = "sm_90a"
 TARGET = {"kind": "cuda", "arch": ARCHITECTURE}
 PASSES = {"tl.disable_tma_lower": True, "tl.disable_warp_specialized": True}
-"""Rows are gathered and loops are a task list's, which neither tensor maps nor TileLang's own roles serve."""
+"""Off: rows are gathered and loops follow a task list, which neither TMA nor warp specialization supports."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of a kernel: registers of a thread, bytes spilled, bytes of shared memory, tensor-core and copy instructions."""
+    """Resources of a kernel: registers per thread, spilled and shared bytes, tensor-core and copy instructions."""
 
     registers: int
     spilled: int
@@ -29,14 +28,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Generated:
-    """CUDA C++ of a kernel, and the bytes of shared memory that its launch asks for."""
+    """CUDA C++ of a kernel, and the bytes of dynamic shared memory of its launch."""
 
     source: str
     dynamic_shared: int
 
 
 def generate(kernel: Any) -> Generated:
-    """A `T.prim_func` of `kernels.py` as CUDA C++."""
+    """Returns a `T.prim_func` of `kernels.py` as CUDA C++."""
     import tilelang
     from tilelang import tvm
 
@@ -48,12 +47,12 @@ def generate(kernel: Any) -> Generated:
 
 
 def has_compiler() -> bool:
-    """Whether nvcc is at hand."""
+    """True if nvcc is on the PATH."""
     return shutil.which("nvcc") is not None
 
 
 def compile_cubin(generated: Generated, folder: Path, name: str) -> Resources:
-    """Writes folder/name.cu, .ptx and .cubin. Raises RuntimeError with the compiler's words where it refuses."""
+    """Writes folder/name.cu, .ptx and .cubin. Raises RuntimeError with the output of nvcc if it fails."""
     import tilelang
 
     home = Path(tilelang.__file__).parent

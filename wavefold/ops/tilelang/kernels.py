@@ -3,13 +3,12 @@
 
     linear_1     rows -> SwiGLU of both first products, in FP8 again          a launch for all experts
     linear_2     these -> results                                             another
-    fused        a rank's whole part of a layer over ranks, in waves          one launch (tasks.py: what it does)
+    fused        the whole part of a rank, over ranks, in waves               one launch (its tasks: tasks.py)
 
 All work on tiles of an expert's rows. A product is transposed, weights times rows: 128 output columns are the wide
 side of the tensor cores' tile and rows the other, so that a tile of 16 rows wastes little. Weights stay in the
-official layout (low nibble first, an e8m0 scale for 32); of each row's 128 values the codes become e4m3 relative to
-their largest scale, which is exact (`weights.py` checks that), and each product of 128 is scaled and added in
-float32.
+official layout: low nibble first, an e8m0 scale for 32 values. The codes of 128 values become e4m3 relative to their
+largest scale, which is exact (`weights.py` checks that). Each product of 128 values is scaled and added in float32.
 
 Source: report sections 3.1 and 3.4; docs/tilelang.md. TileLang reads the annotations of its functions, which
 therefore must not be strings (no `from __future__ import annotations` here).
@@ -28,7 +27,7 @@ DEVICE_SOURCE = (Path(__file__).parent / "device.cuh").read_text()
 
 
 def _multiply(shape: Shape, width: int) -> Any:
-    """A macro: total [128, rows] += weights' 128 rows from `row` on, times `rows` rows of x; both scaled."""
+    """A macro: total [128, rows] += 128 rows of weights, from `row` on, times `rows` rows of x. Both are scaled."""
     rows = shape.rows
 
     @T.macro
@@ -61,7 +60,7 @@ def _multiply(shape: Shape, width: int) -> Any:
 
 
 def _inner(shape: Shape) -> Any:
-    """A macro: one `inner` task."""
+    """A macro that carries out one `inner` task."""
     rows, multiply = shape.rows, _multiply(shape, shape.hidden)
 
     @T.macro
@@ -96,7 +95,7 @@ def _inner(shape: Shape) -> Any:
 
 
 def _outer(shape: Shape) -> Any:
-    """A macro: one `outer` task."""
+    """A macro that carries out one `outer` task."""
     rows, multiply = shape.rows, _multiply(shape, shape.inner)
 
     @T.macro
@@ -117,7 +116,7 @@ def _outer(shape: Shape) -> Any:
 
 
 def _room(shape: Shape) -> Any:
-    """A macro: what a block holds of its tile, in shared memory and registers."""
+    """A macro that allocates the buffers of a tile, in shared memory and registers."""
 
     @T.macro
     def room() -> Any:
@@ -140,7 +139,7 @@ def _room(shape: Shape) -> Any:
 
 
 def linear_1(shape: Shape) -> Any:
-    """Rows x [n, hidden] FP8, of which row place[p] is row p of a tile -> act [rows of tiles, inner] FP8.
+    """Rows x [n, hidden] FP8 -> act [rows of tiles, inner] FP8. Row p of the tiles is row place[p] of x.
 
     tiles [tiles, 2] int32: the first row and the expert. route [rows] float32. Scales of weights [experts, out, in /
     128] are read four e8m0 bytes at a time.
@@ -186,11 +185,11 @@ def linear_2(shape: Shape) -> Any:
 
 
 def fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
-    """A rank's whole part of a layer, by its tasks: `link_blocks` blocks carry out `links`, the rest `computes`.
+    """The whole part of a rank, by its tasks: `link_blocks` blocks carry out `links`, the others `computes`.
 
-    Each of the first ones takes every link_blocks-th task of its list; the others take the next task there is. All
-    blocks must be on the machine at once: at most one for each multiprocessor. Pointers are those of each rank's x,
-    x_scale, y and flags, in the order of ranks. `picoseconds` a byte paces the link (0: not).
+    A link block takes every link_blocks-th task of its list. The others take the next free task. All blocks must be
+    resident at once: at most one per multiprocessor. `pointers` has x, x_scale, y and flags of each rank, in the order
+    of ranks. `picoseconds` per byte pace the link (0: unpaced).
     """
     if not 0 < link_blocks < blocks:
         raise ValueError(f"{link_blocks} of {blocks} blocks for the link is not allowed; expected 1 to {blocks - 1}")

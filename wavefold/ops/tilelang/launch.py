@@ -13,13 +13,13 @@ from wavefold.ops.tilelang.build import PASSES, TARGET, has_compiler
 from wavefold.ops.tilelang.shape import Shape
 
 LINK_SHARE = 16
-"""Of so many blocks, one is the link's."""
+"""One block in this many serves the link."""
 _FP8 = {"stage", "act"}
-"""Arguments that the kernel reads as e4m3; here they are bytes."""
+"""Arguments that the kernel reads as e4m3 and that are passed here as bytes."""
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps the kernels from a device, None if nothing does."""
+    """Returns the reason why the kernels cannot run on `device`, or None."""
     if device.type != "cuda":
         return f"the GPU kernels need a Hopper GPU; the model is on {device}"
     if (capability := torch.cuda.get_device_capability(device)) != (9, 0):
@@ -31,7 +31,7 @@ def why_not(device: torch.device) -> str | None:
 
 @functools.cache
 def launcher(shape: Shape, device: torch.device, num_ranks: int = 1) -> Callable[[Mapping[str, Tensor | int]], None]:
-    """Of the fused kernel, with a block for each multiprocessor and rank that the device holds at once."""
+    """Returns a launcher of the fused kernel, with one block per multiprocessor, shared by the ranks of the device."""
     import tilelang
 
     from wavefold.ops.tilelang.kernels import fused

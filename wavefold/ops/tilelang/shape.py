@@ -1,4 +1,4 @@
-"""What the kernels of routed experts are compiled for."""
+"""Compile-time parameters of the kernels of routed experts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wavefold.ops.tilelang.tasks import BLOCK
 
 @dataclass(frozen=True)
 class Shape:
-    """What a kernel is compiled for: widths, rows of a tile (16 for few rows a token, 64), slots, SwiGLU's limit."""
+    """Widths, rows of a tile (16 if an expert has few rows, else 64), slots, limit of SwiGLU."""
 
     hidden: int
     inner: int
@@ -17,7 +17,7 @@ class Shape:
     slots: int = 6
     limit: float = 10.0
     stages: int = 3
-    """Loads in flight: pairs of tiles of 128 values."""
+    """Number of loads in flight. A load is a pair of tiles of 128 values."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "inner"):

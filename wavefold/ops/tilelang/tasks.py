@@ -1,14 +1,13 @@
-"""The words of a schedule that the fused kernel carries out: a task is a row of integers, and the kernel knows
-nothing else.
+"""Tasks of the fused kernel. A task is a row of integers, and the kernel knows nothing else.
 
     pull      tokens' rows from a peer, into this rank's stage
     inner     128 columns of both first products for a tile of an expert's rows, their SwiGLU, in FP8
     outer     128 columns of the second product for a tile
     fetch     results from a peer, each to its token and slot
-    add       tokens' results, in the order of slots
+    add       the results of a token, in the order of slots
 
-A task waits until each flag of two ranges is at least what it needs, does its work, then adds one to a flag. Who
-makes that flag full may tell all ranks: it writes `value` to flag `told` of each. Flags only grow.
+A task waits until each flag of two ranges has at least the value in `need`. It does its work, then adds one to a flag.
+The task that fills that flag may tell all ranks: it writes `value` to their flag `told`. Flags only grow.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Kind(IntEnum):
     FETCH = 3
     ADD = 4
     READY = 5
-    """Nothing but a signal: this rank's tokens are there."""
+    """A signal only: the tokens of this rank are laid out."""
 
 
 class Column(IntEnum):
@@ -31,11 +30,11 @@ class Column(IntEnum):
     FIRST = 1
     """The first row, pair or token."""
     COUNT = 2
-    """How many."""
+    """Number of rows, pairs or tokens."""
     COLUMN = 3
-    """Which 128 columns."""
+    """Index of the 128 columns."""
     EXPERT = 4
-    """Its number on this rank."""
+    """Number of the expert on this rank."""
     PEER = 5
     WAIT = 6
     WAIT_END = 7
@@ -43,15 +42,15 @@ class Column(IntEnum):
     ALSO_END = 9
     DONE = 10
     TOLD = 11
-    """-1: nobody."""
+    """-1: tells nobody."""
     VALUE = 12
     WAVE = 13
-    """For those who read the schedule."""
+    """Not read by the kernel: for readers of the schedule."""
 
 
 WIDTH = 16
 """Integers in a task: 64 bytes."""
 BLOCK = 128
-"""Columns of a tile, and values of a row that an activation's scale is for."""
+"""Columns of a tile, and values of a row that share an activation scale."""
 CHUNK = 16
-"""Rows of a pull, pairs of a fetch, tokens of an addition: at most."""
+"""Largest number of rows of a pull, pairs of a fetch, tokens of an addition."""

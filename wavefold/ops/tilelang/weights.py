@@ -1,9 +1,9 @@
-"""Experts' FP4 weights as the kernels read them: the official bytes, experts one after another, nothing laid out anew.
+"""FP4 weights of experts as the kernels read them: the official bytes and layout, one expert after another.
 
 A kernel decodes e2m1 codes to e4m3 relative to the largest scale of a row's 128 values. With 2^6 times that scale for
-the largest code, 6 becomes 384, and 0.5 is exact down to 2^-14 of it: scales of 128 values may differ by 14 powers of
-two at most. The official converter keeps them closer; here it is checked, since the kernel would flush what lies
-below.
+the largest code, 6 becomes 384, and 0.5 is exact down to 2^-14 of it. So scales of 128 values may differ by 14 powers
+of two at most. The official converter keeps them closer. `stack` checks it, since the kernel flushes smaller values to
+zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wavefold.ops.tilelang.tasks import BLOCK
 
 MOST_APART = 14
 ALIGNMENT = 16
-"""Bytes: what an address that a kernel is given must be a multiple of."""
+"""Alignment in bytes of every address that a kernel gets."""
 
 
 def stack(weights: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def stack(weights: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def check_tensor(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    """Raises ValueError unless a kernel can be given x: its type, its shape (None: any), its layout and its address."""
+    """Raises ValueError unless x has this type and shape (None: any size), is contiguous and aligned."""
     if x.dtype != dtype:
         raise ValueError(f"{name} is {x.dtype}; expected {dtype}")
     if len(x.shape) != len(shape) or any(b is not None and a != b for a, b in zip(x.shape, shape, strict=True)):

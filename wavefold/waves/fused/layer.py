@@ -1,7 +1,7 @@
-"""A rank's part of a layer as one launch: its buffers, which peers reach by pointer, and what the kernel is given.
+"""The part of a layer on one rank as one launch: buffers, which peers reach by pointer, and arguments of the kernel.
 
-Ranks may be processes with symmetric memory, or several in one process (tests; one GPU): each has a `Rank`, and all
-know all pointers. Before a launch everything that the kernel takes for granted is checked.
+Ranks may be processes with symmetric memory, or several in one process (tests; one GPU). Each has a `Rank`, and all
+know all pointers. Every assumption of the kernel is checked before a launch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Stored = tuple[Tensor, Tensor]
 
 
 class Rank:
-    """One of several, for layers of one shape, run after run: `prepare`, then the kernel.
+    """One of several ranks, for layers of one shape. Each launch is `prepare`, then the kernel.
 
-    `max_tokens`: of any rank. Results and tiles have room for `max_rows` rows, padding of each expert's last tile
-    included.
+    `max_tokens`: largest number of tokens of a rank. Results and tiles have room for `max_rows` rows, including the
+    padding of the last tile of each expert.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Rank:
         self.device = self.x.device
 
     def pointers(self) -> list[int]:
-        """Of x, its scales, results and flags: what peers need."""
+        """Returns the addresses of x, its scales, results and flags, which peers need."""
         return [tensor.data_ptr() for tensor in (self.x, self.x_scale, self.y, self.flags)]
 
     def weights(self, experts: Sequence[tuple[Stored, Stored, Stored]]) -> dict[str, Tensor]:
-        """This rank's experts' w1, w2, w3, as the kernel reads them. Raises ValueError for what it cannot read."""
+        """Returns w1, w2, w3 of the local experts as the kernel reads them. Raises ValueError if it cannot."""
         if len(experts) != len(self.waves.experts_of(self.rank)):
             raise ValueError(
                 f"{len(experts)} experts are not allowed; rank {self.rank} has {len(self.waves.experts_of(self.rank))}"
@@ -75,11 +75,10 @@ class Rank:
         self, x: Tensor, ids: Sequence[Tensor], routes: Sequence[Tensor], weights: dict[str, Tensor],
         pointers: Sequence[Sequence[int]], picoseconds: int = 0,
     ) -> dict[str, Tensor | int]:  # fmt: skip
-        """What the kernel is given for this rank's tokens x [n, hidden] bfloat16, by name; lays the tokens out for
-        peers.
+        """Lays out the tokens x [n, hidden] bfloat16 for peers. Returns the arguments of the kernel by name.
 
-        ids, routes: of each rank, [n, slots]. pointers: of each rank. Every rank calls it once for each run, in the
-        same order of runs. Raises ValueError before anything is written.
+        ids, routes: [n, slots] of each rank. pointers: `pointers()` of each rank. Every rank calls it once for each
+        launch, in the same order of launches. Raises ValueError before anything is written.
         """
         shape, waves = self.shape, self.waves
         check_tensor("x", x, torch.bfloat16, (len(ids[self.rank]), shape.hidden))
@@ -98,7 +97,7 @@ class Rank:
         return self._stacks(x, table, weights, pointers, picoseconds)
 
     def reset(self) -> None:
-        """This rank's own flags, as a run finds them; those that peers write stay."""
+        """Zeroes the local flags, as a launch expects them. Flags that peers write stay."""
         self.flags[: self.flags_layout.shared].zero_()
         self.flags[self.flags_layout.activated() :].zero_()
 

@@ -1,14 +1,14 @@
-"""What the fused kernel of a rank is told: which rows it has, and its tasks (`ops/tilelang/tasks.py`) in their order.
+"""Tables of the fused kernel on one rank: its rows, and its tasks (`ops/tilelang/tasks.py`) in their order.
 
 pairs of all ranks, by expert        row 0   1   2   3 | 4   5   6   7 |      tiles of an expert's rows, the last padded
                                      e0  e0  e0  .   | e1  .   .   .   |
-rows that this rank pulls            stage 0 1 2 ...                          once each, in the order of waves
+rows that this rank pulls            stage 0 1 2 ...                          each row once, in the order of waves
 
-    links      pull wave 0 | pull wave 1 | fetch wave 0 | pull wave 2 | ...    the order of `Waves.steps`
+    links      pull wave 0 | pull wave 1 | fetch wave 0 | pull wave 2 | ...    the order of `Waves.actions`
     computes   inner, outer of wave 0 | inner, outer of wave 1 | ... | add
 
-Flags, of each rank: its own ones, made anew for a run, then those that peers write and that only grow, run after run
-(`epoch` 1, 2, ...). Tables depend on the routing of all ranks, which every rank knows.
+Flags of a rank: first local ones, reset for each launch, then those that peers write. The latter only grow, from launch
+to launch (`epoch` 1, 2, ...). Tables depend on the routing of all ranks, which every rank knows.
 """
 
 from __future__ import annotations
@@ -37,47 +37,47 @@ class Flags:
     added = 3
 
     def arrived(self, wave: int = 0) -> int:
-        """Pulls of a wave."""
+        """Counts the pulls of a wave."""
         return 4 + wave
 
     def computed(self, wave: int = 0) -> int:
-        """Outer tasks of a wave."""
+        """Counts the outer tasks of a wave."""
         return 4 + self.num_waves + wave
 
     @property
     def shared(self) -> int:
-        """Where those that peers write begin."""
+        """First flag that peers write."""
         return 4 + 2 * self.num_waves
 
     def ready(self, rank: int = 0) -> int:
-        """The epoch whose tokens a rank has laid out."""
+        """Epoch whose tokens `rank` has laid out."""
         return self.shared + rank
 
     def finished(self, rank: int, wave: int) -> int:
-        """The epoch of which a rank has the results of a wave."""
+        """Epoch for which `rank` has the results of a wave."""
         return self.shared + self.num_ranks + rank * self.num_waves + wave
 
     def freed(self, rank: int = 0) -> int:
-        """The epoch of which a rank has fetched all."""
+        """Epoch for which `rank` has fetched all results."""
         return self.shared + self.num_ranks * (1 + self.num_waves) + rank
 
     def writer(self, flag: int) -> int:
-        """Which rank writes one that peers read."""
+        """Returns the rank that writes `flag`, which peers read."""
         number = flag - self.shared
         if self.num_ranks <= number < self.num_ranks * (1 + self.num_waves):
             return (number - self.num_ranks) // self.num_waves
         return number if number < self.num_ranks else flag - self.freed()
 
     def activated(self, tile: int = 0) -> int:
-        """Inner tasks of a tile."""
+        """Counts the inner tasks of a tile."""
         return self.freed(self.num_ranks) + tile
 
 
 class Pairs:
-    """All ranks' tokens and their experts: where each pair's row is, on the rank that has its expert."""
+    """Pairs (token, expert) of all ranks, and the row of each pair on the rank that has the expert."""
 
     def __init__(self, waves: Waves, ids: Sequence[Tensor], rows: int):
-        """ids: of each rank [n, slots]. rows: of a tile. Raises ValueError for an expert that there is not."""
+        """ids: [n, slots] of each rank. rows: rows of a tile. Raises ValueError for an expert that does not exist."""
         if len(ids) != waves.num_ranks:
             raise ValueError(f"ids of {len(ids)} ranks are not allowed; expected {waves.num_ranks}")
         self.waves, self.rows, self.slots = waves, rows, ids[0].shape[1]
@@ -86,7 +86,7 @@ class Pairs:
         self.expert = flat
         self.source = torch.arange(waves.num_ranks).repeat_interleave(sizes)
         self.number = torch.arange(len(flat)) - (sizes.cumsum(0) - sizes)[self.source]
-        """token * slots + slot, on its rank."""
+        """token * slots + slot, counted on the source rank."""
         self.owner, self.wave_of = ranks_of_experts(waves)[flat], waves_of_experts(waves)
         counts = torch.bincount(flat, minlength=waves.num_experts)
         tiles = (counts + rows - 1) // rows
@@ -100,7 +100,7 @@ class Pairs:
 
 @dataclass
 class Tables:
-    """Of one rank. `need`: what each flag must be; `links` and `computes` [tasks, 16] int32."""
+    """Tables of one rank. `need`: required value of each flag. `links`, `computes`: tasks [n, 16] int32."""
 
     rank: int
     epoch: int
@@ -109,20 +109,23 @@ class Tables:
     links: Tensor
     computes: Tensor
     tokens: Tensor
-    """[stage] int32: the token, on its rank, of each row of the stage."""
+    """[stage] int32: token of each row of the stage, counted on its source rank."""
     place: Tensor
-    """[rows] int32: the row of the stage."""
+    """[rows] int32: row of the stage for each row of a tile."""
     route: Tensor
-    """[rows] float32."""
+    """[rows] float32: routing weight."""
     pairs: Tensor
     """[pairs of this rank, 2] int32: a row of the peer's results, and token * slots + slot."""
     filled: Tensor
-    """[rows] bool: not padding. The kernel computes padding too, from whatever is there; nobody reads it."""
+    """[rows] bool: False for padding. The kernel computes padding too, from arbitrary bytes; nothing reads it."""
     num_tokens: int
 
 
 def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int, int], epoch: int = 1) -> Tables:
-    """Of `rank`. weights: routing weights of each rank [n, slots]; widths: hidden and inner, multiples of 128."""
+    """Returns the tables of `rank`.
+
+    weights: routing weights [n, slots] of each rank. widths: hidden and inner, multiples of 128.
+    """
     flags = Flags(pairs.waves.num_ranks, pairs.waves.num_waves)
     columns = widths[1] // BLOCK, widths[0] // BLOCK
     stage, returns = _Stage(pairs, weights, rank), _Returns(pairs, rank)
@@ -142,7 +145,7 @@ def tables(pairs: Pairs, weights: Sequence[Tensor], rank: int, widths: tuple[int
 
 
 class _Stage:
-    """The stage: each row once, by the wave that first wants it, then by the rank that it comes from."""
+    """The stage: each row once, ordered by the first wave that needs it, then by source rank."""
 
     def __init__(self, pairs: Pairs, weights: Sequence[Tensor], rank: int):
         waves = pairs.waves
@@ -170,7 +173,7 @@ class _Stage:
 
 
 class _Returns:
-    """The pairs of this rank, whose results come back, by wave and peer."""
+    """Pairs whose results come back to this rank, ordered by wave and peer."""
 
     def __init__(self, pairs: Pairs, rank: int):
         sent = (pairs.source == rank).nonzero().squeeze(-1)
@@ -187,7 +190,7 @@ class _Returns:
 def _links(
     waves: Waves, flags: Flags, stage: _Stage, returns: _Returns, need: Tensor, rank: int, epoch: int
 ) -> list[Tensor]:  # fmt: skip
-    """The tasks that move rows, in the order of the schedule's waves; their counts go into `need`."""
+    """Returns the tasks that move rows, in the order of the schedule. Writes their counts into `need`."""
     pulls = _chunks(stage.wave * waves.num_ranks + stage.source)
     fetches = _chunks(returns.wave * waves.num_ranks + returns.owner)
     pull_wave, fetch_wave = stage.wave[pulls[:, 0]], returns.wave[fetches[:, 0]]
@@ -196,23 +199,24 @@ def _links(
     links = [_tasks(Kind.READY, 1, done=flags.started, told=flags.ready(rank), value=epoch)]
     if not len(fetches):  # peers wait to hear that everything was fetched
         links.append(_tasks(Kind.FETCH, 1, done=flags.returned, told=flags.freed(rank), value=epoch, peer=rank))
-    for step in waves.steps():
-        if step.action != "send":
+    for action in waves.actions():
+        if action.verb != "send":
             continue
-        if step.kind == "dispatch":
-            work = pulls[pull_wave == step.wave]
+        if action.kind == "dispatch":
+            work = pulls[pull_wave == action.wave]
             peer = stage.source[work[:, 0]]
             links.append(
                 _tasks(Kind.PULL, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=flags.ready() + peer,
-                       wait_end=flags.ready() + peer + 1, done=flags.arrived(step.wave), wave=step.wave)
+                       wait_end=flags.ready() + peer + 1, done=flags.arrived(action.wave), wave=action.wave)
             )  # fmt: skip
         else:
-            work = fetches[fetch_wave == step.wave]
+            work = fetches[fetch_wave == action.wave]
             peer = returns.owner[work[:, 0]]
-            done_flag = flags.finished(0, step.wave) + peer * waves.num_waves
+            done_flag = flags.finished(0, action.wave) + peer * waves.num_waves
             links.append(
                 _tasks(Kind.FETCH, len(work), first=work[:, 0], count=work[:, 1], peer=peer, wait=done_flag,
-                       wait_end=done_flag + 1, done=flags.returned, told=flags.freed(rank), value=epoch, wave=step.wave)
+                       wait_end=done_flag + 1, done=flags.returned, told=flags.freed(rank), value=epoch,
+                       wave=action.wave)
             )  # fmt: skip
     return links
 
@@ -220,7 +224,7 @@ def _links(
 def _computes(
     pairs: Pairs, flags: Flags, stage: _Stage, need: Tensor, columns: tuple[int, int], rank: int, epoch: int
 ) -> list[Tensor]:  # fmt: skip
-    """The tasks that multiply, wave by wave: inner columns of each tile, then outer ones."""
+    """Returns the tasks that multiply, wave by wave: inner columns of each tile, then outer ones."""
     computes = []
     for number in range(pairs.waves.num_waves):
         tiles = (stage.wave_of_tile == number).nonzero().squeeze(-1)
@@ -250,7 +254,7 @@ def _computes(
 
 
 def _sums(flags: Flags, returns: _Returns, need: Tensor, num_waves: int) -> Tensor:
-    """The tasks that add each token's results."""
+    """Returns the tasks that add the results of each token."""
     sums = _chunks(torch.zeros(returns.num_tokens, dtype=torch.int64))
     need[flags.added] = len(sums)
     return _tasks(
