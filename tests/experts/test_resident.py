@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +171,17 @@ def test_num_bytes_counts_what_is_here(folder: Path) -> None:
     assert store_of(Transformer(SMALL, Arithmetic("exact"))).num_bytes == 0
     packed = random_model(SMALL, 0, Arithmetic("exact"), packed=True)
     assert store_of(packed).num_bytes == store_of(whole).num_bytes
+
+
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_files_that_changed_since_the_load_are_named(change: str, tmp_path: Path) -> None:
+    """Experts are mapped at first use: they must not come from another checkpoint than the rest."""
+    place = tmp_path / "model"
+    random_checkpoint(SMALL, place, 0)
+    model = load(place, "exact")
+    if change == "gone":
+        shutil.rmtree(place)
+    else:
+        random_checkpoint(SMALL, place, 1)
+    with pytest.raises(ValueError, match=f"(is gone|was {change}) since the model was loaded.*load it again"):
+        model(torch.tensor([[1, 2, 3]]))

@@ -6,7 +6,7 @@ batch-invariant sums, every way of cutting and sharing must give equal bytes: hi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -315,3 +315,58 @@ def test_another_arithmetic_is_seen() -> None:
     run(model, TOKENS[0, :40], [40])
     model.arithmetic = ARITHMETICS["released"]
     assert torch.equal(run(model, TOKENS[0, :40], [40]), run(model_of(CONFIG, "released"), TOKENS[0, :40], [40]))
+
+
+def step(model: Transformer, sequence: Sequence) -> Tensor:
+    return model.forward_step(Step(TOKENS[0, :1], [sequence], [1], [0]))
+
+
+REPLACEMENTS: dict[str, Callable[[Transformer, Transformer], None]] = {
+    "parameter": lambda model, other: setattr(model.layers[0].attn.wq_a, "weight", other.layers[0].attn.wq_a.weight),
+    "its memory": lambda model, other: setattr(model.head.weight, "data", other.head.weight.data),
+    "module": lambda model, other: setattr(model.layers[1].attn, "wq_a", other.layers[1].attn.wq_a),
+    "head": lambda model, other: setattr(model, "head", other.head),
+    "layer": lambda model, other: model.layers.__setitem__(0, other.layers[0]),
+}
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_what_is_replaced_between_steps_counts_at_once(name: str) -> None:
+    """The next step, and the next prompt, are those of a model that had it from the start."""
+    model, fresh, other = (random_model(CONFIG, seed, ARITHMETICS["exact"], packed=True) for seed in (1, 1, 2))
+    REPLACEMENTS[name](fresh, other)
+    sequence = model.new_pool(1024).open()
+    model.extend(TOKENS[0, :60], [sequence], [60])
+    step(model, sequence)
+    before = step(model, sequence.fork())
+    REPLACEMENTS[name](model, other)
+    with ops.using(backend="reference"):
+        expected = step(model, sequence.fork())
+    after = step(model, sequence.fork())
+    assert (after - expected).norm() < 0.1 * (before - expected).norm()
+    pools = model.new_pool(1024), fresh.new_pool(1024)
+    assert torch.equal(
+        *(m.extend(TOKENS[1, :60], [pool.open()], [60]) for m, pool in zip((model, fresh), pools, strict=True))
+    )
+
+
+def test_torch_s_default_dtype_is_no_concern_of_the_kernels() -> None:
+    model = model_of(CONFIG, "released")
+    sequence = model.new_pool(1024).open()
+    model.extend(TOKENS[0, :60], [sequence], [60])
+    expected = step(model, sequence.fork())
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(step(model, sequence.fork()), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", ["attn.q_norm.weight", "attn.attn_sink", "attn_norm.weight", "hc_attn_base"])
+def test_a_vector_of_another_size_is_refused(name: str) -> None:
+    model = model_of(CONFIG, "released")
+    owner, _, last = name.rpartition(".")
+    parameter = model.layers[0].get_parameter(name)
+    setattr(model.layers[0].get_submodule(owner), last, torch.nn.Parameter(parameter[:1].clone(), requires_grad=False))
+    with pytest.raises(ValueError, match=rf"layer 0: {name} of shape \[1\] is not allowed"):
+        model.extend(TOKENS[0, :6], [model.new_pool(128).open()], [6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,6 +86,7 @@ class Sequence:
     def rewind(self, num_tokens: int) -> None:
         """Forgets the last `num_tokens` tokens, at most `REWIND` behind the furthest position of the sequence."""
         self._check_open()
+        num_tokens = operator.index(num_tokens)
         allowed = min(self.num_tokens, max(0, REWIND - (self._high - self.num_tokens)))
         if not 0 <= num_tokens <= allowed:
             raise ValueError(

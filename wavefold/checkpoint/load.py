@@ -18,6 +18,7 @@ from wavefold.checkpoint.room import check_load
 from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_config
 from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
+from wavefold.experts.mapped import stamp_of
 from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
@@ -192,6 +193,7 @@ def _write_down(
 ) -> None:
     """Write the places and formats of the routed experts in these layers into `table`. `experts` None: all."""
     table.paths = stored.paths
+    table.stamps = [stamp_of(path) for path in stored.paths]
     numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
     forms = {name: FORM_NUMBERS[format_of(dtype).dtype] for name, dtype in DTYPES.items() if dtype in STORED_DTYPES}
     for layer in layers:

@@ -16,10 +16,26 @@ from torch import Tensor
 MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells a file from one that took its place: inode, size, time of the last change in nanoseconds."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class MappedSpan:
     """Bytes [begin, end) of a file, mapped. They are unmapped with their last tensor."""
 
-    def __init__(self, path: Path, begin: int, end: int):
+    def __init__(self, path: Path, begin: int, end: int, stamp: Stamp | None = None):
+        """Raises ValueError for a file that is gone, or is another one than `stamp` says."""
+        try:
+            found = stamp_of(path)
+        except OSError as error:
+            raise ValueError(f"{path}: is gone since the model was loaded ({error.strerror}); load it again") from None
+        if stamp is not None and found != stamp:
+            raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
         self._first = begin - begin % mmap.ALLOCATIONGRANULARITY
         with path.open("rb") as file:
             self._data = mmap.mmap(

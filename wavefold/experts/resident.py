@@ -104,7 +104,7 @@ class ResidentExperts(ExpertStore):
         """Returns the mapping of a file, from the first tensor of a routed expert to the last."""
         if (span := self._spans.get(file)) is None:
             begin, end = self.table.span(file)
-            span = self._spans[file] = MappedSpan(self.table.paths[file], begin, end)
+            span = self._spans[file] = MappedSpan(self.table.paths[file], begin, end, self.table.stamps[file])
         return span
 
     def _filled(self, layer: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from wavefold.config import ModelConfig
+from wavefold.experts.mapped import Stamp
 from wavefold.quant.format import FORMATS, FP64, Format
 
 MATRICES = ("w1", "w2", "w3")
@@ -47,6 +48,7 @@ class ExpertTable:
         self.sizes = ((inter, hidden), (hidden, inter), (inter, hidden))
         """[out, in] of w1, w2 and w3."""
         self.paths: list[Path] = []
+        self.stamps: list[Stamp] = []
         """The files by number in `file`."""
         shape = self.num_layers, self.num_experts, len(MATRICES)
         self.form = np.full(shape, FORM_NUMBERS[self.official.dtype], np.int8)

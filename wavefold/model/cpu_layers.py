@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from wavefold import ops
 from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
@@ -52,7 +55,7 @@ class CpuLayer:
 
 
 _num_registered = 0
-"""Parameters that any module has registered so far: a step looks at this number in place of all parameters."""
+"""Parameters and modules that any module has registered so far: more of them may mean other layers."""
 
 
 def _count_registered(*_: object) -> None:
@@ -61,14 +64,14 @@ def _count_registered(*_: object) -> None:
 
 
 register_module_parameter_registration_hook(_count_registered)
+register_module_module_registration_hook(_count_registered)
 
 
 class CpuLayers:
     """A model's main layers, and the whole model, as the kernels take them.
 
-    They are built at the first use, and again after parameters were replaced. A pass of more than one token for a
-    sequence compares all addresses. A decode step only asks whether a parameter was registered since; the memory of
-    parameters that were replaced otherwise is kept until then.
+    They are built at the first use, and again after modules or parameters were replaced or given other memory: each
+    pass compares the addresses of all parameters.
     """
 
     def __init__(self) -> None:
@@ -79,7 +82,7 @@ class CpuLayers:
         self._generation = self._num_registered = -1
         self._slots: Slots = [], []
         self._addresses: list[int] = []
-        self._memory: list[Tensor] = []
+        self._blocks: list[nn.Module | None] = []
 
     def of(self, model: Transformer, views: Sequence[View]) -> bool:
         """True if the kernels run the model's layers for these views. Then `layers` and `whole` are current.
@@ -91,20 +94,20 @@ class CpuLayers:
             return False
         if not all(view.has_rows for view in views):
             return False
-        if not self._is_current(model, all(view.length == 1 for view in views)):
+        if not self._is_current(model):
             self._make(model)
+            self._num_registered = _num_registered
         return bool(self.layers)
 
-    def _is_current(self, model: Transformer, is_step: bool) -> bool:
+    def _is_current(self, model: Transformer) -> bool:
         """True if the structures are still those of the model."""
         compute, arithmetic = model.experts, model.arithmetic
         if self._compute is not compute or self._generation != compute.store.generation:
             return False
         if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
             return False
-        if is_step and self._num_registered == _num_registered:
-            return True
-        self._num_registered = _num_registered
+        if self._num_registered != _num_registered or self._blocks != list(model.layers._modules.values()):
+            return False
         return self._addresses == _addresses(self._slots)
 
     @property
@@ -115,13 +118,14 @@ class CpuLayers:
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
         self._compute, self._arithmetic = model.experts, model.arithmetic
-        self._generation, self._num_registered = model.experts.store.generation, _num_registered
+        self._generation = model.experts.store.generation
         self._slots = _slots(model)
         self._addresses = _addresses(self._slots)
-        self._memory = [tensor.detach() for tensor in map(operator.getitem, *self._slots)]
+        self._blocks = list(model.layers._modules.values())
         self._whole, self.layers = None, []
         if not as_stored(blocks):
             return
+        _check_sizes(blocks, model.config)
         self.layers = [CpuLayer(block, model.config, model.arithmetic) for block in blocks]
         if (experts := _expert_arrays(model.experts, len(blocks))) is None or not _ends_as_stored(model):
             return
@@ -329,6 +333,23 @@ def _slots(model: Transformer) -> Slots:
 def _addresses(slots: Slots) -> list[int]:
     """Returns the addresses in the slots. It uses `map`, since every token asks for all of them."""
     return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
+
+
+def _check_sizes(blocks: Sequence[Block], config: ModelConfig) -> None:
+    """Raises ValueError for a vector of another size than the configuration's: kernels take its address alone."""
+    official: dict[LayerSpec, dict[str, Tensor]] = {}
+    for block in blocks:
+        kind = block.attn.spec._replace(layer=0)
+        if kind not in official:
+            official[kind] = dict(Block(config, kind).named_parameters())
+        for name, tensor in official[kind].items():
+            found = block.get_parameter(name).shape
+            is_vector = tensor.dim() < 2 or name.endswith(("ape", "tid2eid"))
+            if is_vector and found != tensor.shape:
+                raise ValueError(
+                    f"layer {block.attn.layer}: {name} of shape {list(found)} is not allowed; expected "
+                    f"{list(tensor.shape)}"
+                )
 
 
 def as_stored(layers: Sequence[Block]) -> bool:

@@ -190,6 +190,12 @@ class Transformer(HyperConnected):
                 f"counts {list(counts)} do not fit; expected sum(counts) rows and tokens, and one sequence at least"
             )
         pool = sequences[0].pool
+        self._check_pool(pool)
+        if streams.shape[1:] != (self.num_streams, self.hidden_size):
+            raise ValueError(
+                f"streams of shape {list(streams.shape)} are not allowed; expected [n, {self.num_streams}, "
+                f"{self.hidden_size}]"
+            )
         views = pool.begin_mtp(sequences, counts)
         batch = Batch.of(self.config, following, views)
         hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)

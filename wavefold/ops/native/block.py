@@ -170,9 +170,9 @@ class PassBuffers:
         n, num_streams, hidden = streams.shape
         self.tokens, self.streams = tokens.contiguous(), streams.contiguous()
         self.h = torch.empty(n, hidden, dtype=torch.bfloat16)
-        self.post = torch.empty(n, num_streams)
-        self.comb = torch.empty(n, num_streams, num_streams)
-        self.route = torch.empty(n, topk)
+        self.post = torch.empty(n, num_streams, dtype=torch.float32)
+        self.comb = torch.empty(n, num_streams, num_streams, dtype=torch.float32)
+        self.route = torch.empty(n, topk, dtype=torch.float32)
         self.chosen = torch.empty(n, topk, dtype=torch.int64)
         self.mixed = torch.empty_like(self.streams)
         self.output = torch.empty(n, hidden, dtype=torch.bfloat16)

@@ -40,6 +40,11 @@ class WholeModel:
         limit: float, embedding: Tensor, collapse: tuple[Tensor, Tensor, Tensor], norm: Tensor, head: Tensor,
     ):  # fmt: skip
         fn, base, scale = collapse
+        sizes = norm.shape, base.shape, scale.shape
+        if sizes != ((head.shape[1],), (len(fn),), (1,)):
+            raise ValueError(
+                f"norm, base and scale of {[list(size) for size in sizes]} do not fit a head of {head.shape}"
+            )
         addresses = [ctypes.addressof(block.struct) for block in blocks], [array.ctypes.data for array in experts]
         arrays = [(_pointer * len(blocks))(*column) for column in addresses]
         every = (ExpertStruct * len(blocks))(*shared)
@@ -58,7 +63,7 @@ def forward(model: WholeModel, spans: Spans, tokens: Tensor, wanted: Sequence[in
     `hidden` [n, hidden] bfloat16, unless None, takes the final hidden states of all rows. New entries go to the caches,
     new rows of rings to the places in the spans. Raises ValueError for arguments that do not fit.
     """
-    logits = torch.empty(len(wanted), model.vocab_size)
+    logits = torch.empty(len(wanted), model.vocab_size, dtype=torch.float32)
     rows = (ctypes.c_int64 * len(wanted))(*wanted)
     check(
         require().wf_forward(

@@ -42,7 +42,8 @@ def hc_split(
     n, outputs = len(mixes), 2 * num_streams + num_streams**2
     if mixes.shape[1] != outputs or base.numel() != outputs or scale.numel() != 3:
         raise ValueError(f"mixes {list(mixes.shape)}, base {list(base.shape)} and scale {list(scale.shape)} do not fit")
-    pre, post, comb = (torch.empty(n, *shape) for shape in ((num_streams,), (num_streams,), (num_streams,) * 2))
+    shapes = (num_streams,), (num_streams,), (num_streams,) * 2
+    pre, post, comb = (torch.empty(n, *shape, dtype=torch.float32) for shape in shapes)
     pointers = (t.data_ptr() for t in (mixes, base, scale))
     results = (t.data_ptr() for t in (pre, post, comb))
     check(require().wf_hc_split(runtime(), *pointers, n, num_streams, iters, eps, *results))

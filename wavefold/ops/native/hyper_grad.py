@@ -71,8 +71,9 @@ def _read(ctx: Any, x: Tensor, parameters: tuple[Tensor, ...], numbers: Any, las
     x, parameters = bf16(x), tuple(floats(parameter) for parameter in parameters)
     struct = _struct(x, parameters, numbers, last)
     n, streams, hidden = x.shape
-    out, mixes = x.new_empty(n, hidden), torch.empty(n, len(parameters[0]) + 1)
-    post, comb = (None, None) if last else (torch.empty(n, streams), torch.empty(n, streams, streams))
+    out, mixes = x.new_empty(n, hidden), torch.empty(n, len(parameters[0]) + 1, dtype=torch.float32)
+    post = None if last else torch.empty(n, streams, dtype=torch.float32)
+    comb = None if last else torch.empty(n, streams, streams, dtype=torch.float32)
     results = (pointer(t) for t in (mixes, out, post, comb))
     check(require().wf_hc_read(runtime(), ctypes.byref(struct), x.data_ptr(), n, *results))
     ctx.save_for_backward(x, mixes, *parameters)
@@ -88,8 +89,8 @@ def _read_grad(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | Non
     out = bf16(x.new_zeros(n, hidden) if grads[0] is None else grads[0])
     post, comb, past = (*grads[1:], None, None, None)[:3]
     if not last:
-        post = torch.zeros(n, streams) if post is None else floats(post)
-        comb = torch.zeros(n, streams, streams) if comb is None else floats(comb)
+        post = torch.zeros(n, streams, dtype=torch.float32) if post is None else floats(post)
+        comb = torch.zeros(n, streams, streams, dtype=torch.float32) if comb is None else floats(comb)
     past = None if past is None else bf16(past)
     grad_x = torch.empty_like(x)
     grad_parameters = [torch.empty_like(parameter) for parameter in parameters]

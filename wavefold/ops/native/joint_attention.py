@@ -86,8 +86,9 @@ class _JointAttention(torch.autograd.Function):
                 f"not fit sequences of {list(lengths)} at a ratio of {ratio}"
             )
         ctx.sizes = window, ratio, torch.tensor(lengths)
-        o, lse = torch.empty_like(q), torch.empty(n, heads)
-        masses = torch.empty(sum(a * b for a, b in zip(lengths, blocks, strict=True)) if mass else 0)
+        o, lse = torch.empty_like(q), torch.empty(n, heads, dtype=torch.float32)
+        num_masses = sum(a * b for a, b in zip(lengths, blocks, strict=True)) if mass else 0
+        masses = torch.empty(num_masses, dtype=torch.float32)
         struct = _struct((q, kv, entries, sink), chosen, *ctx.sizes)
         results = o.data_ptr(), lse.data_ptr(), masses.data_ptr() if mass else None
         check(require().wf_joint_attention(runtime(), ctypes.byref(struct), *results))

@@ -25,7 +25,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(f"logits {list(logits.shape)} and targets {list(targets.shape)} of {targets.dtype} do not fit")
     if logits.dtype != torch.bfloat16 or not logits.is_contiguous():
         raise ValueError(f"logits of {logits.dtype}; the CPU kernels take bfloat16, contiguous")
-    nats = torch.empty(len(logits))
+    nats = torch.empty(len(logits), dtype=torch.float32)
     check(
         require().wf_cross_entropy(
             runtime(), logits.data_ptr(), targets.data_ptr(), *logits.shape, nats.data_ptr()
@@ -61,8 +61,8 @@ class _IndexLoss(torch.autograd.Function):
                 f"q {list(q.shape)}, weights {list(weights.shape)}, keys {list(keys.shape)} and mass "
                 f"{list(mass.shape)} of {mass.dtype} do not fit"
             )
-        grad_q, grad_weights = torch.empty_like(q), torch.empty(n, heads)
-        grad_keys, loss = torch.zeros(m, dim), torch.empty(n)
+        grad_q, grad_weights = torch.empty_like(q), torch.empty(n, heads, dtype=torch.float32)
+        grad_keys, loss = torch.zeros(m, dim, dtype=torch.float32), torch.empty(n, dtype=torch.float32)
         piece = max(1, PIECE_DOTS // (heads * m))
         for first in range(0, n, piece):
             rows = slice(first, first + piece)
