@@ -214,13 +214,8 @@ def test_the_model_that_ships_is_the_default() -> None:
 def test_one_arithmetic_is_the_default_everywhere(folder: Path) -> None:
     """Of the library, the command line and its help."""
     default = ops.DEFAULT_ARITHMETIC
-    models = (
-        load(folder, "exact"),
-        LLM(folder).model,
-        Transformer(CONFIG, Arithmetic("exact")),
-        random_model(CONFIG, 0, Arithmetic("exact")),
-    )
-    assert {model.arithmetic.name for model in models} == {Arithmetic("exact").name} == {default}
+    models = load(folder), LLM(folder).model, Transformer(CONFIG), random_model(CONFIG, 0)
+    assert {model.arithmetic.name for model in models} == {Arithmetic().name} == {default}
     parser = build_parser()
     for command in (["run"], ["bench", "context"], ["bench", "speed"]):
         args = parser.parse_args(command)

@@ -28,7 +28,6 @@ from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
-from wavefold.waves.threads import use_threads
 
 Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""
@@ -54,16 +53,16 @@ class LLM:
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
         `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
-        default in float32; `dtype` says otherwise). `threads`: CPU threads of this process (None: torch's choice).
+        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels (None: torch's number, which also
+        computes float32).
         `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`: the same bits however
         tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`: "tilelang" lets a GPU's
         kernels compute the routed experts. Raises ValueError for a folder or settings that cannot be used.
         """
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
-        use_threads(threads)
         self._model: Transformer | None = open_model(
-            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels
+            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, threads
         )
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()

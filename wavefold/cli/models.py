@@ -41,7 +41,7 @@ def model_of(
 ) -> Transformer:
     """The model in `folder`, for the benches. Raises ValueError for flags that cannot be used."""
     from wavefold.engine.open import open_model
-    from wavefold.waves.threads import use_threads
+    from wavefold.ops.threads import use_threads
 
     with as_flags():
         use_threads(threads)

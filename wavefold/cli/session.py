@@ -20,6 +20,7 @@ from wavefold.cli.models import arithmetic_of, dtype_of
 from wavefold.cli.ranks import over_ranks
 from wavefold.engine import Completion, Sampling
 from wavefold.llm import LLM
+from wavefold.ops.threads import use_threads
 from wavefold.system import Notice
 from wavefold.waves.agreement import is_first
 
@@ -31,8 +32,9 @@ class Session:
         """Loads the model. Raises ValueError for a folder or flags that cannot be used."""
         self.args = args
         with as_flags():
+            use_threads(args.threads)
             self.llm = LLM(
-                args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, args.threads, args.strict,
+                args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
                 args.batch_invariant, over_ranks(args), args.kernels,
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None

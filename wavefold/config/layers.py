@@ -4,7 +4,8 @@
                       4 (CSA)    blocks overlap; a query attends to the entries that the indexer chooses
                       128 (HCA)  blocks do not overlap; a query attends to all complete entries
 
-A successor of the architecture adds fields to `LayerSpec`, not branches elsewhere. Report section 2.3.
+A successor of the architecture adds fields to `LayerSpec`, not branches elsewhere; a third kind of
+entry also needs its rows in cache/layout.py. Report section 2.3.
 """
 
 from __future__ import annotations

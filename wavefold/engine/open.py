@@ -56,12 +56,14 @@ def open_model(
     batch_invariant: bool = False,
     over_ranks: OverRanks | None = None,
     kernels: str | None = None,
+    threads: int | None = None,
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
-    (None: plain torch; the kernels have not been timed on a chip). Raises ValueError for a folder or settings that
+    (None: plain torch; the kernels have not been timed on a chip). `threads`: of the model's runtime (None: torch's
+    number). Raises ValueError for a folder or settings that
     cannot be used.
     """
     place = _usable(device)
@@ -73,7 +75,7 @@ def open_model(
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
         model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks)
-    model.runtime = ops.current().but(batch_invariant=batch_invariant)
+    model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant)
     if batch_invariant and not model.runs_on_kernels:
         raise ValueError(
             "batch_invariant = True holds for the CPU kernels alone, which compute in bfloat16 and take parameters of "

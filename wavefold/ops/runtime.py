@@ -111,7 +111,10 @@ def current() -> Runtime:
 def using(
     threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None, backend: str | None = None
 ) -> Iterator[Runtime]:
-    """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments."""
+    """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments.
+
+    A model that has a runtime of its own keeps it inside its passes.
+    """
     with current().but(threads, isa, batch_invariant, backend).active() as runtime:
         yield runtime
 

@@ -6,6 +6,10 @@ bf16   bfloat16 [out, in]                         none
 fp32   float32 [out, in]                          none
 
 Two further formats are in no file: fp64, and the decoded values of a quantized weight.
+
+A new format needs a row in `FORMATS`, whose order is the kernels' (WF_FP4 ... in csrc/wavefold.h), decoding in
+`blocks.py`, and in C a case of `value_at` and `scale_at` (kernels.h) and of the rows (rows_simd.h). Its codes need a
+dtype of their own, by which it is known.
 """
 
 from __future__ import annotations

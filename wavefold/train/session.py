@@ -23,6 +23,7 @@ from wavefold.data.fim import FillInMiddle
 from wavefold.data.long_chats import LongChats
 from wavefold.locate import config_of, model_folder
 from wavefold.model import Transformer
+from wavefold.ops.threads import use_threads
 from wavefold.train import schedule
 from wavefold.train.folder import REPORT, check_places, held_by, run_reported
 from wavefold.train.identity import GoingOn, Identity, check_same_run, digest_of, identity_of
@@ -37,7 +38,6 @@ from wavefold.train.texts import Text, read_text
 from wavefold.train.trainer import Progress, Trainer
 from wavefold.waves.agreement import agreed, check_alike
 from wavefold.waves.group import Group
-from wavefold.waves.threads import use_threads
 
 
 @dataclasses.dataclass(frozen=True)
