@@ -1,1 +1,1 @@
-"""What a training run reads: documents and chats as token ids, packed into batches."""
+"""Inputs of a training run: documents and chats as token ids, packed into batches."""

@@ -2,10 +2,10 @@
 
     document   BOS t t t t t t t t EOS  -->  pieces of seq_len + 1 (the last token of one is the first of the next)
     epoch      all pieces, in a random order
-    batch      piece | piece | piece | piece     each a sequence of its own: attention, compression and loss stay inside
+    batch      piece | piece | piece | piece     attention, compression and loss never cross the border of a piece
 
-Batches follow each other in the epoch's order, each with as many pieces as it has room for, from one epoch into the
-next. A batch is a function of documents, seed, sizes and step alone, so that a resumed run sees the same batches.
+Batches follow the order of the epoch and go on into the next one. A batch takes as many pieces as it has room for. It
+is a function of documents, seed, sizes and step alone, so a resumed run sees the same batches.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from wavefold.data.fim import SENTINELS, FillInMiddle
 IGNORED = -100
 """A target that is not learned."""
 MIN_PIECE = 8
-"""Tokens below which a document's end is not worth a sequence of its own: it gets some of the piece before it."""
+"""Smallest piece, in tokens. A shorter end of a document shares the tokens of the piece before it."""
 ORDER = 0
-"""Which random numbers: the order of pieces (`fim.CHOICE`, `fim.CUTS`: the others)."""
+"""Random stream id for the order of pieces. The other streams are `fim.CHOICE` and `fim.CUTS`."""
 KEPT_EPOCHS = 3
-"""Orders that are kept: a batch may end one epoch and begin another, and routing looks some steps ahead."""
+"""Epochs whose order is cached: a batch may span two epochs, and anticipatory routing looks some steps ahead."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A document or a part of one: `ids` [n] integers, and which of them are `learned` [n] bool (None: all).
+    """A document or a part of one. `ids`: integers [n]. `learned`: bool [n], True for ids that are learned (None: all).
 
-    Raises ValueError for anything else, floating-point ids among it.
+    Raises ValueError for other dtypes or shapes.
     """
 
     ids: np.ndarray
@@ -62,9 +62,9 @@ class Documents(Sequence[Tokens]):
     """Documents whose lengths are known without reading them; an item is read when it is asked for."""
 
     lengths: np.ndarray
-    """[n] int64: tokens of each."""
+    """[n] int64: tokens of each document."""
     masked: np.ndarray
-    """[n] bool: which of them are not learned whole."""
+    """[n] bool: True for a document with tokens that are not learned."""
 
     @abstractmethod
     def __getitem__(self, number: int) -> Tokens:  # type: ignore[override]  # one at a time
@@ -75,7 +75,7 @@ class Documents(Sequence[Tokens]):
 
 
 class InMemory(Documents):
-    """Documents that are all here."""
+    """Documents that are held in memory."""
 
     def __init__(self, documents: Iterable[Tokens | np.ndarray | Sequence[int]]):
         self._documents = [as_tokens(document) for document in documents]
@@ -87,14 +87,14 @@ class InMemory(Documents):
 
 
 def as_tokens(document: Tokens | np.ndarray | Sequence[int]) -> Tokens:
-    """Plain ids as a document that is learned whole."""
+    """Returns plain ids as a document in which every token is learned."""
     if isinstance(document, Tokens):
         return document
     return Tokens(np.asarray(document) if len(document) else np.zeros(0, np.int64))
 
 
 def as_documents(documents: Sequence[Tokens | np.ndarray | Sequence[int]]) -> Documents:
-    """What stores its documents elsewhere stays there; others become arrays once."""
+    """Returns `documents` if they are `Documents`, else a copy in memory as arrays."""
     return documents if isinstance(documents, Documents) else InMemory(documents)
 
 
@@ -111,17 +111,17 @@ class PackedBatch:
 
     @property
     def num_targets(self) -> int:
-        """Targets that are learned."""
+        """Number of learned targets."""
         return int((self.targets != IGNORED).sum())
 
     @property
     def num_pairs(self) -> int:
-        """Targets two places on that are learned: those of a sequence but its first. The MTP loss is their mean."""
+        """Number of learned targets two positions ahead (all but the first of a sequence), as the MTP loss counts."""
         firsts = torch.tensor((0, *self.lengths)).cumsum(0)[:-1]
         return self.num_targets - int((self.targets[firsts] != IGNORED).sum())
 
     def share(self, rank: int, size: int) -> PackedBatch:
-        """One of `size` parts of about equal length, whole sequences each; a part may be empty."""
+        """Returns part `rank` of `size` parts of about equal length, in whole sequences. A part may be empty."""
         if size == 1:
             return self
         loads, owners = [0] * size, {}
@@ -135,7 +135,7 @@ class PackedBatch:
 
 
 def pack(pieces: Sequence[Tokens | np.ndarray]) -> PackedBatch:
-    """Pieces of two tokens or more as one batch."""
+    """Packs pieces of at least two tokens into one batch."""
     parts = [as_tokens(piece) for piece in pieces]
     targets = [part.ids[1:].astype(np.int64) for part in parts]
     for part, target in zip(parts, targets, strict=True):
@@ -147,7 +147,7 @@ def pack(pieces: Sequence[Tokens | np.ndarray]) -> PackedBatch:
 
 
 def cut(document: Tokens | np.ndarray | Sequence[int], seq_len: int) -> list[Tokens]:
-    """A document in pieces of at most seq_len + 1 tokens, each beginning with the last token of the one before."""
+    """Cuts a document into pieces of at most seq_len + 1 tokens. Neighbouring pieces share one token."""
     whole = as_tokens(document)
     pieces = cut_lengths(np.array([len(whole)]), seq_len)
     return [whole.part(first, first + size + 1) for _, first, size in pieces.rows(0, len(pieces))]
@@ -156,9 +156,9 @@ def cut(document: Tokens | np.ndarray | Sequence[int], seq_len: int) -> list[Tok
 def fixed_batches(
     documents: Sequence[Tokens | np.ndarray | Sequence[int]], seq_len: int, batch_tokens: int
 ) -> list[PackedBatch]:
-    """All pieces of all documents in their order, each once: what evaluation reads.
+    """Returns all pieces of all documents, in order, each once. Evaluation reads them.
 
-    Raises ValueError when they hold nothing that is learned.
+    Raises ValueError if no token in them is learned.
     """
     read = as_documents(documents)
     pieces = learnable(read, cut_lengths(read.lengths, seq_len))
@@ -176,9 +176,10 @@ def fixed_batches(
 
 @dataclass(frozen=True)
 class Pieces:
-    """Where pieces lie, int64 [n] each: in which `document`, at which `first` token, with how many tokens (`size`).
+    """Places of pieces, int64 [n]: number of the `document`, its `first` token, number of tokens (`size`).
 
-    A piece has one token more, the last one's target. From `num_plain` on they are spans that get a hole (fim.py).
+    A piece has one token more than `size`: the last target. Pieces from `num_plain` on are spans that get a hole
+    (fim.py).
     """
 
     document: np.ndarray
@@ -195,15 +196,15 @@ class Pieces:
         return list(zip(*parts, strict=True))
 
     def where(self, keep: np.ndarray) -> Pieces:
-        """Those of the plain pieces for which `keep` [n] holds."""
+        """Returns the plain pieces for which `keep` [n] is True."""
         return Pieces(self.document[keep], self.first[keep], self.size[keep], int(keep.sum()))
 
 
 def cut_lengths(lengths: np.ndarray, seq_len: int) -> Pieces:
-    """The pieces of documents of these lengths: whole sequences from the beginning, then what is left.
+    """Returns the pieces of documents of these lengths: full sequences from the beginning, then the rest.
 
-    Where that is less than `MIN_PIECE`, it and the piece before it are shared out evenly. Every token but a document's
-    first is the target of one piece.
+    A rest below `MIN_PIECE` and the piece before it are split evenly. Every token but the first of a document is a
+    target in exactly one piece.
     """
     pairs = np.maximum(lengths - 1, 0)
     whole, rest = np.divmod(pairs, seq_len)
@@ -218,7 +219,7 @@ def cut_lengths(lengths: np.ndarray, seq_len: int) -> Pieces:
 
 
 def cut_spans(lengths: np.ndarray, seq_len: int) -> Pieces:
-    """Documents without BOS and EOS, in spans of nearly equal length that leave room for the tokens around them."""
+    """Cuts documents, without BOS and EOS, into spans of nearly equal length. `SENTINELS` tokens fit around a span."""
     inner, room = lengths - 2, seq_len + 1 - SENTINELS
     numbers = -(-inner // room)
     document, number = _numbered(numbers)
@@ -227,7 +228,7 @@ def cut_spans(lengths: np.ndarray, seq_len: int) -> Pieces:
 
 
 def learnable(documents: Documents, pieces: Pieces) -> Pieces:
-    """Those of the plain `pieces` in which something is learned."""
+    """Returns the plain `pieces` that have a learned target."""
     keep = np.ones(len(pieces), bool)
     for number in np.flatnonzero(documents.masked):
         learned = documents[int(number)].learned
@@ -240,7 +241,7 @@ def learnable(documents: Documents, pieces: Pieces) -> Pieces:
 
 
 class _Epoch:
-    """All pieces in an order: `order` [n] says which comes when, `ends` [n + 1] sums the tokens of the first ones."""
+    """Shuffled pieces of an epoch. `order` [n]: piece numbers. `ends` [n + 1]: cumulative tokens in that order."""
 
     def __init__(self, pieces: Pieces, key: tuple[int, int, int], seed: int):
         self.pieces, self.key = pieces, key
@@ -251,13 +252,13 @@ class _Epoch:
 class Batches:
     """An endless, seeded order of batches: `batches(step)`, steps counted from 0.
 
-    `size_of(step)` gives (seq_len, batch_tokens). A batch has at most `batch_tokens` tokens, or a single piece.
-    Where `seq_len` changes, a new order of new pieces begins, drawn by the seed and that step; where `batch_tokens`
-    changes, the order goes on. In the order of one `seq_len` every token is learned once an epoch. With `fim`, some
-    documents, others in each epoch, get a hole; never those that are not learned whole.
+    `size_of(step)` returns (seq_len, batch_tokens). A batch has at most `batch_tokens` tokens, or a single piece. When
+    `seq_len` changes, the documents are cut anew and a new order begins, drawn by the seed and that step. When
+    `batch_tokens` changes, the order goes on. Within one `seq_len` every token is learned once an epoch. With `fim`,
+    some documents get a hole, chosen anew in each epoch. Documents with `learned` marks never get one.
 
-    Where each step begins is kept (24 bytes), so any step up to the furthest one costs the same; a later one costs
-    some microseconds for each step between, and an order of all pieces for each epoch between.
+    The place where a step begins is kept (24 bytes), so every step up to the furthest one costs the same. A later step
+    costs some microseconds for each step between, and an order of all pieces for each epoch between.
     """
 
     def __init__(
@@ -272,13 +273,13 @@ class Batches:
         self._seq_len = 0
         self._epochs: dict[tuple[int, int, int], _Epoch] = {}
         self._begins = array("q", (0, 0, 0))
-        """(stage, epoch, place in it) of each known step; a stage is named by its first step."""
+        """(stage, epoch, place in the epoch) of each known step. A stage is named by its first step."""
         self._cut(self._sizes(0)[0])
         self.num_tokens = int(self._pieces.size.sum())
-        """Tokens of an epoch of the first length, without what holes add."""
+        """Tokens of an epoch at the first length, without the tokens that holes add."""
 
     def __call__(self, step: int) -> PackedBatch:
-        """The batch of this step. Raises ValueError when `size_of` asks what the documents cannot give."""
+        """Returns the batch of this step. Raises ValueError for sizes that the documents cannot fill."""
         for known in range(len(self._begins) // 3 - 1, step):
             changes = self._sizes(known + 1)[0] != self._sizes(known)[0]
             self._begins.extend((known + 1, 0, 0) if changes else self._take(known)[1])
@@ -286,7 +287,7 @@ class Batches:
         return pack([self._read(epoch, int(at)) for epoch, start, stop in parts for at in epoch.order[start:stop]])
 
     def _take(self, step: int) -> tuple[list[tuple[_Epoch, int, int]], tuple[int, int, int]]:
-        """The parts of orders (from, to) that make a known step, and where the next step begins."""
+        """Returns the parts (epoch, start, stop) of a known step, and the place where the next step begins."""
         stage, epoch, place = self._begins[3 * step : 3 * step + 3]
         seq_len, room = self._sizes(step)
         parts: list[tuple[_Epoch, int, int]] = []
@@ -294,7 +295,7 @@ class Batches:
             now = self._epoch(seq_len, stage, epoch)
             stop = _last_that_fits(now.ends, place, room)
             if stop == place and not parts:
-                stop += 1  # one piece always
+                stop += 1  # a batch has at least one piece
             if stop > place:
                 parts.append((now, place, stop))
                 room -= int(now.ends[stop] - now.ends[place])
@@ -304,7 +305,7 @@ class Batches:
         return parts, (stage, epoch, place)
 
     def _read(self, epoch: _Epoch, at: int) -> Tokens:
-        """Piece `at` of the epoch's."""
+        """Reads piece `at` of an epoch."""
         pieces = epoch.pieces
         number, first, size = int(pieces.document[at]), int(pieces.first[at]), int(pieces.size[at])
         document = self._documents[number]
@@ -321,7 +322,7 @@ class Batches:
         return Tokens(fim.rearrange(span, (self._seed, *epoch.key[1:], number, first)))
 
     def _epoch(self, seq_len: int, stage: int, epoch: int) -> _Epoch:
-        """An epoch's order, one of the last few or made anew."""
+        """Returns the order of an epoch, from the cache or drawn anew."""
         key = (seq_len, stage, epoch)
         if key not in self._epochs:
             self._cut(seq_len)
@@ -331,7 +332,7 @@ class Batches:
         return self._epochs[key]
 
     def _with_holes(self, seq_len: int, stage: int, epoch: int) -> Pieces:
-        """The pieces of an epoch: plain ones, and spans of the documents that get a hole in it."""
+        """Returns the pieces of an epoch: plain ones, and spans of the documents that get a hole."""
         if self._fim is None:
             return self._pieces
         if seq_len + 1 < SENTINELS + MIN_PIECE:
@@ -350,7 +351,7 @@ class Batches:
         )  # fmt: skip
 
     def _cut(self, seq_len: int) -> None:
-        """Cut the documents to this length, unless they are."""
+        """Cuts the documents to this length, if it is a new one."""
         if seq_len == self._seq_len:
             return
         self._pieces = learnable(self._documents, cut_lengths(self._documents.lengths, seq_len))
@@ -371,16 +372,16 @@ class Batches:
 
 
 def _numbered(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many pieces each document has -> of each piece, the document, and which of its pieces it is."""
+    """Number of pieces of each document -> for each piece its document and its number in the document."""
     document = np.repeat(np.arange(len(numbers)), numbers)
     return document, np.arange(len(document)) - (np.cumsum(numbers) - numbers)[document]
 
 
 def _ends(sizes: np.ndarray) -> np.ndarray:
-    """[n] -> [n + 1]: the sums of the first 0, 1, ..., n."""
+    """[n] -> [n + 1]: sums of the first 0, 1, ..., n sizes."""
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
 
 
 def _last_that_fits(ends: np.ndarray, place: int, room: int) -> int:
-    """Up to where pieces from `place` on have at most `room` tokens."""
+    """Returns the largest end such that the pieces from `place` up to it have at most `room` tokens."""
     return int(np.searchsorted(ends, ends[place] + room, side="right")) - 1

@@ -1,9 +1,9 @@
-"""Chats to train on: a file with one a line, and how they become tokens of which the assistant's are learned.
+"""Chats to train on: a file with one chat a line, and their tokens. Only the assistant's tokens are learned.
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-A line may have other keys beside "messages"; they are not read. A system message may begin, an assistant's answer
-follows a user's message, and the last message is an answer. Tools and reasoning are not read yet: refused, not dropped.
+Other keys beside "messages" are ignored. A system message may begin. An answer follows a user's message, and the last
+message is an answer. Chats with tools or reasoning are refused.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MAX_MESSAGES = 1000
 ROLES = ("system", "user", "assistant")
 
 Chat = tuple[Mapping[str, str], ...]
-"""Messages, in order, each with "role" and "content"."""
+"""Messages in order. A message has "role" and "content"."""
 Encode = Callable[[Chat], tuple[Sequence[int], Sequence[bool]]]
-"""Messages to ids, and which of them are learned: `chat.encoding.encode_chat` of a tokenizer."""
+"""Messages -> (ids, True for ids that are learned), as `chat.encoding.encode_chat` does with a tokenizer."""
 
 
 def read_chats(path: Path) -> list[tuple[str, Chat]]:
-    """The chats of a .jsonl file, each with its name, "FILE:LINE"; blank lines are none.
+    """Returns (name, chat) pairs of a .jsonl file. A name is "FILE:LINE". Blank lines are skipped.
 
-    Raises ValueError, naming the line, for what is not as above or larger than the limits.
+    Raises ValueError, naming the line, for a chat of another form or beyond the limits.
     """
     chats = []
     with path.open("rb") as file:
@@ -52,7 +52,7 @@ def read_chats(path: Path) -> list[tuple[str, Chat]]:
 
 
 def checked_chat(messages: object, where: str) -> Chat:
-    """`messages` as they came, when they can be learned from. Raises ValueError, naming `where`, when not."""
+    """Returns `messages` unchanged if they can be learned. Raises ValueError, naming `where`, if not."""
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
         found = f"{len(messages)} messages" if isinstance(messages, list) else f"messages = {_shown(messages)}"
         raise ValueError(f"{where}: {found} are not allowed; expected a list of 1 to {MAX_MESSAGES}")
@@ -85,12 +85,12 @@ def checked_chat(messages: object, where: str) -> Chat:
 
 
 def chat_text(chat: Chat) -> str:
-    """What a chat says, without who says it: for a tokenizer's training."""
+    """Returns the contents of a chat without roles, for training a tokenizer."""
     return "\n\n".join(message["content"] for message in chat)
 
 
 def chat_tokens(chats: Sequence[Chat], encode: Encode) -> list[Tokens]:
-    """Each chat as a document of which the answers are learned."""
+    """Returns each chat as a document in which only the answers are learned."""
     encoded = map(encode, chats)
     return [Tokens(np.asarray(ids, np.int32), np.asarray(learned, bool)) for ids, learned in encoded]
 

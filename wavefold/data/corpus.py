@@ -1,14 +1,14 @@
-"""Text to train on, by what names it:
+"""Corpora of text. A source is one of:
 
     stdlib                           the Python standard library, by a list of files that ships with the package
-    FOLDER                           its files
+    FOLDER                           the files in it
     LIST.txt                         the files and folders that it names, one a line
     CHATS.jsonl                      chats, one a line (chat_data.py)
     datasets:NAME[:SPLIT[:COLUMN]]   Hugging Face's dataset of that name, or the folder of one that was saved
 
-A document is one file, one chat, or one row. What is held out is held out by document, never by line of text. The
-shipped list (`corpora/stdlib.json`) names each file with its SHA-256, so that a run elsewhere reads the very same bytes
-or is told which differ.
+A document is one file, one chat, or one row. Whole documents are held out, never lines. The shipped list
+(`corpora/stdlib.json`) has the SHA-256 of each file, so a run elsewhere reads the same bytes or names the files that
+differ.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from wavefold.data.chat_data import Chat, chat_text, checked_chat, read_chats
 
 STDLIB_LIST = Path(__file__).parent / "corpora" / "stdlib.json"
 HELD_OUT_ONE_IN = 20
-"""Share of documents held out, decided by a hash of a document's name."""
+"""One document in this many is held out, by a hash of its name."""
 EXPECTED = "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, or datasets:NAME[:SPLIT[:COLUMN]]"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One file's text; `name` is its path inside the corpus. A chat has its `messages` too, and text without roles."""
+    """Text of one file. `name`: path inside the corpus. A chat also has `messages`; its text has no roles."""
 
     name: str
     text: str
@@ -41,7 +41,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents to learn from, and documents that are only ever evaluated."""
+    """Documents to learn from, and held-out documents that are only evaluated."""
 
     name: str
     train: tuple[Document, ...]
@@ -49,10 +49,10 @@ class Corpus:
 
 
 def load_corpus(source: str) -> Corpus:
-    """The documents of a source, as above, in memory. A folder's are its UTF-8 files, found recursively.
+    """Returns the documents of a source (see above), in memory. Folders are searched recursively for UTF-8 files.
 
-    Raises ValueError when there is nothing to read, when a part of it cannot be read, or when the standard library here
-    is not the listed one.
+    Raises ValueError if there is nothing to read, if a part cannot be read, or if the standard library differs from the
+    list.
     """
     if source == "stdlib":
         return _stdlib()
@@ -73,14 +73,14 @@ def load_corpus(source: str) -> Corpus:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the document of this name is held out: a fixed one in twenty."""
+    """True if the document of this name is held out: a fixed one in twenty."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
 
 
 def which_held_out(names: Sequence[str], holds: str) -> list[bool]:
-    """Which documents of a source are held out: those of the fixed share, but one at least, and never all.
+    """Returns True for documents that are held out: the fixed share, but at least one and never all.
 
-    Raises ValueError for fewer than two documents, saying what the source `holds`.
+    Raises ValueError, which begins with `holds`, for fewer than two documents.
     """
     if len(names) < 2:
         raise ValueError(f"{holds}; expected at least 2, one to train on and one to hold out")
@@ -109,7 +109,7 @@ def _stdlib() -> Corpus:
 
 
 def _listed(path: Path) -> Corpus:
-    """What a list names, relative to it; blank lines and those with # name nothing, and a file is read once."""
+    """Reads the paths in a list, relative to it. Blank lines and # comments are skipped. No file is read twice."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -138,13 +138,13 @@ def _listed(path: Path) -> Corpus:
 
 
 def _folder(folder: Path, root: Path) -> tuple[list[Document], int]:
-    """A folder's text files, named relative to `root`, and how many were left out for being binary."""
+    """Returns the text files of a folder, named relative to `root`, and the number of binary files left out."""
     read = [_file(path, root) for path in sorted(folder.rglob("*")) if path.is_file()]
     return [document for document in read if document is not None and document.text], read.count(None)
 
 
 def _file(path: Path, root: Path) -> Document | None:
-    """A file's text; None for a binary file."""
+    """Returns a text file as a document, or None for a binary file."""
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -154,7 +154,7 @@ def _file(path: Path, root: Path) -> Document | None:
 
 
 def _dataset(source: str) -> Corpus:
-    """A dataset's rows; a column of chats is known by its name, "messages"."""
+    """Returns the rows of a dataset. A column named "messages" holds chats."""
     name, split, column = (*source.removeprefix("datasets:").split(":"), "", "")[:3]
     if not name or source.count(":") > 3:
         raise ValueError(f"data = {source!r} is not allowed; expected datasets:NAME[:SPLIT[:COLUMN]]")

@@ -1,12 +1,12 @@
-"""Fill in the middle: some documents are learned as what stands before and after a hole, then what belongs into it.
+"""Fill in the middle: some documents are learned as the text around a hole, then the text in it.
 
     prefix middle suffix  -->  BOS <｜fim▁begin｜> prefix <｜fim▁hole｜> suffix <｜fim▁end｜> middle EOS
 
 DeepSeek-V3's form (its report, section 4.1; V4's report keeps it): prefix, suffix, middle, for one document in ten,
-made before documents are packed. All of it is learned. Here a hole begins and ends between tokens, anywhere.
+applied before packing. All tokens are learned. Here a hole begins and ends between any two tokens.
 
-A document longer than a sequence is cut into spans of nearly equal length, and each becomes such an example of its own:
-with one hole in the whole document, most sequences would hold no hole, or a middle without what surrounds it.
+A document longer than a sequence is cut into spans of nearly equal length, and each span gets a hole. With one hole in
+the whole document, most sequences would hold no hole, or a middle without its surroundings.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Protocol
 import numpy as np
 
 SENTINELS = 5
-"""Tokens that stand around a span: BOS, the three of the form, EOS."""
+"""Number of tokens around a span: BOS, the three markers, EOS."""
 
 BEGIN, HOLE, END = "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"
 CHOICE, CUTS = 1, 2
-"""Which random numbers: what documents are chosen, where holes are. (0 is the order of pieces.)"""
+"""Random stream ids for choosing documents and for placing holes. (0 is the order of pieces.)"""
 
 
 class Vocabulary(Protocol):
-    """What is asked of a tokenizer."""
+    """The part of a tokenizer that is needed here."""
 
     @property
     def bos_id(self) -> int: ...
@@ -36,7 +36,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class FillInMiddle:
-    """The share of documents that get a hole, and the ids of the tokens around its parts."""
+    """Share of documents that get a hole, and ids of the markers around the parts."""
 
     rate: float
     begin: int
@@ -51,16 +51,16 @@ class FillInMiddle:
 
     @classmethod
     def of(cls, tokenizer: Vocabulary, rate: float = 0.1) -> FillInMiddle:
-        """With the ids of this tokenizer. Raises ValueError when it lacks one of the tokens."""
+        """Takes the ids from a tokenizer. Raises ValueError if it lacks a marker."""
         begin, hole, end = map(tokenizer.token_id, (BEGIN, HOLE, END))
         return cls(rate, begin, hole, end, tokenizer.bos_id, tokenizer.eos_id)
 
     def choose(self, seed: int, stage: int, epoch: int, num_documents: int) -> np.ndarray:
-        """bool [num_documents]: which documents get a hole in this epoch."""
+        """Returns bool [num_documents]: True for documents that get a hole in this epoch."""
         return np.random.default_rng((seed, CHOICE, stage, epoch)).random(num_documents) < self.rate
 
     def rearrange(self, span: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
-        """Tokens [n], without BOS and EOS -> [n + SENTINELS]; where the hole is depends on `place` alone."""
+        """Tokens [n] without BOS and EOS -> [n + SENTINELS]. The position of the hole depends on `place` alone."""
         first, last = np.sort(np.random.default_rng((CUTS, *place)).integers(0, len(span) + 1, 2))
         marks = np.array([self.bos, self.begin, self.hole, self.end, self.eos], np.int64)
         parts = marks[:2], span[:first], marks[2:3], span[last:], marks[3:4], span[first:last], marks[4:]

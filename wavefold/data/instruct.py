@@ -1,11 +1,11 @@
-"""A chat dataset out of Python sources: what their docstrings say of functions and classes, asked and answered.
+"""A chat dataset from Python sources: questions about functions and classes, answered from docstrings and code.
 
-    Write a Python function `name(args)`: <first sentence>      its source, where that is short
+    Write a Python function `name(args)`: <first sentence>      its source, if that is short
     What does `module.Class.name` do?                           the docstring's first paragraph
     What are the arguments of `module.Class.name`?              its signature
 
-Sources are parsed, never run. Chats of files that are held out are made from those files alone, so they are held out
-too: `instruct_chats(corpus.train, seed)` and `instruct_chats(corpus.held_out, seed)`.
+Sources are parsed, never run. Chats of held-out files come from those files alone, so they stay held out:
+`instruct_chats(corpus.train, seed)` and `instruct_chats(corpus.held_out, seed)`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from wavefold.data.corpus import Document
 
 MAX_SOURCE_LINES = 40
-"""Lines of source from which an answer is too long."""
+"""Number of source lines at which an answer is too long."""
 MAX_SIGNATURE = 200
-"""Characters of a signature that can be asked for."""
+"""Longest signature that is asked for, in characters."""
 
 WRITE = ("Write a Python {kind} `{signature}`: {sentence}",
          "Write the {kind} `{signature}` in Python. {sentence}",
@@ -36,7 +36,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class _Found:
-    """A function or class with a docstring; `path` is its full name, `source` None where it is long."""
+    """A function or class with a docstring. `path`: full name. `source`: None if it is long."""
 
     path: str
     kind: str
@@ -46,10 +46,10 @@ class _Found:
 
 
 def instruct_chats(documents: Sequence[Document], seed: int) -> list[list[dict[str, str]]]:
-    """Chats of one question each, in a random order; the same documents and seed give the same ones.
+    """Returns chats of one question each, in random order. The same documents and seed give the same chats.
 
-    How a question is worded depends on the seed and on what is asked about alone. Of equal questions the first stays.
-    Documents that are no Python are left out; raises ValueError when nothing is found in any.
+    The wording of a question depends only on the seed and on the subject. Of equal questions the first stays.
+    Documents that are not Python are skipped. Raises ValueError if no document has a docstring.
     """
     chats: dict[str, list[dict[str, str]]] = {}
     for document in documents:
@@ -77,7 +77,7 @@ def _questions(found: _Found, wording: random.Random) -> Iterator[tuple[str, str
 
 
 def _definitions(document: Document) -> Iterator[_Found]:
-    """What has a docstring in a file, outermost first; in functions nothing is looked for."""
+    """Yields functions and classes with a docstring, outermost first. The bodies of functions are not searched."""
     if not document.name.endswith(".py"):
         return
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
@@ -105,7 +105,7 @@ def _within(node: ast.Module | ast.ClassDef, path: str, lines: list[str], in_cla
 
 
 def _signature(node: Definition) -> str | None:
-    """As it would be written on one line, without annotations' result; None for a long one."""
+    """Returns the signature on one line, without the return annotation, or None if it is long."""
     if isinstance(node, ast.ClassDef):
         inside = ", ".join(map(ast.unparse, [*node.bases, *node.keywords]))
         text = f"{node.name}({inside})" if inside else node.name
@@ -115,7 +115,7 @@ def _signature(node: Definition) -> str | None:
 
 
 def _source(node: Definition, lines: list[str]) -> str | None:
-    """Its lines, decorators among them, moved to the margin; None where they are many or cannot be moved."""
+    """Returns the dedented source with decorators, or None if it is long or cannot be dedented."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
     source = lines[first : node.end_lineno]
     indent = " " * node.col_offset

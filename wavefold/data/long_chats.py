@@ -1,14 +1,14 @@
-"""Chats longer than a sequence: refused, shortened by whole turns, or left out; never cut into pieces.
+"""Policies for chats longer than a sequence: refuse, shorten by whole turns, or drop. They are never cut into pieces.
 
     refuse     an error that counts them
     truncate   BOS [system] turn 1 ... turn n  -->  BOS [system] turn k ... turn n, the first k that fits
-    drop       they are left out
+    drop       leaves them out
 
-A piece from the middle of a chat would begin inside an answer, without BOS, role and question, and be learned so. A
-turn is a user's message, or several, and the answer to it; a last turn that does not fit alone is left out. Documents
-of token shards that are not learned whole fall under the same rule, but have no turns to truncate by.
+A piece from the middle of a chat would begin inside an answer, without BOS, role and question. A turn is one or more
+user messages and their answer. A last turn that does not fit alone is left out. The same rule holds for documents of
+token shards with `learned` marks, but they have no turns to truncate by.
 
-Where a run has several sequence lengths, the shortest decides: a chat is learned in every stage, whole.
+If a run has several sequence lengths, the shortest decides, so a chat is learned whole in every stage.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def fit_chats(
     source: str,
     tell: bool = True,
 ) -> list[list[tuple[str, Tokens]]]:
-    """The chats of each part (to learn from, held out) as (name, tokens), of at most seq_len + 1 tokens each.
+    """Returns (name, tokens) of the chats of each part (training, held out), of at most seq_len + 1 tokens.
 
-    `tell`: warn with a Notice of what was shortened or left out. Raises ValueError where chats are longer and `policy`
-    is "refuse", and where a part keeps no chat.
+    `tell`: warn with a Notice of the chats that were shortened or dropped. Raises ValueError if a chat is longer and
+    `policy` is "refuse", or if a part keeps no chat.
     """
     whole = [
         list(zip((chat.name for chat in part), chat_tokens([chat.messages for chat in part], encode), strict=True))
@@ -76,9 +76,10 @@ def fit_chats(
 def fit_documents(
     parts: Sequence[Documents], seq_len: int, policy: LongChats, source: str, tell: bool = True
 ) -> list[Documents]:
-    """The documents of each part without the masked ones of more than seq_len + 1 tokens; others are cut as text is.
+    """Returns the documents of each part without masked ones of more than seq_len + 1 tokens.
 
-    Raises ValueError where there are such and `policy` is not "drop", and where a part keeps no document.
+    Unmasked documents stay, since they are cut as text is. Raises ValueError if a masked document is longer and
+    `policy` is not "drop", or if a part keeps no document.
     """
     masked = np.concatenate([part.masked for part in parts])
     lengths = np.concatenate([part.lengths for part in parts])
@@ -99,11 +100,11 @@ def fit_documents(
 
 
 def last_turns(chat: Chat, encode: Encode, seq_len: int) -> Tokens | None:
-    """The chat without its earliest turns, as many of the last ones as fit; None where the last one does not fit."""
+    """Returns the chat with as many of its last turns as fit, or None if the last turn does not fit."""
     system = chat[:1] if chat[0]["role"] == "system" else ()
     begins = [number for number, message in enumerate(chat)
               if message["role"] == "user" and (number == 0 or chat[number - 1]["role"] != "user")]  # fmt: skip
-    low, high = 0, len(begins)  # the first turn that can stay lies between: fewer turns are fewer tokens
+    low, high = 0, len(begins)  # bisect for the first turn that can stay: fewer turns are fewer tokens
     fitting: Tokens | None = None
     while low < high:
         middle = (low + high) // 2

@@ -1,13 +1,13 @@
-"""Documents as token ids on disk, mapped into memory: for corpora that are tokenised once, or larger than memory.
+"""Documents as token ids on disk, memory-mapped: for corpora that are tokenised once, or larger than RAM.
 
     FOLDER/tokens-00001.bin    ids one after another, little-endian, uint16 where the vocabulary fits, else uint32
-           learned-00001.bin   a byte for each of those ids, 1 where it is learned; only beside documents that say so
+           learned-00001.bin   a byte for each of those ids, 1 if it is learned; only for documents with marks
            lengths.bin         tokens of each document, int64; the documents fill the shards in order
-           masked.bin          a byte for each document, 1 where learned-*.bin counts for it
-           index.json          vocabulary, its tokenizer's fingerprint where the writer gave one, numbers, and of
-                               each file its bytes and SHA-256
+           masked.bin          a byte for each document, 1 if learned-*.bin applies to it
+           index.json          vocabulary, fingerprint of the tokenizer if the writer passed one, counts, and bytes
+                               and SHA-256 of each file
 
-The folder is written beside its place and moved there whole, readable by its owner alone.
+The folder is written beside its place and then moved there whole. Only its owner can read it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from wavefold.data.corpus import which_held_out
 INDEX_NAME = "index.json"
 FORMAT = "wavefold token shards"
 SHARD_BYTES = 1 << 28
-"""Bytes of ids in a file; a document is in one file, and may make it larger."""
+"""Bytes of ids in a file. A document is never split, so a file may be larger."""
 BLOCK = 1 << 20
 SAMPLES = 64
-"""Pieces of a file that tell whether it was changed: all of it up to 64 MiB."""
+"""Blocks of a file that are hashed to detect a change. Files up to 64 MiB are hashed whole."""
 
 
 def write_shards(
@@ -41,13 +41,13 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     tokenizer: str | None = None,
 ) -> None:
-    """Write `documents`, taken one at a time, to `folder`: new, empty, or of shards that are replaced.
+    """Writes `documents`, one at a time, to `folder`. The folder may be new, empty, or shards, which are replaced.
 
-    `tokenizer`: the `Tokenizer.fingerprint` of the tokenizer whose ids they are, kept in the index; a run compares it
-    with its model's. Without it a run can compare `vocab_size` alone.
+    `tokenizer`: `Tokenizer.fingerprint` of the tokenizer that made the ids. The index keeps it, and a run compares it
+    with the tokenizer of its model. Without it a run can compare only `vocab_size`.
 
-    Raises ValueError, and leaves what was there, for ids outside of the vocabulary, an empty document, no documents,
-    and for a folder that holds something else.
+    Raises ValueError for ids outside of the vocabulary, an empty document, no documents, and a folder with other
+    content. The folder then stays as it was.
     """
     if not 1 <= vocab_size <= 2**32:
         raise ValueError(f"vocab_size = {vocab_size} is not allowed; expected 1 to 2^32")
@@ -59,7 +59,7 @@ def write_shards(
 
 
 def is_shards(folder: Path) -> bool:
-    """Whether the folder says of itself that it holds token shards."""
+    """True if the index of the folder says that it holds token shards."""
     try:
         return json.loads((folder / INDEX_NAME).read_bytes())["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -67,10 +67,11 @@ def is_shards(folder: Path) -> bool:
 
 
 class TokenShards(Documents):
-    """The documents of a folder that `write_shards` made, read as they are asked for.
+    """The documents of a folder that `write_shards` wrote. An item is read when it is accessed.
 
-    Ids of an item are views of the mapped files: do not write into them. Opening compares every file's size with the
-    index, reading an item its ids with the vocabulary, `check` everything. Raises ValueError for what is damaged.
+    Ids of an item are views of the mapped files: do not write into them. Opening compares the size of every file with
+    the index. Reading an item compares its ids with the vocabulary. `check` compares everything. All raise ValueError
+    for damaged files.
     """
 
     def __init__(self, folder: Path):
@@ -104,11 +105,11 @@ class TokenShards(Documents):
 
     @property
     def num_tokens(self) -> int:
-        """Of all documents."""
+        """Number of tokens in all documents."""
         return int(self.lengths.sum())
 
     def __getitem__(self, number: int) -> Tokens:  # type: ignore[override]
-        """Document `number`. Raises ValueError where the file holds ids outside of the vocabulary."""
+        """Returns document `number`. Raises ValueError for ids outside of the vocabulary."""
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of {len(self)}")
         shard, first = int(self._shards[number]), int(self._firsts[number])
@@ -124,7 +125,7 @@ class TokenShards(Documents):
         return Tokens(ids, learned[first:stop].astype(bool))
 
     def sampled_sha256(self) -> str:
-        """A hash of the files as they are now: of small ones whole, of large ones pieces at equal distances."""
+        """Returns a hash of the files as they are now: small files whole, large files as `SAMPLES` blocks."""
         digest = hashlib.sha256((self.folder / INDEX_NAME).read_bytes())
         for name in self._files:
             size = (self.folder / name).stat().st_size
@@ -136,13 +137,13 @@ class TokenShards(Documents):
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Read all files. Raises ValueError for one that is not what was written."""
+        """Reads all files. Raises ValueError if one has changed since it was written."""
         for name, record in self._files.items():
             if _sha256(self.folder / name) != record["sha256"]:
                 raise _damaged(self.folder / name, "is not what was written (its SHA-256 differs)")
 
     def _places(self, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each document, its file and its first token there; refuses lengths that do not fill the files."""
+        """Returns the file and the first token of each document. Raises ValueError if lengths do not fill the files."""
         lengths, sizes = self.lengths, [len(part) for part in self._tokens]
         ends = np.cumsum(lengths)
         bounds = np.cumsum(sizes)
@@ -156,7 +157,7 @@ class TokenShards(Documents):
 
 
 class Chosen(Documents):
-    """Some of the documents of another, by their `numbers`."""
+    """A subset of other documents, by `numbers`."""
 
     def __init__(self, documents: Documents, numbers: np.ndarray):
         self._documents, self._numbers = documents, numbers
@@ -167,7 +168,7 @@ class Chosen(Documents):
 
 
 def split_shards(shards: TokenShards) -> tuple[Documents, Documents]:
-    """The documents to learn from, and a fixed one in twenty, by a hash of a document's number, to hold out.
+    """Returns the documents to learn from and the held-out ones: a fixed one in twenty, by a hash of its number.
 
     Raises ValueError for fewer than two documents.
     """
@@ -204,17 +205,17 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
 
 
 class _Shard:
-    """One file of ids that grows, and beside it one of what is learned, from the first document on that says so."""
+    """One growing file of ids. A file of `learned` bytes joins it at the first document that has marks."""
 
     def __init__(self, folder: Path, number: int, files: contextlib.ExitStack):
-        """`files` closes them."""
+        """`files` closes the files of this shard."""
         self.number, self._folder, self._files = number, folder, files
         self._tokens = files.enter_context((folder / f"tokens-{number:05d}.bin").open("wb"))
         self._learned: BinaryIO | None = None
         self.num_tokens = 0
 
     def add(self, ids: np.ndarray, learned: np.ndarray | None) -> None:
-        """Write a document."""
+        """Appends a document."""
         if learned is not None and self._learned is None:
             path = self._folder / f"learned-{self.number:05d}.bin"
             self._learned = self._files.enter_context(path.open("wb"))

@@ -1,6 +1,6 @@
-"""Ids beside the vocabulary that they are ids of, compared before the first step.
+"""Checks before the first step that token ids fit the tokenizer and the model.
 
-A model embeds any id below its `vocab_size`, so ids of another tokenizer train without an error, into nonsense.
+A model embeds any id below its `vocab_size`, so ids of another tokenizer would train without an error, to nonsense.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from wavefold.data.shards import TokenShards
 
 
 def check_ids(documents: Iterable[tuple[str, Tokens]], vocab_size: int) -> None:
-    """(name, document) pairs beside the model's `vocab_size`. Raises ValueError, naming document and id, for an id
-    that the model has no row for."""
+    """Raises ValueError, naming document and id, if a (name, document) pair has an id outside of `vocab_size`."""
     for name, document in documents:
         if len(document) and not 0 <= (largest := int(document.ids.max())) < vocab_size:
             raise ValueError(
@@ -23,10 +22,10 @@ def check_ids(documents: Iterable[tuple[str, Tokens]], vocab_size: int) -> None:
 
 
 def check_shards(shards: TokenShards, fingerprint: str, num_tokens: int, vocab_size: int) -> None:
-    """Token shards beside the tokenizer (`fingerprint`, `num_tokens` ids) and the model (`vocab_size`) of a run.
+    """Compares token shards with the tokenizer (`fingerprint`, `num_tokens` ids) and the model (`vocab_size`) of a run.
 
-    Shards that say which tokenizer wrote them must name this one. Others must have been written with the vocabulary's
-    size, the tokenizer's or the model's. Raises ValueError otherwise, and for an id that the model has no row for.
+    Shards with a fingerprint must have this one. Shards without one must have the vocabulary size of the tokenizer or
+    of the model. Raises ValueError otherwise, and for an id outside of the model's vocabulary.
     """
     way_out = "write the shards anew with the model's tokenizer: write_shards(..., tokenizer=tokenizer.fingerprint)"
     if shards.tokenizer is not None:
@@ -40,5 +39,5 @@ def check_shards(shards: TokenShards, fingerprint: str, num_tokens: int, vocab_s
             f"{shards.folder}: vocab_size = {shards.vocab_size} is not allowed; expected {num_tokens}, the "
             f"tokenizer's, or {vocab_size}, the model's: the ids seem to be another tokenizer's; {way_out}"
         )
-    if shards.vocab_size > vocab_size:  # else reading a document compares its ids with a smaller number
+    if shards.vocab_size > vocab_size:  # else reading a document already compares its ids with a smaller size
         check_ids(((f"{number} of {shards.folder}", shards[number]) for number in range(len(shards))), vocab_size)

@@ -3,8 +3,8 @@
     spike      the run goes back to its last state and routes by anticipation for a while
     step t     features by the weights of step t; experts by those of step t - delta, which saw this batch ahead
 
-A spike that feeds on itself goes through the router: new weights move tokens to experts that have not seen their like.
-Choosing by weights of some steps ago takes the router out of the loop.
+A spike that feeds on itself goes through the router: new weights send tokens to experts that were not trained on
+similar ones. Choosing experts by the weights of some steps ago takes the router out of the loop.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from wavefold.waves.group import Group
 MEMORY = 0.95
 """Share of the running mean that a step keeps."""
 SETTLED = 20
-"""Losses before a mean can be trusted."""
+"""Number of losses before the mean is trusted."""
 LASTS = 10
-"""Anticipation lasts this many times delta."""
+"""Anticipation lasts this many times `delta` steps."""
 
 
 @dataclass
 class Anticipation:
-    """When to anticipate, and the experts that were chosen ahead: {step: {layer: ids [batch tokens, k]}}."""
+    """Decides when to anticipate. Keeps the experts chosen ahead: {step: {layer: ids [batch tokens, k]}}."""
 
     delta: int
     spike: float
@@ -39,16 +39,16 @@ class Anticipation:
     routes: dict[int, dict[int, Tensor]] = field(default_factory=dict)
 
     def is_spike(self, loss: float, step: int) -> bool:
-        """Whether the loss of this step calls for going back; never while routing is anticipated already."""
+        """True if the run must go back because of this loss. Never True while routing is anticipated."""
         return self.delta > 0 and step >= self.until and self.seen >= SETTLED and loss > self.spike * self.mean
 
     def watch(self, loss: float) -> None:
-        """Take a step's loss into the mean."""
+        """Adds the loss of a step to the mean."""
         self.mean = loss if not self.seen else MEMORY * self.mean + (1 - MEMORY) * loss
         self.seen += 1
 
     def begin(self, step: int) -> None:
-        """Anticipate from this step on."""
+        """Starts anticipation at this step."""
         self.until = step + LASTS * self.delta
         self.routes.clear()
 
@@ -56,7 +56,7 @@ class Anticipation:
         return step < self.until
 
     def routes_of(self, step: int, packed: PackedBatch, group: Group) -> dict[int, Tensor] | None:
-        """This process's rows of what was chosen ahead for a step's batch; None where nothing was."""
+        """Returns the experts chosen ahead for the local rows of a batch, or None if none were chosen."""
         routes = self.routes.pop(step, None)
         if routes is None:
             return None
@@ -64,7 +64,7 @@ class Anticipation:
         return {layer: ids[rows] for layer, ids in routes.items()}
 
     def keep(self, step: int, chosen: dict[int, Tensor], packed: PackedBatch, group: Group) -> None:
-        """Keep what each process chose for its share of a coming step's batch, for all of it."""
+        """Keeps the experts for a coming batch. Each process passes its share; all processes keep the whole."""
         rows = rows_of_share(packed, group)
         routes = {}
         for layer, ids in chosen.items():
@@ -75,15 +75,15 @@ class Anticipation:
         self.routes[step] = routes
 
     def record(self) -> dict[str, Any]:
-        """What a state keeps beside `tensors`."""
+        """Returns the values that a state keeps beside `tensors`."""
         return {"mean": self.mean, "seen": self.seen, "until": self.until}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The routes, by "{step}.{layer}"."""
+        """Returns the routes, by "{step}.{layer}"."""
         return {f"{step}.{layer}": ids for step, routes in self.routes.items() for layer, ids in routes.items()}
 
     def restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Take what `facts` and `tensors` gave."""
+        """Restores the results of `record` and `tensors`."""
         self.mean, self.seen, self.until = record["mean"], record["seen"], record["until"]
         self.routes.clear()
         for name, ids in tensors.items():
@@ -92,6 +92,6 @@ class Anticipation:
 
 
 def rows_of_share(packed: PackedBatch, group: Group) -> Tensor:
-    """Which rows of the batch are this process's, in its order."""
+    """Returns the row numbers of the local share of a batch, in its order."""
     numbers = torch.arange(len(packed.tokens))
     return PackedBatch(numbers, numbers, packed.lengths).share(group.rank, group.size).tokens

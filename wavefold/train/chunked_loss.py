@@ -1,8 +1,8 @@
-"""Cross-entropy without the logits: a piece of rows at a time, its gradient made at once.
+"""Cross-entropy without the logits: a piece of rows at a time, with its gradient.
 
     hidden [n, d] --head [V, d]--> logits of a piece [p, V] --> nats, and (softmax - target) back through the head
 
-What is kept for the backward pass is the size of `hidden` and of the head; never [n, V].
+The backward pass keeps tensors of the sizes of `hidden` and of the head, never [n, V].
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from wavefold import ops
 from wavefold.data.batches import IGNORED
 
 PIECE_LOGITS = 1 << 21
-"""Logits that exist at a time."""
+"""Largest number of logits that exist at a time."""
 
 
 def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """hidden [n, d], head [V, d] of its dtype or to be cast to it, targets [n] int64 -> total nats, a float32 scalar.
+    """hidden [n, d], head [V, d], targets [n] int64 -> total nats, a float32 scalar.
 
-    Targets of `IGNORED` count nothing. float64 activations give a float64 sum.
+    The head is cast to the dtype of `hidden`. Targets of `IGNORED` count nothing. float64 activations give a float64
+    sum.
     """
     return _CrossEntropySum.apply(hidden, head, targets)
 

@@ -1,4 +1,4 @@
-"""A trained model as an official checkpoint: what quantization-aware training simulated, now stored."""
+"""Writes a trained model as an official checkpoint, with the quantization that training simulated."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def export(
     config: ModelConfig, tensors: Mapping[str, Tensor], path: Path, origin: Origin | None = None,
     add_files: Callable[[Path], None] = lambda folder: None,
 ) -> None:  # fmt: skip
-    """Write the folder `path` of official `tensors`.
+    """Writes official `tensors` to the folder `path`.
 
-    The model there computes, in the arithmetic of training, the very same numbers. `origin` says whose keys and side
-    files it keeps; `add_files(folder)` may add files before the folder appears.
+    In the arithmetic of training, the written model computes exactly the same numbers. `origin`: source of the extra
+    keys and side files. `add_files(folder)` may add files before the folder appears at its place.
     """
     packed = Transformer(config)
     assign(packed, tensors)
@@ -31,9 +31,9 @@ def export(
 
 
 def origin_of(config: ModelConfig, init: Path | None) -> Origin | None:
-    """Where a trained model's keys and side files come from: the folder of its first weights; None where it has none.
+    """Returns the source of extra keys and side files: the folder of the first weights, or None without one.
 
-    A drafter was made for the first weights, so neither its keys nor its announcement stay.
+    Keys of a drafter are removed, since it was made for the first weights.
     """
     if init is None:
         return None

@@ -2,9 +2,9 @@
 
     float32 master --quantize, decode--> the exported value      gradient --straight through--> the master
 
-Routed experts go through FP4 (1x32), other matrices through FP8 (128x128), what is stored as bfloat16 through that; so
-a model evaluates to the same number before and after its export. FP4 values are multiplied as FP8 ones: a 128x128 tile
-holds them without loss while its largest scale is at most 2^14 times its smallest, which is checked for each tile.
+Routed experts are rounded to FP4 (1x32), other matrices to FP8 (128x128), other tensors to their stored type. So a
+model evaluates to the same number before and after its export. FP4 values are multiplied as FP8 values: a 128x128 tile
+holds them without loss while its largest scale is at most 2^14 times its smallest. This is checked for each tile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
 
 
 class StraightThrough(torch.autograd.Function):
-    """quantize and decode; the gradient passes unchanged, in float32."""
+    """Quantizes and decodes. The gradient passes unchanged, in float32."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
@@ -48,7 +48,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 def rounded(weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
-    """`weight` [out, in] as an export stores it in `form`, decoded to `dtype`: what a load of the export gives."""
+    """weight [out, in] -> the same after storing it in `form` and decoding it to `dtype`, as an export does."""
     if form not in QUANTIZE:
         return weight.to(torch.bfloat16).to(dtype) if form == "bf16" else weight.to(dtype)
     codes, scale = QUANTIZE[form](weight)
@@ -62,14 +62,14 @@ def rounded(weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
 
 
 class Masters:
-    """A model's float32 parameters, which are trained, and how each is stored in an export.
+    """The float32 parameters of a model that are trained, and the form in which an export stores each of them.
 
-    Weights that are held packed (a checkpoint that adapters are trained on) are used, and exported, as they are. Beside
-    adapters, weights that are held unpacked keep their own dtype too: a bfloat16 base stays one.
+    Packed weights (the base of adapters) are used and exported as they are. Unpacked weights beside adapters keep their
+    dtype too, so a bfloat16 base stays bfloat16.
     """
 
     def __init__(self, model: Transformer, quantize: str = "fp4"):
-        """`quantize` "fp4": matrices are seen as exported; "none": in bfloat16. It may be changed between passes."""
+        """`quantize` "fp4": matrices are used as exported; "none": in bfloat16. It may change between passes."""
         self.model, self.quantize = model, quantize
         self.forms: dict[str, str] = {}
         official = dict(Transformer(model.config).named_parameters())
@@ -88,10 +88,10 @@ class Masters:
                     self.forms[full] = "bf16" if dtype == bf16 else "fp32"
 
     def values(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
-        """The parameters of a part of the model, by their names in it, as the forward pass sees them now. The routed
-        experts are no parameters: `experts` has them.
+        """Returns the parameters of `module`, by local name, as the forward pass uses them now.
 
-        `prefix` is the part's name in the model, with its dot ("" for all of it). Connected to their masters.
+        They are connected to their masters. `prefix`: name of the module in the model, with its dot ("" for the model).
+        Routed experts are not parameters; `experts` has them.
         """
         values: dict[str, Tensor] = {}
         for path, owner in module.named_modules():
@@ -107,36 +107,38 @@ class Masters:
 
     @property
     def experts(self) -> SeenExperts:
-        """The routed experts as the forward pass sees them now."""
+        """The routed experts as the forward pass uses them now."""
         return SeenExperts(self)
 
     def matrix(self, owner: Matrix, prefix: str) -> dict[str, Tensor]:
-        """The weight, and its scale, of a matrix as the forward pass sees them where they are not seen as they are
-        held. `prefix` is its name with its dot."""
+        """Returns the weight, and its scale, of a matrix as the forward pass uses them.
+
+        Returns {} if they are used as they are stored. `prefix`: name of the matrix with its dot.
+        """
         arithmetic = self.model.arithmetic
         master = adapted(owner, own_tensors(owner))
-        if master is None or master.is_meta:  # held packed; another process's expert
+        if master is None or master.is_meta:  # packed, or an expert of another process
             return {}
         form = self.forms[f"{prefix}weight"] if self.quantize == "fp4" else "bf16"
         values = {"weight": StraightThrough.apply(master, form, arithmetic.dtype)}
         if owner.scale is not None:  # the adapted weight of a packed one
             values["scale"] = DECODED
         elif form in QUANTIZE and arithmetic.released:
-            values["scale"] = DECODED  # its input is to be rounded too
+            values["scale"] = DECODED  # its input must be rounded too
         return values
 
     def _vector(self, parameter: Tensor, form: str) -> Tensor:
         if form == "fp32":
             return parameter
-        if torch.is_grad_enabled() and parameter.requires_grad:  # held in float32, so that its gradient is not rounded
+        if torch.is_grad_enabled() and parameter.requires_grad:  # stays float32, so that its gradient is not rounded
             return StraightThrough.apply(parameter, form, parameter.dtype)
         return parameter.to(torch.bfloat16)
 
     @torch.no_grad()
     def export(self, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The tensors of an official checkpoint: packed codes and scales, bfloat16, float32, tables.
+        """Returns the tensors of an official checkpoint: packed codes and scales, bfloat16, float32, tables.
 
-        `parameters`: all of them whole, by name (None: the model's own).
+        `parameters`: all whole parameters by name (None: those of the model).
         """
         parameters = parameters or dict(official_tensors(self.model))
         tensors: dict[str, Tensor] = {}
@@ -154,7 +156,7 @@ class Masters:
 
     @staticmethod
     def stored(owner: Matrix, tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
-        """The weight, and its scale where `form` has one, that an export of a matrix of these tensors holds."""
+        """Returns the weight of an exported matrix, and its scale if `form` has one."""
         weight = adapted(owner, tensors)
         if weight is None:
             return {"weight": tensors["weight"].detach(), "scale": tensors["scale"].detach()}
@@ -164,8 +166,10 @@ class Masters:
 
 
 class SeenExperts(ExpertStore):
-    """Routed experts as the forward pass sees them: made from their masters when they are acquired, connected to
-    them. Those that are held packed are given as they are."""
+    """Routed experts as the forward pass uses them: computed from their masters when acquired, and connected to them.
+
+    Packed experts are returned as they are stored.
+    """
 
     def __init__(self, masters: Masters):
         self._masters, self._store = masters, masters.model.experts.store
@@ -197,23 +201,24 @@ class SeenExperts(ExpertStore):
 
 @torch.no_grad()
 def quantized_share(masters: Masters, number: int = 0) -> float:
-    """Share of a routed expert's weights (the `number`-th, in turn) that the forward pass sees as values of its format.
+    """Returns the share of a routed expert's weights that are values of its format in the forward pass.
 
-    1 while quantization is on. Without it few weights happen to be such values.
+    `number` chooses the expert, in turn. The share is 1 while quantization is on. Without it few weights happen to be
+    such values.
     """
     experts = [
         (name, owner) for name, owner in official_owners(masters.model)
         if isinstance(owner, ExpertMatrix) and name.endswith(".w1") and not owner.weight.is_meta
     ]  # fmt: skip
     name, owner = experts[number % len(experts)]
-    if owner.scale is not None:  # held packed: there is nothing else
+    if owner.scale is not None:  # packed weights are always values of the format
         return 1.0
     value = masters.matrix(owner, f"{name}.")["weight"].float()
     return float((rounded(value, masters.forms[f"{name}.weight"], torch.float32) == value).float().mean())
 
 
 def check_quantized(masters: Masters) -> None:
-    """Raises RuntimeError unless experts and index are seen as the run says: quantization is never off unnoticed."""
+    """Raises RuntimeError unless the forward pass quantizes experts and index as the run says."""
     if masters.quantize != "fp4":
         return
     if not masters.model.arithmetic.rounds_index:

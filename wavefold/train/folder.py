@@ -1,7 +1,7 @@
-"""A run's folder: where it may lie, which process holds it, and what it leaves there where it is refused: nothing.
+"""The folder of a run: its allowed places, its lock, and its files. A refused run leaves nothing there.
 
-OUT holds state/, log.jsonl, tokenizer.json, then model/, adapters, curve.svg, and report.json, which is written last:
-it says that the run is finished.
+OUT has state/, log.jsonl, tokenizer.json, then model/, adapters, curve.svg, and report.json. The report is written last
+and marks the run as finished.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from wavefold.waves.group import Group
 LOCK = ".lock"
 REPORT = "report.json"
 WRITTEN = ("model", "adapter", "transformers", SOURCE, "tokenizer.json", "tokenizer_config.json", "log.jsonl", REPORT)
-"""What a run writes into OUT in one step each."""
+"""Files and folders of OUT that a run writes atomically."""
 
 
 def check_places(out: Path, data: str, init: Path | None) -> None:
-    """Raises ValueError for folders that a run would train on, overwrite, or find full at its end."""
+    """Raises ValueError for an `out` that overlaps inputs of the run or has files that may not be replaced."""
     place = out.resolve()
     if place.exists() and not place.is_dir():
         raise ValueError(f"--out {out}: is a file; give a folder")
@@ -40,15 +40,15 @@ def check_places(out: Path, data: str, init: Path | None) -> None:
     for name in ("model", "transformers"):
         check_replaceable(out / name)
     if init is not None:
-        list(side_files(init))  # too large ones are refused now
+        list(side_files(init))  # raises now if one is too large
 
 
 @contextlib.contextmanager
 def held_by(group: Group, out: Path) -> Iterator[None]:
-    """Hold the run's folder `out`, made where it is missing, for this group of processes; sweep what killed runs left.
+    """Locks the folder `out` for this group of processes. Creates it if missing, and removes leftovers of killed runs.
 
-    A run that fails before it has written anything removes what was made here. Raises ValueError, in all processes,
-    where another run holds the folder.
+    A run that fails before it has written anything removes the folders that were created here. Raises ValueError, in
+    all processes, if another run has the lock.
     """
     with contextlib.ExitStack() as stack:
 
@@ -75,7 +75,7 @@ def held_by(group: Group, out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _removed_unless_used(out: Path) -> Iterator[None]:
-    """Make the folder `out`. Where the block fails and nothing is in the folder but a new lock, all is as it was."""
+    """Creates the folder `out`. Removes it again if the block fails and it has nothing but a new lock."""
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     had_lock = (out / LOCK).exists()
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -91,7 +91,7 @@ def _removed_unless_used(out: Path) -> Iterator[None]:
 
 
 def run_reported(out: Path) -> str | None:
-    """The digest of the run that the report in `out` is of; None where there is none."""
+    """Returns the run digest in the report of `out`, or None without a report."""
     try:
         return str(json.loads((out / REPORT).read_text())["run"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
-"""What a run is: the data, first weights, tokenizer, configuration, dtype and recipe that its numbers come from.
+"""Identity of a run: the data, first weights, tokenizer, configuration, dtype and recipe that decide its numbers.
 
-A state carries it, so that a folder is never gone on in with something else. Two ways to go on with another identity
-are deliberate and written down: more steps (`extend`), and other data (`force_data`).
+A state carries it, so a run never resumes with anything else. Two differences are allowed on request, and logged: more
+steps (`extend`), and other data (`force_data`).
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from wavefold.data.shards import TokenShards
 from wavefold.train.recipe import Recipe
 
 STATE_VERSION = 2
-"""Of what a state holds; a program reads states of its own version alone."""
+"""Version of the content of a state. A program reads only states of its own version."""
 
 Identity = dict[str, Any]
-"""JSON values by what they identify: "state_version", "recipe", "data", "tokenizer", "init", "config", "dtype"."""
+"""JSON values by key: "state_version", "recipe", "data", "tokenizer", "init", "config", "dtype"."""
 
 
 @dataclass(frozen=True)
 class GoingOn:
-    """How a run may go on in a folder that holds a state of another identity."""
+    """Allowed differences between a run and the state that it resumes from."""
 
     extend: int = 0
-    """Steps beyond the recipe's. The state may be of a run of fewer steps, down to the recipe's own."""
+    """Steps beyond those of the recipe. The state may come from a run of fewer steps, down to those of the recipe."""
     force_data: bool = False
-    """Other data are meant."""
+    """Allows other data."""
 
 
 def identity_of(recipe: Recipe, **parts: Any) -> Identity:
-    """The identity of a run, as JSON gives it back."""
+    """Returns the identity of a run, after a round trip through JSON."""
     return json.loads(json.dumps({"state_version": STATE_VERSION, "recipe": asdict(recipe), **parts}))
 
 
 def of_documents(train: Sequence[Document], held_out: Sequence[Document]) -> dict[str, Any]:
-    """{"documents", "bytes", "sha256"} of a corpus: the hash covers each one's name, size, content and part."""
+    """Returns {"documents", "bytes", "sha256"}. The hash covers name, size, content and part of each document."""
     digest, num_bytes = hashlib.sha256(), 0
     for part, documents in (("train", train), ("held out", held_out)):
         for document in documents:
@@ -52,19 +52,19 @@ def of_documents(train: Sequence[Document], held_out: Sequence[Document]) -> dic
 
 
 def of_shards(shards: TokenShards) -> dict[str, Any]:
-    """The same of token shards: the index, and the files themselves, large ones in samples."""
+    """Returns {"documents", "tokens", "sha256"} of token shards. The hash covers the index and samples of the files."""
     return {"documents": len(shards), "tokens": shards.num_tokens, "sha256": shards.sampled_sha256()}
 
 
 def digest_of(identity: Mapping[str, Any]) -> str:
-    """One hash of an identity: which run a report is of."""
+    """Returns a hash of an identity. A report names its run by it."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def check_same_run(out: Path, saved: Mapping[str, Any], now: Identity, going_on: GoingOn) -> list[str]:
-    """Compare a state's identity with this run's; returns the names of the parts that differ and may.
+    """Compares the identity of a state with this run. Returns the names of parts with allowed differences.
 
-    Raises ValueError that lists every other difference and the ways out.
+    Raises ValueError that lists every other difference and the possible remedies.
     """
     if saved.get("state_version") != STATE_VERSION:
         raise ValueError(
@@ -94,7 +94,7 @@ def check_same_run(out: Path, saved: Mapping[str, Any], now: Identity, going_on:
 
 
 def _ways_out(saved: Mapping[str, Any], now: Identity, going_on: GoingOn, others: int) -> str:
-    """What would help. Deliberate ways on are named where nothing else differs; `others` counts what else does."""
+    """Returns the remedies. Flags are named only if nothing else differs. `others`: number of other differences."""
     ways = "Give another --out, or what that run was given"
     there, here = (identity.get("recipe", {}).get("steps") for identity in (saved, now))
     flags = []

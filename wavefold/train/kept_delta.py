@@ -1,11 +1,11 @@
-"""What of an adapter's delta is left when its sum with the base's weight is stored in the base's format.
+"""Measures how much of an adapter's delta survives when the merged weight is stored in the format of the base.
 
     delta     alpha / rank * B A
     stored    decode(quantize(decode(W) + delta)) - decode(W)
-    kept      <stored, delta> / <delta, delta>           1: all of it; 0: the merged weight is the base's
+    kept      <stored, delta> / <delta, delta>           1: all of it; 0: the merged weight equals the base
 
-A delta below half a step of FP8 moves no weight, so a small adapter is lost when it is merged, though not when it is
-kept beside the base (adapters.safetensors, OUT/adapter).
+A delta below half a step of FP8 moves no weight. So a small adapter is lost when it is merged, but not when it is
+stored beside the base (adapters.safetensors, OUT/adapter).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from wavefold.train.fake_quant import Masters
 from wavefold.train.lora import has_adapter
 
 ENOUGH = 0.9
-"""A smaller share is told of."""
+"""A smaller share triggers a Notice."""
 
 
 @torch.no_grad()
 def kept_products(masters: Masters, parameters: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """By adapted module (<stored, delta>, <delta, delta>), in float64. `parameters`: the model's, whole, by name."""
+    """Returns (<stored, delta>, <delta, delta>) in float64, by adapted module. `parameters`: whole, by name."""
     products: dict[str, tuple[float, float]] = {}
     for name, module in masters.model.named_modules():
         if not isinstance(module, Linear) or not has_adapter(module):
@@ -44,15 +44,15 @@ def kept_products(masters: Masters, parameters: Mapping[str, Tensor]) -> dict[st
 
 
 def kept_share(products: Mapping[str, tuple[float, float]]) -> float | None:
-    """The share that is kept over all modules together; None while every delta is zero."""
+    """Returns the kept share over all modules together, or None if every delta is zero."""
     norm = sum(norm for _, norm in products.values())
     return sum(product for product, _ in products.values()) / norm if norm else None
 
 
 def kept_report(products: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """For report.json: the share over all modules, and the least and the mean of the modules' own.
+    """Returns the entry of report.json: the share over all modules, and the least and the mean share of a module.
 
-    Modules whose delta is zero count nothing. Warns with a Notice where less than `ENOUGH` is kept.
+    Modules with a zero delta are left out. Warns with a Notice if the share is below `ENOUGH`.
     """
     share = kept_share(products)
     shares = {name: product / norm for name, (product, norm) in products.items() if norm}

@@ -2,8 +2,8 @@
 
     W' = quantize(decode(W) + alpha / rank * B A)        A [rank, in] random, B [out, rank] zeros: training begins at W
 
-The adapted weight goes through the weight's own format, as every trained weight does: merged and exported, it computes
-what was trained. Routed experts, router, norms and embedding have no adapters, and come out byte for byte.
+The adapted weight is rounded to the format of the weight, as every trained weight is. So the merged export computes the
+trained numbers. Routed experts, router, norms and embedding have no adapters; an export keeps their bytes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from wavefold.model.official import Matrix, official_tensors
 from wavefold.model.parameters import Linear
 
 BASE = "base"
-"""The metadata key of the base's identity."""
+"""Metadata key of the identity of the base."""
 
 ADAPTED = ("wq_a", "wq_b", "wkv", "wo_b", "w1", "w2", "w3")
-"""Attention's projections but the grouped one, and the shared expert's."""
+"""Projections of attention except the grouped one, and those of the shared expert."""
 
 
 def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list[str]:
-    """Give the model adapters, the only parameters that are trained from then on; returns the adapted modules' names.
+    """Adds adapters to the model and freezes all other parameters. Returns the names of the adapted modules.
 
     Raises ValueError for a rank below 1.
     """
@@ -54,13 +54,16 @@ def add_adapters(model: Transformer, rank: int, alpha: float, seed: int) -> list
 
 
 def has_adapter(matrix: Matrix) -> bool:
-    """True if the matrix's weight is adapted. Routed experts' never are."""
+    """True if the matrix has an adapter. Matrices of routed experts never have one."""
     return isinstance(matrix, Linear) and "lora_a" in matrix._parameters
 
 
 def adapted(matrix: Matrix, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """The weight [out, in] of a matrix that has these tensors, its adapter in it: decoded to float32 where it is
-    packed. None for a packed weight without adapter, which stays as it is stored."""
+    """Returns the weight [out, in] of a matrix with these tensors, with its adapter added.
+
+    A packed weight with an adapter is decoded to float32. Returns None for a packed weight without one, which stays as
+    it is stored.
+    """
     weight, scale = tensors["weight"], tensors.get("scale")
     if not has_adapter(matrix):
         return weight if scale is None else None
@@ -70,16 +73,16 @@ def adapted(matrix: Matrix, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of this name is an adapter's."""
+    """True if a parameter of this name belongs to an adapter."""
     return name.endswith((".lora_a", ".lora_b"))
 
 
 @torch.no_grad()
 def apply_adapters(model: Transformer, path: Path) -> None:
-    """Add the adapters of the file `path` (adapters.safetensors) to the weights of their base, `model`, unrounded.
+    """Adds the adapters of the file `path` (adapters.safetensors) to the weights of their base, `model`, unrounded.
 
-    The adapted weights become float32, decode(W) + delta, and the model computes what the adapters say: unlike the
-    merged export, whose sums are rounded to the base's format. Raises ValueError for adapters of another model.
+    The adapted weights become float32, decode(W) + delta. The merged export differs: it rounds the sums to the format
+    of the base. Raises ValueError for adapters of another model.
     """
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
@@ -109,9 +112,9 @@ def apply_adapters(model: Transformer, path: Path) -> None:
 
 
 def save_adapters(model: Transformer, parameters: Mapping[str, Tensor], path: Path, base: str = "") -> None:
-    """Write the adapters alone to a safetensors file, each delta being (scale B) A.
+    """Writes the adapters alone to a safetensors file. A delta is (scale B) A.
 
-    `parameters`: the model's, whole, by name. `base` is the identity of the weights that they are adapters of
+    `parameters`: whole parameters of the model by name. `base`: identity of the weights under the adapters
     (`fingerprint.identity`), which `apply_adapters` compares.
     """
     tensors = {}

@@ -2,8 +2,8 @@
 
     M <- mu M + G;   O = orthogonalize(mu M + G) * sqrt(max(n, m)) * rms;   W <- (1 - lr decay) W - lr O
 
-The rescaling gives every update the same root mean square, `rms`, so that AdamW's learning rates serve. Each logically
-independent matrix is one: every expert's, and every group of the grouped output projection.
+The rescaling gives every update the same root mean square, `rms`, so the learning rates of AdamW apply. Every logically
+independent matrix is orthogonalized by itself: those of each expert, and each group of the grouped output projection.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Cut = Callable[[Tensor, Tensor], Tensor]
 """(parameter, a tensor like it) -> another part of the same tensor."""
 
 BATCH_NUMBERS = 1 << 22
-"""Numbers of equal matrices that are stacked at a time: products of a batch are few calls and bounded memory."""
+"""Largest number of values of equal matrices that are stacked: few calls, with bounded memory."""
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters [n, m]; a group's `parts` cuts them into that many matrices, one above the other.
+    """Updates parameters [n, m]. `parts` of a group: each parameter is that many matrices, one above the other.
 
-    A parameter without a gradient (an expert that no token chose) is left as it is, momentum too. `whole` and `mine`
-    turn a tensor like a parameter into the whole matrix and back, where processes hold some of its rows each. Products
-    are taken in `dtype`.
+    A parameter without a gradient (an expert that no token chose) stays as it is, and so does its momentum. If each
+    process has some rows of a parameter, `whole` turns them into the whole matrix, and `share` turns it back. Products
+    are computed in `dtype`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """Updates all parameters that have a gradient."""
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:

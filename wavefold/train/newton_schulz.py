@@ -12,18 +12,18 @@ from torch import Tensor
 
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 8 + ((2.0, -1.5, 0.5),) * 2
 TINY = 1e-30
-"""A matrix without a larger value counts as zero, and stays it."""
+"""A matrix without a larger absolute value counts as zero and stays zero."""
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """matrices [..., n, m] float32 -> the same shape and type: U Vᵀ of each one's U S Vᵀ, products taken in `dtype`.
+    """matrices U S Vᵀ [..., n, m] float32 -> U Vᵀ of the same shape and type. Products are computed in `dtype`.
 
-    A singular value of at least 1e-3 of the Frobenius norm ends within [0.9, 1.1]. Directions without any stay
-    without: a matrix of zeros gives zeros.
+    A singular value of at least 1e-3 of the Frobenius norm ends within [0.9, 1.1]. A singular value of zero stays zero,
+    so a matrix of zeros gives zeros.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / x.abs().amax((-2, -1), keepdim=True).clamp(min=TINY)  # first: squares of its values may not exist
+    x = x / x.abs().amax((-2, -1), keepdim=True).clamp(min=TINY)  # first, since squares of values may overflow
     x = (x / x.square().sum((-2, -1), keepdim=True).sqrt().clamp(min=TINY)).to(dtype).contiguous()
     batch = x.flatten(0, -3) if x.dim() > 3 else x if x.dim() == 3 else x[None]
     for a, b, c in COEFFICIENTS:

@@ -1,9 +1,9 @@
-"""What training minimises, and what evaluation reports: next-token cross-entropy, and what the parts add.
+"""The losses of training and evaluation: next-token cross-entropy, and the terms that parts of the model add.
 
     tokens -> embed -> Block x L (with the values of its masters) -> collapse, norm -> cross-entropy by chunks
                           |  indexer's KL, balance of load                    \\-> MTP module -> cross-entropy
 
-Sums over a share of the batch, so that shares of several processes add up.
+All losses are sums over a share of the batch, so the shares of several processes add up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wavefold.train.fake_quant import Masters
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over a share of a batch, scalars: nats of the next tokens and of the MTP module's, KL, balance."""
+    """Scalar sums over a share of a batch: nats of the next tokens, nats of the MTP module, KL, balance."""
 
     next_token: Tensor
     mtp: Tensor
@@ -38,20 +38,20 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """The losses of a packed batch. With `masters` the model's parameters are seen as their quantized values."""
+    """Computes the losses of a packed batch. With `masters` it uses the quantized values of parameters."""
 
     model: Transformer
 
     def __init__(self, model: Transformer, masters: Masters | None = None, recompute: bool = False):
         super().__init__()
-        vars(self)["model"] = model  # no submodule: its parts are, each once, so that they can be sharded
+        vars(self)["model"] = model  # not a submodule: its parts are, once each, so that they can be sharded
         self.masters, self.recompute = masters, recompute
         self.ends = nn.ModuleDict({"embed": model.embed, "norm": model.norm, "head": model.head})
         self.blocks = nn.ModuleList(_BlockPass(block, masters, f"layers.{i}") for i, block in enumerate(model.layers))
         self.mtp = nn.ModuleList(_BlockPass(block, masters, f"mtp.{i}") for i, block in enumerate(model.mtp))
 
     def forward(self, packed: PackedBatch, mtp: bool, training: TrainingPass | None = None) -> Losses:
-        """The sums over `packed`; the MTP module's only if `mtp`, which all processes of a group say alike."""
+        """Returns the sums over `packed`. `mtp`: run the MTP module too; all processes must pass the same value."""
         model = self.model
         values = self._own_values()
         batch = Batch.of(model.config, packed.tokens, [FreshView(n) for n in packed.lengths], training)
@@ -72,9 +72,10 @@ class Objective(nn.Module):
     def _mtp(
         self, packed: PackedBatch, streams: Tensor, values: dict[str, Tensor], training: TrainingPass | None
     ) -> tuple[Tensor, Tensor]:
-        """(nats, balance): position i, given token i + 1, predicts token i + 2, a sequence's last position nothing.
+        """Returns (nats, balance) of the MTP module: position i, with token i + 1, predicts token i + 2.
 
-        A share without such a position runs one token that counts nothing: the module's shards are gathered by all.
+        The last position of a sequence predicts nothing. A share without any prediction runs a dummy token, since all
+        processes must join the all-gathers of the module.
         """
         model = self.model
         if not (counts := max(packed.lengths) > 1):
@@ -101,7 +102,7 @@ class Objective(nn.Module):
         return block(streams, embedded, batch, self.model)
 
     def _own_values(self) -> dict[str, Tensor]:
-        """What is no block's: embedding, head, the last collapse and norm."""
+        """Returns the parameters outside of blocks: embedding, head, the last collapse and norm."""
         model = self.model
         tensors: dict[str, Tensor] = dict(model.named_parameters(recurse=False))
         for name in ("embed", "norm", "head"):
@@ -113,7 +114,7 @@ class Objective(nn.Module):
 
 
 class _BlockPass(nn.Module):
-    """One block of a pass, from streams to streams or, the MTP module, to its hidden states; and its own losses."""
+    """One block of a pass, from streams to streams (the MTP module: to hidden states), and the losses of the block."""
 
     def __init__(self, block: nn.Module, masters: Masters | None, name: str):
         super().__init__()
@@ -135,7 +136,7 @@ class _BlockPass(nn.Module):
 
 
 class _Predict(nn.Module):
-    """The MTP module's `predict` as a forward, so that its parameters can be swapped."""
+    """`predict` of the MTP module as a forward, so that its parameters can be swapped."""
 
     def __init__(self, mtp: nn.Module):
         super().__init__()
@@ -147,7 +148,7 @@ class _Predict(nn.Module):
 
 
 class _Final(nn.Module):
-    """The model's last collapse and norm as a forward."""
+    """The last collapse and norm of the model as a forward."""
 
     def __init__(self, model: Transformer):
         super().__init__()
@@ -163,7 +164,7 @@ def _under(name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def evaluate(objective: Objective, batches: Iterable[PackedBatch]) -> tuple[float, int]:
-    """Total nats and learned tokens over `batches`; in order: the same model gives the same number."""
+    """Returns total nats and learned tokens over `batches`, in order, so the same model gives the same number."""
     nats, tokens = 0.0, 0
     for packed in batches:
         nats += nats_of(objective, packed)
@@ -172,14 +173,16 @@ def evaluate(objective: Objective, batches: Iterable[PackedBatch]) -> tuple[floa
 
 
 def nats_of(objective: Objective, packed: PackedBatch) -> float:
-    """Total nats of a batch."""
+    """Returns the total nats of a batch."""
     return float(objective(packed, False).next_token)
 
 
 @torch.no_grad()
 def captured(objective: Objective, batches: Iterable[PackedBatch]) -> dict[int, float]:
-    """By indexed layer, the share of attention's mass on entries that the indexer's choice holds, where it may not
-    choose all: attention is dense, and queries and heads are summed."""
+    """Returns, by indexed layer, the share of attention mass on the entries that the indexer chooses.
+
+    Attention is dense. Queries for which the indexer may choose all entries are left out. Queries and heads are summed.
+    """
     watch = TrainingPass("dense", watch_capture=True)
     for packed in batches:
         objective(packed, False, watch)

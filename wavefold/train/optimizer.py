@@ -1,9 +1,9 @@
-"""Which parameters move by Muon and which by AdamW, and the biases that balance load. Report sections 2.4 and 4.2.
+"""Assigns parameters to Muon or AdamW, and moves the biases that balance load. Report sections 2.4 and 4.2.
 
-    Muon    matrices: projections, experts (each its own), routers, compressors, the mHC's mixing matrices
+    Muon    matrices: projections, experts (each by itself), routers, compressors, the mHC's mixing matrices
     AdamW   embedding, prediction head, norms, mHC biases and scales, sinks, positional biases; adapters
 
-Weights decay where they are matrices, embedding or head.
+Weight decay acts on matrices, embedding and head.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from wavefold.train.sharding import Shards
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-20
-"""AdamW's, the report's: small enough that an update's size does not depend on the gradient's."""
+"""Epsilon of AdamW, from the report. It is so small that the size of an update ignores the size of the gradient."""
 
 
 class Optimizer:
     """The two optimizers of a run as one."""
 
     def __init__(self, shards: Shards, model: Transformer, recipe: Recipe):
-        """Of the trained parameters, of which `shards` has this process's rows."""
+        """`shards`: the trained parameters, as rows of this process."""
         self.parameters = parameters = shards.trained
         self._matrices = matrices = {
             name for name, p in parameters.items() if recipe.optimizer == "muon" and is_matrix(name, p)
@@ -56,14 +56,14 @@ class Optimizer:
         self._all: list[torch.optim.Optimizer] = [o for o in (self.adamw, self.muon) if o is not None]
 
     def step(self, lr: float) -> None:
-        """One update at this learning rate of what has a gradient; what has none stays as it is."""
+        """Updates all parameters that have a gradient. The others stay as they are."""
         for optimizer in self._all:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments, by "{parameter}.{moment}"."""
+        """Returns the moments, by "{parameter}.{moment}"."""
         names = {id(p): name for name, p in self.parameters.items()}
         return {
             f"{names[id(parameter)]}.{key}": value
@@ -73,7 +73,7 @@ class Optimizer:
         }
 
     def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Room for the moments of these names that are of this process's parameters, to be filled, for `restore`."""
+        """Returns empty tensors for those moments in `names` whose parameters are here, to be filled for `restore`."""
         owners = {name: self.parameters.get(name.rpartition(".")[0]) for name in names}
         return {
             name: torch.empty(()) if name.endswith(".step") else torch.empty_like(owner)
@@ -82,7 +82,7 @@ class Optimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the moments that `tensors` gave, and no others."""
+        """Replaces all moments by `tensors`, as the method `tensors` returns them."""
         for optimizer in self._all:
             optimizer.state.clear()
         for name, value in tensors.items():
@@ -92,17 +92,17 @@ class Optimizer:
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon moves it."""
+    """True if Muon updates the parameter."""
     return parameter.dim() == 2 and not name.endswith(("ape", "embed.weight", "head.weight")) and not is_adapter(name)
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether AdamW's weight decay acts on it: on matrices, embedding, head; not on mHC's or a positional bias."""
+    """True if weight decay of AdamW acts on it: matrices, embedding, head; not mHC or positional biases."""
     return parameter.dim() == 2 and not name.endswith(("ape", "_fn")) and not is_adapter(name)
 
 
 def _by_parts(names: list[str], groups: int) -> dict[int, list[str]]:
-    """Matrices by how many independent ones they hold: the grouped output projection has one a group."""
+    """Returns matrices by their number of independent parts. The grouped output projection has one per group."""
     parts: dict[int, list[str]] = {}
     for name in names:
         parts.setdefault(groups if name.endswith("wo_a.weight") else 1, []).append(name)
@@ -111,9 +111,9 @@ def _by_parts(names: list[str], groups: int) -> dict[int, list[str]]:
 
 @torch.no_grad()
 def move_biases(model: Transformer, loads: Mapping[int, Tensor], speed: float) -> float:
-    """Move each learned router's bias against the load of its experts, by layer [experts], tokens.
+    """Moves the bias of each learned router against the load of its experts.
 
-    Returns the largest load over the mean one, 1 being balance.
+    loads: tokens of each expert [experts], by layer. Returns the largest load over the mean load (1: balanced).
     """
     worst = 1.0
     blocks = [*model.layers, *model.mtp]

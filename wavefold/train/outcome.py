@@ -1,6 +1,6 @@
-"""What a run leaves at its end: the exported model, adapters, a report with a curve.
+"""The files at the end of a run: the exported model, adapters, a report with a curve.
 
-The export is loaded again and evaluated: what was trained is what is in the files.
+The export is loaded again and evaluated, which checks that the files have the trained numbers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from wavefold.train.trainer import Trainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run. `report` is the content of its report.json: "nats_a_token", "tokens", "hours", "recipe" and more.
+    """A finished run. `report`: content of report.json ("nats_a_token", "tokens", "hours", "recipe" and more).
 
-    Of text the report has bits per byte too: "model", "xz", "gzip". `was_finished`: the run was finished before, after
-    `steps` steps, and nothing was changed.
+    For text the report also has bits per byte: "model", "xz", "gzip". `was_finished`: True if the run was already
+    finished, after `steps` steps, and nothing was changed.
     """
 
     model: Path
@@ -48,19 +48,19 @@ class Outcome:
 
 
 def outcome_of(out: Path, steps: int, was_finished: bool) -> Outcome:
-    """The outcome of the finished run in `out`."""
+    """Returns the outcome of the finished run in `out`."""
     return Outcome(out / "model", steps, json.loads((out / REPORT).read_text()), was_finished)
 
 
 def is_whole(out: Path, recipe: Recipe, transformers: bool) -> bool:
-    """True if all that the run was to write is there."""
+    """True if `out` has all files of a finished run."""
     names = ["model/config.json", *["transformers/config.json"] * transformers]
     names += ["adapters.safetensors", "adapter/adapter_config.json"] * bool(recipe.lora_rank)
     return all((out / name).is_file() for name in names)
 
 
 def export_model(options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor]) -> None:
-    """Write the model, in transformers' layout too where that was asked for."""
+    """Writes the model, and if requested also in the layout of transformers."""
     out = options.out
     origin = origin_of(model.config, options.init)
     export(model.config, tensors, out / "model", origin, lambda folder: text.tokenizer.save(folder))
@@ -71,7 +71,7 @@ def export_model(options: Options, text: Text, model: Transformer, tensors: dict
 def export_adapters(
     options: Options, trainer: Trainer, gathered: dict[str, torch.Tensor], base: str
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the adapters alone, in our layout and in PEFT's. Returns what the report says of them."""
+    """Writes the adapters alone, in the official layout and in that of PEFT. Returns their entries of the report."""
     save_adapters(trainer.model, gathered, options.out / "adapters.safetensors", base)
     save_peft(trainer.model, gathered, options.out / "adapter", options.recipe, str(options.init))
     return {"adapters": kept_report(kept_products(trainer.masters, gathered))}
@@ -81,12 +81,12 @@ def report_run(
     options: Options, text: Text, model: Transformer, held_out: list[PackedBatch], trained: float, num_processes: int,
     run_identity: Identity, adapters: dict[str, Any],
 ) -> Outcome:  # fmt: skip
-    """Evaluate the export, hold it against what was trained, and write the report, which ends the run."""
+    """Evaluates the export, compares it with the trained model, and writes the report, which ends the run."""
     out, recipe = options.out, options.recipe
     exported = load(out / "model", model.arithmetic.name, model.arithmetic.dtype)
     exported.arithmetic = model.arithmetic
     nats, tokens = evaluate(Objective(exported), held_out)
-    # One process's experts are summed in another order than several ones' waves: there the last bits may differ.
+    # One process sums experts in another order than the waves of several, so the last bits may differ there.
     if recipe.quantize == "fp4" and not math.isclose(
         nats / tokens, trained, rel_tol=1e-5 if recipe.expert_waves else 0
     ):

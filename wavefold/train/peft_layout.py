@@ -5,7 +5,7 @@
     FOLDER/adapter_model.safetensors    A [rank, in], B [out, rank], float32
            adapter_config.json          rank, alpha, and which modules are adapted
 
-transformers has no MTP module, so the MTP module's adapters are not here; adapters.safetensors has them.
+transformers has no MTP module, so the adapters of the MTP module are only in adapters.safetensors.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from wavefold.train.recipe import Recipe
 
 CONFIG_NAME = "adapter_config.json"
 TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_experts\.(gate_proj|up_proj|down_proj))"
-"""The adapted modules. By their last names alone PEFT would adapt compressors and indexers too."""
+"""Pattern of the adapted modules. With last names alone, PEFT would adapt compressors and indexers too."""
 
 
 def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path, recipe: Recipe, base: str) -> None:
-    """Write the main layers' adapters of `model` to `folder`, where an older adapter is replaced.
+    """Writes the adapters of the main layers of `model` to `folder`. An older adapter there is replaced.
 
-    `parameters`: the model's, whole, by name; `base` names the checkpoint that they are of. Raises ValueError for a
-    folder that holds something else.
+    `parameters`: whole parameters of the model by name. `base`: name of the checkpoint under the adapters. Raises
+    ValueError for a folder with other content.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder}: holds no adapter, so it is not replaced; move it away")
@@ -41,7 +41,7 @@ def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path
         if isinstance(module, Linear) and has_adapter(module):
             for key, letter in (("lora_a", "A"), ("lora_b", "B")):
                 matrix = parameters[f"{name}.{key}"].detach().contiguous()
-                for renamed in to_transformers({f"{name}.weight": matrix}):  # none of the MTP module's
+                for renamed in to_transformers({f"{name}.weight": matrix}):  # none for the MTP module
                     tensors[f"base_model.model.{renamed.removesuffix('.weight')}.lora_{letter}.weight"] = matrix
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": recipe.lora_rank,

@@ -1,4 +1,4 @@
-"""All that decides a run beside its data and model. A recipe file is Python that defines `recipe = Recipe(...)`."""
+"""Settings that decide the numbers of a run, beside data and model. A recipe file defines `recipe = Recipe(...)`."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ WORDS = {"quantize": Quantize, "optimizer": Optimizer, "activations": Activation
 POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "eval_every", "save_every"}
 
 LIMIT, SEED_LIMIT = 2**31, 2**63
-"""Numbers are below the first; a seed, which a random generator takes, below the second."""
+"""Upper bounds (exclusive) of numbers and of a seed."""
 DEFAULT_BATCH_TOKENS = 4096
 WARMUP_MOST, WARMUP_SHARE, DECAY_SHARE = 100, 25, 2
-"""A run that does not say otherwise warms up for one step in 25, 100 at most, and decays over its second half."""
+"""By default a run warms up for one step in 25, at most 100 steps, and decays over its second half."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults train the nano preset. Report section 4.2 has the published recipe; lengths are in tokens.
+    """The defaults train the nano preset. Report section 4.2 has the published recipe. Lengths are in tokens.
 
-    Raises ValueError, naming key, value and what is allowed, for a value of another type, one out of range, and a
-    schedule that the steps have no room for.
+    Raises ValueError, with key, value and the allowed values, for a value of another type or out of range, and for a
+    schedule that does not fit into the steps.
     """
 
     steps: int = 2600
     length_stages: tuple[tuple[int, int], ...] = ((0, 1024),)
-    """(first step, tokens of a sequence), in order, the first from step 0."""
+    """(first step, tokens of a sequence), in order. The first stage begins at step 0."""
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     batch_first: int = 0
-    """Tokens of the first batch (0: `batch_tokens`), growing over `batch_ramp` steps."""
+    """Tokens of the first batch (0: `batch_tokens`). Batches grow over `batch_ramp` steps."""
     batch_ramp: int = 0
 
     optimizer: Optimizer = "muon"
     """"muon": matrices by Muon, the rest by AdamW; "adamw": all by AdamW."""
     peak_lr: float = 1.6e-3
     final_lr: float = 0.1
-    """What the last cosine ends at, times `peak_lr`."""
+    """End of the last cosine, as a factor of `peak_lr`."""
     warmup: int | None = None
     """Steps of the first, linear rise (None: one in 25 of `steps`, 100 at most)."""
     decay_steps: int | None = None
-    """Steps of the last cosine; before it the rate is constant (None: half of `steps`)."""
+    """Steps of the last cosine (None: half of `steps`). Before it the rate is constant."""
     weight_decay: float = 0.1
     momentum: float = 0.95
     clip: float = 1.0
 
     mtp_weight: float = 0.3
     mtp_final: float = 0.1
-    """The MTP loss's weight while the learning rate decays."""
+    """Weight of the MTP loss while the learning rate decays."""
     mtp_every: int = 4
 
     dense_steps: int = 0
-    """Steps in which indexed layers attend to all entries and the indexer rests."""
+    """Steps in which indexed layers attend to all entries and the indexer is idle."""
     indexer_warmup: int = 0
-    """Steps after those in which only the indexer learns."""
+    """Steps after `dense_steps` in which only the indexer learns."""
     index_weight: float = 1.0
     balance_speed: float = 1e-3
     balance_weight: float = 1e-4
@@ -67,22 +67,22 @@ class Recipe:
     quantize: Quantize = "fp4"
     """"fp4": weights as an export holds them, FP4 experts and index; "none": weights in bfloat16."""
     quantize_from: int = 0
-    """The step from which it holds; before it, weights in bfloat16 and the index unrounded."""
+    """First step with `quantize`. Before it weights are bfloat16 and the index is not rounded."""
     activations: Activations = "exact"
     """"released": inputs of quantized products and KV entries through FP8 too."""
     fim_rate: float = 0.0
     """Share of documents that become fill-in-the-middle."""
 
     lora_rank: int = 0
-    """Adapters of this rank on attention and shared parts are trained, and nothing else (0: everything is)."""
+    """Rank of adapters on attention and shared parts, which alone are trained (0: all parameters are trained)."""
     lora_alpha: float = 16.0
 
     expert_waves: int = 0
-    """Each process has its share of the routed experts, which work in so many waves (0: all experts in each)."""
+    """Number of waves for routed experts that are shared out over processes (0: every process has all experts)."""
     recompute: bool = False
-    """Keep only each block's input, and run blocks again for their gradients."""
+    """Keep only the inputs of blocks, and run blocks again for their gradients."""
     anticipate: int = 0
-    """Anticipatory routing after a loss spike: experts are chosen by the weights of this many steps ago (0: never)."""
+    """Anticipatory routing after a loss spike: experts are chosen by weights of this many steps ago (0: never)."""
     spike: float = 1.5
     """A loss above this times its running mean is a spike: the run goes back to its last state."""
     eval_every: int = 500
@@ -90,7 +90,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.length_stages, list | tuple):  # a list, as in a file of JSON, is the same
+        if isinstance(self.length_stages, list | tuple):  # a list, as in JSON, is allowed
             stages = tuple(tuple(s) if isinstance(s, list) else s for s in self.length_stages)
             object.__setattr__(self, "length_stages", stages)
         for key, kind in KINDS.items():
@@ -98,7 +98,7 @@ class Recipe:
             if value is None and key in SHARES:
                 continue
             _check_type(key, kind, value)
-            if kind == "float":  # 1 and 1.0 are one recipe
+            if kind == "float":  # 1 and 1.0 are the same recipe
                 object.__setattr__(self, key, float(value))
         _check_stages(self.length_stages, self.steps)
         longest = max(tokens for _, tokens in self.length_stages)
@@ -137,21 +137,21 @@ class Recipe:
 
     @property
     def num_warmup(self) -> int:
-        """Steps of the warm-up: `warmup`, or its share of the run, less where `decay_steps` leaves no room."""
+        """Steps of the warm-up: `warmup`, or its default share, or fewer if `decay_steps` leaves less room."""
         if self.warmup is not None:
             return self.warmup
         return max(0, min(WARMUP_MOST, self.steps // WARMUP_SHARE, self.steps - (self.decay_steps or 0)))
 
     @property
     def num_decay(self) -> int:
-        """Steps of the last cosine: `decay_steps`, or its share of the run, less where the warm-up leaves no room."""
+        """Steps of the last cosine: `decay_steps`, or its default share, or fewer if the warm-up leaves less room."""
         if self.decay_steps is not None:
             return self.decay_steps
         return min(self.steps // DECAY_SHARE, self.steps - self.num_warmup)
 
 
 SHARES = {"warmup", "decay_steps"}
-"""None is their share of the run."""
+"""Keys for which None means a share of the run."""
 UPPER = {"final_lr": 1, "fim_rate": 1, "weight_decay": 1}
 KINDS = {
     f.name: "word" if f.name in WORDS else {"tuple[tuple[int, int], ...]": "stages", "int | None": "int"}.get(
@@ -159,16 +159,16 @@ KINDS = {
     )
     for f in fields(Recipe)
 }  # fmt: skip
-"""Of each key what its values are: int, float, bool, word, stages."""
+"""Kind of the values of each key: int, float, bool, word, stages."""
 
 
 def allowed_words(key: str) -> tuple[str, ...]:
-    """The values of a key whose kind is "word"."""
+    """Returns the allowed values of a key whose kind is "word"."""
     return get_args(WORDS[key])
 
 
 def shown(value: object) -> str:
-    """A value in a message: its first characters, however long it is."""
+    """Returns a value for a message, cut to 60 characters."""
     text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -208,14 +208,14 @@ def _check_stages(stages: Any, steps: int) -> None:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The `recipe` that a Python file of yours defines; the file is run. Raises ValueError when it defines none."""
+    """Runs a Python file and returns its `recipe`. Raises ValueError if it defines none."""
     if not path.is_file():
         raise ValueError(f"{path}: no such recipe; expected a Python file that defines recipe = Recipe(...)")
     try:
         found = runpy.run_path(str(path)).get("recipe")
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: is no Python ({error.msg})") from None
-    except TypeError as error:  # Recipe(...) with a key that it does not have
+    except TypeError as error:  # Recipe(...) with an unknown key
         raise ValueError(f"{path}: {error}; keys are {', '.join(f.name for f in fields(Recipe))}") from None
     if not isinstance(found, Recipe):
         raise ValueError(f"{path}: defines no recipe; expected recipe = Recipe(...)")

@@ -1,4 +1,4 @@
-"""What a run came to: held-out bits per byte beside general compressors on the same bytes, and its curve."""
+"""Results of a run: held-out bits per byte, beside general compressors on the same bytes, and the loss curve."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wavefold.data.corpus import Document
 from wavefold.drawing import save_figure
 
 MOST_POINTS = 300
-"""Of a curve."""
+"""Largest number of points of a curve."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Bits for each byte of the held-out files, joined in order, as UTF-8."""
+    """Bits per byte of the held-out files, joined in order, as UTF-8."""
 
     model: float
     xz: float
@@ -30,7 +30,7 @@ class HeldOut:
 
 
 def held_out_report(nats_per_token: float, num_tokens: int, documents: Sequence[Document]) -> HeldOut:
-    """`nats_per_token` over `num_tokens` predicted tokens of these documents, beside `xz -9` and `gzip -9`."""
+    """Returns bits per byte of the model (nats_per_token * num_tokens over these documents), `xz -9` and `gzip -9`."""
     data = "".join(document.text for document in documents).encode()
     return HeldOut(
         model=nats_per_token * num_tokens / math.log(2) / len(data),
@@ -42,18 +42,18 @@ def held_out_report(nats_per_token: float, num_tokens: int, documents: Sequence[
 
 
 def hours_of(log: Path) -> float:
-    """The time that the steps of a run took together, evaluations and saves left out."""
+    """Returns the hours of all steps of a run, without evaluations and saves."""
     return sum(line["tokens"] / line["tokens_per_s"] for line in steps_of(log)) / 3600
 
 
 def steps_of(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log that are of steps; others say what was changed between two."""
+    """Returns the lines of a log that describe steps. Other lines describe changes between steps."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line for line in lines if "loss" in line]
 
 
 def thinned(lines: list[dict[str, Any]], most: int = MOST_POINTS) -> list[dict[str, Any]]:
-    """At most so many lines, each for as many steps: their tokens together, the mean of their losses."""
+    """Merges equal numbers of lines until at most `most` are left: tokens are summed, losses are averaged."""
     size = -(-len(lines) // most)
     groups = [lines[first : first + size] for first in range(0, len(lines), size)] if lines else []
     return [
@@ -65,13 +65,13 @@ def thinned(lines: list[dict[str, Any]], most: int = MOST_POINTS) -> list[dict[s
 
 
 def draw_curve(log: Path, bytes_per_token: float, path: Path) -> None:
-    """The run's loss as bits per byte over tokens seen, from its log.jsonl, to an SVG or PNG file."""
+    """Draws the loss in log.jsonl, as bits per byte over tokens seen, to an SVG or PNG file."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("drawing the curve needs matplotlib; install it with: pip install 'wavefold[train]'") from None
     lines = thinned(steps_of(log))
-    if not lines:  # the log was lost, and the run had ended
+    if not lines:  # the log of a finished run was lost
         return
     scale = 1 / math.log(2) / bytes_per_token
     seen, tokens = [], 0

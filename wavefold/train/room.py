@@ -1,13 +1,13 @@
-"""Memory that a training run needs, from its configuration and recipe, and the check before anything large is made.
+"""Memory of a training run, from its configuration and recipe, and the check before anything large is allocated.
 
     all the time     masters, gradients, moments
     in a pass        the weights as they are quantized, activations of this process's share of a batch
-    in an update     what Muon adds up for all matrices before it moves the first
-    in a save        the state twice: as tensors that are gathered, and as the bytes of a file
+    in an update     directions of Muon, summed for all matrices before the first one moves
+    in a save        the state twice: as gathered tensors, and as the bytes of a file
 
-The parts are added, though not all exist at once: the allocator hardly gives anything back in between. The factors of
-activations and of `ALLOCATOR` are fitted to peaks of resident memory of 26 runs of the nano preset and of variations of
-its widths, layers, experts, vocabulary and batches (tests/train/test_room.py measures some again).
+The parts are added, though not all exist at once, since the allocator returns almost nothing in between. The factors of
+activations and of `ALLOCATOR` are fitted to the peak resident memory of 26 runs: the nano preset, and variations of its
+widths, layers, experts, vocabulary and batches (tests/train/test_room.py repeats some of them).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from wavefold.train.recipe import Recipe
 
 FLOAT = 4
 ALLOCATOR = 4
-"""Bytes of a trained weight that are free, yet in pieces that nothing fits into; of a weight held packed, 1."""
+"""Bytes lost to fragmentation for each trained weight. For a packed weight it is 1."""
 IN_BACKWARD = 2
-"""Blocks' activations that a pass needs beside those that it keeps."""
+"""Number of blocks whose activations the backward pass needs beside the kept ones."""
 RECOMPUTED_SHARE = 0.5
-"""Of all blocks, as activations that recomputation does not save, and `RECOMPUTED` blocks more: the allocator's too."""
+"""Share of block activations that remain with recomputation, beside `RECOMPUTED` blocks, allocator included."""
 RECOMPUTED = 4
 RELEASED = 3
-"""Activations of released arithmetic over those of exact bfloat16: rounded copies, and no fused kernels."""
+"""Activation bytes of released arithmetic over those of exact bfloat16: rounded copies, and no fused kernels."""
 OTHER_BYTES = 190_000_000
-"""Libraries that are imported late, scratch, the text of a batch: what the smallest model takes."""
+"""Bytes of the smallest model: libraries that are imported late, scratch, the text of a batch."""
 
 
 @dataclass(frozen=True)
 class TrainingBytes:
-    """Bytes that one process of a run adds to what it has taken when its model is not built yet."""
+    """Bytes that one process of a run needs beyond those before its model is built."""
 
     masters: int
     gradients: int
@@ -55,7 +55,7 @@ class TrainingBytes:
 
 
 def training_bytes(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_processes: int = 1) -> TrainingBytes:
-    """What a process of a run takes. `dtype` is that of the activations, as `--dtype` says it."""
+    """Returns the bytes of one process of a run. `dtype`: type of activations, as in `--dtype`."""
     kinds = tensor_kinds(config)
     everything = sum(kind.values for kind in kinds if kind.precision != "int64")
     width = 2 if recipe.activations == "released" else dtype.itemsize
@@ -86,9 +86,9 @@ def training_bytes(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_
 
 
 def check_training(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_processes: int = 1) -> None:
-    """Raises ValueError, which says what would fit, for a run that needs more memory than is free.
+    """Raises ValueError, with settings that would fit, for a run that needs more memory than is free.
 
-    Processes of the run that are on this machine (LOCAL_WORLD_SIZE, torchrun's) share what is free.
+    The processes of the run on this machine (LOCAL_WORLD_SIZE of torchrun) share the free memory.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed = here * training_bytes(config, recipe, dtype, num_processes).total
@@ -116,7 +116,7 @@ def check_training(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_
 
 
 def _activations(config: ModelConfig, recipe: Recipe, width: int, num_processes: int) -> int:
-    """Of a process's share of a batch, at the longest sequences."""
+    """Returns the activation bytes of one process for its share of a batch, at the longest sequences."""
     longest = max(tokens for _, tokens in recipe.length_stages)
     tokens = max(recipe.batch_tokens // num_processes, min(longest, recipe.batch_tokens))
     block = (
@@ -135,14 +135,14 @@ def _activations(config: ModelConfig, recipe: Recipe, width: int, num_processes:
         blocks = RECOMPUTED + RECOMPUTED_SHARE * config.num_blocks
         streams = config.num_blocks * config.hc_mult * config.hidden_size
     factor = RELEASED if recipe.activations == "released" else 1
-    # An indexed layer's attention mass, float32, and which entries were chosen, which is kept.
+    # Attention mass of an indexed layer, float32, and the chosen entries, which are kept.
     entries = tokens * longest // next(c.ratio for c in COMPRESSIONS if c.indexed)
     kept = 1 if recipe.recompute else sum(spec.indexed for spec in config.layers)
     return int(tokens * width * factor * (blocks * block + streams)) + entries * (2 * FLOAT + kept)
 
 
 def _share(kind: TensorKind, recipe: Recipe, num_processes: int) -> float:
-    """Of a parameter, what a process holds: experts are whole in each process unless they are shared out."""
+    """Returns the share of a parameter in one process. Experts are whole in every process unless shared out."""
     return 1.0 if kind.part == "routed" and not recipe.expert_waves else 1 / num_processes
 
 
@@ -152,7 +152,7 @@ def _by_muon(kind: TensorKind, recipe: Recipe) -> bool:
 
 
 def _halves(tokens: int, least: int) -> list[int]:
-    """Smaller batches, the largest first, down to one of a single sequence."""
+    """Returns halved batch sizes, the largest first, down to a single sequence."""
     halves = []
     while tokens // 2 >= least:
         tokens //= 2

@@ -1,4 +1,4 @@
-"""What changes during a run: learning rate, batch size, sequence length, attention, MTP's weight. Report section 4.2.
+"""Schedules of a run: learning rate, batch size, sequence length, attention, MTP weight. Report section 4.2.
 
     learning rate   warm-up ----- constant ----------------- cosine to a tenth
     batch           ramp -------- full
@@ -18,7 +18,7 @@ from wavefold.train.recipe import Quantize, Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, constant, then a cosine to `final_lr` times the peak over the last `decay_steps`."""
+    """Returns the rate: linear warm-up, constant, then a cosine to `final_lr` times the peak over `decay_steps`."""
     if step < recipe.num_warmup:
         return recipe.peak_lr * (step + 1) / recipe.num_warmup
     progress = (step - decay_start(recipe)) / max(1, recipe.num_decay)
@@ -29,12 +29,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def decay_start(recipe: Recipe) -> int:
-    """The step from which the learning rate falls."""
+    """Returns the first step of the decay."""
     return max(recipe.num_warmup, recipe.steps - recipe.num_decay)
 
 
 def batch_tokens(recipe: Recipe, step: int) -> int:
-    """Tokens of a batch: grows linearly over the ramp."""
+    """Returns the tokens of a batch, which grow linearly over the ramp."""
     if step >= recipe.batch_ramp:
         return recipe.batch_tokens
     first = recipe.batch_first or recipe.batch_tokens
@@ -42,32 +42,32 @@ def batch_tokens(recipe: Recipe, step: int) -> int:
 
 
 def seq_len(recipe: Recipe, step: int) -> int:
-    """Tokens of a sequence, by the stage that the step is in."""
+    """Returns the tokens of a sequence in the stage of `step`."""
     return next(length for first, length in reversed(recipe.length_stages) if step >= first)
 
 
 def shortest_seq_len(recipe: Recipe) -> int:
-    """Tokens of a sequence in the stage that has the shortest: what a document that must not be cut has to fit."""
+    """Returns the tokens of the shortest sequences. Documents that must not be cut have to fit into them."""
     return min(length for _, length in recipe.length_stages)
 
 
 def sizes(recipe: Recipe, step: int) -> tuple[int, int]:
-    """(tokens of a sequence, tokens of a batch), as `Batches` asks for them."""
+    """Returns (tokens of a sequence, tokens of a batch), for `Batches`."""
     return seq_len(recipe, step), batch_tokens(recipe, step)
 
 
 def mtp_weight(recipe: Recipe, step: int) -> float:
-    """Of the MTP loss."""
+    """Returns the weight of the MTP loss."""
     return recipe.mtp_weight if step < decay_start(recipe) else recipe.mtp_final
 
 
 def quantize(recipe: Recipe, step: int) -> Quantize:
-    """How weights are seen: from `quantize_from` on as an export holds them, where the recipe says so at all."""
+    """Returns the `quantize` of the recipe from step `quantize_from` on, and "none" before."""
     return recipe.quantize if step >= recipe.quantize_from else "none"
 
 
 def attention(recipe: Recipe, step: int) -> AttentionStage:
-    """How indexed layers attend: to all entries, the same while only the indexer learns, or to the indexer's choice."""
+    """Returns the attention of indexed layers: dense, dense while only the indexer learns, or sparse."""
     if step < recipe.dense_steps:
         return "dense"
     return "warmup" if step < recipe.dense_steps + recipe.indexer_warmup else "sparse"

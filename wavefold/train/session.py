@@ -1,4 +1,4 @@
-"""A run from its settings to its files, in the order in which things can be wrong.
+"""A run from its settings to its files, in the order of possible errors.
 
 check settings -> hold OUT -> read data -> compare with the state in OUT -> train -> export -> report
 """
@@ -42,7 +42,7 @@ from wavefold.waves.group import Group
 
 @dataclasses.dataclass(frozen=True)
 class DataSizes:
-    """The size of a run's data, in documents and tokens, for training and held out."""
+    """Sizes of the data of a run, in documents and tokens, for training and held out."""
 
     documents: int
     tokens: int
@@ -51,13 +51,13 @@ class DataSizes:
 
 
 class Watch:
-    """Is told how a run goes on, in the first of its processes. This one says nothing."""
+    """Observer of a run, called in its first process. This base class does nothing."""
 
     def data(self, sizes: DataSizes) -> None:
-        """The data have been read."""
+        """Called when the data have been read."""
 
     def steps(self, first: int, recipe: Recipe, out: Path) -> AbstractContextManager[Callable[[Progress], None]]:
-        """Steps begin, after `first` earlier ones. The result, entered, is called after each step."""
+        """Called once, after `first` earlier steps. Returns a context manager; its value is called after each step."""
         return contextlib.nullcontext(lambda progress: None)
 
 
@@ -78,13 +78,13 @@ def train(
     """Train a model, or go on with the run in the folder `out`; export it, evaluate the export, and report.
 
     `data`: "stdlib", a folder of text, a file of chats, token shards and more (see `corpus.load_corpus`, `texts`).
-    `config`: a preset, a config.json or a ModelConfig (default nano). `init`: a checkpoint whose weights, configuration
-    and tokenizer are the first. `recipe`: all that decides the run's numbers beside these (default `Recipe()`).
-    `dtype`: of exact activations. `extend`: steps beyond the recipe's. `force_data`: go on with other data.
-    `transformers`: write the model in transformers' layout too. `watch` is told of data and steps.
+    `config`: a preset, a config.json or a ModelConfig (default nano). `init`: a checkpoint with the first weights,
+    configuration and tokenizer. `recipe`: all other settings that decide the numbers of the run (default `Recipe()`).
+    `dtype`: type of exact activations. `extend`: steps beyond those of the recipe. `force_data`: go on with other data.
+    `transformers`: also write the model in the layout of transformers. `watch`: observer of data and steps.
 
-    Every process that torchrun started calls this. Returns the outcome in the first of them, None in the others. Raises
-    ValueError for what cannot be, before anything in `out` is changed; it names settings as the command's flags.
+    Every process that torchrun started calls this. Returns the outcome in the first process, None in the others. Raises
+    ValueError for impossible settings before anything in `out` is changed. Messages name settings as flags.
     """
     if extend is not None and extend < 1:
         raise ValueError(f"--extend {extend} is not allowed; expected 1 or more")
@@ -151,7 +151,7 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
 
 
 def _read(options: Options, group: Group, anew: bool) -> Text:
-    """The run's documents and tokenizer."""
+    """Reads the documents and the tokenizer of the run."""
     return read_text(
         options.data, options.out, options.config.vocab_size, options.init, group,
         schedule.shortest_seq_len(options.recipe), options.long_chats, anew,
@@ -159,7 +159,7 @@ def _read(options: Options, group: Group, anew: bool) -> Text:
 
 
 def _identity(options: Options, text: Text) -> Identity:
-    """The identity of the run, for its states."""
+    """Returns the identity of the run, for its states."""
     weights = None if options.init is None else identity(fingerprint(options.init))
     return identity_of(
         options.recipe, data=text.identity, tokenizer=text.tokenizer.fingerprint, init=weights,
@@ -169,7 +169,7 @@ def _identity(options: Options, text: Text) -> Identity:
 
 
 def _first_model(options: Options) -> Transformer:
-    """The masters that the run begins with, computing as the recipe says."""
+    """Returns the model with the first masters, in the arithmetic of the recipe."""
     recipe, init = options.recipe, options.init
     arithmetic = arithmetic_of(recipe, options.dtype)
     if init is not None and recipe.lora_rank:

@@ -1,12 +1,12 @@
-"""`--set KEY=VALUE`: recipe values read by their field's type, so that nothing is guessed and nothing is run.
+"""`--set KEY=VALUE`: recipe values, parsed by the type of their field. Nothing is guessed or executed.
 
-    int        1000, 1_000, 1e3, 1000.0     an integer in any of these forms; 2.5 is none
+    int        1000, 1_000, 1e3, 1000.0     an integer in any of these forms; 2.5 is an error
     float      0.1, 1e-3, 2                 finite
     bool       true, false                  True and False too
     word       fp4, 'fp4'                   one of the field's words
     stages     ((0,512),(1000,1024))        (first step, tokens); square brackets too
 
-A key may come twice: the last one wins, so that a flag added to a longer command line replaces its value.
+A key may occur twice. The last value wins, so a flag at the end of a command line overrides earlier ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from wavefold.train.recipe import KINDS, Recipe, allowed_words, shown
 
 MAX_CHARACTERS = 10_000
-"""Of a value: the longest that is read."""
+"""Longest value that is read, in characters."""
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:_[0-9]+)*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 INTEGER = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*")
@@ -30,15 +30,15 @@ MAX_DIGITS = 40
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """`recipe` with the values of `settings`, each KEY=VALUE; of equal keys the last one's.
+    """Returns `recipe` with the values of `settings`, in the form KEY=VALUE. The last of equal keys wins.
 
-    Raises ValueError, naming key and value, for an unknown key, a value of another type, and one that is not allowed.
+    Raises ValueError, with key and value, for an unknown key, a value of another type, and a forbidden value.
     """
     return replace(recipe, **dict(map(parse_setting, settings)))
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """(key, value) of KEY=VALUE, the value of the field's type. Raises ValueError for anything else."""
+    """Returns (key, value) of KEY=VALUE, with the type of the field. Raises ValueError for anything else."""
     key, equals, text = setting.partition("=")
     key = key.strip()
     if not equals:
@@ -55,7 +55,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def _parsed(kind: str, key: str, text: str) -> Any:
-    """The value, or None where the text is not of this kind."""
+    """Returns the value, or None if the text is not of this kind."""
     if kind == "int":
         return _integer(text)
     if kind == "float":

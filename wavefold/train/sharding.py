@@ -1,11 +1,12 @@
 """A run over several processes: dense parameters in shards (FSDP2), routed experts whole in each process or shared out.
 
     forward     a block's shards are gathered, quantized, used, and dropped
-    backward    gathered again; gradients come back summed, each process its rows
-    optimizer   sees this process's rows; Muon asks for whole matrices
+    backward    gathered again; every process gets the summed gradients of its rows
+    optimizer   sees the rows of this process; Muon gathers whole matrices
 
-With one process nothing is sharded and everything here passes through. Experts that are shared out (`share_experts`)
-have storage in one process alone, which gets their whole gradients in the waves (`wavefold/waves`).
+With one process nothing is sharded and all functions pass tensors through. An expert that is shared out
+(`share_experts`) has storage in one process alone. That process gets its whole gradients in the waves
+(`wavefold/waves`).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from wavefold.waves.wire import Wire
 
 
 def is_replicated(name: str, parameter: Tensor) -> bool:
-    """Whether each process holds this parameter whole: routed experts, the last collapse's few numbers, and what no
-    gradient moves (tables, routers' biases)."""
+    """True if the parameter is not sharded: routed experts, the few values of the last collapse, and parameters without
+    gradient (tables, biases of routers)."""
     return routed_expert(name) is not None or name.startswith("hc_head_") or not parameter.requires_grad
 
 
 def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
-    """Leave this process its share of the routed experts, and give the model a way to the others'.
+    """Keeps the local share of routed experts, and connects the model to the experts of other processes.
 
     Raises ValueError for more processes or waves than there are experts for.
     """
@@ -55,15 +56,15 @@ def share_experts(model: Transformer, group: Group, num_waves: int) -> Waves:
 
 
 def _elsewhere(parameter: Tensor) -> nn.Parameter:
-    """What stands for a parameter that another process has."""
+    """Returns a placeholder for a parameter of another process."""
     return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
 class Shards:
-    """The parameters of an objective as this process holds them."""
+    """The local shards of the parameters of an objective."""
 
     def __init__(self, objective: Objective, group: Group, waves: Waves | None = None):
-        """`waves`: how `share_experts` shared them out."""
+        """`waves`: the result of `share_experts`, if experts are shared out."""
         self.group, self._waves = group, waves
         model = objective.model
         replicated = {p for name, p in model.named_parameters() if is_replicated(name, p)}
@@ -72,7 +73,7 @@ class Shards:
                 fully_shard(block, mesh=group.mesh, ignored_params=replicated)
             fully_shard(objective, mesh=group.mesh, ignored_params=replicated)
             for module in objective.modules():
-                if isinstance(module, FSDPModule):  # gradients are of shares of one mean loss: they add up
+                if isinstance(module, FSDPModule):  # gradients of shares of one mean loss add up
                     module.set_gradient_divide_factor(1.0)
                     module.set_force_sum_reduction_for_comms(True)
                     module.set_reduce_scatter_unused_params(True)  # a share of short sequences uses no compressor
@@ -81,14 +82,14 @@ class Shards:
         self.trained: dict[str, Tensor] = {
             name: nn.Parameter(p.to_local().detach()) if isinstance(p, DTensor) else p for name, p in trained.items()
         }
-        """What the optimizer moves, by name: this process's rows."""
+        """Parameters for the optimizer, by name: the local rows."""
         self._names = {id(parameter): name for name, parameter in self.trained.items()}
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
-        """Give each trained parameter the gradient of the whole batch; None to one that nobody has a gradient for.
+        """Sets the gradient of each trained parameter to that of the whole batch, or None if no process has one.
 
-        A gradient of zeros counts as none: an expert that no token chose is left alone by every optimizer.
+        A gradient of zeros counts as None, so no optimizer moves an expert that no token chose.
         """
         grads: dict[str, Tensor] = {}
         for name, share in self.trained.items():
@@ -113,7 +114,7 @@ class Shards:
 
     @torch.no_grad()
     def clip_(self, largest: float) -> float:
-        """Scale the gradients so that their norm together is at most `largest`; returns what it was."""
+        """Scales the gradients so that their total norm is at most `largest`. Returns the norm before."""
         grads: tuple[list[Tensor], list[Tensor]] = [], []
         for name, share in self.trained.items():
             if share.grad is not None:
@@ -125,12 +126,12 @@ class Shards:
         return norm
 
     def whole(self, parameter: Tensor, rows: Tensor) -> Tensor:
-        """The whole of a tensor like a trained parameter, of which this process has `rows`. All processes call it."""
+        """Gathers a tensor of the shape of `parameter` from the `rows` of each process. All processes call it."""
         sharded = self._parameters[self._names[id(parameter)]]
         return self.as_sharded(sharded, rows).full_tensor() if isinstance(sharded, DTensor) else rows
 
     def share(self, parameter: Tensor, whole: Tensor) -> Tensor:
-        """This process's rows of it."""
+        """Returns the local rows of a whole tensor."""
         sharded = self._parameters[self._names[id(parameter)]]
         if not isinstance(sharded, DTensor):
             return whole
@@ -138,7 +139,7 @@ class Shards:
         return whole[self.group.rank * chunk :][:chunk]
 
     def named(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """("{parameter}.{moment}", tensor) as a distributed checkpoint takes them, those of its shape sharded."""
+        """Converts ("{parameter}.{moment}", tensor) pairs for a distributed checkpoint. Rows become DTensors."""
         out: dict[str, Tensor] = {}
         for name, rows in tensors:
             sharded = self._parameters[name.rpartition(".")[0]]
@@ -147,11 +148,11 @@ class Shards:
         return out
 
     def parameters(self) -> dict[str, Tensor]:
-        """All parameters that this process has some of, by name, sharded ones as DTensors."""
+        """Returns all parameters with local storage, by name. Sharded ones are DTensors."""
         return {name: p.detach() for name, p in self._parameters.items() if not p.is_meta}
 
     def gathered(self) -> dict[str, Tensor]:
-        """All parameters whole, by name. All processes call it."""
+        """Returns all whole parameters by name. All processes call it."""
         whole: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             p = parameter.detach()
@@ -163,7 +164,7 @@ class Shards:
 
     @staticmethod
     def as_sharded(like: DTensor, rows: Tensor) -> DTensor:
-        """`rows` as the shard of a tensor cut as `like` is."""
+        """Returns `rows` as the local shard of a DTensor that is sharded as `like`."""
         return DTensor.from_local(
             rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
@@ -172,5 +173,5 @@ class Shards:
         return isinstance(self._parameters[name], DTensor)
 
     def _is_shared_out(self, name: str) -> bool:
-        """Whether another process may have it, and no other but one."""
+        """True if exactly one process has the parameter, which may be another."""
         return self._waves is not None and self.group.size > 1 and routed_expert(name) is not None

@@ -1,4 +1,4 @@
-"""How a model begins: small random weights, streams that begin as a plain residual, experts chosen by fixed tables."""
+"""Initial models: small random weights, streams that act as a plain residual, fixed tables of experts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from wavefold.ops import Arithmetic
 from wavefold.train.recipe import Recipe
 
 SINGLE_STREAM = 4.0
-"""`pre` of a model with one stream, before the sigmoid: 98 % of it, as the whole would take infinity."""
+"""`pre` of a model with one stream, before the sigmoid: 98 % of the stream, since 100 % would need infinity."""
 
 
 def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transformer:
-    """A model of float32 masters, ready to train. The same seed gives the same model."""
+    """Returns a trainable model of float32 masters. The same seed gives the same model."""
     model = Transformer(config, arithmetic)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
@@ -38,7 +38,7 @@ def new_model(config: ModelConfig, arithmetic: Arithmetic, seed: int) -> Transfo
 
 
 def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
-    """The model of a checkpoint as float32 masters, ready to train on: packed weights decoded."""
+    """Returns a checkpoint as a trainable model of float32 masters. Packed weights are decoded."""
     stored = load(path)
     tensors: dict[str, Tensor] = {}
     for prefix, owner in official_owners(stored):
@@ -54,10 +54,10 @@ def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
 
 
 def check_trainable(config: ModelConfig, recipe: Recipe) -> None:
-    """Raises ValueError for a model that the recipe cannot train whole: one of several MTP modules.
+    """Raises ValueError if the recipe trains the MTP loss of a model with several MTP modules.
 
-    Neither the released code nor transformers says what a second module reads (streams or their collapse, its own or
-    the first one's), so nothing outside could vouch for its training.
+    Neither the released code nor transformers defines the input of a second module: streams or their collapse, of the
+    main model or of the first module. So no outside reference could verify its training.
     """
     if config.num_nextn_predict_layers > 1 and recipe.mtp_weight > 0:
         raise ValueError(
@@ -68,21 +68,21 @@ def check_trainable(config: ModelConfig, recipe: Recipe) -> None:
 
 
 def arithmetic_of(recipe: Recipe, dtype: torch.dtype) -> Arithmetic:
-    """How a run computes: `dtype` is that of exact activations; released ones are bfloat16."""
+    """Returns the arithmetic of a run. `dtype`: type of exact activations; released ones are bfloat16."""
     if recipe.activations == "released":
         return Arithmetic("released", torch.bfloat16)
     return Arithmetic("exact", dtype, fp4_index=recipe.quantize == "fp4")
 
 
 def trainable(model: Transformer) -> Transformer:
-    """The model with gradients wanted for all but tables and routers' biases."""
+    """Enables gradients for all parameters except tables and biases of routers. Returns the model."""
     for name, parameter in official_tensors(model):
         parameter.requires_grad_(parameter.is_floating_point() and not name.endswith("gate.bias"))
     return model
 
 
 def _matrix(matrix: Matrix, full: str, config: ModelConfig, generator: torch.Generator) -> Tensor:
-    """Normal, so that outputs keep the size of inputs; what writes to the residual begins smaller in deeper models."""
+    """Draws normal weights that keep the size of inputs. Those that write to the residual shrink with depth."""
     std = 0.5 * matrix.in_features**-0.5
     if full.endswith(("wo_b.weight", "w2.weight")):
         std /= math.sqrt(2 * config.num_hidden_layers)
@@ -90,7 +90,7 @@ def _matrix(matrix: Matrix, full: str, config: ModelConfig, generator: torch.Gen
 
 
 def _plain(full: str, name: str, shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Tensor:
-    if name == "tid2eid":  # each token's experts, distinct and random
+    if name == "tid2eid":  # experts of each token, distinct and random
         return torch.rand(shape[0], config.n_routed_experts, generator=generator).argsort(1)[:, : shape[1]].contiguous()
     if "norm" in full:
         return torch.ones(shape)

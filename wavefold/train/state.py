@@ -1,9 +1,9 @@
-"""A run's state on disk: masters, moments, step. Written whole or not at all; the last good one is never lost.
+"""State of a run on disk: masters, moments, step. Writes are atomic, and the last good state is never lost.
 
     OUT/state/step-000200/{shard-00001-....safetensors, ..., state.json}      the newest two are kept
 
-Tensors are written by `torch.distributed.checkpoint` as safetensors, each process its shards: a state loads into any
-number of processes, and nothing in it is executed.
+`torch.distributed.checkpoint` writes tensors as safetensors, and every process writes its shards. A state loads into
+any number of processes, and loading executes nothing in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEEP = 2
 
 
 def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any], group: Group) -> None:
-    """Write the state after `step` steps; all processes call it. Raises OSError where the disk is full."""
+    """Writes the state after `step` steps. All processes call it. Raises OSError if the disk is full."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh, place = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     if group.first:
@@ -35,10 +35,10 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict
         fresh.mkdir(mode=0o700)
     group.wait()
     try:
-        with warnings.catch_warnings():  # of processes that are not there
+        with warnings.catch_warnings():  # torch warns about missing processes
             warnings.simplefilter("ignore")
             writer = dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True)
-            tensors = dict(sorted(tensors.items()))  # a resumed run's moments come in another order
+            tensors = dict(sorted(tensors.items()))  # the moments of a resumed run have another order
             dcp.save(tensors, storage_writer=writer, no_dist=group.size == 1)
     except dcp.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
@@ -55,13 +55,13 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict
 
 
 def states(folder: Path) -> list[Path]:
-    """The folders of all states, by step."""
+    """Returns the folders of all states, in the order of steps."""
     found = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*")]
     return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
 
 
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest state's folder and facts ("step" among them); None when there is none."""
+    """Returns folder and record (with "step") of the newest state, or None without a state."""
     every = states(folder)
     if not every:
         return None
@@ -73,7 +73,7 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def sweep_states(folder: Path) -> None:
-    """Remove what killed writers left, and say so. For the one process that holds the run's folder."""
+    """Removes the leftovers of killed writers, with a notice. Only the process with the lock calls it."""
     for entry in sorted(folder.glob(".step-*")):
         name = re.match(r"\.(step-\d+)", entry.name)
         if name and entry.name.endswith(".old") and not (folder / name[1]).exists():
@@ -84,7 +84,7 @@ def sweep_states(folder: Path) -> None:
 
 
 def load_tensors(state: Path, names: dict[str, Tensor], group: Group) -> None:
-    """Fill the tensors `names`, sharded ones with this process's rows. Raises ValueError for a damaged state."""
+    """Fills the tensors in `names`; sharded ones get the local rows. Raises ValueError for a damaged state."""
     shapes = stored_shapes(state)
     wrong = [name for name, tensor in names.items() if shapes.get(name) != tensor.shape]
     if wrong:
@@ -104,16 +104,16 @@ def load_tensors(state: Path, names: dict[str, Tensor], group: Group) -> None:
 
 
 def stored_shapes(state: Path) -> dict[str, torch.Size]:
-    """Names and whole shapes of the tensors of a state."""
+    """Returns the names and whole shapes of the tensors of a state."""
     try:
         metadata = dcp.HuggingFaceStorageReader(str(state)).read_metadata()
-    except Exception as error:  # whatever a damaged file makes the reader say
+    except Exception as error:  # a damaged file can raise anything in the reader
         raise _unread(state, error) from None
     return {name: entry.size for name, entry in metadata.state_dict_metadata.items() if hasattr(entry, "size")}
 
 
 def _unread(state: Path, error: BaseException) -> ValueError:
-    """A damaged state; or a good one that could not be read now, which nobody should remove."""
+    """Returns the error for a damaged state, or for a good one that cannot be read now and must not be removed."""
     short = isinstance(error, (OSError, MemoryError)) or "memory" in str(error)
     if short and not isinstance(error, FileNotFoundError):
         return ValueError(f"{state}: could not be read now ({error}); the state may be good: try again")

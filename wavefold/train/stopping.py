@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a run: the first ends it after the step, with a state; the second ends it at once."""
+"""SIGTERM and Ctrl-C during a run: the first one stops after the step, with a state; the second one at once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to end and has saved its state."""
+    """The run was asked to stop, and has saved its state."""
 
     def __init__(self, number: int, text: str):
         super().__init__(text)
         self.exit_code = 128 + number
-        """What a shell calls the end by this signal."""
+        """Exit code of a shell for this signal."""
 
 
 class Stopping:
-    """While the `with` block runs, `signal` is the number of the first signal that asked for an end, else 0.
+    """In the `with` block, `signal` is the number of the first stop signal, or 0.
 
-    A signal that the process ignores, as background jobs do Ctrl-C, stays ignored. Outside of the main thread, where no
-    handler may be set, signals do what they did before.
+    A signal that the process ignores (Ctrl-C in background jobs) stays ignored. Outside of the main thread no handler
+    can be set, so signals keep their effect.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Stopping:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()  # the next one ends the process at once
+        self._restore()  # the next signal ends the process at once
         print("wavefold: ends after this step, with a state; once more to end at once", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:

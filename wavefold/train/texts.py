@@ -1,13 +1,13 @@
-"""What a run reads: a corpus as token documents, with the tokenizer that made them.
+"""The input of a run: a corpus as token documents, and the tokenizer that encoded them.
 
     source                    tokenizer
-    text, a folder, stdlib    the first model's (--init); else one trained on the text, kept in OUT
-    chats                     the first model's, whose markers they need, else one trained on them
-    instruct: and a source    the same; chats are made of the docstrings in its Python files
-    token shards              the first model's: the shards' ids are its
+    text, a folder, stdlib    that of --init, else one trained on the text and stored in OUT
+    chats                     that of --init, which must have the chat markers, else one trained on the chats
+    instruct: and a source    the same; chats are generated from the docstrings in its Python files
+    token shards              that of --init, which encoded the shards
 
-Of chats the answers are learned, of everything else all. Chats longer than a sequence are never cut (`long_chats`), and
-every id is compared with the model's vocabulary (`vocabulary`).
+Only the answers of chats are learned; of other documents every token is. Chats longer than a sequence are never cut
+(`long_chats`), and every id is compared with the vocabulary of the model (`vocabulary`).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ SOURCE = "tokenizer_source.json"
 
 @dataclass(frozen=True)
 class Text:
-    """Documents to learn from and held-out ones; the latter's text too, where bits a byte mean something."""
+    """Documents to learn from and held-out ones, with the text of the latter if bits per byte are defined for it."""
 
     train: Documents
     held_out: Documents
     tokenizer: Tokenizer
     identity: dict[str, Any]
-    """What the documents are: their number, bytes and hash."""
+    """Number, bytes and hash of the documents."""
     held_out_text: tuple[Document, ...] = ()
 
 
@@ -60,11 +60,11 @@ def read_text(
     long_chats: LongChats = "refuse",
     anew: bool = False,
 ) -> Text:
-    """The corpus `source` (see `corpus.load_corpus`, or a folder of token shards) of a run in `out`.
+    """Reads the corpus `source` (see `corpus.load_corpus`, or a folder of token shards) for a run in `out`.
 
-    `seq_len`: tokens of the shortest sequences of the run; chats that are longer are treated as `long_chats` says.
-    `anew`: no run goes on, so a tokenizer in `out` may be of another run's text (see `_trained`). Raises ValueError for
-    what cannot be read, for token shards without a model whose ids they are, and for ids that are not the model's.
+    `seq_len`: tokens of the shortest sequences of the run. `long_chats`: policy for chats that are longer. `anew`: True
+    if no run resumes, so a tokenizer in `out` may belong to another text (see `_trained`). Raises ValueError for
+    unreadable sources, for token shards without `init`, and for ids outside of the vocabulary of the model.
     """
     if is_shards(Path(source)):
         if init is None:
@@ -101,11 +101,11 @@ def read_text(
 
 
 def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any]) -> None:
-    """Leave in `out` a tokenizer of this text, or one that a user has put there.
+    """Writes a tokenizer of this text to `out`, unless a user has put one there.
 
-    SOURCE says which text the tokenizer in `out` was trained on. An old tokenizer is removed before SOURCE is written,
-    and the new one is written after it: a run that was killed between, or before its first state, leaves nothing that
-    another run takes for its own.
+    SOURCE identifies the training text of the tokenizer in `out`. An old tokenizer is removed before SOURCE is written,
+    and the new one is written after it. So a run that is killed in between, or before its first state, leaves no
+    tokenizer that another run would mistake for its own.
     """
     source = {"data": identity, "vocab_size": vocab_size}
     try:
@@ -125,7 +125,7 @@ def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any
 
 
 def _asked_about(corpus: Corpus) -> Corpus:
-    """What a corpus's docstrings say, as chats."""
+    """Returns the docstrings of a corpus as chats."""
 
     def chats(documents: Sequence[Document]) -> tuple[Document, ...]:
         dialogues = enumerate(instruct_chats(documents, 0))

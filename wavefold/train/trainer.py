@@ -1,7 +1,7 @@
-"""The training loop: batch -> quantized forward -> losses -> gradients -> Muon and AdamW -> log; state now and then.
+"""The training loop: batch -> quantized forward -> losses -> gradients -> Muon and AdamW -> log, and states.
 
-A step depends on the seed, the step number and the state before it, and on nothing else: a run that was killed and
-resumed writes the same log as one that was not.
+A step depends only on the seed, the step number and the state before it. So a run that was killed and resumed writes
+the same log as one that was not.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from wavefold.train.stopping import Stopped, Stopping
 from wavefold.waves.group import Group
 
 NOTHING = PackedBatch(torch.zeros(2, dtype=torch.int64), torch.full((2,), IGNORED), (2,))
-"""What a process without a share runs: all gather shards together, or none."""
+"""A dummy batch for a process with no sequences: it must still join the all-gathers."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log. Losses in nats a token that is learned: `loss` a target, `mtp_loss` a target two places on.
+    """One line of the log. Losses are nats per learned target: `loss` one position ahead, `mtp_loss` two ahead.
 
-    `mtp_loss` is None where the MTP module rests, and where the batch has no learned target two places on.
-    `quantized` is the share of a routed expert's weights, another one each step, that the forward pass sees as values
-    of its format, the least of all processes: less than 1 means that quantization is off. `load` is the largest load of
-    an expert over the mean. `adapters_kept` is the share of the adapters' delta that the base's format keeps
-    (`kept_delta`), at steps of an evaluation; None at others, and without adapters.
+    `mtp_loss` is None if the MTP module did not run, or if the batch has no learned target two positions ahead.
+    `quantized` is the share of weights of a routed expert, another one each step, that are values of its format in the
+    forward pass: the minimum over processes. Less than 1 means that quantization is off. `load` is the largest load of
+    an expert over the mean load. `adapters_kept` is the share of the adapters' delta that the format of the base keeps
+    (`kept_delta`). It is None without adapters and at steps without evaluation.
     """
 
     step: int
@@ -71,11 +71,11 @@ class Progress:
 
 
 class Trainer:
-    """Trains `model` (float32 masters, or adapters on a packed one) on `batches`; its log and state under `out`.
+    """Trains `model` (float32 masters, or adapters on a packed one) on `batches`. Writes log and states to `out`.
 
-    `log.jsonl` has a line for each step. Resumes by itself from the newest state under `out`. `identity` is what the
-    run is beside its recipe (None: nothing else), `going_on` how it may differ from the state's. Raises ValueError
-    where they differ otherwise, and FloatingPointError, leaving the last good state, when a loss is not finite.
+    `log.jsonl` has a line for each step. The run resumes from the newest state in `out`. `identity`: identity of the
+    run (None: only the recipe). `going_on`: allowed differences to the state. Raises ValueError for other differences,
+    and FloatingPointError if a loss is not finite; the last good state stays.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._resume()
         if recipe.anticipate and self.step == 0:
-            self._save()  # a spike before the first state goes back to here
+            self._save()  # a spike before the next state goes back to this one
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> float:
-        """Train to the recipe's last step, reporting each; returns what `evaluate` gives then.
+        """Trains to the last step of the recipe and calls `report` after each step. Returns the final `evaluate()`.
 
-        SIGTERM and Ctrl-C end it after the step: a state is saved, and Stopped is raised in all processes.
+        SIGTERM and Ctrl-C stop it after the step: a state is saved, and Stopped is raised in all processes.
         """
         with Stopping() as stopping:
             return self._run(report, stopping)
@@ -147,13 +147,15 @@ class Trainer:
                 self._save()
             if asked:
                 raise Stopped(asked, f"{self.out}: ended at step {self.step}; the same command goes on from there")
-        return self.evaluate() if held_out is None else held_out  # a run that was finished before has not evaluated
+        return self.evaluate() if held_out is None else held_out  # a finished run has not evaluated yet
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Mean nats a token on the held-out batches, with the weights that an export would hold."""
+        """Returns the mean nats per token on the held-out batches, with the weights of an export."""
         nats = [0.0] * len(self.held_out)
-        for first in range(0, len(self.held_out), self.group.size):  # all run as often: they gather shards together
+        for first in range(
+            0, len(self.held_out), self.group.size
+        ):  # all processes run equally often, since they gather shards together
             number = first + self.group.rank
             counts = number < len(self.held_out)
             value = nats_of(self.objective, self.held_out[number if counts else 0])
@@ -162,14 +164,14 @@ class Trainer:
         return sum(self.group.sums(nats)) / sum(packed.num_targets for packed in self.held_out)
 
     def exported(self) -> dict[str, torch.Tensor]:
-        """The tensors of an official checkpoint of the model as it is now. All processes call it."""
+        """Returns the current model as tensors of an official checkpoint. All processes call it."""
         return self.masters.export(self.shards.gathered())
 
     def _train_step(self) -> dict[str, Any] | None:
-        """One step, and its line of the log; None, and nothing moved, where the loss is a spike."""
+        """Makes one step and returns its line of the log. After a spike it returns None and moves nothing."""
         recipe, step = self.recipe, self.step
         self.masters.quantize = schedule.quantize(recipe, step)
-        rounds_index = self.masters.quantize == "fp4"  # the index with the weights
+        rounds_index = self.masters.quantize == "fp4"  # the index is rounded when weights are
         self.model.arithmetic = replace(self.model.arithmetic, fp4_index=rounds_index)
         packed = self.batches(step)
         attention = schedule.attention(recipe, step)
@@ -216,7 +218,7 @@ class Trainer:
         }
 
     def _adapters_kept(self, step: int) -> float | None:
-        """What the log says of the adapters after `step` steps. All processes call it."""
+        """Returns `adapters_kept` of the log after `step` steps. All processes call it."""
         recipe = self.recipe
         if not recipe.lora_rank or (step != recipe.steps and step % recipe.eval_every):
             return None
@@ -225,7 +227,7 @@ class Trainer:
     def _backward(
         self, packed: PackedBatch, with_mtp: bool, training: TrainingPass
     ) -> tuple[float, float, float, float]:
-        """Gradients of the batch's mean losses, summed over the processes' shares; returns the means."""
+        """Computes gradients of the mean losses of the batch, summed over processes. Returns the means."""
         recipe = self.recipe
         share = packed.share(self.group.rank, self.group.size)
         here = float(bool(share.lengths))
@@ -247,7 +249,7 @@ class Trainer:
 
     @torch.no_grad()
     def _look_ahead(self, step: int, attention: AttentionStage) -> None:
-        """Choose the experts of a coming step's batch by the weights of now."""
+        """Chooses the experts for a coming batch by the current weights."""
         packed = self.batches(step)
         share = packed.share(self.group.rank, self.group.size)
         training = TrainingPass(attention)
@@ -255,7 +257,7 @@ class Trainer:
         self.anticipation.keep(step, training.chosen, packed, self.group)
 
     def _go_back(self) -> None:
-        """To the newest state, the first weights at the earliest, and on with anticipated routing."""
+        """Goes back to the newest state (at the earliest the first weights) and starts anticipatory routing."""
         spike = self.step
         self._resume()
         self.anticipation.begin(self.step)
@@ -267,7 +269,7 @@ class Trainer:
                 log.write(json.dumps(line) + "\n")
 
     def _masters(self) -> dict[str, Tensor]:
-        """What a run moves, by its name in a state: all parameters, or the adapters alone."""
+        """Returns the trained tensors by their names in a state: all parameters, or the adapters alone."""
         parameters = self.shards.parameters()
         names = self.shards.trained if self.recipe.lora_rank else parameters
         return {f"master.{name}": parameters[name] for name in names}
@@ -282,7 +284,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = newest_state(self.out / "state")
-        self.group.wait()  # until all have read, and before anybody writes
+        self.group.wait()  # all processes have read before any writes
         log = self.out / "log.jsonl"
         if state is None:
             if self.group.first and log.exists():
@@ -313,7 +315,7 @@ class Trainer:
 
 
 def _lines_until(log: Path, step: int) -> list[str]:
-    """The lines of a run's log up to a step; none where there is no log, which is said."""
+    """Returns the lines of a log up to a step. A missing log gives no lines and a notice."""
     if not log.is_file():
         warnings.warn(f"{log}: is missing; a new one begins after step {step}", Notice, stacklevel=2)
         return []
@@ -322,7 +324,7 @@ def _lines_until(log: Path, step: int) -> list[str]:
 
 
 def _step_of(line: str) -> int | float:
-    """The step that a line of the log is of; beyond all steps for one that was cut off."""
+    """Returns the step of a line of the log, or infinity for a truncated line."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -1,13 +1,13 @@
-"""Every order in which a few blocks on a few ranks can carry out a schedule: is anything read before it is there,
-overwritten before it was used, or waited for in vain?
+"""Explores every order in which a few blocks on a few ranks can carry out a schedule of the fused kernel.
 
-The tables are those that the kernel is given (`tables.py`); what a task reads and writes is told by what it is for,
-not by what it waits for. A block takes a task, begins it once its waits are over, and later is done with it; blocks
-may do so in any order and ranks may be runs apart. All states that this reaches are visited.
+Finds values that are read before they are written or after they are overwritten, and tasks that wait for ever. The
+tables are those of the kernel (`tables.py`). The reads and writes of a task follow from its purpose, not from its
+waits. A block takes a task, begins it once its waits are over, and later ends it. Blocks may do so in any order, and
+ranks may be in different runs. All reachable states are visited.
 
-    x, stage, act, y, back, out     a region is what one task writes; it has the epoch of its last writing
-    reading                         allowed if the region has the reader's epoch and nobody is writing it
-    writing                         allowed if all who had to read what is there have done so
+    x, stage, act, y, back, out     a region is the output of one task; it has the epoch of its last write
+    reading                         allowed if the region has the epoch of the reader and no task is writing it
+    writing                         allowed if all readers of the old content have ended
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wavefold.waves.fused.tables import Tables
 
 
 class Violation(Exception):
-    """A schedule that goes wrong, with the order of events that shows it."""
+    """A wrong schedule, with the order of events that shows it."""
 
 
 Region = tuple[str, int]
@@ -35,11 +35,11 @@ class _Task:
     name: str
     kind: Kind
     waits: list[tuple[int, int]] = field(default_factory=list)
-    """(mask, number): so many of the rank's own tasks of the mask."""
+    """(mask, number): waits for so many local tasks of the mask."""
     told: list[tuple[int, int, int]] = field(default_factory=list)
-    """(rank, flag, value): that the rank has told so much."""
+    """(rank, flag, value): waits until the rank has told this value."""
     reads: list[tuple[int, Region, str]] = field(default_factory=list)
-    """(rank, its region, what that is)."""
+    """(rank, region of that rank, description)."""
     writes: list[Region] = field(default_factory=list)
 
 
@@ -48,114 +48,134 @@ class _Rank:
     tasks: list[_Task]
     num_links: int
     tells: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    """Of each flag that this rank writes for all: (mask, number, value), when it does."""
+    """(mask, number, value) of each flag that this rank tells all: told once so many tasks of the mask have ended."""
     writer: dict[Region, int] = field(default_factory=dict)
-    """The bit of the task that writes a region of this rank."""
+    """Bit of the task that writes a region of this rank."""
     readers: dict[Region, dict[int, int]] = field(default_factory=dict)
-    """Of each region of this rank: by reading rank, the mask of its tasks that do."""
+    """Mask of the reading tasks, by region of this rank and by reading rank."""
 
 
 State = tuple[tuple[int, int, int], ...]
-"""Of each rank: epoch, done tasks, tasks that blocks are at."""
+"""(epoch, mask of ended tasks, mask of tasks in progress) of each rank."""
 
 
 def check(
     make: Callable[[int], Sequence[Tables]], rows: int, link_blocks: int = 1, blocks: int = 2, epochs: int = 2,
     early: Callable[[Kind], bool] = lambda kind: False,
 ) -> int:  # fmt: skip
-    """The number of states, all in order. `make(epoch)` gives the tables of all ranks, `rows` a tile's rows.
+    """Returns the number of states, if no order of events goes wrong.
 
-    `link_blocks` and `blocks` (for the other tasks) of each rank run. `early` seeds a fault: kinds of tasks that
-    signal before they have done their work. Raises Violation, with the events that lead there.
+    `make(epoch)` returns the tables of all ranks. `rows`: rows of a tile. `link_blocks` and `blocks` (for the other
+    tasks) of each rank run. `early` seeds a fault: tasks of these kinds signal before they have done their work. Raises
+    Violation with the events that lead to it.
     """
-    runs = [_model(make(epoch), rows) for epoch in range(1, epochs + 1)]
-    num_ranks = len(runs[0])
-    full = [[(1 << len(rank.tasks)) - 1 for rank in run] for run in runs]
-    early_masks = [
-        [sum(1 << i for i, task in enumerate(rank.tasks) if early(task.kind)) for rank in run] for run in runs
-    ]
-
-    def signalled(state: State, rank: int) -> int:
-        epoch, done, busy = state[rank]
-        return done | busy & early_masks[epoch][rank]
-
-    def may_begin(state: State, rank: int) -> list[int]:
-        epoch, done, busy = state[rank]
-        model = runs[epoch][rank]
-        taken = [next((i for i in range(a, model.num_links, link_blocks) if not done >> i & 1), -1)
-                 for a in range(link_blocks)]  # fmt: skip
-        over = (done >> model.num_links).bit_count() + blocks
-        taken += [i for i in range(model.num_links, min(len(model.tasks), model.num_links + over)) if not done >> i & 1]
-        return [i for i in taken if i >= 0 and not busy >> i & 1 and is_over(state, rank, model.tasks[i])]
-
-    def is_over(state: State, rank: int, task: _Task) -> bool:
-        """Whether a task need not wait."""
-        region_writers = signalled(state, rank)
-        if any((region_writers & mask).bit_count() < number for mask, number in task.waits):
-            return False
-        for who, flag, value in task.told:
-            mask, number, says = runs[state[who][0]][who].tells.get(flag, (0, 1, 0))
-            full_now = (signalled(state, who) & mask).bit_count() >= number
-            if (says if full_now else state[who][0]) < value:  # each earlier run told its own epoch
-                return False
-        return True
-
-    def version(state: State, rank: int, region: Region) -> int:
-        """The last run that wrote a region whole, -1 if none did."""
-        at, done, _ = state[rank]
-        if region == TOKENS or done & runs[at][rank].writer.get(region, 0):
-            return at
-        return next((run for run in range(at - 1, -1, -1) if region in runs[run][rank].writer), -1)
-
-    def check_begin(state: State, rank: int, i: int) -> None:
-        epoch = state[rank][0]
-        task = runs[epoch][rank].tasks[i]
-        for writer, region, name in task.reads:
-            at, _, busy = state[writer]
-            if version(state, writer, region) != epoch or busy & runs[at][writer].writer.get(region, 0):
-                when = "after it was overwritten" if at > epoch else "before it is there"
-                raise Violation(f"{task.name} of rank {rank} reads {name} of rank {writer} {when}")
-        check_readers(state, rank, epoch, task.writes, f"{task.name} of rank {rank}")
-
-    def check_readers(state: State, rank: int, epoch: int, regions: Sequence[Region], who: str) -> None:
-        """What the runs before left there was used."""
-        for run, region in itertools.product(range(epoch), regions):
-            for reader, mask in runs[run][rank].readers.get(region, {}).items():
-                at, done, _ = state[reader]
-                if at < run or (at == run and done & mask != mask):
-                    raise Violation(f"{who} overwrites {region[0]} before rank {reader} used it")
-
-    start: State = tuple((0, 0, 0) for _ in range(num_ranks))
+    machine = _Machine([_model(make(epoch), rows) for epoch in range(1, epochs + 1)], link_blocks, blocks, early)
+    start: State = tuple((0, 0, 0) for _ in machine.runs[0])
     seen: dict[State, tuple[State, str] | None] = {start: None}
     stack = [start]
     while stack:
         state = stack.pop()
-        moves = 0
         try:
-            for rank, (epoch, done, busy) in enumerate(state):
-                model = runs[epoch][rank]
-                following = []
-                for i in may_begin(state, rank):
-                    check_begin(state, rank, i)
-                    following.append(((epoch, done, busy | 1 << i), f"begin {model.tasks[i].name}"))
-                for i in range(len(model.tasks)):
-                    if busy >> i & 1:
-                        following.append(((epoch, done | 1 << i, busy & ~(1 << i)), f"end {model.tasks[i].name}"))
-                if done == full[epoch][rank] and epoch + 1 < epochs:
-                    check_readers(state, rank, epoch + 1, [TOKENS], f"rank {rank}, laying out tokens,")
-                    following.append(((epoch + 1, 0, 0), "next run"))
-                moves += len(following)
-                for local, event in following:
-                    new = (*state[:rank], local, *state[rank + 1 :])
-                    if new not in seen:
-                        seen[new] = state, f"rank {rank}: {event}"
-                        stack.append(new)
-            finished = all(epoch == epochs - 1 and done == full[epoch][r] for r, (epoch, done, _) in enumerate(state))
-            if not moves and not finished:
+            moves = machine.moves(state)
+            if not moves and not machine.is_finished(state):
                 raise Violation("blocks wait for each other for ever")
         except Violation as violation:
             raise Violation(f"{violation}, after:\n" + "\n".join(_history(seen, state))) from None
+        for new, event in moves:
+            if new not in seen:
+                seen[new] = state, event
+                stack.append(new)
     return len(seen)
+
+
+class _Machine:
+    """Ranks and their blocks: the events that can follow a state."""
+
+    def __init__(self, runs: list[list[_Rank]], link_blocks: int, blocks: int, early: Callable[[Kind], bool]):
+        self.runs, self.link_blocks, self.blocks = runs, link_blocks, blocks
+        self.full = [[(1 << len(rank.tasks)) - 1 for rank in run] for run in runs]
+        self.early_masks = [
+            [sum(1 << i for i, task in enumerate(rank.tasks) if early(task.kind)) for rank in run] for run in runs
+        ]
+
+    def is_finished(self, state: State) -> bool:
+        """True if all ranks have done all tasks of the last run."""
+        last = len(self.runs) - 1
+        return all(epoch == last and done == self.full[epoch][rank] for rank, (epoch, done, _) in enumerate(state))
+
+    def moves(self, state: State) -> list[tuple[State, str]]:
+        """Returns the states that can follow, each with its event. Raises Violation if an event is wrong."""
+        moves: list[tuple[State, str]] = []
+        for rank in range(len(state)):
+            for local, event in self._moves_of(state, rank):
+                moves.append(((*state[:rank], local, *state[rank + 1 :]), f"rank {rank}: {event}"))
+        return moves
+
+    def _moves_of(self, state: State, rank: int) -> list[tuple[tuple[int, int, int], str]]:
+        epoch, done, busy = state[rank]
+        tasks = self.runs[epoch][rank].tasks
+        following = []
+        for i in self._may_begin(state, rank):
+            self._check_begin(state, rank, i)
+            following.append(((epoch, done, busy | 1 << i), f"begin {tasks[i].name}"))
+        for i, task in enumerate(tasks):
+            if busy >> i & 1:
+                following.append(((epoch, done | 1 << i, busy & ~(1 << i)), f"end {task.name}"))
+        if done == self.full[epoch][rank] and epoch + 1 < len(self.runs):
+            self._check_readers(state, rank, epoch + 1, [TOKENS], f"rank {rank}, laying out tokens,")
+            following.append(((epoch + 1, 0, 0), "next run"))
+        return following
+
+    def _signalled(self, state: State, rank: int) -> int:
+        epoch, done, busy = state[rank]
+        return done | busy & self.early_masks[epoch][rank]
+
+    def _may_begin(self, state: State, rank: int) -> list[int]:
+        """Returns the tasks that a free block can take and that need not wait."""
+        epoch, done, busy = state[rank]
+        model, links = self.runs[epoch][rank], self.link_blocks
+        taken = [next((i for i in range(a, model.num_links, links) if not done >> i & 1), -1) for a in range(links)]
+        over = (done >> model.num_links).bit_count() + self.blocks
+        taken += [i for i in range(model.num_links, min(len(model.tasks), model.num_links + over)) if not done >> i & 1]
+        return [i for i in taken if i >= 0 and not busy >> i & 1 and self._is_over(state, rank, model.tasks[i])]
+
+    def _is_over(self, state: State, rank: int, task: _Task) -> bool:
+        """True if the waits of a task are over."""
+        signalled = self._signalled(state, rank)
+        if any((signalled & mask).bit_count() < number for mask, number in task.waits):
+            return False
+        for who, flag, value in task.told:
+            mask, number, says = self.runs[state[who][0]][who].tells.get(flag, (0, 1, 0))
+            full_now = (self._signalled(state, who) & mask).bit_count() >= number
+            if (says if full_now else state[who][0]) < value:  # an earlier run told its epoch
+                return False
+        return True
+
+    def _version(self, state: State, rank: int, region: Region) -> int:
+        """Returns the last run that wrote all of a region, or -1."""
+        at, done, _ = state[rank]
+        if region == TOKENS or done & self.runs[at][rank].writer.get(region, 0):
+            return at
+        return next((run for run in range(at - 1, -1, -1) if region in self.runs[run][rank].writer), -1)
+
+    def _check_begin(self, state: State, rank: int, i: int) -> None:
+        """Raises Violation if a task that begins reads a wrong version, or overwrites a region that is needed."""
+        epoch = state[rank][0]
+        task = self.runs[epoch][rank].tasks[i]
+        for writer, region, name in task.reads:
+            at, _, busy = state[writer]
+            if self._version(state, writer, region) != epoch or busy & self.runs[at][writer].writer.get(region, 0):
+                when = "after it was overwritten" if at > epoch else "before it is there"
+                raise Violation(f"{task.name} of rank {rank} reads {name} of rank {writer} {when}")
+        self._check_readers(state, rank, epoch, task.writes, f"{task.name} of rank {rank}")
+
+    def _check_readers(self, state: State, rank: int, epoch: int, regions: Sequence[Region], who: str) -> None:
+        """Raises Violation if a reader of an earlier run still needs one of the regions."""
+        for run, region in itertools.product(range(epoch), regions):
+            for reader, mask in self.runs[run][rank].readers.get(region, {}).items():
+                at, done, _ = state[reader]
+                if at < run or (at == run and done & mask != mask):
+                    raise Violation(f"{who} overwrites {region[0]} before rank {reader} used it")
 
 
 def _history(seen: dict[State, tuple[State, str] | None], state: State) -> list[str]:
@@ -167,7 +187,7 @@ def _history(seen: dict[State, tuple[State, str] | None], state: State) -> list[
 
 
 def _model(ranks: Sequence[Tables], rows: int) -> list[_Rank]:
-    """What the tables of one run say, and what their tasks read and write."""
+    """Returns the tasks of one run by rank, with their waits, reads and writes."""
     lists = [torch.cat((table.links, table.computes)).tolist() for table in ranks]
     models = [
         _Rank([_Task(_name(task), Kind(task[Column.KIND])) for task in tasks], len(table.links))
@@ -194,7 +214,7 @@ def _model(ranks: Sequence[Tables], rows: int) -> list[_Rank]:
 
 
 def _regions(models: list[_Rank], lists: Sequence[list[list[int]]], ranks: Sequence[Tables], rows: int) -> None:
-    """Fill in who reads what."""
+    """Fills in readers and writers of all regions."""
     written: list[dict[Region, int]] = []
     for model, tasks in zip(models, lists, strict=True):
         region_writers: dict[Region, int] = {}
@@ -242,7 +262,7 @@ def _regions(models: list[_Rank], lists: Sequence[list[list[int]]], ranks: Seque
 
 
 def _read(model: _Rank, region: Region, rank: int, task: int) -> None:
-    """A task of `rank` reads a region of the model's rank."""
+    """Notes that a task of `rank` reads a region of `model`."""
     by_rank = model.readers.setdefault(region, {})
     by_rank[rank] = by_rank.get(rank, 0) | 1 << task
 

@@ -23,16 +23,16 @@ def schedule(
     fault: Fault | None = None,
 ) -> Callable[[int], list[Tables]]:
     """ids: each rank's tokens' experts in the first run, in the second, and so on in turn."""
-    runs = [[torch.tensor(some, dtype=torch.int64).view(len(some), -1 if some else 2) for some in run] for run in ids]
+    runs = [[torch.tensor(rows, dtype=torch.int64).view(len(rows), -1 if rows else 2) for rows in run] for run in ids]
 
     def make(epoch: int) -> list[Tables]:
         routing = runs[(epoch - 1) % len(runs)]
         pairs = Pairs(waves, routing, ROWS)
-        weights = [torch.ones(some.shape) for some in routing]
-        made = [tables(pairs, weights, rank, widths, epoch) for rank in range(waves.num_ranks)]
-        for one in made if fault else ():
-            fault(one)  # type: ignore[misc]
-        return made
+        weights = [torch.ones(chosen.shape) for chosen in routing]
+        ranks = [tables(pairs, weights, rank, widths, epoch) for rank in range(waves.num_ranks)]
+        for table in ranks if fault else ():
+            fault(table)  # type: ignore[misc]
+        return ranks
 
     return make
 

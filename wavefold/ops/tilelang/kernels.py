@@ -184,6 +184,98 @@ def linear_2(shape: Shape) -> Any:
     return wavefold_linear_2
 
 
+def _pull(shape: Shape) -> Any:
+    """A macro that carries out one `pull` task: rows of a peer, and their scales."""
+    h = shape.hidden
+
+    @T.macro
+    def pull(pointers: Any, peer: Any, tokens: Any, stage: Any, stage_scale: Any, first: Any, count: Any,
+             free_at: Any, picoseconds: Any) -> None:  # fmt: skip
+        T.call_extern("handle", "wf_link_begin", T.address_of(free_at[0]), picoseconds, count * (h + h // BLOCK))
+        peer_rows = T.make_tensor_from_addr(pointers[0, peer], (1 << 20, h), "float8_e4m3fn")
+        their_scale = T.make_tensor_from_addr(pointers[1, peer], (1 << 20, h // BLOCK), "uint8")
+        for i in T.serial(count):
+            for j in T.Parallel(h):
+                stage[first + i, j] = peer_rows[tokens[first + i], j]
+            for j in T.Parallel(h // BLOCK):
+                stage_scale[first + i, j] = their_scale[tokens[first + i], j]
+        T.call_extern("handle", "wf_link_end", T.address_of(free_at[0]), picoseconds)
+
+    return pull
+
+
+def _fetch(shape: Shape) -> Any:
+    """A macro that carries out one `fetch` task: results of a peer."""
+    h = shape.hidden
+
+    @T.macro
+    def fetch(pointers: Any, peer: Any, pairs: Any, back: Any, first: Any, count: Any, free_at: Any,
+              picoseconds: Any) -> None:  # fmt: skip
+        T.call_extern("handle", "wf_link_begin", T.address_of(free_at[0]), picoseconds, count * 2 * h)
+        results = T.make_tensor_from_addr(pointers[2, peer], (1 << 22, h), "bfloat16")
+        for i in T.serial(count):
+            for j in T.Parallel(h):
+                back[pairs[first + i, 1], j] = results[pairs[first + i, 0], j]
+        T.call_extern("handle", "wf_link_end", T.address_of(free_at[0]), picoseconds)
+
+    return fetch
+
+
+def _add(shape: Shape) -> Any:
+    """A macro that carries out one `add` task."""
+    h, slots = shape.hidden, shape.slots
+
+    @T.macro
+    def add(back: Any, out: Any, first: Any, count: Any, total: Any) -> None:
+        for c in T.serial(h // BLOCK):
+            T.clear(total)
+            for slot in T.serial(slots):
+                for i, j in T.Parallel(CHUNK, BLOCK):
+                    if i < count:
+                        total[i, j] += T.cast(back[(first + i) * slots + slot, c * BLOCK + j], "float32")
+            for i, j in T.Parallel(CHUNK, BLOCK):
+                if i < count:
+                    out[first + i, c * BLOCK + j] = T.cast(total[i, j], "bfloat16")
+
+    return add
+
+
+def _carry_out(shape: Shape, num_ranks: int) -> Any:
+    """A macro that waits for the flags of a task, carries it out, and signals."""
+    inner, outer, pull, fetch, add = (make(shape) for make in (_inner, _outer, _pull, _fetch, _add))
+
+    @T.macro
+    def carry_out(task: Any, pointers: Any, flags: Any, need: Any, tokens: Any, stage: Any, stage_scale: Any,
+                  place: Any, route: Any, w1: Any, w1_scale: Any, w3: Any, w3_scale: Any, w2: Any, w2_scale: Any,
+                  act: Any, act_scale: Any, y: Any, pairs: Any, back: Any, out: Any, picoseconds: Any, free_at: Any,
+                  room: Any, total: Any) -> None:  # fmt: skip
+        first = task[Column.FIRST]
+        count = task[Column.COUNT]
+        column = task[Column.COLUMN]
+        expert = task[Column.EXPERT]
+        peer = task[Column.PEER]
+        for i in T.serial(2):
+            T.call_extern("handle", "wf_wait", T.address_of(flags[0]), T.address_of(need[0]),
+                          task[Column.WAIT + 2 * i], task[Column.WAIT_END + 2 * i])  # fmt: skip
+        if task[Column.KIND] == Kind.PULL:
+            pull(pointers, peer, tokens, stage, stage_scale, first, count, free_at, picoseconds)
+        elif task[Column.KIND] == Kind.INNER:
+            inner(stage, stage_scale, place, route, w1, w1_scale, w3, w3_scale, act, act_scale, first, column, expert,
+                  room)  # fmt: skip
+        elif task[Column.KIND] == Kind.OUTER:
+            outer(act, act_scale, w2, w2_scale, y, first, column, expert, room)
+        elif task[Column.KIND] == Kind.FETCH:
+            fetch(pointers, peer, pairs, back, first, count, free_at, picoseconds)
+        elif task[Column.KIND] == Kind.ADD:
+            add(back, out, first, count, total)
+        T.call_extern(
+            "handle", "wf_signal", T.address_of(flags[0]), T.address_of(need[0]), task[Column.DONE],
+            T.address_of(pointers[3, 0]), num_ranks, task[Column.TOLD], task[Column.VALUE],
+        )  # fmt: skip
+
+    return carry_out
+
+
 def fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
     """The whole part of a rank, by its tasks: `link_blocks` blocks carry out `links`, the others `computes`.
 
@@ -193,8 +285,12 @@ def fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
     """
     if not 0 < link_blocks < blocks:
         raise ValueError(f"{link_blocks} of {blocks} blocks for the link is not allowed; expected 1 to {blocks - 1}")
-    h, d, slots = shape.hidden, shape.inner, shape.slots
-    inner, outer = _inner(shape), _outer(shape)
+    return _fused(shape, num_ranks, link_blocks, blocks)
+
+
+def _fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
+    """The kernel of `fused`."""
+    h, d, slots, carry_out = shape.hidden, shape.inner, shape.slots, _carry_out(shape, num_ranks)
     n, u, p, e, m, nl, nc, nf = (T.dynamic(s) for s in ("n", "u", "p", "e", "m", "nl", "nc", "nf"))
 
     @T.prim_func
@@ -233,51 +329,9 @@ def fused(shape: Shape, num_ranks: int, link_blocks: int, blocks: int) -> Any:
                         task[i] = links[turn, i]
                     else:
                         task[i] = computes[turn, i]
-                first = task[Column.FIRST]
-                count = task[Column.COUNT]
-                column = task[Column.COLUMN]
-                expert = task[Column.EXPERT]
-                peer = task[Column.PEER]
-                for i in T.serial(2):
-                    T.call_extern("handle", "wf_wait", T.address_of(flags[0]), T.address_of(need[0]),
-                                  task[Column.WAIT + 2 * i], task[Column.WAIT_END + 2 * i])  # fmt: skip
-                if task[Column.KIND] == Kind.PULL:
-                    T.call_extern("handle", "wf_link_begin", T.address_of(free_at[0]), picoseconds,
-                                  count * (h + h // BLOCK))  # fmt: skip
-                    peer_rows = T.make_tensor_from_addr(pointers[0, peer], (1 << 20, h), "float8_e4m3fn")
-                    their_scale = T.make_tensor_from_addr(pointers[1, peer], (1 << 20, h // BLOCK), "uint8")
-                    for i in T.serial(count):
-                        for j in T.Parallel(h):
-                            stage[first + i, j] = peer_rows[tokens[first + i], j]
-                        for j in T.Parallel(h // BLOCK):
-                            stage_scale[first + i, j] = their_scale[tokens[first + i], j]
-                    T.call_extern("handle", "wf_link_end", T.address_of(free_at[0]), picoseconds)
-                elif task[Column.KIND] == Kind.INNER:
-                    inner(stage, stage_scale, place, route, w1, w1_scale, w3, w3_scale, act, act_scale, first, column,
-                          expert, room)  # fmt: skip
-                elif task[Column.KIND] == Kind.OUTER:
-                    outer(act, act_scale, w2, w2_scale, y, first, column, expert, room)
-                elif task[Column.KIND] == Kind.FETCH:
-                    T.call_extern("handle", "wf_link_begin", T.address_of(free_at[0]), picoseconds, count * 2 * h)
-                    results = T.make_tensor_from_addr(pointers[2, peer], (1 << 22, h), "bfloat16")
-                    for i in T.serial(count):
-                        for j in T.Parallel(h):
-                            back[pairs[first + i, 1], j] = results[pairs[first + i, 0], j]
-                    T.call_extern("handle", "wf_link_end", T.address_of(free_at[0]), picoseconds)
-                elif task[Column.KIND] == Kind.ADD:
-                    for c in T.serial(h // BLOCK):
-                        T.clear(total)
-                        for slot in T.serial(slots):
-                            for i, j in T.Parallel(CHUNK, BLOCK):
-                                if i < count:
-                                    total[i, j] += T.cast(back[(first + i) * slots + slot, c * BLOCK + j], "float32")
-                        for i, j in T.Parallel(CHUNK, BLOCK):
-                            if i < count:
-                                out[first + i, c * BLOCK + j] = T.cast(total[i, j], "bfloat16")
-                T.call_extern(
-                    "handle", "wf_signal", T.address_of(flags[0]), T.address_of(need[0]), task[Column.DONE],
-                    T.address_of(pointers[3, 0]), num_ranks, task[Column.TOLD], task[Column.VALUE],
-                )  # fmt: skip
+                carry_out(task, pointers, flags, need, tokens, stage, stage_scale, place, route, w1, w1_scale, w3,
+                          w3_scale, w2, w2_scale, act, act_scale, y, pairs, back, out, picoseconds, free_at, room,
+                          total)  # fmt: skip
                 if block < link_blocks:
                     turn = turn + link_blocks
                 else:
