@@ -350,6 +350,20 @@ def test_what_is_replaced_between_steps_counts_at_once(name: str) -> None:
     )
 
 
+def test_models_leave_each_other_s_structures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are built once for each of two models in turns, and not again for modules that others register."""
+    makes: list[Transformer] = []
+    make = cpu_layers.CpuLayers._make
+    monkeypatch.setattr(cpu_layers.CpuLayers, "_make", lambda self, model: makes.append(model) or make(self, model))
+    models = [random_model(CONFIG, seed, ARITHMETICS["released"], packed=True) for seed in (1, 2)]
+    sequences = [model.new_pool(256).open() for model in models]
+    for _ in range(3):
+        for model, sequence in zip(models, sequences, strict=True):
+            step(model, sequence)
+        torch.nn.Linear(2, 2)
+    assert makes == models
+
+
 def test_torch_s_default_dtype_is_no_concern_of_the_kernels() -> None:
     model = model_of(CONFIG, "released")
     sequence = model.new_pool(1024).open()

@@ -55,7 +55,7 @@ class CpuLayer:
 
 
 _num_registered = 0
-"""Parameters and modules that any module has registered so far: more of them may mean other layers."""
+"""Parameters and modules that any module has registered so far: after more of them, slots are looked up again."""
 
 
 def _count_registered(*_: object) -> None:
@@ -76,7 +76,8 @@ class CpuLayers:
 
     def __init__(self) -> None:
         self.layers: list[CpuLayer] = []
-        self._whole: native.WholeModel | None = None
+        self.whole: native.WholeModel | None = None
+        """The model for one call a pass, or None where experts are computed elsewhere or not all in memory."""
         self._compute: ExpertCompute | None = None
         self._arithmetic: Arithmetic | None = None
         self._generation = self._num_registered = -1
@@ -96,7 +97,6 @@ class CpuLayers:
             return False
         if not self._is_current(model):
             self._make(model)
-            self._num_registered = _num_registered
         return bool(self.layers)
 
     def _is_current(self, model: Transformer) -> bool:
@@ -106,23 +106,22 @@ class CpuLayers:
             return False
         if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
             return False
-        if self._num_registered != _num_registered or self._blocks != list(model.layers._modules.values()):
+        if self._blocks != list(model.layers._modules.values()):  # deleting one registers nothing
             return False
+        if self._num_registered != _num_registered:  # by any model's modules: only these count
+            if not _same_slots(self._slots, _slots(model)):
+                return False
+            self._num_registered = _num_registered
         return self._addresses == _addresses(self._slots)
-
-    @property
-    def whole(self) -> native.WholeModel | None:
-        """The model for one call a pass, or None where experts are computed elsewhere or not all in memory."""
-        return self._whole
 
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
         self._compute, self._arithmetic = model.experts, model.arithmetic
-        self._generation = model.experts.store.generation
+        self._generation, self._num_registered = model.experts.store.generation, _num_registered
         self._slots = _slots(model)
         self._addresses = _addresses(self._slots)
         self._blocks = list(model.layers._modules.values())
-        self._whole, self.layers = None, []
+        self.whole, self.layers = None, []
         if not as_stored(blocks):
             return
         _check_sizes(blocks, model.config)
@@ -130,7 +129,7 @@ class CpuLayers:
         if (experts := _expert_arrays(model.experts, len(blocks))) is None or not _ends_as_stored(model):
             return
         collapse = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
-        self._whole = native.WholeModel(
+        self.whole = native.WholeModel(
             [layer.parameters for layer in self.layers], experts, [layer.shared for layer in self.layers],
             model.config.swiglu_limit, model.embed.weight, collapse, model.norm.weight, model.head.weight,
         )  # fmt: skip
@@ -328,6 +327,11 @@ def _slots(model: Transformer) -> Slots:
         if parameter is not None
     ]
     return [parameters for parameters, _ in slots], [name for _, name in slots]  # type: ignore[misc]
+
+
+def _same_slots(slots: Slots, others: Slots) -> bool:
+    """True if both name the same places: dicts are compared by identity."""
+    return slots[1] == others[1] and all(map(operator.is_, slots[0], others[0]))
 
 
 def _addresses(slots: Slots) -> list[int]:

@@ -119,7 +119,7 @@ class Transformer(HyperConnected):
         """Applies `fn` to each tensor, routed experts included: `to` and the like call it."""
         super()._apply(fn, recurse)
         self.experts.store.apply(fn)
-        self._cpu = CpuLayers()  # modules keep their parameters and give them other memory
+        self._cpu = CpuLayers()  # memory of another dtype may have the old address
         return self
 
     @property
