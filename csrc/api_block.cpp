@@ -1,34 +1,16 @@
-// The C interface of blocks and of whole passes: every size is checked here, before a cache is written to.
-#include <algorithm>
-#include <cstring>
+// The C interface of a block's halves: every size is checked here, before a cache is written to.
 #include <new>
 #include <vector>
 
 #include "api.h"
 #include "attention_half.h"
 #include "experts.h"
-#include "hyper.h"
-#include "rowwise.h"
 
 using namespace wf;
 
 namespace {
 
-constexpr int64_t MOST_SPANS = 1 << 12, MOST_TOKENS = 1 << 16, MOST_EXPERTS = 1 << 12, MOST_LAYERS = 1 << 12;
-
-int check_spans(const wf_span *given, int64_t count, const wf_block &block, int64_t layer, std::vector<Span> &spans,
-                int64_t &tokens) {
-    if (!given) return WF_ERROR_NULL;
-    if (bad(count, MOST_SPANS)) return WF_ERROR_SHAPE;
-    spans.assign(size_t(count), Span{});
-    tokens = 0;
-    for (int64_t s = 0; s < count; s++) {
-        if (const int error = check_span(given[s], block, layer, tokens, spans[size_t(s)])) return error;
-        tokens += given[s].tokens;
-        if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
-    }
-    return WF_OK;
-}
+constexpr int64_t MOST_EXPERTS = 1 << 12;
 
 }  // namespace
 

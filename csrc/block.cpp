@@ -96,6 +96,20 @@ int check_span(const wf_span &given, const wf_block &block, int64_t layer, int64
     return view.key_tail_rows < reach || view.key_tail_rows > LARGEST ? WF_ERROR_SHAPE : WF_OK;
 }
 
+int check_spans(const wf_span *given, int64_t count, const wf_block &block, int64_t layer, std::vector<Span> &spans,
+                int64_t &tokens) {
+    if (!given) return WF_ERROR_NULL;
+    if (bad(count, MOST_SPANS)) return WF_ERROR_SHAPE;
+    spans.assign(size_t(count), Span{});
+    tokens = 0;
+    for (int64_t s = 0; s < count; s++) {
+        if (const int error = check_span(given[s], block, layer, tokens, spans[size_t(s)])) return error;
+        tokens += given[s].tokens;
+        if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
+    }
+    return WF_OK;
+}
+
 int check_expert(const wf_expert &given, int64_t hidden, Expert &expert) {
     expert.id = given.id;
     if (const int error = check_matrix(&given.w1, expert.w1)) return error;

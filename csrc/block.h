@@ -1,10 +1,14 @@
 // The checked forms of wf_block, wf_span and wf_expert: every size fits, every row that will be read is there.
 #pragma once
 
+#include <vector>
+
 #include "kernels.h"
 #include "rows.h"
 
 namespace wf {
+
+constexpr int64_t MOST_SPANS = 1 << 12, MOST_TOKENS = 1 << 16, MOST_LAYERS = 1 << 12;  // of a pass
 
 struct Mixer {
     Matrix fn;
@@ -43,6 +47,9 @@ struct Expert {
 // WF_OK and the checked form, or an error code.
 int check_block(const wf_block &given, Block &block);
 int check_span(const wf_span &given, const wf_block &block, int64_t layer, int64_t first, Span &span);
+// All spans of a pass in one layer, and the number of their tokens.
+int check_spans(const wf_span *given, int64_t count, const wf_block &block, int64_t layer, std::vector<Span> &spans,
+                int64_t &tokens);
 int check_expert(const wf_expert &given, int64_t hidden, Expert &expert);
 int check_ranges(const wf_range *given, int64_t count);
 

@@ -17,8 +17,6 @@
 namespace wf {
 namespace {
 
-constexpr int64_t MOST_SPANS = 1 << 12, MOST_TOKENS = 1 << 16, MOST_LAYERS = 1 << 12;
-
 struct Layer {
     Block block;
     std::vector<Span> spans;
@@ -37,7 +35,7 @@ struct Forward {
     int check(int64_t num_spans, const wf_span *spans, const int64_t *ids) {
         if (!model.blocks || !model.experts || !model.shared || !model.head_base || !model.head_scale || !model.norm)
             return WF_ERROR_NULL;
-        if (bad(model.layers, MOST_LAYERS) || bad(num_spans, MOST_SPANS)) return WF_ERROR_SHAPE;
+        if (bad(model.layers, MOST_LAYERS)) return WF_ERROR_SHAPE;
         layers.resize(size_t(model.layers));
         for (int64_t l = 0; l < model.layers; l++)
             if (const int error = check_layer(l, num_spans, spans, ids)) return error;
@@ -60,15 +58,8 @@ struct Forward {
         if (layer.shared.id >= 0) return WF_ERROR_SHAPE;
         if (l == 0) hidden = block.hidden, streams = block.streams, topk = block.topk;
         if (block.hidden != hidden || block.streams != streams || block.topk != topk) return WF_ERROR_SHAPE;
-        layer.spans.assign(size_t(num_spans), Span{});
-        tokens = 0;
-        for (int64_t s = 0; s < num_spans; s++) {
-            if (const int error = check_span(given[s], block, l, tokens, layer.spans[size_t(s)])) return error;
-            tokens += given[s].tokens;
-            if (tokens > MOST_TOKENS) return WF_ERROR_SHAPE;
-        }
-        if (const int error = check_table(block, ids, tokens)) return error;
-        return WF_OK;
+        if (const int error = check_spans(given, num_spans, block, l, layer.spans, tokens)) return error;
+        return check_table(block, ids, tokens);
     }
 
     void embed(const int64_t *ids, uint16_t *to) const {

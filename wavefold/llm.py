@@ -54,10 +54,10 @@ class LLM:
 
         `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
         default in float32; `dtype` says otherwise). `threads`: of the CPU kernels (None: torch's number, which also
-        computes float32).
-        `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`: the same bits however
-        tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`: "tilelang" lets a GPU's
-        kernels compute the routed experts. Raises ValueError for a folder or settings that cannot be used.
+        computes float32). `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`:
+        the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`:
+        "tilelang" lets a GPU's kernels compute the routed experts. Raises ValueError for a folder or settings that
+        cannot be used.
         """
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None

@@ -72,7 +72,7 @@ class Pool:
                 state.poison()
             return self._adopt(Sequence(self, state))
         at.check_open(self)
-        return self._adopt(at.sequence())
+        return self._adopt(Sequence.at(at))
 
     def _adopt(self, sequence: Sequence) -> Sequence:
         self.sequences.append(sequence)

@@ -59,14 +59,29 @@ class Sequence:
         """MTP rows that stay right whatever token comes next: the last token's row also reads the token after it."""
         return min(self.num_mtp_tokens, max(0, self.num_tokens - 1))
 
+    @classmethod
+    def at(cls, snapshot: Snapshot) -> Sequence:
+        """Returns a sequence with the past of `snapshot`, whose blocks it shares. `Pool.open` registers it."""
+        return cls._with_past(
+            snapshot.pool, snapshot.table, snapshot.num_tokens, snapshot.high, snapshot.num_mtp_tokens, snapshot.state
+        )
+
+    @classmethod
+    def _with_past(
+        cls, pool: Pool, table: list[int], num_tokens: int, high: int, num_mtp_tokens: int, state: SequenceState
+    ) -> Sequence:  # fmt: skip
+        """Returns a sequence that shares the blocks of `table` and has a copy of `state`."""
+        other = cls(pool, state.copy())
+        other.table, other.num_tokens, other._high = list(table), num_tokens, high
+        other.num_mtp_tokens = num_mtp_tokens
+        pool.blocks.share(table)
+        return other
+
     def fork(self) -> Sequence:
         """Returns a second sequence with the same past. The two share a block until one of them writes to it."""
         self._check_open()
-        other = Sequence(self.pool, self.state.copy())
-        other.table, other.num_tokens, other._high = list(self.table), self.num_tokens, self._high
-        other.num_mtp_tokens = self.sure_mtp_tokens
-        self.pool.blocks.share(self.table)
-        return self.pool._adopt(other)
+        lengths = self.num_tokens, self._high, self.sure_mtp_tokens
+        return self.pool._adopt(Sequence._with_past(self.pool, self.table, *lengths, self.state))
 
     def snapshot(self) -> Snapshot:
         """Returns the sequence as it is now, at a block boundary. The caller owns the snapshot until its `close`.

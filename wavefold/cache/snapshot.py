@@ -11,7 +11,6 @@ from wavefold.cache.state import SequenceState
 
 if TYPE_CHECKING:
     from wavefold.cache.pool import Pool
-    from wavefold.cache.sequence import Sequence
 
 
 class Snapshot:
@@ -52,16 +51,6 @@ class Snapshot:
         """The rings and tails as one contiguous buffer, memory of the snapshot. CPU pools only."""
         self.check_open(self.pool)
         return memoryview(self.state.buffer.numpy())  # type: ignore[arg-type]
-
-    def sequence(self) -> Sequence:
-        """Returns a sequence with this past that shares the blocks. `Pool.open(at=...)` registers it."""
-        from wavefold.cache.sequence import Sequence
-
-        opened = Sequence(self.pool, self.state.copy())
-        opened.table, opened.num_tokens, opened._high = list(self.table), self.num_tokens, self.high
-        opened.num_mtp_tokens = self.num_mtp_tokens
-        self.pool.blocks.share(self.table)
-        return opened
 
     def check_open(self, pool: Pool) -> None:
         """Raises ValueError for a snapshot that is closed or belongs to another pool than `pool`."""

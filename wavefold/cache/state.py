@@ -57,9 +57,7 @@ class SequenceState:
         `staged` has these rows, as many as a ring holds, oldest first from each ring's beginning.
         """
         for ring, rows in zip(self.rings(), staged.rings(), strict=True):
-            kept = min(num_tokens, ring.shape[1])
-            places = torch.arange(end - kept, end, device=ring.device) % ring.shape[1]
-            ring[:, places] = rows[:, :kept]
+            ring_store(ring.transpose(0, 1), rows[:, :num_tokens].transpose(0, 1), end)  # rows first, all layers
 
     @property
     def num_bytes(self) -> int:

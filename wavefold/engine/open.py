@@ -1,6 +1,6 @@
 """A checkpoint as a model that is ready to compute: on this device, with these threads, alone or over ranks.
 
-alone       every expert is here; on a GPU one kernel computes them, where it can
+alone       every expert is here; on a GPU kernels compute them where they are asked for
 over ranks  this process reads its share of the routed experts and asks the other processes for theirs
 """
 
@@ -63,8 +63,7 @@ def open_model(
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
     (None: plain torch; the kernels have not been timed on a chip). `threads`: of the model's runtime (None: torch's
-    number). Raises ValueError for a folder or settings that
-    cannot be used.
+    number). Raises ValueError for a folder or settings that cannot be used.
     """
     place = _usable(device)
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wavefold import ops
-from wavefold.cache import CacheLayout, FreshView, Pool, Records, Sequence, packed_records, plain_records
+from wavefold.cache import CacheLayout, FreshView, Pool, Records, Sequence, View, packed_records, plain_records
 from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
@@ -167,9 +167,8 @@ class Transformer(HyperConnected):
             raise ValueError(f"tokens of shape {list(tokens.shape)} are not allowed; expected [B, S] with S >= 2")
         streams = self.streams(tokens)[0].unflatten(0, tokens.shape)[:, :-1].flatten(0, 1)
         following = tokens[:, 1:].flatten().to(self.device)
-        batch = Batch.of(self.config, following, [FreshView(num_rows) for _ in range(len(tokens))])
-        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
-        return self.logits(hidden).unflatten(0, (len(tokens), num_rows))
+        views = [FreshView(num_rows) for _ in range(len(tokens))]
+        return self._predict(head, streams, following, views).unflatten(0, (len(tokens), num_rows))
 
     @torch.no_grad()
     @on_its_runtime
@@ -197,11 +196,15 @@ class Transformer(HyperConnected):
                 f"{self.hidden_size}]"
             )
         views = pool.begin_mtp(sequences, counts)
-        batch = Batch.of(self.config, following, views)
-        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
-        logits = self.logits(hidden)
+        logits = self._predict(head, streams, following, views)
         pool.commit(views)
         return logits
+
+    def _predict(self, head: MTP, streams: Tensor, following: Tensor, views: Seq[View]) -> Tensor:
+        """Returns the module's logits [n, vocab] for rows of streams and the token after each."""
+        batch = Batch.of(self.config, following, views)
+        hidden = head.predict(streams, self.embed(following, self.arithmetic), batch, self.experts, self.arithmetic)
+        return self.logits(hidden)
 
     def _mtp_head(self) -> MTP:
         if not self.mtp:

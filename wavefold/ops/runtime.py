@@ -60,12 +60,13 @@ class Runtime:
     def handle(self) -> library.Handle:
         """Returns the library's threads for a call. Raises ValueError where so many threads cannot be started."""
         threads = self.threads or torch.get_num_threads()
-        handle = self._handle
-        if handle is not None and handle.is_usable and handle.threads == threads:
+        if (handle := self._handle) is not None and handle.serves(threads):
             return handle
         with self._lock:  # a running call keeps the old handle alive until it returns
-            if self._handle is not None and self._handle.is_usable:
-                self._spent_ns += self._handle.inside_ns
+            if (handle := self._handle) is not None and handle.serves(threads):  # made by another thread meanwhile
+                return handle
+            if handle is not None and handle.is_usable:
+                self._spent_ns += handle.inside_ns
             self._handle = library.Handle(threads, self._isa, self.batch_invariant)
             return self._handle
 

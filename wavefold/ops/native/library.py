@@ -209,6 +209,10 @@ class Handle:
         """True in the process that made it. A forked child has its memory and none of its threads."""
         return self._process is _process
 
+    def serves(self, threads: int) -> bool:
+        """True if it has so many threads, in this process."""
+        return self.threads == threads and self.is_usable
+
     @property
     def inside_ns(self) -> int:
         """Nanoseconds that calls have spent inside."""
