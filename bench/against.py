@@ -1,6 +1,8 @@
 """This tree against an earlier commit: decoding and prompts of the same checkpoint, in turns within one run.
 
-    python bench/against.py REV MODEL [--decode 64] [--prompt 1024] [--turns 7] [--threads 2]
+    python bench/against.py REV MODEL [--decode 64] [--prompt 1024] [--sequences 4 16] [--turns 7] [--threads 2]
+
+`--sequences N`: steps of one token for each of N sequences that have read 256 random tokens.
 
 The earlier commit is checked out and its kernels are built under build/against/REV. Each tree runs in a process of its
 own, which loads the model once; then they take turns, so that other load on the machine meets both. Prints a
@@ -83,30 +85,42 @@ def work(root: str, model_path: str, threads: int, arithmetic: str) -> None:
     except ImportError:
         from wavefold.ops.native import timing
 
-        def run(tokens, sequence):  # type: ignore[no-untyped-def]
-            return model.logits(model.extend(tokens, [sequence], [len(tokens)])[-1:])
+        def run(tokens, sequences):  # type: ignore[no-untyped-def]
+            counts = [len(tokens) // len(sequences)] * len(sequences)
+            return model.logits(model.extend(tokens, sequences, counts)[counts[0] - 1 :: counts[0]])
     else:
 
-        def run(tokens, sequence):  # type: ignore[no-untyped-def]
-            return model.forward_step(Step(tokens, [sequence], [len(tokens)], [len(tokens) - 1]))
+        def run(tokens, sequences):  # type: ignore[no-untyped-def]
+            count = len(tokens) // len(sequences)
+            last = [count * number + count - 1 for number in range(len(sequences))]
+            return model.forward_step(Step(tokens, sequences, [count] * len(sequences), last))
 
     vocab, room = model.config.vocab_size, min(model.config.max_position_embeddings, 4096)
-    sequence = None
+    generator = torch.Generator().manual_seed(0)
+
+    def begin(number: int, past: int):  # type: ignore[no-untyped-def]
+        """Sequences of a new pool that have read `past` tokens each."""
+        pool = model.new_pool(room * number)
+        sequences = [pool.open() for _ in range(number)]
+        for sequence in sequences if past else ():
+            run(torch.randint(vocab, (past,), generator=generator), [sequence])
+        return sequences
+
+    sequences = {}  # by kind
     for line in sys.stdin:
         kind, count = line.split()
-        tokens = torch.arange(int(count)) * 7919 % vocab
-        if sequence is None or kind == "prompt" or sequence.num_tokens + int(count) > room:
-            if sequence is not None:
-                sequence.close()
-            sequence = model.new_pool(room).open()
-            if kind == "decode":
-                run(tokens[:64], sequence)
+        number, steps = int(kind) if kind.isdigit() else 1, int(count)
+        at = sequences.get(kind)
+        if at is None or kind == "prompt" or at[0].num_tokens + steps > room:
+            past = 0 if kind == "prompt" else 64 if kind == "decode" else 256
+            at = sequences[kind] = begin(number, past)
+        tokens = torch.randint(vocab, (number * steps,), generator=generator)
         with torch.no_grad(), timing() as spent:
             began = time.perf_counter()
-            for part in tokens.split(1024) if kind == "prompt" else tokens.split(1):
-                run(part, sequence)
+            for part in tokens.split(1024 if kind == "prompt" else number):
+                run(part, at)
             seconds = time.perf_counter() - began
-        figures = {"seconds": seconds / int(count), "outside": (seconds - spent.seconds) / int(count)}
+        figures = {"seconds": seconds / (number * steps), "outside": (seconds - spent.seconds) / (number * steps)}
         print(json.dumps(figures), flush=True)
 
 
@@ -116,6 +130,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--decode", type=int, default=64, help="tokens of a turn (0: none)")
     parser.add_argument("--prompt", type=int, default=1024, help="tokens of a prompt (0: none)")
+    parser.add_argument("--sequences", type=int, nargs="*", default=[], help="decoded together")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arithmetic", default="released")
@@ -124,6 +139,7 @@ def main() -> None:
     args.model = args.model.resolve()
     trees = [Tree("this tree", ROOT, args), Tree(args.revision, checkout(args.revision), args)]
     kinds = [(kind, count) for kind, count in (("decode", args.decode), ("prompt", args.prompt)) if count]
+    kinds += [(str(number), max(2, args.decode // number)) for number in args.sequences]
     for turn in range(args.turns + 1):
         for kind, count in kinds:
             for tree in trees[:: 1 if turn % 2 else -1]:
@@ -141,7 +157,7 @@ def main() -> None:
         ]  # fmt: skip
         outside = [tree.median(kind, "outside") / tree.median(kind) for tree in trees]
         table.add_row(
-            f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / earlier:,.1f} tokens/s",
+            f"{kind} sequences" if kind.isdigit() else f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / earlier:,.1f} tokens/s",
             f"{earlier / ours:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             ", ".join(f"{share:.1%}" for share in outside),
         )  # fmt: skip

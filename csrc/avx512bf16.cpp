@@ -9,6 +9,7 @@
 // x are the same whatever other rows there are.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "attention.h"
@@ -20,8 +21,6 @@ namespace wf {
 namespace {
 
 using Plain = SimdRows<Avx512>;  // products with float32 weights, and decoding
-
-constexpr int AHEAD = 8192;  // bytes of hints before their use
 
 alignas(64) constexpr uint8_t NUMBERS[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
@@ -46,20 +45,30 @@ struct Lines {
     const uint8_t *at;
     uint64_t outside;  // bytes of the first line that lie before the row, as many as of its last line lie in it
     __m512i places, line;
-    explicit Lines(const uint8_t *row) {
+    WF_INLINE void begin(const uint8_t *row) {
         const int skipped = int(reinterpret_cast<uintptr_t>(row) % 64);
         at = row - skipped;
         outside = (uint64_t(1) << skipped) - 1;
         places = _mm512_add_epi8(_mm512_load_si512(NUMBERS), _mm512_set1_epi8(char(skipped)));
         line = _mm512_maskz_loadu_epi8(~outside, at);
     }
-    inline __m512i next(bool last) {
+    WF_INLINE __m512i next(bool last) {
         at += 64;
-        _mm_prefetch((const char *)(uintptr_t(at) + AHEAD), _MM_HINT_NTA);  // of a row after this one, or of nothing
         const __m512i after = last ? _mm512_maskz_loadu_epi8(outside, at) : _mm512_load_si512(at);
         const __m512i codes = _mm512_permutex2var_epi8(line, places, after);
         line = after;
         return codes;
+    }
+};
+
+// What is asked for while other bytes are read.
+struct Hints {
+    const Feed &feed;
+    uintptr_t at;
+    WF_INLINE void next(int bytes) {
+#pragma GCC unroll 4
+        for (int line = 0; line < bytes; line += 64) ask(feed, at + line);
+        at += bytes;
     }
 };
 
@@ -128,73 +137,150 @@ struct BF16 {
     static inline __m512 scale(__m512 scales, int) { return scales; }
 };
 
-template <class Form, int R>
-WF_INLINE void step(const Form &form, Lines &codes, bool last, __m512 scale, const uint16_t *x, int64_t width,
-                    __m512 (&sum)[R]) {
-    __m512i w[4];
-    form.load(codes, last, w);
-    for (int r = 0; r < R; r++) {
-        const uint16_t *mine = x + r * width;
-        __m512 a = dot(_mm512_setzero_ps(), w[0], _mm512_load_si512(mine));
-        for (int j = 1; j < 4; j++) a = dot(a, w[j], _mm512_load_si512(mine + 32 * j));
-        sum[r] = Form::SCALED ? _mm512_fmadd_ps(a, scale, sum[r]) : _mm512_add_ps(a, sum[r]);
+// Sums of even chunks and of odd ones.
+template <int R>
+struct Sums {
+    __m512 even[R], odd[R];
+    WF_INLINE void clear() {
+        for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
+    }
+};
+
+// A chunk of P rows of the weight, each value of x loaded once for all of them.
+template <class Form, int R, int P>
+WF_INLINE void step(const Form &form, Lines *codes, bool last, const __m512 *scale, const uint16_t *x, bool odd,
+                    Sums<R> *sums) {
+    __m512i w[P][4];
+    for (int p = 0; p < P; p++) form.load(codes[p], last, w[p]);
+    constexpr int TURN = R == 1 || R > 4 ? 1 : 2;  // rows of x whose products are written side by side
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r += TURN) {
+        __m512 a[TURN][P];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+#pragma GCC unroll 4
+            for (int i = 0; i < TURN; i++) {
+                if (r + i >= R) break;
+                const __m512i right = _mm512_load_si512(x + (r + i) * CHUNK + 32 * j);
+                for (int p = 0; p < P; p++) a[i][p] = dot(j ? a[i][p] : _mm512_setzero_ps(), w[p][j], right);
+            }
+#pragma GCC unroll 4
+        for (int i = 0; i < TURN; i++)
+            for (int p = 0; p < P; p++) {
+                if (r + i >= R) break;
+                __m512 &sum = odd ? sums[p].odd[r + i] : sums[p].even[r + i];
+                sum = Form::SCALED ? _mm512_fmadd_ps(a[i][p], scale[p], sum) : _mm512_add_ps(a[i][p], sum);
+            }
     }
 }
 
-template <class Form, int R>
-void rows_of(const Matrix &m, const uint16_t *x, int64_t first, int64_t end, float *y, int64_t stride) {
-    const Form form;
-    const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
-    alignas(64) uint8_t padded[256] = {};
-    for (int64_t n = first; n < end; n++) {
-        const uint8_t *row = m.codes + n * row_bytes, *scales = m.scales_of(n);
-        Lines codes(whole ? row : padded);
-        __m512 even[R], odd[R];
-        for (int r = 0; r < R; r++) even[r] = odd[r] = _mm512_setzero_ps();
-        int64_t c = 0;
-        for (; c + 4 <= whole; c += 4) {
-            const __m512 four = Form::scales(scales + c * Form::SCALES, 4);
-            const bool last = c + 4 == whole;
+// Chunks c .. stop of rows n .. n + P of the weight; c is a multiple of 4.
+template <class Form, int R, int P>
+WF_INLINE void part_of_rows(const Form &form, const Matrix &m, int64_t n, int64_t c, int64_t stop, const uint16_t *x,
+                            Hints &hints, Sums<R> *sums) {
+    const int64_t whole = std::min(stop, m.columns / CHUNK), row_bytes = m.row_bytes();
+    const uint8_t *row[P], *scales[P];
+    Lines codes[P];
+    __m512 four[P], scale[P];
+    for (int p = 0; p < P; p++) {
+        row[p] = m.codes + (n + p) * row_bytes, scales[p] = m.scales_of(n + p);
+        if (c < whole) codes[p].begin(row[p] + c * Form::BYTES);
+    }
+    for (; c + 4 <= whole; c += 4) {
+        for (int p = 0; p < P; p++) four[p] = Form::scales(scales[p] + c * Form::SCALES, 4);
+        const bool last = c + 4 == whole;
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++)
-                step<Form, R>(form, codes, last && i == 3, Form::scale(four, i), x + (c + i) * CHUNK, width,
-                              i % 2 ? odd : even);
+        for (int i = 0; i < 4; i++) {
+            for (int p = 0; p < P; p++) scale[p] = Form::scale(four[p], i);
+            hints.next(P * Form::BYTES);
+            step<Form, R, P>(form, codes, last && i == 3, scale, x + (c + i) * R * CHUNK, i % 2, sums);
         }
-        for (; c < whole; c++) {
-            const __m512 one = Form::scales(scales + c * Form::SCALES, 1);
-            step<Form, R>(form, codes, c + 1 == whole, Form::scale(one, 0), x + c * CHUNK, width, even);
+    }
+    for (; c < whole; c++) {
+        for (int p = 0; p < P; p++) scale[p] = Form::scale(Form::scales(scales[p] + c * Form::SCALES, 1), 0);
+        step<Form, R, P>(form, codes, c + 1 == whole, scale, x + c * R * CHUNK, false, sums);
+    }
+    if (c == stop) return;
+    alignas(64) uint8_t padded[P][256] = {};  // the last columns, beside zeros
+    for (int p = 0; p < P; p++) {
+        uint8_t padded_scales[4] = {127, 127, 127, 127};
+        std::memcpy(padded[p], row[p] + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
+        if (Form::SCALED)
+            std::memcpy(padded_scales, scales[p] + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
+        scale[p] = Form::scale(Form::scales(padded_scales, 1), 0);
+        codes[p].begin(padded[p]);
+    }
+    step<Form, R, P>(form, codes, true, scale, x + c * R * CHUNK, true, sums);
+}
+
+template <int R>
+void finish(const Sums<R> &sums, float *y, int64_t stride) {
+    for (int r = 0; r < R; r++) y[r * stride] = _mm512_reduce_add_ps(_mm512_add_ps(sums.even[r], sums.odd[r]));
+}
+
+// One row of x: the rows of the weight one after the other.
+template <class Form>
+void row_of(const Matrix &m, const Feed &feed, const uint16_t *x, int64_t first, int64_t end, float *y) {
+    const Form form;
+    Hints hints = {feed, uintptr_t(m.codes + first * m.row_bytes()) + uintptr_t(feed.ahead)};
+    const int64_t later = feed.ahead / m.row_bytes() + 1;
+    for (int64_t n = first; n < end; n++) {
+        if (Form::SCALES > 1) Hints{feed, uintptr_t(m.scales_of(n + later))}.next(int(m.row_scales()));
+        Sums<1> sums;
+        sums.clear();
+        part_of_rows<Form, 1, 1>(form, m, n, 0, m.chunks(), x, hints, &sums);
+        finish<1>(sums, y + n, 0);
+    }
+}
+
+// Several: rows of the weight take turns, two at a time, over columns whose x stays in the nearest cache.
+template <class Form, int R>
+void rows_of(const Matrix &m, const Feed &feed, const uint16_t *x, int64_t first, int64_t end, float *y,
+             int64_t stride) {
+    constexpr int ROWS = R > 4 ? 8 : 16, SPAN = 64 / R / 4 * 4;  // chunks: 16 KB of x
+    const Form form;
+    const int64_t chunks = m.chunks();
+    for (; first < end; first += ROWS) {
+        const int rows = int(std::min<int64_t>(end - first, ROWS));
+        Hints hints = {feed, uintptr_t(m.codes + (first + ROWS) * m.row_bytes())};  // the rows of the next turn
+        if (Form::SCALES > 1) Hints{feed, uintptr_t(m.scales_of(first + ROWS))}.next(int(ROWS * m.row_scales()));
+        Sums<R> sums[ROWS];
+        for (int i = 0; i < rows; i++) sums[i].clear();
+        for (int64_t c = 0; c < chunks; c += SPAN) {
+            const int64_t stop = std::min<int64_t>(c + SPAN, chunks);
+            int i = 0;
+            for (; i + 2 <= rows; i += 2) part_of_rows<Form, R, 2>(form, m, first + i, c, stop, x, hints, sums + i);
+            if (i < rows) part_of_rows<Form, R, 1>(form, m, first + i, c, stop, x, hints, sums + i);
         }
-        if (m.columns % CHUNK) {  // the last columns, beside zeros
-            uint8_t padded_scales[4] = {127, 127, 127, 127};
-            std::memcpy(padded, row + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
-            if (Form::SCALED)
-                std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-            const __m512 one = Form::scales(padded_scales, 1);
-            Lines rest(padded);
-            step<Form, R>(form, rest, true, Form::scale(one, 0), x + c * CHUNK, width, odd);
-        }
-        for (int r = 0; r < R; r++) y[r * stride + n] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+        for (int i = 0; i < rows; i++) finish<R>(sums[i], y + first + i, stride);
     }
 }
 
 template <class Form>
-void rows_for(const Matrix &m, const uint16_t *x, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {
+void rows_for(const Matrix &m, const Feed &feed, const uint16_t *x, int x_rows, int64_t first, int64_t end, float *y,
+              int64_t stride) {
     switch (x_rows) {
-        case 1: return rows_of<Form, 1>(m, x, first, end, y, stride);
-        case 2: return rows_of<Form, 2>(m, x, first, end, y, stride);
-        case 3: return rows_of<Form, 3>(m, x, first, end, y, stride);
-        default: return rows_of<Form, 4>(m, x, first, end, y, stride);
+        case 1: return row_of<Form>(m, feed, x, first, end, y);
+        case 2: return rows_of<Form, 2>(m, feed, x, first, end, y, stride);
+        case 3: return rows_of<Form, 3>(m, feed, x, first, end, y, stride);
+        case 4: return rows_of<Form, 4>(m, feed, x, first, end, y, stride);
+        case 5: return rows_of<Form, 5>(m, feed, x, first, end, y, stride);
+        case 6: return rows_of<Form, 6>(m, feed, x, first, end, y, stride);
+        case 7: return rows_of<Form, 7>(m, feed, x, first, end, y, stride);
+        default: return rows_of<Form, 8>(m, feed, x, first, end, y, stride);
     }
 }
 
-void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {
+void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
+          int64_t stride) {
     const uint16_t *x = static_cast<const uint16_t *>(arranged);
     switch (m.form) {
-        case WF_FP4: return rows_for<FP4>(m, x, x_rows, first, end, y, stride);
-        case WF_FP8: return rows_for<FP8>(m, x, x_rows, first, end, y, stride);
-        case WF_BF16: return rows_for<BF16>(m, x, x_rows, first, end, y, stride);
+        case WF_FP4: return rows_for<FP4>(m, feed, x, x_rows, first, end, y, stride);
+        case WF_FP8: return rows_for<FP8>(m, feed, x, x_rows, first, end, y, stride);
+        case WF_BF16: return rows_for<BF16>(m, feed, x, x_rows, first, end, y, stride);
         default:
-            return Plain::rows_for<Plain::FP32>(m, static_cast<const float *>(arranged), x_rows, first, end, y, stride);
+            return Plain::rows_for<Plain::FP32>(m, feed, static_cast<const float *>(arranged), x_rows, first, end, y,
+                                                stride);
     }
 }
 
@@ -202,31 +288,49 @@ int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
     return m.form == WF_FP32 ? Plain::arranged_bytes(m, x_rows) : x_rows * m.chunks() * CHUNK * 2;
 }
 
-void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
-    if (m.form == WF_FP32) return Plain::arrange(m, x, x_rows, arranged);
-    const int64_t width = m.chunks() * CHUNK;
-    uint16_t *out = static_cast<uint16_t *>(arranged);
-    std::memset(out, 0, size_t(2 * x_rows * width));
-    for (int64_t r = 0; r < x_rows; r++) {
-        const uint16_t *row = x + r * m.columns;
-        if (m.form == WF_BF16) {
-            std::memcpy(out + r * width, row, size_t(2 * m.columns));
-            continue;
-        }
-        for (int64_t k = 0; k < m.columns; k += CHUNK) {
-            uint16_t chunk[CHUNK] = {}, *to = out + r * width + k;
-            std::memcpy(chunk, row + k, size_t(2 * (m.columns - k < CHUNK ? m.columns - k : CHUNK)));
-            for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 32; j++)
-                    to[32 * i + j] = chunk[m.form == WF_FP4 ? 4 * j + i : i / 2 * 64 + j / 8 * 16 + i % 2 * 8 + j % 8];
+// The words of a chunk in the order in which a form's vectors hold their columns.
+struct Order {
+    // words of vector i that come from the first half of the chunk, and from the second
+    alignas(64) uint16_t of[4][32];
+    explicit Order(int form) {
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 32; j++)
+                of[i][j] = uint16_t(form == WF_FP4   ? 4 * j + i
+                                    : form == WF_FP8 ? i / 2 * 64 + j / 8 * 16 + i % 2 * 8 + j % 8
+                                                     : 32 * i + j);
+    }
+    WF_INLINE void arrange(const __m512i (&in)[4], uint16_t *to) const {
+        for (int i = 0; i < 4; i++) {
+            const __m512i index = _mm512_load_si512(of[i]);  // a look-up ignores the bit that says which half
+            const __m512i low = _mm512_permutex2var_epi16(in[0], index, in[1]);
+            const __mmask32 upper = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
+            const __m512i high = _mm512_permutex2var_epi16(in[2], index, in[3]);
+            _mm512_store_si512(to + 32 * i, _mm512_mask_mov_epi16(low, upper, high));
         }
     }
+};
+
+void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
+    if (m.form == WF_FP32) return Plain::arrange(m, x, x_rows, arranged);
+    static const Order orders[] = {Order(WF_FP4), Order(WF_FP8), Order(WF_BF16)};
+    const Order &order = orders[m.form == WF_FP4 ? 0 : m.form == WF_FP8 ? 1 : 2];
+    uint16_t *to = static_cast<uint16_t *>(arranged);
+    for (int64_t k = 0; k < m.columns; k += CHUNK)
+        for (int64_t r = 0; r < x_rows; r++, to += CHUNK) {
+            __m512i words[4];
+            for (int i = 0; i < 4; i++) {
+                const int64_t left = m.columns - k - 32 * i;
+                const __mmask32 inside = left >= 32 ? ~__mmask32(0) : left <= 0 ? 0 : (__mmask32(1) << left) - 1;
+                words[i] = _mm512_maskz_loadu_epi16(inside, x + r * m.columns + k + 32 * i);
+            }
+            order.arrange(words, to);
+        }
 }
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {
-    "avx512bf16",          has_avx512bf16,      arrange, arranged_bytes, rows, Plain::decode,
-    &avx512bf16_attention, &avx512bf16_training};
+const Kernels avx512bf16_kernels = {"avx512bf16",         has_avx512bf16, MAX_ROWS,      arrange,
+                                    arranged_bytes,       rows,           Plain::decode, &avx512bf16_attention,
+                                    &avx512bf16_training, &avx512_kernels};
 
 }  // namespace wf

@@ -11,7 +11,8 @@
 namespace wf {
 namespace {
 
-constexpr int64_t PART = 256;  // columns of the sum that a thread takes at a time
+constexpr int64_t PART = 256;         // columns of the sum that a thread takes at a time
+constexpr int64_t SIDE_BY_SIDE = 64;  // tokens up to which all experts are computed together
 
 // gate clamped, silu(gate) * up * route, rounded: `n` values of a token.
 WF_CLONES void swiglu(const uint16_t *gate, const uint16_t *up, float route, float limit, int64_t n, uint16_t *out) {
@@ -119,7 +120,7 @@ struct Mixture {
     }
 
     bool run(uint16_t *out) {
-        const bool together = tokens <= FEW_ROWS;
+        const bool together = tokens <= SIDE_BY_SIDE;
         int64_t pairs = 1, inter = 1;
         for (const Share &share : shares) {
             const int64_t mine = share.rows * share.expert->w1.rows;

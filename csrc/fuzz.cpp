@@ -117,7 +117,7 @@ bool Fuzz::renew() {
         for (int kind = 0; kind < 4; kind++) {
             wf_runtime *runtime;
             const char *isa = i < isas.size() ? isas[i].c_str() : "generic";
-            if (wf_runtime_create(1 + kind / 2, isa, kind % 2, &runtime)) return false;
+            if (wf_runtime_create(1 + kind / 2, isa, kind % 2, nullptr, &runtime)) return false;
             runtimes_.push_back(runtime);
         }
     }

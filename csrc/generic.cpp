@@ -16,15 +16,15 @@ bool supported() { return true; }
 int64_t arranged_bytes(const Matrix &m, int64_t x_rows) { return x_rows * m.chunks() * CHUNK * 4; }
 
 void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
-    const int64_t width = m.chunks() * CHUNK;
     float *out = static_cast<float *>(arranged);
-    for (int64_t r = 0; r < x_rows; r++)
-        for (int64_t k = 0; k < width; k++)
-            out[r * width + k] = k < m.columns ? bf16_to_float(x[r * m.columns + k]) : 0;
+    for (int64_t c = 0; c < m.chunks(); c++)
+        for (int64_t r = 0; r < x_rows; r++)
+            for (int64_t k = c * CHUNK; k < (c + 1) * CHUNK; k++)
+                *out++ = k < m.columns ? bf16_to_float(x[r * m.columns + k]) : 0;
 }
 
-void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int64_t end, float *y, int64_t stride) {
-    const int64_t width = m.chunks() * CHUNK;
+void rows(const Matrix &m, const Feed &, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
+          int64_t stride) {
     const float *x = static_cast<const float *>(arranged);
     for (int64_t n = first; n < end; n++) {
         float total[MAX_ROWS][LANES] = {};
@@ -34,9 +34,10 @@ void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int6
             for (int64_t j = 0; j < count; j++) w[j] = value_at(m, n, k + j);
             const float scale = scale_at(m, n, k);
             for (int r = 0; r < x_rows; r++) {
+                const float *values = x + (k / CHUNK * x_rows + r) * CHUNK + k % CHUNK;
                 float part[LANES] = {};
                 for (int j = 0; j < BLOCK; j += LANES)
-                    for (int l = 0; l < LANES; l++) part[l] += w[j + l] * x[r * width + k + j + l];
+                    for (int l = 0; l < LANES; l++) part[l] += w[j + l] * values[j + l];
                 for (int l = 0; l < LANES; l++) total[r][l] += part[l] * scale;
             }
         }
@@ -56,7 +57,7 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported,          arrange,          arranged_bytes, rows,
-                                 decode,    &generic_attention, &generic_training};
+const Kernels generic_kernels = {"generic", supported, MAX_ROWS,           arrange,           arranged_bytes,
+                                 rows,      decode,    &generic_attention, &generic_training, nullptr};
 
 }  // namespace wf

@@ -20,7 +20,7 @@
 namespace wf {
 
 constexpr int CHUNK = 128;   // columns that a kernel takes at a time; x is padded with zeros to a multiple
-constexpr int MAX_ROWS = 4;  // rows of x that meet a weight row while it is in registers
+constexpr int MAX_ROWS = 8;  // rows of x that any kernel takes together
 
 // A matrix whose sizes have been checked.
 struct Matrix {
@@ -38,22 +38,43 @@ struct Matrix {
     }
 };
 
+// How memory is asked for weights before their use.
+struct Feed {
+    int hint, ahead;  // WF_HINT_..., bytes
+};
+
+// Asks for a line of what will be read, at an address that may lie outside of what is allocated.
+WF_INLINE void ask(const Feed &feed, uintptr_t at) {
+    switch (feed.hint) {  // (the kind of a hint is part of the instruction)
+        case WF_HINT_STREAM: __builtin_prefetch(reinterpret_cast<const void *>(at), 0, 0); break;
+        case WF_HINT_L1: __builtin_prefetch(reinterpret_cast<const void *>(at), 0, 3); break;
+        case WF_HINT_L2: __builtin_prefetch(reinterpret_cast<const void *>(at), 0, 2); break;
+        case WF_HINT_L3: __builtin_prefetch(reinterpret_cast<const void *>(at), 0, 1); break;
+        default: break;
+    }
+}
+
 struct AttentionKernels;
 struct TrainingKernels;
 
 struct Kernels {
     const char *name;
     bool (*supported)();
-    // x bfloat16 [x_rows, columns] -> the same in the order that `rows` wants, padded to chunks.
+    int together;  // rows of x that meet a weight row while it is in registers: at most MAX_ROWS
+    // x bfloat16 [x_rows, columns], at most `together` rows -> the same in the order that `rows` wants, padded to chunks:
+    // the rows' first chunks, then their second ones, and so on. (Rows that lie a power of two apart would share few
+    // places of a cache.)
     void (*arrange)(const Matrix &, const uint16_t *x, int64_t x_rows, void *arranged);
     int64_t (*arranged_bytes)(const Matrix &, int64_t x_rows);
-    // y[r * stride + n] for n in first .. end and up to MAX_ROWS arranged rows of x.
-    void (*rows)(const Matrix &, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
+    // y[r * stride + n] for n in first .. end and the rows of x that were arranged together. A row's bits do not depend on
+    // the rows beside it.
+    void (*rows)(const Matrix &, const Feed &, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
                  int64_t stride);
     // Rows first .. end as bfloat16 [end - first, columns].
     void (*decode)(const Matrix &, int64_t first, int64_t end, uint16_t *out);
     const AttentionKernels *attention;  // null: the generic ones
     const TrainingKernels *training;
+    const Kernels *in_float;  // where these multiply bfloat16: those that multiply float32 instead; else null
 };
 
 extern const Kernels generic_kernels;

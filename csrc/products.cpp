@@ -1,5 +1,6 @@
 #include "products.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "api.h"
@@ -14,40 +15,46 @@ constexpr int64_t MOST = 256;  // products of one pass
 constexpr int64_t LINE = 64;
 constexpr int64_t TILE = 512;      // rows of sums kept before they are rounded
 constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time
+constexpr int64_t NEAR = 1 << 17;  // bytes of weights that several groups of rows of x read one after the other
 
 bool same_x(const Product &a, const Product &b) {
     return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.x_fp8 == b.x_fp8 &&
            a.weight.columns == b.weight.columns;
 }
 
-// The rows of x that a product multiplies, in `copy` if they had to be changed.
-const uint16_t *plain_rows(const Product &p, uint16_t *copy) {
+// Rows begin .. stop of the x that a product multiplies, in `copy` if they had to be changed.
+const uint16_t *plain_rows(const Product &p, int64_t begin, int64_t stop, uint16_t *copy) {
     const int64_t columns = p.weight.columns;
-    if (!p.x_fp8 && p.stride == columns) return p.x;
-    for (int64_t r = 0; r < p.rows; r++) {
-        if (p.x_fp8) fp8_sim(p.x + r * p.stride, columns, 128, copy + r * columns);
-        else std::memcpy(copy + r * columns, p.x + r * p.stride, size_t(2 * columns));
+    if (!p.x_fp8 && p.stride == columns) return p.x + begin * columns;
+    for (int64_t r = begin; r < stop; r++) {
+        uint16_t *to = copy + (r - begin) * columns;
+        if (p.x_fp8) fp8_sim(p.x + r * p.stride, columns, 128, to);
+        else std::memcpy(to, p.x + r * p.stride, size_t(2 * columns));
     }
     return copy;
 }
 
+// Rows of x are multiplied in groups: as few equal ones as the kernels' registers allow.
+int64_t groups_of(const Kernels &kernels, int64_t rows) { return (rows + kernels.together - 1) / kernels.together; }
+int64_t groups_of(const Runtime &runtime, int64_t rows) { return groups_of(runtime.kernels_for(rows), rows); }
+
 bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    const Kernels &kernels = runtime.kernels;
     // arranged[i]: where product i finds its x, arranged once for all that share it
-    int64_t arranged[MOST], owners[MOST], owned = 0, used = 0, plain = 0, bytes = 0;
+    int64_t arranged[MOST], owners[MOST], ends[MOST], owned = 0, groups = 0, used = 0, plain = 0, bytes = 0;
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
-        bytes += p.weight.rows * p.weight.row_bytes() * ((p.rows + MAX_ROWS - 1) / MAX_ROWS);
+        bytes += p.weight.rows * p.weight.row_bytes() * groups_of(runtime, p.rows);
         int64_t other = 0;
         while (other < i && !(same_x(p, products[other]) && p.weight.form == products[other].weight.form)) other++;
         if (other < i) {
             arranged[i] = arranged[other];
             continue;
         }
-        owners[owned++] = i;
+        owners[owned] = i;
+        ends[owned++] = groups += groups_of(runtime, p.rows);
         arranged[i] = used;
-        used += padded(kernels.arranged_bytes(p.weight, p.rows), LINE);
-        const int64_t copy = padded(2 * p.rows * p.weight.columns, LINE);
+        used += padded(runtime.kernels_for(p.rows).arranged_bytes(p.weight, p.rows), LINE);
+        const int64_t copy = padded(2 * std::min<int64_t>(p.rows, MAX_ROWS) * p.weight.columns, LINE);
         plain = copy > plain ? copy : plain;
     }
     const int64_t threads = runtime.threads();
@@ -56,49 +63,58 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
     uint8_t *const plains = scratch + used;
     float *const sums = reinterpret_cast<float *>(plains + threads * plain);
     const auto arrange = [&](int64_t item, int thread) {
-        const Product &p = products[owners[item]];
-        const uint16_t *x = plain_rows(p, reinterpret_cast<uint16_t *>(plains + thread * plain));
-        kernels.arrange(p.weight, x, p.rows, scratch + arranged[owners[item]]);
+        int64_t owner = 0;
+        while (item >= ends[owner]) owner++;
+        const Product &p = products[owners[owner]];
+        const Kernels &kernels = runtime.kernels_for(p.rows);
+        const int64_t of = groups_of(runtime, p.rows), group = item - (ends[owner] - of);
+        const int64_t begin = p.rows * group / of, stop = p.rows * (group + 1) / of;
+        const uint16_t *x = plain_rows(p, begin, stop, reinterpret_cast<uint16_t *>(plains + thread * plain));
+        uint8_t *to = scratch + arranged[owners[owner]] + kernels.arranged_bytes(p.weight, begin);
+        kernels.arrange(p.weight, x, stop - begin, to);
     };
-    runtime.each(owned, arrange);
+    runtime.each(groups, arrange);
     next.tell(runtime);
     const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads
                                                : bytes / PART < most  ? bytes / PART
                                                                       : most;
+    const Feed feed = {runtime.tuning.hint, runtime.tuning.ahead};
     runtime.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
         int64_t passed = 0;
         for (int64_t i = 0; i < count && passed < stop; i++) {
             const Product &p = products[i];
-            const int64_t one = p.weight.row_bytes() * ((p.rows + MAX_ROWS - 1) / MAX_ROWS), rows = p.weight.rows;
+            const Kernels &kernels = runtime.kernels_for(p.rows);
+            const int64_t one = p.weight.row_bytes() * groups_of(runtime, p.rows), rows = p.weight.rows;
             // rows whose first byte lies in begin .. stop
             int64_t first = begin <= passed ? 0 : (begin - passed + one - 1) / one;
             int64_t end = stop <= passed ? 0 : (stop - passed + one - 1) / one;
             passed += rows * one;
             first = first < rows ? first : rows, end = end < rows ? end : rows;
-            const int64_t row_bytes = kernels.arranged_bytes(p.weight, 1);
-            for (int64_t n = first; n < end; n += TILE) {
-                const int64_t last = n + TILE < end ? n + TILE : end;
-                for (int64_t r = 0; r < p.rows; r += MAX_ROWS) {
-                    const int together = int(p.rows - r < MAX_ROWS ? p.rows - r : MAX_ROWS);
-                    const uint8_t *x = scratch + arranged[i] + r * row_bytes;
+            const int64_t groups = groups_of(runtime, p.rows), near = NEAR / p.weight.row_bytes();
+            // the next group reads the rows of the weight from a near cache
+            const int64_t tall = groups == 1 || near > TILE ? TILE : near < LINE ? LINE : near;
+            for (int64_t n = first; n < end; n += tall)
+                for (int64_t group = 0; group < groups; group++) {
+                    const int64_t last = std::min(n + tall, end);
+                    const int64_t r = p.rows * group / groups, together = p.rows * (group + 1) / groups - r;
+                    const uint8_t *x = scratch + arranged[i] + kernels.arranged_bytes(p.weight, r);
                     if (p.wide) {
-                        kernels.rows(p.weight, x, together, n, last, p.wide + r * p.y_stride, p.y_stride);
+                        kernels.rows(p.weight, feed, x, int(together), n, last, p.wide + r * p.y_stride, p.y_stride);
                         continue;
                     }
-                    kernels.rows(p.weight, x, together, n, last, tile - n, TILE);
+                    kernels.rows(p.weight, feed, x, int(together), n, last, tile - n, TILE);
                     for (int64_t s = 0; s < together; s++)
                         wf::round(tile + s * TILE, last - n, p.rounded + (r + s) * p.y_stride + n);
                 }
-            }
         }
     });
     return true;
 }
 
 bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    const AttentionKernels &kernels = runtime.attention();
+    const AttentionKernels &usual = runtime.attention();
     // a product's tasks are numbered tile by tile, so that threads share the rows of x rather than the weights
     int64_t last[MOST], sims[MOST], total = 0, used = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -114,7 +130,8 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
         sims[i] = used;
         used += padded(2 * p.rows * p.weight.columns, LINE);
     }
-    const int64_t one = kernels.gemm_bytes();
+    const AttentionKernels &in_float = Runtime::attention_of(runtime.kernels_for(INT64_MAX));
+    const int64_t one = std::max(usual.gemm_bytes(), in_float.gemm_bytes());
     uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(one * runtime.threads() + used));
     if (!scratch) return false;
     uint8_t *const copies = scratch + one * runtime.threads();
@@ -145,7 +162,7 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
                                p.wide ? p.wide + row * p.y_stride + first : nullptr,
                                p.wide ? nullptr : p.rounded + row * p.y_stride + first,
                                p.y_stride};
-        kernels.gemm(task, scratch + one * thread);
+        Runtime::attention_of(runtime.kernels_for(p.rows)).gemm(task, scratch + one * thread);
     });
     return true;
 }
@@ -155,10 +172,14 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
 bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     for (; count > MOST; products += MOST, count -= MOST)
         if (!multiply(runtime, products, MOST)) return false;
-    bool all_few = true;
-    for (int64_t i = 0; i < count; i++) all_few = all_few && products[i].rows <= FEW_ROWS;
-    return all_few || runtime.batch_invariant ? few(runtime, products, count, next)
-                                              : many(runtime, products, count, next);
+    Product parts[2][MOST];  // of few rows, of many
+    int64_t counts[2] = {0, 0};
+    for (int64_t i = 0; i < count; i++) {
+        const bool is_many = !runtime.batch_invariant && products[i].rows > runtime.tuning.few_rows;
+        parts[is_many][counts[is_many]++] = products[i];
+    }
+    if (counts[1] && !many(runtime, parts[1], counts[1], counts[0] ? Ahead() : next)) return false;
+    return !counts[0] || few(runtime, parts[0], counts[0], next);
 }
 
 }  // namespace wf

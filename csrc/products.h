@@ -8,9 +8,6 @@
 
 namespace wf {
 
-// Rows of x up to which a weight is decoded for each few of them.
-constexpr int64_t FEW_ROWS = 12;
-
 // y = x W^T for x bfloat16 [rows, columns], rows `stride` apart; y float32 or bfloat16 [rows, weight rows], rows
 // `y_stride` apart. With `x_fp8`, x goes through e4m3 first.
 struct Product {

@@ -50,7 +50,6 @@ template <class S>
 struct SimdRows {
     using F = typename S::F;
     static constexpr int L = S::LANES;
-    static constexpr int PREFETCH = 2048;  // bytes ahead in the stream of codes
 
     // A form loads COLUMNS columns as VECTORS vectors; SPAN columns share a vector of scales.
     struct FP4 {
@@ -112,7 +111,7 @@ struct SimdRows {
 
     template <class Form, int R>
     static WF_INLINE void chunk(Form &form, const uint8_t *codes, const float *values, const uint8_t *scales,
-                                const float *const (&x)[R], F (&sum)[R]) {
+                                const float *x, F (&sum)[R]) {
         constexpr int LOADS = Form::SPAN / Form::COLUMNS, V = Form::VECTORS;
         for (int k = 0; k < CHUNK; k += Form::SPAN) {
             F part[R][2];
@@ -123,7 +122,7 @@ struct SimdRows {
                 form.load(codes + first * Form::BYTES / CHUNK, w);
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++) {
-                    const float *mine = x[r] + first;
+                    const float *mine = x + r * CHUNK + first;
 #pragma GCC unroll 8
                     for (int j = 0; j < V; j++) {
                         F &to = part[r][j % 2];
@@ -139,17 +138,17 @@ struct SimdRows {
 
     // Chunks c .. stop of row n of the weight.
     template <class Form, int R>
-    static WF_INLINE void part_of_row(const Matrix &m, int64_t n, int64_t c, int64_t stop, int64_t ahead,
-                                      const float *x, Form &form, F (&sum)[R]) {
-        const int64_t whole = m.columns / CHUNK, width = m.chunks() * CHUNK, row_bytes = m.row_bytes();
+    static WF_INLINE void part_of_row(const Matrix &m, const Feed &feed, int64_t n, int64_t c, int64_t stop,
+                                      int64_t ahead, const float *x, Form &form, F (&sum)[R]) {
+        const int64_t whole = m.columns / CHUNK, row_bytes = m.row_bytes();
         const uint8_t *codes = m.codes + n * row_bytes, *scales = Form::SCALES ? m.scales_of(n) : nullptr;
-        const float *values = scale_values(), *mine[R];
-        for (int r = 0; r < R; r++) mine[r] = x + r * width + c * CHUNK;
+        const float *values = scale_values();
+        x += c * R * CHUNK;
         for (const int64_t end = stop < whole ? stop : whole; c < end; c++) {
             for (int line = 0; line < Form::BYTES; line += 64)
-                __builtin_prefetch(codes + c * Form::BYTES + line + ahead);
-            chunk<Form, R>(form, codes + c * Form::BYTES, values, scales + c * Form::SCALES, mine, sum);
-            for (int r = 0; r < R; r++) mine[r] += CHUNK;
+                ask(feed, uintptr_t(codes + c * Form::BYTES + line) + uintptr_t(ahead));
+            chunk<Form, R>(form, codes + c * Form::BYTES, values, scales + c * Form::SCALES, x, sum);
+            x += R * CHUNK;
         }
         if (c == stop) return;
         alignas(64) uint8_t padded[Form::BYTES] = {};  // the last columns, beside zeros
@@ -157,14 +156,15 @@ struct SimdRows {
         std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
         if (Form::SCALES)
             std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-        chunk<Form, R>(form, padded, values, padded_scales, mine, sum);
+        chunk<Form, R>(form, padded, values, padded_scales, x, sum);
     }
 
     // Eight rows of the weight take turns over columns whose x stays in the nearest cache.
     template <class Form, int R>
-    static void rows_of(const Matrix &m, const float *x, int64_t first, int64_t end, float *y, int64_t stride) {
+    static void rows_of(const Matrix &m, const Feed &feed, const float *x, int64_t first, int64_t end, float *y,
+                        int64_t stride) {
         constexpr int ROWS = 8, TILE = 32 / R;  // chunks
-        const int64_t chunks = m.chunks(), ahead = chunks > TILE ? m.row_bytes() : PREFETCH;
+        const int64_t chunks = m.chunks(), ahead = chunks > TILE ? m.row_bytes() : feed.ahead;
         for (; first < end; first += ROWS) {
             const int rows = int(end - first < ROWS ? end - first : ROWS);
             Form forms[ROWS];
@@ -175,7 +175,7 @@ struct SimdRows {
                     F sum[R];
                     for (int r = 0; r < R; r++) sum[r] = sums[i][r];
                     const int64_t stop = tile + TILE < chunks ? tile + TILE : chunks;
-                    part_of_row<Form, R>(m, first + i, tile, stop, ahead, x, form, sum);
+                    part_of_row<Form, R>(m, feed, first + i, tile, stop, ahead, x, form, sum);
                     for (int r = 0; r < R; r++) sums[i][r] = sum[r];
                     forms[i] = form;
                 }
@@ -185,24 +185,30 @@ struct SimdRows {
     }
 
     template <class Form>
-    static void rows_for(const Matrix &m, const float *x, int x_rows, int64_t first, int64_t end, float *y,
-                         int64_t stride) {
+    static void rows_for(const Matrix &m, const Feed &feed, const float *x, int x_rows, int64_t first, int64_t end,
+                         float *y, int64_t stride) {
         switch (x_rows) {
-            case 1: return rows_of<Form, 1>(m, x, first, end, y, stride);
-            case 2: return rows_of<Form, 2>(m, x, first, end, y, stride);
-            case 3: return rows_of<Form, 3>(m, x, first, end, y, stride);
-            default: return rows_of<Form, 4>(m, x, first, end, y, stride);
+            case 1: return rows_of<Form, 1>(m, feed, x, first, end, y, stride);
+            case 2: return rows_of<Form, 2>(m, feed, x, first, end, y, stride);
+            case 3: return rows_of<Form, 3>(m, feed, x, first, end, y, stride);
+            case 4: return rows_of<Form, 4>(m, feed, x, first, end, y, stride);
         }
+        if constexpr (S::TOGETHER > 4) switch (x_rows) {
+                case 5: return rows_of<Form, 5>(m, feed, x, first, end, y, stride);
+                case 6: return rows_of<Form, 6>(m, feed, x, first, end, y, stride);
+                case 7: return rows_of<Form, 7>(m, feed, x, first, end, y, stride);
+                case 8: return rows_of<Form, 8>(m, feed, x, first, end, y, stride);
+            }
     }
 
-    static void rows(const Matrix &m, const void *arranged, int x_rows, int64_t first, int64_t end, float *y,
-                     int64_t stride) {
+    static void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end,
+                     float *y, int64_t stride) {
         const float *x = static_cast<const float *>(arranged);
         switch (m.form) {
-            case WF_FP4: return rows_for<FP4>(m, x, x_rows, first, end, y, stride);
-            case WF_FP8: return rows_for<FP8>(m, x, x_rows, first, end, y, stride);
-            case WF_BF16: return rows_for<BF16>(m, x, x_rows, first, end, y, stride);
-            default: return rows_for<FP32>(m, x, x_rows, first, end, y, stride);
+            case WF_FP4: return rows_for<FP4>(m, feed, x, x_rows, first, end, y, stride);
+            case WF_FP8: return rows_for<FP8>(m, feed, x, x_rows, first, end, y, stride);
+            case WF_BF16: return rows_for<BF16>(m, feed, x, x_rows, first, end, y, stride);
+            default: return rows_for<FP32>(m, feed, x, x_rows, first, end, y, stride);
         }
     }
 
@@ -236,7 +242,8 @@ template <class S>
 constexpr Kernels simd_kernels(const char *name, bool (*supported)(), const AttentionKernels *attention,
                                const TrainingKernels *training) {
     using Rows = SimdRows<S>;
-    return {name, supported, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode, attention, training};
+    return {name,       supported,    S::TOGETHER, Rows::arrange, Rows::arranged_bytes,
+            Rows::rows, Rows::decode, attention,   training,      nullptr};
 }
 
 }  // namespace wf

@@ -24,6 +24,22 @@ const Kernels *const all_kernels[] = {
 
 constexpr int32_t MOST_THREADS = 1024;
 
+// Measured with `wavefold bench` on Zen 4 and Zen 5, and on one Intel server with AVX512-BF16 (docs/processors.md).
+wf_tuning usual_tuning(const Kernels &kernels) {
+    wf_tuning tuning = {WF_HINT_L2, 8192, 24, 0};
+#if defined(WF_X86)
+    // a core's products of bfloat16 are half as fast there as its float32 multiply-adds
+    if (kernels.in_float && __builtin_cpu_is("intel")) tuning.hint = WF_HINT_L3, tuning.float_rows = 4;
+#endif
+    if (&kernels == &wf::generic_kernels) tuning.hint = WF_HINT_NONE;
+    return tuning;
+}
+
+bool sound(const wf_tuning &tuning) {
+    return tuning.hint >= WF_HINT_NONE && tuning.hint <= WF_HINT_L3 && tuning.ahead >= 0 && tuning.ahead <= 1 << 20 &&
+           tuning.few_rows >= 1 && tuning.few_rows <= 256 && tuning.float_rows >= 0 && tuning.float_rows <= 1024;
+}
+
 }  // namespace
 
 namespace wf {
@@ -32,8 +48,13 @@ Runtime::~Runtime() {
     for (void *scratch : scratch_) std::free(scratch);
 }
 
-const AttentionKernels &Runtime::attention() const {
+const AttentionKernels &Runtime::attention_of(const Kernels &kernels) {
     return kernels.attention ? *kernels.attention : generic_attention;
+}
+
+const Kernels &Runtime::kernels_for(int64_t rows) const {
+    const int64_t from = batch_invariant && tuning.float_rows > 1 ? 0 : tuning.float_rows;
+    return kernels.in_float && from > 0 && rows >= from ? *kernels.in_float : kernels;
 }
 
 void *Runtime::scratch(int64_t bytes, int slot) {
@@ -70,14 +91,25 @@ const char *wf_isas(void) {
     return names.text;
 }
 
-int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime) {
+int wf_usual_tuning(const char *isa, wf_tuning *tuning) {
+    if (!tuning) return WF_ERROR_NULL;
+    const Kernels *kernels = wf::kernels_named(isa);
+    if (!kernels) return WF_ERROR_ISA;
+    *tuning = usual_tuning(*kernels);
+    return WF_OK;
+}
+
+int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, const wf_tuning *tuning,
+                      wf_runtime **runtime) {
     if (!runtime) return WF_ERROR_NULL;
     *runtime = nullptr;
     if (threads < 1 || threads > MOST_THREADS) return WF_ERROR_THREADS;
     const Kernels *kernels = wf::kernels_named(isa);
     if (!kernels) return WF_ERROR_ISA;
+    const wf_tuning usual = tuning ? *tuning : usual_tuning(*kernels);
+    if (!sound(usual)) return WF_ERROR_TUNING;
     try {
-        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0);
+        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0, usual);
     } catch (const std::system_error &) {
         return WF_ERROR_THREADS;
     } catch (const std::bad_alloc &) {

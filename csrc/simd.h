@@ -33,6 +33,7 @@ template <int N>
 struct Vector {
     static constexpr int LANES = N;
     static constexpr int TILE_ROWS = 2, TILE_VECTORS = 2;  // of a product that is held in registers
+    static constexpr int TOGETHER = 4;                     // rows of x that meet a weight row in registers: 4 or 8
     using F = typename Words<N>::F;
     using U = typename Words<N>::U;
     using H = typename Words<N>::H;  // 2 N words of 16 bits, and the same signed

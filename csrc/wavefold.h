@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 9
+#define WF_ABI 10
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -34,7 +34,8 @@ enum {
     WF_ERROR_FORM = 4,    /* no such form */
     WF_ERROR_THREADS = 5, /* a thread count out of range, or threads that could not be started */
     WF_ERROR_MEMORY = 6,  /* no memory for scratch */
-    WF_ERROR_ISA = 7      /* an instruction set that is unknown, or that this processor lacks */
+    WF_ERROR_ISA = 7,     /* an instruction set that is unknown, or that this processor lacks */
+    WF_ERROR_TUNING = 8   /* a value of wf_tuning out of range */
 };
 
 typedef struct {
@@ -72,13 +73,31 @@ WF_API int wf_abi(void);
 /* Instruction sets compiled in that this processor has, best first, separated by blanks. */
 WF_API const char *wf_isas(void);
 
+/* How a processor likes to be fed, and what it multiplies fastest (wavefold/ops/tuning.py measures it).
+ *
+ *   hint        the kind of hint that asks for weights before their use
+ *   ahead       bytes from a weight in use to the one that is asked for, for one row of x: 0 to 1 MiB
+ *   few_rows    rows of x up to which a weight is decoded in registers for a few of them at a time; more meet tiles of
+ *               decoded weights: 1 to 256
+ *   float_rows  rows of x from which products are float32 multiply-adds on a processor that has products of bfloat16:
+ *               1 to 1024, or 0 for never. A batch-invariant runtime takes them for all rows (1) or none.
+ */
+enum { WF_HINT_NONE = 0, WF_HINT_STREAM = 1, WF_HINT_L1 = 2, WF_HINT_L2 = 3, WF_HINT_L3 = 4 };
+
+typedef struct {
+    int32_t hint, ahead, few_rows, float_rows;
+} wf_tuning;
+
 /* What calls run on: `threads` threads, the calling one among them (the others are pinned to a core each and sleep between
  * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
  * last release; who calls must hold it. */
-WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime);
+WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, const wf_tuning *tuning,
+                             wf_runtime **runtime);
+/* The tuning of an instruction set (null: the best) for this processor where nobody has measured. */
+WF_API int wf_usual_tuning(const char *isa, wf_tuning *tuning);
 WF_API void wf_runtime_share(wf_runtime *runtime);
 WF_API void wf_runtime_release(wf_runtime *runtime);
 WF_API const char *wf_runtime_isa(const wf_runtime *runtime);

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 9
+ABI = 10
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -31,6 +31,7 @@ ERRORS = {
     5: "that many threads cannot be had",
     6: "no memory for scratch",
     7: "an instruction set that is unknown, or that this processor lacks",
+    8: "a value of the tuning is out of range",
 }
 
 
@@ -53,7 +54,7 @@ class MatrixStruct(ctypes.Structure):
 _int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
 _two = [_int64, _int64]
 SIGNATURES: dict[str, list[Any]] = {
-    "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, ctypes.POINTER(_pointer)],
+    "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, _pointer, ctypes.POINTER(_pointer)],
     "wf_runtime_release": [_pointer],
     "wf_runtime_inside_ns": [_pointer],
     "wf_linear": [_pointer, _matrix, _pointer, _int64, _int32, _pointer, _int32],
@@ -197,7 +198,7 @@ class Handle:
         self._address = ctypes.c_void_p()
         self._process = _process
         name = None if isa is None else isa.encode()
-        check(require().wf_runtime_create(threads, name, batch_invariant, ctypes.byref(self._address)))
+        check(require().wf_runtime_create(threads, name, batch_invariant, None, ctypes.byref(self._address)))
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:
