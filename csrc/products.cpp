@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t MOST = 256;  // products of one pass
 constexpr int64_t LINE = 64;
 constexpr int64_t TILE = 512;      // rows of sums kept before they are rounded
-constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time
+constexpr int64_t PART = 1 << 16;  // bytes of weights that a thread takes at a time, at the least
 constexpr int64_t NEAR = 1 << 17;  // bytes of weights that several groups of rows of x read one after the other
 
 bool same_x(const Product &a, const Product &b) {
