@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wavefold.bench.speed import Row
     from wavefold.config import ModelConfig
 
+HELP = "decode and prefill rates beside this machine's and a peer's"
+REPEATS = 1
 GB = 1e9
 RATE_DEPTH = 16384
 
