@@ -6,6 +6,8 @@ bytes after a cache line, as matrices in a mapped file do.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ from wavefold.quant.format import SCALE_DTYPE
 
 CACHE_LINE = 64
 SKIP = 8
-SCALES = {"fp4": (120, 130), "fp8": (110, 120)}
-"""Exponents of random scales, biased by 127: products of standard normal inputs stay far from overflow."""
+CODE_BITS = {"fp4": 1.5, "fp8": 7.2}
+"""Base-2 logarithm of the RMS of uniformly random codes."""
 
 
 def matrices(form: str, rows: int, columns: int, num_bytes: int, skip: int = SKIP) -> list[Weight]:
@@ -35,22 +37,26 @@ def stored_bytes(form: str, rows: int, columns: int) -> int:
     return codes[0] * codes[1] * stored.dtype.itemsize + (scales[0] * scales[1] if scales else 0)
 
 
-def drawn(form: str, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
-    """Returns codes and scales of a random matrix. No FP8 code is a NaN."""
+def drawn(form: str, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Returns codes and scales of a random matrix. No FP8 code is a NaN.
+
+    Outputs for standard normal inputs are about 1 in RMS: scales have one of three exponents around that.
+    """
     stored = FORMATS[form]
     width = stored.block[1] if stored.block else 1
     if rows < 1 or columns < 1 or columns % width:
         raise ValueError(f"{rows} x {columns} in {form} is not allowed; expected columns in multiples of {width}")
-    generator = torch.Generator().manual_seed(rows * columns)
+    generator = torch.Generator().manual_seed(rows * columns + seed)
     shape = stored.codes_shape(rows, columns)
     if not stored.block:
-        return torch.randn(shape, generator=generator).to(stored.dtype), None
+        return (torch.randn(shape, generator=generator) * columns**-0.5).to(stored.dtype), None
     codes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     if form == "fp8":
         codes[codes & 127 == 127] = 0
     scales_shape = stored.scales_shape(rows, columns)
     assert scales_shape is not None
-    scales = torch.randint(*SCALES[form], scales_shape, dtype=torch.uint8, generator=generator)
+    center = 127 - round(math.log2(columns) / 2 + CODE_BITS[form])
+    scales = torch.randint(center - 1, center + 2, scales_shape, dtype=torch.uint8, generator=generator)
     return codes.view(stored.dtype), scales.view(SCALE_DTYPE)
 
 

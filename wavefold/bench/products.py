@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wavefold.bench.matrices import matrices, stored_bytes
+from wavefold.config import ModelConfig
 from wavefold.ops import native
 from wavefold.quant import FORMATS, Weight
 
@@ -92,6 +93,17 @@ class ExpertShape:
     def bytes_each(self) -> int:
         """Bytes of an expert in FP4."""
         return 2 * stored_bytes("fp4", self.inter, self.hidden) + stored_bytes("fp4", self.hidden, self.inter)
+
+
+def expert_shape(config: ModelConfig, num_experts: int, num_layers: int) -> ExpertShape:
+    """Returns the sizes of `config` with fewer experts. Raises ValueError for numbers that cannot be."""
+    topk = config.num_experts_per_tok
+    if num_experts < topk or num_layers < 1:
+        raise ValueError(
+            f"--experts {num_experts} --layers {num_layers} are not allowed; expected {topk} or more experts, since a "
+            "token chooses so many, and 1 or more layers"
+        )
+    return ExpertShape(config.hidden_size, config.moe_intermediate_size, num_experts, topk, config.swiglu_limit)
 
 
 class Experts:

@@ -9,11 +9,12 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from wavefold.cli import bench_cache, bench_context, bench_gemv, bench_rows, bench_speed
+from wavefold.cli import bench_cache, bench_context, bench_gemv, bench_peers, bench_rows, bench_speed
 
-HELP = "measure kernels, speed, rates at growing contexts, and the cache as it is allocated"
+HELP = "measure kernels, speed, rates at growing contexts, peers, and the cache as it is allocated"
 BENCHES: dict[str, ModuleType] = {
     "speed": bench_speed, "context": bench_context, "cache": bench_cache, "gemv": bench_gemv, "rows": bench_rows,
+    "peers": bench_peers,
 }  # fmt: skip
 
 

@@ -74,21 +74,11 @@ def run(args: argparse.Namespace) -> int:
 
 def subjects_of(args: argparse.Namespace) -> Subjects:
     """The products of the flags. Raises ValueError for sizes that cannot be."""
-    from wavefold.bench.products import ExpertShape
+    from wavefold.bench.products import expert_shape
     from wavefold.bench.rows import Subjects
     from wavefold.locate import config_of
 
-    experts = None
-    if args.experts:
-        config = config_of(args.config)
-        topk = config.num_experts_per_tok
-        if args.experts < topk or args.layers < 1:
-            raise ValueError(
-                f"--experts {args.experts} --layers {args.layers} are not allowed; expected {topk} or more experts, "
-                f"since a token chooses so many, or 0, and 1 or more layers"
-            )
-        sizes = config.hidden_size, config.moe_intermediate_size
-        experts = ExpertShape(*sizes, args.experts, topk, config.swiglu_limit)
+    experts = expert_shape(config_of(args.config), args.experts, args.layers) if args.experts else None
     shapes = tuple(shape_of(text) for text in args.shapes)
     return Subjects(tuple(args.forms), shapes, int(args.gib * 2**30), experts, args.layers, arithmetic_of(args))
 
