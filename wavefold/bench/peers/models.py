@@ -27,7 +27,7 @@ from wavefold.config import ModelConfig
 from wavefold.engine.open import open_model
 
 OUR_MODULE = "wavefold.bench.peers.our_model"
-COMPARED_TOKENS = 32
+COMPARED_TOKENS = 16
 
 
 def measure(
