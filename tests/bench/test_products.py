@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tests.small import SMALL
 from wavefold import ops
 from wavefold.bench.gemv import GemvRow
-from wavefold.bench.limits import Limits, measure_limits
+from wavefold.bench.limits import Limits, LimitsMeter, MemoryMeter
 from wavefold.bench.matrices import matrices, stored_bytes
 from wavefold.bench.products import Dense, Experts, ExpertShape, buffers_of, calls_in_a_run, experts_call, timed
 from wavefold.bench.rows import ProductRow, Subjects
@@ -49,9 +50,30 @@ def test_the_bound_is_the_longer_of_bytes_and_operations() -> None:
 
 def test_limits_are_of_all_dtypes_in_which_an_arithmetic_could_be_computed() -> None:
     for arithmetic in ("exact", "released"):
-        limits = measure_limits(arithmetic)
+        limits = LimitsMeter(arithmetic).measure()
         assert set(limits.dense) == {"float32", "bfloat16"} and limits.best_dense == max(limits.dense.values())
         assert limits.memory > 0
+
+
+def test_later_measurements_of_memory_use_the_fastest_reduction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On each number of threads anew. The tensor has a mebibyte here, which 2 ms read at half a GB/s."""
+    called: list[str] = []
+
+    def slow() -> None:
+        called.append("slow")
+        time.sleep(0.02)
+
+    def fast() -> None:
+        called.append("fast")
+        time.sleep(0.002)
+
+    monkeypatch.setattr("wavefold.plan.machine.reductions", lambda: [slow, fast])
+    meter = MemoryMeter()
+    assert 0 < meter.rate() < 2**20 / 0.002 and "slow" in called
+    called.clear()
+    assert 0 < meter.rate() < 2**20 / 0.002 and set(called) == {"fast"}
+    torch.set_num_threads(3)
+    assert meter.rate() > 0 and "slow" in called
 
 
 def test_shares_and_ratios_are_medians_over_turns() -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from wavefold.bench.limits import MemoryMeter
 from wavefold.bench.matrices import matrices, stored_bytes
 from wavefold.ops import native
 from wavefold.ops.threads import use_threads
-from wavefold.plan.machine import memory_read_rate
 from wavefold.quant import Weight
 from wavefold.system import check_memory
 
@@ -56,6 +56,7 @@ def measure(
     largest = max(stored_bytes(form, rows, columns) for form in forms)
     check_memory(num_bytes + 3 * largest, f"GEMV over {num_bytes / 2**30:.2f} GiB", "a smaller --gib")
     x = torch.randn(1, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
+    memory = MemoryMeter()
     for form in forms:
         report(f"{form}: drawing {rows} x {columns}")
         weights = matrices(form, rows, columns, num_bytes, skip)
@@ -73,6 +74,6 @@ def measure(
             run()
             for turn in range(repeats):
                 report(f"{form}, {count} threads, turn {turn + 1} of {repeats}")
-                row.memory.append(memory_read_rate())
+                row.memory.append(memory.rate())
                 row.rates.append(total / run())
             yield row

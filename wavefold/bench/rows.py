@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavefold.bench.limits import Limits, measure_limits
+from wavefold.bench.limits import Limits, LimitsMeter
 from wavefold.bench.matrices import stored_bytes
 from wavefold.bench.products import Dense, Experts, ExpertShape, Subject
 from wavefold.bench.worker import Worker
@@ -132,12 +132,13 @@ def _measure(
     worker: Worker | None, report: Callable[[str], None],
 ) -> list[ProductRow]:  # fmt: skip
     table: list[ProductRow] = []
+    meter = LimitsMeter(subjects.arithmetic)
     for count in threads:
         use_threads(count)
         cases = [(number, x_rows) for number in range(len(products)) for x_rows in rows]
         block = [row_of(products[number], count, x_rows) for number, x_rows in cases]
         for turn in range(repeats + 1):  # the first one does not count: pages, clocks and threads warm up
-            limits = measure_limits(subjects.arithmetic) if turn else None
+            limits = meter.measure() if turn else None
             for row, (number, x_rows) in zip(block, cases, strict=True):
                 report(f"{row.product}, {x_rows} rows, {count} threads, turn {turn} of {repeats}")
                 request = {"product": number, "x_rows": x_rows, "threads": count}

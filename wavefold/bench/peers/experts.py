@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from wavefold.bench.limits import measure_limits
+from wavefold.bench.limits import LimitsMeter
 from wavefold.bench.peers import Peer
 from wavefold.bench.peers.contestants import Contestants, Missing, PeerRow
 from wavefold.bench.peers.inputs import error_of, expected, write_case, write_experts
@@ -53,8 +53,9 @@ def measure(
         settings["folder"] = temporary
         with Contestants(peers, OUR_MODULE, python, settings, ours, report) as contestants:
             pairs = list(prepare(folder, shape, tokens, contestants, report))
+            meter = LimitsMeter(arithmetic)
             for turn in range(repeats):
-                limits = measure_limits(arithmetic)
+                limits = meter.measure()
                 for worker, row in pairs[:: 1 if turn % 2 else -1]:
                     report(f"{row.name}, {row.tokens} tokens, turn {turn + 1} of {repeats}")
                     if answer := contestants.ask(worker, {"case": case_file(folder, row.tokens), "out": None}):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.bench.limits import measure_limits
+from wavefold.bench.limits import LimitsMeter
 from wavefold.bench.peers import Peer
 from wavefold.bench.peers.contestants import Contestants, Missing, PeerRow
 from wavefold.bench.peers.our_model import new_logits
@@ -54,8 +54,9 @@ def measure(
     with Contestants(peers, OUR_MODULE, python, settings, ours, report) as contestants:
         rows = rows_of(config, prompt, arithmetic, contestants.workers)
         compare(contestants, tokens[:COMPARED_TOKENS], reference, rows, report)
+        meter = LimitsMeter(arithmetic)
         for turn in range(repeats):
-            limits = measure_limits(arithmetic)
+            limits = meter.measure()
             for worker in list(contestants.workers)[:: 1 if turn % 2 else -1]:
                 report(f"{worker.name}: prompt of {prompt}, turn {turn + 1} of {repeats}")
                 for kind, asked in (("prefill", tokens[:prompt]), ("decode", tokens[prompt:])):
