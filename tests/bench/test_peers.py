@@ -68,6 +68,7 @@ def test_a_peer_that_fails_leaves_with_its_reason(how: str, reason: str, monkeyp
     rows, missing = experts.measure(SHAPE, 1, [1, 3], "released", sys.executable, 1, [PEER])
     assert {row.name for row in rows} == {"wavefold"} and len(rows) == 2
     assert [peer.name for peer in missing] == ["plain"] and reason in missing[0].reason
+    assert missing[0].command is None and "install" not in str(missing[0])
 
 
 def test_whole_models(tmp_path: Path) -> None:

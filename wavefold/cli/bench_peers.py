@@ -141,7 +141,7 @@ def show(console: Console, rows: list[PeerRow], missing: list[Missing]) -> None:
     if rows:
         console.print(table)
     for peer in missing:
-        console.print(f"{peer.name}: {peer.reason}; install it with: {peer.command}", soft_wrap=True, highlight=False)
+        console.print(str(peer), soft_wrap=True, highlight=False, markup=False)
 
 
 def line(row: PeerRow, rows: list[PeerRow]) -> dict[str, object]:

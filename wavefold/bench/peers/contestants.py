@@ -63,11 +63,14 @@ def ours_of(row: PeerRow, rows: Sequence[PeerRow]) -> PeerRow:
 
 @dataclass(frozen=True)
 class Missing:
-    """A peer that did not run: `reason` says why, `command` installs it."""
+    """A peer that did not run: `reason` says why; `command` installs it, or is None where it is installed and failed."""
 
     name: str
     reason: str
-    command: str
+    command: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" + (f"; install it with: {self.command}" if self.command else "")
 
 
 def environment(threads: object) -> dict[str, str]:
@@ -90,7 +93,6 @@ class Contestants:
         """`ours` is the module of our contestant, which takes `ours_settings` too. Raises ValueError if it fails."""
         self.workers: list[Worker] = []
         self.missing: list[Missing] = []
-        self._peers = {peer.name: peer for peer in peers}
         try:
             for peer in (Peer(OURS, ours, ""), *peers):
                 report(f"{peer.name}: loading")
@@ -109,7 +111,7 @@ class Contestants:
             return
         if name := worker.greeting.get("missing"):
             worker.close()
-            self._drop(peer.name, ValueError(f"{name} is not installed in {python}"))
+            self._drop(peer.name, ValueError(f"{name} is not installed in {python}"), peer.command)
         else:
             self.workers.append(worker)
 
@@ -125,11 +127,11 @@ class Contestants:
             worker.close()
             return None
 
-    def _drop(self, name: str, error: Exception) -> None:
+    def _drop(self, name: str, error: Exception, command: str | None = None) -> None:
         """Notes why a peer does not run. Raises the error if it is ours."""
         if name == OURS:
             raise error
-        self.missing.append(Missing(name, str(error).removeprefix(f"{name}: "), self._peers[name].command))
+        self.missing.append(Missing(name, str(error).removeprefix(f"{name}: "), command))
 
     def complete(self, rows: Iterable[PeerRow]) -> list[PeerRow]:
         """Returns the rows of the contestants that have not failed."""
