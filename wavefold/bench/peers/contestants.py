@@ -63,7 +63,7 @@ def ours_of(row: PeerRow, rows: Sequence[PeerRow]) -> PeerRow:
 
 @dataclass(frozen=True)
 class Missing:
-    """A peer that did not run: `reason` says why; `command` installs it, or is None where it is installed and failed."""
+    """A peer that did not run: `reason` says why. `command` installs it; it is None for a peer that failed."""
 
     name: str
     reason: str
