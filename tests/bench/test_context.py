@@ -15,7 +15,7 @@ from wavefold import random_checkpoint
 from wavefold.bench.context import dense_model, measure_contexts
 from wavefold.cache import CacheLayout, Pool
 from wavefold.checkpoint.random import random_model
-from wavefold.cli.bench import text_for
+from wavefold.cli.bench_context import text_for
 from wavefold.cli.main import main
 from wavefold.locate import default_model
 from wavefold.model import Transformer

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from wavefold import __version__
+from wavefold import __version__, ops
+from wavefold.ops import native
 from wavefold.system import cpu_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,18 @@ def circumstances(repeats: int) -> dict[str, object]:
         "commit": commit(),
         "repeats": repeats,
     }
+
+
+def kernels_in_use() -> str:
+    """Returns a name for the CPU kernels that run: their instruction set, and each choice that a kernel leaves open.
+
+    Raises ValueError where there are no kernels.
+    """
+    if not native.available():
+        raise ValueError(
+            "no CPU kernels to measure: WAVEFOLD_NATIVE is 0, or they were not built; install wavefold again"
+        )
+    return ops.current().isa
 
 
 def commit() -> str | None:

@@ -4,7 +4,7 @@
 
 A converted file has the routed experts bit for bit (MXFP4) and bfloat16 as it was; FP8 matrices become Q8_0, eight
 bits on a scale for 32 weights, which rounds: a KL divergence of about 2e-4 nats a token on the shipped model. `shrink`
-rounds bfloat16 matrices too. Neither file holds a vocabulary, since tokens go in as ids; nor the MTP module.
+rounds bfloat16 matrices too. Tokens go in as ids: both files name them by number. Neither holds the MTP module.
 """
 
 from __future__ import annotations
@@ -41,14 +41,20 @@ sys.path[:0] = [source, source + "/gguf-py"]
 from conversion.deepseek import DeepseekV4Model
 
 def set_vocab(self):
-    self._set_vocab_none()
-    self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
+    size, writer = self.hparams["vocab_size"], self.gguf_writer
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([f"<{number}>" for number in range(size)])
+    writer.add_token_types([1] * size)
+    writer.add_token_merges(["< 0"])
+    writer.add_vocab_size(size)
 
 DeepseekV4Model.set_vocab = set_vocab
 sys.argv = ["convert_hf_to_gguf.py", folder, "--outfile", out, "--outtype", "bf16"]
 runpy.run_path(source + "/convert_hf_to_gguf.py", run_name="__main__")
 """
-"""llama.cpp recognizes tokenizers by a hash of their output, and would refuse ours. Ids need no tokenizer."""
+"""llama.cpp recognizes tokenizers by a hash of their output, and would refuse ours. Tokens become their numbers, "<7>":
+ids need no tokenizer, but flyweight counts the vocabulary by its texts."""
 
 
 def convert(folder: Path, sdist: Path, out: Path) -> None:
@@ -68,6 +74,23 @@ def convert(folder: Path, sdist: Path, out: Path) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         hint = "; install it with: pip install 'wavefold[test]'" if lines[-1].startswith("ModuleNotFoundError") else ""
         raise ValueError(f"{folder}: llama.cpp's converter failed: {lines[-1]}{hint}")
+
+
+def ensure_gguf(gguf: Path | None, folder: Path, sdist: Path | None, num_threads: int) -> Path:
+    """Returns the file `gguf` of the checkpoint in `folder`; where it does not exist, it is made with `sdist`.
+
+    Raises ValueError where a file is not given that is needed, and as `convert` and `shrink` do.
+    """
+    if gguf is None:
+        raise ValueError("llama.cpp needs --gguf, the file of the same weights (made with --sdist)")
+    if not gguf.exists():
+        if sdist is None:
+            raise ValueError(f"{gguf} does not exist; --sdist FILE makes it of {folder}")
+        wide = gguf.with_suffix(".bf16.gguf")
+        convert(folder, sdist, wide)
+        shrink(wide, gguf, num_threads)
+        wide.unlink()
+    return gguf
 
 
 def unpack(sdist: Path, folder: Path) -> Path:

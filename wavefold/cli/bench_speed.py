@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wavefold.bench.speed import Row
     from wavefold.config import ModelConfig
 
+HELP = "decode and prefill rates beside this machine's and a peer's"
+REPEATS = 1
 GB = 1e9
 RATE_DEPTH = 16384
 
@@ -92,18 +94,10 @@ def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Cont
 
         yield Transformers(folder)
     if args.peer == "llama.cpp":
-        from wavefold.bench.llama_cpp import LlamaCpp, convert, shrink
+        from wavefold.bench.llama_cpp import LlamaCpp, ensure_gguf
 
-        if args.gguf is None:
-            raise ValueError("--peer llama.cpp needs --gguf, the file of the same weights (made with --sdist)")
-        if not args.gguf.exists():
-            if args.sdist is None:
-                raise ValueError(f"{args.gguf} does not exist; --sdist FILE makes it of {folder}")
-            wide = args.gguf.with_suffix(".bf16.gguf")
-            convert(folder, args.sdist, wide)
-            shrink(wide, args.gguf, torch.get_num_threads())
-            wide.unlink()
-        yield LlamaCpp(args.gguf, longest, torch.get_num_threads())
+        gguf = ensure_gguf(args.gguf, folder, args.sdist, torch.get_num_threads())
+        yield LlamaCpp(gguf, longest, torch.get_num_threads())
 
 
 def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, packed: bool) -> object:

@@ -89,11 +89,15 @@ def fastest(run: Callable[[], object], repeats: int) -> float:
 
 def memory_read_rate() -> float:
     """Bytes per second, all threads of torch reading."""
+    return max(best_rate(MEMORY_TENSOR, run) for run in reductions())
+
+
+def reductions() -> list[Callable[[], object]]:
+    """Reductions that read a tensor of MEMORY_TENSOR bytes. The fastest depends on threads and processor."""
     import torch
 
     x = torch.ones(MEMORY_TENSOR // 4)
-    integers = x.view(torch.int32)
-    return max(best_rate(MEMORY_TENSOR, run) for run in (x.sum, x.amax, lambda: torch.dot(x, x), integers.amax))
+    return [x.sum, x.amax, lambda: torch.dot(x, x), x.view(torch.int32).amax]
 
 
 def gemm_rate(dtype: str) -> float:
