@@ -133,7 +133,7 @@ def _kept(probabilities: Tensor, filters: Filters) -> tuple[Tensor, Tensor]:
     ordered = ordered.masked_fill((top_k > 0) & (torch.arange(ordered.shape[-1]) >= top_k), 0)
     share = top_p.where(top_k == 0, top_p * ordered.sum(-1, keepdim=True))
     before = ordered.cumsum(-1) - ordered
-    ordered = ordered.masked_fill((top_p < 1) & (before >= share), 0)
+    ordered = ordered.masked_fill((top_p < 1) & (before >= share) & (before > 0), 0)  # share may underflow to 0
     return ordered.masked_fill(ordered < min_p * ordered[:, :1], 0), order
 
 
