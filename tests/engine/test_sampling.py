@@ -62,7 +62,7 @@ def test_every_field_has_a_range() -> None:
 def test_resolved() -> None:
     sampling = Sampling(top_k=5, min_p=0.1, presence_penalty=1.0, logit_bias={3: 2.0}, stop=["x"])
     resolved = sampling.resolved(GenerationDefaults(temperature=0.6), SMALL)
-    assert (resolved.temperature, resolved.top_k, resolved.min_p) == (0.6, 5, 0.1)
+    assert resolved.filters == (0.6, 1.0, 5, 0.1)
     assert resolved.adjustments == Adjustments(1.0, 1.0, 0.0, {3: 2.0})
     assert resolved.values() == {
         "temperature": 0.6, "top_p": 1.0, "seed": 0, "max_tokens": 256, "stop_ids": list(resolved.eos_ids),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from wavefold.engine.uniform import ACCEPTANCE, CHOICE, RESIDUAL, philox, uniform
+from wavefold.engine.uniform import philox, uniform
 
 ONES = 0xFFFFFFFF
 KNOWN = [
@@ -38,27 +38,26 @@ def test_known_answers() -> None:
     assert [by_integers(counter, key) for counter, key, _ in KNOWN] == [words for *_, words in KNOWN]
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, ONES), st.sampled_from([0, 1, 2]))
-def test_uniform_is_the_first_53_bits(seed: int, position: int, index: int, purpose: int) -> None:
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, ONES))
+def test_uniform_is_the_first_53_bits(seed: int, position: int, index: int) -> None:
     high, low, _, _ = by_integers(
-        (position & ONES, position >> 32, index, purpose), (seed & ONES, seed >> 32)
+        (position & ONES, position >> 32, index, 0), (seed & ONES, seed >> 32)
     )  # fmt: skip
     expected = ((high >> 5) * 2**26 + (low >> 6)) / 2**53
-    number = uniform(torch.tensor([seed]), torch.tensor([position]), index, purpose)
+    number = uniform(torch.tensor([seed]), torch.tensor([position]), index)
     assert number.dtype == torch.float64
     assert number.item() == expected < 1
 
 
 def test_a_number_is_its_own() -> None:
-    """The same in any batch; another for another seed, position, index or purpose."""
+    """The same in any batch; another for another seed, position or index."""
     seeds, positions = torch.arange(50).repeat_interleave(40), torch.arange(40).repeat(50)
     numbers = uniform(seeds, positions)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(uniform(seeds[order], positions[order]), numbers[order])
     assert torch.equal(uniform(seeds[7:8], positions[7:8]), numbers[7:8])
-    others = [uniform(seeds, positions, 1), uniform(seeds, positions, 0, ACCEPTANCE)]
-    others += [uniform(seeds, positions, torch.full((2000,), 2), CHOICE), uniform(seeds, positions, 0, RESIDUAL)]
-    assert torch.cat([numbers, *others]).unique().numel() == 5 * 2000
+    others = [uniform(seeds, positions, 1), uniform(seeds, positions, torch.full((2000,), 2))]
+    assert torch.cat([numbers, *others]).unique().numel() == 3 * 2000
 
 
 @pytest.mark.parametrize("along", ["seeds", "positions"])

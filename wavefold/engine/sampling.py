@@ -133,6 +133,11 @@ class ResolvedSampling:
         """All ids that end an answer."""
         return tuple(dict.fromkeys((*self.eos_ids, *self.other_ids)))
 
+    @property
+    def filters(self) -> tuple[float, float, int, float]:
+        """One row of `sampler.Filters.of`."""
+        return self.temperature, self.top_p, self.top_k, self.min_p
+
     def values(self) -> dict[str, object]:
         """The values by name, for people and programs to read. Those that are seldom used are left out if unused."""
         more = {"stop": list(self.stop), "top_k": self.top_k, "min_p": self.min_p, **vars(self.adjustments)}

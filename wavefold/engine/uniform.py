@@ -1,9 +1,10 @@
 """Random numbers of a request that depend on nothing else: not on the batch, not on what was drawn before.
 
-    (seed, position, index, purpose) -> Philox4x32-10 -> 53 bits -> [0, 1)
+    (seed, position, index) -> Philox4x32-10 -> 53 bits -> [0, 1)
 
 Philox is a counter-based generator: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011). A request that
-is preempted and read again, or continued elsewhere with its answer as a prompt, draws the same numbers.
+is preempted and read again, or continued elsewhere with its answer as a prompt, draws the same numbers. Drafts need no
+numbers of their own: a draft is right if it is the token that the number of its position chooses.
 """
 
 from __future__ import annotations
@@ -20,18 +21,15 @@ LOW = 0xFFFFFFFF
 Words = tuple[Tensor, ...]
 """Unsigned words of 32 bits, each in an int64."""
 
-CHOICE, ACCEPTANCE, RESIDUAL = 0, 1, 2
-"""Purposes of a number: to choose a token, to accept a draft, to choose a token in place of a rejected draft."""
 
-
-def uniform(seeds: Tensor, positions: Tensor, index: Tensor | int = 0, purpose: int = CHOICE) -> Tensor:
+def uniform(seeds: Tensor, positions: Tensor, index: Tensor | int = 0) -> Tensor:
     """seeds, positions int64 [n], not negative -> float64 [n] in [0, 1), multiples of 2^-53.
 
     `positions`: the number of tokens before the one that is chosen, the prompt's included. `index`: which of the `n`
     answers to a prompt, int64 [n] or one number, below 2^32.
     """
     zeros = torch.zeros_like(positions)
-    counter = positions & LOW, positions >> 32, zeros + index, zeros + purpose
+    counter = positions & LOW, positions >> 32, zeros + index, zeros
     high, low, _, _ = philox(counter, (seeds & LOW, seeds >> 32))
     return ((high >> 5) * 2**26 + (low >> 6)).double() / 2**53
 
