@@ -7,11 +7,12 @@ A step serves requests in one order, by rank. Its rows are, in this order:
 
     decodes   one token of every running request with one token to run. None is left out.
     drafts    after a decode: guesses to be verified. They get the blocks that nobody else needs.
-    prompts   the rest of `step_tokens`, by rank: first of running requests, then of admitted ones.
+    prompts   the rest of `step_tokens`, by rank, of running requests and of those that are admitted now.
 
 Blocks. A running request of n known tokens holds ceil(n / 128) blocks, so a prompt's blocks are taken when it is
 admitted. A decode takes the next block when its token is the first of it, and the running request of last rank gives
-its blocks back if none is free: it waits again, and its prompt and output are read again later.
+its blocks back if none is free: it waits again, and its prompt and output are read again later. Nobody is preempted for
+a request that waits: the blocks come from those that end.
 
 Order. The effective priority of a request is priority + age / age_steps, where its age counts the steps since its
 arrival, waiting or running. All ages grow alike, so two requests never change places and the order can be a number that
@@ -23,14 +24,14 @@ the least room for prompts in a step, and T = ceil(128 * num_blocks / C) + M. A 
 
     (P - p) * age_steps  +  2 * T * (N + 1)     steps after its arrival,
 
-where N requests of lower rank are left after the first summand. Proof. Later arrivals have a higher rank, so from then
-on only those N are ahead. Let f be the request of lowest rank. (1) If f waits, nobody else is admitted. The tokens that
-running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens, and each step reads C
-of them or all. Then each of these requests decodes a token in every step, or is preempted. After T steps nobody else
-runs, so all blocks are free, and `add` has checked that f fits. (2) If f runs, it is not preempted, since victims are
-of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step, then a token a step: at most T steps.
-So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for nothing. The same proof shows that
-there is no deadlock.
+where N requests of lower rank have not ended after the first summand. Proof. Later arrivals have a higher rank, so from
+then on only those N are ahead. Let f be the request of lowest rank. (1) If f waits, nobody else is admitted. The tokens
+that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens, and each step
+reads C of them or all. Then each of these requests decodes a token in every step, or is preempted. After T steps nobody
+else runs, so all blocks are free, and `add` has checked that f fits. (2) If f runs, it is not preempted, since victims
+are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step, then a token a step: at most T
+steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for nothing. The same proof shows
+that there is no deadlock.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def blocks_of(num_tokens: int) -> int:
 class Scheduler:
     """`num_blocks` of a pool are shared by at most `max_running` requests. A step has at most `step_tokens` rows.
 
-    `draft_depth`: drafts of a request in a step. The pool's rings need as many rows and one (`draft_tokens`).
-    `age_steps`: steps of age that are worth as much as one of priority. Raises ValueError for numbers out of range.
+    `draft_depth`: drafts of a request in a step. The pool's rings need as many rows and one (`draft_tokens`), and a
+    sequence steps back over rejected drafts (`REWIND`). `age_steps`: steps of age that are worth as much as one of
+    priority. One thread calls all methods. Raises ValueError for numbers out of range.
     """
 
     def __init__(
@@ -184,7 +186,10 @@ class Scheduler:
         return outputs
 
     def cancel(self, plan: Plan) -> None:
-        """Ends a step that did not run, after an error or an interruption: no request has its tokens."""
+        """Ends a step that did not run, after an error or an interruption: no request has its tokens.
+
+        The sequences of its `released` are closed all the same.
+        """
         self._end(plan)
         for span in plan.spans:
             self._hold(span.request, blocks_of(span.request.num_tokens))
