@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 WORKERS ?= 2
 CALLS ?= 100000
 SOAK_S ?= 600
+STEPS ?= 10000000
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -36,6 +38,7 @@ help:
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make threads   two models from four Python threads under the address sanitizer, runtimes from four C++ threads"
 	@echo "               under the thread sanitizer, SOAK_S=$(SOAK_S) each (needs cmake)"
+	@echo "make traces    random traces through the scheduler, every step checked, STEPS=$(STEPS) SEED=$(SEED)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
 	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
@@ -93,6 +96,10 @@ threads: $(STAMP)
 	cmake --build build/sanitize -j2 --target wavefold_kernels
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    WAVEFOLD_NATIVE=build/sanitize/libwavefold_kernels.so $(BIN)/python -m tests.two_models $(SOAK_S)
+
+# Requests come, go, are aborted and preempted at random in tiny pools; some minutes on one core.
+traces: $(STAMP)
+	$(BIN)/python -m tests.engine.traces --steps $(STEPS) --seed $(SEED)
 
 fuzz:
 	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON

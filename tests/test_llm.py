@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from wavefold.checkpoint import random_model
 from wavefold.checkpoint.random import random_checkpoint
 from wavefold.cli.main import build_parser
 from wavefold.cli.models import add_arithmetic, arithmetic_of
-from wavefold.engine import generate
+from wavefold.engine import ResolvedSampling, generate
+from wavefold.engine.adjust import Adjustments
 from wavefold.engine.defaults import FILE_NAME
+from wavefold.llm import NOT_HONOURED
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.system import Notice
 
@@ -70,6 +73,47 @@ class TestGenerate:
         assert stopped.stop_reason == "stop"
         assert stopped.ids == free.ids[: free.ids.index(free.ids[2])]
 
+    def test_filters_and_adjustments(self, llm: LLM) -> None:
+        """They reach the engine: one token is left, one is forced, one alternates with another."""
+        [greedy] = llm.generate([[5, 6]], GREEDY)
+        for one in (Sampling(6, 5.0, top_k=1), Sampling(6, 5.0, min_p=1.0)):
+            assert llm.generate([[5, 6]], one)[0].ids == greedy.ids
+        [forced] = llm.generate([[5, 6]], replace(GREEDY, logit_bias={7: 100.0}))
+        assert forced.ids == (7,) * 6
+        adjustments = Adjustments(1.5, 1.0, 2.0, {7: 9.0})
+        [penalized] = llm.generate([[5, 6]], replace(GREEDY, **vars(adjustments)))
+        assert list(penalized.ids) == list(generate(llm.model, [5, 6], 6, 0, adjustments=adjustments))
+        assert penalized.ids != greedy.ids
+
+    @pytest.mark.parametrize("start", [0, 3, 17])
+    def test_a_stop_text_ends_it(self, llm: LLM, start: int) -> None:
+        """It is not in the text, its tokens are in the ids, and the answer's stream is closed."""
+        sampling = Sampling(40, seed=1)
+        [free] = llm.generate(["a"], sampling)
+        assert free.text is not None and len(free.text) > 25
+        stop = free.text[start : start + 4]
+        stream = llm.stream("a", replace(sampling, stop=("never there", stop)))
+        pieces = list(stream)
+        assert "".join(pieces) == stream.completion.text == free.text[: free.text.index(stop)]
+        assert stream.completion.stop_reason == "stop"
+        assert stream.completion.ids == free.ids[: len(stream.completion.ids)] != free.ids
+        [other] = llm.generate(["a"], replace(sampling, stop=("never there",)))
+        assert (other.text, other.stop_reason) == (free.text, "length")
+
+    @pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs", "n", "echo"])
+    def test_what_is_not_honoured_is_refused(self, llm: LLM, field: str) -> None:
+        value = {"n": 2, "echo": True}.get(field, 0)
+        with pytest.raises(ValueError, match=f"{field} = {value!r} is not honoured by LLM; expected "):
+            llm.generate(["a"], replace(GREEDY, **{field: value}))
+
+    def test_every_field_is_honoured_or_refused(self) -> None:
+        """A field that somebody adds to `Sampling` reaches the answer, or the front door refuses it."""
+        honoured = {field.name for field in fields(ResolvedSampling)} | {field.name for field in fields(Adjustments)}
+        renamed = {"stop_ids", "show_special"}  # eos_ids and other_ids; an argument of TextStream
+        assert {field.name for field in fields(Sampling)} == (honoured | renamed | set(NOT_HONOURED)) - {
+            "fit_window", "eos_ids", "other_ids", "adjustments",
+        }  # fmt: skip
+
     def test_defaults_are_the_checkpoints(self, folder: Path, tmp_path: Path) -> None:
         shutil.copytree(folder, tmp_path / "m")
         (tmp_path / "m" / FILE_NAME).write_text(json.dumps({"max_new_tokens": 3, "do_sample": False, "min_length": 2}))
@@ -87,6 +131,7 @@ class TestGenerate:
             ([[300]], GREEDY, "token 300 is not allowed; expected 0 to 299"),
             (["a"], Sampling(temperature=-1), "temperature = -1 is not allowed"),
             (["a"], Sampling(max_tokens=0), "max_tokens = 0 is not allowed"),
+            (["a"], Sampling(logit_bias={300: 1}), r"logit_bias = {300: 1} is not allowed; expected token ids from 0"),
         ],
     )
     def test_mistakes(self, llm: LLM, prompts: list[str], sampling: Sampling, message: str) -> None:
@@ -100,8 +145,9 @@ class TestGenerate:
         stream = llm.stream([5, 6, 7], GREEDY)
         assert [int(piece) for piece in stream] == list(stream.completion.ids)
         assert stream.completion.text is None
-        with pytest.raises(ValueError, match=r"holds no tokenizer\.json; give token ids in place of text"):
-            llm.generate(["a"])
+        for prompt, sampling in (("a", GREEDY), ([5], Sampling(stop=("a",)))):
+            with pytest.raises(ValueError, match=r"holds no tokenizer\.json; give token ids in place of text"):
+                llm.generate([prompt], sampling)
 
 
 class TestStream:

@@ -33,6 +33,8 @@ Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""
 
 AS_THE_CHECKPOINT_SAYS = Sampling()
+NOT_HONOURED = {"logprobs": None, "prompt_logprobs": None, "n": 1, "echo": False}
+"""Fields of `Sampling` that the front door refuses, with the values that ask for nothing."""
 
 
 class LLM:
@@ -104,7 +106,8 @@ class LLM:
         resolved = self.resolved(sampling)
         generation = generate(
             self.model, prompt.ids, resolved.max_tokens, resolved.temperature, resolved.top_p, resolved.seed,
-            resolved.stop_ids, prompt.first_ids, on_prefill, resolved.fit_window,
+            resolved.stop_ids, prompt.first_ids, on_prefill, resolved.fit_window, resolved.top_k, resolved.min_p,
+            resolved.adjustments,
         )  # fmt: skip
         stream = TextStream(generation, prompt, resolved, self.tokenizer, sampling.show_special)
         self._streams.add(stream)
@@ -134,9 +137,15 @@ class LLM:
     def resolved(self, sampling: Sampling) -> ResolvedSampling:
         """The sampling that applies. Values that `sampling` leaves open are the checkpoint's, else the defaults.
 
-        Warns once with a Notice that names the keys of `generation_config.json` that would change answers and are not
-        honoured.
+        Raises ValueError for values out of range, and for fields of `Sampling` that are not honoured here. Warns once
+        with a Notice that names the keys of `generation_config.json` that would change answers and are not honoured.
         """
+        sampling.check(self.model.config.vocab_size)
+        if sampling.stop:
+            self._needs_tokenizer()
+        for name, nothing in NOT_HONOURED.items():
+            if (value := getattr(sampling, name)) != nothing:
+                raise ValueError(f"{name} = {value!r} is not honoured by LLM; expected {nothing!r}")
         resolved = sampling.resolved(self._defaults, self.model.config)
         ignored = self._defaults.ignored(resolved.temperature)
         if ignored and not self._warned.issuperset(key for key, _ in ignored):

@@ -8,6 +8,7 @@ import torch
 
 from wavefold import Pool, Transformer
 from wavefold.engine import Stats, generate, sample
+from wavefold.engine.adjust import NONE, Adjustments
 
 module = import_module("wavefold.engine.generate")
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
@@ -53,6 +54,31 @@ def test_sampled(model: Transformer, pools: list[Pool]) -> None:
     assert ids == without_cache(model, 8, 0.8, 0.9, seed=11)
     assert ids == list(generate(model, PROMPT, 8, 0.8, 0.9, seed=11, stop_ids=()))
     assert ids != list(generate(model, PROMPT, 8, 0.8, 0.9, seed=12, stop_ids=()))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "adjustments", [NONE, Adjustments(1.8), Adjustments(presence_penalty=2.0), Adjustments(1.1, 0.5, 2.0, {7: 3.0})]
+)
+def test_adjusted(model: Transformer, pools: list[Pool], temperature: float, adjustments: Adjustments) -> None:
+    """Against whole passes whose logits are adjusted one token after another. Each adjustment changes the answer."""
+    generator, tokens = torch.Generator().manual_seed(2), list(PROMPT)
+    for number in range(12):
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]))[:, -1]
+        counts = torch.bincount(torch.tensor(tokens[10:], dtype=torch.int64), minlength=logits.shape[-1])
+        for token in set(tokens):
+            penalty = adjustments.repetition_penalty
+            logits[0, token] *= penalty if logits[0, token] < 0 else 1 / penalty
+        logits -= adjustments.frequency_penalty * counts + adjustments.presence_penalty * (counts > 0)
+        for token, bias in adjustments.logit_bias.items():
+            logits[0, token] += bias
+        tokens.append(int(sample(logits, temperature, 0.95, generator, 30, 0.001)))
+        assert len(tokens) == 11 + number
+    arguments = {"temperature": temperature, "top_p": 0.95, "seed": 2, "stop_ids": (), "top_k": 30, "min_p": 0.001}
+    assert list(generate(model, PROMPT, 12, adjustments=adjustments, **arguments)) == tokens[10:]  # type: ignore[arg-type]
+    plain = list(generate(model, PROMPT, 12, **arguments))  # type: ignore[arg-type]
+    assert (plain == tokens[10:]) == (adjustments == NONE)
 
 
 def test_prefill_in_pieces(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +180,8 @@ def test_error_on_the_way(
         ({"max_tokens": 0}, "max_tokens = 0 is not allowed; expected 1 or more"),
         ({"temperature": -1.0}, "temperature = -1.0 is not allowed"),
         ({"top_p": 0.0}, "top_p = 0.0 is not allowed"),
+        ({"top_k": -1}, "top_k = -1 is not allowed"),
+        ({"min_p": 2.0}, "min_p = 2.0 is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed; expected 0 to 2\\^63 - 1"),
         ({"seed": 2**63}, "seed = 9223372036854775808 is not allowed"),
         ({"tokens": []}, "the prompt has no tokens"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wavefold.cache import Sequence as Cached
+from wavefold.engine.adjust import NONE, Adjustments, adjusted
 from wavefold.engine.room import check_answer
 from wavefold.engine.sampler import check_sampling, sample
 from wavefold.model import Step, Transformer
@@ -76,16 +77,20 @@ def generate(
     first_ids: Collection[int] | None = None,
     on_prefill: Callable[[int, int], None] = lambda done, of: None,
     fit_window: bool = False,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    adjustments: Adjustments = NONE,
 ) -> Generation:
     """The continuation of `tokens`: at most `max_tokens` ids, ending before one of `stop_ids` (None: EOS).
 
     The first id is one of `first_ids` (None: any). The cache is of the size that the longest answer needs, and is given
     back at the end, on an error, and on `close`. `on_prefill(done, of)` reports how many of the prompt's tokens are in
     it. With `fit_window`, a `max_tokens` beyond the window (max_position_embeddings) is cut to the rest of it.
+    `top_k`, `min_p`: see `sampler.Filters`.
     The same arguments give the same ids. Raises ValueError for parameters out of range, for a prompt that is empty, too
     long or not in the vocabulary, and for an answer without room in memory.
     """
-    check_sampling(temperature, top_p)
+    check_sampling(temperature, top_p, top_k, min_p)
     _check_arguments(tokens, max_tokens, seed)
     window = model.config.max_position_embeddings
     max_tokens, limit = _fitted(len(tokens), max_tokens, window, fit_window)
@@ -94,6 +99,7 @@ def generate(
     request = _Request(
         prompt, max_tokens, limit, temperature, top_p, torch.Generator().manual_seed(seed),
         frozenset(model.config.eos_token_ids if stop_ids is None else stop_ids), first_ids, on_prefill,
+        top_k, min_p, adjustments,
     )  # fmt: skip
     return Generation(len(tokens), lambda generation: _run(generation, model, request))
 
@@ -111,6 +117,17 @@ class _Request:
     stop_ids: Collection[int]
     first_ids: Collection[int] | None
     on_prefill: Callable[[int, int], None]
+    top_k: int
+    min_p: float
+    adjustments: Adjustments
+
+    def choose(self, logits: Tensor, output: Sequence[int]) -> int:
+        """The token after the prompt and `output`, from its logits [1, vocab]."""
+        if not output and self.first_ids is not None:
+            logits = _only(logits, self.first_ids)
+        if not self.adjustments.change_nothing:
+            logits = adjusted(logits, [self.adjustments], [self.prompt.tolist()], [output])
+        return int(sample(logits, self.temperature, self.top_p, self.generator, self.top_k, self.min_p))
 
 
 def _check_arguments(tokens: Sequence[int], max_tokens: int, seed: int) -> None:
@@ -147,10 +164,10 @@ def _run(generation: Generation, model: Transformer, request: _Request) -> Itera
     sequence = model.new_pool(_cached_tokens(len(request.prompt), request.max_tokens)).open()
     try:
         logits = _prefill(model, request.prompt, sequence, request.on_prefill)
+        output: list[int] = []
         for number in range(request.max_tokens):
-            if number == 0 and request.first_ids is not None:
-                logits = _only(logits, request.first_ids)
-            token = int(sample(logits, request.temperature, request.top_p, request.generator))
+            token = request.choose(logits, output)
+            output.append(token)
             generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
             if token in request.stop_ids:
                 generation.stop_reason, generation.stop_id = "stop", token
