@@ -218,19 +218,23 @@ void finish(const Sums<R> &sums, float *y, int64_t stride) {
     for (int r = 0; r < R; r++) y[r * stride] = _mm512_reduce_add_ps(_mm512_add_ps(sums.even[r], sums.odd[r]));
 }
 
-// One row of x: the rows of the weight one after the other.
+// One row of x: the rows of the weight one after the other; two at a time where decoding them takes most of the time.
 template <class Form>
 void row_of(const Matrix &m, const Feed &feed, const uint16_t *x, int64_t first, int64_t end, float *y) {
     const Form form;
     Hints hints = {feed, uintptr_t(m.codes + first * m.row_bytes()) + uintptr_t(feed.ahead)};
     const int64_t later = feed.ahead / m.row_bytes() + 1;
-    for (int64_t n = first; n < end; n++) {
-        if (Form::SCALES > 1) Hints{feed, uintptr_t(m.scales_of(n + later))}.next(int(m.row_scales()));
-        Sums<1> sums;
-        sums.clear();
-        part_of_rows<Form, 1, 1>(form, m, n, 0, m.chunks(), x, hints, &sums);
-        finish<1>(sums, y + n, 0);
-    }
+    const auto step = [&](auto rows, int64_t n) __attribute__((always_inline)) {
+        constexpr int P = decltype(rows)::value;
+        if (Form::SCALES > 1) Hints{feed, uintptr_t(m.scales_of(n + later))}.next(int(P * m.row_scales()));
+        Sums<1> sums[P];
+        for (int p = 0; p < P; p++) sums[p].clear();
+        part_of_rows<Form, 1, P>(form, m, n, 0, m.chunks(), x, hints, sums);
+        for (int p = 0; p < P; p++) finish<1>(sums[p], y + n + p, 0);
+    };
+    int64_t n = first;
+    for (; Form::SCALED && n + 2 <= end; n += 2) step(std::integral_constant<int, 2>(), n);
+    for (; n < end; n++) step(std::integral_constant<int, 1>(), n);
 }
 
 // Several: rows of the weight take turns, two at a time, over columns whose x stays in the nearest cache.
