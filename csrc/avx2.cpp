@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attention.h"
+#include "int8_gemm.h"
 #include "rows_simd.h"
 #include "training.h"
 
@@ -83,11 +84,29 @@ struct Avx2 : Vector<8> {
     }
 };
 
+struct Avx2Int8 : Int8Vector<Avx2> {
+    static constexpr int INT8_TILE_ROWS = 4, INT8_TILE_VECTORS = 2;
+
+    // Bytes of |w| times those of x with its sign: at most 2 * 120 * 127, which 16 bits hold.
+    static WF_INLINE U dot4(U sum, B w, B x) {
+        const __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)x, (__m256i)w));
+        return sum + (U)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+    static WF_INLINE F floats(U sum) { return (F)_mm256_cvtepi32_ps((__m256i)sum); }
+    static WF_INLINE B tables(const uint8_t *const (&of)[4]) {
+        const __m128i first = _mm_loadu_si128((const __m128i *)of[0]), last = _mm_loadu_si128((const __m128i *)of[1]);
+        return (B)_mm256_inserti128_si256(_mm256_castsi128_si256(first), last, 1);
+    }
+    static WF_INLINE B look_up(B table, B index) { return (B)_mm256_shuffle_epi8((__m256i)table, (__m256i)index); }
+};
+
 constexpr AttentionKernels attention = attention_kernels<Avx2>();
 
 }  // namespace
 
 const TrainingKernels avx2_training = training_kernels<Avx2>();
-const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention, &avx2_training);
+const Int8Kernels avx2_int8 = int8_kernels<Avx2Int8>(has_avx2, &generic_int8);
+const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention, &avx2_training, &avx2_int8);
 
 }  // namespace wf

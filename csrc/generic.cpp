@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "int8.h"
 #include "training.h"
 #include "kernels.h"
 
@@ -57,6 +58,6 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 }  // namespace
 
 const Kernels generic_kernels = {"generic", supported,          arrange,          arranged_bytes, rows,
-                                 decode,    &generic_attention, &generic_training};
+                                 decode,    &generic_attention, &generic_training, &generic_int8};
 
 }  // namespace wf

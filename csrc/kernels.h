@@ -40,6 +40,7 @@ struct Matrix {
 
 struct AttentionKernels;
 struct TrainingKernels;
+struct Int8Kernels;
 
 struct Kernels {
     const char *name;
@@ -54,6 +55,7 @@ struct Kernels {
     void (*decode)(const Matrix &, int64_t first, int64_t end, uint16_t *out);
     const AttentionKernels *attention;  // null: the generic ones
     const TrainingKernels *training;
+    const Int8Kernels *int8;
 };
 
 extern const Kernels generic_kernels;

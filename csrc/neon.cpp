@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "attention.h"
+#include "int8_gemm.h"
 #include "rows_simd.h"
 #include "training.h"
 
@@ -49,11 +50,26 @@ struct Neon : Vector<4> {
     static WF_INLINE F fours(const float *values, const uint8_t *scales) { return all(values[*scales]); }
 };
 
+struct NeonInt8 : Int8Vector<Neon> {
+    static constexpr int INT8_TILE_ROWS = 4, INT8_TILE_VECTORS = 4;
+
+    // Four products of a lane: pairs of them in 16 bits, which 2 * 120 * 127 fits into.
+    static WF_INLINE U dot4(U sum, B w, B x) {
+        const int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+        const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
+        return (U)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
+    }
+    static WF_INLINE F floats(U sum) { return (F)vcvtq_f32_s32((int32x4_t)sum); }
+    static WF_INLINE B tables(const uint8_t *const (&of)[4]) { return (B)vld1q_u8(of[0]); }
+    static WF_INLINE B look_up(B table, B index) { return (B)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)index); }
+};
+
 constexpr AttentionKernels attention = attention_kernels<Neon>();
 
 }  // namespace
 
 const TrainingKernels neon_training = training_kernels<Neon>();
-const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention, &neon_training);
+const Int8Kernels neon_int8 = int8_kernels<NeonInt8>(has_neon, &generic_int8);
+const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention, &neon_training, &neon_int8);
 
 }  // namespace wf

@@ -4,6 +4,7 @@
 
 #include "api.h"
 #include "attention.h"
+#include "products_int8.h"
 #include "quantize.h"
 #include "rowwise.h"
 
@@ -150,15 +151,26 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
     return true;
 }
 
+bool in_bf16(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
+    bool all_few = true;
+    for (int64_t i = 0; i < count; i++) all_few = all_few && products[i].rows <= FEW_ROWS;
+    return all_few || runtime.batch_invariant ? few(runtime, products, count, next)
+                                              : many(runtime, products, count, next);
+}
+
 }  // namespace
 
 bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     for (; count > MOST; products += MOST, count -= MOST)
         if (!multiply(runtime, products, MOST)) return false;
-    bool all_few = true;
-    for (int64_t i = 0; i < count; i++) all_few = all_few && products[i].rows <= FEW_ROWS;
-    return all_few || runtime.batch_invariant ? few(runtime, products, count, next)
-                                              : many(runtime, products, count, next);
+    if (!runtime.int8) return in_bf16(runtime, products, count, next);
+    Product narrow[MOST], others[MOST];
+    int64_t num_narrow = 0, num_others = 0;
+    for (int64_t i = 0; i < count; i++)
+        (in_int8(runtime, products[i]) ? narrow[num_narrow++] : others[num_others++]) = products[i];
+    if (!num_others) return multiply_int8(runtime, narrow, num_narrow, next);
+    return (!num_narrow || multiply_int8(runtime, narrow, num_narrow, {})) &&
+           in_bf16(runtime, others, num_others, next);
 }
 
 }  // namespace wf

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "attention.h"
+#include "int8.h"
 
 namespace {
 
@@ -34,6 +35,12 @@ Runtime::~Runtime() {
 
 const AttentionKernels &Runtime::attention() const {
     return kernels.attention ? *kernels.attention : generic_attention;
+}
+
+const Int8Kernels &Runtime::int8_kernels() const {
+    const Int8Kernels *found = kernels.int8;
+    while (!found->supported()) found = found->otherwise;
+    return *found;
 }
 
 void *Runtime::scratch(int64_t bytes, int slot) {
@@ -70,14 +77,16 @@ const char *wf_isas(void) {
     return names.text;
 }
 
-int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime) {
+int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, int32_t activations,
+                      wf_runtime **runtime) {
     if (!runtime) return WF_ERROR_NULL;
     *runtime = nullptr;
     if (threads < 1 || threads > MOST_THREADS) return WF_ERROR_THREADS;
     const Kernels *kernels = wf::kernels_named(isa);
     if (!kernels) return WF_ERROR_ISA;
+    if (activations != WF_ACTIVATIONS_BF16 && activations != WF_ACTIVATIONS_INT8) return WF_ERROR_FORM;
     try {
-        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0);
+        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0, activations == WF_ACTIVATIONS_INT8);
     } catch (const std::system_error &) {
         return WF_ERROR_THREADS;
     } catch (const std::bad_alloc &) {

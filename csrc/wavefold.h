@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 9
+#define WF_ABI 10
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -76,9 +76,14 @@ WF_API const char *wf_isas(void);
  * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
+ * With WF_ACTIVATIONS_INT8 products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
+ * row, in place of the rounding to e4m3 (x_fp8). Few rows meet WF_FP8 in bfloat16 even so.
+ *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
  * last release; who calls must hold it. */
-WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, wf_runtime **runtime);
+enum { WF_ACTIVATIONS_BF16 = 0, WF_ACTIVATIONS_INT8 = 1 };
+WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, int32_t activations,
+                             wf_runtime **runtime);
 WF_API void wf_runtime_share(wf_runtime *runtime);
 WF_API void wf_runtime_release(wf_runtime *runtime);
 WF_API const char *wf_runtime_isa(const wf_runtime *runtime);
