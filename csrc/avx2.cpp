@@ -94,11 +94,12 @@ struct Avx2Int8 : Int8Vector<Avx2> {
         return sum + (U)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }
     static WF_INLINE F floats(U sum) { return (F)_mm256_cvtepi32_ps((__m256i)sum); }
-    static WF_INLINE B tables(const uint8_t *const (&of)[4]) {
-        const __m128i first = _mm_loadu_si128((const __m128i *)of[0]), last = _mm_loadu_si128((const __m128i *)of[1]);
-        return (B)_mm256_inserti128_si256(_mm256_castsi128_si256(first), last, 1);
+    static WF_INLINE void e2m1(U codes, U, B &low, B &high) {
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)INT8_OF_E2M1));
+        const B both = (B)codes;
+        low = (B)_mm256_shuffle_epi8(table, (__m256i)(both & 15));
+        high = (B)_mm256_shuffle_epi8(table, (__m256i)(both >> 4));
     }
-    static WF_INLINE B look_up(B table, B index) { return (B)_mm256_shuffle_epi8((__m256i)table, (__m256i)index); }
 };
 
 constexpr AttentionKernels attention = attention_kernels<Avx2>();

@@ -6,40 +6,46 @@
 //   FP8   128 columns of a row share the largest exponent `top` among their codes (at least 4): a code is the integer
 //         nearest to its value * 2^(13 - top), halves away from zero, at most 120. With a NaN among them the scale is NaN
 //
-// Sums over 32 columns are exact integers; float32 takes them from there.
+// The dot product of a group is an exact integer. Float32 takes it from there, a rounding for each step, in order:
+//
+//   part = sum over the four groups of 128 columns of x_scale * dot      y = sum over the columns of part * scale
+//
+// where scale is the largest weight scale of the 128 columns, and dot is in its units: a power of two is an exact factor.
+// So y has the same bits whatever instruction set, thread or other rows of x take part.
 #pragma once
 
 #include "kernels.h"
 
 namespace wf {
 
-constexpr int INT8_GROUP = 32;          // columns under one scale of x
-constexpr int64_t INT8_TILE = 64;       // rows of a weight decoded together
-constexpr int64_t INT8_ROWS = 384;      // rows of x that a decoded tile serves: a multiple of every INT8_TILE_ROWS
-constexpr int64_t INT8_COLUMNS = 1024;  // decoded at a time
-constexpr int INT8_FEW = 8;             // rows of x that meet a weight row while it is in registers
+constexpr int INT8_GROUP = 32;                    // columns under one scale of x
+constexpr int INT8_GROUPS = CHUNK / INT8_GROUP;   // in a chunk
+constexpr int64_t INT8_TILE = 64;                 // rows of a weight that become int8 together
+constexpr int64_t INT8_ROWS = 384;                // rows of x that they serve: a multiple of every INT8_TILE_ROWS
+constexpr int64_t INT8_RECORD = CHUNK + 8 * INT8_GROUPS;
 
-// The codes and the scale of at most 32 columns; the codes behind them are zero.
-float int8_group(const uint16_t *x, int64_t count, int8_t (&codes)[INT8_GROUP]);
+// A chunk of a row of x. With `split`, the codes are those of the even columns, then of the odd ones, as nibbles come apart.
+struct Int8Record {
+    int8_t codes[CHUNK];
+    float scales[INT8_GROUPS];
+    int32_t starts[INT8_GROUPS];  // -128 times the sum of a group's codes
+};
+static_assert(sizeof(Int8Record) == INT8_RECORD, "records stand side by side");
 
-// A row of x for `gemm`: codes [width], a scale for each group, and -128 times each group's sum of codes; width is columns
-// up to a multiple of 128. With `split`, 128 columns are their even ones, then their odd ones, as nibbles come apart.
-inline int64_t int8_width(int64_t columns) { return (columns + CHUNK - 1) / CHUNK * CHUNK; }
-inline int64_t int8_row_bytes(int64_t columns) { return (int8_width(columns) * 5 / 4 + 63) / 64 * 64; }
-void int8_row(const uint16_t *x, int64_t columns, bool split, uint8_t *row);
+// Chunk c of a row goes to records[c * stride].
+void int8_row(const uint16_t *x, int64_t columns, bool split, Int8Record *records, int64_t stride);
 
 // magnitudes[code] for `top` in 4 .. 15: what a code is in int8. NaN is zero, as its scale is NaN.
 const uint8_t *int8_of_e4m3(int top);
 
-// codes[code] + offset for e2m1 codes, their value times 2^(1 + shift), for a shift of 0 .. 3.
-const uint8_t *int8_of_e2m1(int shift, int offset);
-
+// y of `count` rows of the weight from `first` (at most INT8_TILE) and x_rows rows of x (at most INT8_ROWS).
 struct Int8Task {
     const Matrix *weight;
-    const uint8_t *x;  // [x_rows], int8_row each
-    int64_t x_rows;
-    int64_t first, count;  // rows of the weight: at most INT8_TILE
-    float *wide;           // one of the two is null: y, rows `y_stride` apart
+    const Int8Record *x;  // [chunks][stride], the first x_rows of each
+    int64_t x_rows, stride;
+    int64_t first, count;
+    int64_t ahead;    // bytes from the weights of this task to those of the next; 0: no hints
+    float *wide;      // one of the two is null: y, rows `y_stride` apart
     uint16_t *rounded;
     int64_t y_stride;
 };
@@ -47,14 +53,8 @@ struct Int8Task {
 struct Int8Kernels {
     bool (*supported)();
     const Int8Kernels *otherwise;  // for a processor that lacks these
-    // Few rows of x, FP4: x bfloat16 [columns] -> the order that `rows` wants; y[r * stride + n] for n in first .. end.
-    int64_t (*arranged_bytes)(const Matrix &);
-    void (*arrange)(const Matrix &, const uint16_t *x, void *arranged);
-    void (*rows)(const Matrix &, const uint8_t *arranged, int x_rows, int64_t first, int64_t end, float *y,
-                 int64_t stride);
-    // Many, FP4 or FP8.
-    int64_t (*gemm_bytes)();
-    void (*gemm)(const Int8Task &, uint8_t *scratch);
+    int64_t (*bytes)();            // of scratch, 64-byte aligned
+    void (*multiply)(const Int8Task &, uint8_t *scratch);
 };
 
 extern const Int8Kernels generic_int8;

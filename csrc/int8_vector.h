@@ -6,6 +6,9 @@
 
 namespace wf {
 
+// Twice the e2m1 values.
+constexpr int8_t INT8_OF_E2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
 template <class V>
 struct Int8Vector : V {
     using F = typename V::F;
@@ -13,7 +16,9 @@ struct Int8Vector : V {
     using B = typename V::B;
     using J = decltype(F{} > F{});  // int32 lanes
     static constexpr int L = V::LANES;
-    static constexpr int OFFSET = 0;  // 128: codes of weights are unsigned, that much higher
+    static constexpr int INT8_TILE_ROWS = 2, INT8_TILE_VECTORS = 2;
+    static constexpr int OFFSET = 0;       // 128: codes of weights are unsigned, that much higher
+    static constexpr bool SHIFTS = false;  // FP4's codes can be shifted on the way
 
     // sum + four products of codes of a weight and of x in each lane.
     static WF_INLINE U dot4(U sum, B w, B x) {
@@ -27,22 +32,11 @@ struct Int8Vector : V {
         return sum;
     }
     static WF_INLINE F floats(U sum) { return __builtin_convertvector((J)sum, F); }
-    // A table of 16 bytes for each 16 lanes of bytes, and the entries at indices below 16.
-    static WF_INLINE B tables(const uint8_t *const (&of)[4]) {
-        uint8_t bytes[4 * L];
-        for (int i = 0; i < L / 4; i++) std::memcpy(bytes + 16 * i, of[i], 16);
-        return V::template read<B>(bytes);
-    }
-    static WF_INLINE B look_up(B table, B index) {
-        B found;
-        for (int i = 0; i < 4 * L; i++) found[i] = table[i / 16 * 16 + index[i]];
-        return found;
-    }
-    // Sixteen scale bytes at a time as floats; a vector of them, four lanes for each of L / 4 from `first`.
-    static WF_INLINE F scales(const uint8_t *bytes, int first) {
-        F scales;
-        for (int l = 0; l < L; l++) scales[l] = e8m0_to_float(bytes[first + l / 4]);
-        return scales;
+    // Eight e2m1 codes in each lane: the low nibbles', then the high ones'; times 2^shift of the lane with SHIFTS.
+    static WF_INLINE void e2m1(U codes, U, B &low, B &high) {
+        const B both = (B)codes;
+        for (int i = 0; i < 4 * L; i++)
+            low[i] = uint8_t(INT8_OF_E2M1[both[i] & 15]), high[i] = uint8_t(INT8_OF_E2M1[both[i] >> 4]);
     }
     // The highest magnitude among 128 e4m3 codes, and these codes in int8.
     static WF_INLINE uint8_t highest(const uint8_t *codes) {
@@ -53,10 +47,10 @@ struct Int8Vector : V {
         }
         return top;
     }
-    static WF_INLINE void e4m3_codes(const uint8_t *codes, const uint8_t *magnitudes, int offset, uint8_t *out) {
+    static WF_INLINE void e4m3(const uint8_t *codes, const uint8_t *magnitudes, uint8_t *out) {
         for (int i = 0; i < CHUNK; i++) {
             const int magnitude = magnitudes[codes[i] & 127];
-            out[i] = uint8_t((codes[i] & 128 ? -magnitude : magnitude) + offset);
+            out[i] = uint8_t(codes[i] & 128 ? -magnitude : magnitude);
         }
     }
 };

@@ -60,8 +60,11 @@ struct NeonInt8 : Int8Vector<Neon> {
         return (U)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
     }
     static WF_INLINE F floats(U sum) { return (F)vcvtq_f32_s32((int32x4_t)sum); }
-    static WF_INLINE B tables(const uint8_t *const (&of)[4]) { return (B)vld1q_u8(of[0]); }
-    static WF_INLINE B look_up(B table, B index) { return (B)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)index); }
+    static WF_INLINE void e2m1(U codes, U, B &low, B &high) {
+        const int8x16_t table = vld1q_s8(INT8_OF_E2M1);
+        const B both = (B)codes;
+        low = (B)vqtbl1q_s8(table, (uint8x16_t)(both & 15)), high = (B)vqtbl1q_s8(table, (uint8x16_t)(both >> 4));
+    }
 };
 
 constexpr AttentionKernels attention = attention_kernels<Neon>();

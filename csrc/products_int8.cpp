@@ -1,136 +1,83 @@
 #include "products_int8.h"
 
 #include "int8.h"
-#include "rowwise.h"
 
 namespace wf {
 namespace {
 
-constexpr int64_t MOST = 256;  // products of one pass
-constexpr int64_t LINE = 64;
-constexpr int64_t STRIP = 512;     // sums of a row of x kept before they are rounded
-constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time
-constexpr int64_t FEW = 12;        // rows of x up to which FP4 is decoded for each few of them
-constexpr int64_t FP8_FEW = 12;    // and FP8 is multiplied in bfloat16
+constexpr int64_t MOST = 256;      // products of one pass
+constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time while rows of x are few
+constexpr int64_t FEW = 32;        // rows of x that are
+constexpr int64_t FP8_FEW = 12;    // and those that FP8 multiplies in bfloat16
 
 struct Plan {
     Runtime &runtime;
     const Int8Kernels &kernels;
     const Product *const products;
     const int64_t count;
-    bool few[MOST];
-    int64_t x_at[MOST], x_bytes[MOST];  // where a product's x lies in the scratch, and the bytes of a row of it
-    int64_t owners[MOST], owned = 0, rows = 0, used = 0;
-    uint8_t *scratch = nullptr;
+    int64_t x_at[MOST];                    // where a product's x begins, in records
+    int64_t owners[MOST], owned, x_rows;   // products with an x of their own, and their rows together
+    int64_t records, tasks, bytes, most_rows;
+    Int8Record *x;
+    uint8_t *scratch;
 
-    // Each distinct x is quantized once for all products that share it.
+    // Each distinct x is rounded once for all products that share it.
     void lay_out() {
         for (int64_t i = 0; i < count; i++) {
             const Product &p = products[i];
-            few[i] = p.weight.form == WF_FP4 && (p.rows <= FEW || runtime.batch_invariant);
+            tasks += num_tasks(p), bytes += p.weight.rows * p.weight.row_bytes();
+            most_rows = p.rows > most_rows ? p.rows : most_rows;
             int64_t other = 0;
-            while (other < i && !same_x(i, other)) other++;
-            if (other < i) {
-                x_at[i] = x_at[other], x_bytes[i] = x_bytes[other];
-                continue;
-            }
+            while (other < i && !same_x(p, products[other])) other++;
+            x_at[i] = other < i ? x_at[other] : records;
+            if (other < i) continue;
             owners[owned++] = i;
-            rows += p.rows;
-            x_at[i] = used;
-            x_bytes[i] = few[i] ? kernels.arranged_bytes(p.weight) : int8_row_bytes(p.weight.columns);
-            used += x_bytes[i] * p.rows;
+            x_rows += p.rows, records += p.rows * p.weight.chunks();
         }
     }
-    bool same_x(int64_t i, int64_t other) const {
-        const Product &a = products[i], &b = products[other];
+    static bool same_x(const Product &a, const Product &b) {
         return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.weight.columns == b.weight.columns &&
-               a.weight.form == b.weight.form && few[i] == few[other];
+               a.weight.form == b.weight.form;
+    }
+    static int64_t num_blocks(const Product &p) { return (p.rows + INT8_ROWS - 1) / INT8_ROWS; }
+    static int64_t num_tasks(const Product &p) {
+        return num_blocks(p) * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE);
     }
 
-    void quantize() const {
-        runtime.each(rows, [&](int64_t row, int) {
+    void round() const {
+        runtime.each(x_rows, [&](int64_t row, int) {
             int64_t o = 0;
             while (row >= products[owners[o]].rows) row -= products[owners[o++]].rows;
-            const int64_t i = owners[o];
-            const Product &p = products[i];
-            uint8_t *to = scratch + x_at[i] + row * x_bytes[i];
-            if (few[i]) kernels.arrange(p.weight, p.x + row * p.stride, to);
-            else int8_row(p.x + row * p.stride, p.weight.columns, p.weight.form == WF_FP4, to);
+            const Product &p = products[owners[o]];
+            int8_row(p.x + row * p.stride, p.weight.columns, p.weight.form == WF_FP4, x + x_at[owners[o]] + row, p.rows);
         });
     }
 
-    // Bytes of weights that a product of few rows reads, once for each INT8_FEW of them.
-    int64_t row_work(int64_t i) const {
-        const Product &p = products[i];
-        return few[i] ? p.weight.row_bytes() * ((p.rows + INT8_FEW - 1) / INT8_FEW) : 0;
-    }
-
-    // The rows of all matrices stand in one line, cut by bytes.
-    void multiply_few(float *sums) const {
-        int64_t bytes = 0;
-        for (int64_t i = 0; i < count; i++) bytes += products[i].weight.rows * row_work(i);
-        const int64_t threads = runtime.threads(), most = 16 * threads, parts = bytes / PART < threads ? threads
-                                                                                : bytes / PART < most  ? bytes / PART
-                                                                                                       : most;
-        if (!bytes) return;
+    // Tasks are numbered tile by tile, so that threads share the rows of x rather than the weights. While the rows are few a
+    // thread takes many tiles on end, and asks for the next one's weights.
+    void multiply() const {
+        const int64_t threads = runtime.threads(), most = 16 * threads, wanted = bytes / PART;
+        int64_t parts = wanted < threads ? threads : wanted < most ? wanted : most;
+        if (most_rows > FEW || parts > tasks) parts = tasks;
         runtime.each(parts, [&](int64_t part, int thread) {
-            const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
-            int64_t passed = 0;
-            for (int64_t i = 0; i < count && passed < stop; i++) {
-                const int64_t one = row_work(i), all = products[i].weight.rows;
-                if (!one) continue;
-                // rows whose first byte lies in begin .. stop
-                int64_t first = begin <= passed ? 0 : (begin - passed + one - 1) / one;
-                int64_t end = stop <= passed ? 0 : (stop - passed + one - 1) / one;
-                passed += all * one;
-                first = first < all ? first : all, end = end < all ? end : all;
-                for (int64_t n = first; n < end; n += STRIP)
-                    strip(i, n, n + STRIP < end ? n + STRIP : end, sums + thread * INT8_FEW * STRIP);
+            const int64_t end = tasks * (part + 1) / parts;
+            int64_t i = 0, passed = 0;
+            for (int64_t item = tasks * part / parts; item < end; item++) {
+                while (item - passed >= num_tasks(products[i])) passed += num_tasks(products[i++]);
+                run(i, item - passed, item + 1 < end, scratch + thread * kernels.bytes());
             }
         });
     }
 
-    void strip(int64_t i, int64_t n, int64_t end, float *sums) const {
+    void run(int64_t i, int64_t task, bool more, uint8_t *memory) const {
         const Product &p = products[i];
-        for (int64_t r = 0; r < p.rows; r += INT8_FEW) {
-            const int together = int(p.rows - r < INT8_FEW ? p.rows - r : INT8_FEW);
-            const uint8_t *x = scratch + x_at[i] + r * x_bytes[i];
-            if (p.wide) {
-                kernels.rows(p.weight, x, together, n, end, p.wide + r * p.y_stride, p.y_stride);
-                continue;
-            }
-            kernels.rows(p.weight, x, together, n, end, sums - n, STRIP);
-            for (int64_t s = 0; s < together; s++)
-                wf::round(sums + s * STRIP, end - n, p.rounded + (r + s) * p.y_stride + n);
-        }
-    }
-
-    // Tasks are numbered tile by tile, so that threads share the rows of x rather than the weights.
-    int64_t tasks(int64_t i) const {
-        const Product &p = products[i];
-        return few[i] ? 0 : (p.rows + INT8_ROWS - 1) / INT8_ROWS * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE);
-    }
-
-    void multiply_many(uint8_t *memory) const {
-        int64_t total = 0;
-        for (int64_t i = 0; i < count; i++) total += tasks(i);
-        if (!total) return;
-        runtime.each(total, [&](int64_t item, int thread) {
-            int64_t i = 0;
-            while (item >= tasks(i)) item -= tasks(i++);
-            const Product &p = products[i];
-            const int64_t blocks = (p.rows + INT8_ROWS - 1) / INT8_ROWS;
-            const int64_t first = item / blocks * INT8_TILE, row = item % blocks * INT8_ROWS;
-            const Int8Task task = {&p.weight,
-                                   scratch + x_at[i] + row * x_bytes[i],
-                                   p.rows - row < INT8_ROWS ? p.rows - row : INT8_ROWS,
-                                   first,
-                                   p.weight.rows - first < INT8_TILE ? p.weight.rows - first : INT8_TILE,
-                                   p.wide ? p.wide + row * p.y_stride + first : nullptr,
-                                   p.wide ? nullptr : p.rounded + row * p.y_stride + first,
-                                   p.y_stride};
-            kernels.gemm(task, memory + thread * kernels.gemm_bytes());
-        });
+        const int64_t blocks = num_blocks(p), first = task / blocks * INT8_TILE, row = task % blocks * INT8_ROWS;
+        const int64_t left = p.weight.rows - first, count = left < INT8_TILE ? left : INT8_TILE;
+        kernels.multiply({&p.weight, x + x_at[i] + row, p.rows - row < INT8_ROWS ? p.rows - row : INT8_ROWS, p.rows, first,
+                          count, more && left >= 2 * INT8_TILE ? INT8_TILE * p.weight.row_bytes() : 0,
+                          p.wide ? p.wide + row * p.y_stride + first : nullptr,
+                          p.wide ? nullptr : p.rounded + row * p.y_stride + first, p.y_stride},
+                         memory);
     }
 };
 
@@ -138,20 +85,19 @@ struct Plan {
 
 bool in_int8(const Runtime &runtime, const Product &product) {
     if (!runtime.int8 || product.weight.form > WF_FP8) return false;
-    return product.weight.form == WF_FP4 || (product.rows > FP8_FEW && !runtime.batch_invariant);
+    return product.weight.form == WF_FP4 || product.rows > FP8_FEW || runtime.batch_invariant;
 }
 
 bool multiply_int8(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    Plan plan = {runtime, runtime.int8_kernels(), products, count, {}, {}, {}, {}};
+    Plan plan = {runtime, runtime.int8_kernels(), products, count, {}, {}, 0, 0, 0, 0, 0, 0, nullptr, nullptr};
     plan.lay_out();
-    const int64_t x = (plan.used + LINE - 1) / LINE * LINE;
-    const int64_t strips = 4 * INT8_FEW * STRIP, one = strips > plan.kernels.gemm_bytes() ? strips : plan.kernels.gemm_bytes();
-    plan.scratch = static_cast<uint8_t *>(runtime.scratch(x + runtime.threads() * one));
+    const int64_t x_bytes = (plan.records * INT8_RECORD + 63) / 64 * 64;
+    plan.scratch = static_cast<uint8_t *>(runtime.scratch(runtime.threads() * plan.kernels.bytes() + x_bytes));
     if (!plan.scratch) return false;
-    plan.quantize();
+    plan.x = reinterpret_cast<Int8Record *>(plan.scratch + runtime.threads() * plan.kernels.bytes());
+    plan.round();
     next.tell(runtime);
-    plan.multiply_few(reinterpret_cast<float *>(plan.scratch + x));
-    plan.multiply_many(plan.scratch + x);
+    plan.multiply();
     return true;
 }
 

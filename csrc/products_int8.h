@@ -1,4 +1,4 @@
-// Products of FP4 and FP8 matrices with int8 activations (int8.h), cut among the threads as products.h says.
+// Products of FP4 and FP8 matrices with activations in int8 (int8.h), cut among the threads.
 #pragma once
 
 #include "products.h"
@@ -6,7 +6,7 @@
 namespace wf {
 
 // True if the runtime computes this product in int8: FP4, and FP8 where rows are many. A few rows of FP8 are as fast in
-// bfloat16, which memory limits too, and lose nothing there.
+// bfloat16 and lose nothing there; where rows may not depend on their batch, all are in int8.
 bool in_int8(const Runtime &runtime, const Product &product);
 
 // False when there is no memory for scratch. At most 256 products, all of them in int8.
