@@ -227,7 +227,7 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
 }  // namespace
 
 const Kernels avx512bf16_kernels = {
-    "avx512bf16",          has_avx512bf16,      arrange, arranged_bytes, rows, Plain::decode,
+    "avx512bf16",          has_avx512bf16,       arrange,         arranged_bytes, rows, Plain::decode,
     &avx512bf16_attention, &avx512bf16_training, &avx512vnni_int8};
 
 }  // namespace wf

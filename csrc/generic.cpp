@@ -57,7 +57,7 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported,          arrange,          arranged_bytes, rows,
+const Kernels generic_kernels = {"generic", supported,          arrange,           arranged_bytes, rows,
                                  decode,    &generic_attention, &generic_training, &generic_int8};
 
 }  // namespace wf

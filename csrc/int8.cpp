@@ -10,42 +10,48 @@ namespace {
 constexpr uint16_t LEAST = (127 - 100) << 7;  // 2^-100
 
 struct Codes {
-    alignas(64) uint8_t of[16][128] = {};
+    alignas(64) uint8_t of[16][128] = {}, below[64];
     Codes() {
         for (int top = 4; top < 16; top++)
             for (int code = 0; code < 8 * (top + 1) && code < 127; code++) {
                 const int exponent = code >> 3, mantissa = code & 7;
                 const int units = exponent ? (8 + mantissa) << (exponent - 1) : mantissa;  // of 2^-9
-                of[top][code] = uint8_t((units + ((1 << (top - 4)) >> 1)) >> (top - 4));
+                const int unit = 1 << (top - 4), floor = units / unit, rest = 2 * (units % unit);
+                of[top][code] = uint8_t(floor + (rest > unit || (rest == unit && floor % 2)));
             }
+        below[0] = 120;  // code 127 is NaN only below an exponent of 15
+        for (int i = 1; i < 64; i++) below[i] = of[15][127 - i];
     }
 };
+
+const Codes &codes() {
+    static const Codes made;
+    return made;
+}
 
 bool everywhere() { return true; }
 
 // The codes of 32 values. Returns their scale.
-WF_CLONES float group(const uint16_t *x, int8_t *codes) {
+WF_CLONES float group(const uint16_t *x, int8_t *out) {
     uint16_t top = 0;
     for (int k = 0; k < INT8_GROUP; k++) {
         const uint16_t magnitude = x[k] & 0x7FFF;
         top = magnitude > top ? magnitude : top;
     }
     if (top < LEAST || top >= 0x7F80) {
-        std::memset(codes, 0, INT8_GROUP);
+        std::memset(out, 0, INT8_GROUP);
         return top < LEAST ? 0 : bits_to_float(0x7FC00000);
     }
     const float amax = bf16_to_float(top), reciprocal = 127 / amax;
     for (int k = 0; k < INT8_GROUP; k++)  // the nearest integer in the low bits
-        codes[k] = int8_t(float_to_bits(bf16_to_float(x[k]) * reciprocal + 0x1.8p23f));
+        out[k] = int8_t(float_to_bits(bf16_to_float(x[k]) * reciprocal + 0x1.8p23f));
     return amax / 127;
 }
 
 }  // namespace
 
-const uint8_t *int8_of_e4m3(int top) {
-    static const Codes codes;
-    return codes.of[top];
-}
+const uint8_t *int8_of_e4m3(int top) { return codes().of[top]; }
+const uint8_t *int8_below_e4m3() { return codes().below; }
 
 void int8_row(const uint16_t *x, int64_t columns, bool split, Int8Record *records, int64_t stride) {
     for (int64_t k = 0; k < columns; k += CHUNK, records += stride) {

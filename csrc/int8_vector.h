@@ -33,25 +33,20 @@ struct Int8Vector : V {
     }
     static WF_INLINE F floats(U sum) { return __builtin_convertvector((J)sum, F); }
     // Eight e2m1 codes in each lane: the low nibbles', then the high ones'; times 2^shift of the lane with SHIFTS.
-    static WF_INLINE void e2m1(U codes, U, B &low, B &high) {
+    static WF_INLINE const int8_t *e2m1_table() { return INT8_OF_E2M1; }
+    static WF_INLINE void e2m1(const int8_t *table, U codes, U, B &low, B &high) {
         const B both = (B)codes;
-        for (int i = 0; i < 4 * L; i++)
-            low[i] = uint8_t(INT8_OF_E2M1[both[i] & 15]), high[i] = uint8_t(INT8_OF_E2M1[both[i] >> 4]);
+        for (int i = 0; i < 4 * L; i++) low[i] = uint8_t(table[both[i] & 15]), high[i] = uint8_t(table[both[i] >> 4]);
     }
-    // The highest magnitude among 128 e4m3 codes, and these codes in int8.
-    static WF_INLINE uint8_t highest(const uint8_t *codes) {
-        uint8_t top = 0;
-        for (int i = 0; i < CHUNK; i++) {
-            const uint8_t magnitude = codes[i] & 127;
-            top = magnitude > top ? magnitude : top;
+    // e4m3 codes whose magnitudes are at most `most`, the highest code of an exponent of at least 8.
+    static WF_INLINE const uint8_t *e4m3_table() { return int8_below_e4m3(); }
+    static WF_INLINE B e4m3(const uint8_t *table, B codes, B most) {
+        B values;
+        for (int i = 0; i < 4 * L; i++) {
+            const int below = most[i] - (codes[i] & 127), magnitude = table[below < 63 ? below : 63];
+            values[i] = uint8_t(codes[i] & 128 ? -magnitude : magnitude);
         }
-        return top;
-    }
-    static WF_INLINE void e4m3(const uint8_t *codes, const uint8_t *magnitudes, uint8_t *out) {
-        for (int i = 0; i < CHUNK; i++) {
-            const int magnitude = magnitudes[codes[i] & 127];
-            out[i] = uint8_t(codes[i] & 128 ? -magnitude : magnitude);
-        }
+        return values;
     }
 };
 

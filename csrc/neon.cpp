@@ -60,10 +60,17 @@ struct NeonInt8 : Int8Vector<Neon> {
         return (U)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
     }
     static WF_INLINE F floats(U sum) { return (F)vcvtq_f32_s32((int32x4_t)sum); }
-    static WF_INLINE void e2m1(U codes, U, B &low, B &high) {
-        const int8x16_t table = vld1q_s8(INT8_OF_E2M1);
+    static WF_INLINE int8x16_t e2m1_table() { return vld1q_s8(INT8_OF_E2M1); }
+    static WF_INLINE void e2m1(int8x16_t table, U codes, U, B &low, B &high) {
         const B both = (B)codes;
         low = (B)vqtbl1q_s8(table, (uint8x16_t)(both & 15)), high = (B)vqtbl1q_s8(table, (uint8x16_t)(both >> 4));
+    }
+    static WF_INLINE uint8x16x4_t e4m3_table() { return vld1q_u8_x4(int8_below_e4m3()); }
+    static WF_INLINE B e4m3(uint8x16x4_t table, B codes, B most) {
+        const uint8x16_t code = (uint8x16_t)codes;
+        const uint8x16_t below = vsubq_u8((uint8x16_t)most, vandq_u8(code, vdupq_n_u8(127)));
+        const int8x16_t value = vreinterpretq_s8_u8(vqtbl4q_u8(table, below));  // zero from 64 on
+        return (B)vbslq_s8(vcltzq_s8(vreinterpretq_s8_u8(code)), vnegq_s8(value), value);
     }
 };
 

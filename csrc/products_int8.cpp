@@ -8,15 +8,16 @@ namespace {
 constexpr int64_t MOST = 256;      // products of one pass
 constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time while rows of x are few
 constexpr int64_t FEW = 32;        // rows of x that are
-constexpr int64_t FP8_FEW = 12;    // and those that FP8 multiplies in bfloat16
+// Rows of x that are multiplied in bfloat16, as fast or faster (Zen 4; bench/int8.py).
+constexpr int64_t FP4_BF16 = 4, FP8_BF16 = 6;
 
 struct Plan {
     Runtime &runtime;
     const Int8Kernels &kernels;
     const Product *const products;
     const int64_t count;
-    int64_t x_at[MOST];                    // where a product's x begins, in records
-    int64_t owners[MOST], owned, x_rows;   // products with an x of their own, and their rows together
+    int64_t x_at[MOST];                   // where a product's x begins, in records
+    int64_t owners[MOST], owned, x_rows;  // products with an x of their own, and their rows together
     int64_t records, tasks, bytes, most_rows;
     Int8Record *x;
     uint8_t *scratch;
@@ -40,16 +41,15 @@ struct Plan {
                a.weight.form == b.weight.form;
     }
     static int64_t num_blocks(const Product &p) { return (p.rows + INT8_ROWS - 1) / INT8_ROWS; }
-    static int64_t num_tasks(const Product &p) {
-        return num_blocks(p) * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE);
-    }
+    static int64_t num_tasks(const Product &p) { return num_blocks(p) * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE); }
 
     void round() const {
         runtime.each(x_rows, [&](int64_t row, int) {
             int64_t o = 0;
             while (row >= products[owners[o]].rows) row -= products[owners[o++]].rows;
             const Product &p = products[owners[o]];
-            int8_row(p.x + row * p.stride, p.weight.columns, p.weight.form == WF_FP4, x + x_at[owners[o]] + row, p.rows);
+            int8_row(p.x + row * p.stride, p.weight.columns, p.weight.form == WF_FP4, x + x_at[owners[o]] + row,
+                     p.rows);
         });
     }
 
@@ -73,11 +73,12 @@ struct Plan {
         const Product &p = products[i];
         const int64_t blocks = num_blocks(p), first = task / blocks * INT8_TILE, row = task % blocks * INT8_ROWS;
         const int64_t left = p.weight.rows - first, count = left < INT8_TILE ? left : INT8_TILE;
-        kernels.multiply({&p.weight, x + x_at[i] + row, p.rows - row < INT8_ROWS ? p.rows - row : INT8_ROWS, p.rows, first,
-                          count, more && left >= 2 * INT8_TILE ? INT8_TILE * p.weight.row_bytes() : 0,
-                          p.wide ? p.wide + row * p.y_stride + first : nullptr,
-                          p.wide ? nullptr : p.rounded + row * p.y_stride + first, p.y_stride},
-                         memory);
+        kernels.multiply(
+            {&p.weight, x + x_at[i] + row, p.rows - row < INT8_ROWS ? p.rows - row : INT8_ROWS, p.rows, first, count,
+             more && left >= 2 * INT8_TILE ? p.weight.codes + (first + INT8_TILE) * p.weight.row_bytes() : nullptr,
+             p.wide ? p.wide + row * p.y_stride + first : nullptr,
+             p.wide ? nullptr : p.rounded + row * p.y_stride + first, p.y_stride},
+            memory);
     }
 };
 
@@ -85,7 +86,7 @@ struct Plan {
 
 bool in_int8(const Runtime &runtime, const Product &product) {
     if (!runtime.int8 || product.weight.form > WF_FP8) return false;
-    return product.weight.form == WF_FP4 || product.rows > FP8_FEW || runtime.batch_invariant;
+    return product.rows > (product.weight.form == WF_FP4 ? FP4_BF16 : FP8_BF16) || runtime.batch_invariant;
 }
 
 bool multiply_int8(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {

@@ -5,8 +5,8 @@
 
 namespace wf {
 
-// True if the runtime computes this product in int8: FP4, and FP8 where rows are many. A few rows of FP8 are as fast in
-// bfloat16 and lose nothing there; where rows may not depend on their batch, all are in int8.
+// True if the runtime computes this product in int8: with FP4 and FP8, unless the rows of x are so few that bfloat16, which
+// loses less, is as fast; where rows may not depend on their batch, all of them.
 bool in_int8(const Runtime &runtime, const Product &product);
 
 // False when there is no memory for scratch. At most 256 products, all of them in int8.

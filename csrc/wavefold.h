@@ -77,7 +77,7 @@ WF_API const char *wf_isas(void);
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
  * With WF_ACTIVATIONS_INT8 products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
- * row, in place of the rounding to e4m3 (x_fp8). Few rows meet WF_FP8 in bfloat16 even so.
+ * row, in place of the rounding to e4m3 (x_fp8). Unless batch_invariant, a few rows are multiplied as without it.
  *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
  * last release; who calls must hold it. */

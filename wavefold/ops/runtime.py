@@ -76,9 +76,7 @@ class Runtime:
                 return handle
             if handle is not None and handle.is_usable:
                 self._spent_ns += handle.inside_ns
-            self._handle = library.Handle(
-                threads, self._isa, self.batch_invariant, self.activations == "int8"
-            )
+            self._handle = library.Handle(threads, self._isa, self.batch_invariant, self.activations == "int8")
             return self._handle
 
     @contextlib.contextmanager
