@@ -2,8 +2,8 @@
 
     python bench/int8.py [--rows 1 4 16 512] [--size 4096] [--matrices 8] [--repeats 9] [--threads 2] [--isa NAME]
 
-A turn multiplies `matrices` distinct ones of size x size by both. Prints a table (medians of the turns; the ratio is the
-median of the turns' ratios, with its range) and one JSON line.
+A turn multiplies `matrices` distinct ones of size x size by both. Prints a table (medians of the turns; the ratio is
+the median of the turns' ratios, with its range) and one JSON line.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def main() -> None:
             ratios = [a / b for a, b in turns]
             row = {"form": form, "rows": rows, "default_s": before, "int8_s": after}
             lines.append(row | {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)})
-            table.add_row(form, str(rows), f"{1e3 * before:.3f}", f"{1e3 * after:.3f}", f"{statistics.median(ratios):.2f}",
-                          f"{min(ratios):.2f}-{max(ratios):.2f}", f"{2e-9 * rows * args.size**2 / after:.0f}")  # fmt: skip
+            spread, rate = f"{min(ratios):.2f}-{max(ratios):.2f}", 2e-9 * rows * args.size**2 / after
+            table.add_row(form, str(rows), f"{1e3 * before:.3f}", f"{1e3 * after:.3f}",
+                          f"{statistics.median(ratios):.2f}", spread, f"{rate:.0f}")  # fmt: skip
     Console().print(table)
     print(json.dumps(circumstances(args.repeats) | {"bench": "int8", "size": args.size, "rows": lines}))
 

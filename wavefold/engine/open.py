@@ -85,9 +85,9 @@ def open_model(
         )
     if activations != "bf16" and not model.runs_on_kernels:
         raise ValueError(
-            f"activations = {activations} is for the CPU kernels alone, which compute in bfloat16 and take parameters of "
-            "the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, and "
-            "an installation with the kernels"
+            f"activations = {activations} is for the CPU kernels alone, which compute in bfloat16 and take parameters "
+            "of the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, "
+            "and an installation with the kernels"
         )
     if kernels is not None:
         model.experts = kernel_experts(model.experts, model.config, model.device)
@@ -105,9 +105,14 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _load_over_ranks(
-    folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool, over_ranks: OverRanks,
+    folder: Path,
+    arithmetic: str,
+    dtype: torch.dtype | None,
+    strict: bool,
+    batch_invariant: bool,
+    over_ranks: OverRanks,
     activations: str,
-) -> Transformer:  # fmt: skip
+) -> Transformer:
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
