@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 import wavefold
+from wavefold import ops
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.bench.llama_cpp import LlamaCpp
 from wavefold.chat import Tokenizer
@@ -33,8 +34,9 @@ MARGIN = 0.05
 WINDOWS_APART = 10000
 
 
-def ours(arithmetic: str, dtype: torch.dtype) -> Callable[[list[int]], Tensor]:
+def ours(arithmetic: str, dtype: torch.dtype, activations: str = "bf16") -> Callable[[list[int]], Tensor]:
     model = wavefold.load(default_model(), arithmetic, dtype)
+    model.runtime = ops.current().but(activations=activations)
 
     def logits(tokens: list[int]) -> Tensor:
         sequence = model.new_pool(len(tokens)).open()
@@ -84,7 +86,9 @@ def main() -> None:
             "llama.cpp": lambda tokens: torch.from_numpy(llama.logits(tokens)),
             "exact, float32": ours("exact", torch.float32),
             "exact, bfloat16": ours("exact", torch.bfloat16),
+            "exact, bfloat16, int8": ours("exact", torch.bfloat16, "int8"),
             "released": ours("released", torch.bfloat16),
+            "released, int8": ours("released", torch.bfloat16, "int8"),
         }
         for name, logits in contestants.items():
             other = torch.cat([logits(window) for window in windows]).double()

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attention.h"
+#include "int8_gemm.h"
 #include "rows_simd.h"
 #include "training.h"
 
@@ -83,11 +84,53 @@ struct Avx2 : Vector<8> {
     }
 };
 
+struct Avx2Int8 : Int8Vector<Avx2> {
+    static constexpr int INT8_TILE_ROWS = 4, INT8_TILE_VECTORS = 2;
+
+    // Bytes of |w| times those of x with its sign: at most 2 * 120 * 127, which 16 bits hold.
+    static WF_INLINE U dot4(U sum, B w, B x) {
+        const __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)x, (__m256i)w));
+        return sum + (U)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+    static WF_INLINE F floats(U sum) { return (F)_mm256_cvtepi32_ps((__m256i)sum); }
+    static WF_INLINE __m256i e2m1_table() {
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)INT8_OF_E2M1));
+    }
+    static WF_INLINE void e2m1(__m256i table, U codes, U, B &low, B &high) {
+        const B both = (B)codes;
+        low = (B)_mm256_shuffle_epi8(table, (__m256i)(both & 15));
+        high = (B)_mm256_shuffle_epi8(table, (__m256i)(both >> 4));
+    }
+    struct E4m3 {
+        __m256i parts[4];
+    };
+    static WF_INLINE E4m3 e4m3_table() {
+        E4m3 table;
+        for (int i = 0; i < 4; i++)
+            table.parts[i] =
+                _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(int8_below_e4m3() + 16 * i)));
+        return table;
+    }
+    static WF_INLINE B e4m3(const E4m3 &table, B codes, B most) {
+        const __m256i code = (__m256i)codes, magnitude = _mm256_and_si256(code, _mm256_set1_epi8(127));
+        const __m256i below = _mm256_min_epu8(_mm256_sub_epi8((__m256i)most, magnitude), _mm256_set1_epi8(63));
+        const __m256i high = _mm256_slli_epi16(below, 3), higher = _mm256_slli_epi16(below, 2);  // bits 4 and 5 on top
+        const __m256i a = _mm256_blendv_epi8(_mm256_shuffle_epi8(table.parts[0], below),
+                                             _mm256_shuffle_epi8(table.parts[1], below), high);
+        const __m256i b = _mm256_blendv_epi8(_mm256_shuffle_epi8(table.parts[2], below),
+                                             _mm256_shuffle_epi8(table.parts[3], below), high);
+        const __m256i value = _mm256_blendv_epi8(a, b, higher);
+        return (B)_mm256_sign_epi8(value, _mm256_or_si256(code, _mm256_set1_epi8(1)));
+    }
+};
+
 constexpr AttentionKernels attention = attention_kernels<Avx2>();
 
 }  // namespace
 
 const TrainingKernels avx2_training = training_kernels<Avx2>();
-const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention, &avx2_training);
+const Int8Kernels avx2_int8 = int8_kernels<Avx2Int8>(has_avx2, &generic_int8);
+const Kernels avx2_kernels = simd_kernels<Avx2>("avx2", has_avx2, &attention, &avx2_training, &avx2_int8);
 
 }  // namespace wf

@@ -1,4 +1,5 @@
 // What the processor has. Compiled for every processor, since it is asked before anything else may run.
+#include "int8.h"
 #include "kernels.h"
 
 namespace wf {
@@ -15,6 +16,10 @@ bool has_avx512() {  // x86-64-v4
 
 bool has_avx512bf16() {
     return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+}
+
+bool has_avx512vnni() {  // with VBMI
+    return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
 #elif defined(WF_NEON)
 bool has_neon() { return true; }  // ARMv8-A has it

@@ -114,10 +114,10 @@ Fuzz::Fuzz(uint64_t seed) : random(seed) {
 bool Fuzz::renew() {
     release();
     for (size_t i = 0; i <= isas.size(); i++) {
-        for (int kind = 0; kind < 4; kind++) {
+        for (int kind = 0; kind < 8; kind++) {
             wf_runtime *runtime;
             const char *isa = i < isas.size() ? isas[i].c_str() : "generic";
-            if (wf_runtime_create(1 + kind / 2, isa, kind % 2, nullptr, &runtime)) return false;
+            if (wf_runtime_create(1 + kind / 4, isa, kind / 2 % 2, kind % 2, nullptr, &runtime)) return false;
             runtimes_.push_back(runtime);
         }
     }
@@ -133,13 +133,13 @@ int main(int count, char **arguments) {
     const long calls = count > 1 ? std::atol(arguments[1]) : 10000;
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
     if (!fuzz.renew()) return std::puts("no runtime"), 1;
-    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block,
-                                     fuzz_experts, fuzz_forward,   fuzz_training};
+    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts,
+                                     fuzz_forward, fuzz_training,  fuzz_int8};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
-        fuzz.batch_invariant = fuzz.below(4) == 0;
-        if (!parts[fuzz.below(6)](fuzz)) break;
+        fuzz.batch_invariant = fuzz.below(4) == 0, fuzz.int8 = false;
+        if (!parts[fuzz.below(7)](fuzz)) break;
     }
     if (call < calls) return std::printf("call %ld: %s\n", call, fuzz.message.c_str()), 1;
     std::printf("%ld calls, %s: no difference\n", calls, wf_isas());

@@ -11,9 +11,9 @@
 
 struct Fuzz {
     std::mt19937_64 random;
-    std::vector<std::string> isas;  // all but "generic"
-    std::string message;            // of what went wrong
-    bool batch_invariant = false;   // what the runtimes in use are
+    std::vector<std::string> isas;               // all but "generic"
+    std::string message;                         // of what went wrong
+    bool batch_invariant = false, int8 = false;  // what the runtimes in use are
 
     explicit Fuzz(uint64_t seed);
     ~Fuzz() { release(); }
@@ -24,7 +24,9 @@ struct Fuzz {
 
     // A runtime of the instruction set in use, on one thread or two.
     wf_runtime *runtime() { return runtime(1 + int(below(2))); }
-    wf_runtime *runtime(int threads) { return runtimes_[in_use_ * 4 + size_t(threads - 1) * 2 + batch_invariant]; }
+    wf_runtime *runtime(int threads) {
+        return runtimes_[in_use_ * 8 + size_t(threads - 1) * 4 + batch_invariant * 2 + int8];
+    }
     // From now on that instruction set is in use; "generic" is one.
     void use(const std::string &isa) {
         in_use_ = 0;
@@ -57,8 +59,9 @@ struct Fuzz {
   private:
     void release();
 
-    size_t in_use_ = 0;                   // in `isas`; their number is "generic"
-    std::vector<wf_runtime *> runtimes_;  // for each instruction set: one thread, two; as they are, batch-invariant
+    size_t in_use_ = 0;  // in `isas`; their number is "generic"
+    std::vector<wf_runtime *>
+        runtimes_;  // for each instruction set: one thread, two; as they are, batch-invariant; in int8
 };
 
 // One call each; false with a message.
@@ -66,4 +69,5 @@ bool fuzz_attention(Fuzz &fuzz);
 bool fuzz_block(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
 bool fuzz_forward(Fuzz &fuzz);
+bool fuzz_int8(Fuzz &fuzz);
 bool fuzz_training(Fuzz &fuzz);

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "int8.h"
 #include "training.h"
 #include "kernels.h"
 
@@ -57,7 +58,7 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported, MAX_ROWS,           arrange,           arranged_bytes,
-                                 rows,      decode,    &generic_attention, &generic_training, nullptr};
+const Kernels generic_kernels = {"generic", supported,          MAX_ROWS,          arrange, arranged_bytes, rows,
+                                 decode,    &generic_attention, &generic_training, nullptr, &generic_int8};
 
 }  // namespace wf

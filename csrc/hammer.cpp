@@ -43,7 +43,9 @@ struct Setting {
 
     wf_runtime *create() const {
         wf_runtime *runtime = nullptr;
-        return wf_runtime_create(threads, isa.c_str(), batch_invariant, nullptr, &runtime) == WF_OK ? runtime : nullptr;
+        return wf_runtime_create(threads, isa.c_str(), batch_invariant, WF_ACTIVATIONS_BF16, nullptr, &runtime) == WF_OK
+                   ? runtime
+                   : nullptr;
     }
 };
 

@@ -56,6 +56,7 @@ WF_INLINE void ask(const Feed &feed, uintptr_t at) {
 
 struct AttentionKernels;
 struct TrainingKernels;
+struct Int8Kernels;
 
 struct Kernels {
     const char *name;
@@ -75,6 +76,7 @@ struct Kernels {
     const AttentionKernels *attention;  // null: the generic ones
     const TrainingKernels *training;
     const Kernels *in_float;  // where these multiply bfloat16: those that multiply float32 instead; else null
+    const Int8Kernels *int8;
 };
 
 extern const Kernels generic_kernels;

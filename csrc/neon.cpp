@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "attention.h"
+#include "int8_gemm.h"
 #include "rows_simd.h"
 #include "training.h"
 
@@ -49,11 +50,36 @@ struct Neon : Vector<4> {
     static WF_INLINE F fours(const float *values, const uint8_t *scales) { return all(values[*scales]); }
 };
 
+struct NeonInt8 : Int8Vector<Neon> {
+    static constexpr int INT8_TILE_ROWS = 4, INT8_TILE_VECTORS = 4;
+
+    // Four products of a lane: pairs of them in 16 bits, which 2 * 120 * 127 fits into.
+    static WF_INLINE U dot4(U sum, B w, B x) {
+        const int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+        const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
+        return (U)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
+    }
+    static WF_INLINE F floats(U sum) { return (F)vcvtq_f32_s32((int32x4_t)sum); }
+    static WF_INLINE int8x16_t e2m1_table() { return vld1q_s8(INT8_OF_E2M1); }
+    static WF_INLINE void e2m1(int8x16_t table, U codes, U, B &low, B &high) {
+        const B both = (B)codes;
+        low = (B)vqtbl1q_s8(table, (uint8x16_t)(both & 15)), high = (B)vqtbl1q_s8(table, (uint8x16_t)(both >> 4));
+    }
+    static WF_INLINE uint8x16x4_t e4m3_table() { return vld1q_u8_x4(int8_below_e4m3()); }
+    static WF_INLINE B e4m3(uint8x16x4_t table, B codes, B most) {
+        const uint8x16_t code = (uint8x16_t)codes;
+        const uint8x16_t below = vsubq_u8((uint8x16_t)most, vandq_u8(code, vdupq_n_u8(127)));
+        const int8x16_t value = vreinterpretq_s8_u8(vqtbl4q_u8(table, below));  // zero from 64 on
+        return (B)vbslq_s8(vcltzq_s8(vreinterpretq_s8_u8(code)), vnegq_s8(value), value);
+    }
+};
+
 constexpr AttentionKernels attention = attention_kernels<Neon>();
 
 }  // namespace
 
 const TrainingKernels neon_training = training_kernels<Neon>();
-const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention, &neon_training);
+const Int8Kernels neon_int8 = int8_kernels<NeonInt8>(has_neon, &generic_int8);
+const Kernels neon_kernels = simd_kernels<Neon>("neon", has_neon, &attention, &neon_training, &neon_int8);
 
 }  // namespace wf

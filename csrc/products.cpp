@@ -5,6 +5,7 @@
 
 #include "api.h"
 #include "attention.h"
+#include "products_int8.h"
 #include "quantize.h"
 #include "rowwise.h"
 
@@ -167,11 +168,7 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
     return true;
 }
 
-}  // namespace
-
-bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    for (; count > MOST; products += MOST, count -= MOST)
-        if (!multiply(runtime, products, MOST)) return false;
+bool in_bf16(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     Product parts[2][MOST];  // of few rows, of many
     int64_t counts[2] = {0, 0};
     for (int64_t i = 0; i < count; i++) {
@@ -180,6 +177,21 @@ bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ah
     }
     if (counts[1] && !many(runtime, parts[1], counts[1], counts[0] ? Ahead() : next)) return false;
     return !counts[0] || few(runtime, parts[0], counts[0], next);
+}
+
+}  // namespace
+
+bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
+    for (; count > MOST; products += MOST, count -= MOST)
+        if (!multiply(runtime, products, MOST)) return false;
+    if (!runtime.int8) return in_bf16(runtime, products, count, next);
+    Product narrow[MOST], others[MOST];
+    int64_t num_narrow = 0, num_others = 0;
+    for (int64_t i = 0; i < count; i++)
+        (in_int8(runtime, products[i]) ? narrow[num_narrow++] : others[num_others++]) = products[i];
+    if (!num_others) return multiply_int8(runtime, narrow, num_narrow, next);
+    return (!num_narrow || multiply_int8(runtime, narrow, num_narrow, {})) &&
+           in_bf16(runtime, others, num_others, next);
 }
 
 }  // namespace wf

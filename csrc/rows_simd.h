@@ -240,10 +240,10 @@ struct SimdRows {
 
 template <class S>
 constexpr Kernels simd_kernels(const char *name, bool (*supported)(), const AttentionKernels *attention,
-                               const TrainingKernels *training) {
+                               const TrainingKernels *training, const Int8Kernels *int8) {
     using Rows = SimdRows<S>;
-    return {name,       supported,    S::TOGETHER, Rows::arrange, Rows::arranged_bytes,
-            Rows::rows, Rows::decode, attention,   training,      nullptr};
+    return {name,      supported, S::TOGETHER, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode,
+            attention, training,  nullptr,     int8};
 }
 
 }  // namespace wf

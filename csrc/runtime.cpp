@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "attention.h"
+#include "int8.h"
 
 namespace {
 
@@ -57,6 +58,12 @@ const Kernels &Runtime::kernels_for(int64_t rows) const {
     return kernels.in_float && from > 0 && rows >= from ? *kernels.in_float : kernels;
 }
 
+const Int8Kernels &Runtime::int8_kernels() const {
+    const Int8Kernels *found = kernels.int8;
+    while (!found->supported()) found = found->otherwise;
+    return *found;
+}
+
 void *Runtime::scratch(int64_t bytes, int slot) {
     if (bytes > scratch_bytes_[slot]) {
         std::free(scratch_[slot]);
@@ -99,17 +106,18 @@ int wf_usual_tuning(const char *isa, wf_tuning *tuning) {
     return WF_OK;
 }
 
-int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, const wf_tuning *tuning,
-                      wf_runtime **runtime) {
+int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, int32_t activations,
+                      const wf_tuning *tuning, wf_runtime **runtime) {
     if (!runtime) return WF_ERROR_NULL;
     *runtime = nullptr;
     if (threads < 1 || threads > MOST_THREADS) return WF_ERROR_THREADS;
     const Kernels *kernels = wf::kernels_named(isa);
     if (!kernels) return WF_ERROR_ISA;
+    if (activations != WF_ACTIVATIONS_BF16 && activations != WF_ACTIVATIONS_INT8) return WF_ERROR_FORM;
     const wf_tuning usual = tuning ? *tuning : usual_tuning(*kernels);
     if (!sound(usual)) return WF_ERROR_TUNING;
     try {
-        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0, usual);
+        *runtime = new wf_runtime(threads, *kernels, batch_invariant != 0, activations == WF_ACTIVATIONS_INT8, usual);
     } catch (const std::system_error &) {
         return WF_ERROR_THREADS;
     } catch (const std::bad_alloc &) {

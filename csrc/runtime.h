@@ -14,19 +14,22 @@ namespace wf {
 
 class Runtime : public Threads {
   public:
-    Runtime(int threads, const Kernels &kernels_, bool batch_invariant_, const wf_tuning &tuning_)
-        : Threads(threads), kernels(kernels_), batch_invariant(batch_invariant_), tuning(tuning_) {}
+    Runtime(int threads, const Kernels &kernels_, bool batch_invariant_, bool int8_, const wf_tuning &tuning_)
+        : Threads(threads), kernels(kernels_), batch_invariant(batch_invariant_), int8(int8_), tuning(tuning_) {}
     ~Runtime();
 
     const Kernels &kernels;
     // Row i of a batch has the same bytes whatever the batch.
     const bool batch_invariant;
+    // Activations meet FP4 and FP8 matrices in int8 (products_int8.h).
+    const bool int8;
     const wf_tuning tuning;
 
     // Kernels for products of so many rows.
     const Kernels &kernels_for(int64_t rows) const;
     const AttentionKernels &attention() const { return attention_of(kernels); }
     static const AttentionKernels &attention_of(const Kernels &kernels);
+    const Int8Kernels &int8_kernels() const;
     const TrainingKernels &training() const { return *kernels.training; }
 
     // Grows on demand and lives as long as the runtime, 64-byte aligned. Null when memory is short. What a call keeps

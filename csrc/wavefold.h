@@ -92,10 +92,14 @@ typedef struct {
  * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
+ * With WF_ACTIVATIONS_INT8 products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
+ * row, in place of the rounding to e4m3 (x_fp8). Unless batch_invariant, a few rows are multiplied as without it.
+ *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
  * last release; who calls must hold it. */
-WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, const wf_tuning *tuning,
-                             wf_runtime **runtime);
+enum { WF_ACTIVATIONS_BF16 = 0, WF_ACTIVATIONS_INT8 = 1 };
+WF_API int wf_runtime_create(int32_t threads, const char *isa, int32_t batch_invariant, int32_t activations,
+                             const wf_tuning *tuning, wf_runtime **runtime);
 /* The tuning of an instruction set (null: the best) for this processor where nobody has measured. */
 WF_API int wf_usual_tuning(const char *isa, wf_tuning *tuning);
 WF_API void wf_runtime_share(wf_runtime *runtime);

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.models import add_arithmetic, arithmetic_of, model_of
+from wavefold.cli.models import add_activations, add_arithmetic, arithmetic_of, model_of
 
 if TYPE_CHECKING:
     from wavefold.bench.contestants import Contestant, Wavefold
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kernels", action="store_true", help="each kernel alone too")
     add_arithmetic(parser)
+    add_activations(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
 
@@ -54,20 +55,20 @@ def run(args: argparse.Namespace) -> int:
 
     folder = model_folder(args.model)
     began = time.perf_counter()
-    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads)
+    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads, activations=args.activations)
     load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)
     longest = max([args.prompt, *args.depths]) + max_decoded(args.decode, args.repeats)
     console, screen = Console(), Console(stderr=True)
-    model.runtime = ops.current().but(batch_invariant=args.batch_invariant)
+    model.runtime = ops.current().but(batch_invariant=args.batch_invariant, activations=args.activations)
     with screen.status("loading") as status:
         contestants: list[Contestant] = [Wavefold(model, longest)]
         contestants += peers(args, folder, longest)
         rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
     about = circumstances(args.repeats) | {
         "bench": "speed", "model": str(folder), "isa": model.runtime.isa, "load_s": load_s,
-        "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
+        "batch_invariant": args.batch_invariant, "activations": args.activations, "peak_rss_bytes": peak_rss_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
     console.print(

@@ -22,6 +22,15 @@ def add_arithmetic(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_activations(parser: argparse.ArgumentParser) -> None:
+    """Add `--activations`."""
+    parser.add_argument(
+        "--activations", choices=("bf16", "int8"), default="bf16",
+        help="into products with FP4 and FP8 matrices: as the arithmetic says (default), or rounded to 8 bits, which "
+        "reads prompts faster on the CPU's kernels in bfloat16",
+    )  # fmt: skip
+
+
 def arithmetic_of(args: argparse.Namespace) -> str:
     """The arithmetic of `--arithmetic`, or the default one."""
     from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without
@@ -37,12 +46,13 @@ def dtype_of(name: str | None) -> torch.dtype | None:
 
 
 def model_of(
-    folder: Path, arithmetic: str, dtype: str | None, device: str = "cpu", threads: int | None = None
-) -> Transformer:
+    folder: Path, arithmetic: str, dtype: str | None, device: str = "cpu", threads: int | None = None,
+    activations: str = "bf16",
+) -> Transformer:  # fmt: skip
     """The model in `folder`, for the benches. Raises ValueError for flags that cannot be used."""
     from wavefold.engine.open import open_model
     from wavefold.ops.threads import use_threads
 
     with as_flags():
         use_threads(threads)
-        return open_model(folder, arithmetic, dtype_of(dtype), device)
+        return open_model(folder, arithmetic, dtype_of(dtype), device, activations=activations)

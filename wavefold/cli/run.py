@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
-from wavefold.cli.models import add_arithmetic
+from wavefold.cli.models import add_activations, add_arithmetic
 from wavefold.waves import agreement
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the same bits however tokens arrive, in one pass or one by one: bfloat16 "
                         "on the CPU's kernels; slower prompts"
     )  # fmt: skip
+    add_activations(parser)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip

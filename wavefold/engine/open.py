@@ -57,13 +57,15 @@ def open_model(
     over_ranks: OverRanks | None = None,
     kernels: str | None = None,
     threads: int | None = None,
+    activations: str = "bf16",
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
     (None: plain torch; the kernels have not been timed on a chip). `threads`: of the model's runtime (None: torch's
-    number). Raises ValueError for a folder or settings that cannot be used.
+    number). `activations`: "int8" rounds the input of products with FP4 and FP8 matrices to 8 bits. Raises ValueError
+    for a folder or settings that cannot be used.
     """
     place = _usable(device)
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
@@ -73,13 +75,19 @@ def open_model(
     elif place.type != "cpu":
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
-        model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks)
-    model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant)
+        model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks, activations)
+    model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant, activations=activations)
     if batch_invariant and not model.runs_on_kernels:
         raise ValueError(
             "batch_invariant = True holds for the CPU kernels alone, which compute in bfloat16 and take parameters of "
             "the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, and "
             "an installation with the kernels"
+        )
+    if activations != "bf16" and not model.runs_on_kernels:
+        raise ValueError(
+            f"activations = {activations} is for the CPU kernels alone, which compute in bfloat16 and take parameters "
+            "of the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, "
+            "and an installation with the kernels"
         )
     if kernels is not None:
         model.experts = kernel_experts(model.experts, model.config, model.device)
@@ -97,7 +105,13 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _load_over_ranks(
-    folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool, over_ranks: OverRanks
+    folder: Path,
+    arithmetic: str,
+    dtype: torch.dtype | None,
+    strict: bool,
+    batch_invariant: bool,
+    over_ranks: OverRanks,
+    activations: str,
 ) -> Transformer:
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
@@ -112,7 +126,7 @@ def _load_over_ranks(
         narrow = model.arithmetic.dtype == torch.bfloat16
         wire: Wire = over_ranks.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
         settings = Settings(waves, wire, over_ranks.back or ("bf16" if narrow else "fp32"))
-        values = {} if group.size == 1 else values_of(model, folder, settings, batch_invariant)
+        values = {} if group.size == 1 else values_of(model, folder, settings, batch_invariant, activations)
         return (model, settings), values
 
     model, settings = agreed(loaded)
@@ -120,7 +134,9 @@ def _load_over_ranks(
     return model
 
 
-def values_of(model: Transformer, folder: Path, settings: Settings, batch_invariant: bool) -> dict[str, object]:
+def values_of(
+    model: Transformer, folder: Path, settings: Settings, batch_invariant: bool, activations: str = "bf16"
+) -> dict[str, object]:
     """The values that decide a model's bits. Ranks take each other's routing for granted: all need the same.
 
     The number of threads is one of them where torch multiplies: its sums are cut by threads. The CPU kernels' are not.
@@ -135,6 +151,7 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
         "batch_invariant": batch_invariant,
+        "activations": activations,
         "threads": "any" if kernels else torch.get_num_threads(),
         "weights": fingerprint(folder),
     }

@@ -20,6 +20,7 @@ import torch
 from wavefold.ops.native import library
 
 BACKENDS = ("auto", "reference")
+ACTIVATIONS = ("bf16", "int8")
 
 
 class Runtime:
@@ -28,19 +29,27 @@ class Runtime:
     `threads`: their number (None: torch's number at each call). `isa`: the instruction set, one of `isas()` (None: the
     processor's best). `batch_invariant`: row i of a batch has the same bytes whatever the batch, at the price of
     slower prompts. `backend`: "auto", kernels where they can compute (bfloat16 activations on a CPU) and references
-    elsewhere; or "reference", plain torch throughout. Raises ValueError for values that are not allowed.
+    elsewhere; or "reference", plain torch throughout. `activations`: of products with FP4 and FP8 matrices: "bf16", as
+    the arithmetic says, or "int8", rounded to 8 bits with a scale for 32 columns (docs/arithmetic.md), which references
+    do not do. Raises ValueError for values that are not allowed.
     """
 
     def __init__(
-        self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto"
-    ):
+        self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto",
+        activations: str = "bf16",
+    ):  # fmt: skip
         if threads is not None and threads < 1:
             raise ValueError(f"threads = {threads} is not allowed; expected 1 or more, or None for torch's number")
         if isa is not None and isa not in isas():
             raise ValueError(f"instruction set {isa!r} is not allowed; expected one of {', '.join(isas())}")
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r} is not allowed; expected one of {', '.join(BACKENDS)}")
+        if activations not in ACTIVATIONS:
+            raise ValueError(f"activations = {activations} is not allowed; expected one of {', '.join(ACTIVATIONS)}")
+        if activations == "int8" and backend == "reference":
+            raise ValueError("activations = int8 is for the CPU kernels; expected backend = auto with it")
         self.threads, self.batch_invariant, self.backend = threads, batch_invariant, backend
+        self.activations = activations
         self._isa = isa
         self._handle: library.Handle | None = None
         self._lock = threading.Lock()
@@ -67,7 +76,7 @@ class Runtime:
                 return handle
             if handle is not None and handle.is_usable:
                 self._spent_ns += handle.inside_ns
-            self._handle = library.Handle(threads, self._isa, self.batch_invariant)
+            self._handle = library.Handle(threads, self._isa, self.batch_invariant, self.activations == "int8")
             return self._handle
 
     @contextlib.contextmanager
@@ -81,7 +90,7 @@ class Runtime:
 
     def but(
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
-        backend: str | None = None,
+        backend: str | None = None, activations: str | None = None,
     ) -> Runtime:  # fmt: skip
         """Returns a new runtime that differs in the arguments that are not None."""
         return Runtime(
@@ -89,13 +98,15 @@ class Runtime:
             self._isa if isa is None else isa,
             self.batch_invariant if batch_invariant is None else batch_invariant,
             self.backend if backend is None else backend,
+            self.activations if activations is None else activations,
         )
 
     def __repr__(self) -> str:
         threads = "torch's" if self.threads is None else self.threads
         name = self.isa if library.available() else "none"
         invariant = ", batch-invariant" if self.batch_invariant else ""
-        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant})"
+        activations = "" if self.activations == "bf16" else f", activations={self.activations}"
+        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant}{activations})"
 
 
 def isas() -> list[str]:
@@ -110,13 +121,14 @@ def current() -> Runtime:
 
 @contextlib.contextmanager
 def using(
-    threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None, backend: str | None = None
-) -> Iterator[Runtime]:
+    threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
+    backend: str | None = None, activations: str | None = None,
+) -> Iterator[Runtime]:  # fmt: skip
     """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments.
 
     A model that has a runtime of its own keeps it inside its passes.
     """
-    with current().but(threads, isa, batch_invariant, backend).active() as runtime:
+    with current().but(threads, isa, batch_invariant, backend, activations).active() as runtime:
         yield runtime
 
 

@@ -54,7 +54,7 @@ class MatrixStruct(ctypes.Structure):
 _int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
 _two = [_int64, _int64]
 SIGNATURES: dict[str, list[Any]] = {
-    "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, _pointer, ctypes.POINTER(_pointer)],
+    "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, _int32, _pointer, ctypes.POINTER(_pointer)],
     "wf_runtime_release": [_pointer],
     "wf_runtime_inside_ns": [_pointer],
     "wf_linear": [_pointer, _matrix, _pointer, _int64, _int32, _pointer, _int32],
@@ -188,17 +188,19 @@ def isas() -> list[str]:
 class Handle:
     """A runtime of the library: `threads` threads, the kernels of `isa`. It is the first argument of calls.
 
+    `int8`: products with FP4 and FP8 matrices round their input to int8.
+
     Calls take this object and not its address. ctypes keeps the arguments alive until the call returns: a handle that
     another Python thread drops meanwhile is released only then. Raises ValueError for more threads than can be started,
     and for an unknown instruction set.
     """
 
-    def __init__(self, threads: int, isa: str | None, batch_invariant: bool):
+    def __init__(self, threads: int, isa: str | None, batch_invariant: bool, int8: bool):
         self.threads = threads
         self._address = ctypes.c_void_p()
         self._process = _process
         name = None if isa is None else isa.encode()
-        check(require().wf_runtime_create(threads, name, batch_invariant, None, ctypes.byref(self._address)))
+        check(require().wf_runtime_create(threads, name, batch_invariant, int8, None, ctypes.byref(self._address)))
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:

@@ -1,0 +1,105 @@
+#include "products_int8.h"
+
+#include "int8.h"
+
+namespace wf {
+namespace {
+
+constexpr int64_t MOST = 256;      // products of one pass
+constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time while rows of x are few
+constexpr int64_t FEW = 32;        // rows of x that are
+// Rows of x that are multiplied in bfloat16, as fast or faster (Zen 4; bench/int8.py).
+constexpr int64_t FP4_BF16 = 8, FP8_BF16 = 16;
+
+struct Plan {
+    Runtime &runtime;
+    const Int8Kernels &kernels;
+    const Product *const products;
+    const int64_t count;
+    int64_t x_at[MOST];                   // where a product's x begins, in records
+    int64_t owners[MOST], owned, x_rows;  // products with an x of their own, and their rows together
+    int64_t records, tasks, bytes, most_rows;
+    Int8Record *x;
+    uint8_t *scratch;
+
+    // Each distinct x is rounded once for all products that share it.
+    void lay_out() {
+        for (int64_t i = 0; i < count; i++) {
+            const Product &p = products[i];
+            tasks += num_tasks(p), bytes += p.weight.rows * p.weight.row_bytes();
+            most_rows = p.rows > most_rows ? p.rows : most_rows;
+            int64_t other = 0;
+            while (other < i && !same_x(p, products[other])) other++;
+            x_at[i] = other < i ? x_at[other] : records;
+            if (other < i) continue;
+            owners[owned++] = i;
+            x_rows += p.rows, records += p.rows * p.weight.chunks();
+        }
+    }
+    static bool same_x(const Product &a, const Product &b) {
+        return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.weight.columns == b.weight.columns &&
+               a.weight.form == b.weight.form;
+    }
+    static int64_t num_blocks(const Product &p) { return (p.rows + INT8_ROWS - 1) / INT8_ROWS; }
+    static int64_t num_tasks(const Product &p) { return num_blocks(p) * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE); }
+
+    void round() const {
+        runtime.each(x_rows, [&](int64_t row, int) {
+            int64_t o = 0;
+            while (row >= products[owners[o]].rows) row -= products[owners[o++]].rows;
+            const Product &p = products[owners[o]];
+            int8_row(p.x + row * p.stride, p.weight.columns, p.weight.form == WF_FP4, x + x_at[owners[o]] + row,
+                     p.rows);
+        });
+    }
+
+    // Tasks are numbered tile by tile, so that threads share the rows of x rather than the weights. While the rows are few a
+    // thread takes many tiles on end, and asks for the next one's weights.
+    void multiply() const {
+        const int64_t threads = runtime.threads(), most = 16 * threads, wanted = bytes / PART;
+        int64_t parts = wanted < threads ? threads : wanted < most ? wanted : most;
+        if (most_rows > FEW || parts > tasks) parts = tasks;
+        runtime.each(parts, [&](int64_t part, int thread) {
+            const int64_t end = tasks * (part + 1) / parts;
+            int64_t i = 0, passed = 0;
+            for (int64_t item = tasks * part / parts; item < end; item++) {
+                while (item - passed >= num_tasks(products[i])) passed += num_tasks(products[i++]);
+                run(i, item - passed, item + 1 < end, scratch + thread * kernels.bytes());
+            }
+        });
+    }
+
+    void run(int64_t i, int64_t task, bool more, uint8_t *memory) const {
+        const Product &p = products[i];
+        const int64_t blocks = num_blocks(p), first = task / blocks * INT8_TILE, row = task % blocks * INT8_ROWS;
+        const int64_t left = p.weight.rows - first, count = left < INT8_TILE ? left : INT8_TILE;
+        kernels.multiply(
+            {&p.weight, x + x_at[i] + row, p.rows - row < INT8_ROWS ? p.rows - row : INT8_ROWS, p.rows, first, count,
+             more && left >= 2 * INT8_TILE ? p.weight.codes + (first + INT8_TILE) * p.weight.row_bytes() : nullptr,
+             p.wide ? p.wide + row * p.y_stride + first : nullptr,
+             p.wide ? nullptr : p.rounded + row * p.y_stride + first, p.y_stride},
+            memory);
+    }
+};
+
+}  // namespace
+
+bool in_int8(const Runtime &runtime, const Product &product) {
+    if (!runtime.int8 || product.weight.form > WF_FP8) return false;
+    return product.rows > (product.weight.form == WF_FP4 ? FP4_BF16 : FP8_BF16) || runtime.batch_invariant;
+}
+
+bool multiply_int8(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
+    Plan plan = {runtime, runtime.int8_kernels(), products, count, {}, {}, 0, 0, 0, 0, 0, 0, nullptr, nullptr};
+    plan.lay_out();
+    const int64_t x_bytes = (plan.records * INT8_RECORD + 63) / 64 * 64;
+    plan.scratch = static_cast<uint8_t *>(runtime.scratch(runtime.threads() * plan.kernels.bytes() + x_bytes));
+    if (!plan.scratch) return false;
+    plan.x = reinterpret_cast<Int8Record *>(plan.scratch + runtime.threads() * plan.kernels.bytes());
+    plan.round();
+    next.tell(runtime);
+    plan.multiply();
+    return true;
+}
+
+}  // namespace wf
