@@ -29,8 +29,9 @@ class Tree:
 
     def __init__(self, name: str, root: Path, args: argparse.Namespace):
         self.name = name
+        activations = args.activations if root == ROOT else "bf16"
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(root), str(args.model),
-                   str(args.threads), args.arithmetic]  # fmt: skip
+                   str(args.threads), args.arithmetic, activations]  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
         self.samples: dict[str, list[dict[str, float]]] = {}
 
@@ -63,7 +64,7 @@ def checkout(revision: str) -> Path:
     return place
 
 
-def work(root: str, model_path: str, threads: int, arithmetic: str) -> None:
+def work(root: str, model_path: str, threads: int, arithmetic: str, activations: str) -> None:
     """A tree's process: reads "decode N" and "prompt N", prints {seconds a token, seconds outside native code}."""
     import time
 
@@ -79,6 +80,8 @@ def work(root: str, model_path: str, threads: int, arithmetic: str) -> None:
 
     torch.set_num_threads(threads)
     model = load(Path(model_path), arithmetic, torch.bfloat16)
+    if activations != "bf16":
+        model.runtime = wavefold.ops.Runtime(threads, activations=activations)
     try:
         from wavefold.model import Step
         from wavefold.ops import timing
@@ -115,7 +118,7 @@ def work(root: str, model_path: str, threads: int, arithmetic: str) -> None:
             past = 0 if kind == "prompt" else 64 if kind == "decode" else 256
             at = sequences[kind] = begin(number, past)
         tokens = torch.randint(vocab, (number * steps,), generator=generator)
-        with torch.no_grad(), timing() as spent:
+        with torch.no_grad(), timing(*(() if activations == "bf16" else (model.runtime,))) as spent:
             began = time.perf_counter()
             for part in tokens.split(1024 if kind == "prompt" else number):
                 run(part, at)
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arithmetic", default="released")
+    parser.add_argument("--activations", default="bf16", help="of this tree: bf16 or int8")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.model = args.model.resolve()
@@ -157,7 +161,8 @@ def main() -> None:
         ]  # fmt: skip
         outside = [tree.median(kind, "outside") / tree.median(kind) for tree in trees]
         table.add_row(
-            f"{kind} sequences" if kind.isdigit() else f"{kind} {count}", f"{1 / ours:,.1f} tokens/s", f"{1 / earlier:,.1f} tokens/s",
+            f"{kind} sequences" if kind.isdigit() else f"{kind} {count}",
+            f"{1 / ours:,.1f} tokens/s", f"{1 / earlier:,.1f} tokens/s",
             f"{earlier / ours:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             ", ".join(f"{share:.1%}" for share in outside),
         )  # fmt: skip
@@ -171,6 +176,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:7])
     else:
         main()
