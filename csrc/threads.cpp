@@ -105,34 +105,42 @@ bool Threads::fetch() {
 }
 
 void Threads::run(Task task, void *context) {
-    if (threads_ == 1) {
-        task(context, 0, 1);
-        return;
-    }
     task_ = task;
     context_ = context;
-    running_.store(threads_ - 1, std::memory_order_relaxed);
-    generation_.fetch_add(1);  // sequentially consistent with `asleep_`: no sleeper is missed
+    // nobody is at the task before. Sequentially consistent with `asleep_`: no sleeper is missed
+    state_.store(((state_.load(std::memory_order_relaxed) | (NEXT - 1)) + 1));
     if (asleep_.load() > 0) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
         }
         wake_.notify_all();
     }
-    task(context, 0, threads_);
-    for (int spin = 0; running_.load(std::memory_order_acquire) > 0; spin++) {
+    task(context, 0);
+    state_.fetch_or(CLOSED, std::memory_order_acquire);
+    for (int spin = 0; (state_.load(std::memory_order_acquire) & WORKERS) > 0; spin++) {
         if (fetch()) continue;
         if (spin < SPINS) pause_cpu();
         else std::this_thread::yield();
     }
 }
 
+// True if this worker is now at the latest task, which the caller waits for. `done`: the task that it saw last.
+bool Threads::joins(uint64_t &done) {
+    uint64_t state = state_.load();
+    for (;;) {
+        done = state / NEXT;
+        if (state & CLOSED) return false;
+        if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return true;
+    }
+}
+
 void Threads::work(int thread) {
     uint64_t done = 0;
+    const auto news = [&] { return state_.load() / NEXT != done || stop_.load(); };
     for (;;) {
         int polls = 0;
         const auto since = std::chrono::steady_clock::now();
-        while (generation_.load() == done && !stop_.load()) {
+        while (!news()) {
             if (fetch()) continue;
             if (++polls % GLANCE || std::chrono::steady_clock::now() - since < PATIENCE) {
                 pause_cpu();
@@ -140,13 +148,13 @@ void Threads::work(int thread) {
             }
             std::unique_lock<std::mutex> lock(mutex_);
             asleep_.fetch_add(1);
-            wake_.wait(lock, [&] { return generation_.load() != done || stop_.load(); });
+            wake_.wait(lock, news);
             asleep_.fetch_sub(1);
         }
         if (stop_.load()) return;
-        done = generation_.load();
-        task_(context_, thread, threads_);
-        running_.fetch_sub(1, std::memory_order_release);
+        if (!joins(done)) continue;
+        task_(context_, thread);
+        state_.fetch_sub(1, std::memory_order_release);
     }
 }
 
