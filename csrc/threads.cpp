@@ -27,32 +27,26 @@ inline void pause_cpu() {
 #endif
 }
 
-// Pins a worker to the core of its number among those that the process may use. A failure costs speed alone.
-void pin(std::thread &thread, int number) {
+// Pins a worker to a processor. A failure costs speed alone.
+void pin(std::thread &thread, int processor) {
 #if defined(__linux__)
-    cpu_set_t allowed, one;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    int seen = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (CPU_ISSET(cpu, &allowed) && seen++ == number) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            pthread_setaffinity_np(thread.native_handle(), sizeof one, &one);
-            return;
-        }
-    }
+    if (processor < 0) return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    pthread_setaffinity_np(thread.native_handle(), sizeof one, &one);
 #else
-    (void)thread, (void)number;
+    (void)thread, (void)processor;
 #endif
 }
 
 }  // namespace
 
-Threads::Threads(int threads) : threads_(threads) {
+Threads::Threads(int threads) : threads_(threads), seats_(threads) {
     try {
         for (int thread = 1; thread < threads; thread++) {
             workers_.emplace_back([this, thread] { work(thread); });
-            pin(workers_.back(), thread);
+            pin(workers_.back(), seats_.of(thread));
         }
     } catch (...) {
         stop_ = true;

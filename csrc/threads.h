@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "processors.h"
 #include "wavefold.h"
 
 namespace wf {
@@ -63,6 +64,7 @@ class Threads {
     static constexpr uint64_t CLOSED = 1 << 16, NEXT = 1 << 17, WORKERS = CLOSED - 1;
 
     const int threads_;
+    const Seats seats_;
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
