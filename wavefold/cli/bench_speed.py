@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="each kernel alone too")
     add_arithmetic(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -189,7 +189,7 @@ def isas() -> list[str]:
 def by_core(processors: Sequence[int], folder: Path | None = None) -> tuple[list[int], int]:
     """Returns `processors` with one of each physical core first, and the number of cores.
 
-    `folder` holds cpuN/topology/thread_siblings_list (None: the machine's). A processor without it is a core of its own.
+    `folder` holds cpuN/topology/thread_siblings_list (None: the machine's). A processor without it is a whole core.
     """
     order = (_int32 * len(processors))(*processors)
     cores = require().wf_order_processors(None if folder is None else os.fsencode(folder), order, len(order))
