@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
+#include "stragglers.h"
 
 namespace wf {
 
@@ -18,27 +15,6 @@ constexpr int SPINS = 4000;                 // polls of the thread that waits fo
 constexpr int GLANCE = 64;                  // polls between two looks at the clock
 constexpr int64_t PIECE = 1024;             // bytes that a waiting thread asks for between two polls
 constexpr int64_t MOST_EXPECTED = 8 << 20;  // bytes, which caches must hold until they are read
-
-inline void pause_cpu() {
-#if defined(__x86_64__) || defined(_M_X64)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
-// Pins a worker to a processor. A failure costs speed alone.
-void pin(std::thread &thread, int processor) {
-#if defined(__linux__)
-    if (processor < 0) return;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(processor, &one);
-    pthread_setaffinity_np(thread.native_handle(), sizeof one, &one);
-#else
-    (void)thread, (void)processor;
-#endif
-}
 
 }  // namespace
 
@@ -111,10 +87,15 @@ void Threads::run(Task task, void *context) {
     }
     task(context, 0);
     state_.fetch_or(CLOSED, std::memory_order_acquire);
-    for (int spin = 0; (state_.load(std::memory_order_acquire) & WORKERS) > 0; spin++) {
-        if (fetch()) continue;
-        if (spin < SPINS) pause_cpu();
-        else std::this_thread::yield();
+    const auto waits = [&] { return (state_.load(std::memory_order_acquire) & WORKERS) > 0; };
+    for (int spin = 0; spin < SPINS; spin++) {
+        if (!waits()) return;
+        if (!fetch()) pause_cpu();
+    }
+    Stragglers stragglers(workers_, seats_);
+    while (waits()) {
+        if (!stragglers.find()) std::this_thread::yield();
+        else std::this_thread::sleep_for(std::chrono::microseconds(1));
     }
 }
 
