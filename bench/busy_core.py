@@ -3,7 +3,7 @@
     python bench/busy_core.py MODEL [--threads 2] [--tokens 40] [--turns 7] [--core 1] [--kernels LIBRARY ...]
 
 A process decodes on one thread, another on `--threads`. They take turns, first on the idle machine, then beside a loop
-that is pinned to `--core` and has the same priority. The bar is the idle rate of one thread plus half of what the others
+that is pinned to `--core` and has the same priority. The bar is the idle rate of one thread plus half of what others
 add to it, as the loop leaves half of its core. `--kernels` repeats all of it with other builds, in the same turns.
 """
 
