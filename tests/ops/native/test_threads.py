@@ -81,6 +81,6 @@ print(wrong, left)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are pinned on Linux alone")
 def test_workers_whose_cores_are_taken_compute_the_same_and_go_back() -> None:
-    """A loop on each core: workers lose theirs amid items, get the caller's, and have their own again after the call."""
+    """A loop on each core: workers lose theirs amid items, get the caller's, and have their own again afterwards."""
     done = subprocess.run([sys.executable, "-c", STOLEN], timeout=120, capture_output=True, text=True)
     assert done.stdout.split() == ["0", "[]"], done.stdout + done.stderr[-2000:]
