@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
+#include "stragglers.h"
 
 namespace wf {
 
@@ -19,40 +16,13 @@ constexpr int GLANCE = 64;                  // polls between two looks at the cl
 constexpr int64_t PIECE = 1024;             // bytes that a waiting thread asks for between two polls
 constexpr int64_t MOST_EXPECTED = 8 << 20;  // bytes, which caches must hold until they are read
 
-inline void pause_cpu() {
-#if defined(__x86_64__) || defined(_M_X64)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
-// Pins a worker to the core of its number among those that the process may use. A failure costs speed alone.
-void pin(std::thread &thread, int number) {
-#if defined(__linux__)
-    cpu_set_t allowed, one;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    int seen = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (CPU_ISSET(cpu, &allowed) && seen++ == number) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            pthread_setaffinity_np(thread.native_handle(), sizeof one, &one);
-            return;
-        }
-    }
-#else
-    (void)thread, (void)number;
-#endif
-}
-
 }  // namespace
 
-Threads::Threads(int threads) : threads_(threads) {
+Threads::Threads(int threads) : threads_(threads), seats_(threads) {
     try {
         for (int thread = 1; thread < threads; thread++) {
             workers_.emplace_back([this, thread] { work(thread); });
-            pin(workers_.back(), thread);
+            pin(workers_.back(), seats_.of(thread));
         }
     } catch (...) {
         stop_ = true;
@@ -105,34 +75,47 @@ bool Threads::fetch() {
 }
 
 void Threads::run(Task task, void *context) {
-    if (threads_ == 1) {
-        task(context, 0, 1);
-        return;
-    }
     task_ = task;
     context_ = context;
-    running_.store(threads_ - 1, std::memory_order_relaxed);
-    generation_.fetch_add(1);  // sequentially consistent with `asleep_`: no sleeper is missed
+    // nobody is at the task before. Sequentially consistent with `asleep_`: no sleeper is missed
+    state_.store(((state_.load(std::memory_order_relaxed) | (NEXT - 1)) + 1));
     if (asleep_.load() > 0) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
         }
         wake_.notify_all();
     }
-    task(context, 0, threads_);
-    for (int spin = 0; running_.load(std::memory_order_acquire) > 0; spin++) {
-        if (fetch()) continue;
-        if (spin < SPINS) pause_cpu();
-        else std::this_thread::yield();
+    task(context, 0);
+    state_.fetch_or(CLOSED, std::memory_order_acquire);
+    const auto waits = [&] { return (state_.load(std::memory_order_acquire) & WORKERS) > 0; };
+    for (int spin = 0; spin < SPINS; spin++) {
+        if (!waits()) return;
+        if (!fetch()) pause_cpu();
+    }
+    Stragglers stragglers(workers_, seats_);
+    while (waits()) {
+        if (!stragglers.find()) std::this_thread::yield();
+        else std::this_thread::sleep_for(std::chrono::microseconds(1));
+    }
+}
+
+// True if this worker is now at the latest task, which the caller waits for. `done`: the task that it saw last.
+bool Threads::joins(uint64_t &done) {
+    uint64_t state = state_.load();
+    for (;;) {
+        done = state / NEXT;
+        if (state & CLOSED) return false;
+        if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return true;
     }
 }
 
 void Threads::work(int thread) {
     uint64_t done = 0;
+    const auto news = [&] { return state_.load() / NEXT != done || stop_.load(); };
     for (;;) {
         int polls = 0;
         const auto since = std::chrono::steady_clock::now();
-        while (generation_.load() == done && !stop_.load()) {
+        while (!news()) {
             if (fetch()) continue;
             if (++polls % GLANCE || std::chrono::steady_clock::now() - since < PATIENCE) {
                 pause_cpu();
@@ -140,13 +123,13 @@ void Threads::work(int thread) {
             }
             std::unique_lock<std::mutex> lock(mutex_);
             asleep_.fetch_add(1);
-            wake_.wait(lock, [&] { return generation_.load() != done || stop_.load(); });
+            wake_.wait(lock, news);
             asleep_.fetch_sub(1);
         }
         if (stop_.load()) return;
-        done = generation_.load();
-        task_(context_, thread, threads_);
-        running_.fetch_sub(1, std::memory_order_release);
+        if (!joins(done)) continue;
+        task_(context_, thread);
+        state_.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -8,12 +8,13 @@
 #include <thread>
 #include <vector>
 
+#include "processors.h"
 #include "wavefold.h"
 
 namespace wf {
 
-// `run(context, thread, threads)` is called once on each thread.
-using Task = void (*)(void *context, int thread, int threads);
+// `task(context, thread)` takes items until none is left.
+using Task = void (*)(void *context, int thread);
 
 class Threads {
   public:
@@ -25,7 +26,6 @@ class Threads {
     Threads &operator=(const Threads &) = delete;
 
     int threads() const { return threads_; }
-    void run(Task task, void *context);
 
     // `body(item, thread)` for items 0 .. count, `grain` at a time taken by whichever thread is free.
     template <class Body>
@@ -40,11 +40,12 @@ class Threads {
             std::atomic<int64_t> next;
         } job{body, count, grain, {0}};
         run(
-            [](void *context, int thread, int) {
+            [](void *context, int thread) {
                 Job &job = *static_cast<Job *>(context);
-                for (int64_t item; (item = job.next.fetch_add(job.grain, std::memory_order_relaxed)) < job.count;)
+                for (int64_t item; (item = job.next.fetch_add(job.grain, std::memory_order_relaxed)) < job.count;) {
                     for (int64_t end = item + job.grain < job.count ? item + job.grain : job.count; item < end; item++)
                         job.body(item, thread);
+                }
             },
             &job);
     }
@@ -54,15 +55,20 @@ class Threads {
     void expect(const wf_range *ranges, int64_t count);
 
   private:
+    // Runs a task on the caller and on each worker that comes before the caller is done.
+    void run(Task task, void *context);
     void work(int thread);
     bool fetch();
+    bool joins(uint64_t &done);
+
+    static constexpr uint64_t CLOSED = 1 << 16, NEXT = 1 << 17, WORKERS = CLOSED - 1;
 
     const int threads_;
+    const Seats seats_;
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::atomic<uint64_t> generation_{0};
-    std::atomic<int> running_{0};
+    std::atomic<uint64_t> state_{CLOSED};  // of the latest task: its number, whether it is closed, who is at it
     std::atomic<int> asleep_{0};
     std::atomic<bool> stop_{false};
     // Waiting threads read these while they are replaced. What they then ask for is of no use, and does no harm.

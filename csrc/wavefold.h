@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 10
+#define WF_ABI 11
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -72,6 +72,10 @@ WF_API int wf_abi(void);
 
 /* Instruction sets compiled in that this processor has, best first, separated by blanks. */
 WF_API const char *wf_isas(void);
+
+/* Sorts `count` processors, given by number, so that one of each physical core comes first. `folder` holds
+ * cpuN/topology/thread_siblings_list; null for the machine's. Returns the number of cores. */
+WF_API int32_t wf_order_processors(const char *folder, int32_t *processors, int32_t count);
 
 /* How a processor likes to be fed, and what it multiplies fastest (wavefold/ops/tuning.py measures it).
  *

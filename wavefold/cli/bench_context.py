@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "the model has a tokenizer, else random tokens)")  # fmt: skip
     add_arithmetic(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="activations of exact arithmetic (float32)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
 
 

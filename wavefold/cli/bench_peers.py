@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of MODEL's prompt (default 128)")
     parser.add_argument("--decode", type=int, default=16, metavar="N", help="tokens decoded after it (default 16)")
     add_arithmetic(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each (default: torch's choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:

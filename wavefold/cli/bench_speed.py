@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arithmetic(parser)
     add_activations(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:

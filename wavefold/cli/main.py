@@ -28,8 +28,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments` (None: the process's own) and return its exit code."""
     args = build_parser().parse_args(arguments)
-    # torch's OpenMP threads wait for each other actively; beside another busy process that costs 20 times the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch's OpenMP threads wait actively, on cores that the kernels need. Training is torch's work: sleepers slow it.
+    if args.command != "train":
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         check_address_space()
         with notices():

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", choices=("tilelang",),
                         help="of routed experts on a GPU: TileLang's, which were never timed on a chip (default: plain "
                         "torch)")  # fmt: skip
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object for each answer in place of text and figures; its stop_reason is "
                         "eos, stop (a chat's next turn began), length (--max-tokens) or context (the window is full)"

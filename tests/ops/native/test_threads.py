@@ -56,3 +56,31 @@ def test_scratch_that_cannot_be_had_is_an_error() -> None:
     """The collapse of 2^31 tokens needs 69 GB of scratch; it must not read one of them before it has that."""
     done = subprocess.run([sys.executable, "-c", SHORT], timeout=120, capture_output=True, text=True)
     assert done.stdout.strip() == "6", done.stderr[-2000:]
+
+
+STOLEN = """
+import os, subprocess, sys, torch
+from wavefold.ops import native
+from wavefold.quant import Weight
+torch.manual_seed(0)
+torch.set_num_threads(4)
+weight, x = torch.randn(4096, 512).bfloat16(), torch.randn(24, 512).bfloat16()
+expected = native.linear(x, Weight.of(weight), torch.float32)
+places = {task: os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+loops = [subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{core}])\\nwhile True: pass"])
+         for core in os.sched_getaffinity(0)]
+try:
+    wrong = sum(not torch.equal(native.linear(x, Weight.of(weight), torch.float32), expected) for _ in range(300))
+finally:
+    for loop in loops: loop.kill()
+left = [task for task, place in places.items() if os.path.exists(f"/proc/self/task/{task}")
+        and os.sched_getaffinity(int(task)) != place]
+print(wrong, left)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are pinned on Linux alone")
+def test_workers_whose_cores_are_taken_compute_the_same_and_go_back() -> None:
+    """A loop on each core: workers lose theirs amid items, get the caller's, and have their own again afterwards."""
+    done = subprocess.run([sys.executable, "-c", STOLEN], timeout=120, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "[]"], done.stdout + done.stderr[-2000:]

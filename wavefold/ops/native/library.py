@@ -11,14 +11,14 @@ import functools
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ABI = 10
+ABI = 11
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -57,6 +57,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, _int32, _pointer, ctypes.POINTER(_pointer)],
     "wf_runtime_release": [_pointer],
     "wf_runtime_inside_ns": [_pointer],
+    "wf_order_processors": [ctypes.c_char_p, ctypes.POINTER(_int32), _int32],
     "wf_linear": [_pointer, _matrix, _pointer, _int64, _int32, _pointer, _int32],
     "wf_fp8_sim": [_pointer, _pointer, _int64, _int64, _int64, _pointer],
     "wf_decode": [_pointer, _matrix, _int64, _int64, _pointer, _int64],
@@ -183,6 +184,16 @@ def pointer(x: Tensor | None) -> int | None:
 def isas() -> list[str]:
     """Returns the instruction sets that are compiled in and that this processor has, best first."""
     return require().wf_isas().decode().split()
+
+
+def by_core(processors: Sequence[int], folder: Path | None = None) -> tuple[list[int], int]:
+    """Returns `processors` with one of each physical core first, and the number of cores.
+
+    `folder` holds cpuN/topology/thread_siblings_list (None: the machine's). A processor without it is a whole core.
+    """
+    order = (_int32 * len(processors))(*processors)
+    cores = require().wf_order_processors(None if folder is None else os.fsencode(folder), order, len(order))
+    return list(order), cores
 
 
 class Handle:
