@@ -67,7 +67,7 @@ int wf_attend(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_
         }
     }
     const wf::Call inside(*runtime);
-    return attend(*runtime, job, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
+    return attend(*runtime, &job, 1, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
 }
 
 int wf_index(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t *q, const uint16_t *weights,
@@ -84,7 +84,7 @@ int wf_index(wf_runtime *runtime, int64_t queries, int64_t heads, const uint16_t
     if (!job.keys.table && most > job.keys.num_rows) return WF_ERROR_SHAPE;
     job.dim = job.keys.dim;
     const wf::Call inside(*runtime);
-    return index(*runtime, job, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
+    return index(*runtime, &job, 1, runtime->attention()) ? WF_OK : WF_ERROR_MEMORY;
 }
 
 }  // extern "C"

@@ -1,104 +1,71 @@
-// How attention and indexing are cut into tasks for the runtime's threads. The cut changes no result.
+// How attention is cut into tasks for the runtime's threads. The cut changes no result.
 #include "attention.h"
 
-#include <algorithm>
-#include <functional>
-
-#include "runtime.h"
+#include "units.h"
 
 namespace wf {
+namespace {
 
-void Best::cut() {
-    std::nth_element(words, words + k - 1, words + count, std::greater<uint64_t>());
-    count = k, least = words[k - 1], floor = score(least);
+Attend part_of(Attend job, int64_t query, int64_t queries) {
+    job.q += query * job.heads * job.dim, job.out += query * job.heads * job.dim;
+    if (job.chosen) job.chosen += query * job.most_chosen;
+    job.first += query, job.queries = queries;
+    return job;
 }
 
-void Best::write(int32_t *out) {
-    const int64_t kept = count < k ? count : k;
-    std::partial_sort(words, words + kept, words + count, std::greater<uint64_t>());
-    for (int64_t i = 0; i < kept; i++) out[i] = entry(words[i]);
-    for (int64_t i = kept; i < k; i++) out[i] = -1;
+int64_t entries_of(const Attend &job) {
+    return !job.ratio ? 0 : job.chosen ? job.most_chosen : job.visible(job.queries - 1);
 }
 
-bool attend(Runtime &runtime, Attend job, const AttentionKernels &kernels) {
+int64_t cost_of(const Attend &job) {
+    return job.queries *
+           (std::min(job.window, job.first + job.queries) + std::min(entries_of(job), job.visible(job.queries - 1)));
+}
+
+}  // namespace
+
+bool attend(Runtime &runtime, const Attend *jobs, int64_t count, const AttentionKernels &kernels) {
     const int64_t threads = runtime.threads();
-    const int64_t entries = !job.ratio ? 0 : job.chosen ? job.most_chosen : job.visible(job.queries - 1);
-    job.spans = entries > SPAN ? (entries + SPAN - 1) / SPAN : 1;
-    const int64_t each = job.queries < 2 * threads ? 1 : MOST_QUERIES;  // queries of a task
-    const int64_t blocks = (job.queries + each - 1) / each;
-    const bool split_spans = blocks < threads && job.spans > 1;
-    const int64_t per_block = split_spans ? job.spans : 1;
-    // too few tasks for the threads: cut the heads too
-    const int64_t groups =
-        blocks * per_block >= threads ? 1 : (threads + blocks * per_block - 1) / (blocks * per_block);
-    const int64_t group = (job.heads + groups - 1) / groups;
-    const int64_t head_groups = (job.heads + group - 1) / group;
+    Units<Attend> units;
+    if (!units.list(runtime, jobs, count, MOST_QUERIES, part_of, cost_of)) return false;
     float no_partial = 0;
-    job.partial = split_spans ? &no_partial : nullptr;  // as the layout of the scratch depends on it
-    const int64_t one = padded(kernels.attend_bytes(job), 64);
-    const int64_t kept = split_spans ? 4 * job.queries * job.spans * job.heads * (job.width() + 16) : 0;
+    int64_t one = 0, kept = 0, tasks = 0, joined = 0;
+    // heads of one unit decode the same keys anew: where there are many units, at most two groups of them do so
+    const int64_t most_groups = std::max<int64_t>(2, (threads + units.count - 1) / units.count);
+    for (Unit<Attend> &unit : units) {
+        Attend &job = unit.job;
+        job.spans = std::max<int64_t>(1, (entries_of(job) + SPAN - 1) / SPAN);
+        const int64_t cuts = unit.cuts(threads);
+        const bool split_spans = cuts > 1 && job.spans > 1;
+        job.partial = split_spans ? &no_partial : nullptr;  // as the layout of the scratch depends on it
+        const int64_t spans = split_spans ? job.spans : 1;
+        unit.parts = std::min(std::min((cuts + spans - 1) / spans, most_groups), job.heads);  // groups of heads
+        const int64_t group = (job.heads + unit.parts - 1) / unit.parts;
+        unit.parts = (job.heads + group - 1) / group;
+        unit.first = tasks, unit.tasks = spans * unit.parts, unit.kept = kept, unit.joined = joined;
+        tasks += unit.tasks;
+        one = std::max(one, padded(kernels.attend_bytes(job), 64));
+        if (!split_spans) continue;
+        kept += 4 * job.queries * spans * job.heads * (job.width() + 16);
+        joined += job.queries * job.heads;
+    }
     uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(one * threads + kept));
     if (!scratch) return false;
-    if (split_spans) job.partial = reinterpret_cast<float *>(scratch + one * threads);
-    runtime.each(blocks * per_block * head_groups, [&](int64_t item, int thread) {
-        const int64_t head = item % head_groups * group, span = item / head_groups % per_block;
-        const int64_t query = item / head_groups / per_block * each;
-        const AttendTask task = {query,
-                                 job.queries - query < each ? job.queries - query : each,
-                                 head,
-                                 job.heads - head < group ? job.heads - head : group,
-                                 split_spans ? span : 0,
-                                 split_spans ? 1 : job.spans};
+    for (Unit<Attend> &unit : units)
+        if (unit.job.partial) unit.job.partial = reinterpret_cast<float *>(scratch + one * threads + unit.kept);
+    runtime.each(tasks, [&](int64_t item, int thread) {
+        const Unit<Attend> &unit = units.at(item, &Unit<Attend>::first);
+        const Attend &job = unit.job;
+        const int64_t group = (job.heads + unit.parts - 1) / unit.parts;
+        const int64_t head = (item - unit.first) % unit.parts * group, span = (item - unit.first) / unit.parts;
+        const AttendTask task = {
+            0, job.queries, head, std::min(group, job.heads - head), span, job.partial ? 1 : job.spans};
         kernels.attend(job, task, scratch + one * thread);
     });
-    if (split_spans)
-        runtime.each(job.queries * job.heads, [&](int64_t item, int thread) {
-            kernels.join(job, item / job.heads, item % job.heads, scratch + one * thread);
-        });
-    return true;
-}
-
-bool index(Runtime &runtime, const Index &job, const AttentionKernels &kernels) {
-    constexpr int64_t QUERIES = 32, LEAST_KEYS = 512;  // of a task
-    const int64_t threads = runtime.threads(), entries = job.visible(job.queries - 1);
-    const int64_t blocks = (job.queries + QUERIES - 1) / QUERIES;
-    const int64_t each = job.queries < 2 * threads ? 1 : QUERIES;
-    const int64_t one = padded(kernels.index_bytes(job), 64), best_bytes = padded(8 * Best::capacity(job.k), 64);
-    if (each == 1) {  // cut the keys, then join the threads' best
-        int64_t cuts = (entries + LEAST_KEYS - 1) / LEAST_KEYS;
-        cuts = cuts < 1 ? 1 : cuts > threads ? threads : cuts;
-        uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch((one + best_bytes) * threads));
-        if (!scratch) return false;
-        for (int64_t query = 0; query < job.queries; query++) {
-            Best best[64];
-            const int64_t parts = cuts < 64 ? cuts : 64;
-            for (int64_t i = 0; i < parts; i++)
-                best[i] = {reinterpret_cast<uint64_t *>(scratch + one * threads + best_bytes * i), job.k, 0, 0,
-                           -INFINITY};
-            runtime.each(parts, [&](int64_t part, int thread) {
-                int64_t first, end;
-                share(entries, KEYS, int(part), int(parts), first, end);
-                kernels.index(job, query, query + 1, first, end, best + part, scratch + one * thread);
-            });
-            for (int64_t i = 1; i < parts; i++)
-                for (int64_t j = 0; j < best[i].count; j++) {
-                    best[0].add(best[i].words[j]);
-                    best[0].shrink();
-                }
-            best[0].write(job.out + query * job.k);
-        }
-        return true;
-    }
-    uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch((one + best_bytes * QUERIES) * threads));
-    if (!scratch) return false;
-    runtime.each(blocks, [&](int64_t block, int thread) {
-        uint8_t *mine = scratch + (one + best_bytes * QUERIES) * thread;
-        const int64_t begin = block * QUERIES, stop = begin + QUERIES < job.queries ? begin + QUERIES : job.queries;
-        Best best[QUERIES];
-        for (int64_t i = 0; i < QUERIES; i++)
-            best[i] = {reinterpret_cast<uint64_t *>(mine + one + best_bytes * i), job.k, 0, 0, -INFINITY};
-        kernels.index(job, begin, stop, 0, job.visible(stop - 1), best, mine);
-        for (int64_t query = begin; query < stop; query++) best[query - begin].write(job.out + query * job.k);
+    runtime.each(joined, [&](int64_t item, int thread) {
+        const Unit<Attend> &unit = units.at(item, &Unit<Attend>::joined);
+        const int64_t place = item - unit.joined, heads = unit.job.heads;
+        kernels.join(unit.job, place / heads, place % heads, scratch + one * thread);
     });
     return true;
 }

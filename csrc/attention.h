@@ -42,8 +42,9 @@ extern const AttentionKernels avx512bf16_attention;
 
 class Runtime;
 
-// On the calling thread's runtime. False when there is no memory for scratch.
-bool attend(Runtime &runtime, Attend job, const AttentionKernels &kernels);
-bool index(Runtime &runtime, const Index &job, const AttentionKernels &kernels);
+// All jobs as one list of tasks, on the calling thread's runtime; a job's results do not depend on the others. False when
+// there is no memory for scratch.
+bool attend(Runtime &runtime, const Attend *jobs, int64_t count, const AttentionKernels &kernels);
+bool index(Runtime &runtime, const Index *jobs, int64_t count, const AttentionKernels &kernels);
 
 }  // namespace wf

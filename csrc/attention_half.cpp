@@ -30,6 +30,8 @@ struct AttentionHalf {
     float *mixes, *pre, *post, *comb, *angles, *rows, *key_rows, *scores;
     uint16_t *x, *f, *qr, *q, *kv, *o, *u, *index_q, *index_weights;
     int32_t *picked;
+    Attend *attends;  // of the spans that meet a chunk
+    Index *choices;
 
     AttentionHalf(Runtime &runtime_, const Block &block_, const Span *spans_, int64_t num_spans_, int64_t tokens)
         : runtime(runtime_), block(block_), g(*block_.given), spans(spans_), num_spans(num_spans_), n(tokens),
@@ -66,6 +68,14 @@ struct AttentionHalf {
         u = arena.take<uint16_t>(chunk * block.wo_a.rows);
         index_q = arena.take<uint16_t>(chunk * index_width);
         picked = arena.take<int32_t>(chunk * g.index_topk);
+        attends = arena.take<Attend>(std::min(num_spans, chunk));
+        choices = arena.take<Index>(std::min(num_spans, chunk));
+    }
+
+    const Span &span_of(int64_t token) const {
+        return *(std::upper_bound(spans, spans + num_spans, token,
+                                  [](int64_t i, const Span &span) { return i < span.first; }) -
+                 1);
     }
 
     Product product(const Matrix &m, const uint16_t *from, int64_t tokens, float *wide, uint16_t *rounded,
@@ -108,24 +118,22 @@ struct AttentionHalf {
         }
         if (!multiply(runtime, products, count, {&block.wq_b})) return false;
         const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
-        for (int64_t r = 0; r < num_spans; r++) {
-            const Span &span = spans[r];
-            runtime.each(span.tokens, [&](int64_t token, int) {
-                const int64_t i = span.first + token, position = span.position + token;
-                rms_norm(qr + i * lora, g.q_norm, lora, g.norm_eps, qr + i * lora);
-                rope_angles(position, g.frequencies, half, angles + i * g.rope_dim);
-                uint16_t *mine = kv + i * g.head_dim;
-                rms_norm(mine, g.kv_norm, g.head_dim, g.norm_eps, mine);
-                rotate(mine, g.head_dim, angles + i * g.rope_dim, half, false);
-                if (released) fp8_sim(mine, g.head_dim - g.rope_dim, KV_BLOCK, mine);
-                if (g.ratio) add_bias(block.entries, rows + i * 2 * block.entries.width, position);
-                if (!g.index_heads) return;
-                add_bias(block.keys, key_rows + i * 2 * block.keys.width, position);
-                uint16_t *weights = index_weights + i * g.index_heads;
-                for (int64_t k = 0; k < g.index_heads; k++)
-                    weights[k] = float_to_bf16(bf16_to_float(weights[k]) * index_scale);
-            });
-        }
+        runtime.each(n, [&](int64_t i, int) {
+            const Span &span = span_of(i);
+            const int64_t position = span.position + i - span.first;
+            rms_norm(qr + i * lora, g.q_norm, lora, g.norm_eps, qr + i * lora);
+            rope_angles(position, g.frequencies, half, angles + i * g.rope_dim);
+            uint16_t *mine = kv + i * g.head_dim;
+            rms_norm(mine, g.kv_norm, g.head_dim, g.norm_eps, mine);
+            rotate(mine, g.head_dim, angles + i * g.rope_dim, half, false);
+            if (released) fp8_sim(mine, g.head_dim - g.rope_dim, KV_BLOCK, mine);
+            if (g.ratio) add_bias(block.entries, rows + i * 2 * block.entries.width, position);
+            if (!g.index_heads) return;
+            add_bias(block.keys, key_rows + i * 2 * block.keys.width, position);
+            uint16_t *weights = index_weights + i * g.index_heads;
+            for (int64_t k = 0; k < g.index_heads; k++)
+                weights[k] = float_to_bf16(bf16_to_float(weights[k]) * index_scale);
+        });
         return true;
     }
 
@@ -134,25 +142,26 @@ struct AttentionHalf {
         for (int64_t k = 0; k < compressor.width; k++) row[compressor.width + k] += bias[k];
     }
 
-    // A span's complete blocks become entries; its last rows are left where the next pass finds them.
-    void compress(const Span &span, const Compressor &compressor, const float *all_rows, const Rows &stored,
-                  float *tail, int64_t tail_rows, float *new_tail) {
-        const int64_t row = 2 * compressor.width, ratio = g.ratio;
-        const float *mine = all_rows + span.first * row;
-        const int64_t first = span.position / ratio, end = span.end() / ratio;
-        runtime.each(end - first, [&](int64_t item, int) {
-            store_entry(span, compressor, mine, tail, tail_rows, first + item, stored);
+    // Blocks that a token completes become entries.
+    void compress() {
+        int64_t complete = 0;
+        for (int64_t r = 0; g.ratio && r < num_spans; r++)
+            complete += spans[r].end() / g.ratio - spans[r].position / g.ratio;
+        if (!complete) return;
+        runtime.each(n, [&](int64_t i, int) {
+            const Span &span = span_of(i);
+            const wf_view &view = *span.view;
+            const int64_t after = span.position + i - span.first + 1, entry = after / g.ratio - 1;
+            if (after % g.ratio) return;
+            store_entry(span, block.entries, rows, view.tail, view.tail_rows, entry, span.entries);
+            if (g.index_heads)
+                store_entry(span, block.keys, key_rows, view.key_tail, view.key_tail_rows, entry, span.keys);
         });
-        const int64_t kept = span.tokens < tail_rows ? span.tokens : tail_rows;
-        for (int64_t i = 0; i < kept; i++) {
-            const int64_t token = span.tokens - kept + i;
-            float *to = new_tail ? new_tail + i * row : tail + (span.position + token) % tail_rows * row;
-            std::memcpy(to, mine + token * row, size_t(4 * row));
-        }
     }
 
-    void store_entry(const Span &span, const Compressor &compressor, const float *mine, const float *tail,
+    void store_entry(const Span &span, const Compressor &compressor, const float *all_rows, const float *tail,
                      int64_t tail_rows, int64_t entry, const Rows &stored) {
+        const float *mine = all_rows + span.first * 2 * compressor.width;
         const int64_t width_ = compressor.width, dim = compressor.dim, ratio = g.ratio, begin = entry * ratio;
         const int64_t before = g.overlap && entry > 0 ? ratio : 0;
         uint16_t pooled[1 << 14];
@@ -205,11 +214,7 @@ struct AttentionHalf {
                 fp4_sim(mine, block.keys.dim, INDEX_BLOCK);
             },
             HEADS);
-        for (int64_t r = 0; r < num_spans; r++) {
-            const int64_t first = std::max(spans[r].first, begin),
-                          stop = std::min(spans[r].first + spans[r].tokens, begin + count);
-            if (first < stop && !attend_span(spans[r], first, stop - first, first - begin)) return false;
-        }
+        if (!attend_spans(begin, count)) return false;
         runtime.each(
             count * g.heads,
             [&](int64_t item, int) {
@@ -219,27 +224,43 @@ struct AttentionHalf {
         return project_out(begin, count);
     }
 
-    // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one span.
-    bool attend_span(const Span &span, int64_t first, int64_t count, int64_t place) {
+    // The parts of all spans that lie in the chunk.
+    bool attend_spans(int64_t begin, int64_t count) {
+        int64_t num_attends = 0, num_choices = 0;
+        for (const Span *span = &span_of(begin); span < spans + num_spans && span->first < begin + count; span++) {
+            const int64_t first = std::max(span->first, begin),
+                          stop = std::min(span->first + span->tokens, begin + count);
+            Attend &job = attends[num_attends++] = attend_job(*span, first, stop - first, first - begin);
+            const int64_t entries = g.ratio ? job.visible(job.queries - 1) : 0;
+            // Few entries are all attended, in their order; chosen ones come best first. Which of the two a query meets
+            // must not depend on the chunk that it is in.
+            if (g.index_heads && entries > 0 && (released || runtime.batch_invariant || entries > g.index_topk)) {
+                choices[num_choices++] = index_job(*span, job, first, first - begin);
+                job.chosen = picked + (first - begin) * g.index_topk, job.most_chosen = g.index_topk;
+            }
+        }
         const AttentionKernels &kernels = runtime.attention();
+        return (!num_choices || index(runtime, choices, num_choices, kernels)) &&
+               attend(runtime, attends, num_attends, kernels);
+    }
+
+    // Tokens first .. first + count of all, rows `place` on of the chunk, that belong to one span.
+    Attend attend_job(const Span &span, int64_t first, int64_t count, int64_t place) const {
         Attend job = {};
         job.queries = count, job.heads = g.heads, job.dim = g.head_dim, job.q = q + place * width, job.sink = g.sink;
         job.first = span.position + first - span.first, job.window = g.window;
         job.past = span.window, job.fresh = kv + span.first * g.head_dim, job.fresh_first = span.position;
         job.entries = span.entries, job.ratio = g.ratio, job.out = o + place * width;
-        const int64_t entries = g.ratio ? (job.first + count) / g.ratio : 0;
-        // Few entries are all attended, in their order; chosen ones come best first. Which of the two a query meets must
-        // not depend on the chunk that it is in.
-        if (g.index_heads && entries > 0 && (released || runtime.batch_invariant || entries > g.index_topk)) {
-            Index choice = {};
-            choice.queries = count, choice.heads = g.index_heads, choice.dim = block.keys.dim;
-            choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;
-            choice.keys = span.keys, choice.first = job.first, choice.ratio = g.ratio;
-            choice.k = g.index_topk, choice.released = released, choice.out = picked;
-            if (!index(runtime, choice, kernels)) return false;
-            job.chosen = picked, job.most_chosen = g.index_topk;
-        }
-        return attend(runtime, job, kernels);
+        return job;
+    }
+
+    Index index_job(const Span &span, const Attend &job, int64_t first, int64_t place) const {
+        Index choice = {};
+        choice.queries = job.queries, choice.heads = g.index_heads, choice.dim = block.keys.dim;
+        choice.q = index_q + place * index_width, choice.weights = index_weights + first * g.index_heads;
+        choice.keys = span.keys, choice.first = job.first, choice.ratio = g.ratio;
+        choice.k = g.index_topk, choice.released = released, choice.out = picked + place * g.index_topk;
+        return choice;
     }
 
     // o through the groups' matrices and out.
@@ -298,32 +319,46 @@ struct AttentionHalf {
         const uint16_t *const streams = pass.streams;
         if (!reserve() || !enter(block.attention, streams, x, post, comb, {&block.wq_a, &block.wkv}) || !project())
             return false;
-        for (int64_t r = 0; r < num_spans; r++) {
-            const Span &mine = spans[r];
-            const wf_view &view = *mine.view;
-            if (g.ratio) compress(mine, block.entries, rows, mine.entries, view.tail, view.tail_rows, mine.staged.tail);
-            if (g.index_heads)
-                compress(mine, block.keys, key_rows, mine.keys, view.key_tail, view.key_tail_rows,
-                         mine.staged.key_tail);
-        }
+        compress();
         for (int64_t begin = 0; begin < n; begin += chunk)
             if (!attend_chunk(begin, std::min(chunk, n - begin))) return false;
-        for (int64_t r = 0; r < num_spans; r++) keep_window(spans[r]);
+        keep();
         runtime.each(
             n, [&](int64_t i, int) { hc_expand({f, streams, post, comb, int(g.streams), g.hidden, pass.mixed}, i); });
         return enter(block.experts, pass.mixed, pass.h, pass.post, pass.comb, {&block.gate}) &&
                choose(pass.h, pass.ids, pass.route, pass.chosen, next);
     }
 
-    void keep_window(const Span &span) {
-        const Rows &window = span.window;
-        const int64_t kept = std::min(span.tokens, window.num_rows);
-        runtime.each(kept, [&](int64_t i, int) {
-            const int64_t token = span.tokens - kept + i;
-            uint8_t *to =
-                span.staged.window ? span.staged.window + i * window.row_bytes : window.at(span.position + token);
-            encode_row(kv + (span.first + token) * g.head_dim, window, to);
+    // The last rows of every span stay where the next pass finds them.
+    void keep() {
+        runtime.each(n, [&](int64_t i, int) {
+            const Span &span = span_of(i);
+            const wf_view &view = *span.view;
+            const int64_t token = i - span.first;
+            keep_in_window(span, token);
+            if (g.ratio) keep_in_tail(span, token, block.entries, rows, view.tail, view.tail_rows, span.staged.tail);
+            if (g.index_heads)
+                keep_in_tail(span, token, block.keys, key_rows, view.key_tail, view.key_tail_rows,
+                             span.staged.key_tail);
         });
+    }
+
+    void keep_in_window(const Span &span, int64_t token) {
+        const Rows &window = span.window;
+        const int64_t place = token - (span.tokens - std::min(span.tokens, window.num_rows));
+        if (place < 0) return;
+        uint8_t *to =
+            span.staged.window ? span.staged.window + place * window.row_bytes : window.at(span.position + token);
+        encode_row(kv + (span.first + token) * g.head_dim, window, to);
+    }
+
+    void keep_in_tail(const Span &span, int64_t token, const Compressor &compressor, const float *all_rows, float *tail,
+                      int64_t tail_rows, float *new_tail) {
+        const int64_t row = 2 * compressor.width;
+        const int64_t place = token - (span.tokens - std::min(span.tokens, tail_rows));
+        if (place < 0) return;
+        float *to = new_tail ? new_tail + place * row : tail + (span.position + token) % tail_rows * row;
+        std::memcpy(to, all_rows + (span.first + token) * row, size_t(4 * row));
     }
 };
 

@@ -33,7 +33,7 @@ class Runtime : public Threads {
     const TrainingKernels &training() const { return *kernels.training; }
 
     // Grows on demand and lives as long as the runtime, 64-byte aligned. Null when memory is short. What a call keeps
-    // while it calls others lies in slot 1, what a pass keeps from call to call in slot 2.
+    // while it calls others lies in slot 1, what a pass keeps from call to call in slot 2, a list of tasks in slot 3.
     void *scratch(int64_t bytes, int slot = 0);
 
     std::atomic<int64_t> holders{1};
@@ -42,8 +42,8 @@ class Runtime : public Threads {
   private:
     friend class Call;
     std::mutex calls_;
-    void *scratch_[3] = {};
-    int64_t scratch_bytes_[3] = {};
+    void *scratch_[4] = {};
+    int64_t scratch_bytes_[4] = {};
 };
 
 // One call at a time: a second caller waits. The time that it holds the runtime is counted.
