@@ -1,4 +1,4 @@
-"""The runtime of the CPU kernels: threads, an instruction set, batch invariance. Models hold and share runtimes.
+"""The runtime of the CPU kernels: threads, instruction set, tuning, batch invariance. Models hold and share runtimes.
 
     shared runtime     the default: torch's number of threads, the processor's best instructions
     model.runtime      used inside the passes of one model
@@ -17,7 +17,9 @@ from contextvars import ContextVar
 
 import torch
 
+from wavefold.ops import tuning as tunings
 from wavefold.ops.native import library
+from wavefold.ops.tuning import Tuning
 
 BACKENDS = ("auto", "reference")
 
@@ -28,12 +30,14 @@ class Runtime:
     `threads`: their number (None: torch's number at each call). `isa`: the instruction set, one of `isas()` (None: the
     processor's best). `batch_invariant`: row i of a batch has the same bytes whatever the batch, at the price of
     slower prompts. `backend`: "auto", kernels where they can compute (bfloat16 activations on a CPU) and references
-    elsewhere; or "reference", plain torch throughout. Raises ValueError for values that are not allowed.
+    elsewhere; or "reference", plain torch throughout. `tuning`: how the kernels feed themselves (None: WAVEFOLD_TUNING
+    when the first call runs, else the usual one of the processor). Raises ValueError for values that are not allowed.
     """
 
     def __init__(
-        self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto"
-    ):
+        self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto",
+        tuning: Tuning | None = None,
+    ):  # fmt: skip
         if threads is not None and threads < 1:
             raise ValueError(f"threads = {threads} is not allowed; expected 1 or more, or None for torch's number")
         if isa is not None and isa not in isas():
@@ -42,6 +46,7 @@ class Runtime:
             raise ValueError(f"backend {backend!r} is not allowed; expected one of {', '.join(BACKENDS)}")
         self.threads, self.batch_invariant, self.backend = threads, batch_invariant, backend
         self._isa = isa
+        self._tuning = None if tuning is None else tuning.checked()
         self._handle: library.Handle | None = None
         self._lock = threading.Lock()
         self._spent_ns = 0
@@ -50,6 +55,11 @@ class Runtime:
     def isa(self) -> str:
         """The instruction set in use."""
         return self._isa or isas()[0]
+
+    @property
+    def tuning(self) -> Tuning:
+        """The tuning in use. Raises ValueError for a WAVEFOLD_TUNING that is not one."""
+        return tunings.default(self._isa) if self._tuning is None else self._tuning
 
     @property
     def seconds(self) -> float:
@@ -67,7 +77,7 @@ class Runtime:
                 return handle
             if handle is not None and handle.is_usable:
                 self._spent_ns += handle.inside_ns
-            self._handle = library.Handle(threads, self._isa, self.batch_invariant)
+            self._handle = library.Handle(threads, self._isa, self.batch_invariant, self.tuning.numbers())
             return self._handle
 
     @contextlib.contextmanager
@@ -81,7 +91,7 @@ class Runtime:
 
     def but(
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
-        backend: str | None = None,
+        backend: str | None = None, tuning: Tuning | None = None,
     ) -> Runtime:  # fmt: skip
         """Returns a new runtime that differs in the arguments that are not None."""
         return Runtime(
@@ -89,13 +99,16 @@ class Runtime:
             self._isa if isa is None else isa,
             self.batch_invariant if batch_invariant is None else batch_invariant,
             self.backend if backend is None else backend,
+            self._tuning if tuning is None else tuning,
         )
 
     def __repr__(self) -> str:
         threads = "torch's" if self.threads is None else self.threads
         name = self.isa if library.available() else "none"
         invariant = ", batch-invariant" if self.batch_invariant else ""
-        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant})"
+        is_usual = not library.available() or self.tuning == tunings.usual(self._isa)
+        tuning = "" if is_usual else f", tuning={self.tuning}"
+        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant}{tuning})"
 
 
 def isas() -> list[str]:
@@ -110,13 +123,14 @@ def current() -> Runtime:
 
 @contextlib.contextmanager
 def using(
-    threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None, backend: str | None = None
-) -> Iterator[Runtime]:
+    threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None, backend: str | None = None,
+    tuning: Tuning | None = None,
+) -> Iterator[Runtime]:  # fmt: skip
     """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments.
 
     A model that has a runtime of its own keeps it inside its passes.
     """
-    with current().but(threads, isa, batch_invariant, backend).active() as runtime:
+    with current().but(threads, isa, batch_invariant, backend, tuning).active() as runtime:
         yield runtime
 
 
