@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from wavefold import ops
-    from wavefold.bench.circumstances import append, circumstances
+    from wavefold.bench.circumstances import append, circumstances, described
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
     from wavefold.locate import model_folder
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
         contestants += peers(args, folder, longest)
         rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
     about = circumstances(args.repeats) | {
-        "bench": "speed", "model": str(folder), "isa": model.runtime.isa, "load_s": load_s,
+        "bench": "speed", "model": str(folder), "kernels": described(model.runtime), "load_s": load_s,
         "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
     console.print(
-        f"{folder}; {about['hardware']}, {about['threads']} threads, {model.runtime.isa}, {args.repeats} turns; loaded "
+        f"{folder}; {about['hardware']}, {about['threads']} threads, {about['kernels']}, {args.repeats} turns; loaded "
         f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(table(rows, contestants, config, model.arithmetic.released))

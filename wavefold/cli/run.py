@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
 from wavefold.cli.models import add_arithmetic
+from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the same bits however tokens arrive, in one pass or one by one: bfloat16 "
                         "on the CPU's kernels; slower prompts"
     )  # fmt: skip
+    add_tuning(parser)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip
@@ -72,8 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model. Answer the prompt of the flags, or the prompts of stdin until it ends."""
-    if agreement.num_ranks() > 1:
-        return run_over_ranks(args)
+    alone = agreement.num_ranks() == 1
+    with tuned(args.tuning, args.threads, measures=False, alone=alone):
+        return run_alone(args) if alone else run_over_ranks(args)
+
+
+def run_alone(args: argparse.Namespace) -> int:
     session, prompt = prepare(args)
     if prompt is not None:
         session.answer(prompt)

@@ -126,6 +126,7 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
     The number of threads is one of them where torch multiplies: its sums are cut by threads. The CPU kernels' are not.
     """
     kernels = ops.kernels_run(model.arithmetic.dtype, model.device)
+    tuning = ops.current().tuning if kernels else None
     return {
         **{f"config.{key}": value for key, value in dataclasses.asdict(model.config).items()},
         **{f"settings.{key}": value for key, value in dataclasses.asdict(settings).items()},
@@ -134,6 +135,7 @@ def values_of(model: Transformer, folder: Path, settings: Settings, batch_invari
         "torch version": torch.__version__,
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
+        "few_rows and float_rows": str(tuning[2:]) if tuning else "none: torch computes",
         "batch_invariant": batch_invariant,
         "threads": "any" if kernels else torch.get_num_threads(),
         "weights": fingerprint(folder),

@@ -1,4 +1,4 @@
-"""How the CPU kernels feed themselves and choose among themselves: four numbers that differ from processor to processor.
+"""How the CPU kernels feed themselves and choose among themselves: four values that differ by processor.
 
     Tuning.parse("hint=l2,ahead=8192")   the usual one, with these fields in place of its own
     usual(isa)                           the library's, for a processor that nobody has measured
@@ -24,7 +24,7 @@ TWO_WAYS = ("avx512bf16",)
 
 
 class Tuning(NamedTuple):
-    """The four numbers. `hint` and `ahead` never change a bit of a result; the others change the order of sums.
+    """The four values. `hint` and `ahead` never change a bit of a result; the others change the order of sums.
 
     hint        the place that weights are asked into before their use: "none" (nobody asks), "stream" (near the core,
                 past the other caches), "l1", "l2" or "l3"

@@ -196,7 +196,7 @@ def usual_tuning(isa: str | None) -> tuple[int, ...]:
     """Returns the fields of wf_tuning for an instruction set (None: the best) where nobody has measured."""
     tuning = TuningStruct()
     check(require().wf_usual_tuning(None if isa is None else isa.encode(), ctypes.byref(tuning)))
-    return tuple(getattr(tuning, name) for name, _ in TuningStruct._fields_)
+    return tuning.hint, tuning.ahead, tuning.few_rows, tuning.float_rows
 
 
 class Handle:
