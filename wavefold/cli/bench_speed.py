@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.models import add_arithmetic, arithmetic_of, model_of
+from wavefold.cli.models import add_arithmetic, add_huge_pages, arithmetic_of, model_of
 
 if TYPE_CHECKING:
     from wavefold.bench.contestants import Contestant, Wavefold
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="each kernel alone too")
     add_arithmetic(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
+    add_huge_pages(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
 
 
@@ -50,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.speed import check, max_decoded, measure
     from wavefold.locate import model_folder
     from wavefold.plan.machine import gemm_rate, memory_read_rate
-    from wavefold.system import peak_rss_bytes
+    from wavefold.system import huge_bytes, peak_rss_bytes
 
     folder = model_folder(args.model)
     began = time.perf_counter()
-    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads)
+    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads, huge_pages=args.huge_pages)
     load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)
@@ -68,11 +69,14 @@ def run(args: argparse.Namespace) -> int:
     about = circumstances(args.repeats) | {
         "bench": "speed", "model": str(folder), "kernels": described(model.runtime), "load_s": load_s,
         "batch_invariant": args.batch_invariant, "peak_rss_bytes": peak_rss_bytes(),
+        "huge_pages": args.huge_pages, "huge_bytes": huge_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
+    anonymous, mapped = huge_bytes()
     console.print(
         f"{folder}; {about['hardware']}, {about['threads']} threads, {about['kernels']}, {args.repeats} turns; loaded "
-        f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
+        f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB; "
+        f"in 2 MiB pages {anonymous / GB:.2f} GB of memory and {mapped / GB:.2f} GB of files", soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(table(rows, contestants, config, model.arithmetic.released))
     lines = [about | line(row) for row in rows]

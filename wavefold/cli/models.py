@@ -22,6 +22,12 @@ def add_arithmetic(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_huge_pages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--huge-pages", action="store_true",
+                        help="copy weights into memory of 2 MiB pages, which must have room for them (default: map the "
+                        "files)")  # fmt: skip
+
+
 def arithmetic_of(args: argparse.Namespace) -> str:
     """The arithmetic of `--arithmetic`, or the default one."""
     from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without
@@ -37,7 +43,12 @@ def dtype_of(name: str | None) -> torch.dtype | None:
 
 
 def model_of(
-    folder: Path, arithmetic: str, dtype: str | None, device: str = "cpu", threads: int | None = None
+    folder: Path,
+    arithmetic: str,
+    dtype: str | None,
+    device: str = "cpu",
+    threads: int | None = None,
+    huge_pages: bool = False,
 ) -> Transformer:
     """The model in `folder`, for the benches. Raises ValueError for flags that cannot be used."""
     from wavefold.engine.open import open_model
@@ -45,4 +56,4 @@ def model_of(
 
     with as_flags():
         use_threads(threads)
-        return open_model(folder, arithmetic, dtype_of(dtype), device)
+        return open_model(folder, arithmetic, dtype_of(dtype), device, huge_pages=huge_pages)

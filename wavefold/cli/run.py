@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
-from wavefold.cli.models import add_arithmetic
+from wavefold.cli.models import add_arithmetic, add_huge_pages
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "on the CPU's kernels; slower prompts"
     )  # fmt: skip
     add_tuning(parser)
+    add_huge_pages(parser)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip

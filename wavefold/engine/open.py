@@ -57,8 +57,9 @@ def open_model(
     over_ranks: OverRanks | None = None,
     kernels: str | None = None,
     threads: int | None = None,
+    huge_pages: bool = False,
 ) -> Transformer:
-    """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
+    """The model in `folder`. `arithmetic`, `dtype`, `strict` and `huge_pages` are those of `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
@@ -69,11 +70,11 @@ def open_model(
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
         raise ValueError(f"kernels = {kernels} is not allowed with device = {device}; expected {KERNELS[0]} on cuda")
     if over_ranks is None:
-        model = load(folder, arithmetic, dtype, place, strict=strict)
+        model = load(folder, arithmetic, dtype, place, strict=strict, huge_pages=huge_pages)
     elif place.type != "cpu":
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
-        model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks)
+        model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks, huge_pages)
     model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant)
     if batch_invariant and not model.runs_on_kernels:
         raise ValueError(
@@ -97,8 +98,9 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _load_over_ranks(
-    folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool, over_ranks: OverRanks
-) -> Transformer:
+    folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool,
+    over_ranks: OverRanks, huge_pages: bool,
+) -> Transformer:  # fmt: skip
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -108,7 +110,9 @@ def _load_over_ranks(
         num_experts = ModelConfig.from_file(folder).n_routed_experts
         most = Waves(num_experts, group.size).most_waves
         waves = Waves(num_experts, group.size, over_ranks.waves or min(DEFAULT_WAVES, most))
-        model = load(folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict)
+        model = load(
+            folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict, huge_pages=huge_pages
+        )
         narrow = model.arithmetic.dtype == torch.bfloat16
         wire: Wire = over_ranks.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
         settings = Settings(waves, wire, over_ranks.back or ("bf16" if narrow else "fp32"))
