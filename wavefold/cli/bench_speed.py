@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     console.print(
         f"{folder}; {about['hardware']}, {about['threads']} threads, {about['kernels']}, {args.repeats} turns; loaded "
         f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB; "
-        f"in 2 MiB pages {anonymous / GB:.2f} GB of memory and {mapped / GB:.2f} GB of files", soft_wrap=True, highlight=False,
+        f"in 2 MiB pages {anonymous / GB:.2f} GB of memory and {mapped / GB:.2f} GB of files",
+        soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(table(rows, contestants, config, model.arithmetic.released))
     lines = [about | line(row) for row in rows]
