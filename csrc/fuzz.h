@@ -32,6 +32,11 @@ struct Fuzz {
         in_use_ = 0;
         while (in_use_ < isas.size() && isas[in_use_] != isa) in_use_++;
     }
+    // True if so many rows are summed in the order of one row: the same kernels, no tiles.
+    bool same_order(int64_t rows) const {
+        const wf_tuning &tuning = tunings_[in_use_];
+        return batch_invariant || (rows <= tuning.few_rows && (tuning.float_rows < 2 || rows < tuning.float_rows));
+    }
     // The name of one of them, "generic" among them, which is in use from now on.
     std::string isa() {
         in_use_ = size_t(below(int64_t(isas.size()) + 1));
@@ -58,10 +63,12 @@ struct Fuzz {
 
   private:
     void release();
+    bool draw_tuning(const char *isa);
 
-    size_t in_use_ = 0;  // in `isas`; their number is "generic"
-    std::vector<wf_runtime *>
-        runtimes_;  // for each instruction set: one thread, two; as they are, batch-invariant; in int8
+    size_t in_use_ = 0;               // in `isas`; their number is "generic"
+    std::vector<wf_tuning> tunings_;  // of each instruction set
+    // for each instruction set: one thread, two; as they are, batch-invariant; in int8
+    std::vector<wf_runtime *> runtimes_;
 };
 
 // One call each; false with a message.

@@ -1,11 +1,14 @@
 """Fixtures of the whole suite."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from wavefold import ops
+
+os.environ["WAVEFOLD_TUNING"] = "usual"  # nothing of this machine is read or measured, in other processes neither
 
 DEVICES = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 

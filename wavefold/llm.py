@@ -52,6 +52,7 @@ class LLM:
         over_ranks: OverRanks | None = None,
         kernels: str | None = None,
         activations: str = "bf16",
+        huge_pages: bool = False,
     ):
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
@@ -60,13 +61,24 @@ class LLM:
         computes float32). `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`:
         the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`:
         "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8" rounds the input of products
-        with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). Raises ValueError for a folder or
+        with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
+        into memory of 2 MiB pages, which must have room for them, rather than mapped. Raises ValueError for a folder or
         settings that cannot be used.
         """
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
         self._model: Transformer | None = open_model(
-            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, threads, activations
+            self.folder,
+            arithmetic,
+            dtype,
+            device,
+            strict,
+            batch_invariant,
+            over_ranks,
+            kernels,
+            threads,
+            activations,
+            huge_pages,
         )
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()

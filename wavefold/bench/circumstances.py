@@ -29,7 +29,7 @@ def circumstances(repeats: int) -> dict[str, object]:
 
 
 def kernels_in_use() -> str:
-    """Returns a name for the CPU kernels that run: their instruction set, and each choice that a kernel leaves open.
+    """Returns a name for the CPU kernels that run: their instruction set, and their tuning.
 
     Raises ValueError where there are no kernels.
     """
@@ -37,7 +37,12 @@ def kernels_in_use() -> str:
         raise ValueError(
             "no CPU kernels to measure: WAVEFOLD_NATIVE is 0, or they were not built; install wavefold again"
         )
-    return ops.current().isa
+    return described(ops.current())
+
+
+def described(runtime: ops.Runtime) -> str:
+    """Returns the instruction set and the tuning of a runtime; says so where there are no kernels."""
+    return f"{runtime.isa} ({runtime.tuning})" if native.available() else "none"
 
 
 def commit() -> str | None:

@@ -17,17 +17,25 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wavefold import ops
+from wavefold.ops import native
+from wavefold.ops.tuning import VARIABLE
+
 
 class Worker:
     """Owns the process. Close it, or use it in a `with`."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]):
-        """`environment` comes on top of the process's. Raises ValueError, with its reason, if the worker gives up."""
+        """`environment` comes on top of the process's and of the tuning in use.
+
+        Raises ValueError, with its reason, if the worker gives up.
+        """
         self.name = name
+        tuning = {VARIABLE: str(ops.current().tuning)} if native.available() else {}
         self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **tuning, **environment},
         )  # fmt: skip
         try:
             self.greeting = self._answer()

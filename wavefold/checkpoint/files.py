@@ -81,13 +81,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return map_tensors(read_refs(folder).refs)
 
 
-def map_tensors(refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
-    """These tensors, memory-mapped. Tensors that lie side by side share a mapping."""
+def map_tensors(refs: Mapping[str, TensorRef], huge_pages: bool = False) -> dict[str, Tensor]:
+    """These tensors, memory-mapped, or copied into memory of huge pages.
+
+    Tensors that lie side by side share a mapping.
+    """
     tensors: dict[str, Tensor] = {}
     for run in _runs(refs):
         path = run[0][1].path
         try:
-            span = MappedSpan(path, run[0][1].offset, max(ref.offset + ref.nbytes for _, ref in run))
+            end = max(ref.offset + ref.nbytes for _, ref in run)
+            span = MappedSpan(path, run[0][1].offset, end, huge_pages=huge_pages)
         except OSError as error:
             raise ValueError(f"{path}: could not be mapped ({error}); download or copy it again") from None
         tensors |= {name: span.tensor(ref.offset, DTYPES[ref.dtype], ref.shape) for name, ref in run}

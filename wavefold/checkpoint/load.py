@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, paused_collections, read_refs
 from wavefold.checkpoint.fit import Fit, Kind
 from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
-from wavefold.checkpoint.room import check_load
+from wavefold.checkpoint.room import check_copy, check_load
 from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_config
 from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
@@ -36,12 +36,13 @@ def load(
     device: str | torch.device = "cpu",
     experts: Container[int] | None = None,
     strict: bool = False,
+    huge_pages: bool = False,
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
     `experts`: only these routed experts of each layer are read (None: all). The others stay without storage, and the
-    folder may lack them.
+    folder may lack them. `huge_pages`: weights are copied into memory of 2 MiB pages rather than mapped.
 
     Tensors that the text model does not need are left out. An MTP module whose tensors are missing is dropped
     (`model.mtp` is then empty). Unknown keys of config.json are ignored. A Notice names each of these, and `strict`
@@ -61,7 +62,7 @@ def load(
     model = Transformer(config, chosen)
     try:
         with paused_collections():
-            left_out = _open(model, folder, torch.device(device), experts, strict, notes)
+            left_out = _open(model, folder, torch.device(device), experts, strict, notes, huge_pages)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
@@ -75,11 +76,15 @@ def load(
 
 def _open(
     model: Transformer, folder: Path, device: torch.device, experts: Container[int] | None, strict: bool,
-    notes: list[str],
+    notes: list[str], huge_pages: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Give the model the folder's tensors, and return those that it does not need. Notices are added to `notes`."""
     stored = read_refs(folder)
     check_load(folder, stored.num_bytes, device)
+    if huge_pages:
+        routed = ((routed_expert(name), ref.nbytes) for name, ref in stored.refs.items())
+        wanted = (size for expert, size in routed if expert is None or experts is None or expert in experts)
+        check_copy(folder, sum(wanted), device)
     if any(name.startswith("model.") for name in stored.refs):
         raise ValueError(
             "holds transformers' names (model.layers..., as its save_pretrained writes them), not the official "
@@ -92,7 +97,10 @@ def _open(
             f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {announced}, "
             f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
         )
-    return open_stored(model, stored, experts, strict)
+    left = open_stored(model, stored, experts, strict, huge_pages)
+    if huge_pages:
+        model.experts.store.open_files()
+    return left
 
 
 def _repeated_experts(model: Transformer) -> list[str]:
@@ -124,14 +132,16 @@ def _missing_mtp(model: Transformer, names: Container[str], experts: Container[i
 
 
 def open_stored(
-    model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True
-) -> dict[str, Tensor]:
+    model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True,
+    huge_pages: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
     """`assign` for tensors in files. The routed experts' tensors are not opened; their places are written down."""
     refs = stored.refs
     fit = Fit(model, _kinds(refs), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
-    tensors = map_tensors({name: refs[name] for name in names if name is not None})
+    tensors = map_tensors({name: refs[name] for name in names if name is not None}, huge_pages)
     _give(model, fit, tensors)
+    model.experts.store.table.huge_pages = huge_pages
     _write_down(model.experts.store.table, [block.ffn.layer for block in model.blocks], stored, experts)
     return {name: tensors[name] for name in fit.left}
 

@@ -9,13 +9,17 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from wavefold.cli import bench_cache, bench_context, bench_gemv, bench_peers, bench_rows, bench_speed
+from wavefold.cli import bench_cache, bench_context, bench_gemv, bench_peers, bench_rows, bench_speed, bench_tune
+from wavefold.cli.tuning import add_tuning, tuned
 
-HELP = "measure kernels, speed, rates at growing contexts, peers, and the cache as it is allocated"
+HELP = "measure kernels, their tuning, speed, rates at growing contexts, peers, and the cache as it is allocated"
 BENCHES: dict[str, ModuleType] = {
     "speed": bench_speed, "context": bench_context, "cache": bench_cache, "gemv": bench_gemv, "rows": bench_rows,
-    "peers": bench_peers,
+    "peers": bench_peers, "tune": bench_tune,
 }  # fmt: skip
+TUNED = ("speed", "context", "gemv", "rows", "peers")
+"""Those that run the kernels with one tuning."""
+SEVERAL_THREADS = ("gemv", "rows")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, module in BENCHES.items():
         bench = benches.add_parser(name, help=module.HELP, allow_abbrev=False)
         module.add_arguments(bench)
+        if name in TUNED:
+            add_tuning(bench)
         bench.add_argument("--repeats", type=int, default=module.REPEATS, metavar="N",
                            help=f"runs of each; the table has medians (default {module.REPEATS})")  # fmt: skip
         bench.add_argument("--out", type=Path, help="file to append JSON lines to, one for each run and row")
@@ -31,5 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.repeats < 1:
         raise ValueError(f"--repeats {args.repeats} is not allowed; expected 1 or more")
+    if args.bench not in TUNED:
+        return start(args)
+    several = args.bench in SEVERAL_THREADS
+    with tuned(args.tuning, max(args.threads or [0]) or None if several else args.threads, measures=True):
+        return start(args)
+
+
+def start(args: argparse.Namespace) -> int:
     code: int = BENCHES[args.bench].run(args)
     return code

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
-    from wavefold.bench.circumstances import append, circumstances
+    from wavefold import ops
+    from wavefold.bench.circumstances import append, circumstances, described
     from wavefold.bench.context import check_contexts, dense_model, measure_contexts
     from wavefold.locate import model_folder
 
@@ -65,12 +66,13 @@ def run(args: argparse.Namespace) -> int:
             runs.append(measure_contexts(model, tokens, args.contexts, args.decode, report))
     about = circumstances(args.repeats) | {
         "bench": "context", "model": str(folder), "dense": args.dense, "text": text,
-        "arithmetic": model.arithmetic.name, "dtype": str(model.arithmetic.dtype).removeprefix("torch."),
+        "kernels": described(model.runtime or ops.current()), "arithmetic": model.arithmetic.name,
+        "dtype": str(model.arithmetic.dtype).removeprefix("torch."),
     }  # fmt: skip
     console = Console()
     console.print(
         f"{folder}, {about['arithmetic']} {about['dtype']}, {text}; {about['hardware']}, {about['threads']} threads, "
-        f"{about['repeats']} runs", soft_wrap=True, highlight=False,
+        f"{about['kernels']}, {about['repeats']} runs", soft_wrap=True, highlight=False,
     )  # fmt: skip
     table = Table("context", "prefill tokens/s", "decode ms/token", "spread", "cache MB", "planned MB", "peak RSS MB")
     for rows in zip(*runs, strict=True):

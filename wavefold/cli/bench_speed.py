@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.models import add_activations, add_arithmetic, arithmetic_of, model_of
+from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, arithmetic_of, model_of
 
 if TYPE_CHECKING:
     from wavefold.bench.contestants import Contestant, Wavefold
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arithmetic(parser)
     add_activations(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
+    add_huge_pages(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
 
@@ -46,16 +47,19 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from wavefold import ops
-    from wavefold.bench.circumstances import append, circumstances
+    from wavefold.bench.circumstances import append, circumstances, described
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
     from wavefold.locate import model_folder
     from wavefold.plan.machine import gemm_rate, memory_read_rate
-    from wavefold.system import peak_rss_bytes
+    from wavefold.system import huge_bytes, peak_rss_bytes
 
     folder = model_folder(args.model)
     began = time.perf_counter()
-    model = model_of(folder, arithmetic_of(args), "bfloat16", threads=args.threads, activations=args.activations)
+    model = model_of(
+        folder, arithmetic_of(args), "bfloat16", threads=args.threads, activations=args.activations,
+        huge_pages=args.huge_pages,
+    )  # fmt: skip
     load_s = time.perf_counter() - began
     config = model.config
     check(config, args.depths, args.prompt, args.decode, args.repeats)
@@ -67,13 +71,17 @@ def run(args: argparse.Namespace) -> int:
         contestants += peers(args, folder, longest)
         rows = measure(contestants, config, args.depths, args.prompt, args.decode, args.repeats, status.update)
     about = circumstances(args.repeats) | {
-        "bench": "speed", "model": str(folder), "isa": model.runtime.isa, "load_s": load_s,
+        "bench": "speed", "model": str(folder), "kernels": described(model.runtime), "load_s": load_s,
         "batch_invariant": args.batch_invariant, "activations": args.activations, "peak_rss_bytes": peak_rss_bytes(),
+        "huge_pages": args.huge_pages, "huge_bytes": huge_bytes(),
         "arithmetic": {contestant.name: contestant.arithmetic for contestant in contestants},
     }  # fmt: skip
+    anonymous, mapped = huge_bytes()
     console.print(
-        f"{folder}; {about['hardware']}, {about['threads']} threads, {model.runtime.isa}, {args.repeats} turns; loaded "
-        f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB", soft_wrap=True, highlight=False,
+        f"{folder}; {about['hardware']}, {about['threads']} threads, {about['kernels']}, {args.repeats} turns; loaded "
+        f"in {load_s:.2f} s, peak memory {peak_rss_bytes() / GB:.2f} GB; "
+        f"in 2 MiB pages {anonymous / GB:.2f} GB of memory and {mapped / GB:.2f} GB of files",
+        soft_wrap=True, highlight=False,
     )  # fmt: skip
     console.print(table(rows, contestants, config, model.arithmetic.released))
     lines = [about | line(row) for row in rows]

@@ -31,6 +31,12 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_huge_pages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--huge-pages", action="store_true",
+                        help="copy weights into memory of 2 MiB pages, which must have room for them (default: map the "
+                        "files)")  # fmt: skip
+
+
 def arithmetic_of(args: argparse.Namespace) -> str:
     """The arithmetic of `--arithmetic`, or the default one."""
     from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without
@@ -47,7 +53,7 @@ def dtype_of(name: str | None) -> torch.dtype | None:
 
 def model_of(
     folder: Path, arithmetic: str, dtype: str | None, device: str = "cpu", threads: int | None = None,
-    activations: str = "bf16",
+    activations: str = "bf16", huge_pages: bool = False,
 ) -> Transformer:  # fmt: skip
     """The model in `folder`, for the benches. Raises ValueError for flags that cannot be used."""
     from wavefold.engine.open import open_model
@@ -55,4 +61,4 @@ def model_of(
 
     with as_flags():
         use_threads(threads)
-        return open_model(folder, arithmetic, dtype_of(dtype), device, activations=activations)
+        return open_model(folder, arithmetic, dtype_of(dtype), device, activations=activations, huge_pages=huge_pages)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import plan_ranks
-from wavefold.cli.folders import cache_folder
+from wavefold.cli.tuning import add_tuning, measured_path, tuned
 from wavefold.locate import config_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine", action="store_true", help="predict this machine's rates; measures it the first time (a minute)"
     )
     parser.add_argument("--remeasure", action="store_true", help="with --machine or --ranks: measure again")
+    add_tuning(parser)
     plan_ranks.add_arguments(parser)
 
 
@@ -193,21 +194,25 @@ def print_course(console: Console, config: ModelConfig, one: Plan) -> None:
 
 def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     """This machine's figures and the rates that they allow. Raises ValueError if the model does not fit in memory."""
-    from wavefold import system
+    from wavefold import ops, system
+    from wavefold.ops import native
     from wavefold.plan import machine as machines
     from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
 
     memory = system.memory_bytes()
     needed = check_fits(config, args.context, memory)
     machine = machines.this_machine(
-        cache_folder() / "machine.json", args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
+        measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
     )
+    with tuned(args.tuning, None, measures=True):
+        tuning = ops.current().tuning._asdict() if native.available() else None
     rates = {
         "decode": decode_rate(config, args.context, machine, memory),
         "prefill": prefill_rate(config, args.context, machine, memory),
     }
     return dataclasses.asdict(machine) | {
         "memory": memory,
+        "tuning": tuning,
         "needed": dataclasses.asdict(needed),
         "routed_in_memory": needed.routed_in_memory(memory),
         **{
@@ -226,6 +231,9 @@ def print_machine(console: Console, values: dict) -> None:
         f"this machine: {values['cpu']}, {values['threads']} threads, {values['memory'] / 1e9:,.1f} GB; "
         f"reads {values['memory_read'] / 1e9:,.1f} GB/s from memory, {disk} from disk; {gemm}"
     )
+    if values["tuning"]:
+        fields = ", ".join(f"{name} {value}" for name, value in values["tuning"].items())
+        console.print(f"tuning of the kernels: {fields}", highlight=False)
     share = values["routed_in_memory"]
     if share < 1:
         console.print(f"{100 * share:.0f} % of the routed experts fit in memory; the others are read from disk")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.folders import cache_folder
+from wavefold.cli.tuning import measured_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def rank_machine(args: argparse.Namespace) -> Machine:
     flops, memory = args.tflops, args.memory
     if flops is None or memory is None:
         here = machines.this_machine(
-            cache_folder() / "machine.json", args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
+            measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
         )
         flops = here.gemm["bfloat16"] / 1e12 if flops is None else flops
         memory = here.memory_read / 1e9 if memory is None else memory

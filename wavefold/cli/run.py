@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
-from wavefold.cli.models import add_activations, add_arithmetic
+from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages
+from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "on the CPU's kernels; slower prompts"
     )  # fmt: skip
     add_activations(parser)
+    add_tuning(parser)
+    add_huge_pages(parser)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip
@@ -73,8 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model. Answer the prompt of the flags, or the prompts of stdin until it ends."""
-    if agreement.num_ranks() > 1:
-        return run_over_ranks(args)
+    alone = agreement.num_ranks() == 1
+    with tuned(args.tuning, args.threads, measures=False, alone=alone):
+        return run_alone(args) if alone else run_over_ranks(args)
+
+
+def run_alone(args: argparse.Namespace) -> int:
     session, prompt = prepare(args)
     if prompt is not None:
         session.answer(prompt)

@@ -35,7 +35,7 @@ class Session:
             use_threads(args.threads)
             self.llm = LLM(
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
-                args.batch_invariant, over_ranks(args), args.kernels, args.activations,
+                args.batch_invariant, over_ranks(args), args.kernels, args.activations, args.huge_pages,
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
         self.sampling = Sampling(

@@ -58,8 +58,9 @@ def open_model(
     kernels: str | None = None,
     threads: int | None = None,
     activations: str = "bf16",
+    huge_pages: bool = False,
 ) -> Transformer:
-    """The model in `folder`. `arithmetic`, `dtype` and `strict` are those of `checkpoint.load`.
+    """The model in `folder`. `arithmetic`, `dtype`, `strict` and `huge_pages` are those of `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
@@ -71,11 +72,13 @@ def open_model(
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
         raise ValueError(f"kernels = {kernels} is not allowed with device = {device}; expected {KERNELS[0]} on cuda")
     if over_ranks is None:
-        model = load(folder, arithmetic, dtype, place, strict=strict)
+        model = load(folder, arithmetic, dtype, place, strict=strict, huge_pages=huge_pages)
     elif place.type != "cpu":
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
-        model = _load_over_ranks(folder, arithmetic, dtype, strict, batch_invariant, over_ranks, activations)
+        model = _load_over_ranks(
+            folder, arithmetic, dtype, strict, batch_invariant, over_ranks, activations, huge_pages
+        )
     model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant, activations=activations)
     if batch_invariant and not model.runs_on_kernels:
         raise ValueError(
@@ -105,14 +108,9 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _load_over_ranks(
-    folder: Path,
-    arithmetic: str,
-    dtype: torch.dtype | None,
-    strict: bool,
-    batch_invariant: bool,
-    over_ranks: OverRanks,
-    activations: str,
-) -> Transformer:
+    folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool,
+    over_ranks: OverRanks, activations: str, huge_pages: bool,
+) -> Transformer:  # fmt: skip
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -122,7 +120,9 @@ def _load_over_ranks(
         num_experts = ModelConfig.from_file(folder).n_routed_experts
         most = Waves(num_experts, group.size).most_waves
         waves = Waves(num_experts, group.size, over_ranks.waves or min(DEFAULT_WAVES, most))
-        model = load(folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict)
+        model = load(
+            folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict, huge_pages=huge_pages
+        )
         narrow = model.arithmetic.dtype == torch.bfloat16
         wire: Wire = over_ranks.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
         settings = Settings(waves, wire, over_ranks.back or ("bf16" if narrow else "fp32"))
@@ -142,6 +142,7 @@ def values_of(
     The number of threads is one of them where torch multiplies: its sums are cut by threads. The CPU kernels' are not.
     """
     kernels = ops.kernels_run(model.arithmetic.dtype, model.device)
+    tuning = ops.current().tuning if kernels else None
     return {
         **{f"config.{key}": value for key, value in dataclasses.asdict(model.config).items()},
         **{f"settings.{key}": value for key, value in dataclasses.asdict(settings).items()},
@@ -150,6 +151,7 @@ def values_of(
         "torch version": torch.__version__,
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
+        "few_rows and float_rows": str(tuning[2:]) if tuning else "none: torch computes",
         "batch_invariant": batch_invariant,
         "activations": activations,
         "threads": "any" if kernels else torch.get_num_threads(),

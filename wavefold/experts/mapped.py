@@ -1,4 +1,4 @@
-"""Memory-mapped parts of files.
+"""Memory-mapped parts of files, or copies of them in memory of huge pages.
 
 Mappings are private: a write to a tensor changes memory of this process, never the file.
 """
@@ -12,9 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavefold.system import ask_for_huge_pages
+
 # A file may be larger than memory: none is reserved. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
 MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
+
+LARGE = 32 << 20
+"""Bytes of a mapped part from which huge pages are asked for: a first touch then brings 2 MiB of the file."""
 
 Stamp = tuple[int, int, int]
 
@@ -28,8 +33,10 @@ def stamp_of(path: Path) -> Stamp:
 class MappedSpan:
     """Bytes [begin, end) of a file, mapped. They are unmapped with their last tensor."""
 
-    def __init__(self, path: Path, begin: int, end: int, stamp: Stamp | None = None):
-        """Raises ValueError for a file that is gone, or is another one than `stamp` says."""
+    def __init__(self, path: Path, begin: int, end: int, stamp: Stamp | None = None, huge_pages: bool = False):
+        """`huge_pages`: the bytes are read now, into anonymous memory that asks for huge pages.
+
+        Raises ValueError for a file that is gone, or is another one than `stamp` says."""
         try:
             found = stamp_of(path)
         except OSError as error:
@@ -37,11 +44,16 @@ class MappedSpan:
         if stamp is not None and found != stamp:
             raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
         self._first = begin - begin % mmap.ALLOCATIONGRANULARITY
+        if huge_pages:
+            self._data = _copied(path, self._first, end)
+            return
         with path.open("rb") as file:
             self._data = mmap.mmap(
                 file.fileno(), end - self._first, flags=MAP_FLAGS, prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 offset=self._first,
             )  # fmt: skip
+        if end - self._first >= LARGE:
+            ask_for_huge_pages(self._data)
 
     def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """Returns the tensor that begins at `offset` of the file. It must not be empty."""
@@ -53,3 +65,19 @@ class MappedSpan:
         """The address that the file's first byte would have."""
         address: int = np.frombuffer(self._data, np.uint8, 1).__array_interface__["data"][0]
         return address - self._first
+
+
+def _copied(path: Path, begin: int, end: int) -> mmap.mmap:
+    """Returns anonymous memory with the bytes [begin, end) of a file. Raises ValueError for a shorter file."""
+    data = mmap.mmap(-1, end - begin, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    ask_for_huge_pages(data)
+    with path.open("rb", buffering=0) as file, memoryview(data) as view:
+        file.seek(begin)
+        done = 0
+        while done < len(view):
+            with view[done:] as rest:
+                count = file.readinto(rest)
+            if not count:
+                raise ValueError(f"{path}: ends at byte {begin + done:,}, expected {end:,} bytes; load it again")
+            done += count
+    return data

@@ -73,6 +73,11 @@ class ResidentExperts(ExpertStore):
         self._structs.clear()
         self.generation += 1
 
+    def open_files(self) -> None:
+        """Maps all files of routed experts now, or copies them where the table says so."""
+        for file in np.unique(self.table.file[self.table.file != ABSENT]).tolist():
+            self._span(file)
+
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the store of the routed experts is closed; load the model again")
@@ -104,7 +109,9 @@ class ResidentExperts(ExpertStore):
         """Returns the mapping of a file, from the first tensor of a routed expert to the last."""
         if (span := self._spans.get(file)) is None:
             begin, end = self.table.span(file)
-            span = self._spans[file] = MappedSpan(self.table.paths[file], begin, end, self.table.stamps[file])
+            span = self._spans[file] = MappedSpan(
+                self.table.paths[file], begin, end, self.table.stamps[file], self.table.huge_pages
+            )
         return span
 
     def _filled(self, layer: int) -> np.ndarray:

@@ -87,6 +87,9 @@ class ExpertStore(ABC):
     def expect(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a hint: a store may ignore it
         """Announces that these experts will be acquired soon. Returns at once."""
 
+    def open_files(self) -> None:  # noqa: B027  a store may read when it is asked
+        """Opens the files of all experts now, where the store keeps them open."""
+
     def structs(self, layer: int) -> np.ndarray | None:
         """Returns a layer's experts as an array of wf_expert [num_experts], or None unless all are in memory.
 

@@ -50,6 +50,8 @@ class ExpertTable:
         self.paths: list[Path] = []
         self.stamps: list[Stamp] = []
         """The files by number in `file`."""
+        self.huge_pages = False
+        """True if files are copied into memory of huge pages rather than mapped."""
         shape = self.num_layers, self.num_experts, len(MATRICES)
         self.form = np.full(shape, FORM_NUMBERS[self.official.dtype], np.int8)
         self.file = np.full((*shape, len(PARTS)), ABSENT, np.int16)

@@ -22,10 +22,11 @@ from wavefold.ops.reference.rope import Table, rope_frequencies, rope_table
 from wavefold.ops.reference.route import balance_loss, choose_experts, route_weights, router_scores
 from wavefold.ops.rope import rotate
 from wavefold.ops.runtime import ACTIVATIONS, BACKENDS, Runtime, current, isas, timing, using
+from wavefold.ops.tuning import Tuning
 
 __all__ = [
     "ACTIVATIONS", "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter",
-    "RunningSoftmax", "RunningTopK", "Runtime", "Table", "attend_sequences", "balance_loss", "choose_entries",
+    "RunningSoftmax", "RunningTopK", "Runtime", "Table", "Tuning", "attend_sequences", "balance_loss", "choose_entries",
     "choose_experts", "compress", "compress_blocks", "counting", "cross_entropy_", "current", "expert",
     "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights", "index_rotate",
     "index_scores", "index_weights", "isas", "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows", "part",

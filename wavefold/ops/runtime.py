@@ -1,4 +1,4 @@
-"""The runtime of the CPU kernels: threads, an instruction set, batch invariance. Models hold and share runtimes.
+"""The runtime of the CPU kernels: threads, instruction set, tuning, batch invariance. Models hold and share runtimes.
 
     shared runtime     the default: torch's number of threads, the processor's best instructions
     model.runtime      used inside the passes of one model
@@ -17,7 +17,9 @@ from contextvars import ContextVar
 
 import torch
 
+from wavefold.ops import tuning as tunings
 from wavefold.ops.native import library
+from wavefold.ops.tuning import Tuning
 
 BACKENDS = ("auto", "reference")
 ACTIVATIONS = ("bf16", "int8")
@@ -31,12 +33,14 @@ class Runtime:
     slower prompts. `backend`: "auto", kernels where they can compute (bfloat16 activations on a CPU) and references
     elsewhere; or "reference", plain torch throughout. `activations`: of products with FP4 and FP8 matrices: "bf16", as
     the arithmetic says, or "int8", rounded to 8 bits with a scale for 32 columns (docs/arithmetic.md), which references
-    do not do. Raises ValueError for values that are not allowed.
+    do not do. `tuning`: how the kernels feed themselves (None: WAVEFOLD_TUNING when the first call runs, else the usual
+    one of the processor). Raises ValueError for values that are not allowed.
     """
 
     def __init__(
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto",
         activations: str = "bf16",
+        tuning: Tuning | None = None,
     ):  # fmt: skip
         if threads is not None and threads < 1:
             raise ValueError(f"threads = {threads} is not allowed; expected 1 or more, or None for torch's number")
@@ -51,6 +55,7 @@ class Runtime:
         self.threads, self.batch_invariant, self.backend = threads, batch_invariant, backend
         self.activations = activations
         self._isa = isa
+        self._tuning = None if tuning is None else tuning.checked()
         self._handle: library.Handle | None = None
         self._lock = threading.Lock()
         self._spent_ns = 0
@@ -59,6 +64,11 @@ class Runtime:
     def isa(self) -> str:
         """The instruction set in use."""
         return self._isa or isas()[0]
+
+    @property
+    def tuning(self) -> Tuning:
+        """The tuning in use. Raises ValueError for a WAVEFOLD_TUNING that is not one."""
+        return tunings.default(self._isa) if self._tuning is None else self._tuning
 
     @property
     def seconds(self) -> float:
@@ -76,7 +86,8 @@ class Runtime:
                 return handle
             if handle is not None and handle.is_usable:
                 self._spent_ns += handle.inside_ns
-            self._handle = library.Handle(threads, self._isa, self.batch_invariant, self.activations == "int8")
+            is_int8 = self.activations == "int8"
+            self._handle = library.Handle(threads, self._isa, self.batch_invariant, is_int8, self.tuning.numbers())
             return self._handle
 
     @contextlib.contextmanager
@@ -90,7 +101,7 @@ class Runtime:
 
     def but(
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
-        backend: str | None = None, activations: str | None = None,
+        backend: str | None = None, activations: str | None = None, tuning: Tuning | None = None,
     ) -> Runtime:  # fmt: skip
         """Returns a new runtime that differs in the arguments that are not None."""
         return Runtime(
@@ -99,6 +110,7 @@ class Runtime:
             self.batch_invariant if batch_invariant is None else batch_invariant,
             self.backend if backend is None else backend,
             self.activations if activations is None else activations,
+            self._tuning if tuning is None else tuning,
         )
 
     def __repr__(self) -> str:
@@ -106,7 +118,9 @@ class Runtime:
         name = self.isa if library.available() else "none"
         invariant = ", batch-invariant" if self.batch_invariant else ""
         activations = "" if self.activations == "bf16" else f", activations={self.activations}"
-        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant}{activations})"
+        is_usual = not library.available() or self.tuning == tunings.usual(self._isa)
+        tuning = "" if is_usual else f", tuning={self.tuning}"
+        return f"Runtime(threads={threads}, isa={name}, backend={self.backend}{invariant}{activations}{tuning})"
 
 
 def isas() -> list[str]:
@@ -122,13 +136,13 @@ def current() -> Runtime:
 @contextlib.contextmanager
 def using(
     threads: int | None = None, isa: str | None = None, batch_invariant: bool | None = None,
-    backend: str | None = None, activations: str | None = None,
+    backend: str | None = None, activations: str | None = None, tuning: Tuning | None = None,
 ) -> Iterator[Runtime]:  # fmt: skip
     """Runs this thread's ops in the block on a runtime that differs from the current one in the given arguments.
 
     A model that has a runtime of its own keeps it inside its passes.
     """
-    with current().but(threads, isa, batch_invariant, backend, activations).active() as runtime:
+    with current().but(threads, isa, batch_invariant, backend, activations, tuning).active() as runtime:
         yield runtime
 
 

@@ -9,7 +9,6 @@ Measured once and kept in the user's cache folder, until processor, thread count
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from wavefold.plan import measured
 from wavefold.system import cpu_name
 
 MEMORY_TENSOR = 1 << 30
@@ -25,6 +25,7 @@ GEMM_SIZE = 2048
 DISK_FILE = 512 << 20
 DISK_BLOCK = 8 << 20
 REPEATS = 5
+SECTION = "rates"
 GEMM_DTYPES = ("float32", "bfloat16")
 
 
@@ -52,7 +53,7 @@ def this_machine(path: Path, remeasure: bool = False, report: Callable[[str], No
     machine = None if remeasure else _read(path)
     if machine is None or machine.identity() != (cpu_name(), torch.get_num_threads(), torch.__version__):
         machine = measure(path.parent, report)
-        _keep(machine, path)
+        measured.keep(path, SECTION, asdict(machine))
     return machine
 
 
@@ -150,14 +151,6 @@ def _read_directly(name: str) -> float | None:
 def _read(path: Path) -> Machine | None:
     """The figures of an earlier measurement; None where the file is missing or holds something else."""
     try:
-        return Machine(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return Machine(**measured.read(path)[SECTION])
+    except (KeyError, TypeError):
         return None
-
-
-def _keep(machine: Machine, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)  # mode 0600
-    with open(handle, "w") as file:
-        file.write(json.dumps(asdict(machine), indent=1) + "\n")
-    os.replace(name, path)

@@ -51,10 +51,17 @@ class MatrixStruct(ctypes.Structure):
     )
 
 
+class TuningStruct(ctypes.Structure):
+    """wf_tuning."""
+
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("hint", "ahead", "few_rows", "float_rows"))
+
+
 _int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
 _two = [_int64, _int64]
 SIGNATURES: dict[str, list[Any]] = {
     "wf_runtime_create": [_int32, ctypes.c_char_p, _int32, _int32, _pointer, ctypes.POINTER(_pointer)],
+    "wf_usual_tuning": [ctypes.c_char_p, _pointer],
     "wf_runtime_release": [_pointer],
     "wf_runtime_inside_ns": [_pointer],
     "wf_order_processors": [ctypes.c_char_p, ctypes.POINTER(_int32), _int32],
@@ -196,22 +203,32 @@ def by_core(processors: Sequence[int], folder: Path | None = None) -> tuple[list
     return list(order), cores
 
 
+def usual_tuning(isa: str | None) -> tuple[int, ...]:
+    """Returns the fields of wf_tuning for an instruction set (None: the best) where nobody has measured."""
+    tuning = TuningStruct()
+    check(require().wf_usual_tuning(None if isa is None else isa.encode(), ctypes.byref(tuning)))
+    return tuning.hint, tuning.ahead, tuning.few_rows, tuning.float_rows
+
+
 class Handle:
     """A runtime of the library: `threads` threads, the kernels of `isa`. It is the first argument of calls.
 
     `int8`: products with FP4 and FP8 matrices round their input to int8.
 
     Calls take this object and not its address. ctypes keeps the arguments alive until the call returns: a handle that
-    another Python thread drops meanwhile is released only then. Raises ValueError for more threads than can be started,
-    and for an unknown instruction set.
+    another Python thread drops meanwhile is released only then. `tuning` has the fields of wf_tuning. Raises ValueError
+    for more threads than can be started, for an unknown instruction set, and for a tuning out of range.
     """
 
-    def __init__(self, threads: int, isa: str | None, batch_invariant: bool, int8: bool):
+    def __init__(
+        self, threads: int, isa: str | None, batch_invariant: bool, int8: bool, tuning: tuple[int, int, int, int]
+    ):
         self.threads = threads
         self._address = ctypes.c_void_p()
         self._process = _process
         name = None if isa is None else isa.encode()
-        check(require().wf_runtime_create(threads, name, batch_invariant, int8, None, ctypes.byref(self._address)))
+        chosen, address = ctypes.byref(TuningStruct(*tuning)), ctypes.byref(self._address)
+        check(require().wf_runtime_create(threads, name, batch_invariant, int8, chosen, address))
 
     @property
     def _as_parameter_(self) -> ctypes.c_void_p:
