@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels 
 
 # attention in two spans of entries, and keys enough for the indexer to cut them in three
 PASTS = (4200, 1, 2100, 130)
-CONFIG = SMALL.replace(num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), index_topk=1100, num_hash_layers=1)
+CONFIG = SMALL.replace(
+    num_hidden_layers=3, hidden_size=96, head_dim=96, compress_ratios=(0, 4, 128, 0), index_n_heads=8,
+    num_hash_layers=1, q_lora_rank=48, o_lora_rank=128, index_topk=1040,
+)  # fmt: skip
 TOKENS = torch.randint(0, CONFIG.vocab_size, (4, max(PASTS) + 8), generator=torch.Generator().manual_seed(6))
 
 
