@@ -74,7 +74,7 @@ def test_the_default_is_a_thread_a_core(tmp_path: Path, monkeypatch: pytest.Monk
 PLACES = """
 import json, os, torch
 from pathlib import Path
-from wavefold.ops.native.library import Handle
+from wavefold.ops import Runtime
 
 def places():
     "The processors of this process's threads that are pinned to one."
@@ -86,10 +86,12 @@ def places():
     return sorted(found)
 
 all = sorted(os.sched_getaffinity(0))
-first, second = Handle(2, None, False), Handle(2, None, False)
+first, second = Runtime(2), Runtime(2)
+first.handle(), second.handle()
 both = places()
 del first
-third = Handle(2, None, False)
+third = Runtime(2)
+third.handle()
 print(json.dumps([len(all), [all.index(place) for place in both], [all.index(place) for place in places()]]))
 """
 

@@ -73,9 +73,9 @@ def test_the_library_refuses_what_python_does() -> None:
             with pytest.raises(ValueError, match=f"{field} = {value}"):
                 ops.Runtime(tuning=wrong)
             with pytest.raises(ValueError, match="tuning is out of range"):
-                native.library.Handle(1, None, False, wrong.numbers())
+                native.library.Handle(1, None, False, False, wrong.numbers())
     with pytest.raises(ValueError, match="out of range"):
-        native.library.Handle(1, None, False, (len(HINTS), 0, 1, 0))
+        native.library.Handle(1, None, False, False, (len(HINTS), 0, 1, 0))
 
 
 def test_who_wins(monkeypatch: pytest.MonkeyPatch) -> None:
