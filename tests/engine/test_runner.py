@@ -73,12 +73,12 @@ def test_outputs_are_the_tokens(model: Transformer, pools: Counted) -> None:
         (0, 1, None), (1, 1, None), (2, 1, None),
     ]  # fmt: skip
     finish(runner)
+    assert len(pools) == 1 and runner.step() == []
     check_alone(model, requests)
     usage = answer_of(requests[0]).usage
     layout = pools[0].layout
     assert (usage.prompt_tokens, usage.decode_tokens) == (5, 5) and usage.prefill_s > 0 < usage.decode_s
     assert usage.cache_bytes == layout.block_bytes + layout.state_bytes
-    assert len(pools) == 1 and runner.step() == []
 
 
 def poison(model: Transformer, monkeypatch: pytest.MonkeyPatch, token: int) -> None:

@@ -40,7 +40,7 @@ class StepCost:
         if self._spread < 1e-3:
             return None
         per_row = min(max(self._common / self._spread, 0.0), self._seconds / self._rows)
-        return self._seconds - per_row * self._rows, per_row
+        return max(self._seconds - per_row * self._rows, 0.0), per_row
 
 
 class Acceptance:
