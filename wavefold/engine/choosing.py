@@ -40,11 +40,13 @@ def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
         return tokens
     chosen = [rows[number] for number in usable]
     filters = Filters.of([row.sampling.filters for row in chosen])
-    numbers = uniform(
-        torch.tensor([row.sampling.seed for row in chosen]),
-        torch.tensor([len(row.prompt) + len(row.output) for row in chosen]),
-        torch.tensor([row.number for row in chosen]),
-    )
+    numbers = torch.zeros(len(chosen), dtype=torch.float64)
+    if bool(filters.temperature.any()):  # the most likely token needs no number
+        numbers = uniform(
+            torch.tensor([row.sampling.seed for row in chosen]),
+            torch.tensor([len(row.prompt) + len(row.output) for row in chosen]),
+            torch.tensor([row.number for row in chosen]),
+        )
     ids = choose(logits if len(usable) == len(rows) else logits[usable], filters, numbers)
     for number, token in zip(usable, ids.tolist(), strict=True):
         tokens[number] = token
