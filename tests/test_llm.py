@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import re
 import shutil
@@ -28,7 +29,6 @@ from wavefold.cli.models import add_arithmetic, arithmetic_of
 from wavefold.engine import ResolvedSampling, generate
 from wavefold.engine.adjust import Adjustments
 from wavefold.engine.defaults import FILE_NAME
-from wavefold.llm import NOT_HONOURED
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.system import Notice
 
@@ -57,33 +57,33 @@ class TestGenerate:
         assert llm.tokenizer is not None
         prompt = heal(llm.tokenizer, llm.tokenizer.encode("def f", bos=True))
         text, ids = llm.generate(["def f", [5, 6, 7]], GREEDY)
-        assert list(text.ids) == list(generate(llm.model, prompt.ids, 6, 0, first_ids=prompt.first_ids))
-        assert text.text == llm.tokenizer.decode(text.ids, len(prompt.taken), show_special=False)
-        assert list(ids.ids) == list(generate(llm.model, [5, 6, 7], 6, 0))
-        assert (text.prompt_tokens, ids.prompt_tokens) == (6, 3)
-        assert (text.stop_reason, text.stats.decode_tokens) == ("length", 5)
+        assert list(text.tokens) == list(generate(llm.model, prompt.ids, 6, 0, first_ids=prompt.first_ids))
+        assert text.text == llm.tokenizer.decode(text.tokens, len(prompt.taken), show_special=False)
+        assert list(ids.tokens) == list(generate(llm.model, [5, 6, 7], 6, 0))
+        assert (text.usage.prompt_tokens, ids.usage.prompt_tokens) == (6, 3)
+        assert (text.finish_reason, text.usage.decode_tokens) == ("length", 5)
 
     def test_sampling_is_the_seeds(self, llm: LLM) -> None:
-        first, same, other = (llm.generate(["a"], Sampling(8, seed=seed))[0].ids for seed in (3, 3, 4))
+        first, same, other = (llm.generate(["a"], Sampling(8, seed=seed))[0].tokens for seed in (3, 3, 4))
         assert first == same != other
 
     def test_a_stop_id_ends_it(self, llm: LLM) -> None:
         [free] = llm.generate(["a"], GREEDY)
-        [stopped] = llm.generate(["a"], Sampling(6, 0, stop_ids=(free.ids[2],)))
-        assert stopped.stop_reason == "stop"
-        assert stopped.ids == free.ids[: free.ids.index(free.ids[2])]
+        [stopped] = llm.generate(["a"], Sampling(6, 0, stop_ids=(free.tokens[2],)))
+        assert stopped.finish_reason == "stop"
+        assert stopped.tokens == free.tokens[: free.tokens.index(free.tokens[2])]
 
     def test_filters_and_adjustments(self, llm: LLM) -> None:
         """They reach the engine: one token is left, one is forced, one alternates with another."""
         [greedy] = llm.generate([[5, 6]], GREEDY)
         for one in (Sampling(6, 5.0, top_k=1), Sampling(6, 5.0, min_p=1.0)):
-            assert llm.generate([[5, 6]], one)[0].ids == greedy.ids
+            assert llm.generate([[5, 6]], one)[0].tokens == greedy.tokens
         [forced] = llm.generate([[5, 6]], replace(GREEDY, logit_bias={7: 100.0}))
-        assert forced.ids == (7,) * 6
+        assert forced.tokens == (7,) * 6
         adjustments = Adjustments(1.5, 1.0, 2.0, {7: 9.0})
         [penalized] = llm.generate([[5, 6]], replace(GREEDY, **vars(adjustments)))
-        assert list(penalized.ids) == list(generate(llm.model, [5, 6], 6, 0, adjustments=adjustments))
-        assert penalized.ids != greedy.ids
+        assert list(penalized.tokens) == list(generate(llm.model, [5, 6], 6, 0, adjustments=adjustments))
+        assert penalized.tokens != greedy.tokens
 
     @pytest.mark.parametrize("start", [0, 3, 17])
     def test_a_stop_text_ends_it(self, llm: LLM, start: int) -> None:
@@ -95,22 +95,66 @@ class TestGenerate:
         stream = llm.stream("a", replace(sampling, stop=("never there", stop)))
         pieces = list(stream)
         assert "".join(pieces) == stream.completion.text == free.text[: free.text.index(stop)]
-        assert stream.completion.stop_reason == "stop"
-        assert stream.completion.ids == free.ids[: len(stream.completion.ids)] != free.ids
+        assert stream.completion.finish_reason == "stop"
+        assert stream.completion.tokens == free.tokens[: len(stream.completion.tokens)] != free.tokens
         [other] = llm.generate(["a"], replace(sampling, stop=("never there",)))
-        assert (other.text, other.stop_reason) == (free.text, "length")
+        assert (other.text, other.finish_reason) == (free.text, "length")
 
-    @pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs", "n", "echo"])
-    def test_what_is_not_honoured_is_refused(self, llm: LLM, field: str) -> None:
-        value = {"n": 2, "echo": True}.get(field, 0)
-        with pytest.raises(ValueError, match=f"{field} = {value!r} is not honoured by LLM; expected "):
-            llm.generate(["a"], replace(GREEDY, **{field: value}))
+    def test_prompts_are_answered_together_and_in_order(self, folder: Path) -> None:
+        llm, seen = LLM(folder, "exact"), []
+        prompts = ["def f", [5, 6, 7], "a", [9]]
+        samplings = [
+            Sampling(length, temperature, seed=4) for length, temperature in ((9, 0.0), (2, 1.0), (5, 1), (1, 0))
+        ]
+        alone = [llm.generate([one], sampling)[0].tokens for one, sampling in zip(prompts, samplings, strict=True)]
+        together = llm.generate(prompts, samplings, lambda *progress: seen.append(progress))
+        assert [completion.tokens for completion in together] == alone
+        assert seen[0] == (0, 4) and seen[-1] == (4, 4) and [done for done, _ in seen] == sorted({d for d, _ in seen})
+        assert llm.generate([]) == []
+        with pytest.raises(ValueError, match="4 samplings for 1 prompts; expected one, or one for each"):
+            llm.generate(["a"], samplings)
 
-    def test_every_field_is_honoured_or_refused(self) -> None:
-        """A field that somebody adds to `Sampling` reaches the answer, or the front door refuses it."""
+    def test_one_mistake_runs_nothing(self, llm: LLM) -> None:
+        with pytest.raises(ValueError, match="token 300 is not allowed"):
+            llm.generate(["a", [300]], GREEDY)
+        assert llm._runner is not None and llm._runner.idle
+
+    def test_several_answers(self, llm: LLM) -> None:
+        answers = llm.generate(["a", "b"], Sampling(8, n=3, seed=2))
+        assert [answer.index for answer in answers] == [0, 1, 2] * 2
+        assert len({answer.tokens for answer in answers}) == 6
+        assert answers[0].tokens == llm.generate(["a"], Sampling(8, seed=2))[0].tokens
+
+    def test_echo(self, llm: LLM) -> None:
+        assert llm.tokenizer is not None
+        [plain], [echoed] = llm.generate(["def f"], GREEDY), llm.generate(["def f"], replace(GREEDY, echo=True))
+        assert plain.text is not None and echoed.text == "def f" + plain.text and echoed.tokens == plain.tokens
+        ids = llm.tokenizer.encode("def f")
+        stream = llm.stream(ids, replace(GREEDY, echo=True))
+        assert next(stream) == "def f"
+        assert stream.finish().text == "def f" + (llm.generate([ids], GREEDY)[0].text or "")
+
+    def test_log_probabilities(self, llm: LLM) -> None:
+        [plain] = llm.generate([[5, 6, 7]], GREEDY)
+        assert plain.logprobs is plain.prompt_logprobs is None
+        [answer] = llm.generate([[5, 6, 7]], replace(GREEDY, logprobs=2, prompt_logprobs=0))
+        assert answer.logprobs is not None and answer.prompt_logprobs is not None
+        assert tuple(entry.id for entry in answer.logprobs) == answer.tokens == plain.tokens
+        assert all(entry.rank == 0 and entry.best[0] == (entry.id, entry.logprob) for entry in answer.logprobs)
+        assert [entry and entry.id for entry in answer.prompt_logprobs] == [None, 6, 7]
+
+    def test_drafts_change_no_token(self, folder: Path) -> None:
+        """In float32, by plain torch, the most likely tokens do not depend on the rows of a pass."""
+        prompts = ["ab" * 20, [5, 6, 7] * 9]
+        expected = [completion.tokens for completion in LLM(folder, "exact").generate(prompts, Sampling(40, 0))]
+        drafted = LLM(folder, "exact", draft_depth=4).generate(prompts, Sampling(40, 0))
+        assert [completion.tokens for completion in drafted] == expected
+
+    def test_every_field_is_honoured(self) -> None:
+        """A field that somebody adds to `Sampling` reaches the answer."""
         honoured = {field.name for field in fields(ResolvedSampling)} | {field.name for field in fields(Adjustments)}
-        renamed = {"stop_ids", "show_special"}  # eos_ids and other_ids; an argument of TextStream
-        assert {field.name for field in fields(Sampling)} == (honoured | renamed | set(NOT_HONOURED)) - {
+        renamed = {"stop_ids", "show_special"}  # eos_ids and other_ids; an argument of Answer
+        assert {field.name for field in fields(Sampling)} == (honoured | renamed) - {
             "fit_window", "eos_ids", "other_ids", "adjustments",
         }  # fmt: skip
 
@@ -121,7 +165,7 @@ class TestGenerate:
         with pytest.warns(Notice, match="min_length = 2: not honoured here"):
             [completion] = llm.generate(["a"])
         [again] = llm.generate(["a"], Sampling(max_tokens=3, temperature=0))  # a second warning would be an error
-        assert completion.ids == again.ids and len(again.ids) == 3
+        assert completion.tokens == again.tokens and len(again.tokens) == 3
 
     @pytest.mark.parametrize(
         ("prompts", "sampling", "message"),
@@ -131,6 +175,10 @@ class TestGenerate:
             ([[300]], GREEDY, "token 300 is not allowed; expected 0 to 299"),
             (["a"], Sampling(temperature=-1), "temperature = -1 is not allowed"),
             (["a"], Sampling(max_tokens=0), "max_tokens = 0 is not allowed"),
+            (["a"], Sampling(n=0), "n = 0 is not allowed; expected 1 to 128 answers"),
+            (["a"], Sampling(seed=2**63), "seed = 9223372036854775808 is not allowed"),
+            (["a"], Sampling(stop=("x" * 10_000,)), "stop = texts of .10000. characters, 1 in all, is not allowed"),
+            ([[5] * 100], Sampling(max_tokens=2**31), "100 prompt tokens and max_tokens = 2147483648 are not allowed"),
             (["a"], Sampling(logit_bias={300: 1}), r"logit_bias = {300: 1} is not allowed; expected token ids from 0"),
         ],
     )
@@ -143,7 +191,7 @@ class TestGenerate:
         (tmp_path / "m" / "tokenizer.json").unlink()
         llm = LLM(tmp_path / "m")
         stream = llm.stream([5, 6, 7], GREEDY)
-        assert [int(piece) for piece in stream] == list(stream.completion.ids)
+        assert [int(piece) for piece in stream] == list(stream.completion.tokens)
         assert stream.completion.text is None
         for prompt, sampling in (("a", GREEDY), ([5], Sampling(stop=("a",)))):
             with pytest.raises(ValueError, match=r"holds no tokenizer\.json; give token ids in place of text"):
@@ -153,11 +201,11 @@ class TestGenerate:
 class TestStream:
     def test_pieces_are_the_completions_text(self, llm: LLM) -> None:
         stream = llm.stream("def f", Sampling(40, seed=1))
-        assert stream.completion.stop_reason == "interrupted"
+        assert stream.completion.finish_reason == "interrupted"
         pieces = list(stream)
         assert all(pieces) and len(pieces) > 5
         assert "".join(pieces) == stream.completion.text
-        assert stream.completion.ids == llm.generate(["def f"], Sampling(40, seed=1))[0].ids
+        assert stream.completion.tokens == llm.generate(["def f"], Sampling(40, seed=1))[0].tokens
 
     def test_may_end_early(self, llm: LLM) -> None:
         stream = llm.stream("def f", Sampling(40, seed=1))
@@ -165,8 +213,93 @@ class TestStream:
         stream.close()
         rest = "".join(stream)
         assert first + rest == stream.completion.text
-        assert stream.completion.stop_reason == "interrupted"
-        assert len(stream.completion.ids) < 40
+        assert stream.completion.finish_reason == "interrupted"
+        assert len(stream.completion.tokens) < 40
+
+    def test_streams_side_by_side_are_those_alone(self, folder: Path) -> None:
+        """Read in turns, opened at different times; reading one computes the others, whose pieces wait."""
+        llm = LLM(folder, "exact")
+        samplings = [Sampling(12, temperature, seed=seed) for seed, temperature in ((1, 0.0), (2, 0.8), (3, 0.8))]
+        alone = [llm.generate(["def f"], sampling)[0].text for sampling in samplings]
+        streams = [llm.stream("def f", samplings[0]), llm.stream("def f", samplings[1])]
+        texts = [next(streams[0]), "", ""]
+        streams.append(llm.stream("def f", samplings[2]))
+        for piece in streams[2]:
+            texts[2] += piece
+        assert streams[0].completion.finish_reason == "length", "its steps were those of the third"
+        for number in (1, 0):
+            texts[number] += "".join(streams[number])
+        assert texts == alone
+
+    def test_closed_and_dropped_streams_give_their_blocks_back(self, llm: LLM) -> None:
+        first, second, third = (llm.stream("def f", Sampling(40, seed=seed)) for seed in (1, 2, 3))
+        next(first)
+        runner = llm._runner
+        assert runner is not None and runner._pool is not None and len(runner._pool.sequences) == 3
+        pool = runner._pool
+        second.close()
+        assert len(pool.sequences) == 2
+        del third
+        assert len(pool.sequences) == 1
+        assert first.finish().finish_reason == "length"
+        assert pool.sequences == [] and pool.blocks.num_free == pool.blocks.num_blocks and runner._pool is None
+
+    def test_for_an_event_loop(self, llm: LLM) -> None:
+        """Two at once, one of which is left early."""
+        expected = [llm.generate(["def f"], Sampling(20, seed=seed))[0].text for seed in (1, 2)]
+
+        async def read(seed: int, most: int) -> str:
+            text, pieces = "", llm.stream_async("def f", Sampling(20, seed=seed))
+            async for piece in pieces:
+                text += piece
+                if (most := most - 1) == 0:
+                    await pieces.aclose()  # type: ignore[attr-defined]
+            return text
+
+        async def both() -> list[str]:
+            return await asyncio.gather(read(1, 100), read(2, 3))
+
+        whole, part = asyncio.run(both())
+        assert expected[1] is not None
+        assert whole == expected[0] and expected[1].startswith(part) and part
+        assert llm._runner is not None and llm._runner.idle
+
+    def test_several_answers_are_not_one_stream(self, llm: LLM) -> None:
+        with pytest.raises(ValueError, match="n = 2 is not allowed for a stream; expected 1, or `generate`"):
+            llm.stream("a", Sampling(n=2))
+
+    def test_a_pool_that_others_use_is_not_replaced(self, folder: Path) -> None:
+        llm = LLM(folder, cache_tokens=128)
+        stream = llm.stream("a", Sampling(100))
+        with pytest.raises(ValueError, match=r"need 2 blocks of 128 tokens, and the pool has 1; .* larger pool"):
+            llm.stream("a", Sampling(200))
+        assert stream.finish().finish_reason == "length"
+        with pytest.raises(ValueError, match="cache_tokens = 0 is not allowed"):
+            LLM(folder, cache_tokens=0)
+
+
+class TestScore:
+    def test_is_the_log_probability_of_whole_passes(self, folder: Path) -> None:
+        llm = LLM(folder, "exact")
+        assert llm.tokenizer is not None
+        pairs = [("def f", "(x):"), ("a", "b"), ([5, 6, 7], [8, 9])]
+        scores = llm.score([first for first, _ in pairs], [more for _, more in pairs])
+        for (first, more), entries in zip(pairs, scores, strict=True):
+            ids = llm.tokenizer.encode(first, bos=True) if isinstance(first, str) else first
+            after = llm.tokenizer.encode(more) if isinstance(more, str) else more
+            with torch.no_grad():
+                logits = llm.model(torch.tensor([[*ids, *after]]))[0].double().log_softmax(-1)
+            expected = [float(logits[len(ids) - 1 + number, token]) for number, token in enumerate(after)]
+            assert [entry.id for entry in entries] == after
+            assert [entry.logprob for entry in entries] == pytest.approx(expected, abs=1e-4)
+
+    def test_mistakes(self, llm: LLM) -> None:
+        for prompts, more, message in (
+            (["a"], [], "0 continuations of 1 prompts"), (["a"], [""], "expected one token each"),
+            ("a", ["b"], "prompts = 'a' is a single text"), (["a"], "b", "continuations = 'b' is a single text"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                llm.score(prompts, more)
 
 
 class TestChat:
@@ -176,15 +309,15 @@ class TestChat:
         assert llm.tokenizer is not None
         prompt = encode_chat(llm.tokenizer, self.MESSAGES).ids
         answer = llm.chat(self.MESSAGES, GREEDY)
-        assert list(answer.ids) == list(generate(llm.model, prompt, 6, 0))
+        assert list(answer.tokens) == list(generate(llm.model, prompt, 6, 0))
         assert "".join(llm.stream_chat(self.MESSAGES, GREEDY)) == answer.text
 
     def test_a_next_turn_ends_it(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
         assert llm.tokenizer is not None
         user, _ = turn_ids(llm.tokenizer)
-        monkeypatch.setattr(import_module("wavefold.engine.generate"), "sample", lambda *args: torch.tensor([user]))
-        assert llm.chat(self.MESSAGES, GREEDY).stop_reason == "stop"
-        assert llm.generate(["hi"], GREEDY)[0].stop_reason == "length"
+        monkeypatch.setattr(import_module("wavefold.engine.choosing"), "choose", lambda *args: torch.tensor([user]))
+        assert llm.chat(self.MESSAGES, GREEDY).finish_reason == "stop"
+        assert llm.generate(["hi"], GREEDY)[0].finish_reason == "length"
 
 
 class TestClose:

@@ -3,26 +3,35 @@
 with LLM() as llm:
     llm.generate(["def main():"], Sampling(max_tokens=32))       a list of Completion
     llm.stream("def main():")                                    pieces of text as they are computed
+    llm.score(["def "], ["main():"])                             log probabilities of the second after the first
     llm.chat([{"role": "user", "content": "Hello"}])             in DeepSeek-V4's encoding
 
-text -> BOS and ids, the last token open to another one (chat/healing.py) -> engine -> text
+text -> BOS and ids, the last token open to another one (chat/healing.py) -> Request, Answer -> Runner -> text
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from wavefold.cache import BLOCK_TOKENS
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.chat.encoding import encode_chat, turn_ids
-from wavefold.engine import Completion, ResolvedSampling, Sampling, TextStream, generate
+from wavefold.engine import Answer, Completion, ResolvedSampling, Runner, Sampling, TextStream
+from wavefold.engine.batch import run_all
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
+from wavefold.engine.generate import fitted
+from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
+from wavefold.engine.request import Request
+from wavefold.engine.room import pool_blocks
+from wavefold.engine.stream import in_threads
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
@@ -33,8 +42,9 @@ Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""
 
 AS_THE_CHECKPOINT_SAYS = Sampling()
-NOT_HONOURED = {"logprobs": None, "prompt_logprobs": None, "n": 1, "echo": False}
-"""Fields of `Sampling` that the front door refuses, with the values that ask for nothing."""
+TextOrIds = str | Sequence[int] | Prompt
+Samplings = Sampling | Sequence[Sampling]
+"""One for all prompts, or one for each."""
 
 
 class LLM:
@@ -53,6 +63,8 @@ class LLM:
         kernels: str | None = None,
         activations: str = "bf16",
         huge_pages: bool = False,
+        cache_tokens: int | None = None,
+        draft_depth: int = 0,
     ):
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
@@ -62,9 +74,14 @@ class LLM:
         the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`:
         "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8" rounds the input of products
         with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
-        into memory of 2 MiB pages, which must have room for them, rather than mapped. Raises ValueError for a folder or
-        settings that cannot be used.
+        into memory of 2 MiB pages, which must have room for them, rather than mapped. `cache_tokens`: of all answers
+        that are computed together (None: as many as suit; see `engine.room`). `draft_depth`: tokens that are guessed
+        from the text so far and verified in one pass, at most; how many is decided by measured time, so that without
+        `batch_invariant` the last bits of logits depend on it. Raises ValueError for a folder or settings that cannot
+        be used.
         """
+        if cache_tokens is not None and cache_tokens < 1:
+            raise ValueError(f"cache_tokens = {cache_tokens} is not allowed; expected 1 or more, or None")
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
         self._model: Transformer | None = open_model(
@@ -81,6 +98,9 @@ class LLM:
             huge_pages,
         )
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
+        self._cache_tokens, self._draft_depth = cache_tokens, draft_depth
+        self._numbers = itertools.count()
+        self._runner: Runner | None = self._new_runner(0)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._warned: set[str] = set()
 
@@ -92,40 +112,81 @@ class LLM:
         return self._model
 
     def generate(
-        self, prompts: Sequence[str | Sequence[int] | Prompt], sampling: Sampling = AS_THE_CHECKPOINT_SAYS
+        self,
+        prompts: Sequence[TextOrIds],
+        sampling: Samplings = AS_THE_CHECKPOINT_SAYS,
+        on_progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> list[Completion]:
-        """Complete each prompt, a text or token ids, in order.
+        """Complete the prompts, texts or token ids, all together. Returns the answers in order, `n` for each prompt.
 
         A text is run after BOS, and special tokens' strings in it are ordinary characters. Token ids are run as they
-        are. Raises ValueError for a prompt or sampling that cannot be used, and for one text in place of a list.
+        are. `on_progress(done, of)` counts answers that have ended. An answer that meets logits that are NaN has the
+        finish reason "error". Raises ValueError, before anything runs, for a prompt or sampling that cannot be used,
+        and for one text in place of a list.
         """
-        if isinstance(prompts, str):
-            raise ValueError(f"prompts = {prompts!r} is a single text; expected a list: [{prompts!r}]")
-        return [self.stream(prompt, sampling).finish() for prompt in prompts]
+        requests: list[Request] = []
+        _check_several(prompts, "prompts")
+        for prompt, one in zip(prompts, self._samplings(sampling, len(prompts)), strict=True):
+            resolved = self.resolved(one)
+            requests += [self._request(prompt, one, resolved, index) for index in range(one.n)]
+        return run_all(self._runner_for(requests), requests, on_progress)
+
+    def score(
+        self, prompts: Sequence[TextOrIds], continuations: Sequence[str | Sequence[int]]
+    ) -> list[list[TokenLogprob]]:
+        """The log probabilities of the tokens of each continuation after its prompt, all pairs together.
+
+        Prompt and continuation become tokens separately, and no last token is open to another one. Raises ValueError
+        for lists of different lengths, an empty prompt or continuation, tokens that cannot be run, and for logits that
+        are NaN.
+        """
+        _check_several(prompts, "prompts")
+        _check_several(continuations, "continuations")
+        if len(prompts) != len(continuations):
+            raise ValueError(f"{len(continuations)} continuations of {len(prompts)} prompts; expected one for each")
+        sampling = Sampling(max_tokens=1, temperature=0, prompt_logprobs=0)
+        requests = []
+        for prompt, continuation in zip(prompts, continuations, strict=True):
+            first, more = self._ids(prompt, bos=True), self._ids(continuation, bos=False)
+            if not first or not more:
+                raise ValueError(
+                    f"prompt {prompt!r} and continuation {continuation!r}: expected one token each at least"
+                )
+            answer = Answer(Prompt([*first, *more]), self.resolved(sampling), scored_from=len(first))
+            requests.append(Request(next(self._numbers), answer.prompt.ids, 1, sampling=answer))
+        scored = run_all(self._runner_for(requests), requests)
+        for completion in scored:
+            if completion.error:
+                raise ValueError(completion.error)
+        return [[entry for entry in completion.prompt_logprobs or () if entry is not None] for completion in scored]
 
     def stream(
         self,
-        prompt: str | Sequence[int] | Prompt,
+        prompt: TextOrIds,
         sampling: Sampling = AS_THE_CHECKPOINT_SAYS,
         on_prefill: Callable[[int, int], None] = lambda done, of: None,
     ) -> TextStream:
         """The pieces of one completion's text, computed as they are asked for; `completion` has all of the answer.
 
-        `on_prefill(done, of)` reports how many of the prompt's tokens have been read. Raises ValueError as `generate`.
+        Other streams may be open: each of them computes the answers of all, and `close` gives one's cache back.
+        `on_prefill(done, of)` reports how many of the prompt's tokens have been read. Raises ValueError as `generate`,
+        for `n` > 1, and where other open streams leave a pool that cannot hold this answer.
         """
-        if isinstance(prompt, str):
-            prompt = self.prompt(prompt)
-        elif not isinstance(prompt, Prompt):
-            prompt = Prompt(list(prompt))
-        resolved = self.resolved(sampling)
-        generation = generate(
-            self.model, prompt.ids, resolved.max_tokens, resolved.temperature, resolved.top_p, resolved.seed,
-            resolved.stop_ids, prompt.first_ids, on_prefill, resolved.fit_window, resolved.top_k, resolved.min_p,
-            resolved.adjustments,
-        )  # fmt: skip
-        stream = TextStream(generation, prompt, resolved, self.tokenizer, sampling.show_special)
+        if sampling.n != 1:
+            raise ValueError(f"n = {sampling.n} is not allowed for a stream; expected 1, or `generate`")
+        request = self._request(prompt, sampling, self.resolved(sampling))
+        runner = self._runner_for([request])
+        runner.add(request)
+        stream = TextStream(runner, request, on_prefill)
         self._streams.add(stream)
         return stream
+
+    async def stream_async(
+        self, prompt: TextOrIds, sampling: Sampling = AS_THE_CHECKPOINT_SAYS
+    ) -> AsyncIterator[str]:  # fmt: skip
+        """The pieces of `stream` for an event loop: other threads compute. Leaving it closes the stream."""
+        async for piece in in_threads(self.stream(prompt, sampling)):
+            yield piece
 
     def chat(self, messages: Sequence[Message], sampling: Sampling = AS_THE_CHECKPOINT_SAYS) -> Completion:
         """Answer a chat whose last message is a user's. The answer ends where a next turn would begin.
@@ -151,15 +212,12 @@ class LLM:
     def resolved(self, sampling: Sampling) -> ResolvedSampling:
         """The sampling that applies. Values that `sampling` leaves open are the checkpoint's, else the defaults.
 
-        Raises ValueError for values out of range, and for fields of `Sampling` that are not honoured here. Warns once
-        with a Notice that names the keys of `generation_config.json` that would change answers and are not honoured.
+        Raises ValueError for values out of range. Warns once with a Notice that names the keys of
+        `generation_config.json` that would change answers and are not honoured.
         """
         sampling.check(self.model.config.vocab_size)
         if sampling.stop:
             self._needs_tokenizer()
-        for name, nothing in NOT_HONOURED.items():
-            if (value := getattr(sampling, name)) != nothing:
-                raise ValueError(f"{name} = {value!r} is not honoured by LLM; expected {nothing!r}")
         resolved = sampling.resolved(self._defaults, self.model.config)
         ignored = self._defaults.ignored(resolved.temperature)
         if ignored and not self._warned.issuperset(key for key, _ in ignored):
@@ -173,7 +231,7 @@ class LLM:
         """Give the model's memory back at once and end its streams. Closing twice changes nothing."""
         for stream in list(self._streams):
             stream.close()
-        self._model = None
+        self._model = self._runner = None
 
     def __enter__(self) -> LLM:
         return self
@@ -193,7 +251,56 @@ class LLM:
             f"{self._model.arithmetic} arithmetic, {self._model.device}>"
         )
 
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _request(self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0) -> Request:
+        """Returns the request for answer `index` to a prompt. Raises ValueError if it does not fit the window."""
+        text = prompt if isinstance(prompt, str) else None
+        if isinstance(prompt, str):
+            prompt = self.prompt(prompt)
+        elif not isinstance(prompt, Prompt):
+            prompt = Prompt(list(prompt))
+        window = self.model.config.max_position_embeddings
+        max_tokens, limit = fitted(len(prompt.ids), resolved.max_tokens, window, resolved.fit_window)
+        if resolved.echo and text is None:
+            taken = prompt.taken.decode("utf-8", errors="replace")
+            text = self._needs_tokenizer().decode(prompt.ids, show_special=sampling.show_special) + taken
+        echo_text = text or "" if resolved.echo else ""
+        answer = Answer(prompt, resolved, limit, self.tokenizer, sampling.show_special, index, echo_text)
+        return Request(next(self._numbers), prompt.ids, max_tokens, sampling=answer)
+
+    def _ids(self, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
+        if isinstance(text, str):
+            return self._needs_tokenizer().encode(text, bos=bos)
+        return list(text.ids) if isinstance(text, Prompt) else list(text)
+
+    def _samplings(self, sampling: Samplings, count: int) -> Sequence[Sampling]:
+        if isinstance(sampling, Sampling):
+            return [sampling] * count
+        if len(sampling) != count:
+            raise ValueError(f"{len(sampling)} samplings for {count} prompts; expected one, or one for each")
+        return sampling
+
+    def _runner_for(self, requests: Sequence[Request]) -> Runner:
+        """Returns the runner, a new one with a larger pool where that of the idle one is too small."""
+        largest = max((request.peak_tokens for request in requests), default=0)
+        runner = self._runner
+        assert self.model is not None and runner is not None
+        if runner.idle and self._cache_tokens is None and largest > runner.num_blocks * BLOCK_TOKENS:
+            runner = self._runner = self._new_runner(largest)
+        return runner
+
+    def _new_runner(self, largest: int) -> Runner:
+        num_blocks = pool_blocks(self.model, largest, self._cache_tokens)
+        return Runner(self.model, num_blocks, draft_depth=self._draft_depth)
+
     def _needs_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError(f"{self.folder}: holds no tokenizer.json; give token ids in place of text")
         return self.tokenizer
+
+
+def _check_several(values: Sequence[object], name: str) -> None:
+    """Raises ValueError for a single text in place of a list."""
+    if isinstance(values, str):
+        raise ValueError(f"{name} = {values!r} is a single text; expected a list: [{values!r}]")

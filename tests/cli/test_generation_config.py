@@ -12,7 +12,7 @@ from tests.cli.running import Capture, run
 from wavefold import load
 from wavefold.cli.main import main
 
-generation = import_module("wavefold.engine.generate")
+choosing = import_module("wavefold.engine.choosing")
 
 
 class TestGenerationConfig:
@@ -43,7 +43,7 @@ class TestGenerationConfig:
     def test_its_eos_ids_end_answers(
         self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
     ) -> None:
-        monkeypatch.setattr(generation, "sample", lambda *args: torch.tensor([7]))
+        monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([7]))
         values, _ = self.answer(model, tmp_path / "m", {"eos_token_id": 7}, capsys)
         assert (values["stop_reason"], values["tokens"]) == ("eos", [])
 

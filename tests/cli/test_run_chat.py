@@ -14,7 +14,7 @@ from wavefold.chat import Tokenizer
 from wavefold.chat.encoding import encode_chat
 from wavefold.llm import LLM
 
-generation = import_module("wavefold.engine.generate")
+choosing = import_module("wavefold.engine.choosing")
 
 
 class TestChat:
@@ -36,7 +36,7 @@ class TestChat:
 
     def test_a_next_turn_ends_the_answer(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         user = Tokenizer.load(model).token_id("<｜User｜>")
-        monkeypatch.setattr(generation, "sample", lambda *args: torch.tensor([user]))
+        monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([user]))
         assert run(model, "--chat", "-p", "hi", "--json") == 0
         values = printed(capsys)
         assert (values["stop_reason"], values["tokens"]) == ("stop", [])

@@ -13,7 +13,7 @@ from wavefold import load
 from wavefold.chat import Tokenizer
 from wavefold.cli.main import main
 
-generation = import_module("wavefold.engine.generate")
+choosing = import_module("wavefold.engine.choosing")
 
 
 class TestEnd:
@@ -30,7 +30,7 @@ class TestEnd:
 
     def test_eos(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         eos = load(model, "exact").config.eos_token_ids[0]
-        monkeypatch.setattr(generation, "sample", lambda *args: torch.tensor([eos]))
+        monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([eos]))
         assert run(model, "-p", "hi", "--json") == 0
         values = printed(capsys)
         assert (values["stop_reason"], values["completion_tokens"]) == ("eos", 0)
@@ -57,7 +57,7 @@ class TestEnd:
     ) -> None:
         tokenizer = Tokenizer.load(model)
         ids = tokenizer.encode("a<｜User｜><think>b", allow_special=True)
-        monkeypatch.setattr(generation, "sample", lambda *args: torch.tensor([left.pop(0)]))
+        monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([left.pop(0)]))
         for flags, text in (([], "a<think>b"), (["--show-special"], "a<｜User｜><think>b")):
             left = list(ids)
             assert run(model, "-p", "hi", *flags) == 0

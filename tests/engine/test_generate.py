@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from wavefold import Pool, Transformer
-from wavefold.engine import Stats, generate, sample
+from wavefold.engine import Usage, generate
 from wavefold.engine.adjust import NONE, Adjustments
+from wavefold.engine.sampler import Filters, choose
+from wavefold.engine.uniform import uniform
 
 module = import_module("wavefold.engine.generate")
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
@@ -36,12 +38,13 @@ def without_cache(
     model: Transformer, num_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
 ) -> list[int]:
     """The meaning of generation: the whole sequence through the model for each token."""
-    generator = torch.Generator().manual_seed(seed)
+    filters = Filters.same(1, temperature, top_p, 0, 0.0)
     tokens = list(PROMPT)
     for _ in range(num_tokens):
         with torch.no_grad():
-            logits = model(torch.tensor([tokens]))[0, -1]
-        tokens.append(int(sample(logits, temperature, top_p, generator)))
+            logits = model(torch.tensor([tokens]))[:, -1]
+        number = uniform(torch.tensor([seed]), torch.tensor([len(tokens)]))
+        tokens.append(int(choose(logits, filters, number)))
     return tokens[len(PROMPT) :]
 
 
@@ -62,7 +65,7 @@ def test_sampled(model: Transformer, pools: list[Pool]) -> None:
 )
 def test_adjusted(model: Transformer, pools: list[Pool], temperature: float, adjustments: Adjustments) -> None:
     """Against whole passes whose logits are adjusted one token after another. Each adjustment changes the answer."""
-    generator, tokens = torch.Generator().manual_seed(2), list(PROMPT)
+    filters, tokens = Filters.same(1, temperature, 0.95, 30, 0.001), list(PROMPT)
     for number in range(12):
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1]
@@ -73,8 +76,7 @@ def test_adjusted(model: Transformer, pools: list[Pool], temperature: float, adj
         logits -= adjustments.frequency_penalty * counts + adjustments.presence_penalty * (counts > 0)
         for token, bias in adjustments.logit_bias.items():
             logits[0, token] += bias
-        tokens.append(int(sample(logits, temperature, 0.95, generator, 30, 0.001)))
-        assert len(tokens) == 11 + number
+        tokens.append(int(choose(logits, filters, uniform(torch.tensor([2]), torch.tensor([10 + number])))))
     arguments = {"temperature": temperature, "top_p": 0.95, "seed": 2, "stop_ids": (), "top_k": 30, "min_p": 0.001}
     assert list(generate(model, PROMPT, 12, adjustments=adjustments, **arguments)) == tokens[10:]  # type: ignore[arg-type]
     plain = list(generate(model, PROMPT, 12, **arguments))  # type: ignore[arg-type]
@@ -97,7 +99,7 @@ def test_stops_before_a_stop_id(model: Transformer, pools: list[Pool]) -> None:
     generation = generate(model, PROMPT, 8, temperature=0, stop_ids=[stop])
     kept = ids[: ids.index(stop)]
     assert list(generation) == kept
-    assert generation.stats.decode_tokens == len(kept), "the stop id took a step too"
+    assert generation.usage.decode_tokens == len(kept), "the stop id took a step too"
 
 
 def test_stops_at_eos_by_default(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +123,7 @@ def test_fills_its_pool_to_the_last_token(model: Transformer, pools: list[Pool])
     assert pools[0].blocks.num_blocks == 1
 
 
-def test_stats(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only the model's passes (1 s) and the caller (100 s) move."""
     now = 0.0
     forward_step = model.forward_step
@@ -134,14 +136,14 @@ def test_stats(model: Transformer, pools: list[Pool], monkeypatch: pytest.Monkey
     monkeypatch.setattr(model, "forward_step", slow)
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     generation = generate(model, PROMPT, 5, stop_ids=())
-    assert generation.stats == Stats(10)
+    assert generation.usage == Usage(10)
     for _ in generation:
         now += 100.0
-    stats = generation.stats
+    usage = generation.usage
     layout = pools[0].layout
-    assert stats == Stats(10, 1.0, 4, 4.0, layout.block_bytes + layout.state_bytes)
-    assert (stats.prefill_tokens_per_s, stats.decode_tokens_per_s) == (10.0, 1.0)
-    assert Stats(1).decode_tokens_per_s == Stats(1).prefill_tokens_per_s == 0.0
+    assert usage == Usage(10, 1.0, 4, 4.0, layout.block_bytes + layout.state_bytes)
+    assert (usage.prefill_tokens_per_s, usage.decode_tokens_per_s) == (10.0, 1.0)
+    assert Usage(1).decode_tokens_per_s == Usage(1).prefill_tokens_per_s == 0.0
 
 
 def test_closed_early(model: Transformer, pools: list[Pool]) -> None:

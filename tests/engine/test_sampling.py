@@ -47,6 +47,16 @@ def test_one_stop_text_is_not_several() -> None:
         Sampling(stop="end").check(40)
 
 
+@pytest.mark.parametrize("stop", [("a" * 10_000,), ("b",) * 65])
+def test_stop_texts_are_short_and_few(stop: tuple[str, ...]) -> None:
+    """Each piece of an answer is compared with all of them."""
+    with pytest.raises(
+        ValueError, match=f"^stop = texts of .* characters, {len(stop)} in all, is not allowed; .* 1024"
+    ):
+        Sampling(stop=stop).check(40)
+    Sampling(stop=("a" * 1024,) * 64).check(40)
+
+
 def test_the_ends_of_all_ranges_are_allowed() -> None:
     Sampling().check(1)
     Sampling(1, 0, 1, 0, (0, 41), False, 0, 0, 1e-3, -2, -2, {0: -100, 39: 100}, (), 0, 0, 1).check(40)

@@ -65,7 +65,7 @@ def test_trains_tells_and_leaves_a_model_that_answers(
     assert outcome.report["model"] > 0
     assert capsys.readouterr() == ("", ""), "what is printed is the command's"
     with wavefold.LLM(outcome.model) as llm:
-        assert len(llm.generate(["def f"], wavefold.Sampling(max_tokens=3))[0].ids) <= 3
+        assert len(llm.generate(["def f"], wavefold.Sampling(max_tokens=3))[0].tokens) <= 3
 
 
 def test_is_the_commands_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

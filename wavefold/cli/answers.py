@@ -29,19 +29,19 @@ class Screen:
 
 def values_of(model: Transformer, sampling: ResolvedSampling, completion: Completion) -> dict[str, object]:
     """An answer with its figures, as `--json` prints it."""
-    stats = completion.stats
+    usage = completion.usage
     return {
         "text": completion.text,
-        "tokens": completion.ids,
-        "stop_reason": completion.stop_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": len(completion.ids),
-        "prefill_s": stats.prefill_s,
-        "decode_s": stats.decode_s,
-        "decode_tokens_per_s": stats.decode_tokens_per_s,
-        "cache_bytes": stats.cache_bytes,
+        "tokens": completion.tokens,
+        "stop_reason": completion.finish_reason,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": len(completion.tokens),
+        "prefill_s": usage.prefill_s,
+        "decode_s": usage.decode_s,
+        "decode_tokens_per_s": usage.decode_tokens_per_s,
+        "cache_bytes": usage.cache_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
-        "prefill_tokens_per_s": stats.prefill_tokens_per_s,
+        "prefill_tokens_per_s": usage.prefill_tokens_per_s,
         "weight_bytes": sum(p.nbytes for p in model.parameters()) + model.experts.store.num_bytes,
         "sampling": sampling.values(),
     }
@@ -51,11 +51,12 @@ def report(completion: Completion) -> None:
     """One dim line of figures on stderr."""
     from rich.console import Console
 
-    stats = completion.stats
+    usage = completion.usage
     line = (
-        f"prompt {completion.prompt_tokens} tokens, {stats.prefill_tokens_per_s:.1f}/s; "
-        f"answer {len(completion.ids)}, {stats.decode_tokens_per_s:.1f} tokens/s, ended by {completion.stop_reason}; "
-        f"cache {stats.cache_bytes / 1e6:.2f} MB; peak memory {peak_rss_bytes() / 1e6:,.0f} MB"
+        f"prompt {usage.prompt_tokens} tokens, {usage.prefill_tokens_per_s:.1f}/s; "
+        f"answer {len(completion.tokens)}, {usage.decode_tokens_per_s:.1f} tokens/s, "
+        f"ended by {completion.finish_reason}; cache {usage.cache_bytes / 1e6:.2f} MB; "
+        f"peak memory {peak_rss_bytes() / 1e6:,.0f} MB"
     )
     Console(stderr=True).print(line, style="dim", highlight=False, soft_wrap=True)
 

@@ -55,7 +55,7 @@ class Session:
         """Answer a prompt and show the answer. `stoppable`: Ctrl-C ends the answer, not the program."""
         completion = self.answer(self.prompt(text), stoppable)
         if self.chat:
-            self.chat.keep(text, self._tokenizer().decode(completion.ids))
+            self.chat.keep(text, self._tokenizer().decode(completion.tokens))
 
     def answer(self, prompt: Prompt, stoppable: bool = False) -> Completion:
         """Answer `prompt` and show the answer."""
@@ -80,7 +80,7 @@ class Session:
         if is_first():
             if not self.args.json:
                 report(completion)
-            if completion.stop_reason == "context":
+            if completion.finish_reason == "context":
                 window = self.llm.model.config.max_position_embeddings
                 message = f"the answer ended because the context window is full: max_position_embeddings = {window}"
                 warnings.warn(message, Notice, stacklevel=2)

@@ -1,11 +1,18 @@
-"""Generation: `sample` picks a token, `generate` runs a sequence, `TextStream` makes text and a `Completion` of it."""
+"""Answers: `Runner` computes those of many requests at once, `TextStream` gives one as text, `Completion` has all.
 
-from wavefold.engine.completion import Completion, TextStream
-from wavefold.engine.generate import Generation, Stats, StopReason, generate
+`generate` is one sequence alone, and `sample` picks a token.
+"""
+
+from wavefold.engine.answer import Answer
+from wavefold.engine.completion import Completion
+from wavefold.engine.generate import Generation, StopReason, generate
+from wavefold.engine.runner import Runner
 from wavefold.engine.sampler import sample
 from wavefold.engine.sampling import ResolvedSampling, Sampling
+from wavefold.engine.stream import TextStream
+from wavefold.engine.usage import Usage
 
 __all__ = [
-    "Completion", "Generation", "ResolvedSampling", "Sampling", "Stats", "StopReason", "TextStream", "generate",
-    "sample",
+    "Answer", "Completion", "Generation", "ResolvedSampling", "Runner", "Sampling", "StopReason", "TextStream", "Usage",
+    "generate", "sample",
 ]  # fmt: skip

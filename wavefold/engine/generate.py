@@ -1,13 +1,13 @@
-"""One sequence from a prompt to its end, with its time, speed and cache.
+"""One sequence alone, from a prompt to its end: what the engine's answers are held to (runner.py).
 
-prompt -> extend, PASS_TOKENS at a time -> logits of the last token -> sample -> extend by it -> ...
+prompt -> steps of PASS_TOKENS -> logits of the last token -> choose -> a step of that token -> ...
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.adjust import NONE, Adjustments, adjusted
 from wavefold.engine.room import check_answer
-from wavefold.engine.sampler import check_sampling, sample
+from wavefold.engine.sampler import Filters, check_sampling, choose
+from wavefold.engine.uniform import uniform
+from wavefold.engine.usage import Usage
 from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
 
@@ -24,37 +26,14 @@ StopReason = Literal["stop", "length", "context"]
 """Why an answer ended: a stop id was chosen, `max_tokens` were, or the context window was full before they were."""
 
 
-@dataclass(frozen=True)
-class Stats:
-    """The cost of a generation so far.
-
-    `prefill_s` ends when the first token is known. `decode_s` is the model's time for the `decode_tokens` after it; the
-    caller's time between them is not counted. `cache_bytes` is the size of the sequence's cache after the last pass.
-    """
-
-    prompt_tokens: int
-    prefill_s: float = 0.0
-    decode_tokens: int = 0
-    decode_s: float = 0.0
-    cache_bytes: int = 0
-
-    @property
-    def prefill_tokens_per_s(self) -> float:
-        return self.prompt_tokens / self.prefill_s if self.prefill_s else 0.0
-
-    @property
-    def decode_tokens_per_s(self) -> float:
-        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
-
-
 class Generation(Iterator[int]):
-    """Token ids, each computed when it is asked for. `stats` grows with them; `close` gives the cache back early.
+    """Token ids, each computed when it is asked for. `usage` grows with them; `close` gives the cache back early.
 
     `stop_reason` is None until the answer has ended by itself; `stop_id` is the id that ended it, if one did.
     """
 
     def __init__(self, prompt_tokens: int, run: Callable[[Generation], Iterator[int]]):
-        self.stats = Stats(prompt_tokens)
+        self.usage = Usage(prompt_tokens)
         self.stop_reason: StopReason | None = None
         self.stop_id: int | None = None
         self._tokens = run(self)
@@ -93,13 +72,12 @@ def generate(
     check_sampling(temperature, top_p, top_k, min_p)
     _check_arguments(tokens, max_tokens, seed)
     window = model.config.max_position_embeddings
-    max_tokens, limit = _fitted(len(tokens), max_tokens, window, fit_window)
+    max_tokens, limit = fitted(len(tokens), max_tokens, window, fit_window)
     prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
-    check_answer(model, len(tokens), _cached_tokens(len(tokens), max_tokens))
+    check_answer(model, len(tokens), cached_tokens(len(tokens), max_tokens))
     request = _Request(
-        prompt, max_tokens, limit, temperature, top_p, torch.Generator().manual_seed(seed),
-        frozenset(model.config.eos_token_ids if stop_ids is None else stop_ids), first_ids, on_prefill,
-        top_k, min_p, adjustments,
+        prompt, max_tokens, limit, Filters.same(1, temperature, top_p, top_k, min_p), seed,
+        frozenset(model.config.eos_token_ids if stop_ids is None else stop_ids), first_ids, on_prefill, adjustments,
     )  # fmt: skip
     return Generation(len(tokens), lambda generation: _run(generation, model, request))
 
@@ -111,23 +89,21 @@ class _Request:
     prompt: Tensor
     max_tokens: int
     limit: StopReason
-    temperature: float
-    top_p: float
-    generator: torch.Generator
+    filters: Filters
+    seed: int
     stop_ids: Collection[int]
     first_ids: Collection[int] | None
     on_prefill: Callable[[int, int], None]
-    top_k: int
-    min_p: float
     adjustments: Adjustments
 
     def choose(self, logits: Tensor, output: Sequence[int]) -> int:
         """The token after the prompt and `output`, from its logits [1, vocab]."""
         if not output and self.first_ids is not None:
-            logits = _only(logits, self.first_ids)
+            logits = only(logits, self.first_ids)
         if not self.adjustments.change_nothing:
             logits = adjusted(logits, [self.adjustments], [self.prompt.tolist()], [output])
-        return int(sample(logits, self.temperature, self.top_p, self.generator, self.top_k, self.min_p))
+        position = torch.tensor([len(self.prompt) + len(output)])
+        return int(choose(logits, self.filters, uniform(torch.tensor([self.seed]), position)))
 
 
 def _check_arguments(tokens: Sequence[int], max_tokens: int, seed: int) -> None:
@@ -140,12 +116,12 @@ def _check_arguments(tokens: Sequence[int], max_tokens: int, seed: int) -> None:
         raise ValueError("the prompt has no tokens; expected at least one")
 
 
-def _fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -> tuple[int, StopReason]:
-    """The longest answer, and its stop reason. Raises ValueError if prompt and answer are longer than the window."""
+def fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -> tuple[int, StopReason]:
+    """Returns the longest answer, and its stop reason. Raises ValueError if both do not fit the window."""
     limit: StopReason = "length"
     if fit_window and max_tokens > (left := max(window - prompt_tokens + 1, 1)):
         max_tokens, limit = left, "context"
-    if _cached_tokens(prompt_tokens, max_tokens) > window:
+    if cached_tokens(prompt_tokens, max_tokens) > window:
         raise ValueError(
             f"{prompt_tokens} prompt tokens and max_tokens = {max_tokens} are not allowed; expected at most "
             f"max_position_embeddings = {window} together"
@@ -153,7 +129,7 @@ def _fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) 
     return max_tokens, limit
 
 
-def _cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
+def cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
     """Tokens in the cache at the end of the longest answer. The last token is not run."""
     return prompt_tokens + max_tokens - 1
 
@@ -161,14 +137,14 @@ def _cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
 def _run(generation: Generation, model: Transformer, request: _Request) -> Iterator[int]:
     """The ids of an answer, one pass for each after the prompt's. Updates `generation`."""
     started = time.perf_counter()
-    sequence = model.new_pool(_cached_tokens(len(request.prompt), request.max_tokens)).open()
+    sequence = model.new_pool(cached_tokens(len(request.prompt), request.max_tokens)).open()
     try:
         logits = _prefill(model, request.prompt, sequence, request.on_prefill)
         output: list[int] = []
         for number in range(request.max_tokens):
             token = request.choose(logits, output)
             output.append(token)
-            generation.stats = _add(generation.stats, number, time.perf_counter() - started, sequence.cache_bytes)
+            generation.usage = generation.usage.after(number, 1, time.perf_counter() - started, sequence.cache_bytes)
             if token in request.stop_ids:
                 generation.stop_reason, generation.stop_id = "stop", token
                 return
@@ -193,15 +169,8 @@ def _prefill(model: Transformer, prompt: Tensor, sequence: Cached, on_prefill: C
     return logits
 
 
-def _only(logits: Tensor, ids: Collection[int]) -> Tensor:
+def only(logits: Tensor, ids: Collection[int]) -> Tensor:
     """Logits [1, vocab] with all ids but `ids` at -inf. Ids beyond the vocabulary are ignored."""
     allowed = torch.full_like(logits, -torch.inf)
     allowed[:, [token for token in ids if token < logits.shape[-1]]] = 0
     return logits + allowed
-
-
-def _add(stats: Stats, number: int, seconds: float, cache_bytes: int) -> Stats:
-    """`stats` after token `number` (from 0), which took `seconds`."""
-    if number == 0:
-        return replace(stats, prefill_s=seconds, cache_bytes=cache_bytes)
-    return replace(stats, decode_tokens=number, decode_s=stats.decode_s + seconds, cache_bytes=cache_bytes)

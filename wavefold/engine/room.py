@@ -1,10 +1,18 @@
-"""Memory that an answer needs beside the mapped weights: the cache, and the activations of one pass."""
+"""Memory that answers need beside the mapped weights: the cache, and the activations of one pass."""
 
 from __future__ import annotations
 
+from wavefold.cache import BLOCK_TOKENS
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import check_memory
+from wavefold.system.memory import tightest
+from wavefold.waves.agreement import num_ranks
+
+DEFAULT_POOL_TOKENS = 65_536
+"""Tokens of a pool that nobody asked for. Blocks that were never written take no memory on a CPU."""
+SHARE = 0.5
+"""Of the free memory, which such a pool may take."""
 
 LIVE = 10
 """Rows of streams and of queries that a pass holds at once for each of its tokens.
@@ -30,3 +38,35 @@ def check_answer(model: Transformer, prompt_tokens: int, num_tokens: int) -> Non
         cache + pass_bytes(model, prompt_tokens), f"an answer with {num_tokens:,} tokens in its cache",
         f"a shorter prompt or answer (a token more takes {cache // num_tokens:,} bytes)",
     )  # fmt: skip
+
+
+def check_pool(model: Transformer, num_tokens: int, max_running: int, step_tokens: int) -> None:
+    """Raises ValueError where a pool, the states of `max_running` sequences and a pass do not fit in memory."""
+    if model.device.type != "cpu":
+        return
+    states = (max_running - 1) * model.cache_bytes(0)
+    check_memory(
+        model.cache_bytes(num_tokens) + states + pass_bytes(model, step_tokens),
+        f"a pool of {num_tokens:,} tokens", "fewer of them (cache_tokens)",
+    )  # fmt: skip
+
+
+def check_scored(model: Transformer, num_rows: int) -> None:
+    """Raises ValueError where the logits of `num_rows` tokens of a prompt do not fit in memory."""
+    if model.device.type == "cpu":
+        num_bytes = 4 * num_rows * model.config.vocab_size
+        check_memory(num_bytes, f"the logits of {num_rows:,} tokens of a prompt", "a prompt without prompt_logprobs")
+
+
+def pool_blocks(model: Transformer, largest: int, asked: int | None = None) -> int:
+    """Returns the blocks of a pool for requests of at most `largest` tokens: `asked` tokens, or as many as suit.
+
+    Over ranks every process needs the same number, so nothing depends on the memory of one.
+    """
+    if asked is not None:
+        return -(-asked // BLOCK_TOKENS)
+    num_tokens = DEFAULT_POOL_TOKENS
+    if model.device.type == "cpu" and num_ranks() == 1:
+        block_bytes = model.cache_bytes(BLOCK_TOKENS) - model.cache_bytes(0)
+        num_tokens = min(num_tokens, int(SHARE * max(0, tightest().free)) // max(block_bytes, 1) * BLOCK_TOKENS)
+    return max(-(-largest // BLOCK_TOKENS), num_tokens // BLOCK_TOKENS, 1)

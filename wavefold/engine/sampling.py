@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from wavefold.config import ModelConfig
 from wavefold.engine.adjust import NONE, Adjustments
 from wavefold.engine.defaults import GenerationDefaults
-from wavefold.engine.generate import Generation
 from wavefold.engine.sampler import check_sampling
 
 MAX_TOKENS = 256
 MOST_LOGPROBS = 20
 MOST_ANSWERS = 128
+MOST_STOPS = 64
+MOST_STOP_CHARACTERS = 1024
+"""Every piece of an answer is compared with the beginnings of its stop texts."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ class Sampling:
             raise ValueError(f"stop = {self.stop!r} is a single text; expected several: ({self.stop!r},)")
         if "" in self.stop:
             raise _refused("stop", self.stop, "texts of one character or more")
+        if len(self.stop) > MOST_STOPS or any(len(text) > MOST_STOP_CHARACTERS for text in self.stop):
+            sizes = [len(text) for text in self.stop]
+            raise ValueError(
+                f"stop = texts of {sizes[:4]} characters, {len(sizes)} in all, is not allowed; expected at most "
+                f"{MOST_STOPS} texts of {MOST_STOP_CHARACTERS} characters"
+            )
 
     def resolved(self, defaults: GenerationDefaults, config: ModelConfig) -> ResolvedSampling:
         """The sampling that applies to a checkpoint with these defaults."""
@@ -106,6 +114,10 @@ class Sampling:
             adjustments=Adjustments(
                 self.repetition_penalty, self.presence_penalty, self.frequency_penalty, self.logit_bias
             ),
+            logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            n=self.n,
+            echo=self.echo,
         )
 
 
@@ -127,6 +139,10 @@ class ResolvedSampling:
     top_k: int = 0
     min_p: float = 0.0
     adjustments: Adjustments = NONE
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    n: int = 1
+    echo: bool = False
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -146,12 +162,6 @@ class ResolvedSampling:
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.max_tokens,
             "stop_ids": list(self.stop_ids), **{name: value for name, value in more.items() if value != unused[name]},
         }  # fmt: skip
-
-    def stop_reason(self, generation: Generation) -> str:
-        """Why the answer ended: "eos", "stop" (another of `stop_ids`), "length", "context", or "interrupted"."""
-        if generation.stop_reason == "stop":
-            return "eos" if generation.stop_id in self.eos_ids else "stop"
-        return generation.stop_reason or "interrupted"
 
 
 def _refused(name: str, value: object, expected: str) -> ValueError:

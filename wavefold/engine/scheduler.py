@@ -37,7 +37,7 @@ that there is no deadlock.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from operator import attrgetter
 
 from wavefold.engine.request import FinishReason, Output, Plan, PlannedSpan, Request, Result
@@ -185,15 +185,20 @@ class Scheduler:
         self._drop_finished()
         return outputs
 
-    def cancel(self, plan: Plan) -> None:
+    def cancel(self, plan: Plan, lost: Collection[Request] = ()) -> None:
         """Ends a step that did not run, after an error or an interruption: no request has its tokens.
 
-        The sequences of its `released` are closed all the same.
+        The sequences of its `released` are closed all the same. Requests whose sequences are no longer as they were
+        before the step are `lost`: those that run are preempted.
         """
         self._end(plan)
         for span in plan.spans:
             self._hold(span.request, blocks_of(span.request.num_tokens))
         self._drop_finished()
+        for request in lost:
+            if request.state == "running":
+                self.running.remove(request)
+                self._preempt(request)
 
     # -- parts of a step -------------------------------------------------------------------------------------------
 

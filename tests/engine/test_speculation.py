@@ -1,0 +1,137 @@
+"""Look-up drafts, and how many of them are worth their rows."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from wavefold.engine.lookup import LONGEST, SHORTEST, Lookup, propose
+from wavefold.engine.speculation import PROBE, Acceptance, Speculation, StepCost
+
+
+@pytest.mark.parametrize(
+    ("tokens", "depth", "expected"),
+    [
+        ([1, 2, 3, 4, 5, 1, 2], 3, [3, 4, 5]),
+        ([1, 2, 3, 4, 5, 1, 2], 6, [3, 4, 5, 1, 2, 3]),  # less far back than that: the text repeats itself
+        ([8, 1, 2, 5, 9, 1, 2, 6, 8, 1, 2], 1, [5]),  # a longer match goes before a later one
+        ([1, 2, 5, 9, 1, 2, 6, 7, 1, 2], 1, [6]),  # of equal ones the later
+        ([7, 7, 7, 7], 3, [7, 7, 7]),
+        ([1, 2, 3, 4, 5], 3, []),
+        ([1], 3, []),
+        ([], 3, []),
+        ([4, 9, 4], 3, []),  # one token is no match
+    ],
+)
+def test_guesses_are_what_followed(tokens: list[int], depth: int, expected: list[int]) -> None:
+    assert list(propose(tokens, depth)) == expected
+
+
+def test_a_growing_text_is_read_once_and_as_if_anew() -> None:
+    random = Random(4)
+    tokens = [random.randrange(4) for _ in range(300)]
+    lookup = Lookup()
+    for end in range(300):
+        assert list(lookup.propose(tokens[:end], 5)) == list(propose(tokens[:end], 5))
+
+
+def test_wrong_guesses_ask_for_a_longer_match() -> None:
+    lookup, tokens = Lookup(), [1, 2, 3, 4, 5, 9, 3, 4]
+    assert lookup.propose(tokens, 1) == [5]
+    for _ in range(LONGEST - SHORTEST):
+        lookup.observe(0, 1)
+    assert lookup.propose(tokens, 1) == []
+    lookup.observe(0, 0)
+    assert lookup.propose(tokens, 1) == []
+    lookup.observe(1, 1)
+    assert lookup.propose(tokens, 1) == [5]
+
+
+def test_the_cost_is_the_line_through_the_steps() -> None:
+    cost = StepCost()
+    assert cost.line is None
+    for _ in range(5):
+        cost.observe(4, 0.22)
+    assert cost.line is None, "steps of one size say nothing about a row"
+    random = Random(1)
+    for _ in range(60):
+        rows = random.randint(1, 20)
+        cost.observe(rows, 0.1 + 0.03 * rows)
+    assert cost.line is not None
+    assert cost.line == (pytest.approx(0.1), pytest.approx(0.03))
+    for _ in range(200):  # it forgets
+        rows = random.randint(1, 20)
+        cost.observe(rows, 1 + 0.2 * rows)
+    assert cost.line == (pytest.approx(1, rel=0.01), pytest.approx(0.2, rel=0.01))
+
+
+def test_a_cost_is_never_negative() -> None:
+    cost = StepCost()
+    for rows, seconds in ((1, 5.0), (9, 1.0), (2, 4.0)):
+        cost.observe(rows, seconds)
+    assert cost.line is not None and cost.line[0] >= 0 and cost.line[1] == 0
+    cost = StepCost()
+    for rows in (1, 2, 3, 4):
+        cost.observe(rows, rows**3)
+    assert cost.line is not None and cost.line[0] >= 0 and cost.line[1] > 0
+
+
+def acceptance_of(rate: float) -> Acceptance:
+    """What is seen of drafts that are right with this probability."""
+    random, acceptance = Random(2), Acceptance()
+    for _ in range(400):
+        accepted = 0
+        while accepted < 4 and random.random() < rate:
+            accepted += 1
+        acceptance.observe(accepted, 4)
+    return acceptance
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.7, 1.0])
+def test_the_acceptance_is_that_of_a_draft(rate: float) -> None:
+    """Drafts after a wrong one were not tried."""
+    assert acceptance_of(rate).rate == pytest.approx(rate, abs=0.12)
+
+
+def best_by_trying(fixed: float, per_row: float, rows: int, others: int, rate: float, most: int) -> int:
+    """The depth with the most tokens a second, by the definition."""
+
+    def speed(depth: int) -> float:
+        return (others + sum(rate**n for n in range(depth + 1))) / (fixed + per_row * (rows + depth))
+
+    return max(range(most + 1), key=speed)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize(("fixed", "per_row"), [(1.0, 0.0), (1.0, 0.05), (1.0, 0.3), (0.1, 1.0)])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_depth_gives_the_most_tokens_a_second(fixed: float, per_row: float, rate: float, rows: int) -> None:
+    speculation, acceptance = Speculation(8), acceptance_of(rate)
+    for seen in (1, 5, 9, 3, 7) * 20:
+        speculation.cost.observe(seen, fixed + per_row * seen)
+    expected = best_by_trying(fixed, per_row, rows, rows - 1, acceptance.rate, 8)
+    assert speculation.depth(rows, rows - 1, acceptance) == expected
+
+
+def test_depths_at_the_ends() -> None:
+    """Free rows and right drafts: all of them. A row as dear as a step, or drafts that are wrong: none."""
+    for per_row, rate, expected in ((0.0, 1.0, 8), (1.0, 0.5, 0), (0.2, 0.0, 0)):
+        speculation = Speculation(8)
+        for seen in (1, 5, 9) * 20:
+            speculation.cost.observe(seen, 0.01 + per_row * seen + (0 if per_row else 1))
+        assert speculation.depth(1, 0, acceptance_of(rate)) == expected
+
+
+def test_a_draft_is_tried_before_anything_is_known_and_now_and_then() -> None:
+    speculation, acceptance = Speculation(8), Acceptance()
+    assert speculation.depth(1, 0, acceptance) == 1
+    assert Speculation(0).depth(1, 0, acceptance) == 0
+    acceptance = acceptance_of(0.0)
+    for seen in (1, 5, 9) * 20:
+        speculation.cost.observe(seen, 1.0 * seen)
+    depths = []
+    for _ in range(3 * PROBE + 3):
+        depths.append(speculation.depth(1, 0, acceptance))
+        acceptance.observe(0, depths[-1])
+    assert sum(depths) == 3 and set(depths) == {0, 1}

@@ -1,0 +1,76 @@
+"""The rows of a step: which tokens of which requests it runs, and which logits are for what.
+
+span of a prompt     t t t t t          its scored tokens' logits, and the last row's if the prompt ends here
+span of a decode     t d d d            the logits of the last known token, and of each draft after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wavefold.engine.answer import Answer
+from wavefold.engine.choosing import Row
+from wavefold.engine.request import PlannedSpan, Request
+
+
+class SpanRows(NamedTuple):
+    """The rows of logits of a span, from `first` on: `scored` of the prompt's tokens, then `choices`."""
+
+    span: PlannedSpan
+    first: int
+    scored: int
+    choices: int
+
+    @property
+    def scored_rows(self) -> range:
+        return range(self.first, self.first + self.scored)
+
+    @property
+    def choice_rows(self) -> range:
+        return range(self.first + self.scored, self.first + self.scored + self.choices)
+
+
+class StepRows(NamedTuple):
+    """The token ids of a step, the number of them in each span, and the rows whose logits are wanted."""
+
+    tokens: list[int]
+    counts: list[int]
+    wanted: list[int]
+    spans: list[SpanRows]
+
+
+def answer_of(request: Request) -> Answer:
+    """Returns the answer that a request of the runner carries as its `sampling`."""
+    return request.sampling  # type: ignore[return-value]
+
+
+def known_tokens(request: Request, first: int, end: int) -> list[int]:
+    """Returns the tokens `first` to `end` of prompt and output."""
+    num_prompt = len(request.prompt)
+    return [*request.prompt[first:end], *request.output[max(0, first - num_prompt) : max(0, end - num_prompt)]]
+
+
+def rows_of(spans: Sequence[PlannedSpan]) -> StepRows:
+    """Returns the rows of a plan's spans, in their order."""
+    rows = StepRows([], [], [], [])
+    for span in spans:
+        start, end = len(rows.tokens), span.first + span.num_tokens
+        next_scored = answer_of(span.request).next_scored
+        scored = []
+        if next_scored is not None:  # the row of a token scores the token after it
+            scored = list(range(max(next_scored - 1, span.first), min(end, len(span.request.prompt) - 1)))
+        choices = range(end - 1, end + len(span.drafts)) if span.wanted else range(0)
+        rows.spans.append(SpanRows(span, len(rows.wanted), len(scored), len(choices)))
+        rows.wanted.extend(start + position - span.first for position in (*scored, *choices))
+        rows.tokens.extend((*known_tokens(span.request, span.first, end), *span.drafts))
+        rows.counts.append(span.num_tokens + len(span.drafts))
+    return rows
+
+
+def choice_rows(span: PlannedSpan) -> list[Row]:
+    """Returns how the token after the last known one is chosen, and the token after each draft, if it is right."""
+    request, answer = span.request, answer_of(span.request)
+    outputs = [request.output] + [[*request.output, *span.drafts[:number]] for number in range(1, len(span.drafts) + 1)]
+    prompt = answer.prompt
+    return [Row(answer.sampling, prompt.ids, output, prompt.first_ids, answer.index) for output in outputs]

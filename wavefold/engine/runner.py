@@ -1,0 +1,236 @@
+"""The runner: requests in, one pass after another for all of them, each answered as if it were alone.
+
+    add -> scheduler.schedule -> forward_step -> verdicts -> Answer.take -> scheduler.complete -> outputs
+             (who runs)           (one pass)     (tokens)    (where it ends)
+
+The scheduler has numbers, the pool has pasts; this file keeps the two the same. A request that runs has one sequence at
+most, of as many tokens as the scheduler counts; a request that waits or has ended has none.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import torch
+
+from wavefold.cache import REWIND, Pool
+from wavefold.cache import Sequence as Cached
+from wavefold.engine.drafting import Drafter
+from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
+from wavefold.engine.room import check_answer, check_pool, check_scored
+from wavefold.engine.rows import StepRows, answer_of, rows_of
+from wavefold.engine.scheduler import Scheduler
+from wavefold.engine.verdict import Verdict, verdicts
+from wavefold.model import Step, Transformer
+from wavefold.model.transformer import PASS_TOKENS
+from wavefold.waves.agreement import num_ranks
+
+MAX_RUNNING = 16
+MOST_DRAFTS = REWIND - 1
+
+
+class Runner:
+    """Runs requests whose `sampling` is an `Answer`. Any thread may call it; one step runs at a time.
+
+    `num_blocks` of 128 tokens are shared by at most `max_running` requests; the pool is there while there are requests.
+    A step has at most `step_tokens` rows, and at most `draft_depth` drafts for each request (0: none are made).
+    Raises ValueError for numbers out of range, and for drafts over several processes, which would choose other depths.
+    """
+
+    def __init__(
+        self, model: Transformer, num_blocks: int, max_running: int = MAX_RUNNING, step_tokens: int = PASS_TOKENS,
+        draft_depth: int = 0, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter,
+    ):  # fmt: skip
+        if not 0 <= draft_depth <= MOST_DRAFTS:
+            raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
+        if draft_depth and num_ranks() > 1:
+            raise ValueError(f"draft_depth = {draft_depth} is not allowed over {num_ranks()} processes; expected 0")
+        self.model, self.num_blocks = model, num_blocks
+        self._numbers = num_blocks, max_running, step_tokens, draft_depth
+        self._scheduler = Scheduler(*self._numbers)
+        self._drafter = drafter or Drafter(draft_depth) if draft_depth else None
+        self._clock = clock
+        self._pool: Pool | None = None
+        self._requests: dict[Hashable, Request] = {}
+        self._sequences: dict[Request, Cached] = {}
+        self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
+        self._in_step = False
+
+    @property
+    def idle(self) -> bool:
+        """True if no request waits or runs."""
+        return not self._requests
+
+    # -- requests come and go ----------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> Hashable:
+        """Adds a new request. Returns its id.
+
+        Raises ValueError, and leaves the others as they are, for a request that is out of range, that the pool cannot
+        hold, or that has no room in memory.
+        """
+        with self._lock:
+            self._check(request)
+            self._scheduler.add(request)
+            try:
+                self._pool = self._pool or self._new_pool()
+            except BaseException:
+                self._scheduler.abort(request.id)
+                raise
+            self._requests[request.id] = request
+            return request.id
+
+    def abort(self, id: Hashable) -> None:
+        """Ends a request and gives its blocks back. An id that has ended already changes nothing."""
+        with self._lock:
+            request = self._requests.get(id)
+            if request is None:
+                return
+            self._scheduler.abort(id)
+            answer_of(request).end("abort")
+            if not self._in_step:
+                self._close_ended()
+
+    def _check(self, request: Request) -> None:
+        config, answer = self.model.config, answer_of(request)
+        if request.prompt:
+            self.model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
+        if request.peak_tokens > config.max_position_embeddings:
+            raise ValueError(
+                f"{len(request.prompt)} prompt tokens and max_tokens = {request.max_tokens} are not allowed; expected "
+                f"at most max_position_embeddings = {config.max_position_embeddings} together"
+            )
+        if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
+            check_answer(self.model, len(request.prompt), request.peak_tokens)
+        if answer.next_scored is not None:
+            check_scored(self.model, min(len(request.prompt), self._numbers[2]))
+
+    def _new_pool(self) -> Pool:
+        _, max_running, step_tokens, draft_depth = self._numbers
+        num_tokens = self.num_blocks * 128
+        check_pool(self.model, num_tokens, max_running, step_tokens)
+        return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth)
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def step(self, unless: Callable[[], bool] = lambda: False) -> list[Output]:
+        """Runs one pass for the requests that are due. Returns the new tokens of those that have any.
+
+        `unless` is asked when it is this thread's turn: if it is true, nothing runs.
+
+        A request whose logits are NaN ends alone, with the finish reason "error". An error or interruption of the pass
+        is raised; all requests stay, and the next step tries again.
+        """
+        with self._lock:
+            if self.idle or unless():
+                return []
+            self._in_step = True
+            try:
+                return self._step()
+            finally:
+                self._in_step = False
+                self._close_ended()
+
+    def _step(self) -> list[Output]:
+        started = self._clock()
+        plan = self._scheduler.schedule()
+        try:
+            self._close(plan.released)
+            found: Sequence[Verdict] = ()
+            if plan.spans:
+                rows = rows_of(plan.spans)
+                logits = self.model.forward_step(self._opened(plan, rows))
+                found = verdicts(logits, rows.spans)
+        except BaseException:
+            self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
+            raise
+        try:
+            return self._taken(plan, found, self._clock() - started)
+        except BaseException as error:  # between two counts of the same tokens: nothing can be said about any request
+            self._reset(f"{type(error).__name__} while the tokens of a step were taken")
+            raise
+
+    def _opened(self, plan: Plan, rows: StepRows) -> Step:
+        """Returns the step, with a new sequence for each request that is read from its first token."""
+        assert self._pool is not None
+        for span in plan.spans:
+            if span.request not in self._sequences:
+                self._sequences[span.request] = self._pool.open()
+            assert self._sequences[span.request].num_tokens == span.first, "a sequence is not as the scheduler counts"
+        tokens = torch.tensor(rows.tokens, dtype=torch.int64)
+        return Step(tokens, [self._sequences[span.request] for span in plan.spans], rows.counts, rows.wanted)
+
+    def _is_ahead(self, span: PlannedSpan) -> bool:
+        """True if the tokens of a span are in its sequence, though its step did not end."""
+        sequence = self._sequences.get(span.request)
+        return sequence is not None and sequence.num_tokens != span.first
+
+    def _taken(self, plan: Plan, found: Sequence[Verdict], seconds: float) -> list[Output]:
+        """Gives what was found to the answers and to the scheduler. Returns the outputs of the step."""
+        if self._drafter:
+            self._drafter.observe_step(plan.spans, seconds)
+        num_decodes = sum(span.wanted for span in plan.spans)
+        results: list[Result | None] = []
+        failed: dict[Request, str] = {}
+        for span, verdict in zip(plan.spans, found, strict=True):
+            results.append(self._result(span, verdict, seconds, num_decodes))
+            if verdict.error:
+                failed[span.request] = verdict.error
+                if not span.wanted:
+                    self._scheduler.abort(span.request.id)
+        outputs = self._scheduler.complete(plan, results)
+        outputs += [
+            Output(span.request, (), "error") for span in plan.spans if span.request in failed and not span.wanted
+        ]
+        for output in outputs:
+            if output.finish_reason is not None:
+                answer_of(output.request).end(output.finish_reason, failed.get(output.request, ""))
+        return outputs
+
+    def _result(self, span: PlannedSpan, verdict: Verdict, seconds: float, num_decodes: int) -> Result | None:
+        """Takes the tokens of a span into its answer and its sequence. Returns what the scheduler is told."""
+        request, answer, sequence = span.request, answer_of(span.request), self._sequences[span.request]
+        if request.finish_reason is not None:  # aborted while the step ran
+            return Result((), (), "abort") if span.wanted else None
+        answer.prompt_logprobs += verdict.prompt_logprobs
+        before = answer.num_chosen
+        tokens, finish = answer.take(verdict.tokens, verdict.logprobs)
+        answer.spent(before, seconds, sequence.cache_bytes)
+        if not span.wanted:
+            return None
+        if verdict.error:
+            finish = finish or "error"
+        if finish is not None:
+            return Result(tokens, (), finish)
+        sequence.rewind(len(span.drafts) + 1 - len(tokens))
+        if self._drafter is None:
+            return Result(tokens)
+        self._drafter.observe(span, tokens)
+        return Result(tokens, self._drafter.propose(request, num_decodes))
+
+    # -- sequences -----------------------------------------------------------------------------------------------------
+
+    def _close(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            if (sequence := self._sequences.pop(request, None)) is not None:
+                sequence.close()
+
+    def _close_ended(self) -> None:
+        """Closes the sequences of requests that wait or have ended, and forgets those that have ended."""
+        self._close([request for request in self._sequences if request.state != "running"])
+        for request in [request for request in self._requests.values() if request.state == "finished"]:
+            del self._requests[request.id]
+            if self._drafter:
+                self._drafter.forget(request)
+        if self.idle:
+            self._pool = None
+
+    def _reset(self, error: str) -> None:
+        """Ends all requests with an error, and begins anew."""
+        self._close(list(self._sequences))
+        for request in self._requests.values():
+            request.state = "finished"
+            answer_of(request).end("error", error)
+        self._scheduler = Scheduler(*self._numbers)

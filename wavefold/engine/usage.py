@@ -1,0 +1,37 @@
+"""What an answer has cost so far: tokens, the model's time, the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The cost of an answer so far.
+
+    `prefill_s` is the time of the passes until the first token is known. `decode_s` is that of the passes for the
+    `decode_tokens` after it. A pass counts in full for each of its requests; the caller's time between passes counts
+    for none. `cache_bytes` is the size of the sequence's cache after its last pass.
+    """
+
+    prompt_tokens: int
+    prefill_s: float = 0.0
+    decode_tokens: int = 0
+    decode_s: float = 0.0
+    cache_bytes: int = 0
+
+    def after(self, num_chosen: int, num_new: int, seconds: float, cache_bytes: int) -> Usage:
+        """Returns the usage after a pass that chose `num_new` tokens, after `num_chosen` before it."""
+        if num_chosen == 0:
+            return replace(self, prefill_s=self.prefill_s + seconds, cache_bytes=cache_bytes)
+        return replace(
+            self, decode_tokens=num_chosen + num_new - 1, decode_s=self.decode_s + seconds, cache_bytes=cache_bytes
+        )
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        return self.prompt_tokens / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
