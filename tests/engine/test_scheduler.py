@@ -102,6 +102,28 @@ class TestStep:
         assert rows(plan) == [("b", 0, 129, 0)]
         assert (len(late.output), outputs[0].finish_reason) == (10, None)
 
+    def test_a_lost_request_is_read_again(self) -> None:
+        """Its rows were in the cache when the step was cancelled. Another one goes on where it was."""
+        scheduler = Scheduler(4, 4, 50)
+        lost, kept = added(scheduler, "a", 10), added(scheduler, "b", 10)
+        step(scheduler)
+        plan = scheduler.schedule()
+        assert rows(plan) == [("a", 10, 1, 0), ("b", 10, 1, 0)]
+        scheduler.cancel(plan, [lost])
+        assert (lost.state, lost.num_blocks, kept.state) == ("waiting", 0, "running")
+        plan, _ = step(scheduler)
+        assert plan.released == [lost]
+        assert sorted(rows(plan)) == [("a", 0, 11, 0), ("b", 10, 1, 0)]
+        assert lost.output == [7, 7] and lost.num_preemptions == 1
+
+    def test_a_lost_request_that_was_aborted_stays_finished(self) -> None:
+        scheduler = Scheduler(4, 4, 50)
+        lost = added(scheduler, "a", 10)
+        plan = scheduler.schedule()
+        scheduler.abort("a")
+        scheduler.cancel(plan, [lost])
+        assert (lost.state, scheduler.num_free, scheduler.waiting) == ("finished", 4, [])
+
     def test_a_cancelled_step_is_planned_again(self) -> None:
         scheduler = Scheduler(4, 2, 100, draft_depth=2)
         added(scheduler, "a", 127, 50), added(scheduler, "b", 60)
