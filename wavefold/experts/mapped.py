@@ -17,10 +17,6 @@ from wavefold.system import ask_for_huge_pages
 # A file may be larger than memory: none is reserved. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
 MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
-
-LARGE = 32 << 20
-"""Bytes of a mapped part from which huge pages are asked for: a first touch then brings 2 MiB of the file."""
-
 Stamp = tuple[int, int, int]
 
 
@@ -52,8 +48,6 @@ class MappedSpan:
                 file.fileno(), end - self._first, flags=MAP_FLAGS, prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 offset=self._first,
             )  # fmt: skip
-        if end - self._first >= LARGE:
-            ask_for_huge_pages(self._data)
 
     def tensor(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """Returns the tensor that begins at `offset` of the file. It must not be empty."""
