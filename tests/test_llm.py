@@ -424,3 +424,22 @@ def test_the_readmes_first_lines_of_python_print_text(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", found[1]], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.strip()) > 20 and re.search(r"[a-z]{3}", done.stdout)
+
+
+@pytest.mark.parametrize("prompt", [[1.9, 300.7], b"def", 7, None, ["1"]])
+def test_a_prompt_that_is_no_text_and_no_ids(prompt: object) -> None:
+    """A float would run as another token, bytes as ids, and a flat list of ids is a likely mistake."""
+    with LLM() as llm, pytest.raises(ValueError, match="expected a text, or a list of token ids"):
+        llm.generate([prompt], Sampling(max_tokens=2))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "seed", "top_k", "n", "logprobs", "prompt_logprobs"])
+def test_counts_are_whole_numbers(field: str) -> None:
+    with LLM() as llm, pytest.raises(ValueError, match=f"{field} = 1.5 is not allowed; expected a whole number"):
+        llm.generate(["a"], Sampling(**{field: 1.5}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", [{"stop_ids": (1.5,)}, {"stop_ids": ("a",)}, {"logit_bias": {5.0: 1}}])
+def test_ids_of_a_sampling_are_whole_numbers(field: dict[str, object]) -> None:
+    with LLM() as llm, pytest.raises(ValueError, match=f"{next(iter(field))} = .* is not allowed.*whole number"):
+        llm.generate(["a"], Sampling(**field))  # type: ignore[arg-type]

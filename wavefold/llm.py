@@ -12,6 +12,8 @@ text -> BOS and ids, the last token open to another one (chat/healing.py) -> Req
 from __future__ import annotations
 
 import itertools
+import operator
+import reprlib
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -259,7 +261,7 @@ class LLM:
         if isinstance(prompt, str):
             prompt = self.prompt(prompt)
         elif not isinstance(prompt, Prompt):
-            prompt = Prompt(list(prompt))
+            prompt = Prompt(token_ids(prompt))
         window = self.model.config.max_position_embeddings
         max_tokens, limit = fitted(len(prompt.ids), resolved.max_tokens, window, resolved.fit_window)
         if resolved.echo and text is None:
@@ -272,7 +274,7 @@ class LLM:
     def _ids(self, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
         if isinstance(text, str):
             return self._needs_tokenizer().encode(text, bos=bos)
-        return list(text.ids) if isinstance(text, Prompt) else list(text)
+        return list(text.ids) if isinstance(text, Prompt) else token_ids(text)
 
     def _samplings(self, sampling: Samplings, count: int) -> Sequence[Sampling]:
         if isinstance(sampling, Sampling):
@@ -298,6 +300,18 @@ class LLM:
         if self.tokenizer is None:
             raise ValueError(f"{self.folder}: holds no tokenizer.json; give token ids in place of text")
         return self.tokenizer
+
+
+def token_ids(prompt: Sequence[int]) -> list[int]:
+    """Returns a prompt of token ids as a list. Raises ValueError for anything but whole numbers."""
+    try:
+        if isinstance(prompt, bytes):  # its bytes would pass as ids
+            raise TypeError
+        return [operator.index(token) for token in prompt]
+    except TypeError:
+        raise ValueError(
+            f"prompt {reprlib.repr(prompt)} is not allowed; expected a text, or a list of token ids (whole numbers)"
+        ) from None
 
 
 def _check_several(values: Sequence[object], name: str) -> None:

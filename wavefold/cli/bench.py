@@ -6,6 +6,7 @@ Each measurement is a file, `cli/bench_NAME.py`, with HELP, REPEATS (the default
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.repeats < 1:
         raise ValueError(f"--repeats {args.repeats} is not allowed; expected 1 or more")
+    if not 0 <= getattr(args, "gib", 0) < math.inf:  # NaN is refused too
+        raise ValueError(f"--gib {args.gib} is not allowed; expected 0 (one matrix) or more")
     if args.bench not in TUNED:
         return start(args)
     several = args.bench in SEVERAL_THREADS

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.circumstances import append, circumstances, kernels_in_use
     from wavefold.bench.gemv import measure
 
+    if not 0 <= args.skip < 64:
+        raise ValueError(f"--skip {args.skip} is not allowed; expected 0 to 63")
     about = circumstances(args.repeats) | {"bench": "gemv", "kernels": kernels_in_use()}
     title = f"{args.rows:,} x {args.columns:,}; kernels {about['kernels']}; {about['hardware']}"
     table = Table("form", "threads", "GB/s", "spread", "memory GB/s", "of memory", title=title)

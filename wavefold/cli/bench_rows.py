@@ -72,12 +72,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+MOST_ROWS = 8192
+
+
 def subjects_of(args: argparse.Namespace) -> Subjects:
     """The products of the flags. Raises ValueError for sizes that cannot be."""
     from wavefold.bench.products import expert_shape
     from wavefold.bench.rows import Subjects
     from wavefold.locate import config_of
 
+    if not all(1 <= count <= MOST_ROWS for count in args.rows):
+        raise ValueError(f"--rows {args.rows} is not allowed; expected 1 or more of x, at most {MOST_ROWS}")
     experts = expert_shape(config_of(args.config), args.experts, args.layers) if args.experts else None
     shapes = tuple(shape_of(text) for text in args.shapes)
     return Subjects(tuple(args.forms), shapes, int(args.gib * 2**30), experts, args.layers, arithmetic_of(args))

@@ -61,6 +61,7 @@ class Sampling:
 
     def check(self, vocab_size: int) -> None:
         """Raises ValueError that names the field, its value and what is allowed, for the first one out of range."""
+        self._check_whole_numbers()
         check_sampling(_first(self.temperature, 1.0), _first(self.top_p, 1.0), self.top_k, self.min_p)
         if self.max_tokens is not None and self.max_tokens < 1:
             raise _refused("max_tokens", self.max_tokens, "1 or more")
@@ -77,6 +78,16 @@ class Sampling:
                 raise _refused(name, getattr(self, name), f"None, or 0 to {MOST_LOGPROBS} tokens")
         if not 1 <= self.n <= MOST_ANSWERS:
             raise _refused("n", self.n, f"1 to {MOST_ANSWERS} answers")
+
+    def _check_whole_numbers(self) -> None:
+        for name in ("max_tokens", "seed", "top_k", "n", "logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            if not (_is_whole(value) or (value is None and name not in ("seed", "top_k", "n"))):
+                raise _refused(name, value, "a whole number")
+        if not all(_is_whole(token) for token in self.stop_ids):
+            raise _refused("stop_ids", self.stop_ids, "token ids, which are whole numbers")
+        if not all(_is_whole(token) for token in self.logit_bias):
+            raise _refused("logit_bias", self.logit_bias, "a bias by token id, which is a whole number")
 
     def _check_ids(self, vocab_size: int) -> None:
         for token, value in self.logit_bias.items():
@@ -166,6 +177,10 @@ class ResolvedSampling:
 
 def _refused(name: str, value: object, expected: str) -> ValueError:
     return ValueError(f"{name} = {value!r} is not allowed; expected {expected}")
+
+
+def _is_whole(value: object) -> bool:
+    return hasattr(value, "__index__")
 
 
 def _first(*values: float | None) -> float:
