@@ -11,6 +11,9 @@ REPEATS = TURNS
 WANTED = 0.03
 
 
+FILE_WIDTH = 130
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="measure although there is a stored tuning")
     parser.add_argument("--full", action="store_true",
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     with as_flags():
         use_threads(args.threads)
     console = Console()
+    if not console.is_terminal:  # in a file nothing is cut off
+        console.width = max(console.width, FILE_WIDTH)
     if not args.again and (known := stored_tuning(args.threads)) is not None:
         console.print(f"{known}: measured before, in {measured_path()}; --again measures anew", soft_wrap=True,
                       highlight=False)  # fmt: skip
