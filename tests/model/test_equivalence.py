@@ -166,6 +166,16 @@ def test_logits_are_the_head_of_hidden(exact: Transformer) -> None:
         assert_close(exact.logits(chunked(exact, tokens, (100, LENGTH - 100))), row)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3,), (3, 20), (70,), (2, 40)])
+def test_tokens_of_any_shape_are_checked(exact: Transformer, shape: tuple[int, ...]) -> None:
+    tokens = torch.randint(0, CONFIG.vocab_size, shape)
+    assert torch.equal(exact.check_tokens(tokens), tokens)
+    for outside in (-1, CONFIG.vocab_size) if tokens.numel() else ():
+        tokens.view(-1)[-1] = outside
+        with pytest.raises(ValueError, match=f"token {outside} is not allowed; expected 0 to"):
+            exact.check_tokens(tokens)
+
+
 def test_in_one_go(check: Checker) -> None:
     check([LENGTH])
 

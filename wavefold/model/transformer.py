@@ -332,8 +332,8 @@ class Transformer(HyperConnected):
         """Returns `tokens` on the model's device. Raises ValueError for ids outside the vocabulary."""
         if tokens.dtype != torch.int64:
             raise ValueError(f"tokens of dtype {tokens.dtype} are not allowed; expected torch.int64")
-        ids = tokens.tolist() if tokens.numel() < 64 and tokens.dim() == 1 else tokens.aminmax()  # the list is faster
-        low, high = (int(min(ids)), int(max(ids))) if len(tokens) else (0, 0)
+        ids = tokens.flatten().tolist() if tokens.numel() < 64 else tokens.aminmax()  # the list is faster
+        low, high = (int(min(ids)), int(max(ids))) if tokens.numel() else (0, 0)
         if not 0 <= low <= high < self.config.vocab_size:
             outside = low if low < 0 else high
             raise ValueError(f"token {outside} is not allowed; expected 0 to {self.config.vocab_size - 1}")
