@@ -1,7 +1,8 @@
 """Fixtures of the whole suite."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -37,3 +38,19 @@ def references() -> Iterator[None]:
     """The references compute, except where a test asks for the kernels: those are held against them."""
     with ops.using(backend="reference"):
         yield
+
+
+@pytest.fixture
+def threads() -> Callable[[int], AbstractContextManager[None]]:
+    """`with threads(2):` two of them, in torch and so in the kernels' runtime."""
+
+    @contextmanager
+    def using(count: int) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return using

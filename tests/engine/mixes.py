@@ -9,7 +9,6 @@ drawn in different ways. Alone is `generate`: another loop, a pool of its own, n
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from random import Random
 import torch
 
 from tests import small
+from tests.engine.progress import progress
 from wavefold.cache import Pool
 from wavefold.chat import Prompt
 from wavefold.checkpoint import random_model
@@ -184,17 +184,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, metavar="N", help="mixes (default 500)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first mix (default 0)")
     args = parser.parse_args()
-    started = shown = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown >= 10 or done == args.count:
-            shown = now
-            left = (now - started) / done * (args.count - done)
-            print(f"{done:,} of {args.count:,} mixes, {now - started:.0f} s, {left:.0f} s left", flush=True)
-
-    counts = run(invariant_model(), args.count, args.seed, on_progress=show)
+    counts = run(invariant_model(), args.count, args.seed, on_progress=progress(args.count, "mixes"))
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 

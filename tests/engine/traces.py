@@ -9,12 +9,12 @@ that has come must finish. Seeds and steps say everything.
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+from tests.engine.progress import progress
 from tests.engine.watch import Bounds, Watch
 from wavefold.engine.request import Plan, PlannedSpan, Request, Result
 from wavefold.engine.scheduler import Scheduler
@@ -165,17 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000_000, metavar="N", help="at least so many (default 10M)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the trace (default 0)")
     args = parser.parse_args()
-    started = shown = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown >= 10 or done >= args.steps:
-            shown = now
-            left = (now - started) / done * max(0, args.steps - done)
-            print(f"{done:,} of {args.steps:,} steps, {now - started:.0f} s, {left:.0f} s left", flush=True)
-
-    counts = run(args.steps, args.seed, on_progress=show)
+    counts = run(args.steps, args.seed, on_progress=progress(args.steps, "steps"))
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 

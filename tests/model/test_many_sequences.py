@@ -1,7 +1,7 @@
 """Sequences of very different pasts in one pass are those sequences alone, whatever threads share their attention."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -22,18 +22,10 @@ CONFIG = SMALL.replace(
 TOKENS = torch.randint(0, CONFIG.vocab_size, (4, max(PASTS) + 8), generator=torch.Generator().manual_seed(6))
 
 
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("arithmetic", ["exact", "released"])
-def test_many_sequences_are_each_of_them_alone(arithmetic: str) -> None:
+def test_many_sequences_are_each_of_them_alone(
+    arithmetic: str, threads: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """One token of each, then more tokens of some than of others; the longest past comes first, then last."""
     with ops.using(backend="auto", batch_invariant=True):
         model = random_model(CONFIG, 1, Arithmetic(arithmetic, torch.bfloat16), packed=True)
@@ -50,13 +42,13 @@ def test_many_sequences_are_each_of_them_alone(arithmetic: str) -> None:
                 sequence = past.fork()
                 alone.append(model.extend(part, [sequence], [len(part)]))
                 sequence.close()
-            for threads in (1, 2, 3, 5):
+            for count in (1, 2, 3, 5):
                 for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
-                    with threads_of(threads):
+                    with threads(count):
                         sequences = [pasts[i].fork() for i in order]
                         lengths = [counts[i] for i in order]
                         together = model.extend(torch.cat([parts[i] for i in order]), sequences, lengths)
                     for i, hidden in zip(order, together.split(lengths), strict=True):
-                        assert torch.equal(hidden, alone[i]), (threads, counts, i)
+                        assert torch.equal(hidden, alone[i]), (count, counts, i)
                     for sequence in sequences:
                         sequence.close()
