@@ -87,18 +87,9 @@ class LLM:
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
         self._model: Transformer | None = open_model(
-            self.folder,
-            arithmetic,
-            dtype,
-            device,
-            strict,
-            batch_invariant,
-            over_ranks,
-            kernels,
-            threads,
-            activations,
+            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, threads, activations,
             huge_pages,
-        )
+        )  # fmt: skip
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._cache_tokens, self._draft_depth = cache_tokens, draft_depth
         self._numbers = itertools.count()

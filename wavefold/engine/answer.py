@@ -59,18 +59,20 @@ class Answer:
     def take(self, tokens: Sequence[int], logprobs: Iterable[TokenLogprob]) -> tuple[list[int], FinishReason | None]:
         """Takes chosen tokens. Returns those that belong to the answer, and why it ended, if one of them ended it."""
         kept: list[int] = []
+        finish: FinishReason | None = None
         for token in tokens:
             self.num_chosen += 1
             if token in self._stop_ids:
-                self._keep(kept, logprobs)
-                return kept, "eos" if token in self.sampling.eos_ids else "stop"
+                finish = "eos" if token in self.sampling.eos_ids else "stop"
+                break
             kept.append(token)
             self._push(f"{token} " if self._decoder is None else self._stops.push(self._decoder.push(token)))
             if self._stops.found:
-                self._keep(kept, logprobs)
-                return kept, "stop"
-        self._keep(kept, logprobs)
-        return kept, None
+                finish = "stop"
+                break
+        self.tokens += kept
+        self.logprobs += [entry for _, entry in zip(kept, logprobs, strict=False)]
+        return kept, finish
 
     def spent(self, before: int, seconds: float, cache_bytes: int) -> None:
         """Counts a pass that ran rows of this answer, which had `before` of `num_chosen` tokens until then."""
@@ -84,10 +86,6 @@ class Answer:
             if self._decoder is not None and not self._stops.found:
                 self._push(self._stops.push(self._decoder.finish()))
                 self._push(self._stops.finish())
-
-    def _keep(self, tokens: Sequence[int], logprobs: Iterable[TokenLogprob]) -> None:
-        self.tokens += tokens
-        self.logprobs += [entry for _, entry in zip(tokens, logprobs, strict=False)]
 
     def _push(self, piece: str) -> None:
         if piece:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavefold.engine.adjust import adjusted
 from wavefold.engine.generate import only
-from wavefold.engine.sampler import Filters, choose
+from wavefold.engine.sampler import Filters, choose, usable
 from wavefold.engine.sampling import ResolvedSampling
 from wavefold.engine.uniform import uniform
 
@@ -34,11 +34,11 @@ class Row(NamedTuple):
 def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
     """logits [n, vocab] -> the token of each row, None for a row that is NaN or infinite."""
     logits = _prepared(logits.detach().float().cpu(), rows)
-    usable = logits.amax(-1).isfinite().nonzero()[:, 0].tolist()
+    numbered = usable(logits).nonzero()[:, 0].tolist()
     tokens: list[int | None] = [None] * len(rows)
-    if not usable:
+    if not numbered:
         return tokens
-    chosen = [rows[number] for number in usable]
+    chosen = [rows[number] for number in numbered]
     filters = Filters.of([row.sampling.filters for row in chosen])
     numbers = torch.zeros(len(chosen), dtype=torch.float64)
     if bool(filters.temperature.any()):  # the most likely token needs no number
@@ -47,8 +47,8 @@ def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
             torch.tensor([len(row.prompt) + len(row.output) for row in chosen]),
             torch.tensor([row.number for row in chosen]),
         )
-    ids = choose(logits if len(usable) == len(rows) else logits[usable], filters, numbers)
-    for number, token in zip(usable, ids.tolist(), strict=True):
+    ids = choose(logits if len(numbered) == len(rows) else logits[numbered], filters, numbers)
+    for number, token in zip(numbered, ids.tolist(), strict=True):
         tokens[number] = token
     return tokens
 

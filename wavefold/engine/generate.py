@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.adjust import NONE, Adjustments, adjusted
+from wavefold.engine.request import cached_tokens
 from wavefold.engine.room import check_answer
 from wavefold.engine.sampler import Filters, check_sampling, choose
 from wavefold.engine.uniform import uniform
@@ -127,11 +128,6 @@ def fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -
             f"max_position_embeddings = {window} together"
         )
     return max_tokens, limit
-
-
-def cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
-    """Tokens in the cache at the end of the longest answer. The last token is not run."""
-    return prompt_tokens + max_tokens - 1
 
 
 def _run(generation: Generation, model: Transformer, request: _Request) -> Iterator[int]:

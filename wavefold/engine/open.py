@@ -81,20 +81,20 @@ def open_model(
         )
     model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant, activations=activations)
     if batch_invariant and not model.runs_on_kernels:
-        raise ValueError(
-            "batch_invariant = True holds for the CPU kernels alone, which compute in bfloat16 and take parameters of "
-            "the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, and "
-            "an installation with the kernels"
-        )
+        raise _needs_kernels("batch_invariant = True holds")
     if activations != "bf16" and not model.runs_on_kernels:
-        raise ValueError(
-            f"activations = {activations} is for the CPU kernels alone, which compute in bfloat16 and take parameters "
-            "of the official files' types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, "
-            "and an installation with the kernels"
-        )
+        raise _needs_kernels(f"activations = {activations} is")
     if kernels is not None:
         model.experts = kernel_experts(model.experts, model.config, model.device)
     return model
+
+
+def _needs_kernels(setting: str) -> ValueError:
+    return ValueError(
+        f"{setting} for the CPU kernels alone, which compute in bfloat16 and take parameters of the official files' "
+        "types and widths; expected activations in bfloat16 on the CPU, such a checkpoint, and an installation with "
+        "the kernels"
+    )
 
 
 def _usable(device: str | torch.device) -> torch.device:

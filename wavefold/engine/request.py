@@ -50,8 +50,8 @@ class Request:
 
     @property
     def peak_tokens(self) -> int:
-        """Tokens in the cache at the end of the longest answer. The last token is not run."""
-        return len(self.prompt) + self.max_tokens - 1
+        """Tokens in the cache at the end of the longest answer."""
+        return cached_tokens(len(self.prompt), self.max_tokens)
 
 
 class PlannedSpan(NamedTuple):
@@ -95,3 +95,8 @@ class Output(NamedTuple):
     request: Request
     tokens: Sequence[int]
     finish_reason: FinishReason | None
+
+
+def cached_tokens(prompt_tokens: int, max_tokens: int) -> int:
+    """Tokens in the cache at the end of the longest answer. The last token is not run."""
+    return prompt_tokens + max_tokens - 1

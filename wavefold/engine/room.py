@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wavefold.cache import BLOCK_TOKENS
+from wavefold.engine.scheduler import blocks_of
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import check_memory
@@ -64,9 +65,9 @@ def pool_blocks(model: Transformer, largest: int, asked: int | None = None) -> i
     Over ranks every process needs the same number, so nothing depends on the memory of one.
     """
     if asked is not None:
-        return -(-asked // BLOCK_TOKENS)
+        return blocks_of(asked)
     num_tokens = DEFAULT_POOL_TOKENS
     if model.device.type == "cpu" and num_ranks() == 1:
         block_bytes = model.cache_bytes(BLOCK_TOKENS) - model.cache_bytes(0)
         num_tokens = min(num_tokens, int(SHARE * max(0, tightest().free)) // max(block_bytes, 1) * BLOCK_TOKENS)
-    return max(-(-largest // BLOCK_TOKENS), num_tokens // BLOCK_TOKENS, 1)
+    return max(blocks_of(largest), num_tokens // BLOCK_TOKENS, 1)

@@ -23,8 +23,8 @@ class SpanRows(NamedTuple):
     choices: int
 
     @property
-    def scored_rows(self) -> range:
-        return range(self.first, self.first + self.scored)
+    def scored_rows(self) -> slice:
+        return slice(self.first, self.first + self.scored)
 
     @property
     def choice_rows(self) -> range:

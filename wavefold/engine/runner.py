@@ -15,9 +15,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 
-from wavefold.cache import REWIND, Pool
+from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter
+from wavefold.engine.generate import fitted
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
 from wavefold.engine.room import check_answer, check_pool, check_scored
 from wavefold.engine.rows import StepRows, answer_of, rows_of
@@ -94,14 +95,10 @@ class Runner:
                 self._close_ended()
 
     def _check(self, request: Request) -> None:
-        config, answer = self.model.config, answer_of(request)
+        answer = answer_of(request)
         if request.prompt:
             self.model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
-        if request.peak_tokens > config.max_position_embeddings:
-            raise ValueError(
-                f"{len(request.prompt)} prompt tokens and max_tokens = {request.max_tokens} are not allowed; expected "
-                f"at most max_position_embeddings = {config.max_position_embeddings} together"
-            )
+        fitted(len(request.prompt), request.max_tokens, self.model.config.max_position_embeddings, fit_window=False)
         if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
             check_answer(self.model, len(request.prompt), request.peak_tokens)
         if answer.next_scored is not None:
@@ -109,7 +106,7 @@ class Runner:
 
     def _new_pool(self) -> Pool:
         _, max_running, step_tokens, draft_depth = self._numbers
-        num_tokens = self.num_blocks * 128
+        num_tokens = self.num_blocks * BLOCK_TOKENS
         check_pool(self.model, num_tokens, max_running, step_tokens)
         return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth)
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+DAMAGED = "the logits are NaN or infinite; expected numbers (are the model's weights damaged?)"
+
 
 class Filters(NamedTuple):
     """How each row is drawn, tensors [n]. `temperature` 0: the largest logit, the first of equal ones.
@@ -112,11 +114,16 @@ def check_sampling(temperature: float, top_p: float, top_k: int = 0, min_p: floa
         raise ValueError(f"min_p = {min_p} is not allowed; expected a number from 0 to 1")
 
 
+def usable(logits: Tensor) -> Tensor:
+    """logits [n, vocab] -> bool [n]: False for a row with NaN or +inf, and for one that is -inf throughout."""
+    return logits.amax(-1).isfinite()
+
+
 def _checked(logits: Tensor) -> Tensor:
     """Returns float32 logits on the CPU."""
     logits = logits.detach().float().cpu()
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise ValueError("the logits are NaN or infinite; expected numbers (are the model's weights damaged?)")
+    if not bool(usable(logits).all()):
+        raise ValueError(DAMAGED)
     return logits
 
 

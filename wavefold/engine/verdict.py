@@ -14,8 +14,8 @@ from torch import Tensor
 from wavefold.engine.choosing import next_tokens
 from wavefold.engine.logprobs import TokenLogprob, logprobs
 from wavefold.engine.rows import SpanRows, answer_of, choice_rows
+from wavefold.engine.sampler import DAMAGED, usable
 
-DAMAGED = "the logits are NaN or infinite; expected numbers (are the model's weights damaged?)"
 AT_ONCE = 64
 """Rows whose log probabilities are computed at a time: each takes the vocabulary in float64, and its order."""
 
@@ -46,15 +46,15 @@ def _verdict(logits: Tensor, rows: SpanRows, chosen: Sequence[int | None]) -> Ve
     prompt_logprobs: list[TokenLogprob] = []
     if rows.scored:
         assert answer.next_scored is not None and sampling.prompt_logprobs is not None
-        scored = logits[rows.first : rows.first + rows.scored]
-        if not bool(scored.amax(-1).isfinite().all()):
+        scored = logits[rows.scored_rows]
+        if not bool(usable(scored).all()):
             return Verdict(error=DAMAGED)
         ids = answer.prompt.ids[answer.next_scored : answer.next_scored + rows.scored]
         prompt_logprobs = _in_parts(scored, ids, sampling.prompt_logprobs)
     tokens, error = _accepted(rows.span.drafts, chosen)
     of_tokens: list[TokenLogprob] = []
     if sampling.logprobs is not None and tokens:
-        first = rows.first + rows.scored
+        first = rows.choice_rows.start
         of_tokens = _in_parts(logits[first : first + len(tokens)], tokens, sampling.logprobs)
     return Verdict(tokens, of_tokens, prompt_logprobs, error)
 

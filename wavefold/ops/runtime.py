@@ -39,8 +39,7 @@ class Runtime:
 
     def __init__(
         self, threads: int | None = None, isa: str | None = None, batch_invariant: bool = False, backend: str = "auto",
-        activations: str = "bf16",
-        tuning: Tuning | None = None,
+        activations: str = "bf16", tuning: Tuning | None = None,
     ):  # fmt: skip
         if threads is not None and threads < 1:
             raise ValueError(f"threads = {threads} is not allowed; expected 1 or more, or None for torch's number")
