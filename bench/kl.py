@@ -15,6 +15,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ import wavefold
 from wavefold import ops
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.bench.llama_cpp import LlamaCpp
+from wavefold.bench.peers.models import mean_kl
+from wavefold.bench.peers.our_model import new_logits
 from wavefold.chat import Tokenizer
 from wavefold.data.corpus import load_corpus
 from wavefold.locate import default_model
@@ -37,12 +40,7 @@ WINDOWS_APART = 10000
 def ours(arithmetic: str, dtype: torch.dtype, activations: str = "bf16") -> Callable[[list[int]], Tensor]:
     model = wavefold.load(default_model(), arithmetic, dtype)
     model.runtime = ops.current().but(activations=activations)
-
-    def logits(tokens: list[int]) -> Tensor:
-        sequence = model.new_pool(len(tokens)).open()
-        return model.logits(model.extend(torch.tensor(tokens), [sequence], [len(tokens)]))
-
-    return logits
+    return partial(new_logits, model)
 
 
 def transformers() -> Callable[[list[int]], Tensor]:
@@ -92,9 +90,8 @@ def main() -> None:
         }
         for name, logits in contestants.items():
             other = torch.cat([logits(window) for window in windows]).double()
-            p, q = true.log_softmax(-1), other.log_softmax(-1)
             same = other.argmax(-1) == true.argmax(-1)
-            row = {"name": name, "kl": float((p.exp() * (p - q)).sum(-1).mean()), "top1": float(same.double().mean()),
+            row = {"name": name, "kl": mean_kl(true, other), "top1": float(same.double().mean()),
                     "top1_clear": float(same[clear].double().mean())}  # fmt: skip
             rows.append(row)
             table.add_row(name, f"{row['kl']:.2e}", f"{row['top1']:.2%}", f"{row['top1_clear']:.2%}")

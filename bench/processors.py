@@ -24,7 +24,7 @@ from wavefold.bench.matrices import matrices, stored_bytes
 from wavefold.ops import native
 from wavefold.ops.tuning import HINTS, TWO_WAYS, usual
 from wavefold.quant import Weight
-from wavefold.system import ask_for_huge_pages
+from wavefold.system import huge_memory
 
 COLUMNS, ROWS = 4096, 2048
 NEAR_ROWS = 128
@@ -122,13 +122,10 @@ def kinds(weights: dict[str, list[Weight]], threads: int, turns: int) -> Iterato
 
 def pages(weights: dict[str, list[Weight]], threads: int, turns: int) -> Iterator[Line]:
     """The same weights in anonymous memory of 2 MiB pages, beside pages as they come."""
-    import mmap
-
     for form, matrix in weights.items():
         copies = []
         for weight in matrix:
-            memory = mmap.mmap(-1, weight.codes.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            ask_for_huge_pages(memory)
+            memory = huge_memory(weight.codes.nbytes)
             codes = torch.frombuffer(memory, dtype=torch.uint8).view(weight.codes.dtype).view(weight.codes.shape)
             copies.append(Weight.of(codes.copy_(weight.codes), weight.scales))
         runtime = ops.Runtime(threads)

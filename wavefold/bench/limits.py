@@ -6,6 +6,7 @@ half within minutes.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,40 @@ class Limits:
         seconds = {"memory": num_bytes / self.memory, "dense": operations / self.best_dense}
         name = max(seconds, key=lambda limit: seconds[limit])
         return seconds[name], name
+
+
+class Bounded:
+    """What a row of a bench has that was timed in turns, each beside the limits of its moment."""
+
+    bytes: float
+    operations: float
+    seconds: list[float]
+    """Of one call, in each turn."""
+    limits: list[Limits]
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def share(self) -> float:
+        """The least time that the machine allows, as a share of the time taken: the median over turns."""
+        bounds = (limits.bound(self.bytes, self.operations)[0] for limits in self.limits)
+        return statistics.median(bound / seconds for bound, seconds in zip(bounds, self.seconds, strict=True))
+
+    @property
+    def limit(self) -> str:
+        """The limit that binds in most turns: "memory" or "dense"."""
+        return statistics.mode(limits.bound(self.bytes, self.operations)[1] for limits in self.limits)
+
+    def figures(self) -> dict[str, object]:
+        """Returns what was measured, for a line of JSON."""
+        return {
+            "bytes": self.bytes, "operations": self.operations, "seconds": self.seconds,
+            "memory_bytes_per_s": [limits.memory for limits in self.limits],
+            "dense_operations_per_s": [dict(limits.dense) for limits in self.limits],
+            "share": self.share, "bound_by": self.limit,
+        }  # fmt: skip
 
 
 class MemoryMeter:

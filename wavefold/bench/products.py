@@ -147,8 +147,9 @@ class Experts:
     def _ring(self, x_rows: int) -> list[Callable[[], object]]:
         """A call for each route and layer."""
         calls: list[Callable[[], object]] = []
+        routes = self.routes(x_rows)
         for number in range(math.lcm(ROUTES, len(self.layers))):
-            chosen = self.routes(x_rows)[number % ROUTES]
+            chosen = routes[number % ROUTES]
             buffers = buffers_of(self.shape, chosen)
             layer = self.layers[number % len(self.layers)]
             calls.append(experts_call(layer, buffers, self.shape.limit, self._released))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavefold.bench.limits import Limits, LimitsMeter
+from wavefold.bench.limits import Bounded, Limits, LimitsMeter
 from wavefold.bench.matrices import stored_bytes
 from wavefold.bench.products import Dense, Experts, ExpertShape, Subject
 from wavefold.bench.worker import Worker
@@ -70,7 +70,7 @@ class Subjects:
 
 
 @dataclass
-class ProductRow:
+class ProductRow(Bounded):
     """A product with `x_rows` rows of x on `threads` threads: its amounts, and in each turn its seconds and limits."""
 
     product: str
@@ -83,21 +83,6 @@ class ProductRow:
     against: list[float] = field(default_factory=list)
     """Seconds of the other build."""
     limits: list[Limits] = field(default_factory=list)
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def share(self) -> float:
-        """The least time that the machine allows, as a share of the time taken: the median over turns."""
-        bounds = (limits.bound(self.bytes, self.operations)[0] for limits in self.limits)
-        return statistics.median(bound / seconds for bound, seconds in zip(bounds, self.seconds, strict=True))
-
-    @property
-    def limit(self) -> str:
-        """The limit that binds in most turns: "memory" or "dense"."""
-        return statistics.mode(limits.bound(self.bytes, self.operations)[1] for limits in self.limits)
 
     @property
     def ratio(self) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli.models import add_arithmetic, arithmetic_of
+from wavefold.cli.terminal import wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,9 +65,7 @@ def run(args: argparse.Namespace) -> int:
     }  # fmt: skip
     with Console(stderr=True).status("measuring") as status:
         rows, missing = measured(args, status.update)
-    console = Console()
-    if not console.is_terminal:  # in a file nothing is cut off
-        console.width = max(console.width, FILE_WIDTH)
+    console = wide_console(FILE_WIDTH)
     console.print(f"{about['arithmetic']} arithmetic; kernels {about['kernels']}; {about['hardware']}, "
                   f"{about['threads']} threads", soft_wrap=True, highlight=False)  # fmt: skip
     show(console, rows, missing)
@@ -147,9 +146,5 @@ def show(console: Console, rows: list[PeerRow], missing: list[Missing]) -> None:
 def line(row: PeerRow, rows: list[PeerRow]) -> dict[str, object]:
     from wavefold.bench.peers.contestants import ours_of
 
-    return {
-        "peer": row.name, "kind": row.kind, "tokens": row.tokens, "bytes": row.bytes, "operations": row.operations,
-        "seconds": row.seconds, "memory_bytes_per_s": [limits.memory for limits in row.limits],
-        "dense_operations_per_s": [dict(limits.dense) for limits in row.limits], "share": row.share,
-        "bound_by": row.limit, "error": row.error, "ratio": row.ratio(ours_of(row, rows)),
-    }  # fmt: skip
+    names = {"peer": row.name, "kind": row.kind, "tokens": row.tokens}
+    return names | row.figures() | {"error": row.error, "ratio": row.ratio(ours_of(row, rows))}

@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from wavefold.cli.models import add_arithmetic, arithmetic_of
+from wavefold.cli.terminal import wide_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
         "bench": "rows", "kernels": kernels, "arithmetic": subjects.arithmetic,
         "against": args.against and str(args.against),
     }  # fmt: skip
-    console = Console()
-    if not console.is_terminal:  # in a file nothing is cut off
-        console.width = max(console.width, FILE_WIDTH)
+    console = wide_console(FILE_WIDTH)
     console.print(f"{subjects.arithmetic} arithmetic; kernels {about['kernels']}; {about['hardware']}; the bound: "
                   "weights, each once, at the rate of memory, or operations at the faster of torch's dense float32 "
                   "and bfloat16", soft_wrap=True, highlight=False)  # fmt: skip
@@ -129,10 +128,6 @@ def milliseconds(seconds: float) -> str:
 
 
 def line(row: ProductRow) -> dict[str, object]:
-    return {
-        "product": row.product, "threads": row.threads, "x_rows": row.x_rows, "bytes": row.bytes,
-        "operations": row.operations, "distinct_experts": row.distinct_experts, "seconds": row.seconds,
-        "memory_bytes_per_s": [limits.memory for limits in row.limits],
-        "dense_operations_per_s": [dict(limits.dense) for limits in row.limits],
-        "share": row.share, "bound_by": row.limit, "against_seconds": row.against, "ratio": row.ratio,
-    }  # fmt: skip
+    subject = {"product": row.product, "threads": row.threads, "x_rows": row.x_rows}
+    more = {"distinct_experts": row.distinct_experts, "against_seconds": row.against, "ratio": row.ratio}
+    return subject | row.figures() | more

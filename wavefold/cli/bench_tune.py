@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from wavefold.cli.terminal import wide_console
 from wavefold.cli.tuning import TURNS, measure, measured_path, stored_tuning
 
 HELP = "find and keep the tuning of the CPU kernels on this machine (a few seconds)"
 REPEATS = TURNS
 WANTED = 0.03
-
-
 FILE_WIDTH = 130
+"""Columns of a table that is not printed on a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """A line of the table, and of JSON, for each candidate."""
-    from rich.console import Console
     from rich.table import Table
 
     from wavefold.bench.circumstances import append, circumstances, kernels_in_use
@@ -34,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     kernels_in_use()  # refuses where there are none
     with as_flags():
         use_threads(args.threads)
-    console = Console()
-    if not console.is_terminal:  # in a file nothing is cut off
-        console.width = max(console.width, FILE_WIDTH)
+    console = wide_console(FILE_WIDTH)
     if not args.again and (known := stored_tuning(args.threads)) is not None:
         console.print(f"{known}: measured before, in {measured_path()}; --again measures anew", soft_wrap=True,
                       highlight=False)  # fmt: skip

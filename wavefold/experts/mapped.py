@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavefold.system import ask_for_huge_pages
+from wavefold.system import huge_memory
 
 # A file may be larger than memory: none is reserved. Older Pythons lack the name; 0x4000 is Linux on x86 and ARM.
 MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -63,8 +63,7 @@ class MappedSpan:
 
 def _copied(path: Path, begin: int, end: int) -> mmap.mmap:
     """Returns anonymous memory with the bytes [begin, end) of a file. Raises ValueError for a shorter file."""
-    data = mmap.mmap(-1, end - begin, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    ask_for_huge_pages(data)
+    data = huge_memory(end - begin)
     with path.open("rb", buffering=0) as file, memoryview(data) as view:
         file.seek(begin)
         done = 0

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from wavefold.system.control_groups import Limit
-from wavefold.system.huge_pages import ask_for_huge_pages, check_huge_pages, huge_bytes
+from wavefold.system.huge_pages import check_huge_pages, huge_bytes, huge_memory
 from wavefold.system.memory import (
     available_bytes,
     check_address_space,
@@ -20,13 +20,13 @@ from wavefold.system.memory import (
 __all__ = [
     "Limit",
     "Notice",
-    "ask_for_huge_pages",
     "available_bytes",
     "check_address_space",
     "check_huge_pages",
     "check_memory",
     "cpu_name",
     "huge_bytes",
+    "huge_memory",
     "memory_bytes",
     "peak_rss_bytes",
     "rss_bytes",

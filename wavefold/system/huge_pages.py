@@ -1,7 +1,7 @@
 """Pages of 2 MiB for weights: one entry of the processor's table of addresses serves 512 times as many bytes.
 
-Linux gives them to anonymous memory whose owner asks (madvise), unless transparent huge pages are off. Mappings of
-files get them from few kernels and file systems, and asking does no harm.
+Linux gives them to anonymous memory whose owner asks (madvise), unless transparent huge pages are off. Few kernels and
+file systems give them to mappings of files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ def check_huge_pages(root: Path = Path("/")) -> None:
         )
 
 
-def ask_for_huge_pages(memory: mmap.mmap) -> None:
-    """Asks for huge pages for a mapping. A kernel that has none for it leaves it as it is."""
+def huge_memory(num_bytes: int) -> mmap.mmap:
+    """Returns anonymous memory that has asked for huge pages. A kernel that has none gives usual ones."""
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def huge_bytes(root: Path = Path("/")) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavefold.bench.limits import Limits
+from wavefold.bench.limits import Bounded, Limits
 from wavefold.bench.peers import OURS, Peer
 from wavefold.bench.worker import Worker
 
@@ -21,7 +21,7 @@ STARTER = "import json, sys; sys.path.append(sys.argv[1]); from wavefold.bench.p
 
 
 @dataclass
-class PeerRow:
+class PeerRow(Bounded):
     """One contestant and measurement: median seconds in each turn, the machine's rates, the error.
 
     `kind` is "experts" (a call with `tokens`), "prefill" (a prompt of `tokens`) or "decode" (a token after so many).
@@ -36,20 +36,6 @@ class PeerRow:
     error: float = float("nan")
     seconds: list[float] = field(default_factory=list)
     limits: list[Limits] = field(default_factory=list)
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def share(self) -> float:
-        """The bound as a share of the time taken: the median over turns."""
-        bounds = (limits.bound(self.bytes, self.operations)[0] for limits in self.limits)
-        return statistics.median(bound / seconds for bound, seconds in zip(bounds, self.seconds, strict=True))
-
-    @property
-    def limit(self) -> str:
-        return statistics.mode(limits.bound(self.bytes, self.operations)[1] for limits in self.limits)
 
     def ratio(self, ours: PeerRow) -> float:
         """How many times as long it takes as `ours`: the median over turns."""
