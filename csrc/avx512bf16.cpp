@@ -295,8 +295,7 @@ int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
 
 // The words of a chunk in the order in which a form's vectors hold their columns.
 struct Order {
-    // words of vector i that come from the first half of the chunk, and from the second
-    alignas(64) uint16_t of[4][32];
+    alignas(64) uint16_t of[4][32];  // the word that comes to each place of vector i
     explicit Order(int form) {
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 32; j++)

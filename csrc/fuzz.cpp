@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <sstream>
 
 namespace {
@@ -23,13 +22,6 @@ bool close(float a, float b, double size, bool exact) {
     const bool finite = std::isfinite(a) && std::isfinite(b);
     if (!finite) return !exact || std::isnan(a) == std::isnan(b);
     return std::fabs(double(a) - b) <= 1e-5 * size + 1e-30;
-}
-
-float bf16_value(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
 }
 
 bool fuzz_product(Fuzz &fuzz) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -70,6 +71,13 @@ struct Fuzz {
     // for each instruction set: one thread, two; as they are, batch-invariant; in int8
     std::vector<wf_runtime *> runtimes_;
 };
+
+inline float bf16_value(uint16_t bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
 
 // One call each; false with a message.
 bool fuzz_attention(Fuzz &fuzz);

@@ -1,18 +1,10 @@
 // Products with int8 activations: every instruction set against plain C++, and each row alone against all together.
 #include <cmath>
-#include <cstring>
 #include <sstream>
 
 #include "fuzz.h"
 
 namespace {
-
-float bf16_value(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-}
 
 // An FP4 or FP8 matrix in buffers of exactly its size.
 struct Weight {

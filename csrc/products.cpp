@@ -12,16 +12,12 @@
 namespace wf {
 namespace {
 
-constexpr int64_t MOST = 256;  // products of one pass
 constexpr int64_t LINE = 64;
 constexpr int64_t TILE = 512;      // rows of sums kept before they are rounded
 constexpr int64_t PART = 1 << 16;  // bytes of weights that a thread takes at a time, at the least
 constexpr int64_t NEAR = 1 << 17;  // bytes of weights that several groups of rows of x read one after the other
 
-bool same_x(const Product &a, const Product &b) {
-    return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.x_fp8 == b.x_fp8 &&
-           a.weight.columns == b.weight.columns;
-}
+bool same_x(const Product &a, const Product &b) { return same_rows(a, b) && a.x_fp8 == b.x_fp8; }
 
 // Rows begin .. stop of the x that a product multiplies, in `copy` if they had to be changed.
 const uint16_t *plain_rows(const Product &p, int64_t begin, int64_t stop, uint16_t *copy) {
@@ -36,12 +32,15 @@ const uint16_t *plain_rows(const Product &p, int64_t begin, int64_t stop, uint16
 }
 
 // Rows of x are multiplied in groups: as few equal ones as the kernels' registers allow.
-int64_t groups_of(const Kernels &kernels, int64_t rows) { return (rows + kernels.together - 1) / kernels.together; }
-int64_t groups_of(const Runtime &runtime, int64_t rows) { return groups_of(runtime.kernels_for(rows), rows); }
+int64_t groups_of(const Runtime &runtime, int64_t rows) {
+    const int64_t together = runtime.kernels_for(rows).together;
+    return (rows + together - 1) / together;
+}
 
 bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     // arranged[i]: where product i finds its x, arranged once for all that share it
-    int64_t arranged[MOST], owners[MOST], ends[MOST], owned = 0, groups = 0, used = 0, plain = 0, bytes = 0;
+    int64_t arranged[MOST_PRODUCTS], owners[MOST_PRODUCTS], ends[MOST_PRODUCTS];
+    int64_t owned = 0, groups = 0, used = 0, plain = 0, bytes = 0;
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
         bytes += p.weight.rows * p.weight.row_bytes() * groups_of(runtime, p.rows);
@@ -56,7 +55,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
         arranged[i] = used;
         used += padded(runtime.kernels_for(p.rows).arranged_bytes(p.weight, p.rows), LINE);
         const int64_t copy = padded(2 * std::min<int64_t>(p.rows, MAX_ROWS) * p.weight.columns, LINE);
-        plain = copy > plain ? copy : plain;
+        plain = std::max(copy, plain);
     }
     const int64_t threads = runtime.threads();
     uint8_t *scratch = static_cast<uint8_t *>(runtime.scratch(used + threads * plain + threads * MAX_ROWS * TILE * 4));
@@ -76,9 +75,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
     };
     runtime.each(groups, arrange);
     next.tell(runtime);
-    const int64_t most = 16 * threads, parts = bytes / PART < threads ? threads
-                                               : bytes / PART < most  ? bytes / PART
-                                                                      : most;
+    const int64_t parts = parts_of(bytes, PART, threads);
     const Feed feed = {runtime.tuning.hint, runtime.tuning.ahead};
     runtime.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
@@ -117,7 +114,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
 bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     const AttentionKernels &usual = runtime.attention();
     // a product's tasks are numbered tile by tile, so that threads share the rows of x rather than the weights
-    int64_t last[MOST], sims[MOST], total = 0, used = 0;
+    int64_t last[MOST_PRODUCTS], sims[MOST_PRODUCTS], total = 0, used = 0;
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
         total += (p.rows + GEMM_ROWS - 1) / GEMM_ROWS * ((p.weight.rows + GEMM_TILE - 1) / GEMM_TILE);
@@ -168,30 +165,24 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
     return true;
 }
 
-bool in_bf16(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    Product parts[2][MOST];  // of few rows, of many
-    int64_t counts[2] = {0, 0};
-    for (int64_t i = 0; i < count; i++) {
-        const bool is_many = !runtime.batch_invariant && products[i].rows > runtime.tuning.few_rows;
-        parts[is_many][counts[is_many]++] = products[i];
-    }
-    if (counts[1] && !many(runtime, parts[1], counts[1], counts[0] ? Ahead() : next)) return false;
-    return !counts[0] || few(runtime, parts[0], counts[0], next);
-}
-
 }  // namespace
 
 bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    for (; count > MOST; products += MOST, count -= MOST)
-        if (!multiply(runtime, products, MOST)) return false;
-    if (!runtime.int8) return in_bf16(runtime, products, count, next);
-    Product narrow[MOST], others[MOST];
-    int64_t num_narrow = 0, num_others = 0;
-    for (int64_t i = 0; i < count; i++)
-        (in_int8(runtime, products[i]) ? narrow[num_narrow++] : others[num_others++]) = products[i];
-    if (!num_others) return multiply_int8(runtime, narrow, num_narrow, next);
-    return (!num_narrow || multiply_int8(runtime, narrow, num_narrow, {})) &&
-           in_bf16(runtime, others, num_others, next);
+    for (; count > MOST_PRODUCTS; products += MOST_PRODUCTS, count -= MOST_PRODUCTS)
+        if (!multiply(runtime, products, MOST_PRODUCTS)) return false;
+    // x rounded to 8 bits; weights in tiles that serve many rows of x; weights decoded in registers for few
+    constexpr bool (*WAYS[])(Runtime &, const Product *, int64_t, const Ahead &) = {multiply_int8, many, few};
+    Product parts[3][MOST_PRODUCTS];
+    int64_t counts[3] = {0, 0, 0};
+    for (int64_t i = 0; i < count; i++) {
+        const bool is_many = !runtime.batch_invariant && products[i].rows > runtime.tuning.few_rows;
+        const int way = in_int8(runtime, products[i]) ? 0 : is_many ? 1 : 2;
+        parts[way][counts[way]++] = products[i];
+    }
+    const int last = counts[2] ? 2 : counts[1] ? 1 : 0;
+    for (int way = 0; way <= last; way++)
+        if (counts[way] && !WAYS[way](runtime, parts[way], counts[way], way == last ? next : Ahead())) return false;
+    return true;
 }
 
 }  // namespace wf

@@ -2,6 +2,7 @@
 // the rows of all matrices stand in one line, cut by bytes. Many rows: tiles of the weights serve them all (gemm.h).
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "runtime.h"
@@ -19,6 +20,18 @@ struct Product {
     uint16_t *rounded;
     int64_t y_stride;
 };
+
+constexpr int64_t MOST_PRODUCTS = 256;  // of one pass
+
+// True if both multiply the same rows of x.
+inline bool same_rows(const Product &a, const Product &b) {
+    return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.weight.columns == b.weight.columns;
+}
+
+// How many parts the threads take these bytes of weights in: of `part` bytes, but one for each thread and at most 16.
+inline int64_t parts_of(int64_t bytes, int64_t part, int64_t threads) {
+    return std::clamp(bytes / part, threads, 16 * threads);
+}
 
 // What will be read after some products, for threads that wait (runtime.h).
 class Ahead {

@@ -5,7 +5,6 @@
 namespace wf {
 namespace {
 
-constexpr int64_t MOST = 256;      // products of one pass
 constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time while rows of x are few
 constexpr int64_t FEW = 32;        // rows of x that are
 // Rows of x that are multiplied in bfloat16, as fast or faster (Zen 4; bench/int8.py).
@@ -16,18 +15,18 @@ struct Plan {
     const Int8Kernels &kernels;
     const Product *const products;
     const int64_t count;
-    int64_t x_at[MOST];                   // where a product's x begins, in records
-    int64_t owners[MOST], owned, x_rows;  // products with an x of their own, and their rows together
-    int64_t records, tasks, bytes, most_rows;
-    Int8Record *x;
-    uint8_t *scratch;
+    int64_t x_at[MOST_PRODUCTS] = {};                           // where a product's x begins, in records
+    int64_t owners[MOST_PRODUCTS] = {}, owned = 0, x_rows = 0;  // products with an x of their own, their rows together
+    int64_t records = 0, tasks = 0, bytes = 0, most_rows = 0;
+    Int8Record *x = nullptr;
+    uint8_t *scratch = nullptr;
 
     // Each distinct x is rounded once for all products that share it.
     void lay_out() {
         for (int64_t i = 0; i < count; i++) {
             const Product &p = products[i];
             tasks += num_tasks(p), bytes += p.weight.rows * p.weight.row_bytes();
-            most_rows = p.rows > most_rows ? p.rows : most_rows;
+            most_rows = std::max(p.rows, most_rows);
             int64_t other = 0;
             while (other < i && !same_x(p, products[other])) other++;
             x_at[i] = other < i ? x_at[other] : records;
@@ -36,10 +35,7 @@ struct Plan {
             x_rows += p.rows, records += p.rows * p.weight.chunks();
         }
     }
-    static bool same_x(const Product &a, const Product &b) {
-        return a.x == b.x && a.rows == b.rows && a.stride == b.stride && a.weight.columns == b.weight.columns &&
-               a.weight.form == b.weight.form;
-    }
+    static bool same_x(const Product &a, const Product &b) { return same_rows(a, b) && a.weight.form == b.weight.form; }
     static int64_t num_blocks(const Product &p) { return (p.rows + INT8_ROWS - 1) / INT8_ROWS; }
     static int64_t num_tasks(const Product &p) { return num_blocks(p) * ((p.weight.rows + INT8_TILE - 1) / INT8_TILE); }
 
@@ -56,8 +52,7 @@ struct Plan {
     // Tasks are numbered tile by tile, so that threads share the rows of x rather than the weights. While the rows are few a
     // thread takes many tiles on end, and asks for the next one's weights.
     void multiply() const {
-        const int64_t threads = runtime.threads(), most = 16 * threads, wanted = bytes / PART;
-        int64_t parts = wanted < threads ? threads : wanted < most ? wanted : most;
+        int64_t parts = parts_of(bytes, PART, runtime.threads());
         if (most_rows > FEW || parts > tasks) parts = tasks;
         runtime.each(parts, [&](int64_t part, int thread) {
             const int64_t end = tasks * (part + 1) / parts;
@@ -90,7 +85,7 @@ bool in_int8(const Runtime &runtime, const Product &product) {
 }
 
 bool multiply_int8(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
-    Plan plan = {runtime, runtime.int8_kernels(), products, count, {}, {}, 0, 0, 0, 0, 0, 0, nullptr, nullptr};
+    Plan plan = {runtime, runtime.int8_kernels(), products, count};
     plan.lay_out();
     const int64_t x_bytes = (plan.records * INT8_RECORD + 63) / 64 * 64;
     plan.scratch = static_cast<uint8_t *>(runtime.scratch(runtime.threads() * plan.kernels.bytes() + x_bytes));

@@ -25,7 +25,7 @@ const Kernels *const all_kernels[] = {
 
 constexpr int32_t MOST_THREADS = 1024;
 
-// Measured with `wavefold bench` on Zen 4 and Zen 5, and on one Intel server with AVX512-BF16 (docs/processors.md).
+// Measured on Zen 4; what Intel's servers want is as others reported it (docs/processors.md).
 wf_tuning usual_tuning(const Kernels &kernels) {
     wf_tuning tuning = {WF_HINT_L2, 8192, 24, 0};
 #if defined(WF_X86)

@@ -17,7 +17,7 @@ struct Unit {
     int64_t cost, rest;           // of its queries; of this unit and of all after it
     int64_t first, tasks, parts;  // of the list: first .. first + tasks, which are cut into so many parts
     int64_t joined;               // items of the units before it that are joined afterwards
-    int64_t kept;                 // bytes of the units before it that are kept until then
+    int64_t kept;                 // what the units before it keep until then, as the job counts it
 
     // Tasks of about equal cost that it takes for `threads` to end together.
     int64_t cuts(int64_t threads) const { return (threads * cost + rest - 1) / rest; }

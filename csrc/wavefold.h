@@ -77,7 +77,7 @@ WF_API const char *wf_isas(void);
  * cpuN/topology/thread_siblings_list; null for the machine's. Returns the number of cores. */
 WF_API int32_t wf_order_processors(const char *folder, int32_t *processors, int32_t count);
 
-/* How a processor likes to be fed, and what it multiplies fastest (wavefold/ops/tuning.py measures it).
+/* How a processor likes to be fed, and what it multiplies fastest (`wavefold bench tune` measures it).
  *
  *   hint        the kind of hint that asks for weights before their use
  *   ahead       bytes from a weight in use to the one that is asked for, for one row of x: 0 to 1 MiB
