@@ -108,7 +108,7 @@ bool Fuzz::draw_tuning(const char *isa) {
     wf_tuning tuning;
     if (wf_usual_tuning(isa, &tuning)) return false;
     if (below(2)) {
-        tuning.hint = int32_t(below(5));
+        tuning.hint = int32_t(below(5)), tuning.plain_hint = int32_t(below(5));
         tuning.ahead = int32_t(below(2) ? below(1 << 14) : below((1 << 20) + 1));
         tuning.few_rows = int32_t(1 + below(below(2) ? 16 : 256));
         tuning.float_rows = int32_t(below(below(2) ? 16 : 1025));
@@ -142,7 +142,7 @@ int main(int count, char **arguments) {
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
     if (!fuzz.renew()) return std::puts("no runtime"), 1;
     bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts,
-                                     fuzz_forward, fuzz_training,  fuzz_int8};
+                                     fuzz_forward, fuzz_training,  fuzz_int8,  fuzz_choose};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();

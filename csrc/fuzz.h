@@ -82,6 +82,7 @@ inline float bf16_value(uint16_t bits) {
 // One call each; false with a message.
 bool fuzz_attention(Fuzz &fuzz);
 bool fuzz_block(Fuzz &fuzz);
+bool fuzz_choose(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
 bool fuzz_forward(Fuzz &fuzz);
 bool fuzz_int8(Fuzz &fuzz);

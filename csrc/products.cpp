@@ -76,7 +76,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
     runtime.each(groups, arrange);
     next.tell(runtime);
     const int64_t parts = parts_of(bytes, PART, threads);
-    const Feed feed = {runtime.tuning.hint, runtime.tuning.ahead};
+    const wf_tuning &tuning = runtime.tuning;
     runtime.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
@@ -98,6 +98,8 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
                     const int64_t last = std::min(n + tall, end);
                     const int64_t r = p.rows * group / groups, together = p.rows * (group + 1) / groups - r;
                     const uint8_t *x = scratch + arranged[i] + kernels.arranged_bytes(p.weight, r);
+                    const bool plain = together == 1 && p.weight.form >= WF_BF16;
+                    const Feed feed = {plain ? tuning.plain_hint : tuning.hint, tuning.ahead};
                     if (p.wide) {
                         kernels.rows(p.weight, feed, x, int(together), n, last, p.wide + r * p.y_stride, p.y_stride);
                         continue;

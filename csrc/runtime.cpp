@@ -27,17 +27,21 @@ constexpr int32_t MOST_THREADS = 1024;
 
 // Measured on Zen 4; what Intel's servers want is as others reported it (docs/processors.md).
 wf_tuning usual_tuning(const Kernels &kernels) {
-    wf_tuning tuning = {WF_HINT_L2, 8192, 24, 0};
+    wf_tuning tuning = {WF_HINT_L2, 8192, 24, 0, WF_HINT_L2};
 #if defined(WF_X86)
     // a core's products of bfloat16 are half as fast there as its float32 multiply-adds
-    if (kernels.in_float && __builtin_cpu_is("intel")) tuning.hint = WF_HINT_L3, tuning.float_rows = 4;
+    if (kernels.in_float && __builtin_cpu_is("intel"))
+        tuning.hint = tuning.plain_hint = WF_HINT_L3, tuning.float_rows = 4;
+    if (__builtin_cpu_is("amdfam19h")) tuning.plain_hint = WF_HINT_NONE;
 #endif
-    if (&kernels == &wf::generic_kernels) tuning.hint = WF_HINT_NONE;
+    if (&kernels == &wf::generic_kernels) tuning.hint = tuning.plain_hint = WF_HINT_NONE;
     return tuning;
 }
 
+bool is_hint(int32_t hint) { return hint >= WF_HINT_NONE && hint <= WF_HINT_L3; }
+
 bool sound(const wf_tuning &tuning) {
-    return tuning.hint >= WF_HINT_NONE && tuning.hint <= WF_HINT_L3 && tuning.ahead >= 0 && tuning.ahead <= 1 << 20 &&
+    return is_hint(tuning.hint) && is_hint(tuning.plain_hint) && tuning.ahead >= 0 && tuning.ahead <= 1 << 20 &&
            tuning.few_rows >= 1 && tuning.few_rows <= 256 && tuning.float_rows >= 0 && tuning.float_rows <= 1024;
 }
 

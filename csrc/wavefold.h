@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 11
+#define WF_ABI 12
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -85,11 +85,12 @@ WF_API int32_t wf_order_processors(const char *folder, int32_t *processors, int3
  *               decoded weights: 1 to 256
  *   float_rows  rows of x from which products are float32 multiply-adds on a processor that has products of bfloat16:
  *               1 to 1024, or 0 for never. A batch-invariant runtime takes them for all rows (1) or none.
+ *   plain_hint  `hint` for weights that are not decoded (WF_BF16, WF_FP32) and one row of x
  */
 enum { WF_HINT_NONE = 0, WF_HINT_STREAM = 1, WF_HINT_L1 = 2, WF_HINT_L2 = 3, WF_HINT_L3 = 4 };
 
 typedef struct {
-    int32_t hint, ahead, few_rows, float_rows;
+    int32_t hint, ahead, few_rows, float_rows, plain_hint;
 } wf_tuning;
 
 /* What calls run on: `threads` threads, the calling one among them (the others are pinned to a core each and sleep between
@@ -376,6 +377,32 @@ WF_API int wf_joint_attention(wf_runtime *runtime, const wf_joint *joint, uint16
  * [tokens, heads]. */
 WF_API int wf_joint_attention_grad(wf_runtime *runtime, const wf_joint *joint, const float *lse, const uint16_t *grad_o,
                                    uint16_t *grad_q, uint16_t *grad_kv, uint16_t *grad_entries, float *delta);
+
+/* How a token is chosen from a row of logits, in this order: penalties (`repetition` for tokens of prompt and answer,
+ * `presence` and `frequency` for those of the answer), biases, the mask; then the largest value, the first of equal ones
+ * (`temperature` 0), or a draw from softmax(x / temperature) after top-k (0: all), top-p (1: all) and min-p (0: all), each of
+ * what the one before kept. The random number is a function of seed, position and answer: Philox4x32-10.
+ *
+ * 1, 0 and 0 are no penalties, and without penalties `prompt` and `output` are not read. Bit i of the words of `mask` allows
+ * token i; null allows all. `answer` is below 2^32. */
+typedef struct {
+    int64_t row; /* of the logits */
+    int64_t seed, position, answer, top_k;
+    double temperature, top_p, min_p;
+    float repetition, presence, frequency;
+    const int64_t *prompt, *output; /* token ids */
+    int64_t prompt_tokens, output_tokens;
+    const int64_t *bias_ids;
+    const float *bias;
+    int64_t biases;
+    const uint32_t *mask;
+    int64_t mask_bytes;
+} wf_choice;
+
+/* logits [rows, vocabulary] -> ids [count] of the choices, -1 where a row has NaN or +inf, or no token is allowed. The logits
+ * stay as they are. */
+WF_API int wf_choose(wf_runtime *runtime, const float *logits, int64_t rows, int64_t vocabulary,
+                     const wf_choice *choices, int64_t count, int64_t *ids);
 
 #ifdef __cplusplus
 }

@@ -315,7 +315,7 @@ class TestChat:
     def test_a_next_turn_ends_it(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
         assert llm.tokenizer is not None
         user, _ = turn_ids(llm.tokenizer)
-        monkeypatch.setattr(import_module("wavefold.engine.choosing"), "choose", lambda *args: torch.tensor([user]))
+        monkeypatch.setattr(import_module("wavefold.engine.verdict"), "next_tokens", lambda *args: [user])
         assert llm.chat(self.MESSAGES, GREEDY).finish_reason == "stop"
         assert llm.generate(["hi"], GREEDY)[0].finish_reason == "length"
 

@@ -18,7 +18,7 @@ from wavefold.ops import Runtime, current, native
 from wavefold.ops.tuning import Tuning, usual
 from wavefold.plan import measured
 
-USUAL = Tuning("l2", 8192, 24, 0)
+USUAL = Tuning("l2", 8192, 24, 0, "none")
 IDENTITY = {"cpu": "a processor", "threads": 2, "torch": "2", "abi": 10, "isa": "avx2"}
 needs_kernels = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -34,7 +34,9 @@ class Clock:
     def __call__(self, tuning: Tuning, form: str, x_rows: int) -> float:
         self.calls += 1
         seconds = 1.0
-        if x_rows == 1:
+        if (form, x_rows) == ("bf16", 1):
+            seconds += self.cost * (tuning.plain_hint != self.best.plain_hint)
+        elif x_rows == 1 or (form, x_rows) == ("bf16", 4):
             seconds += self.cost * (tuning.hint != self.best.hint) + self.cost * (tuning.ahead != self.best.ahead)
 
         def in_float(t: Tuning) -> bool:
@@ -53,12 +55,14 @@ def quiet(step: str) -> None:
     "best",
     [
         USUAL,
-        Tuning("stream", 8192, 24, 0),
-        Tuning("l3", 2048, 24, 4),
-        Tuning("none", 8192, 64, 0),
-        Tuning("l1", 32768, 8, 1),
-        Tuning("l2", 16384, 1, 512),
-        Tuning("l2", 1024, 96, 64),
+        Tuning("stream", 8192, 24, 0, "none"),
+        Tuning("l3", 2048, 24, 4, "none"),
+        Tuning("none", 8192, 64, 0, "none"),
+        Tuning("l1", 32768, 8, 1, "none"),
+        Tuning("l2", 16384, 1, 512, "none"),
+        Tuning("l2", 1024, 96, 64, "none"),
+        Tuning("l2", 8192, 24, 0, "l3"),
+        Tuning("stream", 2048, 24, 0, "l1"),
     ],
 )
 def test_the_fastest_is_found(best: Tuning) -> None:
@@ -67,23 +71,23 @@ def test_the_fastest_is_found(best: Tuning) -> None:
 
 
 def test_an_unusual_machine_gets_back_what_others_start_with() -> None:
-    intel = Tuning("l3", 8192, 24, 4)
+    intel = Tuning("l3", 8192, 24, 4, "none")
     assert tune(Clock(USUAL), intel, True, 3, quiet).chosen == USUAL
     assert tune(Clock(intel), intel, True, 3, quiet).chosen == intel
 
 
 def test_float_rows_stay_where_there_is_one_kind() -> None:
-    assert tune(Clock(Tuning("l2", 8192, 24, 4)), USUAL, False, 3, quiet).chosen == USUAL
+    assert tune(Clock(Tuning("l2", 8192, 24, 4, "none")), USUAL, False, 3, quiet).chosen == USUAL
 
 
 def test_the_usual_stays_unless_it_is_worth_it() -> None:
-    assert tune(Clock(Tuning("l1", 4096, 48, 8), cost=0.015 / 2), USUAL, True, 3, quiet).chosen == USUAL
+    assert tune(Clock(Tuning("l1", 4096, 48, 8, "none"), cost=0.015 / 2), USUAL, True, 3, quiet).chosen == USUAL
     assert tune(Clock(USUAL, cost=0.0, noise=0.2), USUAL, True, 3, quiet).chosen == USUAL
 
 
 def test_one_slow_turn_decides_nothing() -> None:
     """Other load makes every seventh call ten times as slow."""
-    best = Tuning("l1", 16384, 48, 0)
+    best = Tuning("l1", 16384, 48, 0, "none")
     clock = Clock(best)
 
     def disturbed(tuning: Tuning, form: str, x_rows: int) -> float:
@@ -93,14 +97,14 @@ def test_one_slow_turn_decides_nothing() -> None:
 
 
 def test_a_full_sweep_says_what_was_missed() -> None:
-    found = tune(Clock(Tuning("l1", 4096, 24, 0)), USUAL, True, 3, quiet)
-    assert sweep(Clock(Tuning("l1", 4096, 24, 0)), found, 2, quiet)[0].gain == pytest.approx(0)
-    best = sweep(Clock(Tuning("stream", 16384, 24, 0)), found, 2, quiet)[0]
+    found = tune(Clock(Tuning("l1", 4096, 24, 0, "none")), USUAL, True, 3, quiet)
+    assert sweep(Clock(Tuning("l1", 4096, 24, 0, "none")), found, 2, quiet)[0].gain == pytest.approx(0)
+    best = sweep(Clock(Tuning("stream", 16384, 24, 0, "none")), found, 2, quiet)[0]
     assert (best.tuning.hint, best.tuning.ahead) == ("stream", 16384) and best.gain == pytest.approx(1 - 1 / 1.4)
 
 
 def test_stored_by_identity(tmp_path: Path) -> None:
-    path, other = tmp_path / "wavefold" / "machine.json", Tuning("none", 0, 1, 0)
+    path, other = tmp_path / "wavefold" / "machine.json", Tuning("none", 0, 1, 0, "none")
     assert tunings.stored(path, IDENTITY) is None
     tunings.keep(path, IDENTITY, USUAL)
     tunings.keep(path, IDENTITY | {"threads": 1}, other)
@@ -116,7 +120,10 @@ def test_stored_by_identity(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
     path = tmp_path / "machine.json"
-    wrong = {"identity": IDENTITY, "tuning": {"hint": "l9", "ahead": 0, "few_rows": 1, "float_rows": 0}}
+    wrong = {
+        "identity": IDENTITY,
+        "tuning": {"hint": "l9", "ahead": 0, "few_rows": 1, "float_rows": 0, "plain_hint": "l2"},
+    }
     for text in ("{", "[]", '{"tunings": 3}', '{"tunings": [3]}', json.dumps({"tunings": [wrong]})):
         path.write_text(text)
         assert tunings.stored(path, IDENTITY) is None
@@ -134,7 +141,7 @@ def test_an_interrupted_write_leaves_the_older_file(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="full"):
-        tunings.keep(path, IDENTITY, Tuning("none", 0, 1, 0))
+        tunings.keep(path, IDENTITY, Tuning("none", 0, 1, 0, "none"))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["machine.json"]
 
 
@@ -161,7 +168,7 @@ def test_the_real_clock_times_the_kernels(monkeypatch: pytest.MonkeyPatch) -> No
 @needs_kernels
 def test_who_measures_and_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """`bench tune` once, benches where nobody has, `run` never; a flag and the variable stop both."""
-    best, clocks = Tuning("l1", 4096, 24, 0), []
+    best, clocks = Tuning("l1", 4096, 24, 0, "none"), []
 
     def clock(threads: int, forms: object) -> Clock:
         clocks.append(Clock(best._replace(few_rows=usual().few_rows, float_rows=usual().float_rows)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.engine import mixes
-from wavefold import PoolFull, load
+from wavefold import PoolFull, load, ops
 from wavefold.chat import Prompt
 from wavefold.engine import Answer, Sampling
 from wavefold.engine.defaults import GenerationDefaults
@@ -85,6 +85,7 @@ def test_a_shared_random_stream_is_caught(invariant: Transformer, monkeypatch: p
     def shared(seeds: Tensor, positions: Tensor, index: Tensor) -> Tensor:
         return torch.rand(len(seeds), dtype=torch.float64, generator=generator)
 
+    monkeypatch.setattr(ops, "kernels_choose", lambda logits: False)
     monkeypatch.setattr(choosing, "uniform", shared)
     with pytest.raises(AssertionError, match="alone"):
         mixes.run(invariant, 5, seed=1)

@@ -1,7 +1,8 @@
 """The tuning of this machine: candidates take turns on products, and the usual one stays unless another is faster.
 
-    hint, ahead    one row of x through FP4, FP8 and bfloat16 weights that no cache holds: all hints at the usual
-                   distance, then all distances for the best hint
+    hint, ahead    one row of x through FP4 and FP8 weights that no cache holds, four through bfloat16: all hints at the
+                   usual distance, then all distances for the best hint
+    plain_hint     one row of x through bfloat16: all hints
     float_rows     both kinds of products at 1 to 512 rows, where the kernels have both
     few_rows       weights in registers against tiles of decoded ones at 8 to 96 rows
 
@@ -20,6 +21,9 @@ from wavefold.ops.tuning import HINTS, Tuning
 Timer = Callable[[Tuning, str, int], float]
 """Seconds of a product of weights in a format with so many rows of x."""
 FORMS = ("fp4", "fp8", "bf16")
+HINTED = (("fp4", 1), ("fp8", 1), ("bf16", 4))
+"""Products that `hint` and `ahead` are chosen by: format, rows."""
+PLAIN = (("bf16", 1),)
 AHEADS = (1024, 2048, 4096, 8192, 16384, 32768)
 FLOAT_ROWS = (1, 2, 4, 8, 16, 64, 512)
 FEW_ROWS = (8, 12, 16, 24, 32, 48, 64, 96)
@@ -53,11 +57,18 @@ def tune(time: Timer, usual: Tuning, two_ways: bool, turns: int, report: Callabl
     found = Found(usual, usual)
     report("hints")
     hints = [usual._replace(hint=hint) for hint in HINTS]
-    best = _fastest(time, "hint", hints, turns, found)
+    best = _fastest(time, "hint", hints, HINTED, turns, found)
     if best.hint != "none":
         report("distances")
-        best = _fastest(time, "ahead", [best._replace(ahead=ahead) for ahead in (*AHEADS, usual.ahead)], turns, found)
-    if best != usual and _confirmed(time, best, usual, [(form, 1) for form in FORMS], turns, found):
+        aheads = [best._replace(ahead=ahead) for ahead in (*AHEADS, usual.ahead)]
+        best = _fastest(time, "ahead", aheads, HINTED, turns, found)
+    if best != usual and _confirmed(time, best, usual, HINTED, turns, found):
+        found.chosen = best
+    report("hints of weights that are not decoded")
+    before = found.chosen
+    plain = [before._replace(plain_hint=hint) for hint in HINTS]
+    best = _fastest(time, "plain_hint", plain, PLAIN, turns, found)
+    if best != before and _confirmed(time, best, before, PLAIN, turns, found):
         found.chosen = best
     if two_ways:
         report("float32 or bfloat16")
@@ -76,7 +87,7 @@ def sweep(time: Timer, found: Found, turns: int, report: Callable[[str], None] =
     chosen = found.chosen
     every = [chosen._replace(hint=hint, ahead=ahead) for hint in HINTS[1:] for ahead in AHEADS]
     every.append(chosen._replace(hint="none"))
-    seconds = _timed(time, [chosen, *every], [(form, 1) for form in FORMS], turns)
+    seconds = _timed(time, [chosen, *every], HINTED, turns)
     candidates = [Candidate("full", tuning, _gain(seconds, tuning, chosen)) for tuning in seconds]
     return sorted(candidates, key=lambda candidate: -candidate.gain)
 
@@ -101,9 +112,11 @@ def _gain(seconds: Seconds, tuning: Tuning, usual: Tuning) -> float:
     return 1 - math.exp(sum(ratios) / len(ratios))
 
 
-def _fastest(time: Timer, stage: str, tunings: Sequence[Tuning], turns: int, found: Found) -> Tuning:
-    """Returns the fastest of the tunings with one row; notes all."""
-    seconds = _timed(time, [found.usual, *tunings], [(form, 1) for form in FORMS], turns)
+def _fastest(
+    time: Timer, stage: str, tunings: Sequence[Tuning], products: Sequence[tuple[str, int]], turns: int, found: Found
+) -> Tuning:
+    """Returns the fastest of the tunings by these products; notes all."""
+    seconds = _timed(time, [found.usual, *tunings], products, turns)
     candidates = [Candidate(stage, tuning, _gain(seconds, tuning, found.usual)) for tuning in seconds]
     found.candidates += candidates
     return max(candidates, key=lambda candidate: candidate.gain).tuning

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arithmetic(parser)
     add_activations(parser)
     parser.add_argument("--batch-invariant", action="store_true", help="sums in one order, whatever the batch")
+    parser.add_argument(
+        "--isa", metavar="NAME", help="instruction set of the kernels: avx2, ... (default: the processor's best)"
+    )
     add_huge_pages(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
 
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     check(config, args.depths, args.prompt, args.decode, args.repeats)
     longest = max([args.prompt, *args.depths]) + max_decoded(args.decode, args.repeats)
     console, screen = Console(), Console(stderr=True)
-    model.runtime = ops.current().but(batch_invariant=args.batch_invariant, activations=args.activations)
+    model.runtime = ops.current().but(isa=args.isa, batch_invariant=args.batch_invariant, activations=args.activations)
     with screen.status("loading") as status:
         contestants: list[Contestant] = [Wavefold(model, longest)]
         contestants += peers(args, folder, longest)

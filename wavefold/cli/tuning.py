@@ -21,8 +21,9 @@ TURNS = 3
 
 def add_tuning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tuning", metavar="usual|FIELD=VALUE,...",
-                        help="how the CPU kernels feed themselves: fields hint, ahead, few_rows, float_rows "
-                        "(default: WAVEFOLD_TUNING, else what `wavefold bench tune` found here, else the usual)"
+                        help="how the CPU kernels feed themselves: fields hint, ahead, few_rows, float_rows, "
+                        "plain_hint (default: WAVEFOLD_TUNING, else what `wavefold bench tune` found here, "
+                        "else the usual)"
     )  # fmt: skip
 
 

@@ -29,6 +29,11 @@ class Adjustments:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     @property
+    def penalties(self) -> tuple[float, float, float]:
+        """Repetition, presence, frequency."""
+        return self.repetition_penalty, self.presence_penalty, self.frequency_penalty
+
+    @property
     def change_nothing(self) -> bool:
         return self == Adjustments()
 
@@ -46,9 +51,8 @@ def adjusted(
     """
     counts = torch.stack([count_tokens(output, logits) for output in outputs])
     seen = torch.stack([count_tokens(prompt, logits) for prompt in prompts]) + counts > 0
-    repetition, presence, frequency = logits.new_tensor(
-        [(a.repetition_penalty, a.presence_penalty, a.frequency_penalty) for a in adjustments]
-    ).T[..., None]
+    penalties = logits.new_tensor([adjustment.penalties for adjustment in adjustments])
+    repetition, presence, frequency = penalties.T[..., None]
     bias = torch.zeros_like(logits)
     for row, adjustment in enumerate(adjustments):
         for token, value in adjustment.logit_bias.items():

@@ -5,6 +5,7 @@ token ids -> stop ids -> pieces of text (a character that takes several tokens c
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -31,6 +32,7 @@ class Answer:
     ):  # fmt: skip
         self.prompt, self.sampling, self.limit, self.index = prompt, sampling, limit, index
         self.scored_from = scored_from
+        self.prompt_ids = array("q", prompt.ids)
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob] = []

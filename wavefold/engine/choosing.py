@@ -5,12 +5,15 @@ logits -> allowed first ids -> penalties and bias -> filters -> the number of (s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wavefold import ops
 from wavefold.engine.adjust import adjusted
 from wavefold.engine.generate import only
 from wavefold.engine.sampler import Filters, choose, usable
@@ -30,10 +33,50 @@ class Row(NamedTuple):
     first_ids: Collection[int] | None = None
     number: int = 0
 
+    @property
+    def position(self) -> int:
+        return len(self.prompt) + len(self.output)
 
-def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
-    """logits [n, vocab] -> the token of each row, None for a row that is NaN or infinite."""
-    logits = _prepared(logits.detach().float().cpu(), rows)
+    @property
+    def allowed(self) -> Collection[int] | None:
+        """The ids among which the token is chosen, or None for all. Ids beyond the vocabulary are ignored."""
+        return None if self.output else self.first_ids
+
+
+def next_tokens(logits: Tensor, rows: Sequence[Row], numbers: Sequence[int]) -> list[int | None]:
+    """logits [n, vocab] -> the token of each row, None for one that is NaN or infinite. numbers[i]: of logits, row i's.
+
+    The CPU kernels choose, else torch does.
+    """
+    if not rows:
+        return []
+    logits = logits.detach()
+    if ops.kernels_choose(logits):
+        chosen = ops.choose(logits.contiguous(), list(map(functools.partial(_choice, logits), rows, numbers)))
+        return [token if token >= 0 else None for token in chosen]
+    return by_torch(logits[numbers], rows)
+
+
+def _choice(logits: Tensor, row: Row, number: int) -> ops.Choice:
+    sampling, adjustments = row.sampling, row.sampling.adjustments
+    bias = adjustments.logit_bias
+    mask = None if row.allowed is None else bits_of(row.allowed, logits.shape[-1])
+    return ops.Choice.of(
+        number, sampling.seed, row.position, row.number, sampling.filters, adjustments.penalties, row.prompt,
+        row.output, (list(bias), list(bias.values())), mask,
+    )  # fmt: skip
+
+
+def bits_of(ids: Collection[int], vocab_size: int) -> Tensor:
+    """Returns int32 [ceil(vocab_size / 32)] whose bit i says that id i is among them."""
+    allowed = np.zeros(-(-vocab_size // 32) * 32, dtype=bool)
+    allowed[[token for token in ids if token < vocab_size]] = True
+    return torch.from_numpy(np.packbits(allowed, bitorder="little").view(np.int32))
+
+
+def by_torch(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
+    """logits [n, vocab] -> the token of each of n rows, None for one that is NaN or infinite."""
+    logits = _prepared(logits.float().cpu(), rows)
     numbered = usable(logits).nonzero()[:, 0].tolist()
     tokens: list[int | None] = [None] * len(rows)
     if not numbered:
@@ -44,7 +87,7 @@ def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
     if bool(filters.temperature.any()):  # the most likely token needs no number
         numbers = uniform(
             torch.tensor([row.sampling.seed for row in chosen]),
-            torch.tensor([len(row.prompt) + len(row.output) for row in chosen]),
+            torch.tensor([row.position for row in chosen]),
             torch.tensor([row.number for row in chosen]),
         )
     ids = choose(logits if len(numbered) == len(rows) else logits[numbered], filters, numbers)
@@ -55,12 +98,12 @@ def next_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
 
 def _prepared(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Returns the logits from which tokens are drawn: with first ids, penalties and biases."""
-    first = [number for number, row in enumerate(rows) if row.first_ids is not None and not row.output]
+    first = [number for number, row in enumerate(rows) if row.allowed is not None]
     changed = [number for number, row in enumerate(rows) if not row.sampling.adjustments.change_nothing]
     if first or changed:
         logits = logits.clone()
     for number in first:
-        logits[number : number + 1] = only(logits[number : number + 1], rows[number].first_ids or ())
+        logits[number : number + 1] = only(logits[number : number + 1], rows[number].allowed or ())
     if changed:
         parts = [rows[number] for number in changed]
         logits[changed] = adjusted(

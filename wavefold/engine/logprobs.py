@@ -27,9 +27,21 @@ def logprobs(logits: Tensor, ids: Sequence[int], num_best: int) -> list[TokenLog
     For a prompt, row i of its logits belongs to token i + 1. Of equal tokens the lower id comes first. Computed in
     float64.
     """
-    values, order = logits.detach().cpu().double().log_softmax(-1).sort(descending=True, stable=True)
-    rows = torch.arange(len(logits))
-    ranks = (order == torch.tensor(list(ids))[:, None]).int().argmax(-1)
-    best = zip(order[:, :num_best].tolist(), values[:, :num_best].tolist(), strict=True)
-    came = zip(ids, values[rows, ranks].tolist(), ranks.tolist(), best, strict=True)
-    return [TokenLogprob(id, value, rank, tuple(zip(*pair, strict=True))) for id, value, rank, pair in came]
+    values = logits.detach().cpu().double().log_softmax(-1)
+    numbers = torch.tensor(list(ids))[:, None]
+    came = values.gather(-1, numbers)
+    before = (values > came) | ((values == came) & (torch.arange(values.shape[-1]) < numbers))
+    rows = zip(ids, came[:, 0].tolist(), before.sum(-1).tolist(), _most_likely(values, num_best), strict=True)
+    return [TokenLogprob(*row) for row in rows]
+
+
+def _most_likely(values: Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """values [n, vocab] -> (id, value) of the `count` largest in each row, in order, lower ids first where equal."""
+    if count == 0:
+        return [()] * len(values)
+    best = []
+    for row, least in zip(values, values.topk(min(count, values.shape[-1])).values[:, -1], strict=True):
+        ids = (row >= least).nonzero()[:, 0]
+        order = ids[row[ids].argsort(descending=True, stable=True)][:count]
+        best.append(tuple(zip(order.tolist(), row[order].tolist(), strict=True)))
+    return best

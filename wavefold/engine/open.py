@@ -151,7 +151,7 @@ def values_of(
         "torch version": torch.__version__,
         "torch's instruction set": torch.backends.cpu.get_cpu_capability(),
         "kernels' instruction set": ops.current().isa if kernels else "none: torch computes",
-        "few_rows and float_rows": str(tuning[2:]) if tuning else "none: torch computes",
+        "few_rows and float_rows": str((tuning.few_rows, tuning.float_rows)) if tuning else "none: torch computes",
         "batch_invariant": batch_invariant,
         "activations": activations,
         "threads": "any" if kernels else torch.get_num_threads(),

@@ -73,4 +73,4 @@ def choice_rows(span: PlannedSpan) -> list[Row]:
     request, answer = span.request, answer_of(span.request)
     outputs = [request.output] + [[*request.output, *span.drafts[:number]] for number in range(1, len(span.drafts) + 1)]
     prompt = answer.prompt
-    return [Row(answer.sampling, prompt.ids, output, prompt.first_ids, answer.index) for output in outputs]
+    return [Row(answer.sampling, answer.prompt_ids, output, prompt.first_ids, answer.index) for output in outputs]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 
+from wavefold import ops
 from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter
@@ -139,7 +140,8 @@ class Runner:
             if plan.spans:
                 rows = rows_of(plan.spans)
                 logits = self.model.forward_step(self._opened(plan, rows))
-                found = verdicts(logits, rows.spans)
+                with (self.model.runtime or ops.current()).active():
+                    found = verdicts(logits, rows.spans)
         except BaseException:
             self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
             raise

@@ -32,10 +32,7 @@ class Verdict(NamedTuple):
 def verdicts(logits: Tensor, spans: Sequence[SpanRows]) -> list[Verdict]:
     """logits float32 [rows that are wanted, vocab] -> the verdict on each span. No request changes."""
     numbers = [number for rows in spans for number in rows.choice_rows]
-    chosen: list[int | None] = []
-    if numbers:
-        part = logits if len(numbers) == len(logits) else logits[numbers]
-        chosen = next_tokens(part, [row for rows in spans if rows.choices for row in choice_rows(rows.span)])
+    chosen = next_tokens(logits, [row for rows in spans if rows.choices for row in choice_rows(rows.span)], numbers)
     by_row = dict(zip(numbers, chosen, strict=True))
     return [_verdict(logits, rows, [by_row[number] for number in rows.choice_rows]) for rows in spans]
 

@@ -2,6 +2,7 @@
 
 from wavefold.ops.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.ops.backend import kernels_run
+from wavefold.ops.choose import Choice, choose, kernels_choose
 from wavefold.ops.compress import compress
 from wavefold.ops.expert import expert
 from wavefold.ops.expert_rows import ExpertRows, moves_rows
@@ -25,11 +26,11 @@ from wavefold.ops.runtime import ACTIVATIONS, BACKENDS, Runtime, current, isas, 
 from wavefold.ops.tuning import Tuning
 
 __all__ = [
-    "ACTIVATIONS", "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "ExpertRows", "FlopCounter",
-    "RunningSoftmax", "RunningTopK", "Runtime", "Table", "Tuning", "attend_sequences", "balance_loss", "choose_entries",
-    "choose_experts", "compress", "compress_blocks", "counting", "cross_entropy_", "current", "expert",
-    "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights", "index_rotate",
-    "index_scores", "index_weights", "isas", "kernels_run", "kv_sim", "linear", "linear_wide", "moves_rows", "part",
-    "rms_norm", "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate", "route_weights", "router_scores",
-    "sequence_index_loss", "sinkhorn", "timing", "unit_rms_norm", "using",
+    "ACTIVATIONS", "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "Choice", "ExpertRows",
+    "FlopCounter", "RunningSoftmax", "RunningTopK", "Runtime", "Table", "Tuning", "attend_sequences", "balance_loss",
+    "choose", "choose_entries", "choose_experts", "compress", "compress_blocks", "counting", "cross_entropy_",
+    "current", "expert", "grouped_linear", "hc_collapse", "hc_expand", "hc_head", "hc_read", "hc_split", "hc_weights",
+    "index_rotate", "index_scores", "index_weights", "isas", "kernels_choose", "kernels_run", "kv_sim", "linear",
+    "linear_wide", "moves_rows", "part", "rms_norm", "rms_norm_rotated", "rope_frequencies", "rope_table", "rotate",
+    "route_weights", "router_scores", "sequence_index_loss", "sinkhorn", "timing", "unit_rms_norm", "using",
 ]  # fmt: skip

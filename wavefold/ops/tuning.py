@@ -1,4 +1,4 @@
-"""How the CPU kernels feed themselves and choose among themselves: four values that differ by processor.
+"""How the CPU kernels feed themselves and choose among themselves: five values that differ by processor.
 
     Tuning.parse("hint=l2,ahead=8192")   the usual one, with these fields in place of its own
     usual(isa)                           the library's, for a processor that nobody has measured
@@ -16,6 +16,7 @@ from wavefold.ops.native import library
 
 HINTS = ("none", "stream", "l1", "l2", "l3")
 """Kinds of hints, by their number in the library."""
+HINT_FIELDS = ("hint", "plain_hint")
 RANGES = {"ahead": (0, 1 << 20), "few_rows": (1, 256), "float_rows": (0, 1024)}
 VARIABLE = "WAVEFOLD_TUNING"
 USUAL = "usual"
@@ -24,7 +25,7 @@ TWO_WAYS = ("avx512bf16",)
 
 
 class Tuning(NamedTuple):
-    """The four values. `hint` and `ahead` never change a bit of a result; the others change the order of sums.
+    """The five values. Hints and `ahead` never change a bit of a result; the others change the order of sums.
 
     hint        the place that weights are asked into before their use: "none" (nobody asks), "stream" (near the core,
                 past the other caches), "l1", "l2" or "l3"
@@ -33,12 +34,14 @@ class Tuning(NamedTuple):
                 1 to 256; a batch-invariant runtime has no tiles
     float_rows  rows of x from which products are float32 multiply-adds on a processor that has products of bfloat16:
                 1 to 1024, or 0 for never. A batch-invariant runtime takes 1 as it is and any other number as 0
+    plain_hint  `hint` for weights that are not decoded (bfloat16, float32) and one row of x
     """
 
     hint: str
     ahead: int
     few_rows: int
     float_rows: int
+    plain_hint: str
 
     @classmethod
     def parse(cls, text: str, base: Tuning | None = None) -> Tuning:
@@ -54,22 +57,23 @@ class Tuning(NamedTuple):
                     f"tuning {part!r} is not allowed; expected {USUAL}, or FIELD=VALUE,... with fields of "
                     f"{', '.join(cls._fields)}"
                 )
-            values[field] = value if field == "hint" else _number(field, value)
+            values[field] = value if field in HINT_FIELDS else _number(field, value)
         return cls(**values).checked()
 
     def checked(self) -> Tuning:
         """Returns this tuning. Raises ValueError for a value that the library does not take."""
-        if self.hint not in HINTS:
-            raise ValueError(f"tuning hint = {self.hint!r} is not allowed; expected one of {', '.join(HINTS)}")
+        for field in HINT_FIELDS:
+            if (hint := getattr(self, field)) not in HINTS:
+                raise ValueError(f"tuning {field} = {hint!r} is not allowed; expected one of {', '.join(HINTS)}")
         for field, (least, most) in RANGES.items():
             value = getattr(self, field)
             if not least <= value <= most:
                 raise ValueError(f"tuning {field} = {value} is not allowed; expected {_range(field)}")
         return self
 
-    def numbers(self) -> tuple[int, int, int, int]:
+    def numbers(self) -> tuple[int, ...]:
         """Returns the fields of wf_tuning."""
-        return HINTS.index(self.hint), self.ahead, self.few_rows, self.float_rows
+        return tuple(HINTS.index(value) if field in HINT_FIELDS else value for field, value in self._asdict().items())
 
     def __str__(self) -> str:
         return ",".join(f"{field}={value}" for field, value in self._asdict().items())
@@ -77,8 +81,8 @@ class Tuning(NamedTuple):
 
 def usual(isa: str | None = None) -> Tuning:
     """Returns the tuning of an instruction set (None: the best) on this processor where nobody has measured."""
-    hint, *rest = library.usual_tuning(isa)
-    return Tuning(HINTS[hint], *rest)
+    hint, ahead, few_rows, float_rows, plain_hint = library.usual_tuning(isa)
+    return Tuning(HINTS[hint], ahead, few_rows, float_rows, HINTS[plain_hint])
 
 
 def default(isa: str | None = None) -> Tuning:

@@ -35,9 +35,9 @@ def operands(form: str, x_rows: int) -> tuple[Tensor, Weight]:
 
 
 def test_what_may_be_written() -> None:
-    base = Tuning("l2", 8192, 24, 0)
-    assert Tuning.parse("hint=stream, ahead=0", base) == Tuning("stream", 0, 24, 0)
-    assert Tuning.parse("few_rows=256,float_rows=1024", base) == Tuning("l2", 8192, 256, 1024)
+    base = Tuning("l2", 8192, 24, 0, "none")
+    assert Tuning.parse("hint=stream, ahead=0", base) == Tuning("stream", 0, 24, 0, "none")
+    assert Tuning.parse("few_rows=256,float_rows=1024", base) == Tuning("l2", 8192, 256, 1024, "none")
     assert Tuning.parse("usual", base) == base and Tuning.parse("usual") == usual()
     assert Tuning.parse(str(base), usual()) == base
 
@@ -46,6 +46,7 @@ def test_what_may_be_written() -> None:
     ("text", "message"),
     [
         ("hint=l9", "hint = 'l9' is not allowed; expected one of none, stream, l1, l2, l3"),
+        ("plain_hint=8", "plain_hint = '8' is not allowed; expected one of none, stream, l1, l2, l3"),
         ("ahead=1048577", "ahead = 1048577 is not allowed; expected 0 to 1048576"),
         ("ahead=-1", "ahead = -1 is not allowed; expected 0 to 1048576"),
         ("ahead=far", "ahead = 'far' is not allowed; expected 0 to 1048576"),
@@ -83,7 +84,7 @@ def test_who_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ops.Runtime().tuning == usual() and "tuning" not in repr(ops.Runtime())
     monkeypatch.setenv("WAVEFOLD_TUNING", "ahead=64")
     assert ops.Runtime().tuning == default() == usual()._replace(ahead=64) and "ahead=64" in repr(ops.Runtime())
-    own = Tuning("none", 0, 1, 0)
+    own = Tuning("none", 0, 1, 0, "none")
     assert ops.Runtime(tuning=own).tuning == own
     assert ops.Runtime(tuning=own).but(threads=1).tuning == own
     assert ops.Runtime(tuning=own).but(tuning=usual()).tuning == usual()
@@ -105,7 +106,9 @@ def test_hints_change_no_bit(isa: str, form: str) -> None:
         expected = product(form, x_rows, usual(isa), isa)
         for hint in HINTS:
             for ahead in (0, 100, 1 << 20):
-                assert torch.equal(product(form, x_rows, usual(isa)._replace(hint=hint, ahead=ahead), isa), expected)
+                assert torch.equal(
+                    product(form, x_rows, usual(isa)._replace(hint=hint, ahead=ahead, plain_hint=hint), isa), expected
+                )
 
 
 @pytest.mark.parametrize("form", FORMS)

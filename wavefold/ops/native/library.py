@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 11
+ABI = 12
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -54,7 +54,7 @@ class MatrixStruct(ctypes.Structure):
 class TuningStruct(ctypes.Structure):
     """wf_tuning."""
 
-    _fields_ = tuple((name, ctypes.c_int32) for name in ("hint", "ahead", "few_rows", "float_rows"))
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("hint", "ahead", "few_rows", "float_rows", "plain_hint"))
 
 
 _int32, _int64, _pointer, _matrix = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(MatrixStruct)
@@ -93,6 +93,7 @@ SIGNATURES: dict[str, list[Any]] = {
         _int64,
     ],
     "wf_forward": [_pointer, _pointer, _int64, *[_pointer] * 2, _int64, *[_pointer] * 3],
+    "wf_choose": [_pointer, _pointer, *_two, _pointer, _int64, _pointer],
     "wf_hc_read": [*[_pointer] * 3, _int64, *[_pointer] * 4],
     "wf_hc_read_grad": [*[_pointer] * 3, _int64, *[_pointer] * 9],
     "wf_norm": [*[_pointer] * 3, *_two, ctypes.c_float, *[_pointer] * 2],
@@ -207,7 +208,7 @@ def usual_tuning(isa: str | None) -> tuple[int, ...]:
     """Returns the fields of wf_tuning for an instruction set (None: the best) where nobody has measured."""
     tuning = TuningStruct()
     check(require().wf_usual_tuning(None if isa is None else isa.encode(), ctypes.byref(tuning)))
-    return tuning.hint, tuning.ahead, tuning.few_rows, tuning.float_rows
+    return tuple(getattr(tuning, field[0]) for field in TuningStruct._fields_)
 
 
 class Handle:
@@ -220,9 +221,7 @@ class Handle:
     for more threads than can be started, for an unknown instruction set, and for a tuning out of range.
     """
 
-    def __init__(
-        self, threads: int, isa: str | None, batch_invariant: bool, int8: bool, tuning: tuple[int, int, int, int]
-    ):
+    def __init__(self, threads: int, isa: str | None, batch_invariant: bool, int8: bool, tuning: tuple[int, ...]):
         self.threads = threads
         self._address = ctypes.c_void_p()
         self._process = _process
