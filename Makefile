@@ -25,7 +25,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces distribution package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -38,6 +38,7 @@ help:
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make threads   two models from four Python threads under the address sanitizer, runtimes from four C++ threads"
 	@echo "               under the thread sanitizer, SOAK_S=$(SOAK_S) each (needs cmake)"
+	@echo "make distribution  two million tokens with guesses against exact probabilities, a few minutes"
 	@echo "make traces    random traces through the scheduler, every step checked, STEPS=$(STEPS) SEED=$(SEED)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
@@ -98,6 +99,9 @@ threads: $(STAMP)
 	    WAVEFOLD_NATIVE=build/sanitize/libwavefold_kernels.so $(BIN)/python -m tests.two_models $(SOAK_S)
 
 # Requests come, go, are aborted and preempted at random in tiny pools; some minutes on one core.
+distribution: $(STAMP)
+	$(BIN)/python -m tests.engine.distribution
+
 traces: $(STAMP)
 	$(BIN)/python -m tests.engine.traces --steps $(STEPS) --seed $(SEED)
 

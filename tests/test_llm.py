@@ -154,8 +154,9 @@ class TestGenerate:
         """A field that somebody adds to `Sampling` reaches the answer."""
         honoured = {field.name for field in fields(ResolvedSampling)} | {field.name for field in fields(Adjustments)}
         renamed = {"stop_ids", "show_special"}  # eos_ids and other_ids; an argument of Answer
+        renamed |= {"json_schema", "regex", "choices"}  # constraint
         assert {field.name for field in fields(Sampling)} == (honoured | renamed) - {
-            "fit_window", "eos_ids", "other_ids", "adjustments",
+            "fit_window", "eos_ids", "other_ids", "adjustments", "constraint",
         }  # fmt: skip
 
     def test_defaults_are_the_checkpoints(self, folder: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from wavefold.engine import Answer, Completion, ResolvedSampling, Runner, Sampli
 from wavefold.engine.batch import run_all
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.generate import fitted
+from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
 from wavefold.engine.request import Request
@@ -96,6 +97,7 @@ class LLM:
         self._runner: Runner | None = self._new_runner(0)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._warned: set[str] = set()
+        self._grammars: Grammars | None = None
 
     @property
     def model(self) -> Transformer:
@@ -249,7 +251,10 @@ class LLM:
     def _request(self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0) -> Request:
         """Returns the request for answer `index` to a prompt. Raises ValueError if it does not fit the window."""
         text = prompt if isinstance(prompt, str) else None
-        if isinstance(prompt, str):
+        grammar = self._grammar(prompt, resolved)
+        if isinstance(prompt, str) and grammar is not None:
+            prompt = Prompt(self._needs_tokenizer().encode(prompt, bos=True))
+        elif isinstance(prompt, str):
             prompt = self.prompt(prompt)
         elif not isinstance(prompt, Prompt):
             prompt = Prompt(token_ids(prompt))
@@ -259,8 +264,25 @@ class LLM:
             taken = prompt.taken.decode("utf-8", errors="replace")
             text = self._needs_tokenizer().decode(prompt.ids, show_special=sampling.show_special) + taken
         echo_text = text or "" if resolved.echo else ""
-        answer = Answer(prompt, resolved, limit, self.tokenizer, sampling.show_special, index, echo_text)
+        answer = Answer(
+            prompt, resolved, limit, self.tokenizer, sampling.show_special, index, echo_text,
+            grammar=None if grammar is None else grammar.start(),
+        )  # fmt: skip
         return Request(next(self._numbers), prompt.ids, max_tokens, sampling=answer)
+
+    def _grammar(self, prompt: TextOrIds, resolved: ResolvedSampling) -> Grammar | None:
+        """Returns the compiled constraint of an answer, or None. Raises ValueError for one that cannot be used."""
+        if resolved.constraint is None:
+            return None
+        if isinstance(prompt, Prompt) and prompt.first_ids is not None:
+            raise ValueError(
+                f"a prompt whose last token is open to another one and {resolved.constraint.kind} are not allowed "
+                "together; give the prompt as a text or as token ids"
+            )
+        tokenizer = self._needs_tokenizer()
+        if self._grammars is None:
+            self._grammars = Grammars(tokenizer, self.model.config.vocab_size, resolved.eos_ids)
+        return self._grammars.compile(resolved.constraint)
 
     def _ids(self, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
         if isinstance(text, str):

@@ -55,7 +55,7 @@ def test_the_model_that_ships() -> None:
         sampling = Sampling(temperature=0 if number % 2 else 0.8, seed=number, top_p=0.95)
         answer = Answer(Prompt(prompt), sampling.resolved(GenerationDefaults(), model.config))
         requests.append(Request(number, prompt, 24, sampling=answer))
-    runner = Runner(model, 8, step_tokens=64 + 16 * 3, draft_depth=3, max_running=16)
+    runner = Runner(model, 8, step_tokens=64 + 16 * 3, draft_depth=3, max_running=16, chunk_tokens=40)
     for request in requests:
         runner.add(request)
     while not runner.idle:

@@ -66,7 +66,8 @@ def test_the_ends_of_all_ranges_are_allowed() -> None:
 def test_every_field_has_a_range() -> None:
     """A field that somebody adds is checked too, or is a choice of two."""
     checked = {field for field, _, _ in REFUSED}
-    assert {field.name for field in fields(Sampling)} - checked == {"show_special", "echo"}
+    constraints = {"json_schema", "regex", "choices"}  # tests/engine/test_grammar.py
+    assert {field.name for field in fields(Sampling)} - checked == {"show_special", "echo"} | constraints
 
 
 def test_resolved() -> None:

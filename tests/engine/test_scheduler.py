@@ -62,6 +62,16 @@ class TestStep:
         assert rows(step(scheduler)[0]) == [("a", 12, 1, 0), ("b", 98, 22, 0), ("c", 0, 27, 0)]
         assert rows(step(scheduler)[0]) == [("a", 13, 1, 0), ("b", 120, 1, 0), ("c", 27, 3, 0)]
 
+    def test_a_decode_waits_for_one_chunk_at_most(self) -> None:
+        scheduler = Scheduler(8, 4, 100, chunk_tokens=20)
+        added(scheduler, "a", 10)
+        assert rows(step(scheduler)[0]) == [("a", 0, 10, 0)]
+        added(scheduler, "b", 30), added(scheduler, "c", 150)
+        assert rows(step(scheduler)[0]) == [("a", 10, 1, 0), ("b", 0, 20, 0)]
+        assert rows(step(scheduler)[0]) == [("a", 11, 1, 0), ("b", 20, 10, 0), ("c", 0, 10, 0)]
+        scheduler.abort("a"), scheduler.abort("b")
+        assert rows(step(scheduler)[0]) == [("c", 10, 100, 0)], "nobody decodes, so the step is full"
+
     def test_drafts(self) -> None:
         scheduler = Scheduler(8, 2, 50, draft_depth=2)
         request = added(scheduler, "a", 10, 8)
@@ -76,6 +86,17 @@ class TestStep:
         plan = scheduler.schedule()
         scheduler.complete(plan, [Result([4, 8], [1, 1, 1])])
         assert len(scheduler.schedule().spans[0].drafts) == 0, "one token is left of 8, so no draft can be used"
+
+    def test_forced_tokens_are_read_like_a_prompt(self) -> None:
+        scheduler = Scheduler(8, 2, 50, draft_depth=2)
+        request = added(scheduler, "a", 10, 90)
+        plan = scheduler.schedule()
+        output = scheduler.complete(plan, [Result([7, 1, 2, 3], [9], forced=3)])[0]
+        assert (output.tokens, request.num_tokens, request.num_cached) == ([7, 1, 2, 3], 14, 10)
+        assert rows(step(scheduler)[0]) == [("a", 10, 4, 0)], "no drafts beside them"
+        plan = scheduler.schedule()
+        scheduler.complete(plan, [Result(range(1, 72), forced=70)])
+        assert [rows(step(scheduler)[0]) for _ in range(2)] == [[("a", 15, 50, 0)], [("a", 65, 21, 0)]]
 
     def test_drafts_are_dropped_before_anybody_is_preempted(self) -> None:
         scheduler = Scheduler(3, 2, 400, draft_depth=3)

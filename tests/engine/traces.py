@@ -24,7 +24,10 @@ Make = Callable[[Bounds], Scheduler]
 
 
 def scheduler_of(bounds: Bounds, kind: type[Scheduler] = Scheduler) -> Scheduler:
-    return kind(bounds.num_blocks, bounds.max_running, bounds.step_tokens, bounds.draft_depth, bounds.age_steps)
+    return kind(
+        bounds.num_blocks, bounds.max_running, bounds.step_tokens, bounds.draft_depth, bounds.age_steps,
+        bounds.chunk_tokens,
+    )  # fmt: skip
 
 
 class Episode:
@@ -38,9 +41,10 @@ class Episode:
             num_blocks=random.randint(1, 12), max_running=max_running, draft_depth=draft_depth,
             step_tokens=max_running * (1 + draft_depth) + room, age_steps=random.choice([1, 4, 16, 50]),
             top_priority=random.choice([0, 1, 5]), most_tokens=random.choice([1, 10, 100, 200, 400]),
+            chunk_tokens=random.choice([1, 7, 50, 200, 10**9, 10**9]),
         )  # fmt: skip
         if bounds.drain_steps > 1000:  # a starving request would be seen too late
-            bounds = replace(bounds, step_tokens=bounds.step_tokens + 50)
+            bounds = replace(bounds, step_tokens=bounds.step_tokens + 50, chunk_tokens=max(bounds.chunk_tokens, 50))
         self.bounds = bounds
         self.scheduler = make(bounds)
         self.watch = Watch(self.scheduler, bounds)
@@ -50,6 +54,7 @@ class Episode:
         self.cancels = random.choice([0, 0, 0.01])
         self.stops = random.choice([0, 0.002, 0.1])
         self.accepts = random.choice([0, 0.5, 0.9, 1])
+        self.forces = random.choice([0, 0, 0.1, 0.5])
         self.urgent = random.random() < 0.5
         self.counts: Counter[str] = Counter()
         self.next_id = 0
@@ -136,7 +141,12 @@ class Episode:
         if self.stops and random() < self.stops:
             return Result(TOKENS[: int(random() * (count + 1))], (), "stop")
         depth = self.bounds.draft_depth
-        return Result(TOKENS[:count], TOKENS[: int(random() * (depth + 2))] if depth else ())
+        drafts = TOKENS[: int(random() * (depth + 2))] if depth else ()
+        forced = 0
+        if self.forces and random() < self.forces:
+            forced = int(random() ** 3 * (span.request.max_tokens - len(span.request.output) - count + 1))
+            self.counts["forced tokens"] += forced
+        return Result([*TOKENS[:count], *[5] * forced], drafts, forced=forced)
 
 
 def run(

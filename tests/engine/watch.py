@@ -42,11 +42,12 @@ class Bounds:
     age_steps: int
     top_priority: int
     most_tokens: int
+    chunk_tokens: int = 10**9
 
     @property
     def drain_steps(self) -> int:
         """T of the bound in the scheduler's docstring."""
-        room = self.step_tokens - self.max_running * (1 + self.draft_depth)
+        room = min(self.chunk_tokens, self.step_tokens - self.max_running * (1 + self.draft_depth))
         return -(-128 * self.num_blocks // room) + self.most_tokens
 
 
@@ -137,7 +138,11 @@ class Watch:
         assert len(self.running) <= self.bounds.max_running, f"{len(self.running)} requests run"
         assert plan.spans or not self.alive, "nothing runs"
         self.dropped_drafts += cut
-        self._prompts_in_order(read, rows + cut)
+        chunk = sum(read.values())
+        assert not decodes or chunk <= self.bounds.chunk_tokens, f"{chunk} rows of prompts beside decodes"
+        self._prompts_in_order(
+            read, rows + cut == self.bounds.step_tokens or (decodes and chunk == self.bounds.chunk_tokens)
+        )
         used = self.check_blocks()
         assert not cut or used == self.bounds.num_blocks, "drafts were dropped with blocks free"
         if admitted:
@@ -173,11 +178,11 @@ class Watch:
         for seen in preempted:
             seen.running, seen.cached, seen.drafts, seen.blocks = False, 0, 0, 0
 
-    def _prompts_in_order(self, read: dict[Seen, int], rows: int) -> None:
+    def _prompts_in_order(self, read: dict[Seen, int], is_full: bool) -> None:
         """No prompt is cut short while a step has rows left; nobody has rows before a prompt of higher priority."""
         cut = [seen.standing for seen in self.running if seen.known - seen.cached > max(1, read.get(seen, 0))]
         if cut:
-            assert rows == self.bounds.step_tokens, "a prompt waits although the step has rows left"
+            assert is_full, "a prompt waits although the step has rows left"
             last = max((seen.standing for seen in read), default=min(cut))
             assert last <= min(cut), "a prompt was read before another of higher priority"
 
@@ -199,9 +204,11 @@ class Watch:
                 continue
             seen.known += len(result.tokens)
             seen.left -= len(result.tokens)
-            seen.cached = seen.known - 1
+            seen.cached = seen.known - 1 - result.forced
             seen.blocks = blocks_for(seen.cached)
             seen.drafts = max(0, min(len(result.drafts), self.bounds.draft_depth, seen.left - 1))
+            if result.forced:
+                seen.drafts = 0
             reason = result.finish or ("length" if seen.left == 0 else None)
             assert seen.left >= 0, "the answer is longer than max_tokens"
             assert next(rest) == Output(seen.request, result.tokens, reason)

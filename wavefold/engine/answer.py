@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from wavefold.chat import Prompt, StreamDecoder, Tokenizer
 from wavefold.engine.completion import Completion
+from wavefold.engine.grammar import GrammarState
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.request import FinishReason
 from wavefold.engine.sampling import ResolvedSampling
@@ -23,15 +24,17 @@ class Answer:
 
     `limit` is the finish reason of an answer that has all its tokens. `index`: its number among a prompt's answers.
     `echo_text` begins its text. `scored_from`: the first token of the prompt whose log probability is wanted, from 1.
+    `grammar`: what its text may be.
     A model without a tokenizer gives each id, with a blank after it, as a piece.
     """
 
     def __init__(
         self, prompt: Prompt, sampling: ResolvedSampling, limit: str = "length", tokenizer: Tokenizer | None = None,
         show_special: bool = False, index: int = 0, echo_text: str = "", scored_from: int = 1,
+        grammar: GrammarState | None = None,
     ):  # fmt: skip
         self.prompt, self.sampling, self.limit, self.index = prompt, sampling, limit, index
-        self.scored_from = scored_from
+        self.scored_from, self.grammar = scored_from, grammar
         self.prompt_ids = array("q", prompt.ids)
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -68,13 +71,31 @@ class Answer:
                 finish = "eos" if token in self.sampling.eos_ids else "stop"
                 break
             kept.append(token)
+            if self.grammar is not None:
+                self.grammar.advance(token)
             self._push(f"{token} " if self._decoder is None else self._stops.push(self._decoder.push(token)))
-            if self._stops.found:
+            if self._stops.found or (self.grammar is not None and self.grammar.is_complete):
                 finish = "stop"
                 break
         self.tokens += kept
         self.logprobs += [entry for _, entry in zip(kept, logprobs, strict=False)]
         return kept, finish
+
+    def take_forced(self, most: int) -> tuple[list[int], FinishReason | None]:
+        """Takes tokens, at most `most`, that its grammar leaves no choice of. Returns what `take` does.
+
+        There are none where log probabilities are wanted: no pass has their logits.
+        """
+        forced: list[int] = []
+        if self.grammar is None or self.sampling.logprobs is not None:
+            return forced, None
+        finish: FinishReason | None = None
+        while finish is None and len(forced) < most and not self.grammar.error:
+            if (token := self.grammar.only_token) is None:
+                break
+            kept, finish = self.take([token], ())
+            forced += kept
+        return forced, finish
 
     def spent(self, before: int, seconds: float, cache_bytes: int) -> None:
         """Counts a pass that ran rows of this answer, which had `before` of `num_chosen` tokens until then."""

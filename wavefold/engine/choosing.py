@@ -24,7 +24,8 @@ from wavefold.engine.uniform import uniform
 class Row(NamedTuple):
     """How the token after `prompt` and `output` is chosen. `number`: of the answer, among those to the prompt.
 
-    `first_ids`: the ids among which the first token of an answer is chosen (None: all).
+    `first_ids`: the ids among which the first token of an answer is chosen (None: all). `mask` int32
+    [ceil(vocab / 32)]: bit i allows token i (None: all are allowed).
     """
 
     sampling: ResolvedSampling
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     output: Sequence[int]
     first_ids: Collection[int] | None = None
     number: int = 0
+    mask: Tensor | None = None
 
     @property
     def position(self) -> int:
@@ -60,7 +62,7 @@ def next_tokens(logits: Tensor, rows: Sequence[Row], numbers: Sequence[int]) -> 
 def _choice(logits: Tensor, row: Row, number: int) -> ops.Choice:
     sampling, adjustments = row.sampling, row.sampling.adjustments
     bias = adjustments.logit_bias
-    mask = None if row.allowed is None else bits_of(row.allowed, logits.shape[-1])
+    mask = row.mask if row.allowed is None else bits_of(row.allowed, logits.shape[-1])
     return ops.Choice.of(
         number, sampling.seed, row.position, row.number, sampling.filters, adjustments.penalties, row.prompt,
         row.output, (list(bias), list(bias.values())), mask,
@@ -72,6 +74,14 @@ def bits_of(ids: Collection[int], vocab_size: int) -> Tensor:
     allowed = np.zeros(-(-vocab_size // 32) * 32, dtype=bool)
     allowed[[token for token in ids if token < vocab_size]] = True
     return torch.from_numpy(np.packbits(allowed, bitorder="little").view(np.int32))
+
+
+def allowed_by(mask: Tensor | None, vocab_size: int) -> Tensor:
+    """Returns bool [vocab_size]: the bits of a mask, True throughout for None."""
+    if mask is None:
+        return torch.ones(vocab_size, dtype=torch.bool)
+    bits = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")
+    return torch.from_numpy(bits[:vocab_size].astype(bool))
 
 
 def by_torch(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
@@ -97,11 +107,14 @@ def by_torch(logits: Tensor, rows: Sequence[Row]) -> list[int | None]:
 
 
 def _prepared(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Returns the logits from which tokens are drawn: with first ids, penalties and biases."""
+    """Returns the logits from which tokens are drawn: with first ids, masks, penalties and biases."""
     first = [number for number, row in enumerate(rows) if row.allowed is not None]
+    masked = [number for number, row in enumerate(rows) if row.mask is not None]
     changed = [number for number, row in enumerate(rows) if not row.sampling.adjustments.change_nothing]
-    if first or changed:
+    if first or masked or changed:
         logits = logits.clone()
+    for number in masked:
+        logits[number, ~allowed_by(rows[number].mask, logits.shape[-1])] = -torch.inf
     for number in first:
         logits[number : number + 1] = only(logits[number : number + 1], rows[number].allowed or ())
     if changed:

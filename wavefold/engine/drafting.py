@@ -34,13 +34,13 @@ class Drafter:
         if all(span.num_tokens == 1 and span.wanted for span in spans):
             self._speculation.cost.observe(sum(1 + len(span.drafts) for span in spans), seconds)
 
-    def observe(self, span: PlannedSpan, tokens: Sequence[int]) -> None:
-        """Is told of the tokens that were chosen for a span: as many as its accepted drafts and one."""
+    def observe(self, span: PlannedSpan, tokens: Sequence[int], forced: Sequence[int] = ()) -> None:
+        """Is told of a span's tokens: as many chosen ones as its accepted drafts and one, then forced ones."""
         request = span.request
         drafts = self._requests.get(request)
         if drafts is None:
             drafts = self._requests[request] = _Drafts(self._proposer(), [*request.prompt, *request.output])
-        drafts.tokens += tokens
+        drafts.tokens += [*tokens, *forced]
         drafts.proposer.observe(len(tokens) - 1, len(span.drafts))
         drafts.acceptance.observe(len(tokens) - 1, len(span.drafts))
 

@@ -82,11 +82,13 @@ class Result(NamedTuple):
     """What a wanted span gave: one token more than the drafts that were accepted, or fewer if the answer ended.
 
     `drafts` are guesses of the tokens after `tokens`, for the next step. `finish`: why the answer ended, if it did.
+    The last `forced` of the tokens were never chosen, because nothing else was allowed: the next step reads them.
     """
 
     tokens: Sequence[int]
     drafts: Sequence[int] = ()
     finish: FinishReason | None = None
+    forced: int = 0
 
 
 class Output(NamedTuple):

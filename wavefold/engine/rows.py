@@ -72,5 +72,9 @@ def choice_rows(span: PlannedSpan) -> list[Row]:
     """Returns how the token after the last known one is chosen, and the token after each draft, if it is right."""
     request, answer = span.request, answer_of(span.request)
     outputs = [request.output] + [[*request.output, *span.drafts[:number]] for number in range(1, len(span.drafts) + 1)]
-    prompt = answer.prompt
-    return [Row(answer.sampling, answer.prompt_ids, output, prompt.first_ids, answer.index) for output in outputs]
+    masks = answer.grammar.masks(span.drafts) if answer.grammar else [None] * len(outputs)
+    first_ids = answer.prompt.first_ids
+    return [
+        Row(answer.sampling, answer.prompt_ids, output, first_ids, answer.index, mask)
+        for output, mask in zip(outputs, masks, strict=True)
+    ]

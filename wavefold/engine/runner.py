@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 
 import torch
 
@@ -30,6 +31,8 @@ from wavefold.model.transformer import PASS_TOKENS
 from wavefold.waves.agreement import num_ranks
 
 MAX_RUNNING = 16
+CHUNK_TOKENS = 256
+"""Rows of prompts in a step that decodes: an answer that goes on waits for no more."""
 MOST_DRAFTS = REWIND - 1
 
 
@@ -37,13 +40,15 @@ class Runner:
     """Runs requests whose `sampling` is an `Answer`. Any thread may call it; one step runs at a time.
 
     `num_blocks` of 128 tokens are shared by at most `max_running` requests; the pool is there while there are requests.
-    A step has at most `step_tokens` rows, and at most `draft_depth` drafts for each request (0: none are made).
+    A step has at most `step_tokens` rows, of prompts at most `chunk_tokens` beside requests that decode, and at most
+    `draft_depth` drafts for each request (0: none are made).
     Raises ValueError for numbers out of range, and for drafts over several processes, which would choose other depths.
     """
 
     def __init__(
         self, model: Transformer, num_blocks: int, max_running: int = MAX_RUNNING, step_tokens: int = PASS_TOKENS,
         draft_depth: int = 0, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter,
+        chunk_tokens: int = CHUNK_TOKENS,
     ):  # fmt: skip
         if not 0 <= draft_depth <= MOST_DRAFTS:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
@@ -51,7 +56,8 @@ class Runner:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed over {num_ranks()} processes; expected 0")
         self.model, self.num_blocks = model, num_blocks
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
-        self._scheduler = Scheduler(*self._numbers)
+        self._new_scheduler = partial(Scheduler, *self._numbers, chunk_tokens=chunk_tokens)
+        self._scheduler = self._new_scheduler()
         self._drafter = drafter or Drafter(draft_depth) if draft_depth else None
         self._clock = clock
         self._pool: Pool | None = None
@@ -203,11 +209,15 @@ class Runner:
             finish = finish or "error"
         if finish is not None:
             return Result(tokens, (), finish)
+        forced, finish = answer.take_forced(request.max_tokens - len(request.output) - len(tokens))
+        if finish is not None:
+            return Result([*tokens, *forced], (), finish, len(forced))
         sequence.rewind(len(span.drafts) + 1 - len(tokens))
         if self._drafter is None:
-            return Result(tokens)
-        self._drafter.observe(span, tokens)
-        return Result(tokens, self._drafter.propose(request, num_decodes))
+            return Result([*tokens, *forced], forced=len(forced))
+        self._drafter.observe(span, tokens, forced)
+        drafts = () if forced else self._drafter.propose(request, num_decodes)
+        return Result([*tokens, *forced], drafts, forced=len(forced))
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 
@@ -232,4 +242,4 @@ class Runner:
         for request in self._requests.values():
             request.state = "finished"
             answer_of(request).end("error", error)
-        self._scheduler = Scheduler(*self._numbers)
+        self._scheduler = self._new_scheduler()

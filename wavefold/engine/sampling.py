@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from wavefold.config import ModelConfig
 from wavefold.engine.adjust import NONE, Adjustments
 from wavefold.engine.defaults import GenerationDefaults
+from wavefold.engine.grammar import Constraint
 from wavefold.engine.sampler import check_sampling
 
 MAX_TOKENS = 256
@@ -36,6 +37,9 @@ class Sampling:
     `top_k` as many of them (0: all), `min_p` those of at least that share of the first one's probability. Penalties and
     `logit_bias`, by token id: see `Adjustments`. `stop_ids` end an answer beside EOS, and so does one of the texts
     `stop`, which is not part of it. `show_special`: special tokens are written into the answer's text.
+
+    At most one of `json_schema` (a mapping, or its text), `regex` and `choices` (texts) says what the answer's text
+    must be; it then ends where nothing can follow. See `Grammars.compile` for what is refused.
 
     `logprobs`: log probabilities of the answer's tokens, and of as many most likely ones; `prompt_logprobs`: of the
     prompt's (None: none). `n` answers to a prompt. `echo`: the text begins with the prompt.
@@ -58,6 +62,9 @@ class Sampling:
     prompt_logprobs: int | None = None
     n: int = 1
     echo: bool = False
+    json_schema: Mapping[str, object] | str | None = field(default=None, hash=False)
+    regex: str | None = None
+    choices: Sequence[str] = ()
 
     def check(self, vocab_size: int) -> None:
         """Raises ValueError that names the field, its value and what is allowed, for the first one out of range."""
@@ -78,6 +85,7 @@ class Sampling:
                 raise _refused(name, getattr(self, name), f"None, or 0 to {MOST_LOGPROBS} tokens")
         if not 1 <= self.n <= MOST_ANSWERS:
             raise _refused("n", self.n, f"1 to {MOST_ANSWERS} answers")
+        Constraint.of(self.json_schema, self.regex, self.choices)
 
     def _check_whole_numbers(self) -> None:
         for name in ("max_tokens", "seed", "top_k", "n", "logprobs", "prompt_logprobs"):
@@ -129,6 +137,7 @@ class Sampling:
             prompt_logprobs=self.prompt_logprobs,
             n=self.n,
             echo=self.echo,
+            constraint=Constraint.of(self.json_schema, self.regex, self.choices),
         )
 
 
@@ -154,6 +163,7 @@ class ResolvedSampling:
     prompt_logprobs: int | None = None
     n: int = 1
     echo: bool = False
+    constraint: Constraint | None = None
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

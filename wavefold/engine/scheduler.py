@@ -7,7 +7,9 @@ A step serves requests in one order, by rank. Its rows are, in this order:
 
     decodes   one token of every running request with one token to run. None is left out.
     drafts    after a decode: guesses to be verified. They get the blocks that nobody else needs.
-    prompts   the rest of `step_tokens`, by rank, of running requests and of those that are admitted now.
+    prompts   the rest of `step_tokens`, by rank, of running requests and of those that are admitted now. A request
+              whose answer went on by tokens that were not run (`Result.forced`) has them read like a prompt. Beside
+              decodes at most `chunk_tokens`, so that no decode waits for long.
 
 Blocks. A running request of n known tokens holds ceil(n / 128) blocks, so a prompt's blocks are taken when it is
 admitted. A decode takes the next block when its token is the first of it, and the running request of last rank gives
@@ -19,8 +21,9 @@ arrival, waiting or running. All ages grow alike, so two requests never change p
 is fixed on arrival: rank = (arrival - priority * age_steps, number of the arrival). The first of `waiting` is admitted
 before all others, or nobody is.
 
-Bound. Let P be the highest priority in use, M the largest max_tokens, C = step_tokens - max_running * (1 + draft_depth)
-the least room for prompts in a step, and T = ceil(128 * num_blocks / C) + M. A request of priority p ends at most
+Bound. Let P be the highest priority in use, M the largest max_tokens, C the least room for prompts in a step, which is
+the lesser of chunk_tokens and step_tokens - max_running * (1 + draft_depth), and T = ceil(128 * num_blocks / C) + M. A
+request of priority p ends at most
 
     (P - p) * age_steps  +  2 * T * (N + 1)     steps after its arrival,
 
@@ -57,16 +60,19 @@ def blocks_of(num_tokens: int) -> int:
 class Scheduler:
     """`num_blocks` of a pool are shared by at most `max_running` requests. A step has at most `step_tokens` rows.
 
+    A step that decodes has at most `chunk_tokens` rows of prompts (None: as many as fit).
     `draft_depth`: drafts of a request in a step. The pool's rings need as many rows and one (`draft_tokens`), and a
     sequence steps back over rejected drafts (`REWIND`). `age_steps`: steps of age that are worth as much as one of
     priority. One thread calls all methods. Raises ValueError for numbers out of range.
     """
 
     def __init__(
-        self, num_blocks: int, max_running: int, step_tokens: int, draft_depth: int = 0, age_steps: int = 64
+        self, num_blocks: int, max_running: int, step_tokens: int, draft_depth: int = 0, age_steps: int = 64,
+        chunk_tokens: int | None = None,
     ):  # fmt: skip
+        chunk_tokens = step_tokens if chunk_tokens is None else chunk_tokens
         numbers = {"num_blocks": (num_blocks, 1), "max_running": (max_running, 1), "draft_depth": (draft_depth, 0)}
-        for name, (value, least) in {**numbers, "age_steps": (age_steps, 1)}.items():
+        for name, (value, least) in {**numbers, "age_steps": (age_steps, 1), "chunk_tokens": (chunk_tokens, 1)}.items():
             if value < least:
                 raise ValueError(f"{name} = {value} is not allowed; expected {least} or more")
         decode_rows = max_running * (1 + draft_depth)
@@ -76,7 +82,7 @@ class Scheduler:
                 f"{draft_depth}; expected {decode_rows + 1} or more, so that prompts are read beside all decodes"
             )
         self.num_blocks, self.max_running, self.step_tokens = num_blocks, max_running, step_tokens
-        self.draft_depth, self.age_steps = draft_depth, age_steps
+        self.draft_depth, self.age_steps, self.chunk_tokens = draft_depth, age_steps, chunk_tokens
         self.num_free = num_blocks
         self.waiting: list[Request] = []
         self.running: list[Request] = []
@@ -151,6 +157,8 @@ class Scheduler:
         self._grow()
         decodes = [request for request in self.running if request.num_tokens - request.num_cached == 1]
         prompt_rows = self.step_tokens - sum(1 + len(request.drafts) for request in decodes)
+        if decodes:
+            prompt_rows = min(prompt_rows, self.chunk_tokens)
         prompts = [request for request in self.running if request.num_tokens - request.num_cached > 1]
         prompts = self._admit(prompts, prompt_rows)
         spans = [PlannedSpan(request, request.num_cached, 1, True, self._drafts(request)) for request in decodes]
@@ -250,14 +258,15 @@ class Scheduler:
     def _take(self, request: Request, span: PlannedSpan, result: Result) -> FinishReason | None:
         """Appends a result to its request, which gives the blocks of rejected drafts back. Returns why it ended."""
         least = 0 if result.finish else 1
-        assert span.wanted and least <= len(result.tokens) <= 1 + len(span.drafts), "tokens do not fit the span"
+        chosen = len(result.tokens) - result.forced
+        assert span.wanted and least <= chosen <= 1 + len(span.drafts), "tokens do not fit the span"
         request.output += result.tokens
         request.num_tokens += len(result.tokens)
         left = request.max_tokens - len(request.output)
         request.finish_reason = result.finish or ("length" if not left else None)
         if request.finish_reason is None:
-            request.num_cached = request.num_tokens - 1
-            request.drafts = result.drafts[: min(self.draft_depth, left - 1)]
+            request.num_cached = request.num_tokens - 1 - result.forced
+            request.drafts = () if result.forced else result.drafts[: min(self.draft_depth, left - 1)]
             self._hold(request, blocks_of(request.num_cached))
         return request.finish_reason
 

@@ -49,6 +49,8 @@ def _verdict(logits: Tensor, rows: SpanRows, chosen: Sequence[int | None]) -> Ve
         ids = answer.prompt.ids[answer.next_scored : answer.next_scored + rows.scored]
         prompt_logprobs = _in_parts(scored, ids, sampling.prompt_logprobs)
     tokens, error = _accepted(rows.span.drafts, chosen)
+    if rows.choices and answer.grammar and answer.grammar.error:
+        tokens, error = [], answer.grammar.error
     of_tokens: list[TokenLogprob] = []
     if sampling.logprobs is not None and tokens:
         first = rows.choice_rows.start

@@ -1,0 +1,212 @@
+"""Structured output: the tokens that a JSON schema, a regular expression or a list of choices allows next.
+
+    Constraint -> Grammars.compile -> Grammar -> start() for each answer -> mask -> a token is chosen -> advance
+
+llguidance does the work. It refuses keywords that it does not know, where other libraries leave them out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import llguidance
+import torch
+from torch import Tensor
+
+from wavefold.chat import Tokenizer
+
+Kind = Literal["json_schema", "regex", "choices"]
+MOST_CHARACTERS = 1 << 18
+"""Of a constraint's text. A grammar takes some hundred times as many bytes."""
+KEPT = 32
+"""Compiled grammars that are kept for the next request."""
+JSON_OPTIONS = {
+    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": False,
+    "lenient": False,
+}  # fmt: skip
+"""One blank after commas and colons, as `json.dumps` writes, and nothing that a schema asks for is left out."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer's text must be. `text`: a schema in JSON, a regular expression, or a list of texts in JSON."""
+
+    kind: Kind
+    text: str
+
+    @classmethod
+    def of(cls, json_schema: object = None, regex: str | None = None, choices: Sequence[str] = ()) -> Constraint | None:
+        """Returns the constraint of the one argument that is used, or None.
+
+        `json_schema` is a mapping, or its text in JSON. Raises ValueError for several, for a text that is no JSON, for
+        choices that are not texts, and for a constraint that is too long.
+        """
+        used = {"json_schema": json_schema is not None, "regex": regex is not None, "choices": bool(len(choices))}
+        names = [name for name, is_used in used.items() if is_used]
+        if not names:
+            return None
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} are not allowed together; expected one of them")
+        if names[0] == "regex":
+            constraint = cls("regex", str(regex))
+        elif names[0] == "choices":
+            constraint = cls("choices", _choices_text(choices))
+        else:
+            constraint = cls("json_schema", _schema_text(json_schema))
+        if (length := len(constraint.text)) > MOST_CHARACTERS:
+            raise ValueError(
+                f"{names[0]} of {length:,} characters is not allowed; expected at most {MOST_CHARACTERS:,}"
+            )
+        return constraint
+
+
+def _choices_text(choices: Sequence[str]) -> str:
+    if isinstance(choices, str):
+        raise ValueError(f"choices = {choices!r} is a single text; expected several: ({choices!r},)")
+    if not all(type(text) is str and text for text in choices):
+        raise ValueError(f"choices = {choices!r} is not allowed; expected texts of one character or more")
+    return json.dumps(list(dict.fromkeys(choices)), ensure_ascii=False)
+
+
+def _schema_text(schema: object) -> str:
+    try:
+        parsed = json.loads(schema) if type(schema) is str else schema
+        text = json.dumps(parsed, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"json_schema is no JSON: {error}; expected a mapping, or a text in JSON") from None
+    if parsed is False:
+        raise ValueError("json_schema false is not allowed: no value satisfies it")
+    if not (parsed is True or text.startswith("{")):
+        raise ValueError(f"json_schema {_short(text)} is not allowed; expected an object of keywords")
+    return "{}" if parsed is True else text
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance takes it: bytes by id, and how a text is encoded."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_id: int):
+        self.eos_token_id, self.bos_token_id = eos_id, None
+        known = range(min(vocab_size, tokenizer.vocab_size))
+        self.tokens = [tokenizer.token_bytes(token) for token in known] + [b""] * (vocab_size - len(known))
+        self.special_token_ids = [token for token in known if tokenizer.is_added(token)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+class Grammars:
+    """Compiles constraints for a tokenizer and a model's vocabulary. `eos_ids` may end an answer that is complete."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Collection[int]):
+        self._vocabulary = _Vocabulary(tokenizer, vocab_size, min(eos_ids))
+        self._eos_ids, self._vocab_size = list(eos_ids), vocab_size
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._compiled: dict[Constraint, Grammar] = {}
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """Returns the grammar of a constraint.
+
+        Raises ValueError, which names what is wrong, for keywords that are not supported, a schema that nothing
+        satisfies, an expression that cannot be read, and one that is too complex.
+        """
+        if (known := self._compiled.get(constraint)) is not None:
+            return known
+        if self._tokenizer is None:  # a second for the official vocabulary
+            wrapper = llguidance.TokenizerWrapper(self._vocabulary)
+            self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=self._eos_ids)
+        matcher = llguidance.LLMatcher(self._tokenizer, _source(constraint), log_level=0)
+        problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
+        if problems:
+            said = " ".join("; ".join(problems).split())
+            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {said}")
+        grammar = Grammar(matcher, self._vocab_size)
+        if not bool(grammar.start().mask.any()):
+            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: no text satisfies it")
+        while len(self._compiled) >= KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        self._compiled[constraint] = grammar
+        return grammar
+
+
+def _source(constraint: Constraint) -> str:
+    if constraint.kind == "regex":
+        return str(llguidance.LLMatcher.grammar_from_regex(constraint.text))
+    if constraint.kind == "choices":
+        texts = (json.dumps(text, ensure_ascii=False) for text in json.loads(constraint.text))
+        return str(llguidance.LLMatcher.grammar_from_lark(f"start: {' | '.join(texts)}\n"))
+    return str(llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS))  # type: ignore[arg-type]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class Grammar:
+    """A compiled constraint. Answers share it."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int):
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    def start(self) -> GrammarState:
+        """Returns the state before an answer's first token."""
+        return GrammarState(self._matcher.deep_copy(), self._vocab_size)
+
+
+class GrammarState:
+    """How far the text of one answer is. `error` says why its grammar cannot go on, as where it meets its limits."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int):
+        self._matcher, self._vocab_size = matcher, vocab_size
+        self._mask: Tensor | None = None
+        self.error = ""
+
+    @property
+    def mask(self) -> Tensor:
+        """int32 [ceil(vocab / 32)] whose bit i allows token i next: EOS where the text may end."""
+        if self._mask is None:
+            words = torch.zeros(-(-self._vocab_size // 32), dtype=torch.int32)
+            self._matcher.unsafe_compute_mask_ptr(words.data_ptr(), words.nbytes)
+            self._check()
+            self._mask = words
+        return self._mask
+
+    @property
+    def only_token(self) -> int | None:
+        """The one token that is allowed next, or None."""
+        places = self.mask.nonzero()[:, 0]
+        if len(places) != 1:
+            return None
+        bits = int(self.mask[places[0]]) & 0xFFFFFFFF
+        return None if bits & (bits - 1) else 32 * int(places[0]) + bits.bit_length() - 1
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def advance(self, token: int) -> None:
+        """Is told of the next token, which the mask allowed."""
+        self._mask = None
+        self._matcher.consume_token(token)
+        self._check()
+
+    def masks(self, drafts: Sequence[int]) -> list[Tensor | None]:
+        """Returns the mask of the next token, then those after each draft; None after a draft that is not allowed."""
+        masks: list[Tensor | None] = [self.mask]
+        taken = 0
+        for draft in drafts:
+            if self._matcher.is_stopped() or not self._matcher.try_consume_tokens([draft]):
+                break
+            taken += 1
+            masks.append(None if self._matcher.is_stopped() else GrammarState(self._matcher, self._vocab_size).mask)
+        self._matcher.rollback(taken)
+        self._check()
+        return masks + [None] * (1 + len(drafts) - len(masks))
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            self.error = f"its grammar cannot go on: {' '.join(self._matcher.get_error().split())}"
