@@ -32,6 +32,7 @@ from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
+from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
 from wavefold.engine.room import pool_blocks
 from wavefold.engine.stream import in_threads
@@ -40,6 +41,7 @@ from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
+from wavefold.waves.agreement import is_first, num_ranks
 
 Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""
@@ -93,6 +95,8 @@ class LLM:
         )  # fmt: skip
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._cache_tokens, self._draft_depth = cache_tokens, draft_depth
+        self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
+        self._leader = Leader(self._group) if self._group is not None and is_first() else None
         self._numbers = itertools.count()
         self._runner: Runner | None = self._new_runner(0)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
@@ -223,10 +227,24 @@ class LLM:
         return resolved
 
     def close(self) -> None:
-        """Give the model's memory back at once and end its streams. Closing twice changes nothing."""
+        """Give the model's memory back at once and end its streams; other ranks then end `follow`.
+
+        Closing twice changes nothing.
+        """
         for stream in list(self._streams):
             stream.close()
+        if self._leader is not None and self._model is not None:
+            self._leader.end()
         self._model = self._runner = None
+
+    def follow(self) -> None:
+        """Run the passes of rank 0, in every other process that torchrun started, until rank 0 closes its LLM.
+
+        Raises ValueError in rank 0 and in a process on its own, RankLost if rank 0 is gone.
+        """
+        if self._group is None or self._leader is not None:
+            raise ValueError("follow is for the processes beside rank 0 that torchrun started with over_ranks")
+        follow(self.model, self._group)
 
     def __enter__(self) -> LLM:
         return self
@@ -298,6 +316,8 @@ class LLM:
 
     def _runner_for(self, requests: Sequence[Request]) -> Runner:
         """Returns the runner, a new one with a larger pool where that of the idle one is too small."""
+        if self._group is not None and self._leader is None:
+            raise ValueError("rank 0 answers, and this process follows it; call LLM.follow() here")
         largest = max((request.peak_tokens for request in requests), default=0)
         runner = self._runner
         assert self.model is not None and runner is not None
@@ -307,7 +327,7 @@ class LLM:
 
     def _new_runner(self, largest: int) -> Runner:
         num_blocks = pool_blocks(self.model, largest, self._cache_tokens)
-        return Runner(self.model, num_blocks, draft_depth=self._draft_depth)
+        return Runner(self.model, num_blocks, draft_depth=self._draft_depth, leader=self._leader)
 
     def _needs_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +96,7 @@ def run_alone(args: argparse.Namespace) -> int:
 
 
 def run_over_ranks(args: argparse.Namespace) -> int:
-    """Every process computes the same, with its share of the experts; the first one speaks."""
+    """The first process answers; the others run its passes, each with its share of the experts."""
 
     def ready() -> tuple[tuple[Session, Prompt], dict[str, object]]:
         if args.prompt is None and args.tokens is None:
@@ -111,9 +109,11 @@ def run_over_ranks(args: argparse.Namespace) -> int:
 
     with agreement.joined():
         session, prompt = agreement.agreed(ready)
-        if not agreement.is_first():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        session.answer(prompt)
+        if agreement.is_first():
+            with session.llm:
+                session.answer(prompt)
+        else:
+            session.llm.follow()
     return 0
 
 

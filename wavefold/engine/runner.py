@@ -21,6 +21,7 @@ from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter
 from wavefold.engine.generate import fitted
+from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
 from wavefold.engine.room import check_answer, check_pool, check_scored
 from wavefold.engine.rows import StepRows, answer_of, rows_of
@@ -28,7 +29,7 @@ from wavefold.engine.scheduler import Scheduler
 from wavefold.engine.verdict import Verdict, verdicts
 from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
-from wavefold.waves.agreement import num_ranks
+from wavefold.waves.transport import RankLost
 
 MAX_RUNNING = 16
 CHUNK_TOKENS = 256
@@ -42,24 +43,22 @@ class Runner:
     `num_blocks` of 128 tokens are shared by at most `max_running` requests; the pool is there while there are requests.
     A step has at most `step_tokens` rows, of prompts at most `chunk_tokens` beside requests that decode, and at most
     `draft_depth` drafts for each request (0: none are made).
-    Raises ValueError for numbers out of range, and for drafts over several processes, which would choose other depths.
+    `leader` tells other ranks of each pass. Raises ValueError for numbers out of range.
     """
 
     def __init__(
         self, model: Transformer, num_blocks: int, max_running: int = MAX_RUNNING, step_tokens: int = PASS_TOKENS,
         draft_depth: int = 0, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter,
-        chunk_tokens: int = CHUNK_TOKENS,
+        chunk_tokens: int = CHUNK_TOKENS, leader: Leader | None = None,
     ):  # fmt: skip
         if not 0 <= draft_depth <= MOST_DRAFTS:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
-        if draft_depth and num_ranks() > 1:
-            raise ValueError(f"draft_depth = {draft_depth} is not allowed over {num_ranks()} processes; expected 0")
         self.model, self.num_blocks = model, num_blocks
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
         self._new_scheduler = partial(Scheduler, *self._numbers, chunk_tokens=chunk_tokens)
         self._scheduler = self._new_scheduler()
         self._drafter = drafter or Drafter(draft_depth) if draft_depth else None
-        self._clock = clock
+        self._clock, self._leader = clock, leader
         self._pool: Pool | None = None
         self._requests: dict[Hashable, Request] = {}
         self._sequences: dict[Request, Cached] = {}
@@ -115,6 +114,8 @@ class Runner:
         _, max_running, step_tokens, draft_depth = self._numbers
         num_tokens = self.num_blocks * BLOCK_TOKENS
         check_pool(self.model, num_tokens, max_running, step_tokens)
+        if self._leader:
+            self._leader.new_pool(num_tokens, 1 + draft_depth)
         return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth)
 
     # -- a step --------------------------------------------------------------------------------------------------------
@@ -145,9 +146,18 @@ class Runner:
             found: Sequence[Verdict] = ()
             if plan.spans:
                 rows = rows_of(plan.spans)
-                logits = self.model.forward_step(self._opened(plan, rows))
+                step = self._opened(plan, rows)
+                if self._leader:
+                    firsts = [
+                        (span.request, span.first, count) for span, count in zip(plan.spans, rows.counts, strict=True)
+                    ]
+                    self._leader.tell(firsts, rows.tokens)
+                logits = self.model.forward_step(step)
                 with (self.model.runtime or ops.current()).active():
                     found = verdicts(logits, rows.spans)
+        except RankLost as error:  # no pass can run any more
+            self._reset(str(error))
+            raise
         except BaseException:
             self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
             raise
@@ -225,6 +235,8 @@ class Runner:
         for request in requests:
             if (sequence := self._sequences.pop(request, None)) is not None:
                 sequence.close()
+                if self._leader:
+                    self._leader.close(request)
 
     def _close_ended(self) -> None:
         """Closes the sequences of requests that wait or have ended, and forgets those that have ended."""
