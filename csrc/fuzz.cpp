@@ -142,8 +142,8 @@ int main(int count, char **arguments) {
     const long calls = count > 1 ? std::atol(arguments[1]) : 10000;
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
     if (!fuzz.renew()) return std::puts("no runtime"), 1;
-    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_forward, fuzz_mtp,
-                                     fuzz_training, fuzz_int8, fuzz_choose};
+    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_forward,
+                                     fuzz_mtp,     fuzz_training,  fuzz_int8,  fuzz_choose};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
