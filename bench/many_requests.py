@@ -65,9 +65,9 @@ def serve_worker(settings: dict[str, Any]) -> None:
     inside: list[tuple[float, int]] = []
     forward = model.forward_step
 
-    def timed(step: Any) -> Any:
+    def timed(step: Any, *rest: Any) -> Any:
         began = time.perf_counter()
-        logits = forward(step)
+        logits = forward(step, *rest)
         inside.append((time.perf_counter() - began, len(step.tokens)))
         return logits
 

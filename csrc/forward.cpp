@@ -2,6 +2,9 @@
 //
 //   ids -> embedding, J equal streams -> each layer: attention half, experts, back onto the streams -> last collapse, norm
 //       -> logits of the tokens that are wanted
+//
+// An MTP module is a model of one layer that gets other streams: the embedding of the next token, and those of this one.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -21,6 +24,12 @@ struct Layer {
     Block block;
     std::vector<Span> spans;
     Expert shared;
+};
+
+// How an MTP module's streams come in.
+struct Projections {
+    Matrix e_proj, h_proj;
+    const uint16_t *enorm, *hnorm;
 };
 
 struct Forward {
@@ -62,14 +71,43 @@ struct Forward {
         return check_table(block, ids, tokens);
     }
 
-    void embed(const int64_t *ids, uint16_t *to) const {
+    void embed(int64_t id, uint16_t *row) const {
+        if (embedding.form == WF_BF16) std::memcpy(row, embedding.codes + id * 2 * hidden, size_t(2 * hidden));
+        else
+            for (int64_t k = 0; k < hidden; k++) row[k] = float_to_bf16(value_at(embedding, id, k));
+    }
+
+    void embed_all(const int64_t *ids, uint16_t *to) const {
         for (int64_t i = 0; i < tokens; i++) {
             uint16_t *row = to + i * streams * hidden;
-            if (embedding.form == WF_BF16) std::memcpy(row, embedding.codes + ids[i] * 2 * hidden, size_t(2 * hidden));
-            else
-                for (int64_t k = 0; k < hidden; k++) row[k] = float_to_bf16(value_at(embedding, ids[i], k));
+            embed(ids[i], row);
             for (int64_t j = 1; j < streams; j++) std::memcpy(row + j * hidden, row, size_t(2 * hidden));
         }
+    }
+
+    // The streams that an MTP module's layer gets: e_proj(enorm(embedding)) + h_proj(hnorm(given)), rounded once more.
+    bool combine(Runtime &runtime, const Projections &by, const int64_t *following, const uint16_t *given,
+                 uint16_t *normed_e, uint16_t *e, uint16_t *normed_h, uint16_t *to) const {
+        const wf_block &block = *model.blocks[0];
+        const int64_t rows = tokens * streams;
+        runtime.each(tokens, [&](int64_t i, int) {
+            uint16_t *row = normed_e + i * hidden;
+            embed(following[i], row);
+            rms_norm(row, by.enorm, hidden, block.norm_eps, row);
+            for (int64_t j = i * streams; j < (i + 1) * streams; j++)
+                rms_norm(given + j * hidden, by.hnorm, hidden, block.norm_eps, normed_h + j * hidden);
+        });
+        const bool released = block.released != 0;
+        const Product products[] = {
+            {by.e_proj, normed_e, tokens, hidden, released && by.e_proj.form <= WF_FP8, nullptr, e, hidden},
+            {by.h_proj, normed_h, rows, hidden, released && by.h_proj.form <= WF_FP8, nullptr, to, hidden}};
+        if (!multiply(runtime, products, 2, first_of(0))) return false;
+        runtime.each(rows, [&](int64_t j, int) {
+            uint16_t *row = to + j * hidden;
+            const uint16_t *more = e + j / streams * hidden;
+            for (int64_t k = 0; k < hidden; k++) row[k] = float_to_bf16(bf16_to_float(row[k]) + bf16_to_float(more[k]));
+        });
+        return true;
     }
 
     // What a layer reads first.
@@ -95,8 +133,23 @@ struct Forward {
         return WF_OK;
     }
 
-    int run(Runtime &runtime, const int64_t *ids, int64_t wanted, const int64_t *rows, float *logits,
-            uint16_t *hidden_out) {
+    // Whether what is wanted is there, and has a place to go to.
+    int check_wanted(const wf_wanted &wanted) const {
+        if (wanted.num_logits < 0 || wanted.num_logits > MOST_TOKENS) return WF_ERROR_SHAPE;
+        if (wanted.num_streams < 0 || wanted.num_streams > MOST_TOKENS) return WF_ERROR_SHAPE;
+        if (wanted.num_logits && (!wanted.logits_of || !wanted.logits)) return WF_ERROR_NULL;
+        if (wanted.num_streams && (!wanted.streams_of || !wanted.streams)) return WF_ERROR_NULL;
+        const auto there = [&](int64_t row) { return row >= 0 && row < tokens; };
+        return std::all_of(wanted.logits_of, wanted.logits_of + wanted.num_logits, there) &&
+                       std::all_of(wanted.streams_of, wanted.streams_of + wanted.num_streams, there)
+                   ? WF_OK
+                   : WF_ERROR_SHAPE;
+    }
+
+    // With `module`, `given` are the streams of its input and `ids` the tokens that follow.
+    int run(Runtime &runtime, const int64_t *ids, const Projections *module, const uint16_t *given,
+            const wf_wanted &wanted) {
+        uint16_t *const hidden_out = wanted.hidden;
         uint16_t *x, *mixed, *h, *made, *last, *some;
         float *post, *comb, *route, *mixes;
         int64_t *chosen;
@@ -106,7 +159,7 @@ struct Forward {
             h = arena.take<uint16_t>(tokens * hidden);
             made = arena.take<uint16_t>(tokens * hidden);
             last = arena.take<uint16_t>(tokens * hidden);
-            some = arena.take<uint16_t>(wanted * hidden);
+            some = arena.take<uint16_t>(wanted.num_logits * hidden);
             post = arena.take<float>(tokens * streams);
             comb = arena.take<float>(tokens * streams * streams);
             route = arena.take<float>(tokens * topk);
@@ -117,7 +170,8 @@ struct Forward {
         void *memory = runtime.scratch(lay_out(Arena(nullptr)), 2);
         if (!memory) return WF_ERROR_MEMORY;
         lay_out(Arena(memory));
-        embed(ids, x);
+        if (!module) embed_all(ids, x);
+        else if (!combine(runtime, *module, ids, given, made, last, mixed, x)) return WF_ERROR_MEMORY;
         std::vector<Expert> experts;
         for (int64_t l = 0; l < model.layers; l++) {
             const Layer &layer = layers[size_t(l)];
@@ -133,7 +187,10 @@ struct Forward {
             runtime.each(tokens,
                          [&](int64_t i, int) { hc_expand({made, mixed, post, comb, int(streams), hidden, x}, i); });
         }
-        if (!wanted && !hidden_out) return WF_OK;
+        const int64_t all = streams * hidden;
+        for (int64_t i = 0; i < wanted.num_streams; i++)
+            std::memcpy(wanted.streams + i * all, x + wanted.streams_of[i] * all, size_t(2 * all));
+        if (!wanted.num_logits && !hidden_out) return WF_OK;
         uint16_t *const out = hidden_out ? hidden_out : last;
         const wf_block &block = *model.blocks[0];
         if (!collapse(runtime, {head_fn, model.head_base, model.head_scale, block.hc_eps, block.norm_eps}, x, tokens,
@@ -142,9 +199,10 @@ struct Forward {
         runtime.each(tokens, [&](int64_t i, int) {
             rms_norm(out + i * hidden, model.norm, hidden, block.norm_eps, out + i * hidden);
         });
-        if (!wanted) return WF_OK;
-        for (int64_t i = 0; i < wanted; i++) std::memcpy(some + i * hidden, out + rows[i] * hidden, size_t(2 * hidden));
-        const Product product = {head, some, wanted, hidden, false, logits, nullptr, head.rows};
+        if (!wanted.num_logits) return WF_OK;
+        for (int64_t i = 0; i < wanted.num_logits; i++)
+            std::memcpy(some + i * hidden, out + wanted.logits_of[i] * hidden, size_t(2 * hidden));
+        const Product product = {head, some, wanted.num_logits, hidden, false, wanted.logits, nullptr, head.rows};
         return multiply(runtime, &product, 1) ? WF_OK : WF_ERROR_MEMORY;
     }
 };
@@ -169,18 +227,41 @@ bool collapse(Runtime &runtime, const Head &head, const uint16_t *x, int64_t tok
 
 using namespace wf;
 
-extern "C" int wf_forward(wf_runtime *runtime, const wf_model *model, int64_t num_spans, const wf_span *spans,
-                          const int64_t *ids, int64_t wanted, const int64_t *rows, float *logits, uint16_t *hidden) {
-    if (!runtime || !model || !spans || !ids || (wanted && (!rows || !logits))) return WF_ERROR_NULL;
-    if (wanted < 0 || wanted > MOST_TOKENS) return WF_ERROR_SHAPE;
+extern "C" {
+
+int wf_forward(wf_runtime *runtime, const wf_model *model, int64_t num_spans, const wf_span *spans, const int64_t *ids,
+               const wf_wanted *wanted) {
+    if (!runtime || !model || !spans || !ids || !wanted) return WF_ERROR_NULL;
     try {
         Forward forward(*model);
         if (const int error = forward.check(num_spans, spans, ids)) return error;
-        for (int64_t i = 0; i < wanted; i++)
-            if (rows[i] < 0 || rows[i] >= forward.tokens) return WF_ERROR_SHAPE;
+        if (const int error = forward.check_wanted(*wanted)) return error;
         const Call inside(*runtime);
-        return forward.run(*runtime, ids, wanted, rows, logits, hidden);
+        return forward.run(*runtime, ids, nullptr, nullptr, *wanted);
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;
     }
 }
+
+int wf_mtp(wf_runtime *runtime, const wf_mtp_module *module, int64_t num_spans, const wf_span *spans,
+           const int64_t *following, const uint16_t *streams, const wf_wanted *wanted) {
+    if (!runtime || !module || !spans || !following || !streams || !wanted) return WF_ERROR_NULL;
+    if (!module->enorm || !module->hnorm) return WF_ERROR_NULL;
+    if (module->model.layers != 1) return WF_ERROR_SHAPE;
+    try {
+        Forward forward(module->model);
+        if (const int error = forward.check(num_spans, spans, following)) return error;
+        if (const int error = forward.check_wanted(*wanted)) return error;
+        Projections by = {{}, {}, module->enorm, module->hnorm};
+        if (const int error = check_matrix(&module->e_proj, by.e_proj)) return error;
+        if (const int error = check_matrix(&module->h_proj, by.h_proj)) return error;
+        for (const Matrix *matrix : {&by.e_proj, &by.h_proj})
+            if (matrix->rows != forward.hidden || matrix->columns != forward.hidden) return WF_ERROR_SHAPE;
+        const Call inside(*runtime);
+        return forward.run(*runtime, following, &by, streams, *wanted);
+    } catch (const std::bad_alloc &) {
+        return WF_ERROR_MEMORY;
+    }
+}
+
+}  // extern "C"

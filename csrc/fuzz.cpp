@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <sstream>
 
 namespace {
@@ -141,14 +142,14 @@ int main(int count, char **arguments) {
     const long calls = count > 1 ? std::atol(arguments[1]) : 10000;
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
     if (!fuzz.renew()) return std::puts("no runtime"), 1;
-    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts,
-                                     fuzz_forward, fuzz_training,  fuzz_int8,  fuzz_choose};
+    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_forward,
+                                     fuzz_mtp,     fuzz_training,  fuzz_int8,  fuzz_choose};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
         fuzz.batch_invariant = fuzz.below(4) == 0, fuzz.int8 = false;
         if (fuzz.below(64) == 0 && !fuzz.renew()) return std::puts("no runtime"), 1;
-        if (!parts[fuzz.below(7)](fuzz)) break;
+        if (!parts[fuzz.below(int64_t(std::size(parts)))](fuzz)) break;
     }
     if (call < calls) return std::printf("call %ld: %s\n", call, fuzz.message.c_str()), 1;
     std::printf("%ld calls, %s: no difference\n", calls, wf_isas());

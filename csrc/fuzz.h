@@ -85,5 +85,6 @@ bool fuzz_block(Fuzz &fuzz);
 bool fuzz_choose(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
 bool fuzz_forward(Fuzz &fuzz);
+bool fuzz_mtp(Fuzz &fuzz);
 bool fuzz_int8(Fuzz &fuzz);
 bool fuzz_training(Fuzz &fuzz);

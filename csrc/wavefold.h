@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 12
+#define WF_ABI 13
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -271,11 +271,35 @@ typedef struct {
     wf_matrix head;       /* WF_BF16 or WF_FP32 [vocabulary, hidden] */
 } wf_model;
 
-/* A pass: ids int64 of all spans' tokens -> logits float32 [wanted, vocabulary] of the tokens `rows`, and unless it is null
- * hidden bfloat16 [tokens, hidden] of all of them. Everything but
- * the experts that tokens turn out to choose is checked before a cache is written to. */
+/* What a pass is wanted for: logits float32 [num_logits, vocabulary] of the tokens `logits_of`, the streams after the last
+ * layer, bfloat16 [num_streams, J, hidden], of the tokens `streams_of`, and unless it is null hidden bfloat16 [tokens, hidden]
+ * of all tokens. */
+typedef struct {
+    int64_t num_logits;
+    const int64_t *logits_of;
+    float *logits;
+    int64_t num_streams;
+    const int64_t *streams_of;
+    uint16_t *streams;
+    uint16_t *hidden;
+} wf_wanted;
+
+/* A pass over ids int64 of all spans' tokens. Everything but the experts that tokens turn out to choose is checked before a
+ * cache is written to. */
 WF_API int wf_forward(wf_runtime *runtime, const wf_model *model, int64_t spans, const wf_span *span,
-                      const int64_t *ids, int64_t wanted, const int64_t *rows, float *logits, uint16_t *hidden);
+                      const int64_t *ids, const wf_wanted *wanted);
+
+/* An MTP module: a model of one layer, with embedding and head of the main model, behind two projections. */
+typedef struct {
+    wf_model model;
+    wf_matrix e_proj, h_proj;      /* [hidden, hidden] */
+    const uint16_t *enorm, *hnorm; /* [hidden] */
+} wf_mtp_module;
+
+/* A pass of an MTP module: streams bfloat16 [tokens, J, hidden] of all spans' tokens and `following`, the id after each of
+ * them, are the layer's input e_proj(enorm(embedding)) + h_proj(hnorm(streams)). Logits are of the token after `following`. */
+WF_API int wf_mtp(wf_runtime *runtime, const wf_mtp_module *module, int64_t spans, const wf_span *span,
+                  const int64_t *following, const uint16_t *streams, const wf_wanted *wanted);
 
 /* Training: forward passes whose parameters are float32, and gradients (wavefold/ops/native). Activations and their
  * gradients are bfloat16, sums float32; a parameter's gradient has the same bits on any number of threads. */

@@ -28,6 +28,7 @@ from wavefold.chat.encoding import encode_chat, turn_ids
 from wavefold.engine import Answer, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine.batch import run_all
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
+from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
@@ -70,6 +71,7 @@ class LLM:
         huge_pages: bool = False,
         cache_tokens: int | None = None,
         draft_depth: int = 0,
+        drafts: Drafts | None = None,
     ):
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
@@ -81,9 +83,10 @@ class LLM:
         with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
         into memory of 2 MiB pages, which must have room for them, rather than mapped. `cache_tokens`: of all answers
         that are computed together (None: as many as suit; see `engine.room`). `draft_depth`: tokens that are guessed
-        from the text so far and verified in one pass, at most; how many is decided by measured time, so that without
-        `batch_invariant` the last bits of logits depend on it. Raises ValueError for a folder or settings that cannot
-        be used.
+        and verified in one pass, at most (0: none); how many is decided by measured time, so that without
+        `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
+        text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
+        Raises ValueError for a folder or settings that cannot be used.
         """
         if cache_tokens is not None and cache_tokens < 1:
             raise ValueError(f"cache_tokens = {cache_tokens} is not allowed; expected 1 or more, or None")
@@ -94,9 +97,14 @@ class LLM:
             huge_pages,
         )  # fmt: skip
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
-        self._cache_tokens, self._draft_depth = cache_tokens, draft_depth
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
         self._leader = Leader(self._group) if self._group is not None and is_first() else None
+        if self._group is not None:
+            drafts = drafts or "lookup"
+            if drafts != "lookup":
+                raise ValueError(f"drafts = {drafts!r} is not allowed over {num_ranks()} processes; expected 'lookup'")
+        self._cache_tokens, self._draft_depth, self._drafts = cache_tokens, draft_depth, drafts
+        proposers_of(self._model, drafts)  # refuses at once what the model lacks
         self._numbers = itertools.count()
         self._runner: Runner | None = self._new_runner(0)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
@@ -327,7 +335,10 @@ class LLM:
 
     def _new_runner(self, largest: int) -> Runner:
         num_blocks = pool_blocks(self.model, largest, self._cache_tokens)
-        return Runner(self.model, num_blocks, draft_depth=self._draft_depth, leader=self._leader)
+        drafter = Drafter(self._draft_depth, proposers_of(self.model, self._drafts)) if self._draft_depth else None
+        return Runner(
+            self.model, num_blocks, draft_depth=self._draft_depth, drafter=drafter, leader=self._leader
+        )  # fmt: skip
 
     def _needs_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -24,6 +24,9 @@ from wavefold.checkpoint import random_model
 from wavefold.engine import Answer, Sampling, generate
 from wavefold.engine.defaults import GenerationDefaults
 from wavefold.engine.drafting import Drafter
+from wavefold.engine.lookup import LookupDrafts
+from wavefold.engine.mtp import MTPDrafts
+from wavefold.engine.proposer import Proposer, Text
 from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of
 from wavefold.engine.runner import Runner
@@ -43,8 +46,40 @@ class Dice(Speculation):
         super().__init__(most)
         self._random = random
 
-    def depth(self, rows: int, others: int, acceptance: Acceptance) -> int:
+    def depth(
+        self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0
+    ) -> int:  # fmt: skip
         return self._random.randint(0, self.most)
+
+    def speed(
+        self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float]
+    ) -> float:  # fmt: skip
+        return self._random.random()
+
+
+class Tampered(MTPDrafts):
+    """MTP drafts, each of which is any token with probability `wrong`, and the right one with probability `right`."""
+
+    def __init__(self, model: Transformer, random: Random, wrong: float, right: float):
+        super().__init__(model)
+        self._random, self._wrong, self._right = random, wrong, right
+        self._alone: dict[Request, list[int]] = {}
+
+    def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
+        proposed = super().propose(texts, depths)
+        return [
+            list(map(self._tampered, self._rest(text), guesses)) for text, guesses in zip(texts, proposed, strict=True)
+        ]
+
+    def _rest(self, text: Text) -> list[int]:
+        request = text.request
+        if self._right and request not in self._alone:
+            self._alone[request] = alone(self._model, request)
+        return [*self._alone.get(request, [])[len(request.output) :], *[0] * 20]
+
+    def _tampered(self, right: int, guess: int) -> int:
+        number = self._random.random()
+        return self._random.randrange(40) if number < self._wrong else right if number > 1 - self._right else guess
 
 
 def invariant_model() -> Transformer:
@@ -81,18 +116,29 @@ class Mix:
         depth = random.choice([0, 0, 1, 3, 6])
         step_tokens = running * (1 + depth) + random.choice([1, 2, 17, 60, 300])
         self.pools: list[Pool] = []
-        drafter = Drafter(depth, speculation=Dice(depth, random)) if depth else None
+        self.proposers = self._proposers() if depth else []
+        drafter = Drafter(depth, self.proposers, Dice(depth, random)) if depth else None
         self.runner = kind(model, self.num_blocks, running, step_tokens, depth, drafter)
-        self.counts: Counter[str] = Counter(drafts=depth > 0, mixes=1)
+        with_mtp = any(proposer.window for proposer in self.proposers)
+        self.counts: Counter[str] = Counter(drafts=depth > 0, mtp=with_mtp, mixes=1)
         self.requests: list[Request] = []
         self.aborted: set[int] = set()
+
+    def _proposers(self) -> list[Proposer]:
+        """Look-up, MTP, or both; now and then guesses that are tampered with."""
+        kinds = self.random.choice(["lookup", "mtp", "mtp", "both", "both"])
+        proposers: list[Proposer] = [] if kinds == "mtp" else [LookupDrafts()]
+        if kinds != "lookup":
+            wrong, right = self.random.choice([(0, 0), (0, 0), (0, 0.8), (0, 1), (0.2, 0.7), (1, 0)])
+            proposers.append(Tampered(self.model, self.random, wrong, right))
+        return proposers
 
     def run(self) -> Counter[str]:
         """Runs the mix to its end. Raises AssertionError for a wrong token, an answer without an end, a block kept."""
         new_pool = self.model.new_pool
 
-        def watched(num_tokens: int, draft_tokens: int) -> Pool:
-            self.pools.append(new_pool(num_tokens, poison=True, draft_tokens=draft_tokens))
+        def watched(num_tokens: int, draft_tokens: int = 1, mtp: bool = False) -> Pool:
+            self.pools.append(new_pool(num_tokens, poison=True, draft_tokens=draft_tokens, mtp=mtp))
             return self.pools[-1]
 
         self.model.new_pool = watched  # type: ignore[assignment]

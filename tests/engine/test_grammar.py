@@ -164,9 +164,9 @@ class TestBeside:
         passes: list[int] = []
         forward = llm.model.forward_step
 
-        def counted(step: object) -> torch.Tensor:
+        def counted(*arguments: object) -> torch.Tensor:
             passes.append(1)
-            return forward(step)  # type: ignore[arg-type]
+            return forward(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(llm.model, "forward_step", counted)
         sampling = Sampling(max_tokens=60, seed=1, regex="[ab]zqzqzqzqzqzqzq[ab]")

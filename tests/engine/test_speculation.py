@@ -127,11 +127,19 @@ def test_a_draft_is_tried_before_anything_is_known_and_now_and_then() -> None:
     speculation, acceptance = Speculation(8), Acceptance()
     assert speculation.depth(1, 0, acceptance) == 1
     assert Speculation(0).depth(1, 0, acceptance) == 0
-    acceptance = acceptance_of(0.0)
+
+
+@pytest.mark.parametrize(("fixed", "per_row", "drafting_s"), [(9, 1, 0), (0, 1, 0), (1, 0.2, 2.0)])
+def test_trials_take_a_hundredth_of_the_time(fixed: float, per_row: float, drafting_s: float) -> None:
+    """And come no more often than each `PROBE` steps."""
+    speculation, acceptance = Speculation(8), acceptance_of(0.0)
     for seen in (1, 5, 9) * 20:
-        speculation.cost.observe(seen, 1.0 * seen)
+        speculation.cost.observe(seen, fixed + per_row * seen)
     depths = []
-    for _ in range(3 * PROBE + 3):
-        depths.append(speculation.depth(1, 0, acceptance))
+    for _ in range(2000):
+        depths.append(speculation.depth(1, 0, acceptance, lambda depth: drafting_s))
         acceptance.observe(0, depths[-1])
-    assert sum(depths) == 3 and set(depths) == {0, 1}
+    assert set(depths) == {0, 1}
+    share = sum(depths) * (per_row + drafting_s) / (2000 * (fixed + per_row))
+    assert 0.005 < share <= 0.0101 or sum(depths) == 2000 // (PROBE + 1)
+    assert sum(depths) <= 2000 // (PROBE + 1)

@@ -19,10 +19,11 @@ class PagedView(View):
     """One pass of `length` new tokens over a sequence. Ends with `commit` or `abort`."""
 
     def __init__(self, sequence: Sequence, length: int, mtp: bool = False):
-        """With `mtp` the pass goes through the MTP layers, which count their tokens separately."""
+        """With `mtp` the pass goes through the MTP layers, which count their tokens from `mtp_first` on."""
         self.sequence = sequence
         self.pool = sequence.pool
-        self.start, self.length = sequence.num_mtp_tokens if mtp else sequence.num_tokens, length
+        past = sequence.num_mtp_tokens - sequence.mtp_first if mtp else sequence.num_tokens
+        self.start, self.length = past, length
         self.places = sequence.places
         self._mtp = mtp
         self._pending: list[tuple[Tensor, Tensor]] = []
@@ -105,9 +106,9 @@ class PagedView(View):
         for ring, rows in self._pending:
             ring_store(ring, rows, self.end)
         if self._staged is not None:
-            self.sequence.state.take(self._staged, self.length, self.end)
+            self.sequence.state.take(self._staged, self.length, self.end, self._mtp)
         if self._mtp:
-            self.sequence.num_mtp_tokens = self.end
+            self.sequence.num_mtp_tokens = self.sequence.mtp_first + self.end
             return
         self.sequence.num_tokens = self.end
         self.sequence._high = max(self.sequence._high, self.end)

@@ -92,17 +92,18 @@ class Pool:
                 sequence._truncate()
             raise
 
-    def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[PagedView]:
+    def begin_mtp(self, sequences: Seq[Sequence], counts: Seq[int], guessed: bool = False) -> list[PagedView]:
         """Begins passes of counts[i] tokens through the MTP layers, which cache windows alone and need no blocks.
 
-        Raises ValueError for a pool without their rings, for sequences that cannot be extended, and for tokens that
-        the main layers have not run yet.
+        With `guessed`, up to `draft_tokens` tokens may be ahead of the main layers. Raises ValueError for a pool
+        without their rings, for sequences that cannot be extended, and for other tokens that the main layers have not
+        run yet.
         """
         if not self.layout.mtp:
             raise ValueError("this pool has no rings of MTP layers; open one with mtp=True")
         self._check_sequences(sequences)
         for sequence, count in zip(sequences, counts, strict=True):
-            behind = sequence.num_tokens - sequence.num_mtp_tokens
+            behind = sequence.num_tokens - sequence.num_mtp_tokens + (self.layout.draft_tokens if guessed else 0)
             if not 0 < count <= behind:
                 raise ValueError(f"a count of {count} MTP tokens is not allowed; expected 1 to {behind}")
         return [PagedView(sequence, count, mtp=True) for sequence, count in zip(sequences, counts, strict=True)]

@@ -38,6 +38,8 @@ class Sequence:
         self.num_tokens = 0
         self.num_mtp_tokens = 0
         """Tokens in the rings of the MTP layers, which lag behind the main layers."""
+        self.mtp_first = 0
+        """The first token in the rings of the MTP layers. They count positions from it."""
         self._places: Places | None = None
         self._high = 0  # the rings hold rows up to this position, which bounds a rewind
         self.closed = False
@@ -59,28 +61,51 @@ class Sequence:
         """MTP rows that stay right whatever token comes next: the last token's row also reads the token after it."""
         return min(self.num_mtp_tokens, max(0, self.num_tokens - 1))
 
+    @property
+    def _sure_mtp_range(self) -> range:
+        """The tokens whose MTP rows are there and stay right."""
+        end = self.sure_mtp_tokens
+        return range(min(self.mtp_first, end), end)
+
+    def skip_mtp(self, num_tokens: int) -> None:
+        """The MTP layers forget their rows and go on at token `num_tokens`, as if none were before it.
+
+        A row reads the `sliding_window` rows up to its own: from then on it is that of a sequence with all rows, but
+        for rounding. Raises ValueError for a token before `num_mtp_tokens`, or one that the main layers have not run.
+        """
+        self._check_open()
+        if not self.num_mtp_tokens <= num_tokens <= self.num_tokens:
+            raise ValueError(
+                f"skip_mtp({num_tokens}) is not allowed; expected {self.num_mtp_tokens} to {self.num_tokens}"
+            )
+        self.mtp_first = self.num_mtp_tokens = num_tokens
+
+    def forget_mtp_guesses(self) -> None:
+        """The MTP layers forget the rows of tokens that the main layers have not run."""
+        self.num_mtp_tokens = min(self.num_mtp_tokens, self.num_tokens)
+
     @classmethod
     def at(cls, snapshot: Snapshot) -> Sequence:
         """Returns a sequence with the past of `snapshot`, whose blocks it shares. `Pool.open` registers it."""
         return cls._with_past(
-            snapshot.pool, snapshot.table, snapshot.num_tokens, snapshot.high, snapshot.num_mtp_tokens, snapshot.state
+            snapshot.pool, snapshot.table, snapshot.num_tokens, snapshot.high, snapshot.mtp_tokens, snapshot.state
         )
 
     @classmethod
     def _with_past(
-        cls, pool: Pool, table: list[int], num_tokens: int, high: int, num_mtp_tokens: int, state: SequenceState
+        cls, pool: Pool, table: list[int], num_tokens: int, high: int, mtp_tokens: range, state: SequenceState
     ) -> Sequence:  # fmt: skip
         """Returns a sequence that shares the blocks of `table` and has a copy of `state`."""
         other = cls(pool, state.copy())
         other.table, other.num_tokens, other._high = list(table), num_tokens, high
-        other.num_mtp_tokens = num_mtp_tokens
+        other.mtp_first, other.num_mtp_tokens = mtp_tokens.start, mtp_tokens.stop
         pool.blocks.share(table)
         return other
 
     def fork(self) -> Sequence:
         """Returns a second sequence with the same past. The two share a block until one of them writes to it."""
         self._check_open()
-        lengths = self.num_tokens, self._high, self.sure_mtp_tokens
+        lengths = self.num_tokens, self._high, self._sure_mtp_range
         return self.pool._adopt(Sequence._with_past(self.pool, self.table, *lengths, self.state))
 
     def snapshot(self) -> Snapshot:
@@ -95,7 +120,7 @@ class Sequence:
                 "all blocks are complete"
             )
         return Snapshot(
-            self.pool, list(self.table), self.num_tokens, self._high, self.sure_mtp_tokens, self.state.copy()
+            self.pool, list(self.table), self.num_tokens, self._high, self._sure_mtp_range, self.state.copy()
         )
 
     def rewind(self, num_tokens: int) -> None:
@@ -109,7 +134,7 @@ class Sequence:
                 f"({self.num_tokens} tokens, and at most {REWIND} behind position {self._high})"
             )
         self.num_tokens -= num_tokens
-        self.num_mtp_tokens = self.sure_mtp_tokens
+        self.mtp_first, self.num_mtp_tokens = self._sure_mtp_range.start, self.sure_mtp_tokens
         self._truncate()
 
     def close(self) -> None:

@@ -17,13 +17,14 @@ class Snapshot:
     """Holds a share of its blocks until `close`, even after its sequence is closed.
 
     `table`: the block numbers. `high`: the sequence's furthest position, which bounds rewinds.
+    `mtp_tokens`: the tokens whose rows the MTP layers have.
     """
 
     def __init__(
-        self, pool: Pool, table: list[int], num_tokens: int, high: int, num_mtp_tokens: int, state: SequenceState
+        self, pool: Pool, table: list[int], num_tokens: int, high: int, mtp_tokens: range, state: SequenceState
     ):
         self.pool, self.table, self.num_tokens, self.state = pool, table, num_tokens, state
-        self.high, self.num_mtp_tokens = high, num_mtp_tokens
+        self.high, self.mtp_tokens = high, mtp_tokens
         self.closed = False
         pool.blocks.share(table)
         pool.snapshots.append(self)
@@ -44,7 +45,7 @@ class Snapshot:
             )
         state = SequenceState(layout, pool.device)
         state.buffer.copy_(torch.frombuffer(bytearray(state_bytes), dtype=torch.uint8))
-        return cls(pool, table, num_tokens, num_tokens + REWIND, 0, state)
+        return cls(pool, table, num_tokens, num_tokens + REWIND, range(0), state)
 
     @property
     def state_bytes(self) -> memoryview:

@@ -43,20 +43,22 @@ class SequenceState:
         record, shape = layout.records.kv, (len(layout.ring_layers), layout.window_rows, -1)
         self.windows = self.buffer[offset:].view(record.dtype).view(shape)
 
-    def rings(self) -> list[Tensor]:
-        """All rings, [layers, rows, ...] of each kind."""
-        return [self.windows, *self.tails.values()]
+    def rings(self, mtp: bool) -> list[Tensor]:
+        """The rings of the main layers or of the MTP layers, [layers, rows, ...] of each kind."""
+        num_main = self.layout.config.num_hidden_layers
+        return [self.windows[num_main:]] if mtp else [self.windows[:num_main], *self.tails.values()]
 
     def copy(self) -> SequenceState:
         """Returns a copy of the state."""
         return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
 
-    def take(self, staged: SequenceState, num_tokens: int, end: int) -> None:
+    def take(self, staged: SequenceState, num_tokens: int, end: int, mtp: bool) -> None:
         """Puts the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.
 
-        `staged` has these rows, as many as a ring holds, oldest first from each ring's beginning.
+        They are those of the MTP layers or of the main layers: the others' stay. `staged` has these rows, as many as a
+        ring holds, oldest first from each ring's beginning.
         """
-        for ring, rows in zip(self.rings(), staged.rings(), strict=True):
+        for ring, rows in zip(self.rings(mtp), staged.rings(mtp), strict=True):
             ring_store(ring.transpose(0, 1), rows[:, :num_tokens].transpose(0, 1), end)  # rows first, all layers
 
     @property

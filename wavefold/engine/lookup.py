@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from wavefold.engine.proposer import Text
+from wavefold.engine.request import Request
+
 SHORTEST, LONGEST = 2, 4
 """Tokens that must match."""
 
 
 class Lookup:
-    """The proposer of one request. It remembers where each run of SHORTEST to LONGEST tokens came last.
+    """The matches of one text. It remembers where each run of SHORTEST to LONGEST tokens came last.
 
     After guesses that were all wrong a longer match is asked for, after a right one the shortest again.
     """
@@ -37,6 +42,7 @@ class Lookup:
         return []
 
     def observe(self, accepted: int, of: int) -> None:
+        """Is told that `accepted` of the `of` guesses of a step were right."""
         if accepted:
             self._least = SHORTEST
         elif of:
@@ -48,6 +54,31 @@ class Lookup:
             for length in range(SHORTEST, min(LONGEST, end) + 1):
                 self._ends[tuple(tokens[end - length : end])] = end
         self._num_read = max(self._num_read, len(tokens) - 1)
+
+
+class LookupDrafts:
+    """The proposer: a `Lookup` for each text."""
+
+    window = 0
+
+    def __init__(self) -> None:
+        self._lookups: dict[Request, Lookup] = {}
+
+    def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
+        if (lookup := self._lookups.get(text.request)) is not None:
+            lookup.observe(accepted, of)
+
+    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+        return 0.0
+
+    def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
+        return [
+            self._lookups.setdefault(text.request, Lookup()).propose(text.tokens, depth)
+            for text, depth in zip(texts, depths, strict=True)
+        ]
+
+    def forget(self, request: Request) -> None:
+        self._lookups.pop(request, None)
 
 
 def propose(tokens: Sequence[int], depth: int) -> Sequence[int]:

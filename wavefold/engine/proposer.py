@@ -1,16 +1,51 @@
-"""Who guesses the next tokens of a request. A guess is right or costs a row; it never changes an answer."""
+"""Who guesses the next tokens of requests. A guess is right or costs a row; it never changes an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from torch import Tensor
+
+from wavefold.cache import Sequence as Cached
+from wavefold.engine.request import Request
+
+
+@dataclass(eq=False)
+class Text:
+    """A request as proposers read it. `sequence`: its cache, of as many of its tokens as have run."""
+
+    request: Request
+    sequence: Cached
+    tokens: list[int] = field(default_factory=list)
+    """Prompt and output, which only grow; as of the last `read`."""
+
+    def read(self) -> None:
+        """Reads the tokens that the request has got since the last time."""
+        prompt, output = self.request.prompt, self.request.output
+        if not self.tokens:
+            self.tokens = list(prompt)
+        self.tokens += output[len(self.tokens) - len(prompt) :]
 
 
 class Proposer(Protocol):
-    """Guesses for one request."""
+    """Guesses for all requests of a runner."""
 
-    def propose(self, tokens: Sequence[int], depth: int) -> Sequence[int]:
-        """Returns at most `depth` guesses of the tokens after `tokens`, prompt and answer, which only grow."""
+    window: int
+    """It is told the streams of a text's last tokens, at least of so many (0: of none)."""
 
-    def observe(self, accepted: int, of: int) -> None:
-        """Is told that `accepted` of the `of` guesses of a step were right."""
+    def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
+        """Is told of a step of `text`: `accepted` of the `of` guesses that it made for it were right.
+
+        `streams` [k, hc, hidden]: those of the last k tokens of the sequence, all of this step; None if `window` is 0.
+        """
+
+    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+        """Returns the seconds that guesses for `text` are expected to take, if as many are made for `num_texts`."""
+
+    def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
+        """Returns at most depths[i] guesses of the tokens after those of texts[i]."""
+
+    def forget(self, request: Request) -> None:
+        """The request has ended."""

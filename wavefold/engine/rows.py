@@ -15,12 +15,16 @@ from wavefold.engine.request import PlannedSpan, Request
 
 
 class SpanRows(NamedTuple):
-    """The rows of logits of a span, from `first` on: `scored` of the prompt's tokens, then `choices`."""
+    """The rows of logits of a span, from `first` on: `scored` of the prompt's tokens, then `choices`.
+
+    `streams`: the rows of the step's streams that are those of the span's last tokens.
+    """
 
     span: PlannedSpan
     first: int
     scored: int
     choices: int
+    streams: slice = slice(0)
 
     @property
     def scored_rows(self) -> slice:
@@ -32,11 +36,12 @@ class SpanRows(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """The token ids of a step, the number of them in each span, and the rows whose logits are wanted."""
+    """The token ids of a step, the number of them in each span, the rows whose logits and whose streams are wanted."""
 
     tokens: list[int]
     counts: list[int]
     wanted: list[int]
+    streams_of: list[int]
     spans: list[SpanRows]
 
 
@@ -51,9 +56,9 @@ def known_tokens(request: Request, first: int, end: int) -> list[int]:
     return [*request.prompt[first:end], *request.output[max(0, first - num_prompt) : max(0, end - num_prompt)]]
 
 
-def rows_of(spans: Sequence[PlannedSpan]) -> StepRows:
-    """Returns the rows of a plan's spans, in their order."""
-    rows = StepRows([], [], [], [])
+def rows_of(spans: Sequence[PlannedSpan], window: int = 0) -> StepRows:
+    """Returns the rows of a plan's spans, in their order. Streams are wanted of a request's last `window` tokens."""
+    rows = StepRows([], [], [], [], [])
     for span in spans:
         start, end = len(rows.tokens), span.first + span.num_tokens
         next_scored = answer_of(span.request).next_scored
@@ -61,8 +66,11 @@ def rows_of(spans: Sequence[PlannedSpan]) -> StepRows:
         if next_scored is not None:  # the row of a token scores the token after it
             scored = list(range(max(next_scored - 1, span.first), min(end, len(span.request.prompt) - 1)))
         choices = range(end - 1, end + len(span.drafts)) if span.wanted else range(0)
-        rows.spans.append(SpanRows(span, len(rows.wanted), len(scored), len(choices)))
+        with_streams = range(max(span.first, span.request.num_tokens - window), end + len(span.drafts) if window else 0)
+        streams = slice(len(rows.streams_of), len(rows.streams_of) + len(with_streams))
+        rows.spans.append(SpanRows(span, len(rows.wanted), len(scored), len(choices), streams))
         rows.wanted.extend(start + position - span.first for position in (*scored, *choices))
+        rows.streams_of.extend(start + position - span.first for position in with_streams)
         rows.tokens.extend((*known_tokens(span.request, span.first, end), *span.drafts))
         rows.counts.append(span.num_tokens + len(span.drafts))
     return rows

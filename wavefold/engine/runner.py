@@ -1,7 +1,7 @@
 """The runner: requests in, one pass after another for all of them, each answered as if it were alone.
 
-    add -> scheduler.schedule -> forward_step -> verdicts -> Answer.take -> scheduler.complete -> outputs
-             (who runs)           (one pass)     (tokens)    (where it ends)
+    add -> drafter.propose -> scheduler.schedule -> forward_step -> verdicts -> Answer.take -> scheduler.complete
+             (guesses)          (who runs)           (one pass)     (tokens)    (where it ends)      -> outputs
 
 The scheduler has numbers, the pool has pasts; this file keeps the two the same. A request that runs has one sequence at
 most, of as many tokens as the scheduler counts; a request that waits or has ended has none.
@@ -15,11 +15,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from wavefold import ops
 from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
 from wavefold.cache import Sequence as Cached
-from wavefold.engine.drafting import Drafter
+from wavefold.engine.drafting import Drafter, proposers_of
 from wavefold.engine.generate import fitted
 from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
@@ -42,8 +43,8 @@ class Runner:
 
     `num_blocks` of 128 tokens are shared by at most `max_running` requests; the pool is there while there are requests.
     A step has at most `step_tokens` rows, of prompts at most `chunk_tokens` beside requests that decode, and at most
-    `draft_depth` drafts for each request (0: none are made).
-    `leader` tells other ranks of each pass. Raises ValueError for numbers out of range.
+    `draft_depth` drafts for each request (0: none are made), by a `drafter` (None: the model's own proposers). `leader`
+    tells other ranks of each pass. Raises ValueError for numbers out of range.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class Runner:
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
         self._new_scheduler = partial(Scheduler, *self._numbers, chunk_tokens=chunk_tokens)
         self._scheduler = self._new_scheduler()
-        self._drafter = drafter or Drafter(draft_depth) if draft_depth else None
+        self._drafter = (drafter or Drafter(draft_depth, proposers_of(model, None))) if draft_depth else None
+        self._window = self._drafter.window if self._drafter else 0
+        self._undrafted: list[Request] = []
+        """Requests that have taken tokens since drafts were made."""
         self._clock, self._leader = clock, leader
         self._pool: Pool | None = None
         self._requests: dict[Hashable, Request] = {}
@@ -116,7 +120,7 @@ class Runner:
         check_pool(self.model, num_tokens, max_running, step_tokens)
         if self._leader:
             self._leader.new_pool(num_tokens, 1 + draft_depth)
-        return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth)
+        return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth, mtp=self._window > 0)
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -139,20 +143,21 @@ class Runner:
                 self._close_ended()
 
     def _step(self) -> list[Output]:
+        began = self._clock()
+        self._draft()
         started = self._clock()
         plan = self._scheduler.schedule()
         try:
             self._close(plan.released)
             found: Sequence[Verdict] = ()
+            rows = rows_of(plan.spans, self._window)
+            streams = self.model.new_streams(len(rows.streams_of)) if self._window else None
             if plan.spans:
-                rows = rows_of(plan.spans)
                 step = self._opened(plan, rows)
                 if self._leader:
-                    firsts = [
-                        (span.request, span.first, count) for span, count in zip(plan.spans, rows.counts, strict=True)
-                    ]
-                    self._leader.tell(firsts, rows.tokens)
-                logits = self.model.forward_step(step)
+                    counts = zip(plan.spans, rows.counts, strict=True)
+                    self._leader.tell([(span.request, span.first, count) for span, count in counts], rows.tokens)
+                logits = self.model.forward_step(step, streams)
                 with (self.model.runtime or ops.current()).active():
                     found = verdicts(logits, rows.spans)
         except RankLost as error:  # no pass can run any more
@@ -162,10 +167,23 @@ class Runner:
             self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
             raise
         try:
-            return self._taken(plan, found, self._clock() - started)
+            ended = self._clock()
+            if self._drafter:
+                self._drafter.observe_step(plan.spans, ended - started)
+            return self._taken(plan, found, rows, streams, ended - began)
         except BaseException as error:  # between two counts of the same tokens: nothing can be said about any request
             self._reset(f"{type(error).__name__} while the tokens of a step were taken")
             raise
+
+    def _draft(self) -> None:
+        """Offers drafts for the requests that have new tokens and decode in the next step."""
+        requests, self._undrafted = self._undrafted, []
+        if self._drafter is None or not requests:
+            return
+        decodes = [request for request in self._scheduler.running if request.num_tokens - request.num_cached == 1]
+        due = [request for request in requests if request in decodes]
+        for request, drafts in zip(due, self._drafter.propose(due, len(decodes)), strict=True):
+            self._scheduler.offer(request, drafts)
 
     def _opened(self, plan: Plan, rows: StepRows) -> Step:
         """Returns the step, with a new sequence for each request that is read from its first token."""
@@ -175,22 +193,22 @@ class Runner:
                 self._sequences[span.request] = self._pool.open()
             assert self._sequences[span.request].num_tokens == span.first, "a sequence is not as the scheduler counts"
         tokens = torch.tensor(rows.tokens, dtype=torch.int64)
-        return Step(tokens, [self._sequences[span.request] for span in plan.spans], rows.counts, rows.wanted)
+        sequences = [self._sequences[span.request] for span in plan.spans]
+        return Step(tokens, sequences, rows.counts, rows.wanted, rows.streams_of)
 
     def _is_ahead(self, span: PlannedSpan) -> bool:
         """True if the tokens of a span are in its sequence, though its step did not end."""
         sequence = self._sequences.get(span.request)
         return sequence is not None and sequence.num_tokens != span.first
 
-    def _taken(self, plan: Plan, found: Sequence[Verdict], seconds: float) -> list[Output]:
+    def _taken(
+        self, plan: Plan, found: Sequence[Verdict], rows: StepRows, streams: Tensor | None, seconds: float
+    ) -> list[Output]:
         """Gives what was found to the answers and to the scheduler. Returns the outputs of the step."""
-        if self._drafter:
-            self._drafter.observe_step(plan.spans, seconds)
-        num_decodes = sum(span.wanted for span in plan.spans)
         results: list[Result | None] = []
         failed: dict[Request, str] = {}
-        for span, verdict in zip(plan.spans, found, strict=True):
-            results.append(self._result(span, verdict, seconds, num_decodes))
+        for span, verdict, of_span in zip(plan.spans, found, rows.spans, strict=True):
+            results.append(self._result(span, verdict, None if streams is None else streams[of_span.streams], seconds))
             if verdict.error:
                 failed[span.request] = verdict.error
                 if not span.wanted:
@@ -204,7 +222,9 @@ class Runner:
                 answer_of(output.request).end(output.finish_reason, failed.get(output.request, ""))
         return outputs
 
-    def _result(self, span: PlannedSpan, verdict: Verdict, seconds: float, num_decodes: int) -> Result | None:
+    def _result(
+        self, span: PlannedSpan, verdict: Verdict, streams: Tensor | None, seconds: float
+    ) -> Result | None:  # fmt: skip
         """Takes the tokens of a span into its answer and its sequence. Returns what the scheduler is told."""
         request, answer, sequence = span.request, answer_of(span.request), self._sequences[span.request]
         if request.finish_reason is not None:  # aborted while the step ran
@@ -214,6 +234,7 @@ class Runner:
         tokens, finish = answer.take(verdict.tokens, verdict.logprobs)
         answer.spent(before, seconds, sequence.cache_bytes)
         if not span.wanted:
+            self._observe(span, 0, streams)
             return None
         if verdict.error:
             finish = finish or "error"
@@ -223,11 +244,17 @@ class Runner:
         if finish is not None:
             return Result([*tokens, *forced], (), finish, len(forced))
         sequence.rewind(len(span.drafts) + 1 - len(tokens))
+        self._observe(span, len(tokens) - 1, streams)
+        self._undrafted.append(request)
+        return Result([*tokens, *forced], forced=len(forced))
+
+    def _observe(self, span: PlannedSpan, accepted: int, streams: Tensor | None) -> None:
+        """Tells the drafter which drafts were right, and the streams of the tokens that stay in the sequence."""
         if self._drafter is None:
-            return Result([*tokens, *forced], forced=len(forced))
-        self._drafter.observe(span, tokens, forced)
-        drafts = () if forced else self._drafter.propose(request, num_decodes)
-        return Result([*tokens, *forced], drafts, forced=len(forced))
+            return
+        sequence, rejected = self._sequences[span.request], len(span.drafts) - accepted
+        kept = None if streams is None else streams[: len(streams) - rejected]
+        self._drafter.observe(span, sequence, accepted, kept)
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 
@@ -254,4 +281,5 @@ class Runner:
         for request in self._requests.values():
             request.state = "finished"
             answer_of(request).end("error", error)
+        self._undrafted = []
         self._scheduler = self._new_scheduler()

@@ -148,6 +148,11 @@ class Scheduler:
             self.running.remove(request)
             self._release(request)
 
+    def offer(self, request: Request, drafts: Sequence[int]) -> None:
+        """Takes guesses of the next tokens of a running request, for its next step: as many as may be of use."""
+        left = request.max_tokens - len(request.output)
+        request.drafts = drafts[: min(self.draft_depth, left - 1)]
+
     # -- a step ----------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
@@ -266,7 +271,7 @@ class Scheduler:
         request.finish_reason = result.finish or ("length" if not left else None)
         if request.finish_reason is None:
             request.num_cached = request.num_tokens - 1 - result.forced
-            request.drafts = () if result.forced else result.drafts[: min(self.draft_depth, left - 1)]
+            self.offer(request, () if result.forced else result.drafts)
             self._hold(request, blocks_of(request.num_cached))
         return request.finish_reason
 

@@ -3,17 +3,23 @@
 A step of r rows is taken to cost fixed + per_row * r seconds. A draft is right with probability p if all before it are,
 so d drafts give 1 + p + ... + p^d tokens. The depth is the d with the most tokens a second, 0 included:
 
-    (others + 1 + p + ... + p^d) / (fixed + per_row * (rows + d))        others: tokens of the requests beside it
+    (others + 1 + p + ... + p^d) / (fixed + per_row * (rows + d) + drafting)
+
+where others are the tokens of the requests beside it, and drafting the seconds that the drafts themselves take.
 
 Leviathan et al., Fast Inference from Transformers via Speculative Decoding (2023), section 3.3, with a measured cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 FORGETTING = 0.95
 """Weight of an observation beside the one after it."""
 PROBE = 32
-"""Steps without drafts after which one is tried again."""
+"""Steps without drafts after which one is tried again, at the earliest."""
+PROBE_SHARE = 0.01
+"""The share of the time that such trials may take, at most."""
 
 
 class StepCost:
@@ -42,12 +48,17 @@ class StepCost:
         per_row = min(max(self._common / self._spread, 0.0), self._seconds / self._rows)
         return max(self._seconds - per_row * self._rows, 0.0), per_row
 
+    def seconds(self, rows: int, num_texts: int = 1) -> float:
+        """The share of one of `num_texts` texts, of `rows` rows each, in a step; 0 before any was seen."""
+        fixed, per_row = self.line or (self._seconds, 0.0)
+        return fixed / num_texts + per_row * rows
+
 
 class Acceptance:
-    """The probability that a draft of one request is right, if all before it are. It begins at one half."""
+    """The probability that a draft of one request is right, if all before it are. It begins at `rate`."""
 
-    def __init__(self) -> None:
-        self._right, self._tried = 1.0, 2.0
+    def __init__(self, rate: float = 0.5) -> None:
+        self._right, self._tried = 2 * rate, 2.0
         self.steps_without = 0
 
     def observe(self, accepted: int, of: int) -> None:
@@ -71,20 +82,31 @@ class Speculation:
         self.most = most
         self.cost = StepCost()
 
-    def depth(self, rows: int, others: int, acceptance: Acceptance) -> int:
+    def depth(
+        self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0
+    ) -> int:  # fmt: skip
         """The depth for a request in a step of `rows` rows without its drafts, beside `others` other tokens.
 
-        Until a cost is known, and after `PROBE` steps without drafts, it is 1.
+        `drafting_s`: the seconds that as many drafts take. Until a cost is known, and once steps without drafts have
+        taken so long that a trial is a hundredth of them, it is 1.
         """
         line = self.cost.line
-        if not self.most or line is None or acceptance.steps_without >= PROBE:
+        if not self.most or line is None:
             return min(1, self.most)
-        fixed, per_row = line
-        best, most_tokens_per_s, tokens, right = 0, 0.0, float(others), 1.0
-        for depth in range(self.most + 1):
-            tokens += right
-            right *= acceptance.rate
-            tokens_per_s = tokens / max(fixed + per_row * (rows + depth), 1e-12)
-            if tokens_per_s > most_tokens_per_s:
-                best, most_tokens_per_s = depth, tokens_per_s
-        return best
+        waited = acceptance.steps_without
+        trial_s = line[1] + drafting_s(1)
+        if waited >= PROBE and waited * PROBE_SHARE * (line[0] + line[1] * rows) >= trial_s:
+            return 1
+        return max(
+            range(self.most + 1), key=lambda depth: self.speed(depth, rows, others, acceptance, drafting_s)
+        )  # fmt: skip
+
+    def speed(
+        self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float]
+    ) -> float:  # fmt: skip
+        """The tokens a second of such a step with `depth` drafts; 0 until a cost is known."""
+        if (line := self.cost.line) is None:
+            return 0.0
+        tokens = others + sum(acceptance.rate**number for number in range(depth + 1))
+        seconds = line[0] + line[1] * (rows + depth) + (drafting_s(depth) if depth else 0.0)
+        return tokens / max(seconds, 1e-12)

@@ -10,17 +10,12 @@ file tells them where a layer's parameters and a sequence's caches lie.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from wavefold import ops
 from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
@@ -30,8 +25,11 @@ from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
+from wavefold.model.cpu_slots import Slots, addresses_of, num_registered, same_slots, slots_of
+from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.moe import Expert
-from wavefold.model.parameters import Linear
+from wavefold.model.mtp import MTP
+from wavefold.model.parameters import Linear, Norm
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic, native
 
@@ -54,17 +52,11 @@ class CpuLayer:
         self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
 
 
-_num_registered = 0
-"""Parameters and modules that any module has registered so far: after more of them, slots are looked up again."""
+class CpuMTP(NamedTuple):
+    """The first MTP module as the kernels take it."""
 
-
-def _count_registered(*_: object) -> None:
-    global _num_registered
-    _num_registered += 1
-
-
-register_module_parameter_registration_hook(_count_registered)
-register_module_module_registration_hook(_count_registered)
+    layer: CpuLayer
+    module: native.MTPModule
 
 
 class CpuLayers:
@@ -78,6 +70,8 @@ class CpuLayers:
         self.layers: list[CpuLayer] = []
         self.whole: native.WholeModel | None = None
         """The model for one call a pass, or None where experts are computed elsewhere or not all in memory."""
+        self.mtp: CpuMTP | None = None
+        """The MTP module for one call a pass, or None without one, and where it is not stored like the main layers."""
         self._compute: ExpertCompute | None = None
         self._arithmetic: Arithmetic | None = None
         self._generation = self._num_registered = -1
@@ -106,41 +100,73 @@ class CpuLayers:
             return False
         if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
             return False
-        if self._blocks != list(model.layers._modules.values()):  # deleting one registers nothing
+        if self._blocks != _blocks_of(model):  # deleting one registers nothing
             return False
-        if self._num_registered != _num_registered:  # by any model's modules: only these count
-            if not _same_slots(self._slots, _slots(model)):
+        if self._num_registered != num_registered():  # by any model's modules: only these count
+            if not same_slots(self._slots, slots_of(model)):
                 return False
-            self._num_registered = _num_registered
-        return self._addresses == _addresses(self._slots)
+            self._num_registered = num_registered()
+        return self._addresses == addresses_of(self._slots)
 
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
         self._compute, self._arithmetic = model.experts, model.arithmetic
-        self._generation, self._num_registered = model.experts.store.generation, _num_registered
-        self._slots = _slots(model)
-        self._addresses = _addresses(self._slots)
-        self._blocks = list(model.layers._modules.values())
-        self.whole, self.layers = None, []
+        self._generation, self._num_registered = model.experts.store.generation, num_registered()
+        self._slots = slots_of(model)
+        self._addresses = addresses_of(self._slots)
+        self._blocks = _blocks_of(model)
+        self.whole, self.mtp, self.layers = None, None, []
         if not as_stored(blocks):
             return
         _check_sizes(blocks, model.config)
         self.layers = [CpuLayer(block, model.config, model.arithmetic) for block in blocks]
-        if (experts := _expert_arrays(model.experts, len(blocks))) is None or not _ends_as_stored(model):
+        experts = _expert_arrays(model.experts, range(len(blocks)))
+        plain = {model.embed.weight.dtype, model.head.weight.dtype} <= {torch.bfloat16, torch.float32}
+        if experts is None or not plain or not _ends_as_stored(model, model.norm):
             return
         collapse = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
         self.whole = native.WholeModel(
             [layer.parameters for layer in self.layers], experts, [layer.shared for layer in self.layers],
             model.config.swiglu_limit, model.embed.weight, collapse, model.norm.weight, model.head.weight,
         )  # fmt: skip
+        self.mtp = _mtp_of(model)
 
 
-def _expert_arrays(experts: ExpertCompute, num_layers: int) -> list[np.ndarray] | None:
+def _blocks_of(model: Transformer) -> list[nn.Module | None]:
+    return [*model.layers._modules.values(), *model.mtp._modules.values()]
+
+
+def _mtp_of(model: Transformer) -> CpuMTP | None:
+    """Returns the first MTP module for the kernels, or None unless it is stored as in the official files."""
+    if not model.mtp:
+        return None
+    head: MTP = model.mtp[0]  # type: ignore[assignment]
+    layer = head.attn.layer
+    if (
+        not as_stored([head])
+        or head.attn.spec.compressed
+        or not _ends_as_stored(head, head.enorm, head.hnorm, head.norm)
+    ):
+        return None
+    if (experts := _expert_arrays(model.experts, range(layer, layer + 1))) is None:
+        return None
+    _check_sizes([head], model.config)
+    cpu = CpuLayer(head, model.config, model.arithmetic)
+    collapse = head.hc_head_fn, head.hc_head_base, head.hc_head_scale
+    whole = native.WholeModel(
+        [cpu.parameters], experts, [cpu.shared], cpu.limit, model.embed.weight, collapse, head.norm.weight,
+        model.head.weight,
+    )  # fmt: skip
+    norms = head.enorm.weight, head.hnorm.weight
+    return CpuMTP(cpu, native.MTPModule(whole, head.e_proj.stored, head.h_proj.stored, *norms))
+
+
+def _expert_arrays(experts: ExpertCompute, layers: range) -> list[np.ndarray] | None:
     """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory."""
     if not experts.takes_views:
         return None
     arrays = []
-    for layer in range(num_layers):
+    for layer in layers:
         array = experts.store.structs(layer)
         if array is None or not array["w1"]["codes"].all():
             return None
@@ -148,28 +174,30 @@ def _expert_arrays(experts: ExpertCompute, num_layers: int) -> list[np.ndarray] 
     return arrays
 
 
-def _ends_as_stored(model: Transformer) -> bool:
-    """True if embedding, last collapse, norm and head are as in the official files."""
-    plain = torch.bfloat16, torch.float32
-    wide = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
-    return (
-        model.embed.weight.dtype in plain
-        and model.head.weight.dtype in plain
-        and model.norm.weight.dtype == torch.bfloat16
-        and all(tensor.dtype == torch.float32 for tensor in wide)
+def _ends_as_stored(module: HyperConnected, *norms: Norm) -> bool:
+    """True if the last collapse of a model or MTP module and its norms are as in the official files."""
+    wide = module.hc_head_fn, module.hc_head_base, module.hc_head_scale
+    return all(norm.weight.dtype == torch.bfloat16 for norm in norms) and all(
+        tensor.dtype == torch.float32 for tensor in wide
     )
 
 
 def run_whole(
     model: native.WholeModel, layers: Sequence[CpuLayer], tokens: Tensor, views: Sequence[PagedView],
-    wanted: Sequence[int], hidden: Tensor | None,
+    wanted: native.Wanted,
 ) -> Tensor:  # fmt: skip
-    """A pass in one call: tokens [n] of the views' sequences -> logits float32 [len(wanted), vocab].
+    """A pass in one call: tokens [n] of the views' sequences -> logits float32 [len(wanted.logits_of), vocab].
 
-    `hidden` bfloat16 [n, hidden], unless None, takes the final hidden states. The views' rows change as in
-    `Block.forward`.
+    The views' rows change as in `Block.forward`.
     """
-    return native.forward(model, spans_of(layers, views), tokens, wanted, hidden)
+    return native.forward(model, spans_of(layers, views), tokens, wanted)
+
+
+def run_mtp(
+    mtp: CpuMTP, streams: Tensor, following: Tensor, views: Sequence[PagedView], wanted: native.Wanted
+) -> Tensor:  # fmt: skip
+    """`MTP.run` in one call: streams bfloat16 [n, hc, hidden], following [n] -> logits of the rows that are wanted."""
+    return native.mtp(mtp.module, spans_of([mtp.layer], views), following.contiguous(), streams.contiguous(), wanted)
 
 
 def run_layers(
@@ -203,10 +231,10 @@ def spans_of(layers: Sequence[CpuLayer], views: Sequence[PagedView]) -> native.S
 
 
 def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
-    derived = view.places.derived
-    structs: native.Views | None = derived.get("views")  # type: ignore[assignment]
+    derived, name = view.places.derived, f"views from layer {layers[0].layer}"
+    structs: native.Views | None = derived.get(name)  # type: ignore[assignment]
     if structs is None or len(structs) != len(layers):
-        structs = derived["views"] = native.views([_view_struct(layer, view) for layer in layers])
+        structs = derived[name] = native.views([_view_struct(layer, view) for layer in layers])
     state = view.stage()
     staged = None if state is None else native.staged(_staged_addresses(layers, view, state))
     return native.span(view.start, view.length, structs, staged)
@@ -227,11 +255,11 @@ def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:
 
 def _staged_addresses(layers: Sequence[CpuLayer], view: PagedView, state: SequenceState) -> np.ndarray:
     """Returns the addresses of each layer's rings in a staged state: int64 [layers, 3], 0 for an absent ring."""
-    derived = view.places.derived
-    offsets: np.ndarray | None = derived.get("offsets")  # type: ignore[assignment]
+    derived, name = view.places.derived, f"offsets from layer {layers[0].layer}"
+    offsets: np.ndarray | None = derived.get(name)  # type: ignore[assignment]
     if offsets is None or len(offsets) != len(layers):
         base = view.sequence.state.buffer.data_ptr()
-        offsets = derived["offsets"] = np.full((len(layers), 3), -1, np.int64)
+        offsets = derived[name] = np.full((len(layers), 3), -1, np.int64)
         for row, layer in zip(offsets, layers, strict=True):
             rings = [view.window_rows(layer.layer).storage]
             rings += [view.tail_rows(*rows) for rows in layer.rows]
@@ -311,32 +339,6 @@ def _compressor(compressor: Compressor) -> dict[str, object]:
         "ape": compressor.ape,
         "norm": compressor.norm.weight,
     }
-
-
-Slots = tuple[list[dict[str, Tensor]], list[str]]
-
-
-def _slots(model: Transformer) -> Slots:
-    """Returns the slots of the parameters outside MTP and experts: modules' dicts, and names in them."""
-    parts: list[nn.Module] = [model.embed, *model.layers, model.norm, model.head]
-    modules = [model, *(module for part in parts for module in part.modules())]
-    slots = [
-        (module._parameters, name)
-        for module in modules
-        for name, parameter in module._parameters.items()
-        if parameter is not None
-    ]
-    return [parameters for parameters, _ in slots], [name for _, name in slots]  # type: ignore[misc]
-
-
-def _same_slots(slots: Slots, others: Slots) -> bool:
-    """True if both name the same places: dicts are compared by identity."""
-    return slots[1] == others[1] and all(map(operator.is_, slots[0], others[0]))
-
-
-def _addresses(slots: Slots) -> list[int]:
-    """Returns the addresses in the slots. It uses `map`, since every token asks for all of them."""
-    return list(map(Tensor.data_ptr, map(operator.getitem, *slots)))
 
 
 def _check_sizes(blocks: Sequence[Block], config: ModelConfig) -> None:

@@ -33,9 +33,18 @@ class MTP(Block):
         e = self.e_proj(self.enorm(embedded, arithmetic), arithmetic)
         return e[:, None] + self.h_proj(self.hnorm(streams, arithmetic), arithmetic)
 
+    def run(
+        self, streams: Tensor, embedded: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
+    ) -> Tensor:
+        """Returns the module's own streams [n, hc, hidden], the input of a guess one token further."""
+        return self(self.combine(streams, embedded, arithmetic), batch, experts, arithmetic)
+
+    def final(self, streams: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """Returns the final hidden states [n, hidden] of the module's streams. The shared head makes them logits."""
+        return self.norm(self.collapse(streams, arithmetic), arithmetic)
+
     def predict(
         self, streams: Tensor, embedded: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
     ) -> Tensor:
-        """Returns the final hidden states [n, hidden]. The shared head turns them into logits."""
-        x = self(self.combine(streams, embedded, arithmetic), batch, experts, arithmetic)
-        return self.norm(self.collapse(x, arithmetic), arithmetic)
+        """Returns the final hidden states [n, hidden] for rows of the main model's streams."""
+        return self.final(self.run(streams, embedded, batch, experts, arithmetic), arithmetic)

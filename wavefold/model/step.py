@@ -14,13 +14,15 @@ from wavefold.cache import Pool, Sequence
 class Step:
     """`tokens` int64 [n]: counts[0] new tokens of sequences[0], then counts[1] of sequences[1], and so on.
 
-    `wanted`: the rows of `tokens` whose logits are returned. Raises ValueError for parts that do not fit together.
+    `wanted`: the rows of `tokens` whose logits are returned, `streams_of`: whose streams an MTP module is to read.
+    Raises ValueError for parts that do not fit together.
     """
 
     tokens: Tensor
     sequences: Seq[Sequence]
     counts: Seq[int]
     wanted: Seq[int] = ()
+    streams_of: Seq[int] = ()
 
     def __post_init__(self) -> None:
         tokens, sequences, counts = self.tokens, self.sequences, self.counts
@@ -31,9 +33,10 @@ class Step:
             )
         if not sequences:
             raise ValueError("no sequences; expected at least one")
-        for row in self.wanted:
-            if not 0 <= row < len(tokens):
-                raise ValueError(f"wanted row {row} is not allowed; expected 0 to {len(tokens) - 1}")
+        for name, rows in (("wanted", self.wanted), ("streams_of", self.streams_of)):
+            for row in rows:
+                if not 0 <= row < len(tokens):
+                    raise ValueError(f"{name} row {row} is not allowed; expected 0 to {len(tokens) - 1}")
 
     @property
     def pool(self) -> Pool:

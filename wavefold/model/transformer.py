@@ -24,13 +24,13 @@ from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
-from wavefold.model.cpu_layers import CpuLayers, as_stored, run_layers, run_whole
+from wavefold.model.cpu_layers import CpuLayers, as_stored, run_layers, run_mtp, run_whole
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.model.step import Step, steps_of
-from wavefold.ops import Arithmetic, Runtime
+from wavefold.ops import Arithmetic, Runtime, native
 
 PASS_TOKENS = 1024
 """Tokens that `extend` sends through the layers at a time. It bounds activations whatever the prompt's length."""
@@ -173,13 +173,17 @@ class Transformer(HyperConnected):
     @torch.no_grad()
     @on_its_runtime
     def extend_mtp(
-        self, streams: Tensor, following: Tensor, sequences: Seq[Sequence], counts: Seq[int]
+        self, streams: Tensor, following: Tensor, sequences: Seq[Sequence], counts: Seq[int],
+        wanted: Seq[int] | None = None, after: Tensor | None = None, guessed: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Runs MTP depth 1 over new tokens of sequences whose pool has MTP rings: logits float32 [n, vocab].
+        """Runs MTP depth 1 over new tokens of sequences whose pool has MTP rings: logits float32 [len(wanted), vocab].
 
         streams [n, hc, hidden] of the tokens after the last main block; following [n] int64: the token after each.
-        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. Rows equal those of `mtp_logits`. Raises
-        ValueError without a module, for a pool without the rings, and for counts that do not fit.
+        counts[i] tokens of sequences[i], from its `num_mtp_tokens` on. `wanted`: rows (None: all); rows equal those of
+        `mtp_logits`. `after` [len(wanted), hc, hidden], unless None, takes the module's own streams of those rows: with
+        `guessed` they stand in for those of tokens that the main layers have not run, until
+        `Sequence.forget_mtp_guesses`. Raises ValueError without a module, for a pool without the rings, and for counts
+        that do not fit.
         """
         head = self._mtp_head()
         following = self.check_tokens(following)
@@ -195,8 +199,18 @@ class Transformer(HyperConnected):
                 f"streams of shape {list(streams.shape)} are not allowed; expected [n, {self.num_streams}, "
                 f"{self.hidden_size}]"
             )
-        views = pool.begin_mtp(sequences, counts)
-        logits = self._predict(head, streams, following, views)
+        rows = range(len(streams)) if wanted is None else wanted
+        views = pool.begin_mtp(sequences, counts, guessed)
+        if self._cpu.of(self, views) and self._cpu.mtp is not None:
+            asked = native.Wanted(rows, () if after is None else rows, after)
+            logits = run_mtp(self._cpu.mtp, streams, following, views, asked)
+        else:
+            batch = Batch.of(self.config, following, views)
+            embedded = self.embed(following, self.arithmetic)
+            x = head.run(streams, embedded, batch, self.experts, self.arithmetic)[list(rows)]
+            logits = self.logits(head.final(x, self.arithmetic))
+            if after is not None:
+                after.copy_(x)
         pool.commit(views)
         return logits
 
@@ -238,14 +252,20 @@ class Transformer(HyperConnected):
 
     @torch.no_grad()
     @on_its_runtime
-    def forward_step(self, step: Step) -> Tensor:
+    def forward_step(self, step: Step, streams: Tensor | None = None) -> Tensor:
         """Runs a step's tokens and appends them to their sequences' pasts: logits float32 [len(step.wanted), vocab].
 
-        Raises ValueError for tokens outside the vocabulary and sequences that cannot take them, PoolFull when the pool
-        has no room. After an error or an interruption no sequence has the step's tokens.
+        `streams`, as from `new_streams`, takes those of the rows `step.streams_of` after the last main block. Raises
+        ValueError for tokens outside the vocabulary and sequences that cannot take them, PoolFull when the pool has no
+        room. After an error or an interruption no sequence has the step's tokens.
         """
         self._check_pool(step.pool)
-        return self._run_step(step, self.check_tokens(step.tokens), None)
+        return self._run_step(step, self.check_tokens(step.tokens), None, streams)
+
+    def new_streams(self, count: int) -> Tensor:
+        """Returns room for the residual streams of `count` tokens: [count, hc, hidden], undefined."""
+        shape = count, self.num_streams, self.hidden_size
+        return torch.empty(shape, dtype=self.arithmetic.dtype, device=self.device)
 
     @torch.no_grad()
     @on_its_runtime
@@ -272,19 +292,24 @@ class Transformer(HyperConnected):
         if config is not self.config and (config, config.layers) != (self.config, self.config.layers):
             raise ValueError("the sequences belong to a pool of another model; open one with new_pool of this model")
 
-    def _run_step(self, step: Step, tokens: Tensor, hidden: Tensor | None) -> Tensor:
+    def _run_step(
+        self, step: Step, tokens: Tensor, hidden: Tensor | None, streams: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """Returns logits of the wanted rows. `hidden` [n, hidden_size], unless None, takes all final hidden states."""
         pool = step.pool
         views = pool.begin(step.sequences, step.counts)
+        streams_of = () if streams is None else step.streams_of
         try:
             if self._cpu.of(self, views) and self._cpu.whole is not None:
-                tokens = tokens.contiguous()
-                logits = run_whole(self._cpu.whole, self._cpu.layers, tokens, views, step.wanted, hidden)
+                wanted = native.Wanted(step.wanted, streams_of, streams, hidden)
+                logits = run_whole(self._cpu.whole, self._cpu.layers, tokens.contiguous(), views, wanted)
             else:
-                final = self.hidden(Batch.of(self.config, tokens, views))
+                final, x = self._final_and_streams(Batch.of(self.config, tokens, views))
                 logits = self.logits(final[list(step.wanted)]) if step.wanted else self._no_logits()
                 if hidden is not None:
                     hidden.copy_(final)
+                if streams is not None:
+                    streams.copy_(x[list(streams_of)])
         except BaseException:
             pool.abort(views)
             raise
@@ -295,15 +320,20 @@ class Transformer(HyperConnected):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Returns the final hidden states [n, hidden_size] of the batch's tokens."""
+        return self._final_and_streams(batch)[0]
+
+    def _final_and_streams(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns final hidden states [n, hidden_size], and the streams [n, hc, hidden] that they collapse from."""
         if not self.config.layers[0].late_pre:
-            return self.final(self.run_blocks(batch))
+            streams = self.run_blocks(batch)
+            return self.final(streams), streams
         streams = self.embed(batch.tokens, self.arithmetic)[:, None].expand(-1, self.num_streams, -1)
         pre = torch.zeros(streams.shape[:2], dtype=self.arithmetic.accumulate, device=streams.device)
         pre[:, 0] = 1  # before any sublayer: the first stream
         blocks: list[Block] = list(self.layers)  # type: ignore[arg-type]
         for block in blocks:
             streams, pre = block.forward_late(streams, pre, batch, self.experts, self.arithmetic)
-        return self.norm(ops.hc_collapse(streams, pre), self.arithmetic)
+        return self.norm(ops.hc_collapse(streams, pre), self.arithmetic), streams
 
     def run_blocks(self, batch: Batch) -> Tensor:
         """Embeds the batch's tokens and runs the main layers. Returns streams [n, hc, hidden]."""

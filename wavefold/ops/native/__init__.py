@@ -24,14 +24,14 @@ from wavefold.ops.native.block import (
     views,
 )
 from wavefold.ops.native.choose import Choice, choose
-from wavefold.ops.native.forward import WholeModel, forward
+from wavefold.ops.native.forward import MTPModule, Wanted, WholeModel, forward, mtp
 from wavefold.ops.native.library import available, isas
 from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
-    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "Choice", "ExpertStruct", "PassBuffers", "Ranges",
-    "RowSource", "SpanStruct", "Spans", "Staged", "StagedStruct", "ViewStruct", "Views", "WholeModel", "attend",
-    "available", "block_attention", "choose", "decode", "expert_struct", "experts", "forward", "fp8_sim",
-    "index_select", "isas", "leave", "linear", "ranges", "span", "spans", "staged", "views",
+    "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "Choice", "ExpertStruct", "MTPModule", "PassBuffers",
+    "Ranges", "RowSource", "SpanStruct", "Spans", "Staged", "StagedStruct", "ViewStruct", "Views", "Wanted",
+    "WholeModel", "attend", "available", "block_attention", "choose", "decode", "expert_struct", "experts", "forward",
+    "fp8_sim", "index_select", "isas", "leave", "linear", "mtp", "ranges", "span", "spans", "staged", "views",
 ]  # fmt: skip

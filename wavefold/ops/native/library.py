@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 12
+ABI = 13
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -92,7 +92,8 @@ SIGNATURES: dict[str, list[Any]] = {
         *[_pointer] * 2,
         _int64,
     ],
-    "wf_forward": [_pointer, _pointer, _int64, *[_pointer] * 2, _int64, *[_pointer] * 3],
+    "wf_forward": [_pointer, _pointer, _int64, *[_pointer] * 3],
+    "wf_mtp": [_pointer, _pointer, _int64, *[_pointer] * 4],
     "wf_choose": [_pointer, _pointer, *_two, _pointer, _int64, _pointer],
     "wf_hc_read": [*[_pointer] * 3, _int64, *[_pointer] * 4],
     "wf_hc_read_grad": [*[_pointer] * 3, _int64, *[_pointer] * 9],

@@ -1,0 +1,147 @@
+"""MTP as a proposer: the checkpoint's own module guesses the token after the next, and goes on from its own guesses.
+
+    streams of token i, token i + 1   -> module -> guess of token i + 2, the module's own streams    rows of real tokens
+    these streams, the guess          -> module -> guess of token i + 3                              one row a guess
+
+The module reads the main model's streams after its last block, which a step returns. It attends to a window of its own
+rows, so that a text needs the streams of its last window alone, however long nobody has asked for guesses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.cache import Sequence as Cached
+from wavefold.engine.choosing import Row, next_tokens
+from wavefold.engine.proposer import Text
+from wavefold.engine.request import Request
+from wavefold.engine.rows import answer_of
+from wavefold.engine.speculation import StepCost
+from wavefold.model import Transformer
+
+
+class _Waiting:
+    """Streams of the last tokens of a sequence that the module has not run, at most a window of them."""
+
+    def __init__(self, sequence: Cached, window: int):
+        self.sequence, self.end = sequence, 0
+        self.rows: deque[Tensor] = deque(maxlen=window)
+
+    def take(self, streams: Tensor) -> None:
+        if self.end + len(streams) != self.sequence.num_tokens:
+            self.rows.clear()
+        self.rows.extend(streams)
+        self.end = self.sequence.num_tokens
+
+
+class MTPDrafts:
+    """The proposer. A guess is chosen from the module's logits as the request chooses its tokens.
+
+    Raises ValueError for a model without an MTP module, or with one that attends to more than a window.
+    """
+
+    def __init__(self, model: Transformer, clock: Callable[[], float] = time.perf_counter):
+        if not model.mtp:
+            raise ValueError(
+                "MTP drafts of a model without an MTP module (num_nextn_predict_layers = 0, or its tensors are not in "
+                'the files) are not allowed; expected drafts = "lookup"'
+            )
+        if any(spec.compressed for spec in model.config.layers[model.config.num_hidden_layers :]):
+            raise ValueError(
+                "MTP drafts of a module with a compress_ratio other than 0, which attends to more than a window, are "
+                'not allowed; expected drafts = "lookup"'
+            )
+        self.window = model.config.sliding_window
+        self._model, self._clock = model, clock
+        self._waiting: dict[Request, _Waiting] = {}
+        self._cost = StepCost()
+
+    def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
+        assert streams is not None
+        waiting = self._waiting.get(text.request)
+        if waiting is None or waiting.sequence is not text.sequence:
+            waiting = self._waiting[text.request] = _Waiting(text.sequence, self.window)
+        waiting.take(streams)
+
+    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+        first = self._cost.seconds(len(self._waiting[text.request].rows), num_texts)
+        return first + (depth - 1) * self._cost.seconds(1, num_texts)
+
+    def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
+        """Returns the guesses. No text is given twice without a step between."""
+        drafts: list[list[int]] = [[] for _ in texts]
+        sequences = [text.sequence for text in texts]
+        try:
+            numbers = list(range(len(texts)))
+            logits, streams = self._run_waiting(texts)
+            while True:
+                guesses = self._chosen(logits, [texts[number] for number in numbers], [drafts[n] for n in numbers])
+                kept = []
+                for row, (number, guess) in enumerate(zip(numbers, guesses, strict=True)):
+                    if guess is not None:  # else the logits are NaN, or allow no token
+                        drafts[number].append(guess)
+                        if len(drafts[number]) < depths[number]:
+                            kept.append((row, number))
+                if not kept:
+                    return [*drafts]
+                numbers = [number for _, number in kept]
+                following = [drafts[number][-1] for number in numbers]
+                counts = [1] * len(numbers)
+                logits, streams = self._run(
+                    streams[[row for row, _ in kept]], following, [sequences[n] for n in numbers], counts, True
+                )
+        finally:
+            for sequence in sequences:
+                sequence.forget_mtp_guesses()
+
+    def forget(self, request: Request) -> None:
+        self._waiting.pop(request, None)
+
+    def _run_waiting(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
+        """Runs the rows of real tokens. Returns logits and streams of the last row of each text."""
+        streams: list[Tensor] = []
+        following: list[int] = []
+        counts: list[int] = []
+        for text in texts:
+            sequence, waiting = text.sequence, self._waiting[text.request]
+            end, first = sequence.num_tokens, sequence.num_tokens - len(waiting.rows)
+            assert waiting.end == end and len(waiting.rows), "no streams wait for a module that is to guess"
+            if sequence.num_mtp_tokens < first:
+                sequence.skip_mtp(first)
+            rows = list(waiting.rows)[sequence.num_mtp_tokens - first :]
+            streams += rows
+            following += text.tokens[sequence.num_mtp_tokens + 1 : end + 1]
+            counts.append(len(rows))
+        results = self._run(torch.stack(streams), following, [text.sequence for text in texts], counts, False)
+        for text in texts:
+            self._waiting[text.request].rows.clear()
+        return results
+
+    def _run(
+        self, streams: Tensor, following: Sequence[int], sequences: Sequence[Cached], counts: Sequence[int],
+        guessed: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One pass of the module. Returns logits and the module's streams of each sequence's last row."""
+        began = self._clock()
+        last = [sum(counts[: number + 1]) - 1 for number in range(len(counts))]
+        after = self._model.new_streams(len(counts))
+        ids = torch.tensor(following, dtype=torch.int64)
+        logits = self._model.extend_mtp(streams, ids, sequences, counts, last, after, guessed)
+        self._cost.observe(len(following), self._clock() - began)
+        return logits, after
+
+    def _chosen(self, logits: Tensor, texts: Sequence[Text], drafts: Sequence[Sequence[int]]) -> list[int | None]:
+        """Returns the tokens that the requests would choose from these logits."""
+        rows = []
+        for text, guesses in zip(texts, drafts, strict=True):
+            answer = answer_of(text.request)
+            output = [*text.request.output, *guesses]
+            rows.append(Row(answer.sampling, answer.prompt_ids, output, None, answer.index))
+        with (self._model.runtime or ops.current()).active():
+            return next_tokens(logits, rows, range(len(rows)))
