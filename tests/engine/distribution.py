@@ -2,8 +2,9 @@
 
     python -m tests.engine.distribution --samples 2000000        (make distribution)
 
-The chain stands for a model: the logits after token t are row t of a table. All else is the engine's own: spans, rows,
-verdicts, random numbers. Counted are pairs of neighbours, whose exact probabilities `sampler.distribution` gives.
+The chain stands for a model: the logits after token t are row t of a table, and another table has those of its MTP
+module. All else is the engine's own: proposers, the drafter, verdicts, random numbers. `sampler.distribution` gives the
+exact probabilities of pairs of neighbours; `chain_counts.py` says what is counted.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import NamedTuple
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
+from tests import small
+from tests.engine.chain_counts import Counts
 from tests.engine.progress import progress
 from wavefold.chat import Prompt
 from wavefold.engine import Answer
 from wavefold.engine.choosing import bits_of
-from wavefold.engine.lookup import Lookup
-from wavefold.engine.proposer import Proposer
+from wavefold.engine.drafting import Drafter
+from wavefold.engine.lookup import LookupDrafts
+from wavefold.engine.mtp import MTPDrafts
+from wavefold.engine.proposer import Proposer, Text
 from wavefold.engine.request import PlannedSpan, Request
 from wavefold.engine.rows import SpanRows, answer_of
 from wavefold.engine.sampler import Filters, distribution
 from wavefold.engine.sampling import ResolvedSampling
+from wavefold.engine.speculation import Speculation
 from wavefold.engine.verdict import verdicts
 
 VOCAB = 12
@@ -38,29 +42,99 @@ LENGTH = 60
 """Tokens of an answer."""
 DEPTH = 3
 TABLE = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
+NEARLY = TABLE + torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(1)) / 2
+"""The logits of a module that guesses well."""
 
 
-class Likeliest(Proposer):
-    """Guesses the most likely token each time, as a good drafter does."""
+class Guesses:
+    """A proposer that needs nothing but the last token."""
 
-    def propose(self, tokens: Sequence[int], depth: int) -> Sequence[int]:
-        guesses: list[int] = []
-        for _ in range(depth):
-            guesses.append(int(TABLE[guesses[-1] if guesses else tokens[-1]].argmax()))
-        return guesses
+    window = 0
 
-    def observe(self, accepted: int, of: int) -> None:
+    def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
+        pass
+
+    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+        return 0.0
+
+    def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
+        return [self.after(text.tokens[-1], depth) for text, depth in zip(texts, depths, strict=True)]
+
+    def after(self, token: int, depth: int) -> list[int]:
+        raise NotImplementedError
+
+    def forget(self, request: Request) -> None:
         pass
 
 
-class Dice(Likeliest):
+class Likeliest(Guesses):
+    """Guesses the most likely token each time, as a good drafter does."""
+
+    def after(self, token: int, depth: int) -> list[int]:
+        guesses = [token]
+        for _ in range(depth):
+            guesses.append(int(TABLE[guesses[-1]].argmax()))
+        return guesses[1:]
+
+
+class Dice(Guesses):
     """Guesses any token: mostly wrong."""
 
     def __init__(self) -> None:
         self._random = Random(1)
 
-    def propose(self, tokens: Sequence[int], depth: int) -> Sequence[int]:
+    def after(self, token: int, depth: int) -> list[int]:
         return [self._random.randrange(VOCAB) for _ in range(self._random.randint(0, depth))]
+
+
+class Past:
+    """Stands for a sequence in a pool: the tokens that the chain, and its module, have read."""
+
+    num_tokens = num_mtp_tokens = 0
+
+    def skip_mtp(self, num_tokens: int) -> None:
+        self.num_mtp_tokens = num_tokens
+
+    def forget_mtp_guesses(self) -> None:
+        self.num_mtp_tokens = min(self.num_mtp_tokens, self.num_tokens)
+
+    def rewind(self, num_tokens: int) -> None:
+        """As a sequence does: the module's row of the last token read a token that may not come."""
+        self.num_tokens -= num_tokens
+        self.num_mtp_tokens = min(self.num_mtp_tokens, max(0, self.num_tokens - 1))
+
+
+class Module:
+    """Stands for a model with an MTP module: its logits after a token are another table's, much like the chain's."""
+
+    mtp, runtime, config = True, None, small.SMALL.replace(vocab_size=VOCAB)
+
+    def new_streams(self, num_rows: int) -> Tensor:
+        return torch.zeros(num_rows, 1)
+
+    def extend_mtp(
+        self, streams: Tensor, following: Tensor, sequences: Sequence[Past], counts: Sequence[int],
+        wanted: Sequence[int], after: Tensor, guessed: bool,
+    ) -> Tensor:  # fmt: skip
+        assert len(streams) == len(following) == sum(counts) and len(after) == len(wanted)
+        for past, count in zip(sequences, counts, strict=True):
+            past.num_mtp_tokens += count
+            assert guessed or past.num_mtp_tokens <= past.num_tokens, "the module reads what the chain has not"
+        return NEARLY[following[list(wanted)]]
+
+
+class AnyDepth(Speculation):
+    """Depths by chance in place of by time, which no two runs have alike."""
+
+    def __init__(self) -> None:
+        super().__init__(DEPTH)
+        self._random = Random(2)
+
+    def depth(self, *arguments: object) -> int:
+        return self._random.randint(0, self.most)
+
+    def speed(self, *arguments: object) -> float:
+        return self._random.random()
 
 
 class Ban:
@@ -95,8 +169,9 @@ def logits_of(is_masked: bool) -> Tensor:
     return logits
 
 
-PROPOSERS: dict[str, Callable[[], Proposer] | None] = {
-    "none": None, "look-up": Lookup, "likeliest": Likeliest, "dice": Dice,
+PROPOSERS: dict[str, list[Callable[[], Proposer]]] = {
+    "none": [], "look-up": [LookupDrafts], "likeliest": [Likeliest], "dice": [Dice],
+    "mtp": [lambda: MTPDrafts(Module())], "look-up and mtp": [LookupDrafts, lambda: MTPDrafts(Module())],
 }  # fmt: skip
 Setting = tuple[float, float, bool]
 """Temperature, top_p, and whether a grammar forbids tokens."""
@@ -106,65 +181,67 @@ SETTINGS: list[Setting] = [
 ]  # fmt: skip
 
 
-class Count(NamedTuple):
-    """Counts of pairs [VOCAB, VOCAB], and how many drafts of all were accepted."""
-
-    pairs: Tensor
-    accepted: float
-
-
-def run(proposer: Callable[[], Proposer] | None, setting: Setting, samples: int, seed: int = 0) -> Count:
+def run(proposers: Sequence[Callable[[], Proposer]], setting: Setting, samples: int, seed: int = 0) -> Counts:
     """Draws `samples` tokens, or a few more."""
     temperature, top_p, is_masked = setting
     sampling = ResolvedSampling(temperature, top_p, 0, LENGTH, fit_window=False, eos_ids=())
-    pairs, numbers = torch.zeros(VOCAB * VOCAB, dtype=torch.int64), iter(range(10**9))
-    drafts_right = drafts_all = drawn = 0
-    live: list[tuple[Request, Proposer | None]] = []
-    while drawn < samples:
-        live = [one for one in live if len(one[0].output) < LENGTH]
+    drafter = Drafter(DEPTH, [proposer() for proposer in proposers], AnyDepth()) if proposers else None
+    counts, numbers = Counts(VOCAB, blind=not drafter or not drafter.window), iter(range(10**9))
+    live: dict[Request, Past] = {}
+    while counts.drawn < samples:
+        live = {request: past for request, past in live.items() if len(request.output) < LENGTH}
         while len(live) < TOGETHER:
             number = next(numbers)
-            grammar = Ban(number % VOCAB) if is_masked else None
-            answer = Answer(Prompt([number % VOCAB]), replace(sampling, seed=seed * 10**9 + number), grammar=grammar)
-            live.append((Request(number, answer.prompt.ids, LENGTH, sampling=answer), proposer and proposer()))
-        spans, rows = [], []
-        for request, guesser in live:
-            tokens = [*request.prompt, *request.output]
-            drafts = list(guesser.propose(tokens, DEPTH)) if guesser else []
-            span = PlannedSpan(request, len(tokens) - 1, 1, True, drafts)
-            spans.append(SpanRows(span, len(rows), 0, 1 + len(drafts)))
-            rows += [tokens[-1], *drafts]
-        for one, verdict, (_, guesser) in zip(spans, verdicts(TABLE[rows], spans), live, strict=True):
-            request, tokens = one.span.request, list(verdict.tokens)
-            chain = [([*request.prompt, *request.output])[-1], *tokens]
-            pairs += torch.bincount(torch.tensor(chain[:-1]) * VOCAB + torch.tensor(chain[1:]), minlength=VOCAB * VOCAB)
-            request.output += tokens
-            answer_of(request).take(tokens, ())
-            drawn += len(tokens)
-            drafts_all += len(one.span.drafts)
-            drafts_right += len(tokens) - 1
-            if guesser:
-                guesser.observe(len(tokens) - 1, len(one.span.drafts))
-    return Count(pairs.view(VOCAB, VOCAB), drafts_right / max(1, drafts_all))
+            first = number % VOCAB
+            grammar = Ban(first) if is_masked else None
+            answer = Answer(Prompt([first]), replace(sampling, seed=seed * 10**9 + number), grammar=grammar)
+            live[Request(number, answer.prompt.ids, LENGTH, sampling=answer)] = Past()
+        spans = planned(list(live), drafter)
+        rows = [token for one in spans for token in (known_last(one.span.request), *one.span.drafts)]
+        for one, verdict in zip(spans, verdicts(TABLE[rows], spans), strict=True):
+            tokens = list(verdict.tokens)
+            counts.take(known_last(one.span.request), one.span.drafts, tokens)
+            taken(live[one.span.request], one.span, tokens, drafter)
+    return counts
 
 
-def pvalue(pairs: Tensor, setting: Setting) -> float:
-    """Of chi-square over all rows of the chain, 0 if a forbidden token came. Seldom tokens are one class."""
+def planned(live: Sequence[Request], drafter: Drafter | None) -> list[SpanRows]:
+    """The rows of a step of all requests. Drafts are for those that have run before, as in the runner."""
+    drafts: dict[Request, Sequence[int]] = {}
+    if drafter:
+        due = [request for request in live if request.output]
+        drafts = dict(zip(due, drafter.propose(due, len(live)), strict=True))
+    spans: list[SpanRows] = []
+    for request in live:
+        guesses = drafts.get(request, ())
+        span = PlannedSpan(request, len(request.prompt) + len(request.output) - 1, 1, True, guesses)
+        first = spans[-1].choice_rows.stop if spans else 0
+        spans.append(SpanRows(span, first, 0, 1 + len(guesses)))
+    return spans
+
+
+def taken(past: Past, span: PlannedSpan, tokens: list[int], drafter: Drafter | None) -> None:
+    """Takes the tokens of a span, as the runner does: rejected drafts are rewound, then the drafter is told."""
+    request = span.request
+    past.num_tokens += 1 + len(span.drafts)
+    past.rewind(len(span.drafts) + 1 - len(tokens))
+    request.output += tokens
+    answer_of(request).take(tokens, ())
+    if drafter and len(request.output) < LENGTH:
+        streams = torch.zeros(len(tokens), 1) if drafter.window else None
+        drafter.observe(span, past, len(tokens) - 1, streams)
+    elif drafter:
+        drafter.forget(request)
+
+
+def known_last(request: Request) -> int:
+    return request.output[-1] if request.output else request.prompt[-1]
+
+
+def exact(setting: Setting) -> Tensor:
+    """The chain's probabilities, row by row."""
     temperature, top_p, is_masked = setting
-    exact = distribution(logits_of(is_masked), Filters.same(VOCAB, temperature, top_p, 0, 0.0))
-    statistic, freedom = 0.0, 0
-    for observed, probability in zip(pairs.double(), exact, strict=True):
-        expected = probability * observed.sum()
-        if bool((observed[probability == 0] > 0).any()):
-            return 0.0
-        often = expected >= 5
-        classes = [(observed[often], expected[often]), (observed[~often].sum()[None], expected[~often].sum()[None])]
-        for found, wanted in classes:
-            wanted, found = wanted[wanted > 1e-9], found[wanted > 1e-9]
-            statistic += float(((found - wanted) ** 2 / wanted).sum())
-            freedom += len(wanted)
-        freedom -= 1
-    return float(chi2.sf(statistic, freedom))
+    return distribution(logits_of(is_masked), Filters.same(VOCAB, temperature, top_p, 0, 0.0)).double()
 
 
 def main() -> None:
@@ -174,13 +251,13 @@ def main() -> None:
     cases = [(name, setting) for name in PROPOSERS for setting in SETTINGS]
     show, worst = progress(len(cases), "cases"), 1.0
     for number, (name, setting) in enumerate(cases):
-        count = run(PROPOSERS[name], setting, args.samples // len(cases), seed=1)
-        found = pvalue(count.pairs, setting)
+        counts = run(PROPOSERS[name], setting, args.samples // len(cases), seed=1 + number)
+        found = counts.pvalue(exact(setting))
         temperature, top_p, is_masked = setting
         worst = min(worst, found)
         case = f"{name}, temperature {temperature}, top_p {top_p}{', grammar' * is_masked}"
-        tokens = int(count.pairs.sum())
-        print(f"{case}: {tokens:,} tokens, {count.accepted:.0%} of drafts accepted, p = {found:.3f}", flush=True)
+        accepted = f"{counts.accepted_share:.0%} of drafts accepted"
+        print(f"{case}: {counts.drawn:,} tokens, {accepted}, p = {found:.3f}", flush=True)
         show(number + 1)
     assert worst > 0.001, f"p = {worst}"
 
