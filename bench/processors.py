@@ -81,7 +81,9 @@ def hints(weights: dict[str, list[Weight]], threads: int, turns: int) -> Iterato
     for form, matrix in weights.items():
         for x_rows in (1, 4):
             cases = {
-                hint: product(matrix, form, x_rows, ops.Runtime(threads, tuning=usual()._replace(hint=hint, plain_hint=hint)))
+                hint: product(
+                    matrix, form, x_rows, ops.Runtime(threads, tuning=usual()._replace(hint=hint, plain_hint=hint))
+                )
                 for hint in HINTS
             }
             yield from turns_of(cases, "l2", turns, f"{form}, {x_rows} rows, hint")
