@@ -1,6 +1,8 @@
 """`wavefold run`: text, JSON, token files, mistakes."""
 
+import contextlib
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -159,3 +161,36 @@ def test_gpu_kernels_are_asked_for_by_name(model: Path, capsys: Capture) -> None
     """They were never timed on a chip, and on a CPU there are none."""
     assert run(model, "-p", "a", "--kernels", "tilelang") == 2
     assert "--kernels tilelang is not allowed with device = cpu; expected tilelang on cuda" in capsys.readouterr().err
+
+
+class TestForm:
+    """Answers that are held to a form."""
+
+    def test_a_schema(self, model: Path, tmp_path: Path, capsys: Capture) -> None:
+        (tmp_path / "s.json").write_text('{"enum": ["left", "right"]}')
+        assert (
+            main(["run", str(model), "-p", "x", "--json-schema", str(tmp_path / "s.json"), "--draft-depth", "2"]) == 0
+        )
+        assert capsys.readouterr().out in ('"left"\n', '"right"\n')
+
+    def test_expressions_and_choices(self, model: Path, capsys: Capture) -> None:
+        assert main(["run", str(model), "-p", "x", "--regex", "a{3}b"]) == 0
+        assert capsys.readouterr().out == "aaab\n"
+        assert main(["run", str(model), "-p", "x", "--choices", "one", "two", "--json"]) == 0
+        values = printed(capsys)
+        assert values["text"] in ("one", "two")
+        assert values["sampling"]["constraint"] == {"kind": "choices", "text": '["one", "two"]'}
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--json-schema", "missing.json"], "--json-schema missing.json: .*expected a file with a JSON schema"),
+            (["--regex", "("], r"regex \( is not allowed"),
+            (["--regex", "a", "--choices", "b"], "not allowed with argument --regex"),
+            (["--draft-depth", "200"], "draft_depth = 200 is not allowed"),
+        ],
+    )
+    def test_mistakes(self, model: Path, flags: list[str], message: str, capsys: Capture) -> None:
+        with contextlib.suppress(SystemExit):
+            assert main(["run", str(model), "-p", "x", *flags]) == 2
+        assert re.search(message, capsys.readouterr().err)

@@ -47,12 +47,14 @@ class Dice(Speculation):
         self._random = random
 
     def depth(
-        self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0
+        self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0,
+        behind_s: float = 0.0,
     ) -> int:  # fmt: skip
         return self._random.randint(0, self.most)
 
     def speed(
-        self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float]
+        self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float],
+        behind_s: float,
     ) -> float:  # fmt: skip
         return self._random.random()
 

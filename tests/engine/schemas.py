@@ -131,7 +131,7 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"type": "string", "format": "a-new-format"}, "a-new-format"),
     ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
     ({"type": "integer", "minimum": 5, "maximum": 3}, "nsatisfiable"), ({"enum": []}, "nsatisfiable"),
-    (False, "no value satisfies it"),
+    (False, "no value satisfies it"), ({"$ref": "#"}, "no text satisfies it"),
     ({"$ref": "#/$defs/missing"}, "missing"), ({"type": "strin"}, "strin"),
 ]  # type: ignore[list-item]  # fmt: skip
 """Schemas that nobody can be held to here, each with a word that its refusal names."""

@@ -50,29 +50,50 @@ def test_wrong_guesses_ask_for_a_longer_match() -> None:
 
 def test_the_cost_is_the_line_through_the_steps() -> None:
     cost = StepCost()
-    assert cost.line is None
+    assert cost.line is None and cost.seconds(3) == 0
     for _ in range(5):
         cost.observe(4, 0.22)
-    assert cost.line is None, "steps of one size say nothing about a row"
+    cost.observe(5, 0.25)
+    assert cost.line is None, "one step says little"
     random = Random(1)
-    for _ in range(60):
+    for _ in range(400):
         rows = random.randint(1, 20)
         cost.observe(rows, 0.1 + 0.03 * rows)
-    assert cost.line is not None
     assert cost.line == (pytest.approx(0.1), pytest.approx(0.03))
-    for _ in range(200):  # it forgets
+    assert cost.seconds(7) == pytest.approx(0.31) and cost.seconds(7, 2) == pytest.approx(0.26)
+    for _ in range(1200):  # it forgets
         rows = random.randint(1, 20)
         cost.observe(rows, 1 + 0.2 * rows)
     assert cost.line == (pytest.approx(1, rel=0.01), pytest.approx(0.2, rel=0.01))
 
 
+def test_the_last_steps_of_another_size_stay_known() -> None:
+    """However long one size is all that comes; steps of long ago weigh nothing beside two sizes of now."""
+    cost = StepCost()
+    for _ in range(10):
+        cost.observe(64, 9.0), cost.observe(1, 1.0), cost.observe(2, 1.5)
+    for _ in range(3000):
+        cost.observe(1, 1.0)
+    assert cost.line == (pytest.approx(0.5, rel=0.01), pytest.approx(0.5, rel=0.01))
+    cost.observe(2, 1.5)
+    assert cost.line == (pytest.approx(0.5, rel=0.01), pytest.approx(0.5, rel=0.01))
+
+
+def test_one_slow_step_decides_nothing() -> None:
+    cost = StepCost()
+    for _ in range(20):
+        cost.observe(1, 1.0), cost.observe(2, 1.2)
+    cost.observe(2, 2.0)
+    assert cost.line is not None and cost.line[1] == pytest.approx(0.2 + 0.8 / 8)
+
+
 def test_a_cost_is_never_negative() -> None:
     cost = StepCost()
-    for rows, seconds in ((1, 5.0), (9, 1.0), (2, 4.0)):
+    for rows, seconds in ((1, 5.0), (9, 1.0), (2, 4.0)) * 2:
         cost.observe(rows, seconds)
     assert cost.line is not None and cost.line[0] >= 0 and cost.line[1] == 0
     cost = StepCost()
-    for rows in (1, 2, 3, 4):
+    for rows in (1, 2, 3, 4) * 2:
         cost.observe(rows, rows**3)
     assert cost.line is not None and cost.line[0] >= 0 and cost.line[1] > 0
 
@@ -123,10 +144,29 @@ def test_depths_at_the_ends() -> None:
         assert speculation.depth(1, 0, acceptance_of(rate)) == expected
 
 
-def test_a_draft_is_tried_before_anything_is_known_and_now_and_then() -> None:
+def test_every_second_step_drafts_before_a_cost_is_known() -> None:
     speculation, acceptance = Speculation(8), Acceptance()
-    assert speculation.depth(1, 0, acceptance) == 1
+    depths = []
+    for _ in range(6):
+        acceptance.observe(0, 0)
+        depths.append(speculation.depth(1, 0, acceptance))
+        acceptance.observe(1, depths[-1])
+        depths.append(speculation.depth(1, 0, acceptance))
+    assert depths == [1, 0] * 6
     assert Speculation(0).depth(1, 0, acceptance) == 0
+
+
+def test_after_a_right_trial_comes_another_until_the_rate_is_known() -> None:
+    """A text that has become easy is noticed; drafts that are right and not worth their rows end soon."""
+    for fixed, expected in ((1.0, True), (0.0, False)):
+        speculation, acceptance = Speculation(8), acceptance_of(0.0)
+        for seen in (1, 5, 9) * 20:
+            speculation.cost.observe(seen, fixed + 0.6 * seen)
+        depths = []
+        for _ in range(600):
+            depths.append(speculation.depth(1, 0, acceptance))
+            acceptance.observe(depths[-1], depths[-1])
+        assert (sum(depths[-200:]) > 150) == expected and (expected or sum(depths) < 60)
 
 
 @pytest.mark.parametrize(("fixed", "per_row", "drafting_s"), [(9, 1, 0), (0, 1, 0), (1, 0.2, 2.0)])

@@ -22,7 +22,11 @@ SMALL = small.SMALL.replace(
     num_hidden_layers=4, compress_ratios=(0, 4, 128, 4), index_topk=64, num_nextn_predict_layers=0,
     max_position_embeddings=4096,
 )  # fmt: skip
-NO_OPS = ("counting", "kernels_run", "part", "rope_frequencies", "rope_table", "current", "isas", "timing", "using")
+NO_OPS = (
+    "counting", "kernels_run", "part", "rope_frequencies", "rope_table", "current", "isas", "timing", "using",
+    "choose", "kernels_choose",
+)  # fmt: skip
+"""Of `ops`, those that are no part of a pass."""
 MILLION = pytest.param(1_000_000, marks=pytest.mark.slow)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,7 @@ def allocate(config: ModelConfig, num_tokens: int, name: str) -> PoolRow:
     if not 0 < num_tokens <= config.max_position_embeddings:
         raise ValueError(f"{num_tokens} tokens are not allowed; expected 1 to {config.max_position_embeddings}")
     records, _ = records_named(config, name)
+    gc.collect()  # garbage that goes meanwhile would count against the pool
     before = rss_bytes()
     pool = Pool(config, num_tokens, records, poison=True)  # poison writes all of the storage and of a state
     pool.open()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
+from wavefold.cli.form import add_form
 from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="keep only the most likely tokens, up to probability P (default: the model's, else 1)"
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default 0)")
+    add_form(parser)
+    parser.add_argument("--draft-depth", type=int, default=0, metavar="N",
+                        help="tokens that are guessed and verified in one pass, at most; how many is decided by "
+                        "measured time (default 0)")  # fmt: skip
     add_arithmetic(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"),
                         help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip

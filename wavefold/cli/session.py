@@ -16,6 +16,7 @@ from wavefold.chat.encoding import turn_ids
 from wavefold.cli.answers import PrefillBar, Screen, report, values_of
 from wavefold.cli.chat import Chat
 from wavefold.cli.flags import as_flags
+from wavefold.cli.form import form_of, has_form
 from wavefold.cli.models import arithmetic_of, dtype_of
 from wavefold.cli.ranks import over_ranks
 from wavefold.engine import Completion, Sampling
@@ -36,11 +37,12 @@ class Session:
             self.llm = LLM(
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
                 args.batch_invariant, over_ranks(args), args.kernels, args.activations, args.huge_pages,
+                draft_depth=args.draft_depth,
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
         self.sampling = Sampling(
             args.max_tokens, args.temperature, args.top_p, args.seed,
-            turn_ids(self._tokenizer()) if args.chat else (), args.show_special,
+            turn_ids(self._tokenizer()) if args.chat else (), args.show_special, **form_of(args),
         )  # fmt: skip
         self.resolved = self.llm.resolved(self.sampling)
 
@@ -48,7 +50,9 @@ class Session:
         """The prompt of a text to complete, or the chat's with this message."""
         if self.chat:
             return self.chat.prompt(text)
-        self._tokenizer()
+        tokenizer = self._tokenizer()
+        if has_form(self.args):  # no last token may become another one
+            return Prompt(tokenizer.encode(text, bos=True, allow_special=self.args.allow_special))
         return self.llm.prompt(text, self.args.allow_special)
 
     def answer_text(self, text: str, stoppable: bool = False) -> None:

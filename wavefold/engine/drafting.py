@@ -7,7 +7,7 @@ the one that promises more tokens a second goes first, and where it finds nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -22,6 +22,8 @@ from wavefold.engine.speculation import Acceptance, Speculation
 from wavefold.model import Transformer
 
 Drafts = Literal["lookup", "mtp", "both"]
+REST = 8
+"""Steps after which it is asked again whether drafts are worth their rows."""
 DRAFTS: tuple[Drafts, ...] = ("lookup", "mtp", "both")
 
 
@@ -42,6 +44,11 @@ class _Drafted:
     text: Text
     acceptances: list[Acceptance]
     by: int | None = None
+    rests: list[int] = field(default_factory=list)
+    """By proposer: steps in which it is not asked, since its drafts were not worth it."""
+
+    def __post_init__(self) -> None:
+        self.rests = [0] * len(self.acceptances)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,6 @@ class Drafter:
     def propose(self, requests: Sequence[Request], num_decodes: int) -> list[Sequence[int]]:
         """Returns drafts for the next step of requests that have been observed; `num_decodes` of all decode in it."""
         drafts: dict[Request, Sequence[int]] = {}
-        for request in requests:
-            self._requests[request].text.read()
         options = [self._options(self._requests[request], num_decodes) for request in requests]
         for choice in range(len(self._proposers)):  # the best, and where it finds nothing the next best
             due = [left[choice] for left in options if len(left) > choice]
@@ -113,11 +118,19 @@ class Drafter:
     def _options(self, drafted: _Drafted, num_decodes: int) -> list[_Option]:
         """Returns what proposers may do for a request, the best first; nobody whose drafts are not worth it."""
         request, options = drafted.text.request, []
+        drafted.text.read()
         left = request.max_tokens - len(request.output) - 1  # the last token needs no draft
         for number, (proposer, acceptance) in enumerate(zip(self._proposers, drafted.acceptances, strict=True)):
-            drafting_s = partial(proposer.seconds, drafted.text, num_texts=num_decodes)
-            circumstances = num_decodes, num_decodes - 1, acceptance, drafting_s
+            if drafted.rests[number]:
+                drafted.rests[number] -= 1
+                continue
+            if not proposer.finds(drafted.text):
+                continue
+            drafting_s = partial(proposer.seconds, num_texts=num_decodes)
+            circumstances = num_decodes, num_decodes - 1, acceptance, drafting_s, proposer.behind_s(drafted.text)
             depth = min(self._speculation.depth(*circumstances), left)
+            if depth == 0 and self._speculation.cost.line is not None:
+                drafted.rests[number] = REST
             if depth > 0:
                 speed = self._speculation.speed(depth, *circumstances)
                 options.append(_Option(drafted, number, depth, speed))

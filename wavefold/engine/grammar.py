@@ -121,10 +121,11 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._tokenizer, _source(constraint), log_level=0)
         problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if problems:
-            said = " ".join("; ".join(problems).split())
+            said = _one_line("; ".join(problems))
             raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {said}")
         grammar = Grammar(matcher, self._vocab_size)
-        if not bool(grammar.start().mask.any()):
+        begin = grammar.start()
+        if not bool(begin.mask.any()) or begin.error:
             raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: no text satisfies it")
         while len(self._compiled) >= KEPT:
             del self._compiled[next(iter(self._compiled))]
@@ -139,6 +140,11 @@ def _source(constraint: Constraint) -> str:
         texts = (json.dumps(text, ensure_ascii=False) for text in json.loads(constraint.text))
         return str(llguidance.LLMatcher.grammar_from_lark(f"start: {' | '.join(texts)}\n"))
     return str(llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS))  # type: ignore[arg-type]
+
+
+def _one_line(error: str) -> str:
+    """Returns an error of llguidance without the dump of its state."""
+    return _short(" ".join(error.split("<state>")[0].split()))
 
 
 def _short(text: str) -> str:
@@ -209,4 +215,4 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            self.error = f"its grammar cannot go on: {' '.join(self._matcher.get_error().split())}"
+            self.error = f"its grammar cannot go on: {_one_line(self._matcher.get_error())}"

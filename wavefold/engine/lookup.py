@@ -35,11 +35,21 @@ class Lookup:
 
         Where the match is less than `depth` tokens back, the text between is taken to repeat itself.
         """
+        if (end := self._match(tokens)) is None:
+            return []
+        return [tokens[end + number % (len(tokens) - end)] for number in range(depth)]
+
+    def finds(self, tokens: Sequence[int]) -> bool:
+        """True if the last tokens have a match."""
+        return self._match(tokens) is not None
+
+    def _match(self, tokens: Sequence[int]) -> int | None:
+        """Returns the position after the longest match of the last tokens."""
         self._read(tokens)
         for length in range(LONGEST, self._least - 1, -1):
             if len(tokens) >= length and (end := self._ends.get(tuple(tokens[-length:]))) is not None:
-                return [tokens[end + number % (len(tokens) - end)] for number in range(depth)]
-        return []
+                return end
+        return None
 
     def observe(self, accepted: int, of: int) -> None:
         """Is told that `accepted` of the `of` guesses of a step were right."""
@@ -68,14 +78,22 @@ class LookupDrafts:
         if (lookup := self._lookups.get(text.request)) is not None:
             lookup.observe(accepted, of)
 
-    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+    def finds(self, text: Text) -> bool:
+        return self._of(text).finds(text.tokens)
+
+    def seconds(self, depth: int, num_texts: int) -> float:
+        return 0.0
+
+    def behind_s(self, text: Text) -> float:
         return 0.0
 
     def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
-        return [
-            self._lookups.setdefault(text.request, Lookup()).propose(text.tokens, depth)
-            for text, depth in zip(texts, depths, strict=True)
-        ]
+        return [self._of(text).propose(text.tokens, depth) for text, depth in zip(texts, depths, strict=True)]
+
+    def _of(self, text: Text) -> Lookup:
+        if (lookup := self._lookups.get(text.request)) is None:
+            lookup = self._lookups[text.request] = Lookup()
+        return lookup
 
     def forget(self, request: Request) -> None:
         self._lookups.pop(request, None)

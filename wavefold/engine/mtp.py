@@ -27,17 +27,35 @@ from wavefold.model import Transformer
 
 
 class _Waiting:
-    """Streams of the last tokens of a sequence that the module has not run, at most a window of them."""
+    """Streams of the last tokens of a sequence that the module has not run, at least a window of them."""
 
     def __init__(self, sequence: Cached, window: int):
-        self.sequence, self.end = sequence, 0
-        self.rows: deque[Tensor] = deque(maxlen=window)
+        self.sequence, self.end, self.num_rows = sequence, 0, 0
+        self._window = window
+        self._parts: deque[Tensor] = deque()
 
     def take(self, streams: Tensor) -> None:
+        """Takes those of the last tokens of the sequence; tokens between that it has not seen are a new beginning."""
         if self.end + len(streams) != self.sequence.num_tokens:
-            self.rows.clear()
-        self.rows.extend(streams)
+            self.clear()
         self.end = self.sequence.num_tokens
+        self._parts.append(streams)
+        self.num_rows += len(streams)
+        while self.num_rows - len(self._parts[0]) >= self._window:
+            self.num_rows -= len(self._parts.popleft())
+
+    def rows(self, first: int) -> list[Tensor]:
+        """The streams of the tokens from `first` on, in parts."""
+        begin, parts = self.end - self.num_rows, []
+        for part in self._parts:
+            if begin + len(part) > first:
+                parts.append(part[max(first - begin, 0) :])
+            begin += len(part)
+        return parts
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self.num_rows = 0
 
 
 class MTPDrafts:
@@ -69,9 +87,14 @@ class MTPDrafts:
             waiting = self._waiting[text.request] = _Waiting(text.sequence, self.window)
         waiting.take(streams)
 
-    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
-        first = self._cost.seconds(len(self._waiting[text.request].rows), num_texts)
-        return first + (depth - 1) * self._cost.seconds(1, num_texts)
+    def finds(self, text: Text) -> bool:
+        return True
+
+    def seconds(self, depth: int, num_texts: int) -> float:
+        return depth * self._cost.seconds(1, num_texts)
+
+    def behind_s(self, text: Text) -> float:
+        return self._cost.per_row * (self._waiting[text.request].num_rows - 1)
 
     def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
         """Returns the guesses. No text is given twice without a step between."""
@@ -110,17 +133,17 @@ class MTPDrafts:
         counts: list[int] = []
         for text in texts:
             sequence, waiting = text.sequence, self._waiting[text.request]
-            end, first = sequence.num_tokens, sequence.num_tokens - len(waiting.rows)
-            assert waiting.end == end and len(waiting.rows), "no streams wait for a module that is to guess"
-            if sequence.num_mtp_tokens < first:
-                sequence.skip_mtp(first)
-            rows = list(waiting.rows)[sequence.num_mtp_tokens - first :]
-            streams += rows
-            following += text.tokens[sequence.num_mtp_tokens + 1 : end + 1]
-            counts.append(len(rows))
-        results = self._run(torch.stack(streams), following, [text.sequence for text in texts], counts, False)
+            end, num_rows = sequence.num_tokens, min(waiting.num_rows, self.window)
+            assert waiting.end == end and num_rows, "no streams wait for a module that is to guess"
+            if sequence.num_mtp_tokens < end - num_rows:
+                sequence.skip_mtp(end - num_rows)
+            first = sequence.num_mtp_tokens
+            streams += waiting.rows(first)
+            following += text.tokens[first + 1 : end + 1]
+            counts.append(end - first)
+        results = self._run(torch.cat(streams), following, [text.sequence for text in texts], counts, False)
         for text in texts:
-            self._waiting[text.request].rows.clear()
+            self._waiting[text.request].clear()
         return results
 
     def _run(

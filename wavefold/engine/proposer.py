@@ -41,8 +41,14 @@ class Proposer(Protocol):
         `streams` [k, hc, hidden]: those of the last k tokens of the sequence, all of this step; None if `window` is 0.
         """
 
-    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
-        """Returns the seconds that guesses for `text` are expected to take, if as many are made for `num_texts`."""
+    def finds(self, text: Text) -> bool:
+        """True if it has a guess for `text` as it is."""
+
+    def seconds(self, depth: int, num_texts: int) -> float:
+        """Returns the seconds that guesses for one of `num_texts` are expected to take, in step after step."""
+
+    def behind_s(self, text: Text) -> float:
+        """Returns the seconds that the next guesses for `text` take once, since none were asked for meanwhile."""
 
     def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
         """Returns at most depths[i] guesses of the tokens after those of texts[i]."""

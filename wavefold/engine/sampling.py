@@ -177,8 +177,12 @@ class ResolvedSampling:
 
     def values(self) -> dict[str, object]:
         """The values by name, for people and programs to read. Those that are seldom used are left out if unused."""
-        more = {"stop": list(self.stop), "top_k": self.top_k, "min_p": self.min_p, **vars(self.adjustments)}
-        unused = {"stop": [], "top_k": 0, "min_p": 0, **vars(NONE)}
+        form = None if self.constraint is None else vars(self.constraint)
+        more = {
+            "stop": list(self.stop), "top_k": self.top_k, "min_p": self.min_p, "constraint": form,
+            **vars(self.adjustments),
+        }  # fmt: skip
+        unused = {"stop": [], "top_k": 0, "min_p": 0, "constraint": None, **vars(NONE)}
         return {
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.max_tokens,
             "stop_ids": list(self.stop_ids), **{name: value for name, value in more.items() if value != unused[name]},

@@ -11,11 +11,11 @@ file tells them where a layer's parameters and a sequence's caches lie.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavefold import ops
 from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
@@ -25,7 +25,7 @@ from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
-from wavefold.model.cpu_slots import Slots, addresses_of, num_registered, same_slots, slots_of
+from wavefold.model.cpu_slots import Watch
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.moe import Expert
 from wavefold.model.mtp import MTP
@@ -52,13 +52,6 @@ class CpuLayer:
         self.first_of_experts = native.ranges([shared.w1.weight, shared.w3.weight])
 
 
-class CpuMTP(NamedTuple):
-    """The first MTP module as the kernels take it."""
-
-    layer: CpuLayer
-    module: native.MTPModule
-
-
 class CpuLayers:
     """A model's main layers, and the whole model, as the kernels take them.
 
@@ -70,14 +63,7 @@ class CpuLayers:
         self.layers: list[CpuLayer] = []
         self.whole: native.WholeModel | None = None
         """The model for one call a pass, or None where experts are computed elsewhere or not all in memory."""
-        self.mtp: CpuMTP | None = None
-        """The MTP module for one call a pass, or None without one, and where it is not stored like the main layers."""
-        self._compute: ExpertCompute | None = None
-        self._arithmetic: Arithmetic | None = None
-        self._generation = self._num_registered = -1
-        self._slots: Slots = [], []
-        self._addresses: list[int] = []
-        self._blocks: list[nn.Module | None] = []
+        self._watch = Watch(lambda model: model.layers)
 
     def of(self, model: Transformer, views: Sequence[View]) -> bool:
         """True if the kernels run the model's layers for these views. Then `layers` and `whole` are current.
@@ -85,83 +71,72 @@ class CpuLayers:
         False for activations other than bfloat16, a device other than a CPU, rows that lie in no pool or that the
         kernels do not read, while operations are counted, and for parameters that are not as in the official files.
         """
-        if not ops.kernels_run(model.arithmetic.dtype, model.device):
+        if not _kernels_run(model, views):
             return False
-        if not all(view.has_rows for view in views):
-            return False
-        if not self._is_current(model):
+        if not self._watch.is_current(model):
             self._make(model)
         return bool(self.layers)
 
-    def _is_current(self, model: Transformer) -> bool:
-        """True if the structures are still those of the model."""
-        compute, arithmetic = model.experts, model.arithmetic
-        if self._compute is not compute or self._generation != compute.store.generation:
-            return False
-        if self._arithmetic is not arithmetic and self._arithmetic != arithmetic:
-            return False
-        if self._blocks != _blocks_of(model):  # deleting one registers nothing
-            return False
-        if self._num_registered != num_registered():  # by any model's modules: only these count
-            if not same_slots(self._slots, slots_of(model)):
-                return False
-            self._num_registered = num_registered()
-        return self._addresses == addresses_of(self._slots)
-
     def _make(self, model: Transformer) -> None:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
-        self._compute, self._arithmetic = model.experts, model.arithmetic
-        self._generation, self._num_registered = model.experts.store.generation, num_registered()
-        self._slots = slots_of(model)
-        self._addresses = addresses_of(self._slots)
-        self._blocks = _blocks_of(model)
-        self.whole, self.mtp, self.layers = None, None, []
+        self._watch.renew(model)
+        self.whole, self.layers = None, []
         if not as_stored(blocks):
             return
         _check_sizes(blocks, model.config)
         self.layers = [CpuLayer(block, model.config, model.arithmetic) for block in blocks]
-        experts = _expert_arrays(model.experts, range(len(blocks)))
-        plain = {model.embed.weight.dtype, model.head.weight.dtype} <= {torch.bfloat16, torch.float32}
-        if experts is None or not plain or not _ends_as_stored(model, model.norm):
+        if _ends_as_stored(model, model, model.norm):
+            self.whole = _whole(model, self.layers, model, model.norm)
+
+
+class CpuMTP:
+    """A model's first MTP module as the kernels take it, built and watched like `CpuLayers`."""
+
+    def __init__(self) -> None:
+        self.layers: list[CpuLayer] = []
+        self.module: native.MTPModule | None = None
+        self._watch = Watch(lambda model: model.mtp)
+
+    def of(self, model: Transformer, views: Sequence[View]) -> bool:
+        """True if one call runs the module for these views: as in `CpuLayers.of`, with all experts in memory."""
+        if not _kernels_run(model, views):
+            return False
+        if not self._watch.is_current(model):
+            self._make(model)
+        return self.module is not None
+
+    def _make(self, model: Transformer) -> None:
+        head: MTP = model.mtp[0]  # type: ignore[assignment]
+        self._watch.renew(model)
+        self.module = None
+        norms = head.enorm, head.hnorm, head.norm
+        if not as_stored([head]) or head.attn.spec.compressed or not _ends_as_stored(model, head, *norms):
             return
-        collapse = model.hc_head_fn, model.hc_head_base, model.hc_head_scale
-        self.whole = native.WholeModel(
-            [layer.parameters for layer in self.layers], experts, [layer.shared for layer in self.layers],
-            model.config.swiglu_limit, model.embed.weight, collapse, model.norm.weight, model.head.weight,
-        )  # fmt: skip
-        self.mtp = _mtp_of(model)
+        _check_sizes([head], model.config)
+        self.layers = [CpuLayer(head, model.config, model.arithmetic)]
+        if (whole := _whole(model, self.layers, head, head.norm)) is not None:
+            weights = head.e_proj.stored, head.h_proj.stored, head.enorm.weight, head.hnorm.weight
+            self.module = native.MTPModule(whole, *weights)
 
 
-def _blocks_of(model: Transformer) -> list[nn.Module | None]:
-    return [*model.layers._modules.values(), *model.mtp._modules.values()]
+def _kernels_run(model: Transformer, views: Sequence[View]) -> bool:
+    return ops.kernels_run(model.arithmetic.dtype, model.device) and all(view.has_rows for view in views)
 
 
-def _mtp_of(model: Transformer) -> CpuMTP | None:
-    """Returns the first MTP module for the kernels, or None unless it is stored as in the official files."""
-    if not model.mtp:
+def _whole(
+    model: Transformer, layers: Sequence[CpuLayer], end: HyperConnected, norm: Norm
+) -> native.WholeModel | None:  # fmt: skip
+    """Returns `layers` with embedding, head, and the last collapse of `end`; None unless all experts are in memory."""
+    if (experts := _expert_arrays(model.experts, [layer.layer for layer in layers])) is None:
         return None
-    head: MTP = model.mtp[0]  # type: ignore[assignment]
-    layer = head.attn.layer
-    if (
-        not as_stored([head])
-        or head.attn.spec.compressed
-        or not _ends_as_stored(head, head.enorm, head.hnorm, head.norm)
-    ):
-        return None
-    if (experts := _expert_arrays(model.experts, range(layer, layer + 1))) is None:
-        return None
-    _check_sizes([head], model.config)
-    cpu = CpuLayer(head, model.config, model.arithmetic)
-    collapse = head.hc_head_fn, head.hc_head_base, head.hc_head_scale
-    whole = native.WholeModel(
-        [cpu.parameters], experts, [cpu.shared], cpu.limit, model.embed.weight, collapse, head.norm.weight,
-        model.head.weight,
+    return native.WholeModel(
+        [layer.parameters for layer in layers], experts, [layer.shared for layer in layers],
+        model.config.swiglu_limit, model.embed.weight, (end.hc_head_fn, end.hc_head_base, end.hc_head_scale),
+        norm.weight, model.head.weight,
     )  # fmt: skip
-    norms = head.enorm.weight, head.hnorm.weight
-    return CpuMTP(cpu, native.MTPModule(whole, head.e_proj.stored, head.h_proj.stored, *norms))
 
 
-def _expert_arrays(experts: ExpertCompute, layers: range) -> list[np.ndarray] | None:
+def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.ndarray] | None:
     """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory."""
     if not experts.takes_views:
         return None
@@ -174,11 +149,15 @@ def _expert_arrays(experts: ExpertCompute, layers: range) -> list[np.ndarray] | 
     return arrays
 
 
-def _ends_as_stored(module: HyperConnected, *norms: Norm) -> bool:
-    """True if the last collapse of a model or MTP module and its norms are as in the official files."""
-    wide = module.hc_head_fn, module.hc_head_base, module.hc_head_scale
-    return all(norm.weight.dtype == torch.bfloat16 for norm in norms) and all(
-        tensor.dtype == torch.float32 for tensor in wide
+def _ends_as_stored(model: Transformer, end: HyperConnected, *norms: Norm) -> bool:
+    """True if embedding, head, the last collapse of `end` and these norms are as in the official files."""
+    plain = torch.bfloat16, torch.float32
+    wide = end.hc_head_fn, end.hc_head_base, end.hc_head_scale
+    return (
+        model.embed.weight.dtype in plain
+        and model.head.weight.dtype in plain
+        and all(norm.weight.dtype == torch.bfloat16 for norm in norms)
+        and all(tensor.dtype == torch.float32 for tensor in wide)
     )
 
 
@@ -197,7 +176,8 @@ def run_mtp(
     mtp: CpuMTP, streams: Tensor, following: Tensor, views: Sequence[PagedView], wanted: native.Wanted
 ) -> Tensor:  # fmt: skip
     """`MTP.run` in one call: streams bfloat16 [n, hc, hidden], following [n] -> logits of the rows that are wanted."""
-    return native.mtp(mtp.module, spans_of([mtp.layer], views), following.contiguous(), streams.contiguous(), wanted)
+    assert mtp.module is not None
+    return native.mtp(mtp.module, spans_of(mtp.layers, views), following.contiguous(), streams.contiguous(), wanted)
 
 
 def run_layers(

@@ -24,7 +24,7 @@ from wavefold.config import LayerSpec, ModelConfig
 from wavefold.experts import ExpertCompute, ExpertTable, LocalExperts, ResidentExperts
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
-from wavefold.model.cpu_layers import CpuLayers, as_stored, run_layers, run_mtp, run_whole
+from wavefold.model.cpu_layers import CpuLayers, CpuMTP, as_stored, run_layers, run_mtp, run_whole
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
@@ -90,7 +90,7 @@ class Transformer(HyperConnected):
         self.mtp = nn.ModuleList(MTP(config, spec) for spec in config.layers[config.num_hidden_layers :])
         self.origin: Origin | None = None  # the checkpoint it was loaded from
         self.runtime: Runtime | None = None  # of its passes; None: the runtime of the caller's thread
-        self._cpu = CpuLayers()
+        self._cpu, self._cpu_mtp = CpuLayers(), CpuMTP()
 
     @property
     def path(self) -> Path | None:
@@ -119,7 +119,7 @@ class Transformer(HyperConnected):
         """Applies `fn` to each tensor, routed experts included: `to` and the like call it."""
         super()._apply(fn, recurse)
         self.experts.store.apply(fn)
-        self._cpu = CpuLayers()  # memory of another dtype may have the old address
+        self._cpu, self._cpu_mtp = CpuLayers(), CpuMTP()  # memory of another dtype may have the old address
         return self
 
     @property
@@ -201,9 +201,9 @@ class Transformer(HyperConnected):
             )
         rows = range(len(streams)) if wanted is None else wanted
         views = pool.begin_mtp(sequences, counts, guessed)
-        if self._cpu.of(self, views) and self._cpu.mtp is not None:
+        if self._cpu_mtp.of(self, views):
             asked = native.Wanted(rows, () if after is None else rows, after)
-            logits = run_mtp(self._cpu.mtp, streams, following, views, asked)
+            logits = run_mtp(self._cpu_mtp, streams, following, views, asked)
         else:
             batch = Batch.of(self.config, following, views)
             embedded = self.embed(following, self.arithmetic)
