@@ -54,7 +54,13 @@ class Guesses:
     def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
         pass
 
-    def seconds(self, text: Text, depth: int, num_texts: int) -> float:
+    def finds(self, text: Text) -> bool:
+        return True
+
+    def seconds(self, depth: int, num_texts: int) -> float:
+        return 0.0
+
+    def behind_s(self, text: Text) -> float:
         return 0.0
 
     def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
