@@ -34,9 +34,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_waits_by_hand() -> None:
     """The first request decodes alone until 4.0; all decode from there to 7.0, where it ends."""
-    times = [[1.0, 2.0, 6.0, 7.0], [4.0, 5.0, 5.5, 9.0], [3.0, 3.5, 6.5, 8.0]]
+    times = [[1.0, 2.5, 6.0, 7.0], [4.0, 5.2, 5.5, 9.0], [3.0, 3.5, 6.5, 8.0]]
     found = waits(times, 4)
-    assert found == (12 / 9, 3.0, 4.0, 4.0, pytest.approx(1.0))  # 6 to 7, 4 to 5, 5 to 5.5: none that began before 4
+    assert found == (12 / 9, 3.0, 4.0, 3.5, pytest.approx(1.0))  # 6 to 7, 4 to 5.2 and 5.2 to 5.5
     assert waits([[2.0]], 1) == (0.5, 2.0, 2.0, None, None)
     with pytest.raises(ValueError, match="an answer of 3 tokens came; expected 4 for each request"):
         waits([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0]], 4)
