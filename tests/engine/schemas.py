@@ -121,6 +121,18 @@ def _places(schema: Schema) -> list[Schema]:
 LEAVES = [*STRINGS, *NUMBERS, *ARRAYS, *OBJECTS, *UNIONS, *RECURSIVE]
 SCHEMAS = [place for leaf in LEAVES for place in _places(leaf)]
 
+LARGE: list[Schema] = [
+    {"anyOf": [{"type": "object", "properties": {f"k{n}": {"type": "null"}}, "required": [f"k{n}"],
+                "additionalProperties": False} for n in range(2100)]},
+    {"type": "object", "properties": {f"k{n}": {"type": "null"} for n in range(600)}, "required": ["k0"],
+     "additionalProperties": False},
+    {"type": "array", "items": {"type": "null"}, "minItems": 300, "maxItems": 301},
+    {"$ref": "#/$defs/d6", "$defs": {"d0": {"type": "null"}, **{
+        f"d{n}": {"type": "array", "items": False, "minItems": 2, "prefixItems": [{"$ref": f"#/$defs/d{n - 1}"}] * 2}
+        for n in range(1, 7)}}},
+]  # fmt: skip
+"""Schemas whose parsers have thousands of alternatives at a place."""
+
 REFUSED: list[tuple[Schema, str]] = [
     ({"type": "array", "uniqueItems": True}, "uniqueItems"), ({"not": {"type": "string"}}, "not"),
     ({"if": {"type": "string"}, "then": {"maxLength": 2}}, "if"),
@@ -133,5 +145,34 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"type": "integer", "minimum": 5, "maximum": 3}, "nsatisfiable"), ({"enum": []}, "nsatisfiable"),
     (False, "no value satisfies it"), ({"$ref": "#"}, "no text satisfies it"),
     ({"$ref": "#/$defs/missing"}, "missing"), ({"type": "strin"}, "strin"),
+    # what llguidance takes without a word
+    ({"x-guidance": {"whitespace_pattern": "x"}}, "x-guidance"),
+    ({"type": "string", "minLenght": 5}, "did you mean 'minLength'"), ({"maxlength": 5}, "maxlength"),
+    ({"type": "integer", "divisibleBy": 3}, "divisibleBy"), ({"Required": ["a"]}, "did you mean 'required'"),
+    ({"properties": {"a": {"anyOf": [{"typ": "null"}]}}}, "#/properties/a/anyOf/0: keyword 'typ'"),
+    ({"type": "array", "prefixItems": [{}], "additionalItems": False}, "additionalItems"),
+    ({"type": "array", "items": [{}, {}]}, "expected prefixItems"),
+    ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, "exclusiveMinimum as a boolean"),
+    ({"const": 2**53 + 1}, "const 9007199254740993"), ({"enum": ["a", [{"b": -(2**60)}]]}, "enum -1152921504606846976"),
+    ({"maximum": 10**30}, "expected integers of at most 2^53"), ({"const": float("inf")}, "expected finite numbers"),
+    ({"type": "object", "minProperties": 1}, "minProperties 1"),
+    ({"type": "object", "required": ["a", "a"], "minProperties": 2}, "a key may be written twice"),
+    ({"type": "integer", "multipleOf": 99991}, "multipleOf 99991"), ({"multipleOf": 0.12345}, "multipleOf 0.12345"),
+    ({"type": "array", "minItems": 1001}, "minItems 1001"),
+    ({"allOf": [{"anyOf": [{"minimum": n} for n in range(17)]}] * 2}, "289 combinations"),
+    ({"type": "string", "pattern": "^[^a&&b]$"}, "&& inside a class"), ({"pattern": "[a--b]"}, "-- inside a class"),
+    ({"patternProperties": {"[[:alpha:]]": {}}}, "[ inside a class"), ({"pattern": "a[]b]"}, "an empty class"),
+    ({"pattern": r"\Aa"}, r"\A is not allowed"), ({"pattern": r"a\z"}, r"\z is not allowed"),
+    ({"pattern": "(?U)a"}, "(?U"),
+    ({"pattern": r"\u{41}"}, r"\u{ is not allowed"), ({"pattern": r"(a)\1"}, r"\1"),
+    # values without end
+    ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "without end"),
+    ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "without end"),
+    ({"$ref": "#/$defs/a", "$defs": {
+        "a": {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]},
+        "b": {"anyOf": [
+            {"type": "array", "prefixItems": [{"$ref": "#/$defs/a"}], "minItems": 1}, {"$ref": "#/$defs/a"}]},
+    }}, "without end"),
+    ({"type": "object", "required": ["x"], "additionalProperties": {"$ref": "#"}}, "without end"),
 ]  # type: ignore[list-item]  # fmt: skip
 """Schemas that nobody can be held to here, each with a word that its refusal names."""

@@ -15,10 +15,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from tests.engine.schemas import LEAVES, RECURSIVE, REFUSED, SCHEMAS, UNIONS, Schema
+from tests.engine.schemas import LARGE, LEAVES, RECURSIVE, REFUSED, SCHEMAS, UNIONS, Schema
 from wavefold import LLM, Sampling, ops
 from wavefold.chat import Prompt
-from wavefold.engine import grammar as grammars
 from wavefold.engine.answer import Answer
 from wavefold.engine.choosing import allowed_by, by_torch, next_tokens
 from wavefold.engine.grammar import Constraint, Grammars
@@ -85,7 +84,14 @@ class TestSchemas:
             "allOf", "$ref", "$defs", "definitions",
         }  # fmt: skip
 
-    @pytest.mark.parametrize(("schema", "word"), REFUSED, ids=str)
+    @pytest.mark.parametrize("schema", LARGE, ids=["union", "options", "items", "tree"])
+    def test_large_schemas(self, llm: LLM, schema: Schema) -> None:
+        answers = llm.generate(["x = "] * 3, [sampled(schema, seed, 2500) for seed in range(3)])
+        for answer in answers:
+            assert answer.finish_reason in ENDED, answer.error
+            jsonschema.validate(json.loads(answer.text), schema)
+
+    @pytest.mark.parametrize(("schema", "word"), REFUSED, ids=lambda value: str(value)[:60])
     def test_what_cannot_be_held_is_refused_by_name(self, llm: LLM, schema: Schema, word: str) -> None:
         with pytest.raises(ValueError, match=rf"json_schema .* is not allowed: .*{re.escape(word)}"):
             llm.generate(["x"], sampled(schema))
@@ -102,6 +108,13 @@ class TestOthers:
         assert {answer.text for answer in answers} <= set(choices) and len({answer.text for answer in answers}) > 1
         assert all(answer.finish_reason in ENDED for answer in answers)
 
+    @pytest.mark.parametrize("number", [2500, 6000])
+    def test_thousands_of_choices(self, llm: LLM, number: int) -> None:
+        choices = [f"item {n} of {n * n}" for n in range(number)] + ["\x7f", "\u2028"]
+        answers = llm.generate(["x = "], Sampling(max_tokens=40, seed=1, temperature=1.5, n=20, choices=choices))
+        assert {answer.text for answer in answers} <= set(choices)
+        assert {answer.finish_reason for answer in answers} <= set(ENDED)
+
     def test_a_regular_expression(self, llm: LLM) -> None:
         expression = r"[A-Z][a-z]{1,5}( [0-9]{1,3})?"
         answers = llm.generate(["name: "] * 30, [Sampling(max_tokens=30, seed=n, regex=expression) for n in range(30)])
@@ -112,6 +125,7 @@ class TestOthers:
         ("values", "message"),
         [
             ({"regex": "("}, r"regex \( is not allowed"),
+            ({"regex": "a{1000}{1000}"}, "is not allowed: its grammar cannot go on: lexer error"),
             ({"regex": "a", "choices": ("b",)}, "regex and choices are not allowed together; expected one of them"),
             ({"choices": ("a", "")}, "expected texts of one character or more"),
             ({"choices": "ab"}, "single text"),
@@ -243,17 +257,15 @@ class TestMasks:
             observed, expected = observed[:-1], expected[:-1]
         assert chisquare(observed, expected).pvalue > 1e-3
 
-    def test_a_grammar_at_its_limits_ends_its_request_alone(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        advance = grammars.GrammarState.advance
-
-        def broken(self: grammars.GrammarState, token: int) -> None:
-            advance(self, token)
-            self.error = "its grammar cannot go on: too complex"
-
+    def test_a_grammar_at_its_limits_ends_its_request_alone(self, llm: LLM) -> None:
+        """A lexer that grows too large amid an answer: not an answer that is complete."""
         alone = llm.generate(["x = "], Sampling(max_tokens=8, temperature=0))[0].tokens
-        monkeypatch.setattr(grammars.GrammarState, "advance", broken)
-        bad, good = llm.generate(["x = "] * 2, [sampled({"type": "string"}), Sampling(max_tokens=8, temperature=0)])
-        assert bad.finish_reason == "error" and "too complex" in bad.error and good.tokens == alone
+        grows = {"type": "string", "pattern": "^([a-z]{1,100}[0-9]?){50}$"}
+        wild = Sampling(max_tokens=200, temperature=2.0, seed=3, n=2, json_schema=grows)
+        *bad, good = llm.generate(["x = "] * 2, [wild, Sampling(max_tokens=8, temperature=0)])
+        assert [answer.finish_reason for answer in bad] == ["error", "error"]
+        assert all("its grammar cannot go on: lexer error" in answer.error for answer in bad)
+        assert good.tokens == alone
 
     @staticmethod
     def _grammars(llm: LLM) -> Grammars:

@@ -209,6 +209,39 @@ def test_a_failure_between_two_counts_ends_all_with_an_error(
     check_alone(model, requests[2:])
 
 
+def test_an_interruption_while_a_step_is_planned_ends_all_with_an_error(
+    model: Transformer, pools: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After requests were taken into the step, so that nobody knows how far the scheduler is."""
+    runner, requests = Runner(model, 8), three(model)
+    for request in requests[:2]:
+        runner.add(request)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("wavefold.engine.scheduler.PlannedSpan", interrupted)
+        runner.step()
+    assert "KeyboardInterrupt while a step was planned" in answer_of(requests[1]).error
+    assert runner.idle
+    runner.add(requests[2])
+    finish(runner)
+    check_alone(model, requests[2:])
+
+
+def test_an_answer_that_cannot_even_end_leaves_a_runner_that_works(
+    model: Transformer, pools: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, requests = Runner(model, 8), three(model)
+    for request in requests[:2]:
+        runner.add(request)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Answer, "take", interrupted)
+        patch.setattr(Answer, "end", interrupted)
+        runner.step()
+    assert runner.idle
+    runner.add(requests[2])
+    finish(runner)
+    check_alone(model, requests[2:])
+
+
 def interrupted(*arguments: object) -> None:
     raise KeyboardInterrupt
 

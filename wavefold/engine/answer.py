@@ -74,6 +74,8 @@ class Answer:
             if self.grammar is not None:
                 self.grammar.advance(token)
             self._push(f"{token} " if self._decoder is None else self._stops.push(self._decoder.push(token)))
+            if finish := self._failed():
+                break
             if self._stops.found or (self.grammar is not None and self.grammar.is_complete):
                 finish = "stop"
                 break
@@ -90,12 +92,21 @@ class Answer:
         if self.grammar is None or self.sampling.logprobs is not None:
             return forced, None
         finish: FinishReason | None = None
-        while finish is None and len(forced) < most and not self.grammar.error:
-            if (token := self.grammar.only_token) is None:
+        while finish is None and len(forced) < most:
+            token = self.grammar.only_token
+            finish = self._failed()
+            if finish or token is None:
                 break
             kept, finish = self.take([token], ())
             forced += kept
         return forced, finish
+
+    def _failed(self) -> FinishReason | None:
+        """Returns "error" if its grammar cannot go on, which `error` says then."""
+        if self.grammar is None or not self.grammar.error:
+            return None
+        self.error = self.grammar.error
+        return "error"
 
     def spent(self, before: int, seconds: float, cache_bytes: int) -> None:
         """Counts a pass that ran rows of this answer, which had `before` of `num_chosen` tokens until then."""
@@ -105,7 +116,7 @@ class Answer:
         """Ends the answer: text that was kept back is given. An answer that has ended stays as it is."""
         if self.finish_reason is None:
             self.finish_reason = {"length": self.limit, "abort": "interrupted"}.get(reason, reason)
-            self.error = error
+            self.error = error or self.error
             if self._decoder is not None and not self._stops.found:
                 self._push(self._stops.push(self._decoder.finish()))
                 self._push(self._stops.finish())

@@ -2,7 +2,8 @@
 
     Constraint -> Grammars.compile -> Grammar -> start() for each answer -> mask -> a token is chosen -> advance
 
-llguidance does the work. It refuses keywords that it does not know, where other libraries leave them out.
+llguidance does the work. It refuses keywords that it does not support, where other libraries leave them out. What it
+takes and does not hold an answer to, schemas.py refuses.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import llguidance
 import torch
 from torch import Tensor
 
 from wavefold.chat import Tokenizer
+from wavefold.engine.schemas import problem_of_schema
 
 Kind = Literal["json_schema", "regex", "choices"]
 MOST_CHARACTERS = 1 << 18
@@ -28,6 +30,10 @@ JSON_OPTIONS = {
     "lenient": False,
 }  # fmt: skip
 """One blank after commas and colons, as `json.dumps` writes, and nothing that a schema asks for is left out."""
+ROW_ITEMS = 20_000
+"""Alternatives at a place of a text; llguidance's own limit of 2,000 was met amid answers."""
+LEXER_FUEL = 200_000
+"""A fifth of llguidance's own, with which `a{1000}{1000}` took seconds before it was given up."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def _choices_text(choices: Sequence[str]) -> str:
 
 
 def _schema_text(schema: object) -> str:
+    parsed: Any
     try:
         parsed = json.loads(schema) if type(schema) is str else schema
         text = json.dumps(parsed, ensure_ascii=False)
@@ -81,7 +88,11 @@ def _schema_text(schema: object) -> str:
         raise ValueError("json_schema false is not allowed: no value satisfies it")
     if not (parsed is True or text.startswith("{")):
         raise ValueError(f"json_schema {_short(text)} is not allowed; expected an object of keywords")
-    return "{}" if parsed is True else text
+    if parsed is True:
+        return "{}"
+    if problem := problem_of_schema(parsed):
+        raise ValueError(f"json_schema {_short(text)} is not allowed: {problem}")
+    return json.dumps({key: value for key, value in parsed.items() if key != "$schema"}, ensure_ascii=False)
 
 
 class _Vocabulary:
@@ -118,15 +129,17 @@ class Grammars:
         if self._tokenizer is None:  # a second for the official vocabulary
             wrapper = llguidance.TokenizerWrapper(self._vocabulary)
             self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=self._eos_ids)
-        matcher = llguidance.LLMatcher(self._tokenizer, _source(constraint), log_level=0)
+        limits = llguidance.LLParserLimits(
+            max_items_in_row=ROW_ITEMS, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False
+        )
+        matcher = llguidance.LLMatcher(self._tokenizer, _source(constraint), log_level=0, limits=limits)
         problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if problems:
             said = _one_line("; ".join(problems))
             raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {said}")
         grammar = Grammar(matcher, self._vocab_size)
-        begin = grammar.start()
-        if not bool(begin.mask.any()) or begin.error:
-            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: no text satisfies it")
+        if problem := grammar.problem_at_once():
+            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {problem}")
         while len(self._compiled) >= KEPT:
             del self._compiled[next(iter(self._compiled))]
         self._compiled[constraint] = grammar
@@ -137,14 +150,18 @@ def _source(constraint: Constraint) -> str:
     if constraint.kind == "regex":
         return str(llguidance.LLMatcher.grammar_from_regex(constraint.text))
     if constraint.kind == "choices":
-        texts = (json.dumps(text, ensure_ascii=False) for text in json.loads(constraint.text))
-        return str(llguidance.LLMatcher.grammar_from_lark(f"start: {' | '.join(texts)}\n"))
+        # one lexeme, an automaton; a rule with thousands of alternatives meets the limits of a parser
+        texts = (
+            json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") for text in json.loads(constraint.text)
+        )
+        return str(llguidance.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {' | '.join(texts)}\n"))
     return str(llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS))  # type: ignore[arg-type]
 
 
 def _one_line(error: str) -> str:
-    """Returns an error of llguidance without the dump of its state."""
-    return _short(" ".join(error.split("<state>")[0].split()))
+    """Returns an error of llguidance without the dump of its state, and without options that nobody has here."""
+    text = error.split("<state>")[0].split("<non-verbose/>")[0].split("Enable 'coerce_one_of'")[0]
+    return _short(" ".join(text.split()))
 
 
 def _short(text: str) -> str:
@@ -160,6 +177,17 @@ class Grammar:
     def start(self) -> GrammarState:
         """Returns the state before an answer's first token."""
         return GrammarState(self._matcher.deep_copy(), self._vocab_size)
+
+    def problem_at_once(self) -> str:
+        """Returns why no answer can come to its second token, or an empty text."""
+        state = self.start()
+        if not (places := state.mask.nonzero()[:, 0].tolist()) or state.error:
+            return state.error or "no text satisfies it"
+        word = int(state.mask[places[0]]) & 0xFFFFFFFF
+        state.advance(32 * places[0] + (word & -word).bit_length() - 1)
+        if not state.is_complete:
+            _ = state.mask
+        return state.error
 
 
 class GrammarState:
@@ -191,8 +219,8 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """True if nothing may follow."""
-        return bool(self._matcher.is_stopped())
+        """True if nothing may follow a text that satisfies it."""
+        return bool(self._matcher.is_stopped()) and not self.error
 
     def advance(self, token: int) -> None:
         """Is told of the next token, which the mask allowed."""

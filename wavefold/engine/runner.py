@@ -84,13 +84,15 @@ class Runner:
         """
         with self._lock:
             self._check(request)
-            self._scheduler.add(request)
             try:
+                self._scheduler.add(request)
                 self._pool = self._pool or self._new_pool()
+                self._requests[request.id] = request
             except BaseException:
-                self._scheduler.abort(request.id)
+                if self._requests.get(request.id, request) is request:  # not another one with the same id
+                    self._requests.pop(request.id, None)
+                    self._scheduler.abort(request.id)
                 raise
-            self._requests[request.id] = request
             return request.id
 
     def abort(self, id: Hashable) -> None:
@@ -135,8 +137,8 @@ class Runner:
         with self._lock:
             if self.idle or unless():
                 return []
-            self._in_step = True
             try:
+                self._in_step = True
                 return self._step()
             finally:
                 self._in_step = False
@@ -146,8 +148,9 @@ class Runner:
         began = self._clock()
         self._draft()
         started = self._clock()
-        plan = self._scheduler.schedule()
+        plan: Plan | None = None
         try:
+            plan = self._scheduler.schedule()
             self._close(plan.released)
             found: Sequence[Verdict] = ()
             rows = rows_of(plan.spans, self._window)
@@ -163,8 +166,11 @@ class Runner:
         except RankLost as error:  # no pass can run any more
             self._reset(str(error))
             raise
-        except BaseException:
-            self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
+        except BaseException as error:
+            if plan is None:
+                self._reset(f"{type(error).__name__} while a step was planned")
+            else:
+                self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
             raise
         try:
             ended = self._clock()
@@ -277,9 +283,9 @@ class Runner:
 
     def _reset(self, error: str) -> None:
         """Ends all requests with an error, and begins anew."""
-        self._close(list(self._sequences))
+        self._undrafted, self._scheduler = [], self._new_scheduler()
         for request in self._requests.values():
             request.state = "finished"
+        self._close(list(self._sequences))
+        for request in self._requests.values():
             answer_of(request).end("error", error)
-        self._undrafted = []
-        self._scheduler = self._new_scheduler()
