@@ -42,8 +42,8 @@ int wf_block_attention(wf_runtime *runtime, const wf_block *given, int64_t layer
 
 int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                const int64_t *chosen, const float *route, const wf_expert *given, int64_t count, float limit,
-               int32_t released, uint16_t *out, const wf_range *next, int64_t num_next) {
-    if (!runtime || !h || !chosen || !route || !given || !out) return WF_ERROR_NULL;
+               int32_t released, float *sum, uint16_t *out, const wf_range *next, int64_t num_next) {
+    if (!runtime || !h || !chosen || !route || !given || (!out && !sum)) return WF_ERROR_NULL;
     if (bad(tokens, MOST_TOKENS) || bad(hidden, 1 << 20) || bad(topk, 1 << 10) || bad(count, MOST_EXPERTS))
         return WF_ERROR_SHAPE;
     if (const int error = check_ranges(next, num_next)) return error;
@@ -52,7 +52,7 @@ int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16
         for (int64_t e = 0; e < count; e++)
             if (const int error = check_expert(given[e], hidden, experts[size_t(e)])) return error;
         const Call inside(*runtime);
-        const Mix mix = {tokens, hidden, topk, h, chosen, route, limit, released != 0, out};
+        const Mix mix = {tokens, hidden, topk, h, chosen, route, limit, released != 0, sum, out};
         return mix_experts(*runtime, mix, experts, {next, num_next}) ? WF_OK : WF_ERROR_MEMORY;
     } catch (const std::bad_alloc &) {
         return WF_ERROR_MEMORY;

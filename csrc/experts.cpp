@@ -119,7 +119,8 @@ struct Mixture {
         return true;
     }
 
-    bool run(uint16_t *out) {
+    // `sums` unless null: the sum so far, which goes on. `out` unless null takes the rounded sum.
+    bool run(uint16_t *out, float *sums) {
         const bool together = tokens <= SIDE_BY_SIDE;
         int64_t pairs = 1, inter = 1;
         for (const Share &share : shares) {
@@ -134,18 +135,20 @@ struct Mixture {
             y = arena.take<uint16_t>(pairs * hidden);
             gate = arena.take<uint16_t>(inter);
             up = arena.take<uint16_t>(inter);
-            sum = arena.take<float>(tokens * hidden);
+            sum = arena.take<float>(sums ? 0 : tokens * hidden);
             return arena.used();
         };
         void *memory = runtime.scratch(lay_out(Arena(nullptr)), 1);
         if (!memory) return false;
         lay_out(Arena(memory));
-        std::memset(sum, 0, size_t(4 * tokens * hidden));
+        if (sums) sum = sums;
+        else std::memset(sum, 0, size_t(4 * tokens * hidden));
         for (size_t begin = 0; begin < shares.size();) {
             const size_t stop = together ? shares.size() : begin + 1;
             if (!add(begin, stop, x, gate, up, y, sum)) return false;
             begin = stop;
         }
+        if (!out) return true;
         runtime.each((tokens * hidden + PART - 1) / PART,
                      [&](int64_t part, int) {
                          const int64_t low = part * PART, high = std::min(low + PART, tokens * hidden);
@@ -162,7 +165,7 @@ bool mix_experts(Runtime &runtime, const Mix &mix, const std::vector<Expert> &ex
     Mixture mixture = {runtime,   mix.tokens,   mix.hidden, mix.topk, mix.h, mix.chosen, mix.route,
                        mix.limit, mix.released, next,       {},       {},    {}};
     mixture.deal(experts);
-    return mixture.run(mix.out);
+    return mixture.run(mix.out, mix.sum);
 }
 
 }  // namespace wf

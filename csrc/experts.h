@@ -16,6 +16,7 @@ struct Mix {
     const float *route;
     float limit;
     bool released;
+    float *sum;
     uint16_t *out;
 };
 

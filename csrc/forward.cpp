@@ -182,7 +182,7 @@ struct Forward {
                 return WF_ERROR_MEMORY;
             if (const int error = experts_of(l, chosen, experts)) return error;
             const bool released = layer.block.given->released != 0;
-            const Mix mix = {tokens, hidden, topk, h, chosen, route, model.limit, released, made};
+            const Mix mix = {tokens, hidden, topk, h, chosen, route, model.limit, released, nullptr, made};
             if (!mix_experts(runtime, mix, experts, first_of(l + 1))) return WF_ERROR_MEMORY;
             runtime.each(tokens,
                          [&](int64_t i, int) { hc_expand({made, mixed, post, comb, int(streams), hidden, x}, i); });

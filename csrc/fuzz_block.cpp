@@ -91,10 +91,23 @@ bool fuzz_experts(Fuzz &fuzz) {
     int64_t num_next = int64_t(next.size());
     const auto call = [&](int64_t n, int64_t k, int64_t some) {
         return wf_experts(fuzz.runtime(), n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released,
-                          out.get(), next.data(), num_next);
+                          nullptr, out.get(), next.data(), num_next);
     };
     if (const int error = call(tokens, topk, count))
         return fuzz.message = "experts: error " + std::to_string(error), false;
+    auto parts = fuzz.values<uint16_t>(tokens * hidden);
+    std::unique_ptr<float[]> sum(new float[size_t(tokens * hidden)]());
+    for (int64_t e = 0, many; e < count; e += many) {
+        many = 1 + fuzz.below(count - e);
+        const bool last = e + many == count;
+        if (wf_experts(fuzz.runtime(), tokens, hidden, h, topk, chosen.get(), route, &experts[size_t(e)], many, 10,
+                       released, sum.get(), last ? parts.get() : nullptr, next.data(), num_next))
+            return fuzz.message = "experts in parts: an error", false;
+    }
+    for (int64_t i = 0; i < tokens * hidden; i++)  // NaN may differ in its bits
+        if (parts[size_t(i)] != out[size_t(i)] &&
+            !(std::isnan(bf16_value(parts[size_t(i)])) && std::isnan(bf16_value(out[size_t(i)]))))
+            return fuzz.message = "experts in parts: " + std::to_string(i) + " differs", false;
     if (held.tame && !finite(out.get(), tokens * hidden)) return fuzz.message = "experts: not finite", false;
     bool refused;
     switch (fuzz.below(6)) {

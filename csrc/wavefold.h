@@ -22,7 +22,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 13
+#define WF_ABI 14
 
 enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
 
@@ -252,10 +252,12 @@ typedef struct {
 } wf_expert;
 
 /* out = the sum over experts of what they make of h, in the order given, in float32, then rounded: bfloat16 [tokens,
- * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit. */
+ * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit.
+ * With `sum`, float32 [tokens, hidden], these experts are added to it, and out, unless it is null, takes it rounded: several
+ * calls, one after the other, have the bits of one. */
 WF_API int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
-                      int32_t released, uint16_t *out, const wf_range *next, int64_t num_next);
+                      int32_t released, float *sum, uint16_t *out, const wf_range *next, int64_t num_next);
 
 /* A whole model whose experts are all in memory. */
 typedef struct {

@@ -54,9 +54,9 @@ class LocalExperts(ExpertCompute):
         order = ids.flatten().argsort(stable=True)
         counts = torch.bincount(ids.flatten(), minlength=self.store.table.num_experts).tolist()
         chosen = [expert for expert, count in enumerate(counts) if count]
-        with self.store.acquire(layer, chosen) as view:
-            first = 0
-            for expert in chosen:
+        first = 0
+        for view in self.store.groups(layer, chosen):
+            for expert in view:
                 slots = order[first : first + counts[expert]]
                 first += counts[expert]
                 rows = (slots // ids.shape[1]).to(h.device)

@@ -77,6 +77,8 @@ class ExpertStore(ABC):
 
     table: ExpertTable
     """The places and formats of the experts."""
+    wants_hints = False
+    """True if `expect` has an effect."""
     generation = 0
     """It changes whenever arrays from `structs` become invalid."""
 
@@ -84,8 +86,20 @@ class ExpertStore(ABC):
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
         """Returns the experts `ids` (distinct) of a layer, pinned until the view is closed. May block on reads."""
 
+    def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
+        """Yields views that hold all of `ids` (distinct), each once and in order, pinned until the next is asked for.
+
+        A store that reads them gives those first that are here.
+        """
+        with self.acquire(layer, ids) as view:
+            yield view
+
     def expect(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a hint: a store may ignore it
         """Announces that these experts will be acquired soon. Returns at once."""
+
+    def expects(self, layer: int) -> bool:
+        """True if hints for this layer have an effect at present."""
+        return self.wants_hints
 
     def open_files(self) -> None:  # noqa: B027  a store may read when it is asked
         """Opens the files of all experts now, where the store keeps them open."""

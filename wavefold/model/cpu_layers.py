@@ -10,7 +10,7 @@ file tells them where a layer's parameters and a sequence's caches lie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,12 +21,13 @@ from wavefold import ops
 from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
 from wavefold.cache.state import SequenceState
 from wavefold.config import LayerSpec, ModelConfig
-from wavefold.experts import ExpertCompute
+from wavefold.experts import ExpertCompute, ExpertView
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
 from wavefold.model.cpu_slots import Watch
 from wavefold.model.hyper_connection import HyperConnected
+from wavefold.model.look_ahead import LookAhead
 from wavefold.model.moe import Expert
 from wavefold.model.mtp import MTP
 from wavefold.model.parameters import Linear, Norm
@@ -182,27 +183,47 @@ def run_mtp(
 
 def run_layers(
     layers: Sequence[CpuLayer], streams: Tensor, batch: Batch, experts: ExpertCompute, config: ModelConfig,
-    arithmetic: Arithmetic,
+    arithmetic: Arithmetic, ahead: LookAhead | None = None,
 ) -> Tensor:  # fmt: skip
-    """streams bfloat16 [n, hc, hidden] -> streams after all layers. The views' rows change as in `Block.forward`."""
+    """streams bfloat16 [n, hc, hidden] -> streams after all layers. The views' rows change as in `Block.forward`.
+
+    `ahead` tells the store of the experts which ones are next.
+    """
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
     spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
+    if ahead is not None:
+        ahead.before(batch.tokens)
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
         if experts.takes_views:
-            chosen = buffers.distinct_experts()
-            with experts.store.acquire(layer.layer, chosen) as view:
-                structs = [native.expert_struct(expert, view[expert]) for expert in chosen]
-                native.experts([*structs, layer.shared], layer.limit, arithmetic.released, buffers, after)
+            groups = experts.store.groups(layer.layer, chosen := buffers.distinct_experts())
+            if ahead is not None:
+                ahead.after_attention(number, buffers.h)
+            _run_experts(layer, buffers, groups, len(chosen), arithmetic, after)
         else:
             native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
             routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
             buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams
+
+
+def _run_experts(
+    layer: CpuLayer, buffers: native.PassBuffers, groups: Iterator[ExpertView], num_left: int, arithmetic: Arithmetic,
+    after: native.Ranges,
+) -> None:  # fmt: skip
+    """The `num_left` routed experts that are chosen, as their store gives them, then the shared one."""
+    total: Tensor | None = None
+    for view in groups:
+        num_left -= len(view)
+        structs = [native.expert_struct(expert, view[expert]) for expert in view]
+        if num_left or total is not None:
+            total = torch.zeros(buffers.h.shape, dtype=torch.float32) if total is None else total
+        structs += [] if num_left else [layer.shared]
+        native.experts(structs, layer.limit, arithmetic.released, buffers, after, total, not num_left)
 
 
 def spans_of(layers: Sequence[CpuLayer], views: Sequence[PagedView]) -> native.Spans:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.library import MatrixStruct, check, require, runtime
+from wavefold.ops.native.library import MatrixStruct, check, pointer, require, runtime
 from wavefold.ops.native.linear import matrix_of
 from wavefold.ops.native.rows import RowsStruct
 from wavefold.quant import Weight
@@ -222,15 +222,20 @@ _structs: dict[object, ExpertStruct] = {}
 """Structures by their content: addresses, shapes and dtypes. The values at the addresses may change."""
 
 
-def experts(chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges) -> None:
+def experts(
+    chosen: Sequence[ExpertStruct], limit: float, released: bool, buffers: PassBuffers, after: Ranges,
+    sum: Tensor | None = None, is_last: bool = True,
+) -> None:  # fmt: skip
     """buffers.h -> buffers.output: the sum over `chosen` experts, for their tokens by buffers.chosen and buffers.route.
 
-    The sum is float32, in the order of `chosen`. `after`: prefetch hint for the next call.
+    The sum is float32, in the order of `chosen`. Several calls with the same `sum`, float32 [n, hidden] that begins as
+    zeros, have the bits of one call; the last one gives buffers.output. `after`: prefetch hint for the next call.
     """
     array = (ExpertStruct * len(chosen))(*chosen)
     n, _, hidden, topk = buffers.sizes
     h, ids, route, output = buffers.of_experts
-    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, output, after, len(after)
+    outputs = pointer(sum), output if is_last else None
+    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, *outputs, after, len(after)
     check(require().wf_experts(runtime(), *arguments))
 
 

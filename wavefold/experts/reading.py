@@ -1,0 +1,183 @@
+"""Reads of parts of files into memory, several in flight, without filling the page cache.
+
+    Part(file, begin, end, at) --threads--> bytes [begin, end) of a file at memory[at:]
+
+Linux: O_DIRECT where the file system has it, for which offsets and lengths are multiples of `ALIGNMENT`. Elsewhere
+plain reads: the pages are then dropped from the cache (Linux), or not kept (macOS, F_NOCACHE).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+from wavefold.experts.mapped import Stamp, stamp_of
+
+ALIGNMENT = 4096
+IN_FLIGHT = 8
+"""Reads at a time. An SSD needs several to reach its rate."""
+
+
+class Part(NamedTuple):
+    """Bytes [begin, end) of the file with number `file`, to be read to `at` of the memory."""
+
+    file: int
+    begin: int
+    end: int
+    at: int
+
+
+class ReadCounts:
+    """What a reader has done so far: reads, and bytes of them."""
+
+    def __init__(self) -> None:
+        self.num_reads = self.num_bytes = 0
+
+
+class Reader:
+    """Reads from files that must stay as `stamps` say. Each read is of one Part or more, as one task."""
+
+    def __init__(self, paths: Sequence[Path], stamps: Sequence[Stamp], in_flight: int = IN_FLIGHT, direct: bool = True):
+        """`direct`: False reads through the page cache, and drops what was read."""
+        self._paths, self._stamps, self._direct = list(paths), list(stamps), direct
+        self._files: dict[int, _File] = {}
+        self._urgent: deque[Callable[[], None]] = deque()
+        self._ahead: deque[Callable[[], None]] = deque()
+        self._lock = threading.Condition()
+        self._closed = False
+        self.counts = ReadCounts()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"expert-reader-{number}", daemon=True)
+            for number in range(in_flight)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def read(self, parts: Sequence[Part], memory: memoryview, urgent: bool = True) -> Future[None]:
+        """Reads all parts into `memory`. Reads that are not urgent come after all that are.
+
+        The future raises ValueError, which names file and offset, for a file that is gone, was replaced or is shorter,
+        and for an error of the disk.
+        """
+        future: Future[None] = Future()
+
+        def task() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                for part in parts:
+                    self._read(part, memory)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        with self._lock:
+            if self._closed:
+                raise ValueError("the reader of routed experts is closed; load the model again")
+            (self._urgent if urgent else self._ahead).append(task)
+            self._lock.notify()
+        return future
+
+    def is_direct(self, file: int) -> bool:
+        """True if the file is read with O_DIRECT."""
+        return self._open(file).direct
+
+    def close(self) -> None:
+        """Ends the threads once their reads have ended, and closes the files. Reads that wait are cancelled."""
+        with self._lock:
+            self._closed = True
+            for queue in (self._urgent, self._ahead):
+                queue.clear()
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for file in self._files.values():
+            os.close(file.descriptor)
+        self._files.clear()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._urgent or self._ahead or self._closed):
+                    self._lock.wait()
+                if self._closed:
+                    return
+                task = (self._urgent or self._ahead).popleft()
+            task()
+
+    def _open(self, number: int) -> _File:
+        with self._lock:
+            if (file := self._files.get(number)) is None:
+                file = self._files[number] = _File(self._paths[number], self._direct)
+            return file
+
+    def _read(self, part: Part, memory: memoryview) -> None:
+        path, file = self._paths[part.file], self._open(part.file)
+        if stamp_of_descriptor(file.descriptor) != self._stamps[part.file] or stamp_of(path) != self._stamps[part.file]:
+            raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
+        done, wanted = part.begin, min(part.end, self._stamps[part.file][1])
+        while done < wanted:
+            with memory[part.at + done - part.begin : part.at + part.end - part.begin] as rest:
+                try:
+                    count = os.preadv(file.descriptor, [rest], done)
+                except OSError as error:
+                    if (
+                        error.errno == errno.EINVAL and file.direct
+                    ):  # a file system that takes the flag and not the read
+                        file.direct_off()
+                        continue
+                    raise ValueError(f"{path}: byte {done:,} could not be read ({error.strerror})") from None
+            if not count:
+                raise ValueError(f"{path}: ends at byte {done:,}, expected {wanted:,} bytes; load it again")
+            if file.direct and done + count < wanted and count % ALIGNMENT:
+                count -= count % ALIGNMENT
+                if not count:
+                    file.direct_off()
+            done += count
+        with self._lock:
+            self.counts.num_reads += 1
+            self.counts.num_bytes += part.end - part.begin
+        if not file.direct and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.descriptor, part.begin, part.end - part.begin, os.POSIX_FADV_DONTNEED)
+
+
+def stamp_of_descriptor(descriptor: int) -> Stamp:
+    """`stamp_of` of an open file."""
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _File:
+    """An open file. `direct`: reads pass the page cache by."""
+
+    def __init__(self, path: Path, direct: bool):
+        self._path = path
+        self.direct = direct and hasattr(os, "O_DIRECT")
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | (os.O_DIRECT if self.direct else 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.direct:  # tmpfs, for one, has no O_DIRECT
+                raise ValueError(f"{path}: could not be opened ({error.strerror}); load the model again") from None
+            self.direct = False
+            self.descriptor = os.open(path, os.O_RDONLY)
+        if not hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(ImportError, OSError, AttributeError):
+                import fcntl
+
+                fcntl.fcntl(self.descriptor, fcntl.F_NOCACHE, 1)  # type: ignore[attr-defined]
+
+    def direct_off(self) -> None:
+        """Reads go through the page cache from now on."""
+        import fcntl
+
+        flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        self.direct = False

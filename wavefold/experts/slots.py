@@ -1,0 +1,79 @@
+"""Which experts lie in which slots of a fixed memory, and which one leaves when another comes. No bytes are here.
+
+A slot's worth is how often its expert was asked for, where an asking counts half after `HALF_LIFE` further ones of its
+layer. An expert that came during a wide pass, one that asks for many of a layer's experts, is worth nothing until
+it is asked for again: passes go over the layers in circles, and the expert that has just served is the one
+whose next turn is farthest away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Key = tuple[int, int]
+"""Layer and expert."""
+HALF_LIFE = 64.0
+EMPTY = -1
+
+
+class Slots:
+    """`num_slots` slots for experts of `num_layers` layers."""
+
+    def __init__(self, num_slots: int, num_layers: int):
+        self.num_slots = num_slots
+        self._slot: dict[Key, int] = {}
+        self._keys: list[Key | None] = [None] * num_slots
+        self._worth = np.full(num_slots, -np.inf)
+        self._pins = np.zeros(num_slots, np.int32)
+        self._askings = np.zeros(num_layers, np.int64)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._slot
+
+    def __len__(self) -> int:
+        return len(self._slot)
+
+    def find(self, key: Key) -> int | None:
+        """Returns the slot of an expert, or None."""
+        return self._slot.get(key)
+
+    def begin(self, layer: int) -> None:
+        """Counts a pass of a layer, from which on older askings are worth less."""
+        self._askings[layer] += 1
+
+    def ask(self, key: Key) -> None:
+        """Counts that an expert, which has a slot, is asked for. Worths are logarithms of decayed counts."""
+        slot, now = self._slot[key], self._askings[key[0]] / HALF_LIFE
+        # all worths are on one scale: 2^(t / half-life) more for an asking at t, which never has to be decayed
+        self._worth[slot] = np.logaddexp2(self._worth[slot], now)
+
+    def take(self, key: Key, worthless: bool = False) -> tuple[int, Key | None] | None:
+        """Gives an expert a slot: an empty one, or that of the expert that is worth least.
+
+        Returns the slot and the expert that left it, or None where all are pinned.
+        """
+        open_worths = np.where(self._pins > 0, np.inf, self._worth)
+        slot = int(open_worths.argmin())
+        if open_worths[slot] == np.inf:
+            return None
+        left = self._keys[slot]
+        if left is not None:
+            del self._slot[left]
+        self._slot[key], self._keys[slot] = slot, key
+        self._worth[slot] = -1e300 if worthless else self._askings[key[0]] / HALF_LIFE
+        return slot, left
+
+    def drop(self, key: Key) -> None:
+        """Takes an expert's slot away, as after a read that failed."""
+        slot = self._slot.pop(key)
+        self._keys[slot], self._worth[slot] = None, -np.inf
+
+    def pin(self, key: Key) -> None:
+        self._pins[self._slot[key]] += 1
+
+    def unpin(self, key: Key) -> None:
+        self._pins[self._slot[key]] -= 1
+
+    def num_open(self) -> int:
+        """Returns the number of slots that are not pinned."""
+        return int((self._pins == 0).sum())

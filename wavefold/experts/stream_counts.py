@@ -1,0 +1,24 @@
+"""What a streamed store was asked for, and what it read: by layer, for tables and for switching look-ahead off."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class StreamCounts:
+    """Counts since the store was made, int64 [layers] each; `bytes` in all."""
+
+    def __init__(self, num_layers: int):
+        self.asked, self.hits, self.read, self.expected, self.ahead_used, self.ahead_unused = (
+            np.zeros(num_layers, np.int64) for _ in range(6)
+        )
+        """Distinct experts of passes; those that were in memory, ahead of time or from before; those that a pass waited
+        for; hints; experts read ahead that the next pass used, and did not use."""
+        self.recent = np.zeros((num_layers, 2), np.int64)
+        """Used and all experts that were read ahead, since look-ahead was last judged."""
+        self.bytes = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of asked experts that needed no waiting read."""
+        return float(1 - self.read.sum() / max(1, self.asked.sum()))

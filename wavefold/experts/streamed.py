@@ -1,0 +1,366 @@
+"""A store of more experts than memory holds: the files stay where they are, and a fixed number of slots is read into.
+
+    groups(layer, ids)    experts that are here, and reads of the others in flight -> views, as they come, in order
+    expect(layer, ids)    reads ahead, after all that somebody waits for
+
+Everything that is read lies in one memory of a fixed size, which is never exceeded. A truncated or replaced file
+is an error of the request that needed it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavefold.experts.reading import ALIGNMENT, IN_FLIGHT, Part, Reader
+from wavefold.experts.slots import Key, Slots
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
+from wavefold.experts.stream_counts import StreamCounts
+from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES, PARTS, ExpertTable
+from wavefold.quant import Weight
+from wavefold.quant.format import SCALE_DTYPE
+from wavefold.system import huge_memory
+
+LEAST_SLOTS = 2
+WIDE = 4
+"""A pass that asks for more than one in so many of a layer's experts is wide (`slots.py`)."""
+LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
+"""Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
+
+
+def slot_bytes(table: ExpertTable) -> int:
+    """Returns the bytes of a slot, which holds any expert of the table: each tensor takes whole pages."""
+    largest = int(table.nbytes().sum((2, 3)).max())
+    pages = 2 * len(MATRICES) * len(PARTS)
+    return -(-largest // ALIGNMENT) * ALIGNMENT + pages * ALIGNMENT
+
+
+class StreamedExperts(ExpertStore):
+    """All experts of a table whose tensors lie in files, at most `num_slots` of them in memory."""
+
+    wants_hints = True
+
+    def __init__(self, table: ExpertTable, num_slots: int, in_flight: int = IN_FLIGHT, direct: bool = True):
+        """Raises ValueError for fewer slots than `LEAST_SLOTS`."""
+        if num_slots < LEAST_SLOTS:
+            raise ValueError(f"{num_slots} slots for routed experts are not allowed; expected {LEAST_SLOTS} at least")
+        self.table, self._slot_bytes = table, slot_bytes(table)
+        self.slots = Slots(num_slots, table.num_layers)
+        self._memory = huge_memory(num_slots * self._slot_bytes)
+        self._view = memoryview(self._memory)
+        self._reader = Reader(table.paths, table.stamps, in_flight, direct)
+        self._most_reads = max(1, min(2 * in_flight, num_slots // 2))
+        self._weights: dict[Key, ExpertWeights] = {}
+        self._reads: dict[Key, Future[None]] = {}
+        self._put: dict[Key, ExpertWeights] = {}
+        self._ahead: set[Key] = set()
+        """Experts that were read ahead and that nobody has asked for yet."""
+        self._resting = np.zeros(table.num_layers, np.int64)
+        """Passes for which a layer is not read ahead."""
+        self._lock = threading.RLock()
+        self._closed = False
+        self.counts = StreamCounts(table.num_layers)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
+        """Raises ValueError for more experts than there are slots; `groups` takes any number."""
+        if len(ids) > self.slots.num_slots:
+            raise ValueError(f"{len(ids)} experts at once do not fit {self.slots.num_slots} slots; expected `groups`")
+        self._begin(layer, ids)
+        started: list[int] = []
+        try:
+            for expert in ids:
+                if not self._start(layer, expert, False):
+                    raise ValueError(
+                        "all slots for routed experts are pinned; close views before new ones are asked for"
+                    )
+                started.append(expert)
+            return ExpertView(self, layer, {expert: self._wait(layer, expert) for expert in ids})
+        except BaseException:
+            self._unpin(layer, started)
+            raise
+
+    def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
+        """The first reads start now, before those that are expected after this call."""
+        self._begin(layer, ids)
+        run = self._groups(layer, deque(ids), WIDE * len(ids) > self.table.num_experts)
+        next(run)
+        return run  # type: ignore[return-value]
+
+    def _groups(self, layer: int, waiting: deque[int], wide: bool) -> Iterator[ExpertView | None]:
+        started: deque[int] = deque()
+        try:
+            self._fill(layer, waiting, started, wide)
+            yield None
+            while waiting or started:
+                self._fill(layer, waiting, started, wide)
+                group = {started[0]: self._wait(layer, started[0])}
+                for expert in list(started)[1:]:
+                    if not self._is_here(layer, expert):
+                        break
+                    group[expert] = self._wait(layer, expert)
+                for _ in group:
+                    started.popleft()
+                with ExpertView(self, layer, group) as view:
+                    yield view
+        finally:
+            self._unpin(layer, tuple(started))
+
+    def expect(self, layer: int, ids: Sequence[int]) -> None:
+        """Starts reads of those that are not here, in slots that nobody has pinned. Returns at once."""
+        with self._lock:
+            self.counts.expected[layer] += len(ids)
+            if self._closed or self._resting[layer]:
+                return
+            for expert in ids:
+                key = layer, expert
+                if key in self._put or key in self.slots or len(self._reads) >= self._most_reads:
+                    continue
+                if not self._read(key, False, urgent=False):
+                    return
+                self._ahead.add(key)
+                self._reads[key].add_done_callback(lambda _, key=key: self._landed(key))  # type: ignore[misc]
+
+    def expects(self, layer: int) -> bool:
+        """True unless hints for this layer have no effect at present."""
+        return not self._resting[layer]
+
+    def _begin(self, layer: int, ids: Sequence[int]) -> None:
+        """Counts what was read ahead for this pass of a layer: used or not."""
+        with self._lock:
+            self._check_open()
+            self.slots.begin(layer)
+            counts, wanted = self.counts, set(ids)
+            counts.asked[layer] += len(wanted)
+            if self._resting[layer]:
+                self._resting[layer] -= 1
+            ahead = [key for key in self._ahead if key[0] == layer]
+            used = sum(expert in wanted for _, expert in ahead)
+            counts.ahead_used[layer] += used
+            counts.ahead_unused[layer] += len(ahead) - used
+            self._ahead.difference_update(ahead)
+            counts.recent[layer] += used, len(ahead)
+            if counts.recent[layer, 1] >= TRIALS:
+                if counts.recent[layer, 0] < LEAST_PRECISION * counts.recent[layer, 1]:
+                    self._resting[layer] = PAUSE
+                counts.recent[layer] = 0
+
+    def _fill(self, layer: int, waiting: deque[int], started: deque[int], wide: bool) -> None:
+        """Moves experts from `waiting` to `started`, in order, while slots and reads are free."""
+        while waiting:
+            with self._lock:
+                reads = sum((layer, expert) in self._reads for expert in started)
+                if started and (reads >= self._most_reads or self.slots.num_open() <= 1):
+                    return
+            if not self._start(layer, waiting[0], wide):
+                if not started:
+                    raise ValueError("all slots for routed experts are pinned; expected views to be closed")
+                return
+            started.append(waiting.popleft())
+
+    def _start(self, layer: int, expert: int, wide: bool) -> bool:
+        """Pins an expert, and starts to read it if it is not here. False if no slot is open."""
+        key = layer, expert
+        with self._lock:
+            self._check_open()
+            if key in self._put:
+                return True
+            if key in self.slots:
+                self.slots.ask(key)
+                self.slots.pin(key)
+                self.counts.hits[layer] += key not in self._reads
+                return True
+            if not self._read(key, wide, urgent=True):
+                return False
+            self.counts.read[layer] += 1
+            return True
+
+    def _read(self, key: Key, wide: bool, urgent: bool) -> bool:
+        """Gives an expert a slot, pinned, and starts to read it."""
+        if (taken := self.slots.take(key, wide)) is None:
+            return False
+        slot, left = taken
+        if left is not None:
+            self._weights.pop(left, None)
+            self._ahead.discard(left)
+        self.slots.pin(key)
+        parts, self._weights[key] = self._placed(key, slot)
+        self._reads[key] = self._reader.read(parts, self._view, urgent)
+        self.counts.bytes += sum(part.end - part.begin for part in parts)
+        return True
+
+    def _landed(self, key: Key) -> None:
+        """A read ahead has ended: its slot may be taken from now on."""
+        with self._lock:
+            future = self._reads.pop(key, None)
+            self.slots.unpin(key)
+            if future is not None and (future.cancelled() or future.exception() is not None):
+                self._forget(key)
+
+    def _is_here(self, layer: int, expert: int) -> bool:
+        read = self._reads.get((layer, expert))
+        return read is None or read.done()
+
+    def _wait(self, layer: int, expert: int) -> ExpertWeights:
+        """Returns the tensors of a pinned expert once they have been read."""
+        key = layer, expert
+        if (put := self._put.get(key)) is not None:
+            return put
+        if (read := self._reads.get(key)) is not None:
+            try:
+                read.result()
+            except BaseException:
+                with self._lock:
+                    self._reads.pop(key, None)
+                raise
+            with self._lock:
+                self._reads.pop(key, None)
+        weights = self._weights.get(key)
+        if weights is None:
+            raise ValueError(f"expert {expert} of layer {layer} could not be read ahead; ask again")
+        return weights
+
+    def _unpin(self, layer: int, ids: Sequence[int]) -> None:
+        with self._lock:
+            for expert in ids:
+                key = layer, expert
+                if key in self._put or key not in self.slots:
+                    continue
+                self.slots.unpin(key)
+                read = self._reads.get(key)
+                if read is not None and not (read.done() and read.exception() is None):
+                    read.add_done_callback(lambda _, key=key: self._failed(key))  # type: ignore[misc]
+                    self.slots.pin(key)  # its bytes may still come
+
+    def _failed(self, key: Key) -> None:
+        """A read that its request gave up has ended."""
+        with self._lock:
+            future = self._reads.pop(key, None)
+            self.slots.unpin(key)
+            if future is None or future.cancelled() or future.exception() is not None:
+                self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._weights.pop(key, None)
+        self._ahead.discard(key)
+        if key in self.slots:
+            self.slots.drop(key)
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    def _placed(self, key: Key, slot: int) -> tuple[list[Part], ExpertWeights]:
+        """Returns an expert's parts of files, and its tensors as they will lie in a slot."""
+        parts, places = _laid_out(self.table, key, slot * self._slot_bytes)
+        assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self._slot_bytes
+        return parts, _tensors(self.table, key, self._memory, places)
+
+    def stored(self, layer: int, expert: int) -> ExpertWeights:
+        """Reads the expert into memory of its own."""
+        key = layer, expert
+        if (put := self._put.get(key)) is not None:
+            return put
+        with self._lock:
+            self._check_open()
+        parts, places = _laid_out(self.table, key, 0)
+        if not parts:
+            return _tensors(self.table, key, b"", places)
+        memory = huge_memory(self._slot_bytes)
+        self._reader.read(parts, memoryview(memory)).result()
+        return _tensors(self.table, key, memory, places)
+
+    def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        with self._lock:
+            self._check_open()
+            self._put[layer, expert] = weights
+            self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
+            self.generation += 1
+
+    @property
+    def num_bytes(self) -> int:
+        here = self.table.file[..., 0] != ABSENT
+        for place, weights in self._put.items():
+            here[place] = weights.is_here
+        return int(self.table.nbytes()[here].sum())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all slots."""
+        return self.slots.num_slots * self._slot_bytes
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._reader.close()
+        with self._lock:
+            for known in (self._weights, self._reads, self._put):
+                known.clear()
+            self.generation += 1
+        self._view.release()
+        del self._memory
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the store of the routed experts is closed; load the model again")
+
+
+def _laid_out(table: ExpertTable, key: Key, base: int) -> tuple[list[Part], np.ndarray]:
+    """Returns the parts of files that hold an expert, read to memory from `base` on, and where each tensor begins.
+
+    The places are those of [matrices, parts] in the memory, -1 for an absent tensor. Tensors that share a page of a
+    file are read together.
+    """
+    files, offsets = table.file[key].ravel().tolist(), table.offset[key].ravel().tolist()
+    sizes = _sizes(table, key)
+    places = np.full(len(files), -1, np.int64)
+    parts: list[Part] = []
+    at = base
+    for number in sorted(range(len(files)), key=lambda number: (files[number], offsets[number])):
+        if files[number] == ABSENT or not sizes[number]:
+            continue
+        begin = offsets[number] - offsets[number] % ALIGNMENT
+        end = -(-(offsets[number] + sizes[number]) // ALIGNMENT) * ALIGNMENT
+        last = parts[-1] if parts else None
+        if last is not None and last.file == files[number] and begin <= last.end:
+            parts[-1] = last._replace(end=max(end, last.end))
+        else:
+            parts.append(Part(files[number], begin, end, at))
+        places[number] = parts[-1].at + offsets[number] - parts[-1].begin
+        at = parts[-1].at + parts[-1].end - parts[-1].begin
+    return parts, places.reshape(len(MATRICES), len(PARTS))
+
+
+def _sizes(table: ExpertTable, key: Key) -> list[int]:
+    """Returns the bytes of an expert's tensors, [matrices, parts] flat."""
+    sizes = []
+    for matrix, form in enumerate(table.form[key].tolist()):
+        codes, scales = table.bytes_by_form(matrix)
+        sizes += [int(codes[form]), int(scales[form])]
+    return sizes
+
+
+def _tensors(table: ExpertTable, key: Key, memory: object, places: np.ndarray) -> ExpertWeights:
+    """Returns an expert's tensors as views of `memory`, on meta where they lie in no file."""
+    weights = []
+    for matrix in range(len(MATRICES)):
+        form, size = table.format(*key, matrix), table.sizes[matrix]
+        codes_at, scales_at = places[matrix].tolist()
+        codes = _tensor(memory, codes_at, form.dtype, form.codes_shape(*size))
+        shape = form.scales_shape(*size)
+        weights.append(
+            Weight(form, size, codes, None if shape is None else _tensor(memory, scales_at, SCALE_DTYPE, shape))
+        )
+    return ExpertWeights(*weights)
+
+
+def _tensor(memory: object, at: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+    if at < 0:
+        return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.frombuffer(memory, dtype=dtype, count=shape[0] * shape[1], offset=at).view(shape)  # type: ignore[call-overload]
