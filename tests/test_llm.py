@@ -244,6 +244,17 @@ class TestStream:
         assert first.finish().finish_reason == "length"
         assert pool.sequences == [] and pool.blocks.num_free == pool.blocks.num_blocks and runner._pool is None
 
+    def test_its_with_block_closes_it(self, llm: LLM) -> None:
+        with llm.stream("def f", Sampling(40, seed=1)) as stream:
+            assert repr(stream) == "<TextStream: 6 prompt tokens, 0 tokens, open>"
+            next(stream)
+            num_tokens = len(stream.completion.tokens)
+        assert llm._runner is not None and llm._runner.idle
+        assert repr(stream) == f"<TextStream: 6 prompt tokens, {num_tokens} tokens, interrupted>"
+        ended = llm.stream("a", GREEDY)
+        ended.finish()
+        assert repr(ended) == "<TextStream: 2 prompt tokens, 6 tokens, length>"
+
     def test_for_an_event_loop(self, llm: LLM) -> None:
         """Two at once, one of which is left early."""
         expected = [llm.generate(["def f"], Sampling(20, seed=seed))[0].text for seed in (1, 2)]
@@ -253,7 +264,7 @@ class TestStream:
             async for piece in pieces:
                 text += piece
                 if (most := most - 1) == 0:
-                    await pieces.aclose()  # type: ignore[attr-defined]
+                    await pieces.aclose()
             return text
 
         async def both() -> list[str]:
@@ -272,8 +283,8 @@ class TestStream:
         llm = LLM(folder, cache_tokens=128)
         stream = llm.stream("a", Sampling(100))
         message = (
-            r"2 prompt tokens and max_tokens = 200 need 2 blocks of 128 tokens, and the pool has 1, from cache_tokens = "
-            r"128; expected at most 129 tokens together, or LLM\(cache_tokens=256\) or more"
+            r"2 prompt tokens and max_tokens = 200 need 2 blocks of 128 tokens, and the pool has 1, from "
+            r"cache_tokens = 128; expected at most 129 tokens together, or LLM\(cache_tokens=256\) or more"
         )
         for attempt in (lambda: llm.stream("a", Sampling(200)), lambda: llm.generate(["b", "a"], Sampling(200))):
             with pytest.raises(ValueError, match=message):
@@ -285,9 +296,7 @@ class TestStream:
         monkeypatch.setattr("wavefold.engine.room.DEFAULT_POOL_TOKENS", 128)
         llm = LLM(folder)
         stream = llm.stream("a", Sampling(100))
-        with pytest.raises(
-            ValueError, match=r"cannot grow while 1 other answers or open streams hold it; .*tokens=256"
-        ):
+        with pytest.raises(ValueError, match=r"cannot grow while 1 other answers or open streams hold it; .*=256"):
             llm.generate(["a"], Sampling(200))
         stream.close()
         assert llm.generate(["a"], Sampling(200))[0].usage.completion_tokens > 0
@@ -343,7 +352,7 @@ class TestClose:
         next(stream)
         llm.close()
         assert model() is None
-        with pytest.raises(ValueError, match="this LLM of .* was closed before the answer ended"):
+        with pytest.raises(ValueError, match=r"this LLM of .* was closed before the answer"):
             list(stream)
         assert stream.completion.tokens and stream.completion.finish_reason == "interrupted"
 
