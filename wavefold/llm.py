@@ -27,7 +27,7 @@ from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.chat.encoding import chat_ids, turn_ids
 from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine import settings as llm_settings
-from wavefold.engine.arguments import PROGRESS, shown
+from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, run_added
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
@@ -79,14 +79,15 @@ class LLM:
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
         `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
-        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels (None: torch's number, which also
-        computes float32). `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`:
-        the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`:
+        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels, 1 to 1,024 (None: torch's number,
+        which also computes float32). `strict` refuses a checkpoint with tensors that the model does not use.
+        `batch_invariant`: the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see
+        `engine.open`. `kernels`:
         "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8" rounds the input of products
         with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
         into memory of 2 MiB pages, which must have room for them, rather than mapped. `cache_tokens`: of all answers
         that are computed together (None: as many as suit; see `engine.room`). `draft_depth`: tokens that are guessed
-        and verified in one pass, at most (0: none); how many is decided by measured time, so that without
+        and verified in one pass, at most (0: none, to 15); how many is decided by measured time, so that without
         `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
         text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
         Raises ValueError for a folder or settings that cannot be used.
@@ -226,7 +227,7 @@ class LLM:
 
         `allow_special`: special tokens' strings in the text become those tokens. Raises ValueError without a tokenizer.
         """
-        tokenizer = self._needs_tokenizer()
+        tokenizer, text = self._needs_tokenizer(), TEXT.used("text", text)
         return heal(tokenizer, tokenizer.encode(text, bos=True, allow_special=allow_special))
 
     def resolved(self, sampling: Sampling) -> ResolvedSampling:

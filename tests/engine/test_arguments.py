@@ -105,6 +105,7 @@ MISTAKES: list[tuple[Callable[[LLM], object], str]] = [
     (lambda llm: llm.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
      "message 2: role = 'assistant' is not allowed at the end of a chat that is to be answered; expected 'user'"),
     (lambda llm: llm.chat([{"role": "system", "content": "a"}]), "message 1: role = 'system' is not allowed"),
+    (lambda llm: llm.prompt(3), "text = 3 is not allowed; expected a text"),
     (lambda llm: llm.stream_chat([]), "a chat of no messages is not allowed"),
 ]  # fmt: skip
 

@@ -87,7 +87,7 @@ class TestThreads:
             assert at_the_gate.wait(10)
             second = pool.submit(llm.generate, ["a"], Sampling(200))
             gate.set()
-            with pytest.raises(ValueError, match="cannot grow while 1 other answers or open streams hold it"):
+            with pytest.raises(ValueError, match="cannot grow while answers that run or open streams hold it"):
                 second.result(30)
             assert first.result(30).finish().usage.completion_tokens == 20
 

@@ -137,6 +137,9 @@ def text(least: int = 0, most: int = LARGEST) -> Rule:
     return Rule(read, "a text")
 
 
+TEXT = text()
+
+
 def _called(value: Any) -> Any:
     return _fitting(value, callable)
 

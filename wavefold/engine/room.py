@@ -69,8 +69,8 @@ def check_in_pool(request: Request, num_blocks: int, cache_tokens: int | None, n
         fewer = f"expected at most {num_blocks * BLOCK_TOKENS + 1} tokens together"
         raise ValueError(f"{size}, from cache_tokens = {cache_tokens}; {fewer}, or {more}")
     raise ValueError(
-        f"{size}, which cannot grow while {num_open} other answers or open streams hold it; expected that they are "
-        f"read to their end or closed before, or {more}"
+        f"{size}, which cannot grow while answers that run or open streams hold it ({num_open} now); expected that "
+        f"they end or are closed before, or {more}"
     )
 
 

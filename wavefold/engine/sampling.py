@@ -19,7 +19,7 @@ from typing import Any
 
 from wavefold.config import ModelConfig
 from wavefold.engine.adjust import NONE, Adjustments
-from wavefold.engine.arguments import FLAG, Rule, by_key, kind, number, refused, several, shown, text, whole
+from wavefold.engine.arguments import FLAG, TEXT, Rule, by_key, kind, number, refused, several, shown, text, whole
 from wavefold.engine.defaults import GenerationDefaults
 from wavefold.engine.grammar import Constraint
 from wavefold.engine.sampler import FILTER_RULES
@@ -38,10 +38,9 @@ def _pattern(value: Any) -> str:
         if value.flags != re.UNICODE:  # that of every text
             raise ValueError
         value = value.pattern
-    return str(_ANY_TEXT.read(value))
+    return str(TEXT.read(value))
 
 
-_ANY_TEXT = text(0)
 _PENALTY = number("from -2 to 2 (0: none)", lambda x: -2 <= x <= 2).or_none(0.0)
 _COUNT = whole(0, MOST_LOGPROBS).or_none()
 _STOP = f"a list of at most {MOST_STOPS} texts of 1 to {MOST_STOP_CHARACTERS:,} characters"

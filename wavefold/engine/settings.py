@@ -8,26 +8,26 @@ from typing import Any
 
 import torch
 
-from wavefold.engine.arguments import FLAG, Rule, kind, text, whole
+from wavefold.engine.arguments import FLAG, TEXT, Rule, kind, whole
 from wavefold.engine.open import OverRanks
 from wavefold.engine.runner import MOST_DRAFTS
 
 MOST_THREADS = 1024
 RULES: Mapping[str, Rule] = {
     "path": kind((str, os.PathLike), "the path of a checkpoint folder").or_none(),
-    "arithmetic": text(),
+    "arithmetic": TEXT,
     "dtype": kind(torch.dtype, "a type such as torch.bfloat16").or_none(),
     "device": kind((str, torch.device), "a device such as 'cpu'"),
     "threads": whole(1, MOST_THREADS).or_none(),
     "strict": FLAG,
     "batch_invariant": FLAG,
     "over_ranks": kind(OverRanks, "OverRanks(...)").or_none(),
-    "kernels": text().or_none(),
-    "activations": text(),
+    "kernels": TEXT.or_none(),
+    "activations": TEXT,
     "huge_pages": FLAG,
     "cache_tokens": whole(1).or_none(),
     "draft_depth": whole(0, MOST_DRAFTS, " (no guesses)"),
-    "drafts": text().or_none(),
+    "drafts": TEXT.or_none(),
 }
 
 
