@@ -50,6 +50,12 @@ def answer_of(request: Request) -> Answer:
     return request.sampling  # type: ignore[return-value]
 
 
+def num_read(request: Request) -> int:
+    """Returns how many tokens of a request's prompt have been read."""
+    answer, of = answer_of(request), len(request.prompt)
+    return of if answer.num_chosen or answer.finish_reason else min(request.num_cached, of)
+
+
 def known_tokens(request: Request, first: int, end: int) -> list[int]:
     """Returns the tokens `first` to `end` of prompt and output."""
     num_prompt = len(request.prompt)

@@ -74,6 +74,11 @@ class Runner:
         """True if no request waits or runs."""
         return not self._requests
 
+    @property
+    def num_open(self) -> int:
+        """Requests that wait or run."""
+        return len(self._requests)
+
     # -- requests come and go ----------------------------------------------------------------------------------------
 
     def add(self, request: Request) -> Hashable:
