@@ -11,7 +11,6 @@ The ids of both files end an answer. A `max_tokens` that nobody asked for is cut
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +52,7 @@ RULES: Mapping[str, Rule] = {
     "show_special": FLAG,
     "top_k": FILTER_RULES["top_k"].or_none(0),
     "min_p": FILTER_RULES["min_p"].or_none(0.0),
-    "repetition_penalty": number("above 0 (1: no penalty)", lambda x: 0 < x < math.inf).or_none(1.0),
+    "repetition_penalty": number("from 0.001 to 1000 (1: no penalty)", lambda x: 1e-3 <= x <= 1e3).or_none(1.0),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "logit_bias": by_key(
@@ -88,7 +87,7 @@ class Sampling:
     min_p                0         0 to 1         keeps tokens of this share of the best one's probability; 0: all
     seed                 0         0 to 2^63 - 1  the same seed draws the same tokens from the same logits
     n                    1         1 to 128       answers to a prompt; each has random numbers of its own
-    repetition_penalty   1         above 0        divides positive logits, and multiplies negative ones, of tokens in
+    repetition_penalty   1         0.001 to 1000 divides positive logits, and multiplies negative ones, of tokens in
                                                   prompt or answer; 1: none
     presence_penalty     0         -2 to 2        is subtracted from the logits of tokens in the answer; 0: none
     frequency_penalty    0         -2 to 2        the same, as often as a token is in the answer; 0: none
