@@ -5,7 +5,7 @@
 
 The module reads the main model's streams after its last block, which a step returns. It attends to a window of its own
 rows. A text for which nobody has asked for guesses needs the streams of its last `CATCH_UP` tokens alone: a shorter
-window at first, which guesses a little worse (code: 56 % right in place of 61) and costs a quarter.
+window at first, which guesses a little worse (code: 56 % right in place of 61) and costs a third.
 """
 
 from __future__ import annotations

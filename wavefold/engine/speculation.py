@@ -58,6 +58,11 @@ class StepCost:
             self._line, self._unfitted = self._fitted(self._unfitted), 0
         return self._line
 
+    @property
+    def is_known(self) -> bool:
+        """True if there is a line; cheaper than the line."""
+        return self._line is not None or self.line is not None
+
     def _fitted(self, near: int) -> tuple[float, float] | None:
         weights = {
             rows: count * FORGETTING ** (self._now - last) / (1 + (rows - near) ** 2) ** 2
@@ -176,7 +181,7 @@ class Speculation:
 
     def pause(self, fails: int) -> int:
         """Returns the steps in which it is not asked for drafts that cost nothing, after it had none `fails` times."""
-        return 0 if self.cost.line is None else min(fails // FAILS, LONGEST_PAUSE)
+        return min(fails // FAILS, LONGEST_PAUSE) if self.cost.is_known else 0
 
     def speed(
         self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float],
