@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -46,7 +47,7 @@ def main() -> None:
 
     def show(name: str, answer: dict) -> None:
         prompt_rate, rate, size = (
-            answer[key] for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes")
+            answer[key] or math.nan for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes")
         )
         print(f"{name:32} prompt {prompt_rate:7.1f} tokens/s   decode {rate:6.2f}   weights {size / 1e9:.2f} GB",
               flush=True)  # fmt: skip

@@ -1,10 +1,12 @@
 """Drafts: new tokens a second of one answer at a time with look-up, MTP or both, beside the same engine without.
 
-    python bench/speculation.py [MODEL] [--texts code edits random] [--depth 4] [--new 128] [--prompts 8] [--turns 5]
-                                [--threads 2] [--seed 0] [--data stdlib] [--out FILE]
+    python bench/speculation.py [MODEL] [--texts code edits replay random] [--depth 7] [--new 128] [--prompts 8]
+                                [--turns 5] [--threads 2] [--seed 0] [--data stdlib] [--out FILE]
 
     code     held-out files of the corpus, gone on with greedily after 256 tokens
     edits    a function of those files, and its first lines again with one of its names changed; greedy
+    replay   the same edits as they should be: each right token gets the largest logit after the pass that computes it.
+             The model that ships seldom edits by itself
     random   256 random ids, gone on with at temperature 1.5: nothing can be guessed
 
 In a turn every mode answers the same prompts, one after another; modes take turns, so that other load on the machine
@@ -48,6 +50,7 @@ from wavefold.ops import Runtime
 
 MODES: tuple[Drafts | None, ...] = (None, "lookup", "mtp", "both")
 PAST_TOKENS = 256
+TEXTS = "code", "edits", "replay", "random"
 ROWS = 1, 2, 3, 4, 5, 8
 GREEDY, HOT = Sampling(temperature=0), Sampling(temperature=1.5)
 
@@ -62,12 +65,44 @@ def code(documents: Sequence[Document], tokenizer: Tokenizer, draw: random.Rando
 
 def edits(documents: Sequence[Document], tokenizer: Tokenizer, draw: random.Random, count: int) -> list[list[int]]:
     """A function, and the first two lines of it where a name is another one."""
-    prompts = []
+    return [tokenizer.encode(before, bos=True) for before, _ in _edits(documents, draw, count)]
+
+
+def _edits(documents: Sequence[Document], draw: random.Random, count: int) -> Iterator[tuple[str, str]]:
+    """(what comes before, the rest of the function with the other name)."""
     for lines, name in draw.sample([case for document in documents for case in _functions(document)], count):
         changed = [line.replace(name, f"{name}_two") for line in lines]
         text = "\n".join([f"# The same function, with {name} renamed to {name}_two", *lines, "", *changed[:2]])
-        prompts.append(tokenizer.encode(text + "\n", bos=True))
-    return prompts
+        yield text + "\n", "\n".join([*changed[2:], ""])
+
+
+class Replay:
+    """In place of `model.forward_step`, for one answer at a time: the largest logits are those of given texts."""
+
+    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]]):
+        self._forward, self._texts = model.forward_step, [list(text) for text in texts]
+        self._text: list[int] = []
+
+    def __call__(self, step: Step, streams: Tensor | None = None) -> Tensor:
+        first, ids = step.sequences[0].num_tokens, step.tokens.tolist()
+        if not first:
+            self._text = next(text for text in self._texts if text[: len(ids)] == ids)
+        logits = self._forward(step, streams)
+        for number, row in enumerate(step.wanted):
+            if (position := first + row + 1) < len(self._text):
+                logits[number, self._text[position]] = 1e4
+        return logits
+
+
+def replays(
+    model: Transformer, documents: Sequence[Document], tokenizer: Tokenizer, draw: random.Random, count: int
+) -> tuple[list[list[int]], Replay]:  # fmt: skip
+    """Returns prompts, and what answers them rightly."""
+    prompts, texts = [], []
+    for before, rest in _edits(documents, draw, count):
+        prompts.append(tokenizer.encode(before, bos=True))
+        texts.append([*prompts[-1], *tokenizer.encode(rest), model.config.eos_token_ids[0]])
+    return prompts, Replay(model, texts)
 
 
 def _functions(document: Document) -> Iterator[tuple[list[str], str]]:
@@ -202,8 +237,8 @@ def measured(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--texts", nargs="+", default=["code", "edits", "random"], choices=["code", "edits", "random"])
-    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS)
+    parser.add_argument("--depth", type=int, default=7)
     parser.add_argument("--new", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--turns", type=int, default=5)
@@ -230,8 +265,11 @@ def main() -> None:
     table = Table("text", "drafts", "tokens/s", "ratio", "range", "MTP drafts right, by depth")
     for text in args.texts:
         sampling = HOT if text == "random" else GREEDY
+        vars(model).pop("forward_step", None)
         if text == "random":
             prompts = noise(model.config.vocab_size, draw, args.prompts)
+        elif text == "replay":
+            prompts, model.forward_step = replays(model, documents, tokenizer, draw, args.prompts)  # type: ignore
         else:
             prompts = (code if text == "code" else edits)(documents, tokenizer, draw, args.prompts)
         shares = acceptance(model, prompts, sampling, args.new, args.depth)

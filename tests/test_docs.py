@@ -1,6 +1,8 @@
 """The documents: short enough to be read, and their links lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,16 @@ def test_readme_fits_two_screens():
 
 def test_documents_are_small_files():
     assert sum(path.stat().st_size for path in (ROOT / "docs").rglob("*") if path.is_file()) < 350_000
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "engine.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_of_the_engine_run(example, tmp_path):
+    """On the model that ships, without a warning."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) >= 2

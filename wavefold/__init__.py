@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wavefold.checkpoint.random import random_checkpoint
     from wavefold.checkpoint.save import save
     from wavefold.config import ModelConfig
-    from wavefold.engine import Completion, Sampling
+    from wavefold.engine import AsyncTextStream, Completion, Sampling, TextStream, TokenLogprob, Usage
     from wavefold.llm import LLM
     from wavefold.model import Transformer
     from wavefold.ops import Arithmetic
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "LLM", "Arithmetic", "Completion", "ModelConfig", "Pool", "PoolFull", "Sampling", "Sequence", "Tokenizer",
-    "Transformer", "load", "random_checkpoint", "save", "train",
+    "LLM", "Arithmetic", "AsyncTextStream", "Completion", "ModelConfig", "Pool", "PoolFull", "Sampling", "Sequence",
+    "TextStream", "TokenLogprob", "Tokenizer", "Transformer", "Usage", "load", "random_checkpoint", "save", "train",
 ]  # fmt: skip
 
 _HOMES = {
-    "LLM": "llm", "Arithmetic": "ops", "Completion": "engine", "ModelConfig": "config", "Pool": "cache",
-    "PoolFull": "cache", "Sampling": "engine", "Sequence": "cache", "Tokenizer": "chat", "Transformer": "model",
-    "load": "checkpoint", "random_checkpoint": "checkpoint", "save": "checkpoint",
+    "LLM": "llm", "Arithmetic": "ops", "AsyncTextStream": "engine", "Completion": "engine", "ModelConfig": "config",
+    "Pool": "cache", "PoolFull": "cache", "Sampling": "engine", "Sequence": "cache", "TextStream": "engine",
+    "TokenLogprob": "engine", "Tokenizer": "chat", "Transformer": "model", "Usage": "engine", "load": "checkpoint",
+    "random_checkpoint": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 with LLM() as llm:
     llm.generate(["def main():"], Sampling(max_tokens=32))       a list of Completion
     llm.stream("def main():")                                    pieces of text as they are computed
+    llm.stream_async("def main():")                              the same for an event loop
     llm.score(["def "], ["main():"])                             log probabilities of the second after the first
     llm.chat([{"role": "user", "content": "Hello"}])             in DeepSeek-V4's encoding
 
@@ -12,11 +13,10 @@ text -> BOS and ids, the last token open to another one (chat/healing.py) -> Req
 from __future__ import annotations
 
 import itertools
-import operator
-import reprlib
+import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,19 +24,21 @@ import torch
 
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.chat import Prompt, Tokenizer, heal
-from wavefold.chat.encoding import encode_chat, turn_ids
-from wavefold.engine import Answer, Completion, ResolvedSampling, Runner, Sampling, TextStream
-from wavefold.engine.batch import run_all
+from wavefold.chat.encoding import chat_ids, turn_ids
+from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
+from wavefold.engine import settings as llm_settings
+from wavefold.engine.arguments import PROGRESS, TEXT, shown
+from wavefold.engine.batch import add_all, run_added
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
+from wavefold.engine.prompts import Samplings, TextOrIds, listed, one_sampling, samplings_of, token_ids
 from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
-from wavefold.engine.room import pool_blocks
-from wavefold.engine.stream import in_threads
+from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
@@ -47,14 +49,15 @@ from wavefold.waves.agreement import is_first, num_ranks
 Message = Mapping[str, object]
 """{"role": "system", "user" or "assistant", "content": text}."""
 
-AS_THE_CHECKPOINT_SAYS = Sampling()
-TextOrIds = str | Sequence[int] | Prompt
-Samplings = Sampling | Sequence[Sampling]
-"""One for all prompts, or one for each."""
+Progress = Callable[[int, int], None]
+"""Is told what is done, and of how much."""
 
 
 class LLM:
-    """A model in a checkpoint folder, ready to answer. `close`, or the end of a `with` block, gives its memory back."""
+    """A model in a checkpoint folder, ready to answer. `close`, or the end of a `with` block, gives its memory back.
+
+    Several threads may use it: their requests are computed together.
+    """
 
     def __init__(
         self,
@@ -76,25 +79,25 @@ class LLM:
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
         `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
-        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels (None: torch's number, which also
-        computes float32). `strict` refuses a checkpoint with tensors that the model does not use. `batch_invariant`:
-        the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see `engine.open`. `kernels`:
+        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels, 1 to 1,024 (None: torch's number,
+        which also computes float32). `strict` refuses a checkpoint with tensors that the model does not use.
+        `batch_invariant`: the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see
+        `engine.open`. `kernels`:
         "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8" rounds the input of products
         with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
         into memory of 2 MiB pages, which must have room for them, rather than mapped. `cache_tokens`: of all answers
         that are computed together (None: as many as suit; see `engine.room`). `draft_depth`: tokens that are guessed
-        and verified in one pass, at most (0: none); how many is decided by measured time, so that without
+        and verified in one pass, at most (0: none, to 15); how many is decided by measured time, so that without
         `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
         text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
         Raises ValueError for a folder or settings that cannot be used.
         """
-        if cache_tokens is not None and cache_tokens < 1:
-            raise ValueError(f"cache_tokens = {cache_tokens} is not allowed; expected 1 or more, or None")
+        used = llm_settings.used(locals())
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
         self._model: Transformer | None = open_model(
-            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, threads, activations,
-            huge_pages,
+            self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],
+            activations, huge_pages,
         )  # fmt: skip
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
@@ -103,9 +106,11 @@ class LLM:
             drafts = drafts or "lookup"
             if drafts != "lookup":
                 raise ValueError(f"drafts = {drafts!r} is not allowed over {num_ranks()} processes; expected 'lookup'")
-        self._cache_tokens, self._draft_depth, self._drafts = cache_tokens, draft_depth, drafts
+        self._cache_tokens, self._draft_depth, self._drafts = used["cache_tokens"], used["draft_depth"], drafts
         proposers_of(self._model, drafts)  # refuses at once what the model lacks
         self._numbers = itertools.count()
+        self._lock = threading.RLock()
+        """Of the runner's choice and of grammars. It is free while passes run."""
         self._runner: Runner | None = self._new_runner(0)
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._warned: set[str] = set()
@@ -121,57 +126,62 @@ class LLM:
     def generate(
         self,
         prompts: Sequence[TextOrIds],
-        sampling: Samplings = AS_THE_CHECKPOINT_SAYS,
-        on_progress: Callable[[int, int], None] = lambda done, of: None,
+        sampling: Samplings | None = None,
+        on_progress: Progress | None = None,
+        on_prefill: Progress | None = None,
     ) -> list[Completion]:
         """Complete the prompts, texts or token ids, all together. Returns the answers in order, `n` for each prompt.
 
         A text is run after BOS, and special tokens' strings in it are ordinary characters. Token ids are run as they
-        are. `on_progress(done, of)` counts answers that have ended. An answer that meets logits that are NaN has the
-        finish reason "error". Raises ValueError, before anything runs, for a prompt or sampling that cannot be used,
-        and for one text in place of a list.
+        are. `sampling` is one for all prompts or a list of one for each; None: as the checkpoint says.
+        `on_progress(done, of)` counts answers that have ended, `on_prefill(done, of)` tokens of all prompts that have
+        been read, pass by pass. An answer that meets logits that are NaN has the finish reason "error". Raises
+        ValueError, before anything runs, for a prompt or sampling that cannot be used, and for one text in place of a
+        list.
         """
+        prompts = listed("prompts", prompts)
+        progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
-        _check_several(prompts, "prompts")
-        for prompt, one in zip(prompts, self._samplings(sampling, len(prompts)), strict=True):
+        for prompt, one in zip(prompts, samplings_of(sampling, len(prompts)), strict=True):
             resolved = self.resolved(one)
             requests += [self._request(prompt, one, resolved, index) for index in range(one.n)]
-        return run_all(self._runner_for(requests), requests, on_progress)
+        return run_added(self._added(requests), requests, *progress)
 
     def score(
-        self, prompts: Sequence[TextOrIds], continuations: Sequence[str | Sequence[int]]
+        self,
+        prompts: Sequence[TextOrIds],
+        continuations: Sequence[str | Sequence[int]],
+        on_prefill: Progress | None = None,
     ) -> list[list[TokenLogprob]]:
         """The log probabilities of the tokens of each continuation after its prompt, all pairs together.
 
-        Prompt and continuation become tokens separately, and no last token is open to another one. Raises ValueError
-        for lists of different lengths, an empty prompt or continuation, tokens that cannot be run, and for logits that
-        are NaN.
+        Prompt and continuation become tokens separately, and no last token is open to another one. The prompt "" is BOS
+        alone: its continuation is scored as the beginning of a text. `on_prefill`: as in `generate`. Raises ValueError
+        for lists of different lengths, a prompt of no ids, a continuation without a token, tokens that cannot be run,
+        and for logits that are NaN.
         """
-        _check_several(prompts, "prompts")
-        _check_several(continuations, "continuations")
+        prompts, continuations = listed("prompts", prompts), listed("continuations", continuations)
+        progress = PROGRESS.used("on_prefill", on_prefill)
         if len(prompts) != len(continuations):
             raise ValueError(f"{len(continuations)} continuations of {len(prompts)} prompts; expected one for each")
         sampling = Sampling(max_tokens=1, temperature=0, prompt_logprobs=0)
         requests = []
         for prompt, continuation in zip(prompts, continuations, strict=True):
-            first, more = self._ids(prompt, bos=True), self._ids(continuation, bos=False)
+            first, more = self._ids("prompt", prompt, bos=True), self._ids("continuation", continuation, bos=False)
             if not first or not more:
                 raise ValueError(
-                    f"prompt {prompt!r} and continuation {continuation!r}: expected one token each at least"
+                    f"prompt {shown(prompt)} and continuation {shown(continuation)}: expected one token each at least"
                 )
             answer = Answer(Prompt([*first, *more]), self.resolved(sampling), scored_from=len(first))
             requests.append(Request(next(self._numbers), answer.prompt.ids, 1, sampling=answer))
-        scored = run_all(self._runner_for(requests), requests)
+        scored = run_added(self._added(requests), requests, on_prefill=progress)
         for completion in scored:
             if completion.error:
                 raise ValueError(completion.error)
         return [[entry for entry in completion.prompt_logprobs or () if entry is not None] for completion in scored]
 
     def stream(
-        self,
-        prompt: TextOrIds,
-        sampling: Sampling = AS_THE_CHECKPOINT_SAYS,
-        on_prefill: Callable[[int, int], None] = lambda done, of: None,
+        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None
     ) -> TextStream:
         """The pieces of one completion's text, computed as they are asked for; `completion` has all of the answer.
 
@@ -179,41 +189,45 @@ class LLM:
         `on_prefill(done, of)` reports how many of the prompt's tokens have been read. Raises ValueError as `generate`,
         for `n` > 1, and where other open streams leave a pool that cannot hold this answer.
         """
+        progress, sampling = PROGRESS.used("on_prefill", on_prefill), one_sampling(sampling)
         if sampling.n != 1:
             raise ValueError(f"n = {sampling.n} is not allowed for a stream; expected 1, or `generate`")
         request = self._request(prompt, sampling, self.resolved(sampling))
-        runner = self._runner_for([request])
-        runner.add(request)
-        stream = TextStream(runner, request, on_prefill)
+        stream = TextStream(self._added([request]), request, progress)
         self._streams.add(stream)
         return stream
 
-    async def stream_async(
-        self, prompt: TextOrIds, sampling: Sampling = AS_THE_CHECKPOINT_SAYS
-    ) -> AsyncIterator[str]:  # fmt: skip
-        """The pieces of `stream` for an event loop: other threads compute. Leaving it closes the stream."""
-        async for piece in in_threads(self.stream(prompt, sampling)):
-            yield piece
+    def stream_async(
+        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None
+    ) -> AsyncTextStream:
+        """`stream` for an event loop: `async for`, while threads compute. Raises what `stream` does, at once."""
+        return AsyncTextStream(self.stream(prompt, sampling, on_prefill))
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling = AS_THE_CHECKPOINT_SAYS) -> Completion:
+    def chat(
+        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None
+    ) -> Completion:
         """Answer a chat whose last message is a user's. The answer ends where a next turn would begin.
 
-        Raises ValueError for messages that cannot be encoded, and for a tokenizer without the markers of V4's chats.
+        Raises ValueError for messages that cannot be encoded, for another last message, and for a tokenizer without the
+        markers of V4's chats.
         """
-        return self.stream_chat(messages, sampling).finish()
+        return self.stream_chat(messages, sampling, on_prefill).finish()
 
-    def stream_chat(self, messages: Sequence[Message], sampling: Sampling = AS_THE_CHECKPOINT_SAYS) -> TextStream:
-        """The pieces of an answer's text in a chat, computed as they are asked for."""
-        tokenizer = self._needs_tokenizer()
-        prompt = Prompt(encode_chat(tokenizer, messages).ids)
-        return self.stream(prompt, replace(sampling, stop_ids=(*sampling.stop_ids, *turn_ids(tokenizer))))
+    def stream_chat(
+        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None
+    ) -> TextStream:
+        """The pieces of an answer's text in a chat, computed as they are asked for. Raises ValueError as `chat`."""
+        tokenizer, sampling = self._needs_tokenizer(), one_sampling(sampling)
+        prompt = Prompt(chat_ids(tokenizer, messages))
+        turns = replace(sampling, stop_ids=(*sampling.stop_ids, *turn_ids(tokenizer)))
+        return self.stream(prompt, turns, on_prefill)
 
     def prompt(self, text: str, allow_special: bool = False) -> Prompt:
         """`text` after BOS, as DeepSeek's models are used to; its last token may become another one.
 
         `allow_special`: special tokens' strings in the text become those tokens. Raises ValueError without a tokenizer.
         """
-        tokenizer = self._needs_tokenizer()
+        tokenizer, text = self._needs_tokenizer(), TEXT.used("text", text)
         return heal(tokenizer, tokenizer.encode(text, bos=True, allow_special=allow_special))
 
     def resolved(self, sampling: Sampling) -> ResolvedSampling:
@@ -237,13 +251,15 @@ class LLM:
     def close(self) -> None:
         """Give the model's memory back at once and end its streams; other ranks then end `follow`.
 
-        Closing twice changes nothing.
+        Who reads a stream that had not ended gets its last text, then a ValueError. A `generate` or `score` that runs
+        in another thread goes on to its end, and the memory is given back after it. Closing twice changes nothing.
         """
+        with self._lock:
+            model, self._model, self._runner = self._model, None, None
         for stream in list(self._streams):
-            stream.close()
-        if self._leader is not None and self._model is not None:
+            stream.close(f"this LLM of {self.folder} was closed before the answer ended")
+        if self._leader is not None and model is not None:
             self._leader.end()
-        self._model = self._runner = None
 
     def follow(self) -> None:
         """Run the passes of rank 0, in every other process that torchrun started, until rank 0 closes its LLM.
@@ -283,7 +299,7 @@ class LLM:
         elif isinstance(prompt, str):
             prompt = self.prompt(prompt)
         elif not isinstance(prompt, Prompt):
-            prompt = Prompt(token_ids(prompt))
+            prompt = Prompt(token_ids("prompt", prompt))
         window = self.model.config.max_position_embeddings
         max_tokens, limit = fitted(len(prompt.ids), resolved.max_tokens, window, resolved.fit_window)
         if resolved.echo and text is None:
@@ -306,32 +322,33 @@ class LLM:
                 "together; give the prompt as a text or as token ids"
             )
         tokenizer = self._needs_tokenizer()
-        if self._grammars is None:
-            self._grammars = Grammars(tokenizer, self.model.config.vocab_size, resolved.eos_ids)
-        return self._grammars.compile(resolved.constraint)
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = Grammars(tokenizer, self.model.config.vocab_size, resolved.eos_ids)
+            return self._grammars.compile(resolved.constraint)
 
-    def _ids(self, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
+    def _ids(self, name: str, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
         if isinstance(text, str):
             return self._needs_tokenizer().encode(text, bos=bos)
-        return list(text.ids) if isinstance(text, Prompt) else token_ids(text)
+        return list(text.ids) if isinstance(text, Prompt) else token_ids(name, text)
 
-    def _samplings(self, sampling: Samplings, count: int) -> Sequence[Sampling]:
-        if isinstance(sampling, Sampling):
-            return [sampling] * count
-        if len(sampling) != count:
-            raise ValueError(f"{len(sampling)} samplings for {count} prompts; expected one, or one for each")
-        return sampling
+    def _added(self, requests: Sequence[Request]) -> Runner:
+        """Returns the runner, which has the requests from now on: a new one where the idle one's pool is too small.
 
-    def _runner_for(self, requests: Sequence[Request]) -> Runner:
-        """Returns the runner, a new one with a larger pool where that of the idle one is too small."""
+        Raises ValueError for a request that cannot be run; then none is added.
+        """
         if self._group is not None and self._leader is None:
             raise ValueError("rank 0 answers, and this process follows it; call LLM.follow() here")
-        largest = max((request.peak_tokens for request in requests), default=0)
-        runner = self._runner
-        assert self.model is not None and runner is not None
-        if runner.idle and self._cache_tokens is None and largest > runner.num_blocks * BLOCK_TOKENS:
-            runner = self._runner = self._new_runner(largest)
-        return runner
+        with self._lock:
+            assert self.model is not None and self._runner is not None
+            largest = max(requests, key=lambda request: request.peak_tokens, default=None)
+            if largest is not None:
+                runner, may_grow = self._runner, self._cache_tokens is None and self._runner.idle
+                if may_grow and largest.peak_tokens > runner.num_blocks * BLOCK_TOKENS:
+                    self._runner = self._new_runner(largest.peak_tokens)
+                check_in_pool(largest, self._runner.num_blocks, self._cache_tokens, self._runner.num_open)
+            add_all(self._runner, requests)
+            return self._runner
 
     def _new_runner(self, largest: int) -> Runner:
         num_blocks = pool_blocks(self.model, largest, self._cache_tokens)
@@ -344,21 +361,3 @@ class LLM:
         if self.tokenizer is None:
             raise ValueError(f"{self.folder}: holds no tokenizer.json; give token ids in place of text")
         return self.tokenizer
-
-
-def token_ids(prompt: Sequence[int]) -> list[int]:
-    """Returns a prompt of token ids as a list. Raises ValueError for anything but whole numbers."""
-    try:
-        if isinstance(prompt, bytes):  # its bytes would pass as ids
-            raise TypeError
-        return [operator.index(token) for token in prompt]
-    except TypeError:
-        raise ValueError(
-            f"prompt {reprlib.repr(prompt)} is not allowed; expected a text, or a list of token ids (whole numbers)"
-        ) from None
-
-
-def _check_several(values: Sequence[object], name: str) -> None:
-    """Raises ValueError for a single text in place of a list."""
-    if isinstance(values, str):
-        raise ValueError(f"{name} = {values!r} is a single text; expected a list: [{values!r}]")

@@ -10,7 +10,7 @@ from wavefold.cli.main import main
 from wavefold.engine import generate
 
 Capture = pytest.CaptureFixture[str]
-KEYS = ["text", "tokens", "stop_reason", "prompt_tokens", "completion_tokens", "prefill_s", "decode_s",
+KEYS = ["text", "tokens", "finish_reason", "prompt_tokens", "completion_tokens", "prefill_s", "decode_s",
         "decode_tokens_per_s", "cache_bytes", "peak_rss_bytes", "prefill_tokens_per_s", "weight_bytes",
         "sampling"]  # fmt: skip
 

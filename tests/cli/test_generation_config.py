@@ -45,7 +45,7 @@ class TestGenerationConfig:
     ) -> None:
         monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([7]))
         values, _ = self.answer(model, tmp_path / "m", {"eos_token_id": 7}, capsys)
-        assert (values["stop_reason"], values["tokens"]) == ("eos", [])
+        assert (values["finish_reason"], values["tokens"]) == ("eos", [])
 
     def test_without_sampling_is_temperature_0(self, model: Path, tmp_path: Path, capsys: Capture) -> None:
         config = {"do_sample": False, "temperature": 0.6, "max_new_tokens": 2, "top_k": 50}

@@ -1,8 +1,10 @@
 """The command line as a whole: help without torch, one message for a mistake, exit codes."""
 
 import argparse
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,25 @@ def test_reader_that_leaves(model: Path) -> None:
     assert writer.wait(timeout=60) == 1
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
+
+
+def test_no_option_swallows_the_model_without_a_word() -> None:
+    """A list option before an optional MODEL would take it: its items are numbers, or names that are checked."""
+
+    def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    yield from commands(command)
+
+    lists = set()
+    for command in commands(command_line.build_parser()):
+        has_model = any(not action.option_strings and action.nargs == "?" for action in command._actions)
+        for action in command._actions if has_model else ():
+            if action.nargs in ("+", "*") and action.type is not int:
+                lists.add((command.prog, *action.option_strings))
+    assert lists == {("wavefold bench peers", "--peers")}
+    for words in (["peers", "--peers", "llama.cpp", "DIR"], ["speed", "--depths", "0", "DIR"]):
+        with contextlib.suppress(SystemExit):
+            assert main(["bench", *words]) == 2

@@ -24,7 +24,7 @@ class TestPrompt:
         out, err = capsys.readouterr()
         assert out == tokenizer.decode(ids, show_special=False) + "\n"
         assert err.startswith("prompt 9 tokens, ")
-        assert " tokens/s, ended by length; cache " in err
+        assert re.search(r"; answer 4 tokens, [0-9.]+/s, ended by length; cache ", err)
         assert err.count("\n") == 1
 
     def test_json(self, model: Path, capsys: Capture) -> None:
@@ -36,7 +36,7 @@ class TestPrompt:
         assert list(values) == KEYS
         assert values["tokens"] == ids
         assert values["text"] == tokenizer.decode(ids, show_special=False)
-        assert (values["prompt_tokens"], values["completion_tokens"], values["stop_reason"]) == (2, 4, "length")
+        assert (values["prompt_tokens"], values["completion_tokens"], values["finish_reason"]) == (2, 4, "length")
         stops = list(load(model, "exact").config.eos_token_ids)
         assert values["sampling"] == {
             "temperature": 0.7, "top_p": 0.9, "seed": 5, "max_tokens": 4, "stop_ids": stops
@@ -173,10 +173,39 @@ class TestForm:
         )
         assert capsys.readouterr().out in ('"left"\n', '"right"\n')
 
+    def test_a_schema_on_stdin(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO('{"enum": ["left", "right"]}'))
+        assert main(["run", str(model), "-p", "x", "--json-schema", "-"]) == 0
+        assert capsys.readouterr().out in ('"left"\n', '"right"\n')
+
+    @pytest.mark.parametrize("more", [[], ["--lines"], ["--tokens", "-"]])
+    def test_stdin_is_not_schema_and_prompt(self, model: Path, more: list[str], capsys: Capture) -> None:
+        assert run(model, "--json-schema", "-", *more) == 2
+        assert "--json-schema - reads stdin, which is the prompt; give one with -p TEXT" in capsys.readouterr().err
+
+    def test_the_model_after_a_choice_is_the_model(self, model: Path, capsys: Capture) -> None:
+        assert main(["run", "-p", "x", "--choice", "yes", "--choice", "no", str(model), "--json"]) == 0
+        values = printed(capsys)
+        assert values["text"] in ("yes", "no")
+        assert main(["run", "-p", "x", "--choice", "yes", "nowhere"]) == 2
+        assert "nowhere: no such folder" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["run", str(model), "-p", "x", "--choices", "yes", "no"])
+
+    def test_a_rate_that_was_not_measured_is_left_out(self, model: Path, capsys: Capture) -> None:
+        """Of one token, and of an answer whose other tokens had no alternative."""
+        for more in (["--max-tokens", "1"], ["--choice", "a long one"]):
+            assert main(["run", str(model), "-p", "x", *more, "--json"]) == 0
+            values = printed(capsys)
+            assert values["decode_tokens_per_s"] is None and values["decode_s"] == 0
+            assert values["completion_tokens"] == len(values["tokens"])  # type: ignore[arg-type]
+            assert main(["run", str(model), "-p", "x", *more]) == 0
+            assert re.search(r"; answer [0-9]+ tokens, ended by (length|stop); ", capsys.readouterr().err)
+
     def test_expressions_and_choices(self, model: Path, capsys: Capture) -> None:
         assert main(["run", str(model), "-p", "x", "--regex", "a{3}b"]) == 0
         assert capsys.readouterr().out == "aaab\n"
-        assert main(["run", str(model), "-p", "x", "--choices", "one", "two", "--json"]) == 0
+        assert main(["run", str(model), "-p", "x", "--choice", "one", "--choice", "two", "--json"]) == 0
         values = printed(capsys)
         assert values["text"] in ("one", "two")
         assert values["sampling"]["constraint"] == {"kind": "choices", "text": '["one", "two"]'}
@@ -186,11 +215,22 @@ class TestForm:
         [
             (["--json-schema", "missing.json"], "--json-schema missing.json: .*expected a file with a JSON schema"),
             (["--regex", "("], r"regex \( is not allowed"),
-            (["--regex", "a", "--choices", "b"], "not allowed with argument --regex"),
+            (
+                ["--json-schema", "bad.json"],
+                "--json-schema bad.json: not JSON .*line 1 column 2.*; expected a JSON schema",
+            ),
+            (["--json-schema", ""], "--json-schema : .*expected a file with a JSON schema"),
+            (["--regex", "a", "--choice", "b"], "not allowed with argument --regex"),
+            (["--choice", ""], r"choices = \[''\] is not allowed; expected texts of one character or more"),
             (["--draft-depth", "200"], "draft_depth = 200 is not allowed"),
         ],
     )
-    def test_mistakes(self, model: Path, flags: list[str], message: str, capsys: Capture) -> None:
+    def test_mistakes(
+        self, model: Path, flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: Capture,
+    ) -> None:  # fmt: skip
+        (tmp_path / "bad.json").write_text("{]")
+        monkeypatch.chdir(tmp_path)
         with contextlib.suppress(SystemExit):
             assert main(["run", str(model), "-p", "x", *flags]) == 2
         assert re.search(message, capsys.readouterr().err)

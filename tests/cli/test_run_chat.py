@@ -39,9 +39,9 @@ class TestChat:
         monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([user]))
         assert run(model, "--chat", "-p", "hi", "--json") == 0
         values = printed(capsys)
-        assert (values["stop_reason"], values["tokens"]) == ("stop", [])
+        assert (values["finish_reason"], values["tokens"]) == ("stop", [])
         assert run(model, "-p", "hi", "--json") == 0
-        assert printed(capsys)["stop_reason"] == "length", "markers end nothing outside a chat"
+        assert printed(capsys)["finish_reason"] == "length", "markers end nothing outside a chat"
 
     def test_tokenizer_without_markers(self, model: Path, tmp_path: Path, capsys: Capture) -> None:
         folder = tmp_path / "model"

@@ -33,20 +33,20 @@ class TestEnd:
         monkeypatch.setattr(choosing, "choose", lambda *args: torch.tensor([eos]))
         assert run(model, "-p", "hi", "--json") == 0
         values = printed(capsys)
-        assert (values["stop_reason"], values["completion_tokens"]) == ("eos", 0)
+        assert (values["finish_reason"], values["completion_tokens"]) == ("eos", 0)
 
     def test_default_length_fits_the_window(self, narrow: Path, capsys: Capture) -> None:
         assert main(["run", str(narrow), "-p", "abc", "--json"]) == 0
         out, err = capsys.readouterr()
         values = json.loads(out)
-        assert (values["stop_reason"], values["completion_tokens"]) == ("context", 13)
+        assert (values["finish_reason"], values["completion_tokens"]) == ("context", 13)
         assert err == ("wavefold: the answer ended because the context window is full: max_position_embeddings = 16\n")
 
     def test_length_that_is_asked_for_is_refused_beyond_the_window(self, narrow: Path, capsys: Capture) -> None:
         assert main(["run", str(narrow), "-p", "abc", "--max-tokens", "14"]) == 2
         assert "max_position_embeddings = 16" in capsys.readouterr().err
         assert main(["run", str(narrow), "-p", "abc", "--max-tokens", "13", "--json"]) == 0
-        assert printed(capsys)["stop_reason"] == "length"
+        assert printed(capsys)["finish_reason"] == "length"
 
     def test_prompt_beyond_the_window_is_refused(self, narrow: Path, capsys: Capture) -> None:
         assert main(["run", str(narrow), "-p", "abcdefghijklmnopqr"]) == 2

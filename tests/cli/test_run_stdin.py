@@ -22,16 +22,16 @@ class TestStdin:
         assert [line.split(",")[0] for line in err.splitlines()] == ["prompt 9 tokens"]
 
     def test_lines_are_prompts(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-        """Each is completed as by -p: nothing is remembered."""
-        for text in ("ab", "c\\"):
+        """Each is completed as by -p, empty ones too: nothing is remembered."""
+        for text in ("ab", "", "", "c\\"):
             assert run(model, "-p", text) == 0
         expected = capsys.readouterr().out
         monkeypatch.setattr("sys.stdin", io.StringIO("ab\n\n\nc\\\n"))
         assert run(model, "--lines") == 0
         assert capsys.readouterr().out == expected
-        monkeypatch.setattr("sys.stdin", io.StringIO("ab\r\ncd"))
+        monkeypatch.setattr("sys.stdin", io.StringIO("ab\r\n\ncd"))
         assert run(model, "--lines", "--json") == 0
-        assert [json.loads(line)["prompt_tokens"] for line in capsys.readouterr().out.splitlines()] == [3, 3]
+        assert [json.loads(line)["prompt_tokens"] for line in capsys.readouterr().out.splitlines()] == [3, 1, 3]
 
     def test_empty(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO(""))

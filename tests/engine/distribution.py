@@ -49,13 +49,13 @@ NEARLY = TABLE + torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_se
 class Guesses:
     """A proposer that needs nothing but the last token."""
 
-    window = 0
+    window, kinds = 0, 1
 
     def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
         pass
 
-    def finds(self, text: Text) -> bool:
-        return True
+    def kind(self, text: Text) -> int | None:
+        return 0
 
     def seconds(self, depth: int, num_texts: int) -> float:
         return 0.0
@@ -142,6 +142,13 @@ class AnyDepth(Speculation):
     def speed(self, *arguments: object) -> float:
         return self._random.random()
 
+    def rest(self, *arguments: object) -> int:
+        """Too short for a step without streams."""
+        return self._random.randint(0, 3)
+
+    def pause(self, fails: int) -> int:
+        return self._random.randint(0, 3)
+
 
 class Ban:
     """A grammar that forbids two tokens after each token, as `GrammarState` tells it."""
@@ -208,6 +215,8 @@ def run(proposers: Sequence[Callable[[], Proposer]], setting: Setting, samples: 
             tokens = list(verdict.tokens)
             counts.take(known_last(one.span.request), one.span.drafts, tokens)
             taken(live[one.span.request], one.span, tokens, drafter)
+        if drafter:
+            drafter.observe_step([one.span for one in spans], 1.0)
     return counts
 
 
@@ -234,7 +243,7 @@ def taken(past: Past, span: PlannedSpan, tokens: list[int], drafter: Drafter | N
     request.output += tokens
     answer_of(request).take(tokens, ())
     if drafter and len(request.output) < LENGTH:
-        streams = torch.zeros(len(tokens), 1) if drafter.window else None
+        streams = torch.zeros(len(tokens), 1) if drafter.window_of(request) else None
         drafter.observe(span, past, len(tokens) - 1, streams)
     elif drafter:
         drafter.forget(request)

@@ -31,6 +31,7 @@ from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of
 from wavefold.engine.runner import Runner
 from wavefold.engine.speculation import Acceptance, Speculation
+from wavefold.engine.trials import Trials
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic, Runtime
 
@@ -57,6 +58,13 @@ class Dice(Speculation):
         behind_s: float,
     ) -> float:  # fmt: skip
         return self._random.random()
+
+    def rest(self, trials: Trials, waited: int, rows: int) -> int:
+        """Some rests are so long that streams are not wanted meanwhile."""
+        return self._random.choice([0, 0, 0, 1, 3, 36])
+
+    def pause(self, fails: int) -> int:
+        return self._random.randint(0, 3)
 
 
 class Tampered(MTPDrafts):

@@ -57,14 +57,17 @@ def opened(folder: Path, drafts: Drafts | None, monkeypatch: pytest.MonkeyPatch)
     [
         ([5] * 500, Sampling(14), "500 prompt tokens and max_tokens = 14 are not allowed; .* = 512 together"),
         ([5] * 513, Sampling(), "513 prompt tokens"),
-        ("a", Sampling(max_tokens=2**63), "max_tokens = 9223372036854775808 are not allowed"),
-        ("a", Sampling(stop=("é" * 5_000,)), r"stop = texts of \[5000\] characters, 1 in all, is not allowed"),
-        ("a", Sampling(stop=("end", "x" * 10_000)), r"stop = texts of \[3, 10000\] characters, 2 in all"),
-        ("a", Sampling(n=0), "n = 0 is not allowed"),
-        ("a", Sampling(seed=-1), r"seed = -1 is not allowed; expected 0 to 2\^63 - 1"),
-        ("a", Sampling(seed=2**63), "seed = 9223372036854775808 is not allowed"),
-        ("a", Sampling(seed=2**200), "seed = 16069380442589902755419620923411626025222029937827928353013"),
+        ("a", Sampling(max_tokens=2**63 - 1), "max_tokens = 9223372036854775807 are not allowed"),
+        (
+            "a",
+            Sampling(logit_bias={300: 1}),
+            "logit_bias = {300: 1.0} is not allowed; expected token ids from 0",
+        ),
+        ("a", Sampling(regex="("), r"regex \( is not allowed"),
         ([300], Sampling(), "token 300 is not allowed; expected 0 to 299"),
+        ([2**70], Sampling(), r"prompt = \[1180591620717411303424\] is not allowed; expected a text, or a list of"),
+        ([-1], Sampling(), r"prompt = \[-1\] is not allowed"),
+        (None, Sampling(), "prompt = None is not allowed"),
     ],
 )
 def test_what_is_refused_disturbs_nobody(

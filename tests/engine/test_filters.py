@@ -209,7 +209,7 @@ def test_any_logits_give_a_possible_token(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ((1.0, 1.0, -1, 0.0), r"top_k = -1 is not allowed; expected 0 \(all tokens\) or more"),
+        ((1.0, 1.0, -1, 0.0), r"top_k = -1 is not allowed; expected a whole number from 0 \(all tokens\) to 2\^63 - 1"),
         ((1.0, 1.0, 0, 1.1), "min_p = 1.1 is not allowed; expected a number from 0 to 1"),
         ((1.0, 1.0, 0, float("nan")), "min_p = nan is not allowed"),
     ],

@@ -141,9 +141,9 @@ def test_usage(model: Transformer, pools: list[Pool], monkeypatch: pytest.Monkey
         now += 100.0
     usage = generation.usage
     layout = pools[0].layout
-    assert usage == Usage(10, 1.0, 4, 4.0, layout.block_bytes + layout.state_bytes)
+    assert usage == Usage(10, 1.0, 4, 4.0, layout.block_bytes + layout.state_bytes, 5)
     assert (usage.prefill_tokens_per_s, usage.decode_tokens_per_s) == (10.0, 1.0)
-    assert Usage(1).decode_tokens_per_s == Usage(1).prefill_tokens_per_s == 0.0
+    assert Usage(1).decode_tokens_per_s is Usage(1).prefill_tokens_per_s is None
 
 
 def test_closed_early(model: Transformer, pools: list[Pool]) -> None:
@@ -208,15 +208,15 @@ def test_longest_possible(model: Transformer) -> None:
 def test_says_why_it_ended(model: Transformer, pools: list[Pool]) -> None:
     ids = without_cache(model, 6)
     generation = generate(model, PROMPT, 6, temperature=0, stop_ids=[ids[3]])
-    assert generation.stop_reason is None
+    assert generation.finish_reason is None
     list(generation)
-    assert (generation.stop_reason, generation.stop_id) == ("stop", ids[3])
+    assert (generation.finish_reason, generation.stop_id) == ("stop", ids[3])
     generation = generate(model, PROMPT, 3, temperature=0, stop_ids=())
     list(generation)
-    assert (generation.stop_reason, generation.stop_id) == ("length", None)
+    assert (generation.finish_reason, generation.stop_id) == ("length", None)
     generation = generate(model, PROMPT, 3, temperature=0, stop_ids=())
     next(generation), generation.close()
-    assert generation.stop_reason is None, "it was stopped, and did not end"
+    assert generation.finish_reason is None, "it was stopped, and did not end"
 
 
 def test_fits_the_window(model: Transformer, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_fits_the_window(model: Transformer, pools: list[Pool], monkeypatch: pyt
     for max_tokens, num_tokens, reason in ((4, 4, "length"), (5, 5, "length"), (6, 5, "context"), (999, 5, "context")):
         generation = generate(model, PROMPT, max_tokens, temperature=0, stop_ids=(), fit_window=True)
         assert len(list(generation)) == num_tokens
-        assert generation.stop_reason == reason
+        assert generation.finish_reason == reason
     with pytest.raises(ValueError, match="10 prompt tokens and max_tokens = 6"):
         generate(model, PROMPT, 6)
     with pytest.raises(ValueError, match="15 prompt tokens"):

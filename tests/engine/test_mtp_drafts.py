@@ -43,12 +43,19 @@ class Depths(Speculation):
         self._at += 1
         return self._depths[self._at % len(self._depths)]
 
+    def is_trial(self, *arguments: object) -> bool:
+        return False
+
+    def rest(self, *arguments: object) -> int:
+        return 0
+
 
 class Recorded(MTPDrafts):
     """Remembers the guesses: tokens of the text, guesses, and how the request chooses."""
 
     def __init__(self, model: Transformer):
         super().__init__(model)
+        self.window = model.config.sliding_window
         self.guesses: list[tuple[list[int], list[int], Request]] = []
 
     def propose(self, texts: Sequence[Text], depths: Sequence[int]) -> list[Sequence[int]]:
@@ -71,7 +78,6 @@ def poisoned(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(
         model, "new_pool", lambda num_tokens, **given: new_pool(num_tokens, **{"poison": True, **given})
     )
-    monkeypatch.setattr(import_module("wavefold.engine.drafting"), "REST", 0)
     with ops.using(backend="reference"):
         yield
 

@@ -6,8 +6,11 @@ from random import Random
 
 import pytest
 
-from wavefold.engine.lookup import LONGEST, SHORTEST, Lookup, propose
-from wavefold.engine.speculation import PROBE, Acceptance, Speculation, StepCost
+from wavefold.engine.lookup import KINDS, LONGEST, MOST_TRIED, SHORTEST, Lookup, LookupDrafts, propose
+from wavefold.engine.proposer import Text
+from wavefold.engine.request import Request
+from wavefold.engine.speculation import FAILS, LONGEST_PAUSE, Acceptance, Speculation, StepCost
+from wavefold.engine.trials import PROBE, PROBE_SHARE, Trials
 
 
 @pytest.mark.parametrize(
@@ -36,16 +39,31 @@ def test_a_growing_text_is_read_once_and_as_if_anew() -> None:
         assert list(lookup.propose(tokens[:end], 5)) == list(propose(tokens[:end], 5))
 
 
-def test_wrong_guesses_ask_for_a_longer_match() -> None:
-    lookup, tokens = Lookup(), [1, 2, 3, 4, 5, 9, 3, 4]
-    assert lookup.propose(tokens, 1) == [5]
-    for _ in range(LONGEST - SHORTEST):
-        lookup.observe(0, 1)
-    assert lookup.propose(tokens, 1) == []
-    lookup.observe(0, 0)
-    assert lookup.propose(tokens, 1) == []
-    lookup.observe(1, 1)
-    assert lookup.propose(tokens, 1) == [5]
+@pytest.mark.parametrize("length", range(SHORTEST, LONGEST + 3))
+def test_the_length_of_a_match_is_counted(length: int) -> None:
+    """Up to LONGEST; the text before the match is another one."""
+    run = list(range(100, 100 + length))
+    match = Lookup().match([1, *run, 7, 8, 2, *run])
+    assert match == (1 + length, min(length, LONGEST))
+
+
+def test_among_few_earlier_places_the_longest_match_is_taken() -> None:
+    """The last MOST_TRIED of them are compared."""
+    far, near = [5, 6, 1, 2, 30], [9, 1, 2, 40]
+    for count, expected in ((MOST_TRIED - 1, 30), (MOST_TRIED, 40)):
+        assert list(propose([*far, *near * count, 5, 6, 1, 2], 1)) == [expected]
+
+
+def test_a_longer_match_is_another_kind() -> None:
+    proposer = LookupDrafts()
+    kinds = []
+    for length in range(1, LONGEST + 1):
+        request = Request(length, [*range(length), 50, 60, *range(length)], 8)
+        text = Text(request, None)  # type: ignore[arg-type]
+        text.read()
+        kinds.append(proposer.kind(text))
+    assert kinds[0] is None and kinds[1] == 0 and kinds[-1] == len(KINDS) - 1
+    assert kinds[1:] == sorted(kinds[1:])  # type: ignore[type-var]
 
 
 def test_the_cost_is_the_line_through_the_steps() -> None:
@@ -145,41 +163,74 @@ def test_depths_at_the_ends() -> None:
 
 
 def test_every_second_step_drafts_before_a_cost_is_known() -> None:
-    speculation, acceptance = Speculation(8), Acceptance()
+    speculation = Speculation(8)
     depths = []
-    for _ in range(6):
-        acceptance.observe(0, 0)
-        depths.append(speculation.depth(1, 0, acceptance))
-        acceptance.observe(1, depths[-1])
-        depths.append(speculation.depth(1, 0, acceptance))
-    assert depths == [1, 0] * 6
-    assert Speculation(0).depth(1, 0, acceptance) == 0
+    for _ in range(12):
+        depths.append(speculation.depth(1, 0, Acceptance()))
+        speculation.observe(0, 0.0)
+    assert depths == [0, 1] * 6
+    assert Speculation(0).depth(1, 0, Acceptance()) == 0
+
+
+def trials_of(
+    speculation: Speculation, acceptance: Acceptance, steps: int, right: bool, drafting_s: float
+) -> list[int]:
+    """The numbers of drafts, one at most, of steps of a text; all are right or none."""
+    trials, tried, depths = Trials(), 0, []
+    for _ in range(steps):
+        waited = speculation.now - tried
+        depth = min(1, speculation.depth(1, 0, acceptance, lambda depth: drafting_s * depth))
+        depth = depth or int(speculation.is_trial(trials, waited, acceptance, drafting_s, 0.0))
+        if depth:
+            acceptance.observe(int(right), 1, waited)
+            tried = speculation.now
+        depths.append(depth)
+        fixed, per_row = speculation.cost.line or (0, 0)
+        speculation.observe(0, fixed + per_row * (1 + depth) + depth * drafting_s)
+    return depths
+
+
+def speculation_of(fixed: float, per_row: float) -> Speculation:
+    """One that knows what steps cost."""
+    speculation = Speculation(8)
+    for seen in (1, 5, 9) * 20:
+        speculation.cost.observe(seen, fixed + per_row * seen)
+    return speculation
 
 
 def test_after_a_right_trial_comes_another_until_the_rate_is_known() -> None:
     """A text that has become easy is noticed; drafts that are right and not worth their rows end soon."""
     for fixed, expected in ((1.0, True), (0.0, False)):
-        speculation, acceptance = Speculation(8), acceptance_of(0.0)
-        for seen in (1, 5, 9) * 20:
-            speculation.cost.observe(seen, fixed + 0.6 * seen)
-        depths = []
-        for _ in range(600):
-            depths.append(speculation.depth(1, 0, acceptance))
-            acceptance.observe(depths[-1], depths[-1])
+        depths = trials_of(speculation_of(fixed, 0.6), acceptance_of(0.0), 600, True, 0)
         assert (sum(depths[-200:]) > 150) == expected and (expected or sum(depths) < 60)
 
 
 @pytest.mark.parametrize(("fixed", "per_row", "drafting_s"), [(9, 1, 0), (0, 1, 0), (1, 0.2, 2.0)])
 def test_trials_take_a_hundredth_of_the_time(fixed: float, per_row: float, drafting_s: float) -> None:
     """And come no more often than each `PROBE` steps."""
-    speculation, acceptance = Speculation(8), acceptance_of(0.0)
-    for seen in (1, 5, 9) * 20:
-        speculation.cost.observe(seen, fixed + per_row * seen)
-    depths = []
-    for _ in range(2000):
-        depths.append(speculation.depth(1, 0, acceptance, lambda depth: drafting_s))
-        acceptance.observe(0, depths[-1])
+    depths = trials_of(speculation_of(fixed, per_row), acceptance_of(0.0), 2000, False, drafting_s)
     assert set(depths) == {0, 1}
-    share = sum(depths) * (per_row + drafting_s) / (2000 * (fixed + per_row))
-    assert 0.005 < share <= 0.0101 or sum(depths) == 2000 // (PROBE + 1)
-    assert sum(depths) <= 2000 // (PROBE + 1)
+    share = (sum(depths) - 1) * (per_row + drafting_s) / (2000 * (fixed + per_row))  # the first comes before it is paid
+    assert 0.005 < share <= 0.0101 or sum(depths) == 2000 // PROBE
+    assert sum(depths) <= 2000 // PROBE
+
+
+def test_a_rest_lasts_until_the_trials_before_are_paid() -> None:
+    trials = Trials()
+    trials.pay(5.0, 0.2)
+    until = 5.0 + 0.2 / PROBE_SHARE
+    assert trials.steps_until(5.0, 3, 0.5) == round((until - 5.0) / 0.5)
+    assert not trials.due(until - 0.1, 10**6) and trials.due(until + 0.1, PROBE) and not trials.due(until, PROBE - 1)
+    assert trials.steps_until(until, 3, 0.5) == PROBE - 3 and trials.steps_until(until, 100, 0.5) == 0
+
+
+def test_pauses_grow_with_fails() -> None:
+    speculation = speculation_of(1, 1)
+    assert [speculation.pause(fails) for fails in (0, FAILS - 1, FAILS, 3 * FAILS, 10**6)] == [
+        0,
+        0,
+        1,
+        3,
+        LONGEST_PAUSE,
+    ]
+    assert Speculation(8).pause(10**6) == 0, "no cost is known yet"

@@ -18,6 +18,7 @@ from wavefold.chat.special_tokens import ASSISTANT, BOS, END_THINK, EOS, USER
 from wavefold.chat.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
+MESSAGE = '{"role": ROLE, "content": TEXT}'
 
 
 class EncodedChat(NamedTuple):
@@ -33,6 +34,8 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
     Raises ValueError for no messages, for other roles, for content that is not text, for keys that are not encoded here
     (tools and the like), and for a tokenizer without the markers.
     """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise ValueError(f"messages = {messages!r} is not allowed; expected a list of {MESSAGE}")
     if not messages:
         raise ValueError("a chat of no messages is not allowed; expected one at least")
     parts: list[tuple[str, bool, bool]] = [(BOS, True, False)]
@@ -47,7 +50,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
         parts.append((content, False, answers))
         if answers:
             parts.append((EOS, True, True))
-        following = messages[number + 1].get("role") if number + 1 < len(messages) else "assistant"
+        following = _checked(messages[number + 1], number + 1)[0] if number + 1 < len(messages) else "assistant"
         if role == "user" and following == "assistant":
             parts += [(ASSISTANT, True, False), (END_THINK, True, False)]
     ids: list[int] = []
@@ -58,12 +61,28 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) 
     return EncodedChat(ids, learned)
 
 
+def chat_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, object]]) -> list[int]:
+    """Returns the ids of a chat up to where its next answer begins.
+
+    Raises ValueError where `encode_chat` does, and for a last message that is not a user's.
+    """
+    ids = encode_chat(tokenizer, messages).ids
+    if (role := messages[-1]["role"]) != "user":
+        raise ValueError(
+            f"message {len(messages)}: role = {role!r} is not allowed at the end of a chat that is to be answered; "
+            "expected 'user'"
+        )
+    return ids
+
+
 def turn_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The markers that end an answer beside EOS, since the next turn begins. Raises ValueError without them."""
     return tokenizer.token_id(USER), tokenizer.token_id(ASSISTANT)
 
 
 def _checked(message: Mapping[str, object], number: int) -> tuple[str, str]:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"message {number + 1}: {message!r} is not allowed; expected {MESSAGE}")
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"message {number + 1}: role = {role!r} is not allowed; expected one of {', '.join(ROLES)}")

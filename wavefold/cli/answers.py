@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from wavefold.model import Transformer
 
 
+SHOWN_TOKENS = 128
+"""A prompt of as many is read before anybody wonders."""
+
+
 class Screen:
     """Writes an answer to stdout piece by piece."""
 
@@ -33,9 +37,9 @@ def values_of(model: Transformer, sampling: ResolvedSampling, completion: Comple
     return {
         "text": completion.text,
         "tokens": completion.tokens,
-        "stop_reason": completion.finish_reason,
+        "finish_reason": completion.finish_reason,
         "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": len(completion.tokens),
+        "completion_tokens": usage.completion_tokens,
         "prefill_s": usage.prefill_s,
         "decode_s": usage.decode_s,
         "decode_tokens_per_s": usage.decode_tokens_per_s,
@@ -53,22 +57,34 @@ def report(completion: Completion) -> None:
 
     usage = completion.usage
     line = (
-        f"prompt {usage.prompt_tokens} tokens, {usage.prefill_tokens_per_s:.1f}/s; "
-        f"answer {len(completion.tokens)}, {usage.decode_tokens_per_s:.1f} tokens/s, "
+        f"prompt {usage.prompt_tokens} tokens{_rate(usage.prefill_tokens_per_s)}; "
+        f"answer {usage.completion_tokens} tokens{_rate(usage.decode_tokens_per_s)}, "
         f"ended by {completion.finish_reason}; cache {usage.cache_bytes / 1e6:.2f} MB; "
         f"peak memory {peak_rss_bytes() / 1e6:,.0f} MB"
     )
     Console(stderr=True).print(line, style="dim", highlight=False, soft_wrap=True)
 
 
+def _rate(tokens_per_s: float | None) -> str:
+    """Returns a rate for the line of figures, or nothing where none was measured."""
+    return "" if tokens_per_s is None else f", {tokens_per_s:.1f}/s"
+
+
 class PrefillBar:
-    """A bar on the terminal while a prompt of more than one pass is read."""
+    """A bar on the terminal while a prompt of more than `SHOWN_TOKENS` is read. It moves with each pass."""
 
     def __init__(self, num_tokens: int):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (TextColumn("prompt"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        columns = (SpinnerColumn(), TextColumn("prompt"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("", total=num_tokens)
         self._shown = False
@@ -80,9 +96,7 @@ class PrefillBar:
         self.stop()
 
     def update(self, done: int, of: int) -> None:
-        from wavefold.model.transformer import PASS_TOKENS
-
-        if done == 0 and of > PASS_TOKENS and sys.stderr.isatty():
+        if done == 0 and of > SHOWN_TOKENS and sys.stderr.isatty():
             self._bar.start()
             self._shown = True
         self._bar.update(self._task, completed=done, total=of)

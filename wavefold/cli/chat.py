@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wavefold.chat import Prompt, Tokenizer
-from wavefold.chat.encoding import encode_chat
+from wavefold.chat.encoding import chat_ids
 from wavefold.chat.special_tokens import ASSISTANT, BOS, END_THINK, EOS, USER
 
 MARKERS = (BOS, USER, ASSISTANT, END_THINK, EOS)
@@ -24,7 +24,7 @@ class Chat:
     def prompt(self, text: str) -> Prompt:
         """The chat with a user's message `text`, up to the beginning of the answer. No token is taken back."""
         messages = [*self._messages, {"role": "user", "content": text}]
-        return Prompt(encode_chat(self._tokenizer, messages).ids)
+        return Prompt(chat_ids(self._tokenizer, messages))
 
     def keep(self, text: str, answer: str) -> None:
         """Remember a message and the answer to it."""

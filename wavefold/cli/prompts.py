@@ -39,10 +39,9 @@ def whole() -> str:
 
 
 def lines() -> Iterator[str]:
-    """Each line of stdin as a prompt, empty ones left out."""
+    """Each line of stdin as a prompt: answers line up with lines, so an empty one is a prompt too."""
     for line in sys.stdin or ():
-        if text := line.rstrip("\r\n"):
-            yield text
+        yield line.removesuffix("\n").removesuffix("\r")
 
 
 def read(ask: Callable[[str], str] | None = None) -> str | None:

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     prompt.add_argument("--tokens", metavar="FILE",
                         help="token ids to complete, as a JSON list or plain numbers; '-' is stdin")  # fmt: skip
-    prompt.add_argument("--lines", action="store_true", help="each line of stdin is a prompt")
+    prompt.add_argument("--lines", action="store_true",
+                        help="each line of stdin is a prompt; an empty one too, so that the Nth JSON object "
+                        "is of the Nth line")  # fmt: skip
     parser.add_argument("--chat", action="store_true",
                         help="prompts are a user's messages, in DeepSeek-V4's chat encoding; earlier ones are "
                         "remembered")  # fmt: skip
@@ -71,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "torch)")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
     parser.add_argument("--json", action="store_true",
-                        help="print one JSON object for each answer in place of text and figures; its stop_reason is "
-                        "eos, stop (a chat's next turn began), length (--max-tokens) or context (the window is full)"
+                        help="print one JSON object for each answer in place of text and figures; its finish_reason is "
+                        "eos, stop (a chat's next turn began, or a --json-schema, --regex or --choice is complete), "
+                        "length (--max-tokens) or context (the window is full); a rate that was not measured is null"
     )  # fmt: skip
     ranks.add_arguments(parser)
 
@@ -136,6 +139,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError for flags that do not go together."""
     if args.json and args.prompt is None and args.tokens is None and not args.lines and prompts.on_terminal():
         raise ValueError("--json needs a prompt; give one with -p TEXT, --tokens FILE or on stdin")
+    if args.json_schema == "-" and (args.tokens == "-" or (args.prompt is None and args.tokens is None)):
+        raise ValueError("--json-schema - reads stdin, which is the prompt; give one with -p TEXT or --tokens FILE")
     if args.system is not None and not args.chat:
         raise ValueError("--system is a chat's; expected --chat with it")
     if args.chat and args.tokens is not None:

@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 
 from wavefold.chat import Prompt, Tokenizer
 from wavefold.chat.encoding import turn_ids
@@ -32,6 +33,9 @@ class Session:
     def __init__(self, args: argparse.Namespace):
         """Loads the model. Raises ValueError for a folder or flags that cannot be used."""
         self.args = args
+        sampling = Sampling(
+            args.max_tokens, args.temperature, args.top_p, args.seed, show_special=args.show_special, **form_of(args)
+        )
         with as_flags():
             use_threads(args.threads)
             self.llm = LLM(
@@ -40,10 +44,7 @@ class Session:
                 draft_depth=args.draft_depth,
             )  # fmt: skip
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
-        self.sampling = Sampling(
-            args.max_tokens, args.temperature, args.top_p, args.seed,
-            turn_ids(self._tokenizer()) if args.chat else (), args.show_special, **form_of(args),
-        )  # fmt: skip
+        self.sampling = replace(sampling, stop_ids=turn_ids(self._tokenizer()) if args.chat else ())
         self.resolved = self.llm.resolved(self.sampling)
 
     def prompt(self, text: str) -> Prompt:

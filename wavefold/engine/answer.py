@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from wavefold.chat import Prompt, StreamDecoder, Tokenizer
 from wavefold.engine.completion import Completion
@@ -80,6 +81,7 @@ class Answer:
                 finish = "stop"
                 break
         self.tokens += kept
+        self.usage = replace(self.usage, completion_tokens=len(self.tokens))
         self.logprobs += [entry for _, entry in zip(kept, logprobs, strict=False)]
         return kept, finish
 

@@ -6,25 +6,57 @@ from collections.abc import Callable, Sequence
 
 from wavefold.engine.completion import Completion
 from wavefold.engine.request import Request
-from wavefold.engine.rows import answer_of
+from wavefold.engine.rows import answer_of, num_read
 from wavefold.engine.runner import Runner
+
+Progress = Callable[[int, int], None]
+"""Is told what is done, and of how much."""
+
+
+def nothing(done: int, of: int) -> None:
+    """Shows no progress."""
 
 
 def run_all(
-    runner: Runner, requests: Sequence[Request], on_progress: Callable[[int, int], None] = lambda done, of: None
+    runner: Runner, requests: Sequence[Request], on_progress: Progress = nothing, on_prefill: Progress = nothing
 ) -> list[Completion]:  # fmt: skip
-    """Adds all requests, and runs the engine until they have ended. Returns their answers, in order.
+    """Adds all requests and runs them to their ends: `add_all`, then `run_added`."""
+    add_all(runner, requests)
+    return run_added(runner, requests, on_progress, on_prefill)
 
-    Raises ValueError, before anything runs, for a request that cannot be run. Whatever is raised, none is left.
-    """
+
+def add_all(runner: Runner, requests: Sequence[Request]) -> None:
+    """Adds all requests, or none. Raises ValueError for one that cannot be run."""
     added: list[Request] = []
-    answers = [answer_of(request) for request in requests]
     try:
         for request in requests:
             runner.add(request)
             added.append(request)
-        left = -1
+    except BaseException:
+        abort_all(runner, added)
+        raise
+
+
+def abort_all(runner: Runner, requests: Sequence[Request]) -> None:
+    for request in requests:
+        runner.abort(request.id)
+
+
+def run_added(
+    runner: Runner, requests: Sequence[Request], on_progress: Progress = nothing, on_prefill: Progress = nothing
+) -> list[Completion]:  # fmt: skip
+    """Runs the engine until requests have ended. Returns their answers, in order. Whatever is raised, none is left.
+
+    `on_progress` counts answers that have ended, `on_prefill` tokens of all prompts that have been read.
+    """
+    answers = [answer_of(request) for request in requests]
+    num_prompt = sum(len(request.prompt) for request in requests)
+    left, read = -1, -1
+    try:
         while left:
+            if (read_now := max(read, sum(map(num_read, requests)))) != read:
+                on_prefill(read_now, num_prompt)
+                read = read_now
             now = sum(answer.finish_reason is None for answer in answers)
             if now != left:
                 on_progress(len(requests) - now, len(requests))
@@ -32,6 +64,5 @@ def run_all(
             if left:
                 runner.step(unless=lambda: all(answer.finish_reason for answer in answers))
     finally:
-        for request in added:
-            runner.abort(request.id)
+        abort_all(runner, requests)
     return [answer.completion for answer in answers]

@@ -12,9 +12,18 @@ from wavefold.engine.usage import Usage
 class Completion:
     """An answer. `text` is None where the model has no tokenizer; with `echo` it begins with the prompt.
 
-    `finish_reason` is "eos", "stop" (one of `stop_ids` or `stop` of the sampling), "length", "context" (the window is
-    full), "interrupted" (closed, or not ended yet) or "error", which `error` explains. The token that ended the answer
-    is not in `tokens`. The tokens of a stop text are in `tokens`, and the stop text is not in `text`.
+    `finish_reason`:
+
+    "eos"           the model ended its text
+    "stop"          one of `stop_ids` or `stop` of the sampling came, or its `json_schema`, `regex` or `choices` is
+                    complete: nothing may follow. Where a form might go on, "eos" ends it
+    "length"        `max_tokens` were chosen; a form may then be incomplete
+    "context"       the model's window is full
+    "interrupted"   it was closed, or has not ended yet
+    "error"         `error` says why
+
+    The token that ended the answer is not in `tokens`. The tokens of a stop text are in `tokens`, and the stop text is
+    not in `text`.
     `usage.prompt_tokens` counts the prompt as it was written. `index`: which of the `n` answers to its prompt it is.
 
     `logprobs` has one entry for each of `tokens`, `prompt_logprobs` one for each token of the prompt that was run, None

@@ -6,8 +6,8 @@ the one that promises more tokens a second goes first, and where it finds nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -19,11 +19,10 @@ from wavefold.engine.mtp import MTPDrafts
 from wavefold.engine.proposer import Proposer, Text
 from wavefold.engine.request import PlannedSpan, Request
 from wavefold.engine.speculation import Acceptance, Speculation
+from wavefold.engine.trials import PROBE_SHARE, Trials
 from wavefold.model import Transformer
 
 Drafts = Literal["lookup", "mtp", "both"]
-REST = 8
-"""Steps after which it is asked again whether drafts are worth their rows."""
 DRAFTS: tuple[Drafts, ...] = ("lookup", "mtp", "both")
 
 
@@ -39,70 +38,113 @@ def proposers_of(model: Transformer, drafts: Drafts | None) -> list[Proposer]:
 
 @dataclass(eq=False)
 class _Drafted:
-    """A request with drafts. `acceptances`: by proposer. `by`: who made the drafts of the next step, if any are."""
+    """A request with drafts. `acceptances`: by proposer and kind. `made`: who made those of the next step, which kind.
+
+    By proposer: `tried` and `wakes`, the steps in which it made the last ones and is asked next; `fails`, how often it
+    was asked for nothing since one was right.
+    """
 
     text: Text
-    acceptances: list[Acceptance]
-    by: int | None = None
-    rests: list[int] = field(default_factory=list)
-    """By proposer: steps in which it is not asked, since its drafts were not worth it."""
-
-    def __post_init__(self) -> None:
-        self.rests = [0] * len(self.acceptances)
+    acceptances: list[list[Acceptance]]
+    tried: list[int]
+    wakes: list[int]
+    fails: list[int]
+    made: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class _Option:
-    """Guesses that a proposer, by number, may make for a request. `speed`: tokens a second that it promises."""
+    """Guesses of a kind that a proposer, by number, may make for a request. `speed`: tokens a second it promises."""
 
     drafted: _Drafted
     by: int
+    kind: int
     depth: int
     speed: float
 
 
 class Drafter:
-    """Drafts of at most `depth` tokens by one of `proposers`. `speculation` decides how many."""
+    """Drafts of at most `depth` tokens by one of `proposers`. `speculation` decides how many.
+
+    A proposer whose drafts are not worth their rows rests: nothing is done for it meanwhile.
+    """
 
     def __init__(self, depth: int, proposers: Sequence[Proposer], speculation: Speculation | None = None):
         self._proposers, self._speculation = proposers, speculation or Speculation(depth)
         self._requests: dict[Request, _Drafted] = {}
-        self._overall = [Acceptance() for _ in proposers]
-        """Of all requests: where a new one begins half-way."""
+        self._overall = [[Acceptance() for _ in range(proposer.kinds)] for proposer in proposers]
+        """Of all requests, by proposer and kind: where a new one begins."""
+        self._trials = [Trials(PROBE_SHARE / len(proposers)) for _ in proposers]
+        self._rests = [False] * len(proposers)
+        """True for a proposer whose drafts were not worth it when last asked: a new request begins with its rest."""
 
     @property
     def window(self) -> int:
-        """The streams of so many tokens at the end of a text are wanted."""
+        """The streams of so many tokens at the end of a text are wanted, at most."""
         return max(proposer.window for proposer in self._proposers)
+
+    def window_of(self, request: Request) -> int:
+        """The streams of so many tokens at the end of this text are wanted in the next step."""
+        drafted, now, window = self._requests.get(request), self._speculation.now, 0
+        for number, proposer in enumerate(self._proposers):
+            if proposer.window > window:
+                rests = self._first_rest(number) if drafted is None else drafted.wakes[number] - now
+                window = proposer.window if rests <= proposer.window else window
+        return window
 
     def observe_step(self, spans: Sequence[PlannedSpan], seconds: float) -> None:
         """Is told of the time of a step. Steps that read a prompt say nothing about drafts."""
-        if all(span.num_tokens == 1 and span.wanted for span in spans):
-            self._speculation.cost.observe(sum(1 + len(span.drafts) for span in spans), seconds)
+        rows = 0
+        for span in spans:
+            if span.num_tokens != 1 or not span.wanted:
+                rows = 0
+                break
+            rows += 1 + len(span.drafts)
+        self._speculation.observe(rows, seconds)
 
     def observe(self, span: PlannedSpan, sequence: Cached, accepted: int, streams: Tensor | None) -> None:
         """Is told that `accepted` drafts of a span were right, and the streams of the last tokens in its sequence.
 
-        The sequence is without the drafts that were wrong.
+        The sequence is without the drafts that were wrong. `streams` are None if `window_of` said 0.
         """
         drafted = self._requests.get(span.request)
         if drafted is None or drafted.text.sequence is not sequence:
             drafted = self._begin(span.request, sequence)
-        of = len(span.drafts)
+        if drafted.made is None and streams is None:
+            return
+        by, kind = drafted.made or (-1, 0)
+        of, drafted.made = len(span.drafts), None
         for number, proposer in enumerate(self._proposers):
-            counts = (accepted, of) if number == drafted.by else (0, 0)
-            proposer.observe(drafted.text, streams if proposer.window else None, *counts)
-            if span.wanted:
-                drafted.acceptances[number].observe(*counts)
-                self._overall[number].observe(*counts)
-        drafted.by = None
+            if number == by or (streams is not None and proposer.window):
+                counts = (accepted, of) if number == by else (0, 0)
+                proposer.observe(drafted.text, streams if proposer.window else None, *counts)
+        if of and span.wanted:
+            waited = self._speculation.now - drafted.tried[by]
+            drafted.acceptances[by][kind].observe(accepted, of, waited)
+            self._overall[by][kind].observe(accepted, of)
+            drafted.tried[by] = self._speculation.now
+            if accepted:
+                drafted.fails[by] = 0
 
     def _begin(self, request: Request, sequence: Cached) -> _Drafted:
         """A request that is new, or that is read again into a new sequence."""
-        before = self._requests.get(request)
-        acceptances = before.acceptances if before else [Acceptance((0.5 + all.rate) / 2) for all in self._overall]
-        drafted = self._requests[request] = _Drafted(Text(request, sequence), acceptances)
+        before, now, count = self._requests.get(request), self._speculation.now, len(self._proposers)
+        acceptances = before.acceptances if before else [[Acceptance(a.rate) for a in all] for all in self._overall]
+        wakes = [now + self._first_rest(number) for number in range(count)]
+        drafted = _Drafted(Text(request, sequence), acceptances, [now] * count, wakes, [0] * count)
+        self._requests[request] = drafted
         return drafted
+
+    def _first_rest(self, number: int) -> int:
+        """The steps for which a proposer rests in a new text. One that needs no streams is asked at once."""
+        if not self._rests[number] or not self._proposers[number].window:
+            return 0
+        return self._speculation.rest(self._trials[number], 0, 1)
+
+    def due(self, requests: Sequence[Request]) -> list[Request]:
+        """Returns those of `requests`, which have been observed, for which a proposer does not rest."""
+        now, drafted = self._speculation.now, self._requests
+        return [request for request in requests if request in drafted and min(drafted[request].wakes) <= now]
 
     def propose(self, requests: Sequence[Request], num_decodes: int) -> list[Sequence[int]]:
         """Returns drafts for the next step of requests that have been observed; `num_decodes` of all decode in it."""
@@ -117,24 +159,44 @@ class Drafter:
 
     def _options(self, drafted: _Drafted, num_decodes: int) -> list[_Option]:
         """Returns what proposers may do for a request, the best first; nobody whose drafts are not worth it."""
-        request, options = drafted.text.request, []
-        drafted.text.read()
-        left = request.max_tokens - len(request.output) - 1  # the last token needs no draft
-        for number, (proposer, acceptance) in enumerate(zip(self._proposers, drafted.acceptances, strict=True)):
-            if drafted.rests[number]:
-                drafted.rests[number] -= 1
+        text, options, speculation = drafted.text, [], self._speculation
+        text.read()
+        left = text.request.max_tokens - len(text.request.output) - 1  # the last token needs no draft
+        for number, proposer in enumerate(self._proposers):
+            if drafted.wakes[number] > speculation.now:
                 continue
-            if not proposer.finds(drafted.text):
+            if (kind := proposer.kind(text)) is None:
+                self._pause(drafted, number, num_decodes)
                 continue
+            acceptance = drafted.acceptances[number][kind]
             drafting_s = partial(proposer.seconds, num_texts=num_decodes)
-            circumstances = num_decodes, num_decodes - 1, acceptance, drafting_s, proposer.behind_s(drafted.text)
-            depth = min(self._speculation.depth(*circumstances), left)
-            if depth == 0 and self._speculation.cost.line is not None:
-                drafted.rests[number] = REST
+            circumstances = num_decodes, num_decodes - 1, acceptance, drafting_s, proposer.behind_s(text)
+            depth = min(speculation.depth(*circumstances), left)
+            self._rests[number] = depth <= 0 < left
+            if depth <= 0 < left and self._is_trial(drafted, number, *circumstances[2:]):
+                depth = 1
             if depth > 0:
-                speed = self._speculation.speed(depth, *circumstances)
-                options.append(_Option(drafted, number, depth, speed))
+                options.append(_Option(drafted, number, kind, depth, speculation.speed(depth, *circumstances)))
+            else:
+                self._pause(drafted, number, num_decodes)
         return sorted(options, key=lambda option: -option.speed)
+
+    def _is_trial(
+        self, drafted: _Drafted, number: int, acceptance: Acceptance, drafting_s: Callable[[int], float],
+        behind_s: float,
+    ) -> bool:  # fmt: skip
+        waited = self._speculation.now - drafted.tried[number]
+        return self._speculation.is_trial(self._trials[number], waited, acceptance, drafting_s(1), behind_s)
+
+    def _pause(self, drafted: _Drafted, number: int, num_decodes: int) -> None:
+        """Lets a proposer rest: one that needs streams until a trial, any other the longer the more often it failed."""
+        speculation, waited = self._speculation, self._speculation.now - drafted.tried[number]
+        if self._proposers[number].window:
+            rest = speculation.rest(self._trials[number], waited, num_decodes)
+        else:
+            drafted.fails[number] += 1
+            rest = speculation.pause(drafted.fails[number])
+        drafted.wakes[number] = speculation.now + rest
 
     def _fill(self, drafts: dict[Request, Sequence[int]], options: Sequence[_Option]) -> None:
         """Adds the drafts that the options' proposer, one for all of them, finds."""
@@ -145,7 +207,7 @@ class Drafter:
         for option, guesses in zip(options, found, strict=True):
             if guesses:
                 drafts[option.drafted.text.request] = guesses
-                option.drafted.by = option.by
+                option.drafted.made = option.by, option.kind
 
     def forget(self, request: Request) -> None:
         """The request has ended."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,19 +23,19 @@ from wavefold.engine.usage import Usage
 from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
 
-StopReason = Literal["stop", "length", "context"]
+Finish = Literal["stop", "length", "context"]
 """Why an answer ended: a stop id was chosen, `max_tokens` were, or the context window was full before they were."""
 
 
 class Generation(Iterator[int]):
     """Token ids, each computed when it is asked for. `usage` grows with them; `close` gives the cache back early.
 
-    `stop_reason` is None until the answer has ended by itself; `stop_id` is the id that ended it, if one did.
+    `finish_reason` is None until the answer has ended by itself; `stop_id` is the id that ended it, if one did.
     """
 
     def __init__(self, prompt_tokens: int, run: Callable[[Generation], Iterator[int]]):
         self.usage = Usage(prompt_tokens)
-        self.stop_reason: StopReason | None = None
+        self.finish_reason: Finish | None = None
         self.stop_id: int | None = None
         self._tokens = run(self)
 
@@ -85,11 +85,11 @@ def generate(
 
 @dataclass(frozen=True)
 class _Request:
-    """The checked arguments of `generate`. `limit` is the stop reason of an answer of `max_tokens` ids."""
+    """The checked arguments of `generate`. `limit` is the finish reason of an answer of `max_tokens` ids."""
 
     prompt: Tensor
     max_tokens: int
-    limit: StopReason
+    limit: Finish
     filters: Filters
     seed: int
     stop_ids: Collection[int]
@@ -117,9 +117,9 @@ def _check_arguments(tokens: Sequence[int], max_tokens: int, seed: int) -> None:
         raise ValueError("the prompt has no tokens; expected at least one")
 
 
-def fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -> tuple[int, StopReason]:
-    """Returns the longest answer, and its stop reason. Raises ValueError if both do not fit the window."""
-    limit: StopReason = "length"
+def fitted(prompt_tokens: int, max_tokens: int, window: int, fit_window: bool) -> tuple[int, Finish]:
+    """Returns the longest answer, and its finish reason. Raises ValueError if both do not fit the window."""
+    limit: Finish = "length"
     if fit_window and max_tokens > (left := max(window - prompt_tokens + 1, 1)):
         max_tokens, limit = left, "context"
     if cached_tokens(prompt_tokens, max_tokens) > window:
@@ -142,10 +142,11 @@ def _run(generation: Generation, model: Transformer, request: _Request) -> Itera
             output.append(token)
             generation.usage = generation.usage.after(number, 1, time.perf_counter() - started, sequence.cache_bytes)
             if token in request.stop_ids:
-                generation.stop_reason, generation.stop_id = "stop", token
+                generation.finish_reason, generation.stop_id = "stop", token
                 return
             if number + 1 == request.max_tokens:
-                generation.stop_reason = request.limit
+                generation.finish_reason = request.limit
+            generation.usage = replace(generation.usage, completion_tokens=number + 1)
             yield token
             if number + 1 < request.max_tokens:
                 started = time.perf_counter()

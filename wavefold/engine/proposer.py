@@ -33,16 +33,19 @@ class Proposer(Protocol):
     """Guesses for all requests of a runner."""
 
     window: int
-    """It is told the streams of a text's last tokens, at least of so many (0: of none)."""
+    """It is told the streams of a text's last tokens, at least of so many (0: of none), while it may be asked."""
+    kinds: int
+    """Guesses are of so many kinds. Those of one kind are right about equally often."""
 
     def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
         """Is told of a step of `text`: `accepted` of the `of` guesses that it made for it were right.
 
         `streams` [k, hc, hidden]: those of the last k tokens of the sequence, all of this step; None if `window` is 0.
+        It may be told of no step in which it made no guesses.
         """
 
-    def finds(self, text: Text) -> bool:
-        """True if it has a guess for `text` as it is."""
+    def kind(self, text: Text) -> int | None:
+        """Returns the kind, below `kinds`, of the guesses that it has for `text` as it is; None if it has none."""
 
     def seconds(self, depth: int, num_texts: int) -> float:
         """Returns the seconds that guesses for one of `num_texts` are expected to take, in step after step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wavefold.cache import BLOCK_TOKENS
+from wavefold.engine.request import Request
 from wavefold.engine.scheduler import blocks_of
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
@@ -50,6 +51,27 @@ def check_pool(model: Transformer, num_tokens: int, max_running: int, step_token
         model.cache_bytes(num_tokens) + states + pass_bytes(model, step_tokens),
         f"a pool of {num_tokens:,} tokens", "fewer of them (cache_tokens)",
     )  # fmt: skip
+
+
+def check_in_pool(request: Request, num_blocks: int, cache_tokens: int | None, num_open: int) -> None:
+    """Raises ValueError for a request that is larger than a pool which cannot grow.
+
+    The pool has `cache_tokens` that the caller asked for, or is in use by `num_open` other requests.
+    """
+    if (needed := blocks_of(request.peak_tokens)) <= num_blocks:
+        return
+    size = (
+        f"{len(request.prompt):,} prompt tokens and max_tokens = {request.max_tokens} need {needed} blocks of "
+        f"{BLOCK_TOKENS} tokens, and the pool has {num_blocks}"
+    )
+    more = f"LLM(cache_tokens={needed * BLOCK_TOKENS}) or more"
+    if cache_tokens is not None:
+        fewer = f"expected at most {num_blocks * BLOCK_TOKENS + 1} tokens together"
+        raise ValueError(f"{size}, from cache_tokens = {cache_tokens}; {fewer}, or {more}")
+    raise ValueError(
+        f"{size}, which cannot grow while answers that run or open streams hold it ({num_open} now); expected that "
+        f"they end or are closed before, or {more}"
+    )
 
 
 def check_scored(model: Transformer, num_rows: int) -> None:

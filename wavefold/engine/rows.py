@@ -17,14 +17,14 @@ from wavefold.engine.request import PlannedSpan, Request
 class SpanRows(NamedTuple):
     """The rows of logits of a span, from `first` on: `scored` of the prompt's tokens, then `choices`.
 
-    `streams`: the rows of the step's streams that are those of the span's last tokens.
+    `streams`: the rows of the step's streams that are those of the span's last tokens; None if they are not wanted.
     """
 
     span: PlannedSpan
     first: int
     scored: int
     choices: int
-    streams: slice = slice(0)
+    streams: slice | None = None
 
     @property
     def scored_rows(self) -> slice:
@@ -50,24 +50,34 @@ def answer_of(request: Request) -> Answer:
     return request.sampling  # type: ignore[return-value]
 
 
+def num_read(request: Request) -> int:
+    """Returns how many tokens of a request's prompt have been read."""
+    answer, of = answer_of(request), len(request.prompt)
+    return of if answer.num_chosen or answer.finish_reason else min(request.num_cached, of)
+
+
 def known_tokens(request: Request, first: int, end: int) -> list[int]:
     """Returns the tokens `first` to `end` of prompt and output."""
     num_prompt = len(request.prompt)
     return [*request.prompt[first:end], *request.output[max(0, first - num_prompt) : max(0, end - num_prompt)]]
 
 
-def rows_of(spans: Sequence[PlannedSpan], window: int = 0) -> StepRows:
-    """Returns the rows of a plan's spans, in their order. Streams are wanted of a request's last `window` tokens."""
+def rows_of(spans: Sequence[PlannedSpan], windows: Sequence[int] = ()) -> StepRows:
+    """Returns the rows of a plan's spans, in their order. Streams are wanted of a request's last `windows[i]` tokens.
+
+    Without `windows` none are.
+    """
     rows = StepRows([], [], [], [], [])
-    for span in spans:
+    for number, span in enumerate(spans):
         start, end = len(rows.tokens), span.first + span.num_tokens
         next_scored = answer_of(span.request).next_scored
         scored = []
         if next_scored is not None:  # the row of a token scores the token after it
             scored = list(range(max(next_scored - 1, span.first), min(end, len(span.request.prompt) - 1)))
         choices = range(end - 1, end + len(span.drafts)) if span.wanted else range(0)
+        window = windows[number] if windows else 0
         with_streams = range(max(span.first, span.request.num_tokens - window), end + len(span.drafts) if window else 0)
-        streams = slice(len(rows.streams_of), len(rows.streams_of) + len(with_streams))
+        streams = slice(len(rows.streams_of), len(rows.streams_of) + len(with_streams)) if with_streams else None
         rows.spans.append(SpanRows(span, len(rows.wanted), len(scored), len(choices), streams))
         rows.wanted.extend(start + position - span.first for position in (*scored, *choices))
         rows.streams_of.extend(start + position - span.first for position in with_streams)

@@ -74,6 +74,11 @@ class Runner:
         """True if no request waits or runs."""
         return not self._requests
 
+    @property
+    def num_open(self) -> int:
+        """Requests that wait or run."""
+        return len(self._requests)
+
     # -- requests come and go ----------------------------------------------------------------------------------------
 
     def add(self, request: Request) -> Hashable:
@@ -153,8 +158,8 @@ class Runner:
             plan = self._scheduler.schedule()
             self._close(plan.released)
             found: Sequence[Verdict] = ()
-            rows = rows_of(plan.spans, self._window)
-            streams = self.model.new_streams(len(rows.streams_of)) if self._window else None
+            rows = rows_of(plan.spans, self._windows(plan.spans))
+            streams = self.model.new_streams(len(rows.streams_of)) if rows.streams_of else None
             if plan.spans:
                 step = self._opened(plan, rows)
                 if self._leader:
@@ -173,23 +178,32 @@ class Runner:
                 self._scheduler.cancel(plan, [span.request for span in plan.spans if self._is_ahead(span)])
             raise
         try:
-            ended = self._clock()
+            outputs = self._taken(plan, found, rows, streams, self._clock() - began)
             if self._drafter:
-                self._drafter.observe_step(plan.spans, ended - started)
-            return self._taken(plan, found, rows, streams, ended - began)
+                self._drafter.observe_step(plan.spans, self._clock() - started)
+            return outputs
         except BaseException as error:  # between two counts of the same tokens: nothing can be said about any request
             self._reset(f"{type(error).__name__} while the tokens of a step were taken")
             raise
 
     def _draft(self) -> None:
         """Offers drafts for the requests that have new tokens and decode in the next step."""
-        requests, self._undrafted = self._undrafted, []
-        if self._drafter is None or not requests:
+        if self._drafter is None or not self._undrafted:
+            return
+        requests, self._undrafted = self._drafter.due(self._undrafted), []
+        if not requests:
             return
         decodes = [request for request in self._scheduler.running if request.num_tokens - request.num_cached == 1]
         due = [request for request in requests if request in decodes]
         for request, drafts in zip(due, self._drafter.propose(due, len(decodes)), strict=True):
             self._scheduler.offer(request, drafts)
+
+    def _windows(self, spans: Sequence[PlannedSpan]) -> list[int]:
+        """Returns the tokens at the end of each span's text whose streams are wanted; an empty list for none."""
+        if self._drafter is None or not self._window:
+            return []
+        windows = [self._drafter.window_of(span.request) for span in spans]
+        return windows if any(windows) else []
 
     def _opened(self, plan: Plan, rows: StepRows) -> Step:
         """Returns the step, with a new sequence for each request that is read from its first token."""
@@ -214,7 +228,8 @@ class Runner:
         results: list[Result | None] = []
         failed: dict[Request, str] = {}
         for span, verdict, of_span in zip(plan.spans, found, rows.spans, strict=True):
-            results.append(self._result(span, verdict, None if streams is None else streams[of_span.streams], seconds))
+            kept = None if streams is None or of_span.streams is None else streams[of_span.streams]
+            results.append(self._result(span, verdict, kept, seconds))
             if verdict.error:
                 failed[span.request] = verdict.error
                 if not span.wanted:
@@ -251,7 +266,8 @@ class Runner:
             return Result([*tokens, *forced], (), finish, len(forced))
         sequence.rewind(len(span.drafts) + 1 - len(tokens))
         self._observe(span, len(tokens) - 1, streams)
-        self._undrafted.append(request)
+        if self._drafter:
+            self._undrafted.append(request)
         return Result([*tokens, *forced], forced=len(forced))
 
     def _observe(self, span: PlannedSpan, accepted: int, streams: Tensor | None) -> None:

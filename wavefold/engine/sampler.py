@@ -12,12 +12,22 @@ on: a kernel needs to sort the tokens that it keeps, and no others.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from wavefold.engine.arguments import Rule, number, whole
+
 DAMAGED = "the logits are NaN or infinite; expected numbers (are the model's weights damaged?)"
+
+FILTER_RULES: Mapping[str, Rule] = {
+    "temperature": number("from 0 (the most likely token) on", lambda x: 0 <= x < math.inf),
+    "top_p": number("above 0, at most 1", lambda x: 0 < x <= 1),
+    "top_k": whole(0, note=" (all tokens)"),
+    "min_p": number("from 0 to 1", lambda x: 0 <= x <= 1),
+}
 
 
 class Filters(NamedTuple):
@@ -103,15 +113,9 @@ def distribution(logits: Tensor, filters: Filters) -> Tensor:
 
 
 def check_sampling(temperature: float, top_p: float, top_k: int = 0, min_p: float = 0.0) -> None:
-    """Raises ValueError unless 0 <= temperature, 0 < top_p <= 1, 0 <= top_k and 0 <= min_p <= 1."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature = {temperature} is not allowed; expected 0 (the most likely token) or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p = {top_p} is not allowed; expected a number above 0, at most 1")
-    if not 0 <= top_k < 2**63:
-        raise ValueError(f"top_k = {top_k} is not allowed; expected 0 (all tokens) or more")
-    if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p = {min_p} is not allowed; expected a number from 0 to 1")
+    """Raises ValueError for a value that `FILTER_RULES` does not allow."""
+    for name, value in (("temperature", temperature), ("top_p", top_p), ("top_k", top_k), ("min_p", min_p)):
+        FILTER_RULES[name].used(name, value)
 
 
 def usable(logits: Tensor) -> Tensor:

@@ -11,15 +11,17 @@ The ids of both files end an answer. A `max_tokens` that nobody asked for is cut
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from wavefold.config import ModelConfig
 from wavefold.engine.adjust import NONE, Adjustments
+from wavefold.engine.arguments import FLAG, TEXT, Rule, by_key, kind, number, refused, several, shown, text, whole
 from wavefold.engine.defaults import GenerationDefaults
 from wavefold.engine.grammar import Constraint
-from wavefold.engine.sampler import check_sampling
+from wavefold.engine.sampler import FILTER_RULES
 
 MAX_TOKENS = 256
 MOST_LOGPROBS = 20
@@ -29,27 +31,95 @@ MOST_STOP_CHARACTERS = 1024
 """Every piece of an answer is compared with the beginnings of its stop texts."""
 
 
+def _pattern(value: Any) -> str:
+    """Returns a regular expression as a text. Raises ValueError for a compiled one of bytes or with flags."""
+    if isinstance(value, re.Pattern):
+        if value.flags != re.UNICODE:  # that of every text
+            raise ValueError
+        value = value.pattern
+    return str(TEXT.read(value))
+
+
+_PENALTY = number("from -2 to 2 (0: none)", lambda x: -2 <= x <= 2).or_none(0.0)
+_COUNT = whole(0, MOST_LOGPROBS).or_none()
+_STOP = f"a list of at most {MOST_STOPS} texts of 1 to {MOST_STOP_CHARACTERS:,} characters"
+RULES: Mapping[str, Rule] = {
+    "max_tokens": whole(1).or_none(),
+    "temperature": FILTER_RULES["temperature"].or_none(),
+    "top_p": FILTER_RULES["top_p"].or_none(),
+    "seed": whole(0),
+    "stop_ids": several(whole(0), "a list of token ids, whole numbers from 0 to 2^63 - 1").or_none(()),
+    "show_special": FLAG,
+    "top_k": FILTER_RULES["top_k"].or_none(0),
+    "min_p": FILTER_RULES["min_p"].or_none(0.0),
+    "repetition_penalty": number("from 0.001 to 1000 (1: no penalty)", lambda x: 1e-3 <= x <= 1e3).or_none(1.0),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "logit_bias": by_key(
+        whole(0),
+        number("", lambda x: -100 <= x <= 100),
+        "a mapping of token ids (whole numbers from 0 on) to biases from -100 to 100",
+    ).or_none({}),
+    "stop": several(text(1, MOST_STOP_CHARACTERS), _STOP, most=MOST_STOPS).or_none(()),
+    "logprobs": _COUNT,
+    "prompt_logprobs": _COUNT,
+    "n": whole(1, MOST_ANSWERS),
+    "echo": FLAG,
+    "json_schema": kind((Mapping, str, bool), "a schema: a mapping, or its text in JSON").or_none(),
+    "regex": Rule(_pattern, "a regular expression: a text, or a compiled one of text without flags").or_none(),
+    "choices": several(text(1), "texts of one character or more in a list, at least one", least=1).or_none(),
+}
+"""The fields of `Sampling`: what each may be, and what None means."""
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is chosen and where it ends. None: as the checkpoint says, else as the table above does.
+    """How an answer is chosen and where it ends. `Sampling()` chooses as the makers of the checkpoint do.
 
-    `temperature` 0 always takes the most likely token. `top_p` keeps the most likely tokens up to that probability,
-    `top_k` as many of them (0: all), `min_p` those of at least that share of the first one's probability. Penalties and
-    `logit_bias`, by token id: see `Adjustments`. `stop_ids` end an answer beside EOS, and so does one of the texts
-    `stop`, which is not part of it. `show_special`: special tokens are written into the answer's text.
+    field                default   allowed        meaning
+    max_tokens           None      from 1         tokens of the answer at most; None: the checkpoint's,
+                                                  else 256, then cut to the rest of the window
+    temperature          None      from 0         of the draw; 0: always the most likely token; None: the checkpoint's,
+                                                  else 1
+    top_p                None      above 0, to 1  keeps the most likely tokens up to this probability; 1: all; None: the
+                                                  checkpoint's, else 1
+    top_k                0         from 0         keeps as many of the most likely tokens; 0: all
+    min_p                0         0 to 1         keeps tokens of this share of the best one's probability; 0: all
+    seed                 0         0 to 2^63 - 1  the same seed draws the same tokens from the same logits
+    n                    1         1 to 128       answers to a prompt; each has random numbers of its own
+    repetition_penalty   1         0.001 to 1000 divides positive logits, and multiplies negative ones, of tokens in
+                                                  prompt or answer; 1: none
+    presence_penalty     0         -2 to 2        is subtracted from the logits of tokens in the answer; 0: none
+    frequency_penalty    0         -2 to 2        the same, as often as a token is in the answer; 0: none
+    logit_bias           {}        -100 to 100    {token id: number that is added to its logit}
+    stop_ids             ()        from 0         token ids that end the answer, beside EOS
+    stop                 ()        64 texts       texts that end the answer and are not part of it; 1 to 1,024
+                                                  characters each
+    json_schema          None      mapping, text  the answer's text is JSON that this schema allows
+    regex                None      text, Pattern  the answer's text is one that this expression matches as a whole; a
+                                                  compiled expression must be one of text without flags
+    choices              None      texts          the answer's text is one of these, of which there is at least one
+    logprobs             None      0 to 20        log probabilities of the answer's tokens, and of so many most likely
+                                                  ones; None: none
+    prompt_logprobs      None      0 to 20        the same of the prompt's tokens
+    echo                 False     True, False    the text begins with the prompt
+    show_special         False     True, False    special tokens are written into the text
 
-    At most one of `json_schema` (a mapping, or its text), `regex` and `choices` (texts) says what the answer's text
-    must be; it then ends where nothing can follow. See `Grammars.compile` for what is refused.
+    "The checkpoint's" is what its `generation_config.json` says. The constructor raises ValueError for a value of
+    another type or range. None is allowed for all but `seed`, `n`, `echo` and `show_special`, and means the default.
+    Numbers may be numpy's; lists become tuples.
 
-    `logprobs`: log probabilities of the answer's tokens, and of as many most likely ones; `prompt_logprobs`: of the
-    prompt's (None: none). `n` answers to a prompt. `echo`: the text begins with the prompt.
+    At most one of `json_schema`, `regex` and `choices` holds the answer to a form. See `Completion` for how such an
+    answer ends, and `Grammars.compile` for what is refused.
+
+    Log probabilities are the model's own: those before temperature, filters, penalties, bias and the mask of a form.
     """
 
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: Sequence[int] = ()
     show_special: bool = False
     top_k: int = 0
     min_p: float = 0.0
@@ -63,59 +133,25 @@ class Sampling:
     n: int = 1
     echo: bool = False
     json_schema: Mapping[str, object] | str | None = field(default=None, hash=False)
-    regex: str | None = None
-    choices: Sequence[str] = ()
+    regex: str | re.Pattern[str] | None = None
+    choices: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "choices"):
+            if isinstance(value := getattr(self, name), str):  # else each of its letters would be one
+                raise ValueError(f"{name} = {shown(value)} is a single text; expected several: ({shown(value)},)")
+        for name, rule in RULES.items():
+            object.__setattr__(self, name, rule.used(name, getattr(self, name)))
+        self._constraint()
+
+    def _constraint(self) -> Constraint | None:
+        return Constraint.of(self.json_schema, self.regex, self.choices or ())  # type: ignore[arg-type]
 
     def check(self, vocab_size: int) -> None:
-        """Raises ValueError that names the field, its value and what is allowed, for the first one out of range."""
-        self._check_whole_numbers()
-        check_sampling(_first(self.temperature, 1.0), _first(self.top_p, 1.0), self.top_k, self.min_p)
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise _refused("max_tokens", self.max_tokens, "1 or more")
-        if not 0 <= self.seed < 2**63:
-            raise _refused("seed", self.seed, "0 to 2^63 - 1")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise _refused("repetition_penalty", self.repetition_penalty, "a number above 0 (1: no penalty)")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if not -2 <= (value := getattr(self, name)) <= 2:
-                raise _refused(name, value, "a number from -2 to 2")
-        self._check_ids(vocab_size)
-        for name in ("logprobs", "prompt_logprobs"):
-            if not 0 <= (getattr(self, name) or 0) <= MOST_LOGPROBS:
-                raise _refused(name, getattr(self, name), f"None, or 0 to {MOST_LOGPROBS} tokens")
-        if not 1 <= self.n <= MOST_ANSWERS:
-            raise _refused("n", self.n, f"1 to {MOST_ANSWERS} answers")
-        Constraint.of(self.json_schema, self.regex, self.choices)
-
-    def _check_whole_numbers(self) -> None:
-        for name in ("max_tokens", "seed", "top_k", "n", "logprobs", "prompt_logprobs"):
-            value = getattr(self, name)
-            if not (_is_whole(value) or (value is None and name not in ("seed", "top_k", "n"))):
-                raise _refused(name, value, "a whole number")
-        if not all(_is_whole(token) for token in self.stop_ids):
-            raise _refused("stop_ids", self.stop_ids, "token ids, which are whole numbers")
-        if not all(_is_whole(token) for token in self.logit_bias):
-            raise _refused("logit_bias", self.logit_bias, "a bias by token id, which is a whole number")
-
-    def _check_ids(self, vocab_size: int) -> None:
+        """Raises ValueError for what a model with so many tokens refuses: a bias for another one."""
         for token, value in self.logit_bias.items():
-            if not 0 <= token < vocab_size:
-                raise _refused("logit_bias", {token: value}, f"token ids from 0 to {vocab_size - 1}")
-            if not -100 <= value <= 100:
-                raise _refused("logit_bias", {token: value}, "biases from -100 to 100")
-        for token in self.stop_ids:  # a tokenizer may have more ids than the model's vocabulary
-            if token < 0:
-                raise _refused("stop_ids", self.stop_ids, "token ids from 0 on")
-        if isinstance(self.stop, str):  # else each of its letters would end an answer
-            raise ValueError(f"stop = {self.stop!r} is a single text; expected several: ({self.stop!r},)")
-        if "" in self.stop:
-            raise _refused("stop", self.stop, "texts of one character or more")
-        if len(self.stop) > MOST_STOPS or any(len(text) > MOST_STOP_CHARACTERS for text in self.stop):
-            sizes = [len(text) for text in self.stop]
-            raise ValueError(
-                f"stop = texts of {sizes[:4]} characters, {len(sizes)} in all, is not allowed; expected at most "
-                f"{MOST_STOPS} texts of {MOST_STOP_CHARACTERS} characters"
-            )
+            if token >= vocab_size:
+                raise refused("logit_bias", {token: value}, f"token ids from 0 to {vocab_size - 1}")
 
     def resolved(self, defaults: GenerationDefaults, config: ModelConfig) -> ResolvedSampling:
         """The sampling that applies to a checkpoint with these defaults."""
@@ -126,7 +162,7 @@ class Sampling:
             max_tokens=int(_first(self.max_tokens, defaults.max_new_tokens, MAX_TOKENS)),
             fit_window=self.max_tokens is None,
             eos_ids=tuple(dict.fromkeys((*config.eos_token_ids, *defaults.eos_token_ids))),
-            other_ids=self.stop_ids,
+            other_ids=tuple(self.stop_ids),
             stop=tuple(self.stop),
             top_k=self.top_k,
             min_p=self.min_p,
@@ -137,7 +173,7 @@ class Sampling:
             prompt_logprobs=self.prompt_logprobs,
             n=self.n,
             echo=self.echo,
-            constraint=Constraint.of(self.json_schema, self.regex, self.choices),
+            constraint=self._constraint(),
         )
 
 
@@ -187,14 +223,6 @@ class ResolvedSampling:
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_tokens": self.max_tokens,
             "stop_ids": list(self.stop_ids), **{name: value for name, value in more.items() if value != unused[name]},
         }  # fmt: skip
-
-
-def _refused(name: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"{name} = {value!r} is not allowed; expected {expected}")
-
-
-def _is_whole(value: object) -> bool:
-    return hasattr(value, "__index__")
 
 
 def _first(*values: float | None) -> float:

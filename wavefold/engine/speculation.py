@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from wavefold.engine.trials import PROBE, Trials
+
 FORGETTING = 0.95
 """Weight of an observation beside the one after it."""
 MEAN_OF = 8
 """Steps of a number of rows whose mean counts, about."""
+FAILS, LONGEST_PAUSE = 4, 8
+"""A pause is a step longer after so many fails, and has so many steps at most."""
 KNOWN = 8.0
 """Drafts that say with what probability they are right."""
-PROBE = 32
-"""Steps without drafts after which one is tried again, at the earliest."""
-PROBE_SHARE = 0.01
-"""The share of the time that such trials may take, at most."""
 
 
 class StepCost:
@@ -39,6 +39,8 @@ class StepCost:
         """By rows: how many steps count in the mean, and the step when the last one came."""
         self._now = 0
         self._line: tuple[float, float] | None = None
+        self._unfitted = 0
+        """The rows of the last step, if the line does not know of it."""
 
     def observe(self, rows: int, seconds: float) -> None:
         """Is told that a step of `rows` rows, none of a prompt, took `seconds`."""
@@ -47,12 +49,19 @@ class StepCost:
         before = self._seconds.get(rows, seconds)
         self._seconds[rows] = before + (seconds - before) / count
         self._seen[rows] = count, self._now
-        self._line = self._fitted(rows)
+        self._unfitted = rows
 
     @property
     def line(self) -> tuple[float, float] | None:
         """(fixed, per_row) in seconds, neither negative; None before steps of two numbers of rows were seen twice."""
+        if self._unfitted:
+            self._line, self._unfitted = self._fitted(self._unfitted), 0
         return self._line
+
+    @property
+    def is_known(self) -> bool:
+        """True if there is a line; cheaper than the line."""
+        return self._line is not None or self.line is not None
 
     def _fitted(self, near: int) -> tuple[float, float] | None:
         weights = {
@@ -82,30 +91,30 @@ class StepCost:
 
         Before a line is known they take what rows took at the least, which invites to try: 0 before any was seen.
         """
-        if self._line is None:
+        if (line := self.line) is None:
             return min((seconds / seen for seen, seconds in self._seconds.items()), default=0.0) * rows
-        fixed, per_row = self._line
+        fixed, per_row = line
         return fixed / num_texts + per_row * rows
 
 
 class Acceptance:
-    """The probability that a draft of one request is right, if all before it are. It begins at `rate`."""
+    """The probability that a draft is right, if all before it are. It begins at `rate`."""
 
     def __init__(self, rate: float = 0.5) -> None:
         self._right, self._tried = 2 * rate, 2.0
-        self.steps_without = 0
         self._were_right = False
 
-    def observe(self, accepted: int, of: int) -> None:
-        """Is told that `accepted` of `of` drafts were right. The first wrong one was tried, those after it were not."""
+    def observe(self, accepted: int, of: int, waited: int = 0) -> None:
+        """Is told that `accepted` of `of` drafts were right, after `waited` steps without any.
+
+        The first wrong one was tried, those after it were not.
+        """
         if of == 0:
-            self.steps_without += 1
             return
         self._were_right = accepted == of
-        if self.steps_without >= PROBE:  # so long ago that it is only a guess
+        if waited >= PROBE:  # so long ago that it is only a guess
             weight = min(self._tried, 2.0)
             self._right, self._tried = self.rate * weight, weight
-        self.steps_without = 0
         self._right = self._right * FORGETTING + accepted
         self._tried = self._tried * FORGETTING + min(accepted + 1, of)
 
@@ -116,15 +125,22 @@ class Acceptance:
     @property
     def invites(self) -> bool:
         """True if the last drafts were right and too few have been tried for their rate to say much."""
-        return self._were_right and not self.steps_without and self._tried < KNOWN
+        return self._were_right and self._tried < KNOWN
 
 
 class Speculation:
-    """Decides the depth of drafts, at most `most`."""
+    """Decides the depth of drafts, at most `most`. `cost`: of steps. `now`, `now_s`: steps so far, their seconds."""
 
     def __init__(self, most: int):
         self.most = most
         self.cost = StepCost()
+        self.now, self.now_s = 0, 0.0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Is told that a step took `seconds`: with `rows` rows if none was of a prompt, else 0."""
+        self.now, self.now_s = self.now + 1, self.now_s + seconds
+        if rows:
+            self.cost.observe(rows, seconds)
 
     def depth(
         self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0,
@@ -132,31 +148,46 @@ class Speculation:
     ) -> int:  # fmt: skip
         """The depth for a request in a step of `rows` rows without its drafts, beside `others` other tokens.
 
-        `drafting_s`: the seconds that as many drafts take, `behind_s`: what the first ones take beside. Until a cost is
-        known it is 1 in every second step. A trial of 1 comes once steps without drafts have taken so long that it is a
-        hundredth of them, and another one after one that was right, a few times.
+        `drafting_s`: the seconds that as many drafts take, `behind_s`: what the first ones take beside, which is shared
+        out among `PROBE` steps. Until a cost is known the depth is 1 in every second step.
         """
-        line = self.cost.line
-        if not self.most or line is None:
-            return min(1, self.most, acceptance.steps_without)
-        waited = acceptance.steps_without
-        trial_s = line[1] + drafting_s(1) + behind_s
-        if waited >= PROBE and waited * PROBE_SHARE * (line[0] + line[1] * rows) >= trial_s:
-            return 1
-        best = max(
-            range(self.most + 1),
-            key=lambda depth: self.speed(depth, rows, others, acceptance, drafting_s, behind_s),
-        )  # fmt: skip
-        return best or int(acceptance.invites)
+        if (line := self.cost.line) is None:
+            return min(1, self.most, self.now % 2)
+        tokens, right, seconds = others + 1.0, 1.0, line[0] + line[1] * rows
+        best, fastest = 0, tokens / max(seconds, 1e-12)
+        for depth in range(1, self.most + 1):
+            right *= acceptance.rate
+            tokens += right
+            took = seconds + line[1] * depth + drafting_s(depth) + behind_s / PROBE
+            if tokens > fastest * max(took, 1e-12):
+                best, fastest = depth, tokens / max(took, 1e-12)
+        return best
+
+    def is_trial(self, trials: Trials, waited: int, acceptance: Acceptance, drafting_s: float, behind_s: float) -> bool:
+        """True if a draft that does not seem to pay is tried, `waited` steps after the last one; its time is counted.
+
+        After a trial that was right comes another one, a few times.
+        """
+        if not trials.due(self.now_s, waited) and not (acceptance.invites and waited <= 1):
+            return False
+        trials.pay(self.now_s, self.cost.per_row + drafting_s + behind_s)
+        return True
+
+    def rest(self, trials: Trials, waited: int, rows: int) -> int:
+        """Returns the steps of `rows` rows until a trial is due; 0 until a cost is known."""
+        if (line := self.cost.line) is None:
+            return 0
+        return trials.steps_until(self.now_s, waited, line[0] + line[1] * rows)
+
+    def pause(self, fails: int) -> int:
+        """Returns the steps in which it is not asked for drafts that cost nothing, after it had none `fails` times."""
+        return min(fails // FAILS, LONGEST_PAUSE) if self.cost.is_known else 0
 
     def speed(
         self, depth: int, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float],
         behind_s: float,
     ) -> float:  # fmt: skip
-        """The tokens a second of such a step with `depth` drafts; 0 until a cost is known.
-
-        What the first drafts take beside is shared out among `PROBE` steps.
-        """
+        """The tokens a second of such a step with `depth` drafts; 0 until a cost is known."""
         if (line := self.cost.line) is None:
             return 0.0
         tokens, right = others + 1.0, 1.0

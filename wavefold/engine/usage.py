@@ -11,7 +11,8 @@ class Usage:
 
     `prefill_s` is the time of the passes until the first token is known. `decode_s` is that of the passes for the
     `decode_tokens` after it. A pass counts in full for each of its requests; the caller's time between passes counts
-    for none. `cache_bytes` is the size of the sequence's cache after its last pass.
+    for none. `cache_bytes` is the size of the sequence's cache after its last pass. `completion_tokens` are the
+    answer's tokens, without one that ended it.
     """
 
     prompt_tokens: int
@@ -19,6 +20,7 @@ class Usage:
     decode_tokens: int = 0
     decode_s: float = 0.0
     cache_bytes: int = 0
+    completion_tokens: int = 0
 
     def after(self, num_chosen: int, num_new: int, seconds: float, cache_bytes: int) -> Usage:
         """Returns the usage after a pass that chose `num_new` tokens, after `num_chosen` before it."""
@@ -29,9 +31,11 @@ class Usage:
         )
 
     @property
-    def prefill_tokens_per_s(self) -> float:
-        return self.prompt_tokens / self.prefill_s if self.prefill_s else 0.0
+    def prefill_tokens_per_s(self) -> float | None:
+        """The rate at which the prompt was read; None before it was."""
+        return self.prompt_tokens / self.prefill_s if self.prefill_s else None
 
     @property
-    def decode_tokens_per_s(self) -> float:
-        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+    def decode_tokens_per_s(self) -> float | None:
+        """The rate of the tokens after the first one; None where no pass has chosen any."""
+        return self.decode_tokens / self.decode_s if self.decode_tokens and self.decode_s else None

@@ -1,0 +1,56 @@
+"""Prompts and their samplings as callers give them: lists, texts, token ids, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
+from typing import Any
+
+from wavefold.chat import Prompt
+from wavefold.engine.arguments import LARGEST, as_whole, items_of, refused, shown
+from wavefold.engine.sampling import Sampling
+
+TextOrIds = str | Sequence[int] | Prompt
+Samplings = Sampling | Sequence[Sampling]
+"""One for all prompts, or one for each."""
+AS_THE_CHECKPOINT_SAYS = Sampling()
+
+
+def listed(name: str, values: Any) -> Sequence[Any]:
+    """Returns a list of prompts. Raises ValueError for a single text, a set, a mapping, an iterator and the like."""
+    if isinstance(values, str):
+        raise ValueError(f"{name} = {shown(values)} is a single text; expected a list: [{shown(values)}]")
+    ordered = isinstance(values, Iterable) and isinstance(values, Sized)
+    if not ordered or isinstance(values, bytes | bytearray | Mapping | Set):
+        raise refused(name, values, "a list of texts or of lists of token ids")
+    return list(values)
+
+
+def token_ids(name: str, prompt: Any) -> list[int]:
+    """Returns a prompt of token ids as a list. Raises ValueError for anything but whole numbers from 0 on."""
+    try:
+        tokens = [as_whole(token) for token in items_of(prompt)]
+        if tokens and not (min(tokens) >= 0 and max(tokens) <= LARGEST):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise refused(name, prompt, "a text, or a list of token ids (whole numbers from 0 on)") from None
+    return tokens
+
+
+def one_sampling(sampling: Any) -> Sampling:
+    """Returns the sampling of one prompt; None: as the checkpoint says. Raises ValueError for another type."""
+    if sampling is None:
+        return AS_THE_CHECKPOINT_SAYS
+    if not isinstance(sampling, Sampling):
+        raise refused("sampling", sampling, "Sampling(...), or None")
+    return sampling
+
+
+def samplings_of(sampling: Any, count: int) -> Sequence[Sampling]:
+    """Returns one sampling for each of `count` prompts. Raises ValueError for another type or number of them."""
+    if sampling is None or isinstance(sampling, Sampling):
+        return [one_sampling(sampling)] * count
+    if not isinstance(sampling, Sequence) or not all(isinstance(one, Sampling) for one in sampling):
+        raise refused("sampling", sampling, "Sampling(...), or a list of one for each prompt, or None")
+    if len(sampling) != count:
+        raise ValueError(f"{len(sampling)} samplings for {count} prompts; expected one, or one for each")
+    return sampling
