@@ -29,6 +29,7 @@ from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSamplin
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, run_added
+from wavefold.engine.budget import Budget, budget_of
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
@@ -39,11 +40,14 @@ from wavefold.engine.prompts import Samplings, TextOrIds, listed, one_sampling, 
 from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
 from wavefold.engine.room import check_in_pool, pool_blocks
+from wavefold.engine.runner import MAX_RUNNING
 from wavefold.locate import model_folder
 from wavefold.model import Transformer
-from wavefold.ops import DEFAULT_ARITHMETIC
+from wavefold.model.transformer import PASS_TOKENS
+from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
+from wavefold.system.sizes import bytes_of
 from wavefold.waves.agreement import is_first, num_ranks
 
 Message = Mapping[str, object]
@@ -75,6 +79,7 @@ class LLM:
         cache_tokens: int | None = None,
         draft_depth: int = 0,
         drafts: Drafts | None = None,
+        memory: int | str | None = None,
     ):
         """Load the checkpoint in the folder `path`; None: the model that ships.
 
@@ -90,14 +95,19 @@ class LLM:
         and verified in one pass, at most (0: none, to 15); how many is decided by measured time, so that without
         `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
         text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
+        `memory`: the most resident memory that this process may take, in bytes or as "24G"; what does not fit of the
+        routed experts is read from the files as it is needed (None: 80 % of what the machine and its limits allow, for
+        a checkpoint that is larger, on the CPU and in one process; see `engine.budget`).
         Raises ValueError for a folder or settings that cannot be used.
         """
         used = llm_settings.used(locals())
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
+        self.budget = self._budget_of(memory, used["cache_tokens"], Arithmetic(arithmetic, dtype), device, over_ranks)
+        """What lies where in memory; None: files are mapped, under no budget."""
         self._model: Transformer | None = open_model(
             self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],
-            activations, huge_pages,
+            activations, huge_pages, self.budget.num_slots if self.budget else None,
         )  # fmt: skip
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
@@ -350,11 +360,25 @@ class LLM:
             add_all(self._runner, requests)
             return self._runner
 
+    def _budget_of(
+        self, memory: int | str | None, cache_tokens: int | None, arithmetic: Arithmetic, device: str | torch.device,
+        over_ranks: OverRanks | None,
+    ) -> Budget | None:  # fmt: skip
+        if torch.device(device).type != "cpu" or over_ranks is not None:
+            if memory is not None:
+                place = f"device = {device}" if over_ranks is None else "over_ranks"
+                raise ValueError(f"memory = {memory} is not allowed with {place}; expected one process on the CPU")
+            return None
+        return budget_of(self.folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens)
+
     def _new_runner(self, largest: int) -> Runner:
-        num_blocks = pool_blocks(self.model, largest, self._cache_tokens)
+        budget = self.budget
+        asked = self._cache_tokens if budget is None or self._cache_tokens else budget.pool_tokens
+        num_blocks = pool_blocks(self.model, largest, asked)
         drafter = Drafter(self._draft_depth, proposers_of(self.model, self._drafts)) if self._draft_depth else None
+        running, rows = (budget.max_running, budget.step_tokens) if budget else (MAX_RUNNING, PASS_TOKENS)
         return Runner(
-            self.model, num_blocks, draft_depth=self._draft_depth, drafter=drafter, leader=self._leader
+            self.model, num_blocks, running, rows, draft_depth=self._draft_depth, drafter=drafter, leader=self._leader
         )  # fmt: skip
 
     def _needs_tokenizer(self) -> Tokenizer:

@@ -81,7 +81,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return map_tensors(read_refs(folder).refs)
 
 
-def map_tensors(refs: Mapping[str, TensorRef], huge_pages: bool = False) -> dict[str, Tensor]:
+def map_tensors(refs: Mapping[str, TensorRef], copied: bool = False) -> dict[str, Tensor]:
     """These tensors, memory-mapped, or copied into memory of huge pages.
 
     Tensors that lie side by side share a mapping.
@@ -91,7 +91,7 @@ def map_tensors(refs: Mapping[str, TensorRef], huge_pages: bool = False) -> dict
         path = run[0][1].path
         try:
             end = max(ref.offset + ref.nbytes for _, ref in run)
-            span = MappedSpan(path, run[0][1].offset, end, huge_pages=huge_pages)
+            span = MappedSpan(path, run[0][1].offset, end, copied=copied)
         except OSError as error:
             raise ValueError(f"{path}: could not be mapped ({error}); download or copy it again") from None
         tensors |= {name: span.tensor(ref.offset, DTYPES[ref.dtype], ref.shape) for name, ref in run}

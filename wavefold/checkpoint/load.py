@@ -19,6 +19,7 @@ from wavefold.checkpoint.unneeded import by_kind, described
 from wavefold.config import ModelConfig, read_config
 from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
 from wavefold.experts.mapped import stamp_of
+from wavefold.experts.streamed import StreamedExperts
 from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
@@ -37,12 +38,15 @@ def load(
     experts: Container[int] | None = None,
     strict: bool = False,
     huge_pages: bool = False,
+    num_slots: int | None = None,
 ) -> Transformer:
     """The model in the folder `path`. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
     `experts`: only these routed experts of each layer are read (None: all). The others stay without storage, and the
-    folder may lack them. `huge_pages`: weights are copied into memory of 2 MiB pages rather than mapped.
+    folder may lack them. `huge_pages`: weights are copied into memory of 2 MiB pages rather than mapped. `num_slots`:
+    the number of routed experts that are in memory at a time, read from the files as they are needed; dense weights
+    are copied.
 
     Tensors that the text model does not need are left out. An MTP module whose tensors are missing is dropped
     (`model.mtp` is then empty). Unknown keys of config.json are ignored. A Notice names each of these, and `strict`
@@ -62,7 +66,7 @@ def load(
     model = Transformer(config, chosen)
     try:
         with paused_collections():
-            left_out = _open(model, folder, torch.device(device), experts, strict, notes, huge_pages)
+            left_out = _open(model, folder, torch.device(device), experts, strict, notes, huge_pages, num_slots)
     except ValueError as error:
         raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     if left_out:
@@ -76,9 +80,12 @@ def load(
 
 def _open(
     model: Transformer, folder: Path, device: torch.device, experts: Container[int] | None, strict: bool,
-    notes: list[str], huge_pages: bool,
+    notes: list[str], huge_pages: bool, num_slots: int | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Give the model the folder's tensors, and return those that it does not need. Notices are added to `notes`."""
+    if num_slots is not None and (huge_pages or device.type != "cpu"):
+        setting = "huge_pages = True" if huge_pages else f"device = {device}"
+        raise ValueError(f"{setting} is not allowed with routed experts that are streamed; expected cpu, without it")
     stored = read_refs(folder)
     check_load(folder, stored.num_bytes, device)
     if huge_pages:
@@ -97,7 +104,7 @@ def _open(
             f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {announced}, "
             f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
         )
-    left = open_stored(model, stored, experts, strict, huge_pages)
+    left = open_stored(model, stored, experts, strict, huge_pages, num_slots)
     if huge_pages:
         model.experts.store.open_files()
     return left
@@ -133,16 +140,18 @@ def _missing_mtp(model: Transformer, names: Container[str], experts: Container[i
 
 def open_stored(
     model: Transformer, stored: StoredTensors, experts: Container[int] | None = None, strict: bool = True,
-    huge_pages: bool = False,
+    huge_pages: bool = False, num_slots: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """`assign` for tensors in files. The routed experts' tensors are not opened; their places are written down."""
     refs = stored.refs
     fit = Fit(model, _kinds(refs), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
-    tensors = map_tensors({name: refs[name] for name in names if name is not None}, huge_pages)
+    tensors = map_tensors({name: refs[name] for name in names if name is not None}, huge_pages or num_slots is not None)
     _give(model, fit, tensors)
     model.experts.store.table.huge_pages = huge_pages
     _write_down(model.experts.store.table, [block.ffn.layer for block in model.blocks], stored, experts)
+    if num_slots is not None:
+        model.experts = model.experts.over(StreamedExperts(model.experts.store.table, num_slots))
     return {name: tensors[name] for name in fit.left}
 
 

@@ -10,15 +10,24 @@ import math
 from pathlib import Path
 from types import ModuleType
 
-from wavefold.cli import bench_cache, bench_context, bench_gemv, bench_peers, bench_rows, bench_speed, bench_tune
+from wavefold.cli import (
+    bench_cache,
+    bench_context,
+    bench_gemv,
+    bench_peers,
+    bench_rows,
+    bench_speed,
+    bench_stream,
+    bench_tune,
+)
 from wavefold.cli.tuning import add_tuning, tuned
 
-HELP = "measure kernels, their tuning, speed, rates at growing contexts, peers, and the cache as it is allocated"
+HELP = "measure kernels, their tuning, speed, rates at growing contexts, peers, streamed experts, and the cache"
 BENCHES: dict[str, ModuleType] = {
     "speed": bench_speed, "context": bench_context, "cache": bench_cache, "gemv": bench_gemv, "rows": bench_rows,
-    "peers": bench_peers, "tune": bench_tune,
+    "peers": bench_peers, "tune": bench_tune, "stream": bench_stream,
 }  # fmt: skip
-TUNED = ("speed", "context", "gemv", "rows", "peers")
+TUNED = ("speed", "context", "gemv", "rows", "peers", "stream")
 """Those that run the kernels with one tuning."""
 SEVERAL_THREADS = ("gemv", "rows")
 

@@ -37,6 +37,12 @@ def add_huge_pages(parser: argparse.ArgumentParser) -> None:
                         "files)")  # fmt: skip
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", metavar="SIZE",
+                        help="the most resident memory, as 24G: routed experts that do not fit are read from the files "
+                        "as they are needed (default: 80 %% of what is allowed, for larger models)")  # fmt: skip
+
+
 def arithmetic_of(args: argparse.Namespace) -> str:
     """The arithmetic of `--arithmetic`, or the default one."""
     from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without

@@ -12,9 +12,12 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rich.console import Console
+
 from wavefold.chat import Prompt, Tokenizer
 from wavefold.chat.encoding import turn_ids
 from wavefold.cli.answers import PrefillBar, Screen, report, values_of
+from wavefold.cli.budget import print_budget
 from wavefold.cli.chat import Chat
 from wavefold.cli.flags import as_flags
 from wavefold.cli.form import form_of, has_form
@@ -41,8 +44,10 @@ class Session:
             self.llm = LLM(
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
                 args.batch_invariant, over_ranks(args), args.kernels, args.activations, args.huge_pages,
-                draft_depth=args.draft_depth,
+                draft_depth=args.draft_depth, memory=args.memory,
             )  # fmt: skip
+        if self.llm.budget is not None and not args.json:
+            print_budget(Console(stderr=True), self.llm.budget)
         self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
         self.sampling = replace(sampling, stop_ids=turn_ids(self._tokenizer()) if args.chat else ())
         self.resolved = self.llm.resolved(self.sampling)

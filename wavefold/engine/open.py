@@ -59,8 +59,10 @@ def open_model(
     threads: int | None = None,
     activations: str = "bf16",
     huge_pages: bool = False,
+    num_slots: int | None = None,
 ) -> Transformer:
-    """The model in `folder`. `arithmetic`, `dtype`, `strict` and `huge_pages` are those of `checkpoint.load`.
+    """The model in `folder`. `arithmetic`, `dtype`, `strict`, `huge_pages` and `num_slots` are those of
+    `checkpoint.load`.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
@@ -72,7 +74,7 @@ def open_model(
     if kernels is not None and (kernels not in KERNELS or place.type != "cuda"):
         raise ValueError(f"kernels = {kernels} is not allowed with device = {device}; expected {KERNELS[0]} on cuda")
     if over_ranks is None:
-        model = load(folder, arithmetic, dtype, place, strict=strict, huge_pages=huge_pages)
+        model = load(folder, arithmetic, dtype, place, strict=strict, huge_pages=huge_pages, num_slots=num_slots)
     elif place.type != "cpu":
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:

@@ -6,6 +6,7 @@ Mappings are private: a write to a tensor changes memory of this process, never 
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ def stamp_of(path: Path) -> Stamp:
 class MappedSpan:
     """Bytes [begin, end) of a file, mapped. They are unmapped with their last tensor."""
 
-    def __init__(self, path: Path, begin: int, end: int, stamp: Stamp | None = None, huge_pages: bool = False):
-        """`huge_pages`: the bytes are read now, into anonymous memory that asks for huge pages.
+    def __init__(self, path: Path, begin: int, end: int, stamp: Stamp | None = None, copied: bool = False):
+        """`copied`: the bytes are read now, into anonymous memory that asks for huge pages.
 
         Raises ValueError for a file that is gone, or is another one than `stamp` says."""
         try:
@@ -40,7 +41,7 @@ class MappedSpan:
         if stamp is not None and found != stamp:
             raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
         self._first = begin - begin % mmap.ALLOCATIONGRANULARITY
-        if huge_pages:
+        if copied:
             self._data = _copied(path, self._first, end)
             return
         with path.open("rb") as file:
@@ -73,4 +74,6 @@ def _copied(path: Path, begin: int, end: int) -> mmap.mmap:
             if not count:
                 raise ValueError(f"{path}: ends at byte {begin + done:,}, expected {end:,} bytes; load it again")
             done += count
+        if hasattr(os, "posix_fadvise"):  # the page cache need not hold what memory does
+            os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_DONTNEED)
     return data

@@ -98,7 +98,8 @@ class Reader:
                 queue.clear()
             self._lock.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread is not threading.current_thread():
+                thread.join()
         for file in self._files.values():
             os.close(file.descriptor)
         self._files.clear()
@@ -125,13 +126,12 @@ class Reader:
             raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
         done, wanted = part.begin, min(part.end, self._stamps[part.file][1])
         while done < wanted:
+            was_direct = file.direct
             with memory[part.at + done - part.begin : part.at + part.end - part.begin] as rest:
                 try:
                     count = os.preadv(file.descriptor, [rest], done)
                 except OSError as error:
-                    if (
-                        error.errno == errno.EINVAL and file.direct
-                    ):  # a file system that takes the flag and not the read
+                    if error.errno == errno.EINVAL and was_direct:  # a file system that takes the flag alone
                         file.direct_off()
                         continue
                     raise ValueError(f"{path}: byte {done:,} could not be read ({error.strerror})") from None

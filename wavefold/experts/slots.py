@@ -74,6 +74,10 @@ class Slots:
     def unpin(self, key: Key) -> None:
         self._pins[self._slot[key]] -= 1
 
+    def num_pins(self, key: Key) -> int:
+        """Returns how often an expert's slot is pinned."""
+        return int(self._pins[self._slot[key]])
+
     def num_open(self) -> int:
         """Returns the number of slots that are not pinned."""
         return int((self._pins == 0).sum())

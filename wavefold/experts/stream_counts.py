@@ -18,6 +18,11 @@ class StreamCounts:
         """Used and all experts that were read ahead, since look-ahead was last judged."""
         self.bytes = 0
 
+    def totals(self) -> tuple[int, int, int, int, int]:
+        """Returns bytes read, then experts asked for, waited for, read ahead and used, read ahead and not used."""
+        counts = self.asked, self.read, self.ahead_used, self.ahead_unused
+        return self.bytes, *(int(count.sum()) for count in counts)  # type: ignore[return-value]
+
     @property
     def hit_rate(self) -> float:
         """The share of asked experts that needed no waiting read."""

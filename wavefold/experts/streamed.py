@@ -10,9 +10,11 @@ is an error of the request that needed it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,9 +57,13 @@ class StreamedExperts(ExpertStore):
         self._memory = huge_memory(num_slots * self._slot_bytes)
         self._view = memoryview(self._memory)
         self._reader = Reader(table.paths, table.stamps, in_flight, direct)
-        self._most_reads = max(1, min(2 * in_flight, num_slots // 2))
+        weakref.finalize(self, Reader.close, self._reader)  # its threads end with the last who refers to the store
+        self.most_reads = max(1, min(2 * in_flight, num_slots // 2))
+        """Reads in flight for one pass, and reads ahead of it."""
         self._weights: dict[Key, ExpertWeights] = {}
         self._reads: dict[Key, Future[None]] = {}
+        self._errors: dict[Key, BaseException] = {}
+        """Why an expert could not be read when it was last asked for."""
         self._put: dict[Key, ExpertWeights] = {}
         self._ahead: set[Key] = set()
         """Experts that were read ahead and that nobody has asked for yet."""
@@ -121,12 +127,11 @@ class StreamedExperts(ExpertStore):
                 return
             for expert in ids:
                 key = layer, expert
-                if key in self._put or key in self.slots or len(self._reads) >= self._most_reads:
+                if key in self._put or key in self.slots or len(self._reads) >= self.most_reads:
                     continue
                 if not self._read(key, False, urgent=False):
                     return
                 self._ahead.add(key)
-                self._reads[key].add_done_callback(lambda _, key=key: self._landed(key))  # type: ignore[misc]
 
     def expects(self, layer: int) -> bool:
         """True unless hints for this layer have no effect at present."""
@@ -157,7 +162,7 @@ class StreamedExperts(ExpertStore):
         while waiting:
             with self._lock:
                 reads = sum((layer, expert) in self._reads for expert in started)
-                if started and (reads >= self._most_reads or self.slots.num_open() <= 1):
+                if started and (reads >= self.most_reads or self.slots.num_open() <= 1):
                     return
             if not self._start(layer, waiting[0], wide):
                 if not started:
@@ -173,85 +178,78 @@ class StreamedExperts(ExpertStore):
             if key in self._put:
                 return True
             if key in self.slots:
+                if key in self._errors:  # somebody else still holds its slot
+                    raise self._errors[key]
                 self.slots.ask(key)
-                self.slots.pin(key)
-                self.counts.hits[layer] += key not in self._reads
-                return True
-            if not self._read(key, wide, urgent=True):
+                self.counts.hits[layer] += 1
+            elif self._read(key, wide, urgent=True):
+                self.counts.read[layer] += 1
+            else:
                 return False
-            self.counts.read[layer] += 1
+            self.slots.pin(key)
             return True
 
     def _read(self, key: Key, wide: bool, urgent: bool) -> bool:
-        """Gives an expert a slot, pinned, and starts to read it."""
+        """Gives an expert a slot and starts to read it. The slot is pinned until the read has ended."""
         if (taken := self.slots.take(key, wide)) is None:
             return False
         slot, left = taken
         if left is not None:
-            self._weights.pop(left, None)
-            self._ahead.discard(left)
+            self._forget(left)
+        self._errors.pop(key, None)
         self.slots.pin(key)
         parts, self._weights[key] = self._placed(key, slot)
-        self._reads[key] = self._reader.read(parts, self._view, urgent)
+        read = self._reads[key] = self._reader.read(parts, self._view, urgent)
         self.counts.bytes += sum(part.end - part.begin for part in parts)
+        read.add_done_callback(partial(self._landed, key))
         return True
 
-    def _landed(self, key: Key) -> None:
-        """A read ahead has ended: its slot may be taken from now on."""
+    def _landed(self, key: Key, read: Future[None]) -> None:
+        """A read has ended, well or not."""
         with self._lock:
-            future = self._reads.pop(key, None)
+            if self._reads.get(key) is not read:  # the store was closed
+                return
+            del self._reads[key]
             self.slots.unpin(key)
-            if future is not None and (future.cancelled() or future.exception() is not None):
-                self._forget(key)
+            error = CancelledError() if read.cancelled() else read.exception()
+            if error is not None:
+                self._errors[key] = error
+                self._drop(key)
 
     def _is_here(self, layer: int, expert: int) -> bool:
         read = self._reads.get((layer, expert))
         return read is None or read.done()
 
     def _wait(self, layer: int, expert: int) -> ExpertWeights:
-        """Returns the tensors of a pinned expert once they have been read."""
+        """Returns the tensors of a pinned expert once they have been read. Raises ValueError if they could not be."""
         key = layer, expert
         if (put := self._put.get(key)) is not None:
             return put
         if (read := self._reads.get(key)) is not None:
-            try:
-                read.result()
-            except BaseException:
-                with self._lock:
-                    self._reads.pop(key, None)
-                raise
-            with self._lock:
-                self._reads.pop(key, None)
-        weights = self._weights.get(key)
-        if weights is None:
-            raise ValueError(f"expert {expert} of layer {layer} could not be read ahead; ask again")
-        return weights
+            read.result()
+        with self._lock:
+            self._check_open()
+            if (error := self._errors.get(key)) is not None:
+                raise error
+            return self._weights[key]
 
     def _unpin(self, layer: int, ids: Sequence[int]) -> None:
         with self._lock:
             for expert in ids:
                 key = layer, expert
-                if key in self._put or key not in self.slots:
-                    continue
-                self.slots.unpin(key)
-                read = self._reads.get(key)
-                if read is not None and not (read.done() and read.exception() is None):
-                    read.add_done_callback(lambda _, key=key: self._failed(key))  # type: ignore[misc]
-                    self.slots.pin(key)  # its bytes may still come
+                if key in self.slots and key not in self._put:
+                    self.slots.unpin(key)
+                    self._drop(key)
 
-    def _failed(self, key: Key) -> None:
-        """A read that its request gave up has ended."""
-        with self._lock:
-            future = self._reads.pop(key, None)
-            self.slots.unpin(key)
-            if future is None or future.cancelled() or future.exception() is not None:
-                self._forget(key)
+    def _drop(self, key: Key) -> None:
+        """Takes the slot of an expert that could not be read, once nobody holds it."""
+        if key in self._errors and key in self.slots and not self.slots.num_pins(key):
+            self.slots.drop(key)
+            self._forget(key)
 
     def _forget(self, key: Key) -> None:
         self._weights.pop(key, None)
         self._ahead.discard(key)
-        if key in self.slots:
-            self.slots.drop(key)
 
     # -- places ----------------------------------------------------------------------------------------------------
 
@@ -300,7 +298,7 @@ class StreamedExperts(ExpertStore):
         self._closed = True
         self._reader.close()
         with self._lock:
-            for known in (self._weights, self._reads, self._put):
+            for known in (self._weights, self._reads, self._put, self._errors):
                 known.clear()
             self.generation += 1
         self._view.release()

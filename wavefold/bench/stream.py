@@ -1,0 +1,110 @@
+"""A model whose routed experts are read as they are needed: its speed beside that of the disk, in one run.
+
+    disk      experts at random, read by the store's own reader into its slots, as many at a time
+    decode    tokens one by one after a short prompt
+    prompt    one pass after another over random tokens
+
+The bound of decoding and of a prompt is the time in which the disk gives the bytes that were read. Page cache is no
+part of it where the file system has O_DIRECT.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from wavefold.experts.streamed import StreamedExperts
+from wavefold.model import Transformer
+
+DISK_SECONDS = 3.0
+
+
+@dataclass
+class Row:
+    """One measurement. `bytes_read` in `seconds`, for `tokens`; `disk` is the bytes a second of this turn's disk."""
+
+    what: str
+    tokens: int
+    seconds: float
+    bytes_read: int
+    asked: int
+    waited_for: int
+    ahead_used: int
+    ahead_unused: int
+    disk: float
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of experts that were asked for and that no pass waited for a whole read of."""
+        return 1 - self.waited_for / max(1, self.asked)
+
+    @property
+    def share(self) -> float:
+        """The time that the disk alone would take for the bytes, as a share of the time taken."""
+        return self.bytes_read / self.disk / self.seconds
+
+
+def disk_rate(store: StreamedExperts, seconds: float = DISK_SECONDS, seed: int = 0) -> float:
+    """Returns the bytes a second of reads of experts at random, as many in flight as the store has."""
+    draws = random.Random(seed)
+    before, began = store.counts.bytes, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        layer = draws.randrange(store.table.num_main_layers)
+        count = min(store.most_reads, store.table.num_experts)
+        for _ in store.groups(layer, sorted(draws.sample(range(store.table.num_experts), count))):
+            pass
+    return (store.counts.bytes - before) / (time.perf_counter() - began)
+
+
+def measure(
+    model: Transformer, num_tokens: int, prompt_tokens: int, step_tokens: int, seed: int,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> list[Row]:  # fmt: skip
+    """Returns a row for a prompt of random ids and one for decoding after it.
+
+    Raises ValueError for a model whose experts are all in memory.
+    """
+    store = model.experts.store
+    if not isinstance(store, StreamedExperts):
+        raise ValueError("all routed experts fit in this memory; expected a smaller one (--memory)")
+    on_progress("disk")
+    disk = disk_rate(store, seed=seed)
+    pool = model.new_pool(prompt_tokens + num_tokens + 256)
+    sequence = pool.open()
+    ids = torch.randint(0, model.config.vocab_size, (prompt_tokens,), generator=torch.Generator().manual_seed(seed))
+    hidden = torch.empty(0)
+
+    def prompt() -> None:
+        nonlocal hidden
+        for part in ids.split(step_tokens):
+            on_progress(f"prompt, {sequence.num_tokens:,} of {prompt_tokens:,} tokens")
+            hidden = model.extend(part, [sequence], [len(part)])[-1:]
+
+    def decode() -> None:
+        nonlocal hidden
+        for number in range(num_tokens):
+            on_progress(f"decoding, {number} of {num_tokens} tokens")
+            token = model.logits(hidden).argmax(-1)
+            hidden = model.extend(token, [sequence], [1])
+
+    rows = [_timed(store, "prompt", prompt_tokens, disk, prompt), _timed(store, "decode", num_tokens, disk, decode)]
+    sequence.close()
+    return rows
+
+
+def _timed(store: StreamedExperts, what: str, tokens: int, disk: float, run: Callable[[], None]) -> Row:
+    before, began = store.counts.totals(), time.perf_counter()
+    run()
+    seconds = time.perf_counter() - began
+    num_bytes, asked, waited, used, unused = (
+        late - early for late, early in zip(store.counts.totals(), before, strict=True)
+    )
+    return Row(what, tokens, seconds, num_bytes, asked, waited, used, unused, disk)

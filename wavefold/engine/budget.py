@@ -1,0 +1,138 @@
+"""What lies where under a budget of memory, decided before anything is loaded.
+
+    budget = Python and libraries now + dense weights + cache + activations of a pass + slots for routed experts
+
+All of it is resident memory of this process. What is left after the first four goes to slots; with room for all
+experts, files are mapped and nothing is streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavefold.cache import BLOCK_TOKENS
+from wavefold.checkpoint.files import read_refs
+from wavefold.config import read_config
+from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
+from wavefold.engine.runner import MAX_RUNNING
+from wavefold.engine.scheduler import blocks_of
+from wavefold.experts import routed_expert
+from wavefold.experts.reading import ALIGNMENT
+from wavefold.model import Transformer
+from wavefold.model.transformer import PASS_TOKENS
+from wavefold.ops import Arithmetic
+from wavefold.system import memory_bytes, rss_bytes
+from wavefold.system.sizes import gib
+
+DEFAULT_SHARE = 0.8
+"""Of the least limit on memory, for a model that does not fit whole."""
+OVERHEAD = 96 << 20
+"""What libraries, threads and the allocator take while a model runs, beyond what the process had before."""
+PASSES = (1024, 512, 256, 128, 64)
+"""Rows of a pass. A prompt's experts are read once a pass, so that longer passes read less."""
+LEAST_POOL_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of each part; `num_slots` is None where all experts fit and files are mapped."""
+
+    total: int
+    base: int
+    dense: int
+    pool: int
+    passes: int
+    slot: int
+    num_slots: int | None
+    num_experts: int
+    experts: int
+    """Bytes of all routed experts."""
+    pool_tokens: int
+    step_tokens: int
+    max_running: int
+
+    @property
+    def slots(self) -> int:
+        """Bytes of the routed experts that are in memory at a time."""
+        return self.experts if self.num_slots is None else self.num_slots * self.slot
+
+    def lines(self) -> list[tuple[str, int, str]]:
+        """Returns a name, bytes and a remark for each part, for a table."""
+        held = self.num_experts if self.num_slots is None else self.num_slots
+        return [
+            ("Python and libraries", self.base, ""),
+            ("dense weights", self.dense, "resident"),
+            ("cache", self.pool, f"{self.pool_tokens:,} tokens of at most {self.max_running} answers at a time"),
+            ("activations", self.passes, f"passes of {self.step_tokens} tokens"),
+            ("routed experts", self.slots, f"{held:,} of {self.num_experts:,}, {100 * held / self.num_experts:.0f} %"),
+        ]
+
+
+def budget_of(
+    folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
+    experts: Container[int] | None = None,
+) -> Budget | None:  # fmt: skip
+    """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
+
+    None is returned where no budget was asked for and the checkpoint fits as it is. `experts`: only these (None: all).
+    Raises ValueError for a budget above what this process may have, and for one that is too small, with the least that
+    would do.
+    """
+    most = memory_bytes()
+    if memory is not None and memory > most:
+        raise ValueError(f"memory = {gib(memory)} is not allowed; this process may have {gib(most)}")
+    total = int(DEFAULT_SHARE * most) if memory is None else memory
+    config, _ = read_config(folder)
+    dense, sizes = _weights(folder, experts)
+    base = rss_bytes() + OVERHEAD
+    if memory is None and base + dense + sum(sizes) <= total:
+        return None
+    return _shared_out(folder, Transformer(config, arithmetic), total, base, dense, sizes, cache_tokens)
+
+
+def _weights(folder: Path, experts: Container[int] | None) -> tuple[int, list[int]]:
+    """Returns the bytes of dense weights, and of each routed expert."""
+    dense, sizes = 0, dict[str, int]()
+    for name, ref in read_refs(folder).refs.items():
+        expert = routed_expert(name)
+        if expert is None:
+            dense += ref.nbytes
+        elif experts is None or expert in experts:
+            place = name[: name.index(".experts.")] + f".{expert}"
+            sizes[place] = sizes.get(place, 0) + ref.nbytes
+    return dense, list(sizes.values())
+
+
+def _shared_out(
+    folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None
+) -> Budget:
+    slot = -(-max(sizes, default=0) // ALIGNMENT) * ALIGNMENT + 12 * ALIGNMENT
+    least_slots = max(2, min(model.config.num_experts_per_tok, len(sizes)))
+    rest = total - base - dense
+    least_tokens = BLOCK_TOKENS * blocks_of(cache_tokens or LEAST_POOL_TOKENS)
+    least = model.cache_bytes(least_tokens) + pass_bytes(model, PASSES[-1]) + least_slots * slot
+    if rest < least:
+        raise ValueError(
+            f"memory = {gib(total)} is not enough for {folder}; expected {gib(base + dense + least)} at least: "
+            f"{gib(base)} for Python and libraries, {gib(dense)} of dense weights, and {gib(least)} for a cache of "
+            f"{least_tokens:,} tokens, a pass of {PASSES[-1]} and {least_slots} routed experts"
+        )
+    step = next((rows for rows in PASSES if pass_bytes(model, rows) <= rest / 4), PASSES[-1])
+    running = next((n for n in (MAX_RUNNING, 8, 4, 2) if (n - 1) * model.cache_bytes(0) <= rest / 16), 1)
+    tokens = least_tokens
+    while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:
+        tokens *= 2
+    pool, passes = model.cache_bytes(tokens) + (running - 1) * model.cache_bytes(0), pass_bytes(model, step)
+    if pool + passes + least_slots * slot > rest:
+        step, running, tokens = PASSES[-1], 1, least_tokens
+        pool, passes = model.cache_bytes(tokens), pass_bytes(model, step)
+    fits = sum(sizes) <= rest - pool - passes
+    num_slots = None if fits else min(len(sizes), (rest - pool - passes) // slot)
+    if num_slots is None:
+        step = PASS_TOKENS if pass_bytes(model, PASS_TOKENS) <= rest - pool - sum(sizes) else step
+    passes = pass_bytes(model, step)
+    return Budget(
+        total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running
+    )  # fmt: skip

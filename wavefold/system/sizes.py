@@ -1,0 +1,21 @@
+"""Sizes of memory as people write them: 24G, 1.5GiB, 800M, or a number of bytes. K, M, G and T are powers of 1024."""
+
+from __future__ import annotations
+
+import re
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def bytes_of(size: str | int) -> int:
+    """Returns the bytes of a size. Raises ValueError for a text that is none, and for less than one byte."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
+    num_bytes = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
+    if num_bytes < 1:
+        raise ValueError(f"{size!r} is not a size of memory; expected one such as 24G, 1.5GiB, 800M or 2000000000")
+    return num_bytes
+
+
+def gib(num_bytes: float) -> str:
+    """Returns bytes as text in GiB."""
+    return f"{num_bytes / UNITS['G']:,.2f} GiB"
