@@ -29,7 +29,7 @@ from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSamplin
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, run_added
-from wavefold.engine.budget import Budget, budget_of
+from wavefold.engine.budget import checked_budget
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
@@ -47,7 +47,6 @@ from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
-from wavefold.system.sizes import bytes_of
 from wavefold.waves.agreement import is_first, num_ranks
 
 Message = Mapping[str, object]
@@ -87,23 +86,21 @@ class LLM:
         default in float32; `dtype` says otherwise). `threads`: of the CPU kernels, 1 to 1,024 (None: torch's number,
         which also computes float32). `strict` refuses a checkpoint with tensors that the model does not use.
         `batch_invariant`: the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see
-        `engine.open`. `kernels`:
-        "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8" rounds the input of products
-        with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md). `huge_pages`: weights are copied
-        into memory of 2 MiB pages, which must have room for them, rather than mapped. `cache_tokens`: of all answers
-        that are computed together (None: as many as suit; see `engine.room`). `draft_depth`: tokens that are guessed
-        and verified in one pass, at most (0: none, to 15); how many is decided by measured time, so that without
+        `engine.open`. `kernels`: "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8"
+        rounds the input of products with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md).
+        `huge_pages`: weights are copied into memory of 2 MiB pages, which must have room for them. `cache_tokens`: of
+        all answers that are computed together (None: as many as suit). `draft_depth`: tokens that are guessed and
+        verified in one pass, at most (0: none, to 15); measured time decides how many, so that without
         `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
         text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
-        `memory`: the most resident memory that this process may take, in bytes or as "24G"; what does not fit of the
-        routed experts is read from the files as it is needed (None: 80 % of what the machine and its limits allow, for
-        a checkpoint that is larger, on the CPU and in one process; see `engine.budget`).
-        Raises ValueError for a folder or settings that cannot be used.
+        `memory`: the most resident memory, in bytes or as "24G"; routed experts that do not fit are read as they are
+        needed (None: 80 % of what is allowed, for larger checkpoints). Raises ValueError for what cannot be used.
         """
         used = llm_settings.used(locals())
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
-        self.budget = self._budget_of(memory, used["cache_tokens"], Arithmetic(arithmetic, dtype), device, over_ranks)
+        numbers = Arithmetic(arithmetic, dtype), memory, used["cache_tokens"]
+        self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None)
         """What lies where in memory; None: files are mapped, under no budget."""
         self._model: Transformer | None = open_model(
             self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],
@@ -359,17 +356,6 @@ class LLM:
                 check_in_pool(largest, self._runner.num_blocks, self._cache_tokens, self._runner.num_open)
             add_all(self._runner, requests)
             return self._runner
-
-    def _budget_of(
-        self, memory: int | str | None, cache_tokens: int | None, arithmetic: Arithmetic, device: str | torch.device,
-        over_ranks: OverRanks | None,
-    ) -> Budget | None:  # fmt: skip
-        if torch.device(device).type != "cpu" or over_ranks is not None:
-            if memory is not None:
-                place = f"device = {device}" if over_ranks is None else "over_ranks"
-                raise ValueError(f"memory = {memory} is not allowed with {place}; expected one process on the CPU")
-            return None
-        return budget_of(self.folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens)
 
     def _new_runner(self, largest: int) -> Runner:
         budget = self.budget

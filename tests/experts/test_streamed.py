@@ -232,13 +232,9 @@ class TestUnderABudget:
             assert llm.budget is not None and llm.budget.num_slots is None
             assert not isinstance(llm.model.experts.store, StreamedExperts)
 
-    def test_what_cannot_be_a_budget(self, folder: Path) -> None:
-        for memory, message in (
-            ("12 parsecs", "'12 parsecs' is not a size of memory; expected one such as 24G"), (0, "0 is not a size"),
-            ("900T", "is not allowed; this process may have"), (2.5, "memory = 2.5 is not allowed"),
-        ):  # fmt: skip
-            with pytest.raises(ValueError, match=message):
-                LLM(folder, memory=memory)  # type: ignore[arg-type]
+    def test_more_than_the_machine_has(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"memory = .* GiB is not allowed; this process may have"):
+            LLM(folder, memory="900T")
 
     def test_a_truncated_file_ends_its_request_alone(self, tmp_path: Path) -> None:
         """With file and reason; another request, once the file is whole again, is answered."""

@@ -27,7 +27,7 @@ DISK_SECONDS = 3.0
 class Row:
     """One measurement. `bytes_read` in `seconds`, for `tokens`; `disk` is the bytes a second of this turn's disk."""
 
-    what: str
+    name: str
     tokens: int
     seconds: float
     bytes_read: int
@@ -66,7 +66,7 @@ def disk_rate(store: StreamedExperts, seconds: float = DISK_SECONDS, seed: int =
 
 def measure(
     model: Transformer, num_tokens: int, prompt_tokens: int, step_tokens: int, seed: int,
-    on_progress: Callable[[str], None] = lambda what: None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:  # fmt: skip
     """Returns a row for a prompt of random ids and one for decoding after it.
 
@@ -100,11 +100,11 @@ def measure(
     return rows
 
 
-def _timed(store: StreamedExperts, what: str, tokens: int, disk: float, run: Callable[[], None]) -> Row:
+def _timed(store: StreamedExperts, name: str, tokens: int, disk: float, run: Callable[[], None]) -> Row:
     before, began = store.counts.totals(), time.perf_counter()
     run()
     seconds = time.perf_counter() - began
     num_bytes, asked, waited, used, unused = (
         late - early for late, early in zip(store.counts.totals(), before, strict=True)
     )
-    return Row(what, tokens, seconds, num_bytes, asked, waited, used, unused, disk)
+    return Row(name, tokens, seconds, num_bytes, asked, waited, used, unused, disk)

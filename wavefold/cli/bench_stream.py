@@ -67,7 +67,7 @@ def cells(rows: tuple[Row, ...]) -> list[str]:
     rates = [row.rate for row in rows]
     ahead = sum(row.ahead_used for row in rows), sum(row.ahead_used + row.ahead_unused for row in rows)
     return [
-        rows[0].what,
+        rows[0].name,
         f"{median(rates):.2f}",
         f"{min(rates):.2f}-{max(rates):.2f}",
         f"{median([row.bytes_read / row.tokens for row in rows]) / 1e6:.0f}",

@@ -12,6 +12,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.checkpoint.files import read_refs
 from wavefold.config import read_config
@@ -24,7 +26,7 @@ from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic
 from wavefold.system import memory_bytes, rss_bytes
-from wavefold.system.sizes import gib
+from wavefold.system.sizes import bytes_of, gib
 
 DEFAULT_SHARE = 0.8
 """Of the least limit on memory, for a model that does not fit whole."""
@@ -60,14 +62,34 @@ class Budget:
 
     def lines(self) -> list[tuple[str, int, str]]:
         """Returns a name, bytes and a remark for each part, for a table."""
-        held = self.num_experts if self.num_slots is None else self.num_slots
+        number = self.num_experts if self.num_slots is None else self.num_slots
         return [
             ("Python and libraries", self.base, ""),
             ("dense weights", self.dense, "resident"),
             ("cache", self.pool, f"{self.pool_tokens:,} tokens of at most {self.max_running} answers at a time"),
             ("activations", self.passes, f"passes of {self.step_tokens} tokens"),
-            ("routed experts", self.slots, f"{held:,} of {self.num_experts:,}, {100 * held / self.num_experts:.0f} %"),
+            (
+                "routed experts",
+                self.slots,
+                f"{number:,} of {self.num_experts:,}, {100 * number / self.num_experts:.0f} %",
+            ),
         ]
+
+
+def checked_budget(
+    folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None,
+    device: str | torch.device, several: bool,
+) -> Budget | None:  # fmt: skip
+    """`budget_of` for settings as `LLM` takes them; None on other devices and over `several` processes.
+
+    Raises ValueError for a budget there, and for a text that is no size.
+    """
+    if torch.device(device).type == "cpu" and not several:
+        return budget_of(folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens)
+    if memory is None:
+        return None
+    place = "over_ranks" if several else f"device = {device}"
+    raise ValueError(f"memory = {memory} is not allowed with {place}; expected one process on the CPU")
 
 
 def budget_of(

@@ -38,7 +38,7 @@ def proposers_of(model: Transformer, drafts: Drafts | None) -> list[Proposer]:
 
 @dataclass(eq=False)
 class _Drafted:
-    """A request with drafts. `acceptances`: by proposer and kind. `made`: who made those of the next step, which kind.
+    """A request with drafts. `acceptances`: by proposer and kind. `source`: of those of the next step, and their kind.
 
     By proposer: `tried` and `wakes`, the steps in which it made the last ones and is asked next; `fails`, how often it
     was asked for nothing since one was right.
@@ -49,7 +49,7 @@ class _Drafted:
     tried: list[int]
     wakes: list[int]
     fails: list[int]
-    made: tuple[int, int] | None = None
+    source: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Drafter:
         drafted = self._requests.get(span.request)
         if drafted is None or drafted.text.sequence is not sequence:
             drafted = self._begin(span.request, sequence)
-        if drafted.made is None and streams is None:
+        if drafted.source is None and streams is None:
             return
-        by, kind = drafted.made or (-1, 0)
-        of, drafted.made = len(span.drafts), None
+        by, kind = drafted.source or (-1, 0)
+        of, drafted.source = len(span.drafts), None
         for number, proposer in enumerate(self._proposers):
             if number == by or (streams is not None and proposer.window):
                 counts = (accepted, of) if number == by else (0, 0)
@@ -207,7 +207,7 @@ class Drafter:
         for option, guesses in zip(options, found, strict=True):
             if guesses:
                 drafts[option.drafted.text.request] = guesses
-                option.drafted.made = option.by, option.kind
+                option.drafted.source = option.by, option.kind
 
     def forget(self, request: Request) -> None:
         """The request has ended."""

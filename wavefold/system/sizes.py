@@ -12,7 +12,7 @@ def bytes_of(size: str | int) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
     num_bytes = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
     if num_bytes < 1:
-        raise ValueError(f"{size!r} is not a size of memory; expected one such as 24G, 1.5GiB, 800M or 2000000000")
+        raise ValueError(f"memory = {size!r} is not allowed; expected a size such as 24G, 1.5GiB, 800M or 2000000000")
     return num_bytes
 
 
