@@ -1,7 +1,7 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
     {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
-        < data < {engine, train} < {llm, server, bench} < {cli, lm_eval}
+        < data < {engine, train} < {llm, bench} < {batch, server} < {cli, lm_eval}
 
 `chat` sits beside the engine on `config` and `atomic`; of `train` only what composes a run may use it. `plan` needs
 `config`, `system`, `atomic`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
@@ -27,7 +27,8 @@ TIERS = [
     {"checkpoint"},
     {"data"},
     {"engine", "train"},
-    {"llm", "server", "bench"},
+    {"llm", "bench"},
+    {"batch", "server"},
     {"cli", "lm_eval"},
 ]
 # What each package may import: everything in the tiers below its own, nothing beside it.

@@ -16,7 +16,7 @@ import itertools
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from wavefold.chat.encoding import chat_ids, turn_ids
 from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS, TEXT, shown
-from wavefold.engine.batch import add_all, run_added
+from wavefold.engine.batch import add_all, answers_of_each, run_added
 from wavefold.engine.budget import checked_budget
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
@@ -60,6 +60,21 @@ class LLM:
     """A model in a checkpoint folder, ready to answer. `close`, or the end of a `with` block, gives its memory back.
 
     Several threads may use it: their requests are computed together.
+
+    `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
+    default in float32; `dtype` says otherwise). `threads`: of the CPU kernels, 1 to 1,024 (None: torch's number,
+    which also computes float32). `strict` refuses a checkpoint with tensors that the model does not use.
+    `batch_invariant`: the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see
+    `engine.open`. `kernels`: "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8"
+    rounds the input of products with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md).
+    `huge_pages`: weights are copied into memory of 2 MiB pages, which must have room for them. `cache_tokens`: of
+    all answers that are computed together (None: as many as suit). `draft_depth`: tokens that are guessed and
+    verified in one pass, at most (0: none, to 15); measured time decides how many, so that without
+    `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
+    text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
+    `memory`: the most resident memory, in bytes or as "24G"; routed experts that do not fit are read as they are
+    needed (None: 80 % of what is allowed, for larger checkpoints). `width`: of answers that are
+    computed together, at most; others wait.
     """
 
     def __init__(
@@ -79,27 +94,14 @@ class LLM:
         draft_depth: int = 0,
         drafts: Drafts | None = None,
         memory: int | str | None = None,
+        width: int = MAX_RUNNING,
     ):
-        """Load the checkpoint in the folder `path`; None: the model that ships.
-
-        `arithmetic` is "released" (DeepSeek's rounding, bfloat16) or "exact" (the architecture's own mathematics, by
-        default in float32; `dtype` says otherwise). `threads`: of the CPU kernels, 1 to 1,024 (None: torch's number,
-        which also computes float32). `strict` refuses a checkpoint with tensors that the model does not use.
-        `batch_invariant`: the same bits however tokens arrive, in one pass or one by one. `over_ranks`: see
-        `engine.open`. `kernels`: "tilelang" lets a GPU's kernels compute the routed experts. `activations`: "int8"
-        rounds the input of products with FP4 and FP8 matrices to 8 bits, for faster prompts (docs/arithmetic.md).
-        `huge_pages`: weights are copied into memory of 2 MiB pages, which must have room for them. `cache_tokens`: of
-        all answers that are computed together (None: as many as suit). `draft_depth`: tokens that are guessed and
-        verified in one pass, at most (0: none, to 15); measured time decides how many, so that without
-        `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
-        text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
-        `memory`: the most resident memory, in bytes or as "24G"; routed experts that do not fit are read as they are
-        needed (None: 80 % of what is allowed, for larger checkpoints). Raises ValueError for what cannot be used.
-        """
+        """Loads the checkpoint in `path`; None: the model that ships. Raises ValueError for what cannot be used."""
         used = llm_settings.used(locals())
         self.folder = model_folder(path)
         self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
-        numbers = Arithmetic(arithmetic, dtype), memory, used["cache_tokens"]
+        self._width = used["width"]
+        numbers = Arithmetic(arithmetic, dtype), memory, used["cache_tokens"], self._width
         self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None)
         """What lies where in memory; None: files are mapped, under no budget."""
         self._model: Transformer | None = open_model(
@@ -153,6 +155,22 @@ class LLM:
             resolved = self.resolved(one)
             requests += [self._request(prompt, one, resolved, index) for index in range(one.n)]
         return run_added(self._added(requests), requests, *progress)
+
+    def each(
+        self, jobs: Iterable[tuple[int, TextOrIds | Sequence[Message], Sampling]]
+    ) -> Iterator[tuple[int, list[Completion] | ValueError]]:  # fmt: skip
+        """Answers numbered prompts, at most `width` at a time; yields number and answers, `n` of them, as each ends.
+
+        A prompt may be a chat's messages. `jobs` is asked for the next one when there is room. In place of answers
+        there is a ValueError for what cannot be run. Leaving the iterator ends what runs.
+        """
+        return answers_of_each(self._width, jobs, self._requests_of, self._added)
+
+    def _requests_of(self, prompt: TextOrIds | Sequence[Message], sampling: Sampling) -> list[Request]:
+        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
+            prompt, sampling = self._turn(prompt, sampling)
+        resolved = self.resolved(sampling)
+        return [self._request(prompt, sampling, resolved, index) for index in range(sampling.n)]  # type: ignore[arg-type]
 
     def score(
         self,
@@ -224,10 +242,13 @@ class LLM:
         self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None
     ) -> TextStream:
         """The pieces of an answer's text in a chat, computed as they are asked for. Raises ValueError as `chat`."""
-        tokenizer, sampling = self._needs_tokenizer(), one_sampling(sampling)
-        prompt = Prompt(chat_ids(tokenizer, messages))
+        return self.stream(*self._turn(messages, one_sampling(sampling)), on_prefill)
+
+    def _turn(self, messages: Sequence[Message], sampling: Sampling) -> tuple[Prompt, Sampling]:
+        """Returns a chat as a prompt, and the sampling of an answer that ends where a next turn would begin."""
+        tokenizer = self._needs_tokenizer()
         turns = replace(sampling, stop_ids=(*sampling.stop_ids, *turn_ids(tokenizer)))
-        return self.stream(prompt, turns, on_prefill)
+        return Prompt(chat_ids(tokenizer, messages)), turns
 
     def prompt(self, text: str, allow_special: bool = False) -> Prompt:
         """`text` after BOS, as DeepSeek's models are used to; its last token may become another one.
@@ -362,7 +383,8 @@ class LLM:
         asked = self._cache_tokens if budget is None or self._cache_tokens else budget.pool_tokens
         num_blocks = pool_blocks(self.model, largest, asked)
         drafter = Drafter(self._draft_depth, proposers_of(self.model, self._drafts)) if self._draft_depth else None
-        running, rows = (budget.max_running, budget.step_tokens) if budget else (MAX_RUNNING, PASS_TOKENS)
+        rows = budget.step_tokens if budget else max(PASS_TOKENS, 2 * self._width * (1 + self._draft_depth))
+        running = min(self._width if budget is None else budget.max_running, (rows - 1) // (1 + self._draft_depth))
         return Runner(
             self.model, num_blocks, running, rows, draft_depth=self._draft_depth, drafter=drafter, leader=self._leader
         )  # fmt: skip

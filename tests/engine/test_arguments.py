@@ -51,6 +51,7 @@ SETTINGS: dict[str, list[Any]] = {
     "cache_tokens": [*NO_WHOLE, 0],
     "draft_depth": [*NO_WHOLE, None, 128],
     "drafts": [3, True, ["lookup"]],
+    "width": [*NO_WHOLE, None, 0, 1025],
     "memory": [1.5, [1], "12 parsecs", 0, "-1G", ""],
 }
 

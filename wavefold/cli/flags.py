@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-SETTING = re.compile(r"^(threads|device|batch_invariant|kernels|activations|huge_pages|memory) = (?:True )?")
+SETTING = re.compile(r"^(threads|device|batch_invariant|kernels|activations|huge_pages|memory|width) = (?:True )?")
 
 
 @contextlib.contextmanager

@@ -15,11 +15,18 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import bench, init, plan, run, train
+from wavefold.cli import batch, bench, init, plan, run, train
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
-COMMANDS: dict[str, ModuleType] = {"run": run, "init": init, "train": train, "plan": plan, "bench": bench}
+COMMANDS: dict[str, ModuleType] = {
+    "run": run,
+    "batch": batch,
+    "init": init,
+    "train": train,
+    "plan": plan,
+    "bench": bench,
+}
 
 MISTAKE = 2
 INTERRUPTED = 130

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from wavefold.engine.completion import Completion
 from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of, num_read
 from wavefold.engine.runner import Runner
+from wavefold.engine.sampling import Sampling
 
 Progress = Callable[[int, int], None]
 """Is told what is done, and of how much."""
@@ -66,3 +68,41 @@ def run_added(
     finally:
         abort_all(runner, requests)
     return [answer.completion for answer in answers]
+
+
+Prompted = TypeVar("Prompted")
+
+
+def answers_of_each(
+    width: int, jobs: Iterable[tuple[int, Prompted, Sampling]],
+    requests_of: Callable[[Prompted, Sampling], list[Request]], added: Callable[[Sequence[Request]], Runner],
+) -> Iterator[tuple[int, list[Completion] | ValueError]]:  # fmt: skip
+    """`LLM.each`. `requests_of` makes the requests of a job, `added` gives them to the runner."""
+    left, running = iter(jobs), dict[int, list[Request]]()
+    runner: Runner | None = None
+    is_more = True
+    try:
+        while running or is_more:
+            while is_more and sum(map(len, running.values())) < width:
+                if (job := next(left, None)) is None:
+                    is_more = False
+                    break
+                number, prompt, sampling = job
+                try:
+                    requests = requests_of(prompt, sampling)
+                    runner = added(requests)
+                except ValueError as error:
+                    yield number, error
+                else:
+                    running[number] = requests
+            if runner is not None and running:
+                runner.step()
+            for number in [number for number, requests in running.items() if all(map(has_ended, requests))]:
+                yield number, [answer_of(request).completion for request in running.pop(number)]
+    finally:
+        if runner is not None:
+            abort_all(runner, [request for requests in running.values() for request in requests])
+
+
+def has_ended(request: Request) -> bool:
+    return answer_of(request).finish_reason is not None

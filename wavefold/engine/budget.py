@@ -77,7 +77,7 @@ class Budget:
 
 
 def checked_budget(
-    folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None,
+    folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None, width: int,
     device: str | torch.device, several: bool,
 ) -> Budget | None:  # fmt: skip
     """`budget_of` for settings as `LLM` takes them; None on other devices and over `several` processes.
@@ -85,7 +85,7 @@ def checked_budget(
     Raises ValueError for a budget there, and for a text that is no size.
     """
     if torch.device(device).type == "cpu" and not several:
-        return budget_of(folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens)
+        return budget_of(folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens, width)
     if memory is None:
         return None
     place = "over_ranks" if several else f"device = {device}"
@@ -94,7 +94,7 @@ def checked_budget(
 
 def budget_of(
     folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
-    experts: Container[int] | None = None,
+    width: int = MAX_RUNNING, experts: Container[int] | None = None,
 ) -> Budget | None:  # fmt: skip
     """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
 
@@ -111,7 +111,7 @@ def budget_of(
     base = rss_bytes() + OVERHEAD
     if memory is None and base + dense + sum(sizes) <= total:
         return None
-    return _shared_out(folder, Transformer(config, arithmetic), total, base, dense, sizes, cache_tokens)
+    return _shared_out(folder, Transformer(config, arithmetic), total, base, dense, sizes, cache_tokens, width)
 
 
 def _weights(folder: Path, experts: Container[int] | None) -> tuple[int, list[int]]:
@@ -128,8 +128,9 @@ def _weights(folder: Path, experts: Container[int] | None) -> tuple[int, list[in
 
 
 def _shared_out(
-    folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None
-) -> Budget:
+    folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None,
+    width: int,
+) -> Budget:  # fmt: skip
     slot = -(-max(sizes, default=0) // ALIGNMENT) * ALIGNMENT + 12 * ALIGNMENT
     least_slots = max(2, min(model.config.num_experts_per_tok, len(sizes)))
     rest = total - base - dense
@@ -142,7 +143,8 @@ def _shared_out(
             f"{least_tokens:,} tokens, a pass of {PASSES[-1]} and {least_slots} routed experts"
         )
     step = next((rows for rows in PASSES if pass_bytes(model, rows) <= rest / 4), PASSES[-1])
-    running = next((n for n in (MAX_RUNNING, 8, 4, 2) if (n - 1) * model.cache_bytes(0) <= rest / 16), 1)
+    share = 16 if width <= MAX_RUNNING else 4  # whoever asks for more has many prompts, and little else
+    running = min(width, 1 + int(rest / share / model.cache_bytes(0)), step // 2)
     tokens = least_tokens
     while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:
         tokens *= 2

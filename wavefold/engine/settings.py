@@ -27,6 +27,7 @@ RULES: Mapping[str, Rule] = {
     "huge_pages": FLAG,
     "cache_tokens": whole(1).or_none(),
     "memory": kind((int, str), "a size such as '24G', 1.5GiB or a number of bytes").or_none(),
+    "width": whole(1, 1024),
     "draft_depth": whole(0, MOST_DRAFTS, " (no guesses)"),
     "drafts": TEXT.or_none(),
 }

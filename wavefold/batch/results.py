@@ -1,0 +1,81 @@
+"""The file of a batch's results: one line each, appended as answers end.
+
+A line is written at once and never changed. A kill amid a write leaves a part of a line, which the next run cuts off; a
+line whose answer was not written is answered again. One process has the file at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from wavefold.atomic import PRIVATE
+
+
+class Results:
+    """The results in `path`, which is made if need be, readable by its owner alone. `done`: keys of lines in it."""
+
+    def __init__(self, path: Path, keys: Collection[str]):
+        """`keys` of the batch. Raises ValueError where another process has the file, or it is another batch's."""
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
+        try:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{path}: another process writes it; wait for it, or give another name") from None
+            self.done = self._read(set(keys))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _read(self, keys: set[str]) -> set[str]:
+        done: set[str] = set()
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    values = json.loads(line)
+                    key = str(values["custom_id"] if "custom_id" in values else values["id"])
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(f"{self.path}: line {number} is no result of a batch; give another name") from None
+                if key not in keys:
+                    raise ValueError(
+                        f"{self.path}: line {number} is the result of {key!r}, which this batch does not have; give "
+                        "another name"
+                    )
+                done.add(key)
+                end += len(line)
+        os.ftruncate(self._descriptor, end)
+        return done
+
+    def append(self, key: str, result: Mapping[str, object]) -> None:
+        """Writes a result. Raises OSError, with nothing of the line left, where the disk is full."""
+        line = (json.dumps(result, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+        end = os.fstat(self._descriptor).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+        except OSError as error:
+            os.ftruncate(self._descriptor, end)
+            raise OSError(
+                error.errno, f"{self.path}: {error.strerror}; results so far are kept: run it again"
+            ) from None
+        self.done.add(key)
+
+    def close(self) -> None:
+        """Makes sure that all results are on the disk."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,62 @@
+"""`wavefold batch`: a file of prompts, answered many at a time, with results as they come."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.tuning import add_tuning, tuned
+
+HELP = "answer a file of prompts, many at a time; the same command again goes on where it was stopped"
+WIDTH = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="IN", help='JSON lines: OpenAI\'s batch format, or {"prompt": ...}')
+    parser.add_argument("output", type=Path, metavar="OUT", help="results, a line each, in the order in which they end")
+    parser.add_argument("--model", type=Path, metavar="MODEL", help="a checkpoint folder (default: the shipped model)")
+    parser.add_argument("--width", type=int, default=WIDTH, metavar="N",
+                        help=f"answers at a time, as far as memory allows (default {WIDTH})")  # fmt: skip
+    add_memory(parser)
+    add_arithmetic(parser)
+    add_tuning(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers the lines that have no result yet; 1 if a result of this run is an error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from wavefold.batch import Results, read_jobs, run_batch
+    from wavefold.cli.budget import print_budget
+    from wavefold.cli.flags import as_flags
+    from wavefold.llm import LLM
+
+    jobs = read_jobs(args.input)
+    console = Console(stderr=True)
+    with tuned(args.tuning, args.threads, measures=False, alone=True), Results(
+        args.output, [job.key for job in jobs]
+    ) as results:  # fmt: skip
+        if before := len(results.done):
+            console.print(f"{before:,} of {len(jobs):,} results are in {args.output}")
+        if before == len(jobs):
+            return 0
+        with as_flags():
+            llm = LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, width=args.width)
+        columns = "prompts", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
+        with llm, Progress(*columns, console=console) as progress:
+            if llm.budget is not None:
+                print_budget(console, llm.budget)
+            task, began = progress.add_task("", total=len(jobs), completed=before, rate=""), time.perf_counter()
+
+            def show(done: int, of: int, tokens: int) -> None:
+                rate = tokens / (time.perf_counter() - began)
+                progress.update(task, completed=done, rate=f"{rate:,.1f} tokens/s")
+
+            num_errors = run_batch(llm, jobs, results, show)
+    if num_errors:
+        console.print(f"{num_errors:,} of {len(jobs) - before:,} results are errors; each says why")
+    return 1 if num_errors else 0
