@@ -32,7 +32,9 @@ wf_tuning usual_tuning(const Kernels &kernels) {
     // a core's products of bfloat16 are half as fast there as its float32 multiply-adds
     if (kernels.in_float && __builtin_cpu_is("intel"))
         tuning.hint = tuning.plain_hint = WF_HINT_L3, tuning.float_rows = 4;
-    if (__builtin_cpu_is("amdfam19h")) tuning.plain_hint = WF_HINT_NONE;
+    // Zen 3 and Zen 4 are one family: the first has no AVX512, and likes what the second does not (docs/processors.md)
+    if (__builtin_cpu_is("amdfam19h") && __builtin_cpu_supports("avx512f")) tuning.plain_hint = WF_HINT_NONE;
+    else if (__builtin_cpu_is("amdfam19h")) tuning.plain_hint = WF_HINT_L1, tuning.few_rows = 96;
 #endif
     if (&kernels == &wf::generic_kernels) tuning.hint = tuning.plain_hint = WF_HINT_NONE;
     return tuning;
