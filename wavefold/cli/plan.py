@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import plan_ranks
+from wavefold.cli.budget import print_budget
 from wavefold.cli.tuning import add_tuning, measured_path, tuned
 from wavefold.locate import config_of
+from wavefold.system.sizes import bytes_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from wavefold.checkpoint.count import FileCount
     from wavefold.config import ModelConfig
+    from wavefold.engine.budget import Budget
     from wavefold.plan.flops import Flops
     from wavefold.plan.summary import Plan
 
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine", action="store_true", help="predict this machine's rates; measures it the first time (a minute)"
     )
     parser.add_argument("--remeasure", action="store_true", help="with --machine or --ranks: measure again")
+    parser.add_argument("--budget", metavar="SIZE",
+                        help="as if this process may have so much, as 24G: what lies where in a folder, rates with "
+                        "--machine")  # fmt: skip
     add_tuning(parser)
     plan_ranks.add_arguments(parser)
 
@@ -63,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     if files is not None:
         values |= {"num_tensors": files.tensors, "weight_bytes": files.bytes, "files": dataclasses.asdict(files),
                   "formula": {"tensors": one.num_tensors, "bytes": one.weight_bytes}}  # fmt: skip
+    if args.budget and not args.machine and files is None:
+        raise ValueError(f"--budget {args.budget} is not allowed alone; expected --machine beside it, or a folder")
+    budget = budget_of_folder(Path(args.model), args.budget) if args.budget and files is not None else None
+    if budget is not None:
+        values["budget"] = dataclasses.asdict(budget)
     if args.machine:
         values["machine"] = predict(config, args)
     if args.json:
@@ -76,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         if args.count:
             print_counted(console, config, args.context)
         print_course(console, config, one)
+        if budget is not None:
+            print_budget(console, budget)
         if args.machine:
             print_machine(console, values["machine"])
     if args.plot:
@@ -192,6 +205,14 @@ def print_course(console: Console, config: ModelConfig, one: Plan) -> None:
     console.print(f"and {one.state_bytes / 1e6:,.1f} MB of state for each sequence: windows and compressor tails")
 
 
+def budget_of_folder(folder: Path, memory: str) -> Budget | None:
+    """What lies where for the checkpoint in `folder`. Raises ValueError for less than the least that works."""
+    from wavefold.engine.budget import budget_of
+    from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
+
+    return budget_of(folder, Arithmetic(DEFAULT_ARITHMETIC), bytes_of(memory))
+
+
 def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     """This machine's figures and the rates that they allow. Raises ValueError if the model does not fit in memory."""
     from wavefold import ops, system
@@ -199,7 +220,7 @@ def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
     from wavefold.plan import machine as machines
     from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
 
-    memory = system.memory_bytes()
+    memory = bytes_of(args.budget) if args.budget else system.memory_bytes()
     needed = check_fits(config, args.context, memory)
     machine = machines.this_machine(
         measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
