@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,27 @@ def test_reads_that_end_early_are_named(reader: Reader, path: Path, monkeypatch:
     monkeypatch.setattr(os, "preadv", lambda *_: 0)
     with pytest.raises(ValueError, match=f"{path}: ends at byte 0, expected 40,960 bytes"):
         reader.read([Part(0, 0, 40_960, 0)], memoryview(bytearray(40_960))).result(10)
+
+
+def test_reads_that_wait_when_the_reader_is_closed_fail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those under way end: nobody waits for ever."""
+    reader, begun, go_on = Reader([path], [stamp_of(path)], 1), threading.Event(), threading.Event()
+    preadv = os.preadv
+
+    def slow(*arguments: object) -> int:
+        begun.set()
+        assert go_on.wait(10)
+        return preadv(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", slow)
+    memory = memoryview(mmap.mmap(-1, ALIGNMENT))
+    futures = [reader.read([Part(0, 0, ALIGNMENT, 0)], memory) for _ in range(3)]
+    assert begun.wait(10)
+    closing = threading.Thread(target=reader.close)
+    closing.start()
+    for future in futures[1:]:
+        with pytest.raises(ValueError, match="closed amid a read"):
+            future.result(10)
+    go_on.set()
+    closing.join(10)
+    assert futures[0].result(10) is None and not closing.is_alive()

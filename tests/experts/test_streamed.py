@@ -119,11 +119,11 @@ class TestStore:
     def test_a_disk_error_ends_the_pass_and_not_the_store(
         self, mapped: Transformer, table: ExpertTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each fifth read fails, those of hints too; whoever asks again gets the bytes."""
+        """One in 23 reads fails, those of hints too; whoever asks again gets the bytes."""
         store, calls, preadv = StreamedExperts(table, 5, in_flight=2), iter(range(10**6)), os.preadv
 
         def failing(*arguments: object) -> int:
-            if next(calls) % 5 == 4:
+            if next(calls) % 23 == 4:
                 raise OSError(5, "Input/output error")
             return preadv(*arguments)  # type: ignore[arg-type]
 

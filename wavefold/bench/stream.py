@@ -10,7 +10,6 @@ part of it where the file system has O_DIRECT.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,18 +51,6 @@ class Row:
         return self.bytes_read / self.disk / self.seconds
 
 
-def disk_rate(store: StreamedExperts, seconds: float = DISK_SECONDS, seed: int = 0) -> float:
-    """Returns the bytes a second of reads of experts at random, as many in flight as the store has."""
-    draws = random.Random(seed)
-    before, began = store.counts.bytes, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        layer = draws.randrange(store.table.num_main_layers)
-        count = min(store.most_reads, store.table.num_experts)
-        for _ in store.groups(layer, sorted(draws.sample(range(store.table.num_experts), count))):
-            pass
-    return (store.counts.bytes - before) / (time.perf_counter() - began)
-
-
 def measure(
     model: Transformer, num_tokens: int, prompt_tokens: int, step_tokens: int, seed: int,
     on_progress: Callable[[str], None] = lambda text: None,
@@ -76,7 +63,7 @@ def measure(
     if not isinstance(store, StreamedExperts):
         raise ValueError("all routed experts fit in this memory; expected a smaller one (--memory)")
     on_progress("disk")
-    disk = disk_rate(store, seed=seed)
+    disk = store.read_rate(DISK_SECONDS, seed)
     pool = model.new_pool(prompt_tokens + num_tokens + 256)
     sequence = pool.open()
     ids = torch.randint(0, model.config.vocab_size, (prompt_tokens,), generator=torch.Generator().manual_seed(seed))

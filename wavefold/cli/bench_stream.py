@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     about = circumstances(args.repeats) | {"bench": "stream", "kernels": kernels_in_use(), "memory": args.memory}
     lines: list[dict[str, object]] = []
-    table = Table("", "tokens/s", "range", "read a token, MB", "no wait", "ahead, used", "disk, GB/s", "of the bound",
+    table = Table("", "tokens/s", "range", "MB a token", "no wait", "ahead, used", "disk, GB/s", "of disk",
                   title=f"{args.model} under {args.memory}; {about['hardware']}")  # fmt: skip
     with LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory) as llm:
         assert llm.budget is not None

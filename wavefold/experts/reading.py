@@ -13,7 +13,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from wavefold.experts.mapped import Stamp, stamp_of
 ALIGNMENT = 4096
 IN_FLIGHT = 8
 """Reads at a time. An SSD needs several to reach its rate."""
+PIECE = 4 << 20
+"""Bytes of a read at most: the pieces of an expert that somebody waits for are read side by side."""
 
 
 class Part(NamedTuple):
@@ -48,8 +50,8 @@ class Reader:
         """`direct`: False reads through the page cache, and drops what was read."""
         self._paths, self._stamps, self._direct = list(paths), list(stamps), direct
         self._files: dict[int, _File] = {}
-        self._urgent: deque[Callable[[], None]] = deque()
-        self._ahead: deque[Callable[[], None]] = deque()
+        self._urgent: deque[tuple[_Task, Part]] = deque()
+        self._ahead: deque[tuple[_Task, Part]] = deque()
         self._lock = threading.Condition()
         self._closed = False
         self.counts = ReadCounts()
@@ -66,37 +68,29 @@ class Reader:
         The future raises ValueError, which names file and offset, for a file that is gone, was replaced or is shorter,
         and for an error of the disk.
         """
-        future: Future[None] = Future()
-
-        def task() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                for part in parts:
-                    self._read(part, memory)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
+        task = _Task(self._read, list(_pieces(parts)), memory)
         with self._lock:
             if self._closed:
                 raise ValueError("the reader of routed experts is closed; load the model again")
-            (self._urgent if urgent else self._ahead).append(task)
-            self._lock.notify()
-        return future
+            queue = self._urgent if urgent else self._ahead
+            queue.extend((task, piece) for piece in task.pieces)
+            self._lock.notify(len(task.pieces))
+        return task.future
 
     def is_direct(self, file: int) -> bool:
         """True if the file is read with O_DIRECT."""
         return self._open(file).direct
 
     def close(self) -> None:
-        """Ends the threads once their reads have ended, and closes the files. Reads that wait are cancelled."""
+        """Ends the threads once their reads have ended, and closes the files. Reads that wait fail."""
         with self._lock:
             self._closed = True
+            waiting = [*self._urgent, *self._ahead]
             for queue in (self._urgent, self._ahead):
                 queue.clear()
             self._lock.notify_all()
+        for task, piece in waiting:
+            task.ended(piece, ValueError("the reader of routed experts was closed amid a read; load the model again"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -111,8 +105,8 @@ class Reader:
                     self._lock.wait()
                 if self._closed:
                     return
-                task = (self._urgent or self._ahead).popleft()
-            task()
+                task, piece = (self._urgent or self._ahead).popleft()
+            task.run(piece)
 
     def _open(self, number: int) -> _File:
         with self._lock:
@@ -153,6 +147,43 @@ def stamp_of_descriptor(descriptor: int) -> Stamp:
     """`stamp_of` of an open file."""
     status = os.fstat(descriptor)
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _pieces(parts: Sequence[Part]) -> Iterator[Part]:
+    for part in parts:
+        for begin in range(part.begin, part.end, PIECE):
+            yield Part(part.file, begin, min(begin + PIECE, part.end), part.at + begin - part.begin)
+
+
+class _Task:
+    """The pieces of one read, whose future ends with the last of them, or with the error of the first that fails."""
+
+    def __init__(self, read: Callable[[Part, memoryview], None], pieces: Sequence[Part], memory: memoryview):
+        self.future: Future[None] = Future()
+        self.pieces, self._memory, self._read = pieces, memory, read
+        self._lock = threading.Lock()
+        self._num_left = len(pieces)
+        self._error: BaseException | None = None
+
+    def run(self, piece: Part) -> None:
+        """Reads a piece. The memory is nobody's before all pieces have ended."""
+        error: BaseException | None = None
+        try:
+            if self._error is None:
+                self._read(piece, self._memory)
+        except BaseException as raised:
+            error = raised
+        self.ended(piece, error)
+
+    def ended(self, piece: Part, error: BaseException | None) -> None:
+        with self._lock:
+            self._num_left -= 1
+            self._error = self._error or error
+            is_last = self._num_left == 0
+        if is_last and self._error is not None:
+            self.future.set_exception(self._error)
+        elif is_last:
+            self.future.set_result(None)
 
 
 class _File:

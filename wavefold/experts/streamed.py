@@ -9,11 +9,13 @@ is an error of the request that needed it.
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from functools import partial
 
 import numpy as np
@@ -136,6 +138,27 @@ class StreamedExperts(ExpertStore):
     def expects(self, layer: int) -> bool:
         """True unless hints for this layer have no effect at present."""
         return not self._resting[layer]
+
+    def read_rate(self, seconds: float, seed: int = 0) -> float:
+        """Returns the bytes a second of reads of main layers' experts at random, as many in flight as there may be.
+
+        They take slots of the least worth. Raises ValueError where one cannot be read.
+        """
+        draws, layers, experts = random.Random(seed), self.table.num_main_layers, self.table.num_experts
+        before, began = self.counts.bytes, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            with self._lock:
+                self._check_open()
+                while len(self._reads) < self.most_reads:
+                    key = draws.randrange(layers), draws.randrange(experts)
+                    if key not in self.slots and key not in self._put and not self._read(key, True, urgent=True):
+                        break
+                reads = list(self._reads.values())
+            for read in wait(reads, return_when=FIRST_COMPLETED).done:
+                read.result()
+        rate = (self.counts.bytes - before) / (time.perf_counter() - began)
+        wait(reads)
+        return rate
 
     def _begin(self, layer: int, ids: Sequence[int]) -> None:
         """Counts what was read ahead for this pass of a layer: used or not."""
