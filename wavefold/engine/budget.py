@@ -106,12 +106,14 @@ def budget_of(
     if memory is not None and memory > most:
         raise ValueError(f"memory = {gib(memory)} is not allowed; this process may have {gib(most)}")
     total = int(DEFAULT_SHARE * most) if memory is None else memory
+    now = rss_bytes()
+    if memory is None and now + sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= total:
+        return None
     config, _ = read_config(folder)
     dense, sizes = _weights(folder, experts)
-    base = rss_bytes() + OVERHEAD
-    if memory is None and base + dense + sum(sizes) <= total:
-        return None
-    return _shared_out(folder, Transformer(config, arithmetic), total, base, dense, sizes, cache_tokens, width)
+    return _shared_out(
+        folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
+    )
 
 
 def _weights(folder: Path, experts: Container[int] | None) -> tuple[int, list[int]]:

@@ -85,10 +85,8 @@ class StreamedExperts(ExpertStore):
         started: list[int] = []
         try:
             for expert in ids:
-                if not self._start(layer, expert, False):
-                    raise ValueError(
-                        "all slots for routed experts are pinned; close views before new ones are asked for"
-                    )
+                while not self._start(layer, expert, False):
+                    self._wait_for_a_slot()
                 started.append(expert)
             return ExpertView(self, layer, {expert: self._wait(layer, expert) for expert in ids})
         except BaseException:
@@ -187,11 +185,20 @@ class StreamedExperts(ExpertStore):
                 reads = sum((layer, expert) in self._reads for expert in started)
                 if started and (reads >= self.most_reads or self.slots.num_open() <= 1):
                     return
-            if not self._start(layer, waiting[0], wide):
-                if not started:
-                    raise ValueError("all slots for routed experts are pinned; expected views to be closed")
+            if self._start(layer, waiting[0], wide):
+                started.append(waiting.popleft())
+            elif started:
                 return
-            started.append(waiting.popleft())
+            else:
+                self._wait_for_a_slot()
+
+    def _wait_for_a_slot(self) -> None:
+        """Waits until a read has ended, which then gives its slot up. Raises ValueError where none is under way."""
+        with self._lock:
+            reads = list(self._reads.values())
+        if not reads:
+            raise ValueError("all slots for routed experts are pinned; close views before new ones are asked for")
+        wait(reads, return_when=FIRST_COMPLETED)
 
     def _start(self, layer: int, expert: int, wide: bool) -> bool:
         """Pins an expert, and starts to read it if it is not here. False if no slot is open."""
