@@ -54,14 +54,14 @@ def test_a_copy_has_the_bytes_and_the_pages(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * (1 << 16))
     before = huge_bytes()[0]
-    span = MappedSpan(file, 5000, 16 << 20, huge_pages=True)
+    span = MappedSpan(file, 5000, 16 << 20, copied=True)
     expected = torch.arange(5000, 16 << 20).remainder(256).to(torch.uint8)
     assert torch.equal(span.tensor(5000, torch.uint8, ((16 << 20) - 5000,)), expected)
     file.write_bytes(b"")  # the copy does not need it
     assert torch.equal(span.tensor(5000, torch.uint8, ((16 << 20) - 5000,)), expected)
     assert huge_bytes()[0] >= before  # the kernel may be out of free ones
     with pytest.raises(ValueError, match="ends at byte 0, expected 100 bytes"):
-        MappedSpan(file, 0, 100, huge_pages=True)
+        MappedSpan(file, 0, 100, copied=True)
 
 
 @needs_huge_pages
