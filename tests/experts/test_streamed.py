@@ -17,7 +17,7 @@ from wavefold import LLM, Sampling, ops
 from wavefold.chat import byte_tokenizer
 from wavefold.checkpoint import load, random_checkpoint
 from wavefold.experts import ExpertTable
-from wavefold.experts.streamed import StreamedExperts, slot_bytes
+from wavefold.experts.streamed import StreamedExperts
 from wavefold.model import Transformer
 from wavefold.ops import native
 
@@ -222,7 +222,7 @@ class TestUnderABudget:
                             + llm.budget.dense
                             + llm.budget.pool
                             + llm.budget.passes
-                            + (llm.budget.num_slots * slot_bytes(llm.model.experts.store.table))
+                            + (llm.budget.num_slots * llm.model.experts.store.slot_bytes)
                             <= llm.budget.total
                         )
                         assert [answer.tokens for answer in llm.generate(prompts, samplings)] == expected

@@ -6,13 +6,12 @@ line whose answer was not written is answered again. One process has the file at
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from wavefold.atomic import PRIVATE
+from wavefold.atomic import PRIVATE, try_lock
 
 
 class Results:
@@ -23,10 +22,8 @@ class Results:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
         try:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{path}: another process writes it; wait for it, or give another name") from None
+            if not try_lock(self._descriptor):
+                raise ValueError(f"{path}: another process writes it; wait for it, or give another name")
             self.done = self._read(set(keys))
         except BaseException:
             os.close(self._descriptor)

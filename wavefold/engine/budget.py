@@ -8,7 +8,6 @@ experts, files are mapped and nothing is streamed.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
-from wavefold.experts.reading import ALIGNMENT
+from wavefold.experts.streamed import LEAST_SLOTS, slot_bytes
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic
@@ -94,13 +93,12 @@ def checked_budget(
 
 def budget_of(
     folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
-    width: int = MAX_RUNNING, experts: Container[int] | None = None,
+    width: int = MAX_RUNNING,
 ) -> Budget | None:  # fmt: skip
     """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
 
-    None is returned where no budget was asked for and the checkpoint fits as it is. `experts`: only these (None: all).
-    Raises ValueError for a budget above what this process may have, and for one that is too small, with the least that
-    would do.
+    None is returned where no budget was asked for and the checkpoint fits as it is. Raises ValueError for a budget
+    above what this process may have, and for one that is too small, with the least that would do.
     """
     most = memory_bytes()
     if memory is not None and memory > most:
@@ -110,20 +108,20 @@ def budget_of(
     if memory is None and now + sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= total:
         return None
     config, _ = read_config(folder)
-    dense, sizes = _weights(folder, experts)
+    dense, sizes = _weights(folder)
     return _shared_out(
         folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
     )
 
 
-def _weights(folder: Path, experts: Container[int] | None) -> tuple[int, list[int]]:
+def _weights(folder: Path) -> tuple[int, list[int]]:
     """Returns the bytes of dense weights, and of each routed expert."""
     dense, sizes = 0, dict[str, int]()
     for name, ref in read_refs(folder).refs.items():
         expert = routed_expert(name)
         if expert is None:
             dense += ref.nbytes
-        elif experts is None or expert in experts:
+        else:
             place = name[: name.index(".experts.")] + f".{expert}"
             sizes[place] = sizes.get(place, 0) + ref.nbytes
     return dense, list(sizes.values())
@@ -133,8 +131,8 @@ def _shared_out(
     folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None,
     width: int,
 ) -> Budget:  # fmt: skip
-    slot = -(-max(sizes, default=0) // ALIGNMENT) * ALIGNMENT + 12 * ALIGNMENT
-    least_slots = max(2, min(model.config.num_experts_per_tok, len(sizes)))
+    slot = slot_bytes(max(sizes, default=0))
+    least_slots = max(LEAST_SLOTS, min(model.config.num_experts_per_tok, len(sizes)))
     rest = total - base - dense
     least_tokens = BLOCK_TOKENS * blocks_of(cache_tokens or LEAST_POOL_TOKENS)
     least = model.cache_bytes(least_tokens) + pass_bytes(model, PASSES[-1]) + least_slots * slot
@@ -156,9 +154,8 @@ def _shared_out(
         pool, passes = model.cache_bytes(tokens), pass_bytes(model, step)
     fits = sum(sizes) <= rest - pool - passes
     num_slots = None if fits else min(len(sizes), (rest - pool - passes) // slot)
-    if num_slots is None:
-        step = PASS_TOKENS if pass_bytes(model, PASS_TOKENS) <= rest - pool - sum(sizes) else step
-    passes = pass_bytes(model, step)
+    if fits and pass_bytes(model, PASS_TOKENS) <= rest - pool - sum(sizes):
+        step, passes = PASS_TOKENS, pass_bytes(model, PASS_TOKENS)
     return Budget(
         total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running
     )  # fmt: skip

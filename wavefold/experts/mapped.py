@@ -21,9 +21,12 @@ MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 Stamp = tuple[int, int, int]
 
 
-def stamp_of(path: Path) -> Stamp:
-    """What tells a file from one that took its place: inode, size, time of the last change in nanoseconds."""
-    status = path.stat()
+def stamp_of(file: Path | int) -> Stamp:
+    """What tells a file, by its path or descriptor, from one that took its place.
+
+    Inode, size, time of the last change in nanoseconds.
+    """
+    status = os.stat(file)
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -8,8 +8,8 @@ plain reads: the pages are then dropped from the cache (Linux), or not kept (mac
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import fcntl
 import os
 import threading
 from collections import deque
@@ -77,10 +77,6 @@ class Reader:
             self._lock.notify(len(task.pieces))
         return task.future
 
-    def is_direct(self, file: int) -> bool:
-        """True if the file is read with O_DIRECT."""
-        return self._open(file).direct
-
     def close(self) -> None:
         """Ends the threads once their reads have ended, and closes the files. Reads that wait fail."""
         with self._lock:
@@ -89,8 +85,8 @@ class Reader:
             for queue in (self._urgent, self._ahead):
                 queue.clear()
             self._lock.notify_all()
-        for task, piece in waiting:
-            task.ended(piece, ValueError("the reader of routed experts was closed amid a read; load the model again"))
+        for task, _ in waiting:
+            task.ended(ValueError("the reader of routed experts was closed amid a read; load the model again"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -116,9 +112,10 @@ class Reader:
 
     def _read(self, part: Part, memory: memoryview) -> None:
         path, file = self._paths[part.file], self._open(part.file)
-        if stamp_of_descriptor(file.descriptor) != self._stamps[part.file] or stamp_of(path) != self._stamps[part.file]:
+        stamp = self._stamps[part.file]
+        if not stamp_of(file.descriptor) == stamp_of(path) == stamp:
             raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
-        done, wanted = part.begin, min(part.end, self._stamps[part.file][1])
+        done, wanted = part.begin, min(part.end, stamp[1])
         while done < wanted:
             was_direct = file.direct
             with memory[part.at + done - part.begin : part.at + part.end - part.begin] as rest:
@@ -141,12 +138,6 @@ class Reader:
             self.counts.num_bytes += part.end - part.begin
         if not file.direct and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.descriptor, part.begin, part.end - part.begin, os.POSIX_FADV_DONTNEED)
-
-
-def stamp_of_descriptor(descriptor: int) -> Stamp:
-    """`stamp_of` of an open file."""
-    status = os.fstat(descriptor)
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _pieces(parts: Sequence[Part]) -> Iterator[Part]:
@@ -173,9 +164,10 @@ class _Task:
                 self._read(piece, self._memory)
         except BaseException as raised:
             error = raised
-        self.ended(piece, error)
+        self.ended(error)
 
-    def ended(self, piece: Part, error: BaseException | None) -> None:
+    def ended(self, error: BaseException | None) -> None:
+        """Counts a piece that has ended, well or not."""
         with self._lock:
             self._num_left -= 1
             self._error = self._error or error
@@ -190,7 +182,6 @@ class _File:
     """An open file. `direct`: reads pass the page cache by."""
 
     def __init__(self, path: Path, direct: bool):
-        self._path = path
         self.direct = direct and hasattr(os, "O_DIRECT")
         try:
             self.descriptor = os.open(path, os.O_RDONLY | (os.O_DIRECT if self.direct else 0))
@@ -199,16 +190,11 @@ class _File:
                 raise ValueError(f"{path}: could not be opened ({error.strerror}); load the model again") from None
             self.direct = False
             self.descriptor = os.open(path, os.O_RDONLY)
-        if not hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(ImportError, OSError, AttributeError):
-                import fcntl
-
-                fcntl.fcntl(self.descriptor, fcntl.F_NOCACHE, 1)  # type: ignore[attr-defined]
+        if hasattr(fcntl, "F_NOCACHE"):
+            fcntl.fcntl(self.descriptor, fcntl.F_NOCACHE, 1)
 
     def direct_off(self) -> None:
         """Reads go through the page cache from now on."""
-        import fcntl
-
         flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.direct = False

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from wavefold.experts.mapped import MappedSpan
-from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
-from wavefold.experts.table import ABSENT, FORM_NUMBERS, FORMS, MATRICES, ExpertTable
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights, stored_weights
+from wavefold.experts.table import ABSENT, FORMS, MATRICES, ExpertTable
 from wavefold.ops import native
-from wavefold.quant import Weight
-from wavefold.quant.format import SCALE_DTYPE
 
 
 class ResidentExperts(ExpertStore):
@@ -31,7 +29,6 @@ class ResidentExperts(ExpertStore):
         self._weights: dict[tuple[int, int], ExpertWeights] = {}
         """Experts that were put or acquired."""
         self._structs: dict[int, np.ndarray] = {}
-        self._closed = False
 
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
         known = self._weights
@@ -44,16 +41,12 @@ class ResidentExperts(ExpertStore):
         """Replaces an expert's tensors. A tensor that is no parameter becomes one without a gradient."""
         self._check_open()
         self._weights[layer, expert] = weights.map(_parameter)
-        self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
         self._structs.pop(layer, None)
-        self.generation += 1
+        self._replaced(layer, expert, weights)
 
     @property
     def num_bytes(self) -> int:
-        here = self.table.file[..., 0] != ABSENT
-        for place, weights in self._weights.items():
-            here[place] = weights.is_here
-        return int(self.table.nbytes()[here].sum())
+        return self._bytes_with(self._weights)
 
     def structs(self, layer: int) -> np.ndarray:
         """Returns a layer's experts as an array of wf_expert [num_experts], valid until `put` or `close`.
@@ -78,10 +71,6 @@ class ResidentExperts(ExpertStore):
         for file in np.unique(self.table.file[self.table.file != ABSENT]).tolist():
             self._span(file)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("the store of the routed experts is closed; load the model again")
-
     def _remembered(self, layer: int, expert: int) -> ExpertWeights:
         weights = self._weights[layer, expert] = self._opened(layer, expert)
         return weights
@@ -89,21 +78,12 @@ class ResidentExperts(ExpertStore):
     def _opened(self, layer: int, expert: int) -> ExpertWeights:
         """Returns an expert's tensors from their places in the table."""
         self._check_open()
-        return ExpertWeights(*(self._matrix(layer, expert, matrix) for matrix in range(len(MATRICES))))
+        files, offsets = (array[layer, expert].tolist() for array in (self.table.file, self.table.offset))
 
-    def _matrix(self, layer: int, expert: int, matrix: int) -> Weight:
-        table = self.table
-        form, size = table.format(layer, expert, matrix), table.sizes[matrix]
-        files, offsets = (array[layer, expert, matrix].tolist() for array in (table.file, table.offset))
-        codes = self._tensor(files[0], offsets[0], form.dtype, form.codes_shape(*size))
-        scales_shape = form.scales_shape(*size)
-        scales = None if scales_shape is None else self._tensor(files[1], offsets[1], SCALE_DTYPE, scales_shape)
-        return Weight(form, size, codes, scales)
+        def opened(matrix: int, part: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+            return self._span(files[matrix][part]).tensor(offsets[matrix][part], dtype, shape)
 
-    def _tensor(self, file: int, offset: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
-        if file == ABSENT:
-            return torch.empty(shape, dtype=dtype, device="meta")
-        return self._span(file).tensor(offset, dtype, shape)
+        return stored_weights(self.table, layer, expert, opened)
 
     def _span(self, file: int) -> MappedSpan:
         """Returns the mapping of a file, from the first tensor of a routed expert to the last."""

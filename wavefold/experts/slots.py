@@ -13,7 +13,6 @@ import numpy as np
 Key = tuple[int, int]
 """Layer and expert."""
 HALF_LIFE = 64.0
-EMPTY = -1
 
 
 class Slots:

@@ -15,10 +15,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from wavefold.experts.table import ExpertTable
+from wavefold.experts.table import ABSENT, FORM_NUMBERS, ExpertTable
 from wavefold.quant import Weight
+from wavefold.quant.format import SCALE_DTYPE
 
 
 class ExpertWeights(NamedTuple):
@@ -41,6 +43,26 @@ class ExpertWeights(NamedTuple):
     def map(self, function: Callable[[Tensor], Tensor]) -> ExpertWeights:
         """Returns the weights with `function` applied to each tensor."""
         return ExpertWeights(*(weight.map(function) for weight in self))
+
+
+Opener = Callable[[int, int, torch.dtype, tuple[int, int]], Tensor]
+"""Returns a tensor that lies in a file: of which matrix, which of `PARTS`, dtype, shape."""
+
+
+def stored_weights(table: ExpertTable, layer: int, expert: int, opened: Opener) -> ExpertWeights:
+    """Returns an expert's tensors by their places in a table: `opened`, or on meta where they lie in no file."""
+
+    def tensor(matrix: int, part: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+        if table.file[layer, expert, matrix, part] == ABSENT:
+            return torch.empty(shape, dtype=dtype, device="meta")
+        return opened(matrix, part, dtype, shape)
+
+    weights = []
+    for matrix, size in enumerate(table.sizes):
+        form = table.format(layer, expert, matrix)
+        codes, shape = tensor(matrix, 0, form.dtype, form.codes_shape(*size)), form.scales_shape(*size)
+        weights.append(Weight(form, size, codes, None if shape is None else tensor(matrix, 1, SCALE_DTYPE, shape)))
+    return ExpertWeights(*weights)
 
 
 class ExpertView(Mapping[int, ExpertWeights]):
@@ -77,6 +99,7 @@ class ExpertStore(ABC):
 
     table: ExpertTable
     """The places and formats of the experts."""
+    _closed = False
     wants_hints = False
     """True if `expect` has an effect."""
     generation = 0
@@ -135,6 +158,22 @@ class ExpertStore(ABC):
                 weights = self.stored(layer, expert)
                 if weights.is_here:
                     self.put(layer, expert, weights.map(function))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the store of the routed experts is closed; load the model again")
+
+    def _replaced(self, layer: int, expert: int, weights: ExpertWeights) -> None:
+        """Writes the formats of an expert that was put into the table."""
+        self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
+        self.generation += 1
+
+    def _bytes_with(self, weights: Mapping[tuple[int, int], ExpertWeights]) -> int:
+        """Returns the bytes of the experts in files and of `weights`, which take their places."""
+        here = self.table.file[..., 0] != ABSENT
+        for place, others in weights.items():
+            here[place] = others.is_here
+        return int(self.table.nbytes()[here].sum())
 
     def _unpin(self, layer: int, ids: Sequence[int]) -> None:  # noqa: B027  a store that never evicts pins nothing
         """Releases the experts of a closed view."""

@@ -22,8 +22,3 @@ class StreamCounts:
         """Returns bytes read, then experts asked for, waited for, read ahead and used, read ahead and not used."""
         counts = self.asked, self.read, self.ahead_used, self.ahead_unused
         return self.bytes, *(int(count.sum()) for count in counts)  # type: ignore[return-value]
-
-    @property
-    def hit_rate(self) -> float:
-        """The share of asked experts that needed no waiting read."""
-        return float(1 - self.read.sum() / max(1, self.asked.sum()))

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 
 import numpy as np
@@ -24,11 +24,9 @@ from torch import Tensor
 
 from wavefold.experts.reading import ALIGNMENT, IN_FLIGHT, Part, Reader
 from wavefold.experts.slots import Key, Slots
-from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights, stored_weights
 from wavefold.experts.stream_counts import StreamCounts
-from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES, PARTS, ExpertTable
-from wavefold.quant import Weight
-from wavefold.quant.format import SCALE_DTYPE
+from wavefold.experts.table import ABSENT, MATRICES, PARTS, ExpertTable
 from wavefold.system import huge_memory
 
 LEAST_SLOTS = 2
@@ -38,9 +36,8 @@ LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
 """Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
 
 
-def slot_bytes(table: ExpertTable) -> int:
-    """Returns the bytes of a slot, which holds any expert of the table: each tensor takes whole pages."""
-    largest = int(table.nbytes().sum((2, 3)).max())
+def slot_bytes(largest: int) -> int:
+    """Returns the bytes of a slot for experts of `largest` bytes at most: each tensor takes whole pages."""
     pages = 2 * len(MATRICES) * len(PARTS)
     return -(-largest // ALIGNMENT) * ALIGNMENT + pages * ALIGNMENT
 
@@ -54,9 +51,9 @@ class StreamedExperts(ExpertStore):
         """Raises ValueError for fewer slots than `LEAST_SLOTS`."""
         if num_slots < LEAST_SLOTS:
             raise ValueError(f"{num_slots} slots for routed experts are not allowed; expected {LEAST_SLOTS} at least")
-        self.table, self._slot_bytes = table, slot_bytes(table)
+        self.table, self.slot_bytes = table, slot_bytes(int(table.nbytes().sum((2, 3)).max()))
         self.slots = Slots(num_slots, table.num_layers)
-        self._memory = huge_memory(num_slots * self._slot_bytes)
+        self._memory = huge_memory(num_slots * self.slot_bytes)
         self._view = memoryview(self._memory)
         self._reader = Reader(table.paths, table.stamps, in_flight, direct)
         weakref.finalize(self, Reader.close, self._reader)  # its threads end with the last who refers to the store
@@ -72,7 +69,6 @@ class StreamedExperts(ExpertStore):
         self._resting = np.zeros(table.num_layers, np.int64)
         """Passes for which a layer is not read ahead."""
         self._lock = threading.RLock()
-        self._closed = False
         self.counts = StreamCounts(table.num_layers)
 
     # -- asking ----------------------------------------------------------------------------------------------------
@@ -241,8 +237,7 @@ class StreamedExperts(ExpertStore):
                 return
             del self._reads[key]
             self.slots.unpin(key)
-            error = CancelledError() if read.cancelled() else read.exception()
-            if error is not None:
+            if (error := read.exception()) is not None:
                 self._errors[key] = error
                 self._drop(key)
 
@@ -285,8 +280,8 @@ class StreamedExperts(ExpertStore):
 
     def _placed(self, key: Key, slot: int) -> tuple[list[Part], ExpertWeights]:
         """Returns an expert's parts of files, and its tensors as they will lie in a slot."""
-        parts, places = _laid_out(self.table, key, slot * self._slot_bytes)
-        assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self._slot_bytes
+        parts, places = _laid_out(self.table, key, slot * self.slot_bytes)
+        assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self.slot_bytes
         return parts, _tensors(self.table, key, self._memory, places)
 
     def stored(self, layer: int, expert: int) -> ExpertWeights:
@@ -299,7 +294,7 @@ class StreamedExperts(ExpertStore):
         parts, places = _laid_out(self.table, key, 0)
         if not parts:
             return _tensors(self.table, key, b"", places)
-        memory = huge_memory(self._slot_bytes)
+        memory = huge_memory(self.slot_bytes)
         self._reader.read(parts, memoryview(memory)).result()
         return _tensors(self.table, key, memory, places)
 
@@ -307,20 +302,11 @@ class StreamedExperts(ExpertStore):
         with self._lock:
             self._check_open()
             self._put[layer, expert] = weights
-            self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
-            self.generation += 1
+            self._replaced(layer, expert, weights)
 
     @property
     def num_bytes(self) -> int:
-        here = self.table.file[..., 0] != ABSENT
-        for place, weights in self._put.items():
-            here[place] = weights.is_here
-        return int(self.table.nbytes()[here].sum())
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of all slots."""
-        return self.slots.num_slots * self._slot_bytes
+        return self._bytes_with(self._put)
 
     def close(self) -> None:
         if self._closed:
@@ -333,10 +319,6 @@ class StreamedExperts(ExpertStore):
             self.generation += 1
         self._view.release()
         del self._memory
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("the store of the routed experts is closed; load the model again")
 
 
 def _laid_out(table: ExpertTable, key: Key, base: int) -> tuple[list[Part], np.ndarray]:
@@ -376,19 +358,9 @@ def _sizes(table: ExpertTable, key: Key) -> list[int]:
 
 def _tensors(table: ExpertTable, key: Key, memory: object, places: np.ndarray) -> ExpertWeights:
     """Returns an expert's tensors as views of `memory`, on meta where they lie in no file."""
-    weights = []
-    for matrix in range(len(MATRICES)):
-        form, size = table.format(*key, matrix), table.sizes[matrix]
-        codes_at, scales_at = places[matrix].tolist()
-        codes = _tensor(memory, codes_at, form.dtype, form.codes_shape(*size))
-        shape = form.scales_shape(*size)
-        weights.append(
-            Weight(form, size, codes, None if shape is None else _tensor(memory, scales_at, SCALE_DTYPE, shape))
-        )
-    return ExpertWeights(*weights)
 
+    def opened(matrix: int, part: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
+        count, at = shape[0] * shape[1], int(places[matrix, part])
+        return torch.frombuffer(memory, dtype=dtype, count=count, offset=at).view(shape)  # type: ignore[call-overload]
 
-def _tensor(memory: object, at: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
-    if at < 0:
-        return torch.empty(shape, dtype=dtype, device="meta")
-    return torch.frombuffer(memory, dtype=dtype, count=shape[0] * shape[1], offset=at).view(shape)  # type: ignore[call-overload]
+    return stored_weights(table, *key, opened)

@@ -43,6 +43,7 @@ class CpuLayer:
 
     def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic):
         self.layer, self.limit = block.attn.layer, config.swiglu_limit
+        self.router: Router = block.ffn.gate  # type: ignore[assignment]
         self.rows = _rows(block.attn.spec)
         self.parameters = native.BlockParameters(_fields(block, config, arithmetic))
         shared: Expert = block.ffn.shared_experts
@@ -183,25 +184,21 @@ def run_mtp(
 
 def run_layers(
     layers: Sequence[CpuLayer], streams: Tensor, batch: Batch, experts: ExpertCompute, config: ModelConfig,
-    arithmetic: Arithmetic, ahead: LookAhead | None = None,
+    arithmetic: Arithmetic,
 ) -> Tensor:  # fmt: skip
-    """streams bfloat16 [n, hc, hidden] -> streams after all layers. The views' rows change as in `Block.forward`.
-
-    `ahead` tells the store of the experts which ones are next.
-    """
+    """streams bfloat16 [n, hc, hidden] -> streams after all layers. The views' rows change as in `Block.forward`."""
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
     spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
-    if ahead is not None:
-        ahead.before(batch.tokens)
+    ahead = LookAhead([layer.router for layer in layers], experts.store, arithmetic, batch.tokens)
+    ahead.before(0, None)
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
         if experts.takes_views:
             groups = experts.store.groups(layer.layer, chosen := buffers.distinct_experts())
-            if ahead is not None:
-                ahead.after_attention(number, buffers.h)
+            ahead.before(number + 1, buffers.h)
             _run_experts(layer, buffers, groups, len(chosen), arithmetic, after)
         else:
             native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
@@ -219,9 +216,9 @@ def _run_experts(
     total: Tensor | None = None
     for view in groups:
         num_left -= len(view)
+        if num_left and total is None:  # there is another group
+            total = torch.zeros(buffers.h.shape, dtype=torch.float32)
         structs = [native.expert_struct(expert, view[expert]) for expert in view]
-        if num_left or total is not None:
-            total = torch.zeros(buffers.h.shape, dtype=torch.float32) if total is None else total
         structs += [] if num_left else [layer.shared]
         native.experts(structs, layer.limit, arithmetic.released, buffers, after, total, not num_left)
 

@@ -5,52 +5,39 @@ A layer's experts are guessed while the layer before is computed: its router is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from wavefold import ops
+from wavefold.experts import ExpertStore
 from wavefold.model.router import Router
-
-if TYPE_CHECKING:
-    from wavefold.model.transformer import Transformer
+from wavefold.ops import Arithmetic
 
 MOST_ROWS = 64
 """More tokens need most experts anyway."""
 
 
 class LookAhead:
-    """Hints for one pass of a model's main layers."""
+    """Hints for one pass of tokens int64 [n] through layers with these routers.
 
-    def __init__(self, model: Transformer):
-        self._store, self._arithmetic = model.experts.store, model.arithmetic
-        self._routers: list[Router] = [block.ffn.gate for block in model.layers]  # type: ignore[union-attr, misc]
+    A pass of many tokens gives none, nor does one whose store wants none.
+    """
 
-    @classmethod
-    def of(cls, model: Transformer) -> LookAhead:
-        return cls(model)
+    def __init__(self, routers: Sequence[Router], store: ExpertStore, arithmetic: Arithmetic, tokens: Tensor):
+        self._store, self._arithmetic, self._tokens = store, arithmetic, tokens
+        self._routers = routers if store.wants_hints and len(tokens) <= MOST_ROWS else ()
 
-    def before(self, tokens: Tensor) -> None:
-        """Tells of the experts of the first layer, if it is hashed, for the tokens int64 [n] of the pass."""
-        self._tokens = tokens
-        self._expect_hashed(0)
-
-    def after_attention(self, number: int, h: Tensor) -> None:
-        """Tells of the experts of the layer after `number`, whose experts' input is h [n, hidden]."""
-        if number + 1 >= len(self._routers) or len(h) > MOST_ROWS:
+    def before(self, number: int, h: Tensor | None) -> None:
+        """Tells of the experts of layer `number`; h [n, hidden] is the input of the experts before it, if any are."""
+        if number >= len(self._routers):
             return
-        router = self._routers[number + 1]
-        if router.hashed:
-            self._expect_hashed(number + 1)
-        elif self._store.expects(router.layer):
-            scores = ops.router_scores(h, router.weight, self._arithmetic)
-            self._expect(router, ops.choose_experts(scores, router.bias, router.topk))
-
-    def _expect_hashed(self, number: int) -> None:
         router = self._routers[number]
-        if router.hashed and len(self._tokens) <= MOST_ROWS:
-            self._expect(router, router.tid2eid[self._tokens])
-
-    def _expect(self, router: Router, ids: Tensor) -> None:
+        if router.hashed:
+            ids = router.tid2eid[self._tokens]
+        elif h is not None and self._store.expects(router.layer):
+            ids = ops.choose_experts(ops.router_scores(h, router.weight, self._arithmetic), router.bias, router.topk)
+        else:
+            return
         self._store.expect(router.layer, torch.unique(ids).tolist())

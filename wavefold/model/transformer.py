@@ -26,7 +26,6 @@ from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.cpu_layers import CpuLayers, CpuMTP, as_stored, run_layers, run_mtp, run_whole
 from wavefold.model.hyper_connection import HyperConnected
-from wavefold.model.look_ahead import LookAhead
 from wavefold.model.mtp import MTP
 from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
@@ -342,8 +341,7 @@ class Transformer(HyperConnected):
         streams = x[:, None].expand(-1, self.num_streams, -1)
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
         if self._cpu.of(self, [span.view for span in batch.spans]):
-            ahead = LookAhead.of(self) if self.experts.store.wants_hints else None
-            return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic, ahead)
+            return run_layers(self._cpu.layers, streams, batch, self.experts, self.config, self.arithmetic)
         for block in layers:
             streams = block(streams, batch, self.experts, self.arithmetic)
         return streams
