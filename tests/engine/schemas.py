@@ -165,6 +165,9 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"pattern": r"\Aa"}, r"\A is not allowed"), ({"pattern": r"a\z"}, r"\z is not allowed"),
     ({"pattern": "(?U)a"}, "(?U"),
     ({"pattern": r"\u{41}"}, r"\u{ is not allowed"), ({"pattern": r"(a)\1"}, r"\1"),
+    # what is of another type than it should be
+    ({"type": {"a": 1}}, "type must be a string"), ({"type": "array", "minItems": "3"}, "minItems"),
+    ({"type": "object", "required": [["a"]]}, "required"), ({"type": "object", "properties": ["a"]}, "properties"),
     # values without end
     ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "without end"),
     ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "without end"),

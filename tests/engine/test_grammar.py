@@ -23,6 +23,7 @@ from wavefold.engine.choosing import allowed_by, by_torch, next_tokens
 from wavefold.engine.grammar import Constraint, Grammars
 from wavefold.engine.request import PlannedSpan, Request
 from wavefold.engine.rows import choice_rows
+from wavefold.engine.schemas import problem_of_schema
 from wavefold.ops import native
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels were not built")
@@ -95,6 +96,17 @@ class TestSchemas:
     def test_what_cannot_be_held_is_refused_by_name(self, llm: LLM, schema: Schema, word: str) -> None:
         with pytest.raises(ValueError, match=rf"json_schema .* is not allowed: .*{re.escape(word)}"):
             llm.generate(["x"], sampled(schema))
+
+    @pytest.mark.parametrize("ends", [True, False])
+    @pytest.mark.parametrize("step", [1, -1])
+    def test_long_chains_of_references(self, ends: bool, step: int) -> None:
+        """In either order: a thousand arrays, each of the next, end where the last one does."""
+        parts: dict[str, object] = {
+            f"a{n}": {"type": "array", "minItems": 1, "items": {"$ref": f"#/$defs/a{n + 1}"}} for n in range(1000)
+        }
+        parts["a1000"] = {"type": "null"} if ends else {"$ref": "#/$defs/a0"}
+        schema = {"$defs": dict(list(parts.items())[::step]), "$ref": "#/$defs/a0"}
+        assert ("without end" in problem_of_schema(schema)) is not ends
 
     def test_a_text_is_a_schema_too(self, llm: LLM) -> None:
         sampling = Sampling(max_tokens=20, json_schema='{"enum": ["only"]}')

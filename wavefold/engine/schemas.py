@@ -49,7 +49,7 @@ def problem_of_schema(schema: Schema) -> str:
         for rule in (_unknown, _older, _rounded, _costly, _repeated_keys, _pattern):
             if said := rule(part):
                 return f"{path}: {said}"
-    if not _Endings(schema).ends("#"):
+    if not _Endings(schema).ends("#", ""):
         return "no text satisfies it: a value would have to hold another of its own kind without end"
     return ""
 
@@ -120,13 +120,11 @@ def _scalars(value: object) -> Iterator[object]:
 
 
 def _costly(schema: Schema) -> str:
-    step = schema.get("multipleOf")
-    if isinstance(step, (int, float)) and not isinstance(step, bool):
-        digits = f"{step:.15f}".rstrip("0").replace(".", "").lstrip("0")
-        if len(digits) > 4 and int(digits) > MOST_STEPS:
-            return f"multipleOf {step} is not allowed; expected at most {MOST_STEPS:,} in units of its last digit"
-    least = schema.get("minItems")
-    if isinstance(least, (int, float)) and least > MOST_LEAST_ITEMS:
+    step = _number(schema, "multipleOf")
+    digits = f"{step:.15f}".rstrip("0").replace(".", "").lstrip("0")
+    if len(digits) > 4 and int(digits) > MOST_STEPS:
+        return f"multipleOf {step} is not allowed; expected at most {MOST_STEPS:,} in units of its last digit"
+    if (least := _number(schema, "minItems")) > MOST_LEAST_ITEMS:
         return f"minItems {least} is not allowed; expected at most {MOST_LEAST_ITEMS:,}"
     unions = [
         len(part[name]) for part in _listed(schema, "allOf") for name in ("anyOf", "oneOf") if _listed(part, name)
@@ -141,10 +139,22 @@ def _listed(schema: object, keyword: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+# What of a schema is of another type than it should be counts for nothing: llguidance refuses it.
+
+
+def _number(schema: Schema, keyword: str) -> int | float:
+    value = schema.get(keyword)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return value if is_number else 0  # type: ignore[return-value]
+
+
+def _names(schema: Schema, keyword: str) -> list[str]:
+    return [name for name in _listed(schema, keyword) if isinstance(name, str)]
+
+
 def _repeated_keys(schema: Schema) -> str:
     """Keys that no name holds may be written twice, and a reader keeps one of them."""
-    least = schema.get("minProperties")
-    if isinstance(least, (int, float)) and least > len(set(_listed(schema, "required"))):
+    if (least := _number(schema, "minProperties")) > len(set(_names(schema, "required"))):
         return f"minProperties {least} is not allowed beyond those that are required: a key may be written twice"
     return ""
 
@@ -170,56 +180,54 @@ class _Endings:
     """
 
     def __init__(self, root: Schema):
-        self._root = root
         self._schemas = dict(_parts(root, "#"))
         self._ending: set[str] = set()
-        grown = True
-        while grown:
-            found = {
-                path for path, part in self._schemas.items() if path not in self._ending and self._may_end(path, part)
-            }
-            self._ending |= found
-            grown = bool(found)
+        self._askers: dict[str, list[str]] = {}
+        """By schemas that were not known to end when they were asked about: who asked."""
+        left = list(self._schemas)
+        while left:
+            path = left.pop()
+            if path not in self._ending and self._may_end(path, self._schemas[path]):
+                self._ending.add(path)
+                left += self._askers.pop(path, ())
 
-    def ends(self, path: str) -> bool:
-        """True unless the schema there is known, and needs one that does not end."""
-        return path not in self._schemas or path in self._ending
+    def ends(self, path: str, asker: str) -> bool:
+        """True unless the schema there is known, and needs one that does not end. Then `asker` is asked again later."""
+        if path not in self._schemas or path in self._ending:
+            return True
+        self._askers.setdefault(path, []).append(asker)
+        return False
 
     def _may_end(self, path: str, schema: Schema) -> bool:
         reference = schema.get("$ref")
-        if isinstance(reference, str) and not self.ends(unquote(reference)):
+        if isinstance(reference, str) and not self.ends(unquote(reference), path):
             return False
         for keyword in ("anyOf", "oneOf"):
             branches = _listed(schema, keyword)
-            if branches and not any(self.ends(f"{path}/{keyword}/{number}") for number in range(len(branches))):
+            if branches and not any(self.ends(f"{path}/{keyword}/{number}", path) for number in range(len(branches))):
                 return False
-        if not all(self.ends(f"{path}/allOf/{number}") for number in range(len(_listed(schema, "allOf")))):
+        if not all(self.ends(f"{path}/allOf/{number}", path) for number in range(len(_listed(schema, "allOf")))):
             return False
-        kinds = schema.get("type")
+        kind = schema.get("type")
+        kinds = [kind] if isinstance(kind, str) else _names(schema, "type")
         needs = {"object": self._members, "array": self._items}
-        if (
-            "enum" in schema
-            or "const" in schema
-            or not (kinds and set(kinds if type(kinds) is list else [kinds]) <= set(needs))
-        ):
+        if "enum" in schema or "const" in schema or not kinds or not set(kinds) <= needs.keys():
             return True
-        return any(
-            all(self.ends(needed) for needed in needs[kind](path, schema))
-            for kind in (kinds if isinstance(kinds, list) else [kinds])
-        )
+        return any(all(self.ends(needed, path) for needed in needs[kind](path, schema)) for kind in kinds)
 
     def _members(self, path: str, schema: Schema) -> Iterator[str]:
         """The schemas that an object needs values of."""
-        for name in _listed(schema, "required"):
-            if name in schema.get("properties", {}):
+        properties = schema.get("properties")
+        for name in _names(schema, "required"):
+            if isinstance(properties, Mapping) and name in properties:
                 yield f"{path}/properties/{_escaped(name)}"
             elif not schema.get("patternProperties"):
                 yield f"{path}/additionalProperties"
 
     def _items(self, path: str, schema: Schema) -> Iterator[str]:
         """The schemas that an array needs values of."""
-        least, first = schema.get("minItems", 0), len(_listed(schema, "prefixItems"))
-        for number in range(min(int(least), first)):
+        least, first = _number(schema, "minItems"), len(_listed(schema, "prefixItems"))
+        for number in range(min(math.ceil(least), first)):
             yield f"{path}/prefixItems/{number}"
         if least > first:
             yield f"{path}/items"
