@@ -152,8 +152,7 @@ class LLM:
         progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
         for prompt, one in zip(prompts, samplings_of(sampling, len(prompts)), strict=True):
-            resolved = self.resolved(one)
-            requests += [self._request(prompt, one, resolved, index) for index in range(one.n)]
+            requests += self._requests_of(prompt, one)
         return run_added(self._added(requests), requests, *progress)
 
     def each(
@@ -164,13 +163,12 @@ class LLM:
         A prompt may be a chat's messages. `jobs` is asked for the next one when there is room. In place of answers
         there is a ValueError for what cannot be run. Leaving the iterator ends what runs.
         """
-        return answers_of_each(self._width, jobs, self._requests_of, self._added)
+        return answers_of_each(self._width, jobs, self._job_requests, self._added)
 
-    def _requests_of(self, prompt: TextOrIds | Sequence[Message], sampling: Sampling) -> list[Request]:
+    def _job_requests(self, prompt: TextOrIds | Sequence[Message], sampling: Sampling) -> list[Request]:
         if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
             prompt, sampling = self._turn(prompt, sampling)
-        resolved = self.resolved(sampling)
-        return [self._request(prompt, sampling, resolved, index) for index in range(sampling.n)]  # type: ignore[arg-type]
+        return self._requests_of(prompt, sampling)  # type: ignore[arg-type]
 
     def score(
         self,
@@ -317,6 +315,10 @@ class LLM:
         )
 
     # -- requests ------------------------------------------------------------------------------------------------
+
+    def _requests_of(self, prompt: TextOrIds, sampling: Sampling) -> list[Request]:
+        resolved = self.resolved(sampling)
+        return [self._request(prompt, sampling, resolved, index) for index in range(sampling.n)]
 
     def _request(self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0) -> Request:
         """Returns the request for answer `index` to a prompt. Raises ValueError if it does not fit the window."""

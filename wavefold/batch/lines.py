@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from wavefold.engine import Completion, Sampling
+from wavefold.engine.arguments import refused
+from wavefold.engine.prompts import token_ids
 
 Kind = Literal["chat", "completion", "plain"]
 URLS: Mapping[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
@@ -106,9 +108,9 @@ def _plain_job(values: dict[str, Any]) -> tuple[Any, Sampling]:
 def _checked_prompt(prompt: object) -> str | list[int]:
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
-        return prompt
-    raise ValueError(f"prompt = {str(prompt)[:80]} is not allowed; expected a text, or a list of token ids")
+    if ids := token_ids("prompt", prompt):
+        return ids
+    raise refused("prompt", prompt, "a text, or a list of at least one token id")
 
 
 def _chat_job(body: dict[str, Any]) -> tuple[Any, Sampling]:

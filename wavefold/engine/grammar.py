@@ -92,7 +92,9 @@ def _schema_text(schema: object) -> str:
         return "{}"
     if problem := problem_of_schema(parsed):
         raise ValueError(f"json_schema {_short(text)} is not allowed: {problem}")
-    return json.dumps({key: value for key, value in parsed.items() if key != "$schema"}, ensure_ascii=False)
+    if "$schema" in parsed:
+        text = json.dumps({key: value for key, value in parsed.items() if key != "$schema"}, ensure_ascii=False)
+    return text
 
 
 class _Vocabulary:

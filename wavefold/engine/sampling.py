@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from wavefold.config import ModelConfig
@@ -142,8 +143,9 @@ class Sampling:
                 raise ValueError(f"{name} = {shown(value)} is a single text; expected several: ({shown(value)},)")
         for name, rule in RULES.items():
             object.__setattr__(self, name, rule.used(name, getattr(self, name)))
-        self._constraint()
+        _ = self._constraint  # refuses what it cannot be
 
+    @cached_property
     def _constraint(self) -> Constraint | None:
         return Constraint.of(self.json_schema, self.regex, self.choices or ())  # type: ignore[arg-type]
 
@@ -173,7 +175,7 @@ class Sampling:
             prompt_logprobs=self.prompt_logprobs,
             n=self.n,
             echo=self.echo,
-            constraint=self._constraint(),
+            constraint=self._constraint,
         )
 
 
