@@ -18,12 +18,11 @@ import pytest
 import torch
 
 import wavefold
-from tests.small import SMALL
+from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import LLM, Arithmetic, Completion, Sampling, Transformer, load, ops
-from wavefold.chat import byte_tokenizer, heal
+from wavefold.chat import heal
 from wavefold.chat.encoding import encode_chat, turn_ids
 from wavefold.checkpoint import random_model
-from wavefold.checkpoint.random import random_checkpoint
 from wavefold.cli.main import build_parser
 from wavefold.cli.models import add_arithmetic, arithmetic_of
 from wavefold.engine import ResolvedSampling, generate
@@ -33,7 +32,7 @@ from wavefold.locate import DEFAULT_MODEL
 from wavefold.system import Notice
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = SMALL.replace(vocab_size=300, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128))
+CONFIG = SMALL_WITH_TEXT
 GREEDY = Sampling(max_tokens=6, temperature=0)
 MB = 1_000_000
 
@@ -41,9 +40,7 @@ MB = 1_000_000
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint with a tokenizer of bytes. It is shared: do not change it."""
-    folder = tmp_path_factory.mktemp("llm") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("llm") / "model", CONFIG)
 
 
 @pytest.fixture

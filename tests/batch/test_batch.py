@@ -15,11 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import SMALL
+from tests.small import SMALL, small_model
 from wavefold import LLM, Sampling, ops
 from wavefold.batch import Results, read_jobs, run_batch
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
 from wavefold.ops import native
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
@@ -28,9 +26,7 @@ CONFIG = SMALL.replace(vocab_size=300, o_lora_rank=128)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("batch") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("batch") / "model", CONFIG)
 
 
 @pytest.fixture

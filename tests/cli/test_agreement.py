@@ -12,25 +12,21 @@ from typing import Any
 import pytest
 
 from tests.processes import by_hand
-from tests.small import SMALL
+from tests.small import SMALL_WITH_TEXT, small_model
 from tests.train.tiny import CONFIG as TINY
 from tests.train.tiny import write_corpus
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint.random import random_checkpoint
 from wavefold.waves import agreement
 
 pytestmark = pytest.mark.dist
 
-CONFIG = SMALL.replace(vocab_size=300, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128))
+CONFIG = SMALL_WITH_TEXT
 SHARED = ("--max-tokens", "4", "--threads", "1")
 SCALE = "layers.1.ffn.experts.3.w2.scale"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("agreement") / "model"
-    random_checkpoint(CONFIG, folder, 0, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("agreement") / "model", CONFIG, 0)
 
 
 def run(model: Path, *flags: str) -> tuple[str, ...]:

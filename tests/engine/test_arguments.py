@@ -11,22 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import SMALL
+from tests.small import small_model
 from wavefold import LLM, Sampling
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
 from wavefold.engine import settings
 
-CONFIG = SMALL.replace(vocab_size=300, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128))
 SHORT = Sampling(2, 0)
 HUGE = 10**5000
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("arguments") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("arguments") / "model")
 
 
 @pytest.fixture(scope="module")

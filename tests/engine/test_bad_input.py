@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.small import SMALL
+from tests.small import SMALL, small_model
 from wavefold import LLM, Sampling, ops
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
 from wavefold.engine.drafting import Drafts
 from wavefold.engine.speculation import Acceptance, Speculation
 from wavefold.ops import native
@@ -25,9 +23,7 @@ SAMPLINGS = [Sampling(20, 0), Sampling(20, 1.0, seed=3), Sampling(20, 0.7, 0.9, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint with an MTP module and a tokenizer of bytes."""
-    folder = tmp_path_factory.mktemp("bad") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("bad") / "model", CONFIG)
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,8 @@ import pytest
 import torch
 
 from tests.processes import by_hand, torchrun
-from tests.small import SMALL
+from tests.small import SMALL, small_model
 from wavefold import LLM
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint.random import random_checkpoint
 from wavefold.engine.ranks import END, PASS, Message
 
 pytestmark = pytest.mark.dist
@@ -27,9 +25,7 @@ CONFIG = SMALL.replace(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks") / "model"
-    random_checkpoint(CONFIG, folder, 0, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("ranks") / "model", CONFIG, 0)
 
 
 def tokens(model: Path, out: Path, processes: int, *flags: str) -> list[list[int]]:

@@ -191,55 +191,55 @@ def test_a_pass_that_fails_is_tried_again(
     check_alone(model, requests)
 
 
+def interrupt_a_step(runner: Runner, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Runs a step in which calls of these functions are interrupted."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        for name in names:
+            patch.setattr(f"wavefold.engine.{name}", interrupted)
+        runner.step()
+
+
+def check_works(model: Transformer, runner: Runner, request: Request) -> None:
+    """Nothing is left in the runner, and a new request is answered."""
+    assert runner.idle
+    runner.add(request)
+    finish(runner)
+    check_alone(model, [request])
+
+
 def test_a_failure_between_two_counts_ends_all_with_an_error(
     model: Transformer, pools: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner, requests = Runner(model, 8), three(model)
-    for request in requests[:2]:
+    runner, (*requests, later) = Runner(model, 8), three(model)
+    for request in requests:
         runner.add(request)
     runner.step()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Answer, "spent", interrupted)
-        runner.step()
-    assert [answer_of(request).finish_reason for request in requests[:2]] == ["error", "error"]
+    interrupt_a_step(runner, monkeypatch, "answer.Answer.spent")
+    assert [answer_of(request).finish_reason for request in requests] == ["error", "error"]
     assert "KeyboardInterrupt while the tokens" in answer_of(requests[0]).error
-    assert runner.idle
-    runner.add(requests[2])
-    finish(runner)
-    check_alone(model, requests[2:])
+    check_works(model, runner, later)
 
 
 def test_an_interruption_while_a_step_is_planned_ends_all_with_an_error(
     model: Transformer, pools: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After requests were taken into the step, so that nobody knows how far the scheduler is."""
-    runner, requests = Runner(model, 8), three(model)
-    for request in requests[:2]:
+    runner, (*requests, later) = Runner(model, 8), three(model)
+    for request in requests:
         runner.add(request)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("wavefold.engine.scheduler.PlannedSpan", interrupted)
-        runner.step()
+    interrupt_a_step(runner, monkeypatch, "scheduler.PlannedSpan")
     assert "KeyboardInterrupt while a step was planned" in answer_of(requests[1]).error
-    assert runner.idle
-    runner.add(requests[2])
-    finish(runner)
-    check_alone(model, requests[2:])
+    check_works(model, runner, later)
 
 
 def test_an_answer_that_cannot_even_end_leaves_a_runner_that_works(
     model: Transformer, pools: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner, requests = Runner(model, 8), three(model)
-    for request in requests[:2]:
+    runner, (*requests, later) = Runner(model, 8), three(model)
+    for request in requests:
         runner.add(request)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Answer, "take", interrupted)
-        patch.setattr(Answer, "end", interrupted)
-        runner.step()
-    assert runner.idle
-    runner.add(requests[2])
-    finish(runner)
-    check_alone(model, requests[2:])
+    interrupt_a_step(runner, monkeypatch, "answer.Answer.take", "answer.Answer.end")
+    check_works(model, runner, later)
 
 
 def interrupted(*arguments: object) -> None:

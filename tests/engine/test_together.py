@@ -10,20 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.small import SMALL
+from tests.small import small_model
 from wavefold import LLM, Sampling
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
 from wavefold.engine import Runner
-
-CONFIG = SMALL.replace(vocab_size=300, num_nextn_predict_layers=0, compress_ratios=(0, 4, 128))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("together") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("together") / "model")
 
 
 class TestProgress:

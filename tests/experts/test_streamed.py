@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.small import SMALL
+from tests.small import SMALL, small_model
 from wavefold import LLM, Sampling, ops
-from wavefold.chat import byte_tokenizer
 from wavefold.checkpoint import load, random_checkpoint
 from wavefold.experts import ExpertTable
 from wavefold.experts.streamed import StreamedExperts
@@ -29,9 +28,7 @@ CONFIG = SMALL.replace(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("streamed") / "model"
-    random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
-    return folder
+    return small_model(tmp_path_factory.mktemp("streamed") / "model", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +235,7 @@ class TestUnderABudget:
 
     def test_a_truncated_file_ends_its_request_alone(self, tmp_path: Path) -> None:
         """With file and reason; another request, once the file is whole again, is answered."""
-        folder = tmp_path / "model"
-        random_checkpoint(CONFIG, folder, 4, finish=byte_tokenizer().save)
+        folder = small_model(tmp_path / "model", CONFIG)
         with ops.using(backend="auto"), LLM(folder, memory=self.least(folder)) as llm:
             before = llm.generate([[5, 6, 7]], Sampling(6, 0))[0].tokens
             path = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)

@@ -210,7 +210,11 @@ def test_bad_calls_are_value_errors() -> None:
 
 
 def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model's decode steps on kernels and on references: the distributions differ by rounding at most."""
+    """A model's decode steps on kernels and on references: the distributions differ by rounding at most.
+
+    A rounding that sends a token to another expert moves a distribution by up to 0.1, as do the references alone
+    when they read the same tokens in other chunks. Few tokens are moved so, hence the median.
+    """
     config = ModelConfig.preset("nano").replace(vocab_size=500)
     model = random_model(config, 0, Arithmetic("released", torch.bfloat16), packed=True)
     tokens = torch.randint(0, 500, (140,), generator=torch.Generator().manual_seed(0))
@@ -227,4 +231,6 @@ def test_released_decoding_agrees_with_the_references(monkeypatch: pytest.Monkey
             counts[backend] = len(calls) - before
     assert counts == {"auto": 41, "reference": 0}
     p, q = logits["reference"].double().log_softmax(-1), logits["auto"].double().log_softmax(-1)
-    assert (p.exp() * (p - q)).sum(-1).abs().mean() < 5e-3
+    divergence = (p.exp() * (p - q)).sum(-1).abs()
+    assert divergence.median() < 3e-3
+    assert divergence.max() < 0.2
