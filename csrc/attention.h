@@ -3,7 +3,8 @@
 #pragma once
 
 #include "attend.h"
-#include "gemm.h"
+#include "gemm_float.h"
+#include "gemm_pairs.h"
 #include "index.h"
 
 namespace wf {
@@ -30,8 +31,12 @@ constexpr AttentionKernels attention_kernels() {
         [](const Index &job, int64_t begin, int64_t stop, int64_t first, int64_t end, Best *best, uint8_t *scratch) {
             IndexKernel<S>(job, scratch).run(begin, stop, first, end, best);
         },
-        Gemm<S>::bytes,
-        Gemm<S>::run,
+        [] { return std::max(FloatGemm<S>::bytes(), S::MULTIPLIES_PAIRS ? PairGemm<S>::bytes() : 0); },
+        [](const GemmTask &task, uint8_t *scratch) {
+            if constexpr (S::MULTIPLIES_PAIRS)
+                if (task.weight->form != WF_FP32) return PairGemm<S>::run(task, scratch);
+            FloatGemm<S>::run(task, scratch);
+        },
     };
 }
 

@@ -11,6 +11,7 @@ namespace {
 
 struct Avx2 : Vector<8> {
     static constexpr int TILE_ROWS = 4, TILE_VECTORS = 2;
+    static constexpr bool FIXED_FP4 = true;
 
     static WF_INLINE F fma(F a, F b, F c) { return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
     static WF_INLINE F dot(F sum, U a, U b) {
@@ -73,6 +74,10 @@ struct Avx2 : Vector<8> {
         const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
         return (B)_mm256_shuffle_epi8(both, (__m256i)index);
     }
+    // Words of 16 bits: their low bytes moved up, and sums of two products each.
+    static WF_INLINE U shift_words(U words) { return (U)_mm256_slli_epi16((__m256i)words, 8); }
+    static WF_INLINE U dot_words(U a, U b) { return (U)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+    static WF_INLINE F floats(U value) { return (F)_mm256_cvtepi32_ps((__m256i)value); }
     static WF_INLINE B zip_first(B a, B b) { return (B)_mm256_unpacklo_epi8((__m256i)a, (__m256i)b); }
     static WF_INLINE B zip_last(B a, B b) { return (B)_mm256_unpackhi_epi8((__m256i)a, (__m256i)b); }
     static WF_INLINE void e2m1(const uint8_t *codes, F (&w)[8]) { e2m1_of_bytes<Avx2>(codes, w); }
@@ -93,7 +98,6 @@ struct Avx2Int8 : Int8Vector<Avx2> {
             _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)x, (__m256i)w));
         return sum + (U)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }
-    static WF_INLINE F floats(U sum) { return (F)_mm256_cvtepi32_ps((__m256i)sum); }
     static WF_INLINE __m256i e2m1_table() {
         return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)INT8_OF_E2M1));
     }

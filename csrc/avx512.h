@@ -24,7 +24,7 @@ const Tables &tables() {
 }
 
 struct Avx512 : Vector<16> {
-    static constexpr int TILE_ROWS = 4, TILE_VECTORS = 4, TOGETHER = 8;
+    static constexpr int TILE_ROWS = 4, TILE_VECTORS = 4, TOGETHER = 8, FLOAT_ROWS = 12;
 
     static WF_INLINE F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
     static WF_INLINE F dot(F sum, U a, U b) {

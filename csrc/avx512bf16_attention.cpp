@@ -8,6 +8,7 @@ namespace {
 
 struct Avx512Bf16 : Avx512 {
     static constexpr int TILE_ROWS = 6, TILE_VECTORS = 4;
+    static constexpr bool MULTIPLIES_PAIRS = true;
 
     static WF_INLINE F dot(F sum, U a, U b) { return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
     static WF_INLINE void narrow(uint16_t *to, F value) {

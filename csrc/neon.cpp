@@ -10,7 +10,7 @@ namespace wf {
 namespace {
 
 struct Neon : Vector<4> {
-    static constexpr int TILE_ROWS = 4, TILE_VECTORS = 4;
+    static constexpr int TILE_ROWS = 4, TILE_VECTORS = 4, FLOAT_VECTORS = 4;
 
     static WF_INLINE F fma(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
     static WF_INLINE F dot(F sum, U a, U b) {

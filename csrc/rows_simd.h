@@ -1,7 +1,7 @@
 // Products in float32 over a Vector<N>: what the instruction sets without a bfloat16 product have in common.
 //
 //   FP4    4 N bytes hold 8 N columns, which S::e2m1 makes eight vectors of; x is laid out to match. Lane l of each
-//          belongs to the scale l / 4
+//          belongs to the scale l / 4. Where pairs of 16-bit integers are faster: rows_fixed.h
 //   FP8    S::e4m3 makes float16 of 2 N codes, which is 2^-8 of their value, subnormal ones included, and widens it;
 //          a product whose row holds a NaN becomes one at the end
 //   bfloat16, float32   widened, or as they are
@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "rows_fixed.h"
 #include "simd.h"
 
 namespace wf {
@@ -51,8 +52,19 @@ struct SimdRows {
     using F = typename S::F;
     static constexpr int L = S::LANES;
 
+    // X_CHUNK of X are 128 columns of a row of x.
+    struct FloatX {
+        using X = float;
+        static constexpr int X_CHUNK = CHUNK;
+    };
+    using Fixed = FixedRows<S>;
+    struct FixedFP4 {
+        using X = typename Fixed::Block;
+        static constexpr int X_CHUNK = Fixed::PER_CHUNK, BYTES = 64, SCALES = 4;  // of a chunk
+        WF_INLINE bool nan() const { return false; }
+    };
     // A form loads COLUMNS columns as VECTORS vectors; SPAN columns share a vector of scales.
-    struct FP4 {
+    struct FP4 : FloatX {
         static constexpr int BYTES = 64, SCALES = 4;  // of a chunk
         static constexpr int COLUMNS = 8 * L, VECTORS = 8, SPAN = COLUMNS;
         WF_INLINE void load(const uint8_t *codes, F (&w)[8]) { S::e2m1(codes, w); }
@@ -61,7 +73,7 @@ struct SimdRows {
         }
         WF_INLINE bool nan() const { return false; }
     };
-    struct FP8 {
+    struct FP8 : FloatX {
         static constexpr int BYTES = 128, SCALES = 1;
         static constexpr int COLUMNS = 4 * L, VECTORS = 4, SPAN = CHUNK;
         typename S::B largest = {};
@@ -80,7 +92,7 @@ struct SimdRows {
             return seen;
         }
     };
-    struct BF16 {
+    struct BF16 : FloatX {
         static constexpr int BYTES = 256, SCALES = 0;
         static constexpr int COLUMNS = 2 * L, VECTORS = 2, SPAN = CHUNK;
         WF_INLINE void load(const uint8_t *codes, F (&w)[2]) {
@@ -109,7 +121,14 @@ struct SimdRows {
         return values.of;
     }
 
-    template <class Form, int R>
+    template <int R>
+    static WF_INLINE void chunk(FixedFP4 &, const uint8_t *codes, const float *values, const uint8_t *scales,
+                                const typename Fixed::Block *x, F (&sum)[R]) {
+        for (int k = 0; k < CHUNK; k += Fixed::COLUMNS)
+            Fixed::template block<R>(codes + k / 2, S::fours(values, scales + k / 32), x++, sum);
+    }
+
+    template <int R, class Form>
     static WF_INLINE void chunk(Form &form, const uint8_t *codes, const float *values, const uint8_t *scales,
                                 const float *x, F (&sum)[R]) {
         constexpr int LOADS = Form::SPAN / Form::COLUMNS, V = Form::VECTORS;
@@ -139,16 +158,16 @@ struct SimdRows {
     // Chunks c .. stop of row n of the weight.
     template <class Form, int R>
     static WF_INLINE void part_of_row(const Matrix &m, const Feed &feed, int64_t n, int64_t c, int64_t stop,
-                                      int64_t ahead, const float *x, Form &form, F (&sum)[R]) {
+                                      int64_t ahead, const typename Form::X *x, Form &form, F (&sum)[R]) {
         const int64_t whole = m.columns / CHUNK, row_bytes = m.row_bytes();
         const uint8_t *codes = m.codes + n * row_bytes, *scales = Form::SCALES ? m.scales_of(n) : nullptr;
         const float *values = scale_values();
-        x += c * R * CHUNK;
+        x += c * R * Form::X_CHUNK;
         for (const int64_t end = stop < whole ? stop : whole; c < end; c++) {
             for (int line = 0; line < Form::BYTES; line += 64)
                 ask(feed, uintptr_t(codes + c * Form::BYTES + line) + uintptr_t(ahead));
-            chunk<Form, R>(form, codes + c * Form::BYTES, values, scales + c * Form::SCALES, x, sum);
-            x += R * CHUNK;
+            chunk<R>(form, codes + c * Form::BYTES, values, scales + c * Form::SCALES, x, sum);
+            x += R * Form::X_CHUNK;
         }
         if (c == stop) return;
         alignas(64) uint8_t padded[Form::BYTES] = {};  // the last columns, beside zeros
@@ -156,13 +175,13 @@ struct SimdRows {
         std::memcpy(padded, codes + c * Form::BYTES, size_t(row_bytes - c * Form::BYTES));
         if (Form::SCALES)
             std::memcpy(padded_scales, scales + c * Form::SCALES, size_t(m.row_scales() - c * Form::SCALES));
-        chunk<Form, R>(form, padded, values, padded_scales, x, sum);
+        chunk<R>(form, padded, values, padded_scales, x, sum);
     }
 
     // Eight rows of the weight take turns over columns whose x stays in the nearest cache.
     template <class Form, int R>
-    static void rows_of(const Matrix &m, const Feed &feed, const float *x, int64_t first, int64_t end, float *y,
-                        int64_t stride) {
+    static void rows_of(const Matrix &m, const Feed &feed, const typename Form::X *x, int64_t first, int64_t end,
+                        float *y, int64_t stride) {
         constexpr int ROWS = 8, TILE = 32 / R;  // chunks
         const int64_t chunks = m.chunks(), ahead = chunks > TILE ? m.row_bytes() : feed.ahead;
         for (; first < end; first += ROWS) {
@@ -185,8 +204,9 @@ struct SimdRows {
     }
 
     template <class Form>
-    static void rows_for(const Matrix &m, const Feed &feed, const float *x, int x_rows, int64_t first, int64_t end,
-                         float *y, int64_t stride) {
+    static void rows_for(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first,
+                         int64_t end, float *y, int64_t stride) {
+        const auto *x = static_cast<const typename Form::X *>(arranged);
         switch (x_rows) {
             case 1: return rows_of<Form, 1>(m, feed, x, first, end, y, stride);
             case 2: return rows_of<Form, 2>(m, feed, x, first, end, y, stride);
@@ -203,18 +223,24 @@ struct SimdRows {
 
     static void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end,
                      float *y, int64_t stride) {
-        const float *x = static_cast<const float *>(arranged);
+        using Four = std::conditional_t<S::FIXED_FP4, FixedFP4, FP4>;
         switch (m.form) {
-            case WF_FP4: return rows_for<FP4>(m, feed, x, x_rows, first, end, y, stride);
-            case WF_FP8: return rows_for<FP8>(m, feed, x, x_rows, first, end, y, stride);
-            case WF_BF16: return rows_for<BF16>(m, feed, x, x_rows, first, end, y, stride);
-            default: return rows_for<FP32>(m, feed, x, x_rows, first, end, y, stride);
+            case WF_FP4: return rows_for<Four>(m, feed, arranged, x_rows, first, end, y, stride);
+            case WF_FP8: return rows_for<FP8>(m, feed, arranged, x_rows, first, end, y, stride);
+            case WF_BF16: return rows_for<BF16>(m, feed, arranged, x_rows, first, end, y, stride);
+            default: return rows_for<FP32>(m, feed, arranged, x_rows, first, end, y, stride);
         }
     }
 
-    static int64_t arranged_bytes(const Matrix &m, int64_t x_rows) { return x_rows * m.chunks() * CHUNK * 4; }
+    static int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
+        const bool fixed = S::FIXED_FP4 && m.form == WF_FP4;
+        const int64_t one = fixed ? FixedFP4::X_CHUNK * int64_t(sizeof(typename Fixed::Block)) : CHUNK * 4;
+        return x_rows * m.chunks() * one;
+    }
 
     static void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged) {
+        if constexpr (S::FIXED_FP4)
+            if (m.form == WF_FP4) return Fixed::arrange(m, x, x_rows, static_cast<typename Fixed::Block *>(arranged));
         generic_kernels.arrange(m, x, x_rows, arranged);
         if (m.form != WF_FP4) return;
         float *out = static_cast<float *>(arranged), plain[FP4::COLUMNS];

@@ -34,7 +34,7 @@ wf_tuning usual_tuning(const Kernels &kernels) {
         tuning.hint = tuning.plain_hint = WF_HINT_L3, tuning.float_rows = 4;
     // Zen 3 and Zen 4 are one family: the first has no AVX512, and likes what the second does not (docs/processors.md)
     if (__builtin_cpu_is("amdfam19h") && __builtin_cpu_supports("avx512f")) tuning.plain_hint = WF_HINT_NONE;
-    else if (__builtin_cpu_is("amdfam19h")) tuning.plain_hint = WF_HINT_L1, tuning.few_rows = 96;
+    else if (__builtin_cpu_is("amdfam19h")) tuning.plain_hint = WF_HINT_L1, tuning.few_rows = 16;
 #endif
     if (&kernels == &wf::generic_kernels) tuning.hint = tuning.plain_hint = WF_HINT_NONE;
     return tuning;

@@ -32,8 +32,11 @@ WF_WORDS(16)
 template <int N>
 struct Vector {
     static constexpr int LANES = N;
-    static constexpr int TILE_ROWS = 2, TILE_VECTORS = 2;  // of a product that is held in registers
-    static constexpr int TOGETHER = 4;                     // rows of x that meet a weight row in registers: 4 or 8
+    static constexpr int TILE_ROWS = 2, TILE_VECTORS = 2;    // of a product that is held in registers
+    static constexpr int FLOAT_ROWS = 6, FLOAT_VECTORS = 2;  // the same in float32 (gemm_float.h)
+    static constexpr bool FIXED_FP4 = false;                 // pairs of 16-bit integers are fast (rows_fixed.h)
+    static constexpr bool MULTIPLIES_PAIRS = false;          // `dot` is an instruction
+    static constexpr int TOGETHER = 4;                       // rows of x that meet a weight row in registers: 4 or 8
     using F = typename Words<N>::F;
     using U = typename Words<N>::U;
     using H = typename Words<N>::H;  // 2 N words of 16 bits, and the same signed
