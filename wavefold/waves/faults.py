@@ -19,11 +19,11 @@ class PassFailed(ValueError):
 def check_faults(transport: Transport, fault: BaseException | None) -> Program[None]:
     """Tells all ranks of this rank's `fault`. Raises PassFailed on every rank where any has one, with its number."""
     text = b"" if fault is None else (str(fault) or type(fault).__name__).encode()
-    own = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+    message = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
     lengths = (yield from gather_rows(transport, torch.tensor([len(text)]), [1] * transport.size)).tolist()
     if not any(lengths):
         return
-    texts = (yield from gather_rows(transport, own, lengths)).split(lengths)
+    texts = (yield from gather_rows(transport, message, lengths)).split(lengths)
     named = [
         f"rank {rank}: {bytes(words.tolist()).decode(errors='replace')}"
         for rank, words in enumerate(texts)
