@@ -72,9 +72,9 @@ class LLM:
     verified in one pass, at most (0: none, to 15); measured time decides how many, so that without
     `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
     text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
-    `memory`: the most resident memory, in bytes or as "24G"; routed experts that do not fit are read as they are
-    needed (None: 80 % of what is allowed, for larger checkpoints). `width`: of answers that are
-    computed together, at most; others wait.
+    `memory`: the most resident memory of this process, in bytes or as "24G"; routed experts that do not fit are read
+    as they are needed (None: 80 % of what is allowed, for larger checkpoints; over ranks files are mapped). `width`:
+    of answers that are computed together, at most; others wait.
     """
 
     def __init__(

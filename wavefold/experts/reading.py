@@ -69,6 +69,8 @@ class Reader:
         and for an error of the disk.
         """
         task = _Task(self._read, list(_pieces(parts)), memory)
+        if not task.pieces:
+            task.future.set_result(None)
         with self._lock:
             if self._closed:
                 raise ValueError("the reader of routed experts is closed; load the model again")

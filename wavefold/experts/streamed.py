@@ -51,7 +51,10 @@ class StreamedExperts(ExpertStore):
         """Raises ValueError for fewer slots than `LEAST_SLOTS`."""
         if num_slots < LEAST_SLOTS:
             raise ValueError(f"{num_slots} slots for routed experts are not allowed; expected {LEAST_SLOTS} at least")
-        self.table, self.slot_bytes = table, slot_bytes(int(table.nbytes().sum((2, 3)).max()))
+        self._in_files = table.file[:, :, 0, 0] != ABSENT
+        """[layers, experts]: over ranks, a rank's own."""
+        sizes = table.nbytes().sum((2, 3))[self._in_files]
+        self.table, self.slot_bytes = table, slot_bytes(int(sizes.max(initial=0)))
         self.slots = Slots(num_slots, table.num_layers)
         self._memory = huge_memory(num_slots * self.slot_bytes)
         self._view = memoryview(self._memory)
@@ -92,7 +95,7 @@ class StreamedExperts(ExpertStore):
     def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
         """The first reads start now, before those that are expected after this call."""
         self._begin(layer, ids)
-        run = self._groups(layer, deque(ids), WIDE * len(ids) > self.table.num_experts)
+        run = self._groups(layer, deque(ids), WIDE * len(ids) > self._in_files[layer].sum())
         next(run)
         return run  # type: ignore[return-value]
 
@@ -116,14 +119,19 @@ class StreamedExperts(ExpertStore):
             self._unpin(layer, tuple(started))
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:
-        """Starts reads of those that are not here, in slots that nobody has pinned. Returns at once."""
+        """Starts reads of this rank's that are not here, in slots that nobody has pinned. Returns at once."""
         with self._lock:
             self.counts.expected[layer] += len(ids)
             if self._closed or self._resting[layer]:
                 return
             for expert in ids:
                 key = layer, expert
-                if key in self._put or key in self.slots or len(self._reads) >= self.most_reads:
+                if (
+                    not self._in_files[key]
+                    or key in self._put
+                    or key in self.slots
+                    or len(self._reads) >= self.most_reads
+                ):
                     continue
                 if not self._read(key, False, urgent=False):
                     return

@@ -201,8 +201,12 @@ def run_layers(
             ahead.before(number + 1, buffers.h)
             _run_experts(layer, buffers, groups, len(chosen), arithmetic, after)
         else:
-            native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
-            routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
+
+            def beside(number: int = number, layer: CpuLayer = layer, after: native.Ranges = after) -> None:
+                ahead.before(number + 1, buffers.h)
+                native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
+
+            routed = experts.routed_beside(layer.layer, buffers.h, buffers.route, buffers.chosen, beside)
             buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams

@@ -310,6 +310,7 @@ class Transformer(HyperConnected):
                     hidden.copy_(final)
                 if streams is not None:
                     streams.copy_(x[list(streams_of)])
+            self.experts.end_pass()
         except BaseException:
             pool.abort(views)
             raise
