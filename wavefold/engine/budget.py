@@ -20,7 +20,8 @@ from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
-from wavefold.experts.streamed import LEAST_SLOTS, slot_bytes
+from wavefold.experts.places import slot_bytes
+from wavefold.experts.streamed import LEAST_SLOTS
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic

@@ -19,14 +19,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from wavefold.experts.reading import ALIGNMENT, IN_FLIGHT, Part, Reader
+from wavefold.experts.places import laid_out, slot_bytes, tensors_in
+from wavefold.experts.reading import IN_FLIGHT, Part, Reader
 from wavefold.experts.slots import Key, Slots
-from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights, stored_weights
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
 from wavefold.experts.stream_counts import StreamCounts
-from wavefold.experts.table import ABSENT, MATRICES, PARTS, ExpertTable
+from wavefold.experts.table import ExpertTable
 from wavefold.system import huge_memory
 
 LEAST_SLOTS = 2
@@ -34,12 +33,6 @@ WIDE = 4
 """A pass that asks for more than one in so many of a layer's experts is wide (`slots.py`)."""
 LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
 """Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
-
-
-def slot_bytes(largest: int) -> int:
-    """Returns the bytes of a slot for experts of `largest` bytes at most: each tensor takes whole pages."""
-    pages = 2 * len(MATRICES) * len(PARTS)
-    return -(-largest // ALIGNMENT) * ALIGNMENT + pages * ALIGNMENT
 
 
 class StreamedExperts(ExpertStore):
@@ -280,9 +273,9 @@ class StreamedExperts(ExpertStore):
 
     def _placed(self, key: Key, slot: int) -> tuple[list[Part], ExpertWeights]:
         """Returns an expert's parts of files, and its tensors as they will lie in a slot."""
-        parts, places = _laid_out(self.table, key, slot * self.slot_bytes)
+        parts, places = laid_out(self.table, key, slot * self.slot_bytes)
         assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self.slot_bytes
-        return parts, _tensors(self.table, key, self._memory, places)
+        return parts, tensors_in(self.table, key, self._memory, places)
 
     def stored(self, layer: int, expert: int) -> ExpertWeights:
         """Reads the expert into memory of its own."""
@@ -291,12 +284,12 @@ class StreamedExperts(ExpertStore):
             return put
         with self._lock:
             self._check_open()
-        parts, places = _laid_out(self.table, key, 0)
+        parts, places = laid_out(self.table, key, 0)
         if not parts:
-            return _tensors(self.table, key, b"", places)
+            return tensors_in(self.table, key, b"", places)
         memory = huge_memory(self.slot_bytes)
         self._reader.read(parts, memoryview(memory)).result()
-        return _tensors(self.table, key, memory, places)
+        return tensors_in(self.table, key, memory, places)
 
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
         with self._lock:
@@ -319,48 +312,3 @@ class StreamedExperts(ExpertStore):
             self.generation += 1
         self._view.release()
         del self._memory
-
-
-def _laid_out(table: ExpertTable, key: Key, base: int) -> tuple[list[Part], np.ndarray]:
-    """Returns the parts of files that hold an expert, read to memory from `base` on, and where each tensor begins.
-
-    The places are those of [matrices, parts] in the memory, -1 for an absent tensor. Tensors that share a page of a
-    file are read together.
-    """
-    files, offsets = table.file[key].ravel().tolist(), table.offset[key].ravel().tolist()
-    sizes = _sizes(table, key)
-    places = np.full(len(files), -1, np.int64)
-    parts: list[Part] = []
-    at = base
-    for number in sorted(range(len(files)), key=lambda number: (files[number], offsets[number])):
-        if files[number] == ABSENT or not sizes[number]:
-            continue
-        begin = offsets[number] - offsets[number] % ALIGNMENT
-        end = -(-(offsets[number] + sizes[number]) // ALIGNMENT) * ALIGNMENT
-        last = parts[-1] if parts else None
-        if last is not None and last.file == files[number] and begin <= last.end:
-            parts[-1] = last._replace(end=max(end, last.end))
-        else:
-            parts.append(Part(files[number], begin, end, at))
-        places[number] = parts[-1].at + offsets[number] - parts[-1].begin
-        at = parts[-1].at + parts[-1].end - parts[-1].begin
-    return parts, places.reshape(len(MATRICES), len(PARTS))
-
-
-def _sizes(table: ExpertTable, key: Key) -> list[int]:
-    """Returns the bytes of an expert's tensors, [matrices, parts] flat."""
-    sizes = []
-    for matrix, form in enumerate(table.form[key].tolist()):
-        codes, scales = table.bytes_by_form(matrix)
-        sizes += [int(codes[form]), int(scales[form])]
-    return sizes
-
-
-def _tensors(table: ExpertTable, key: Key, memory: object, places: np.ndarray) -> ExpertWeights:
-    """Returns an expert's tensors as views of `memory`, on meta where they lie in no file."""
-
-    def opened(matrix: int, part: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
-        count, at = shape[0] * shape[1], int(places[matrix, part])
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=at).view(shape)  # type: ignore[call-overload]
-
-    return stored_weights(table, *key, opened)
