@@ -21,7 +21,8 @@ from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
 from wavefold.experts.places import slot_bytes
-from wavefold.experts.streamed import LEAST_SLOTS
+from wavefold.experts.pressure import Pressure, watch
+from wavefold.experts.streamed import LEAST_SLOTS, StreamedExperts
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic
@@ -113,6 +114,13 @@ def budget_of(
     return _shared_out(
         folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
     )
+
+
+def watch_budget(model: Transformer, budget: Budget | None) -> None:
+    """Lets streamed experts give memory back while the process comes near its budget, or the machine near a limit."""
+    store = model.experts.store
+    if budget is not None and isinstance(store, StreamedExperts):
+        watch(store, Pressure(budget.total))
 
 
 def _weights(folder: Path) -> tuple[int, list[int]]:

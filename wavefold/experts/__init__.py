@@ -6,6 +6,8 @@ mapped.py     memory-mapped parts of files
 resident.py   a store of all experts, memory-mapped or in memory
 streamed.py   a store of more experts than memory holds
 slots.py      which of its experts lie in which slots, and which leave
+slot_memory.py  the memory of its slots, and pages given back
+pressure.py   how much of it is allowed now
 places.py     the parts of files that hold an expert, and its tensors in a slot
 reading.py    reads, several in flight
 compute.py    the computation, here in one process

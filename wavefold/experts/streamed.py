@@ -3,6 +3,8 @@
     groups(layer, ids)    experts that are here, and reads of the others in flight -> views, as they come, in order
     expect(layer, ids)    reads ahead, after all that somebody waits for
 
+    fit(bytes)            fewer slots, whose memory is given back, or more of them again (`pressure.py`)
+
 Everything that is read lies in one memory of a fixed size, which is never exceeded. A truncated or replaced file
 is an error of the request that needed it.
 """
@@ -22,6 +24,7 @@ import numpy as np
 
 from wavefold.experts.places import laid_out, slot_bytes, tensors_in
 from wavefold.experts.reading import IN_FLIGHT, Part, Reader
+from wavefold.experts.slot_memory import SlotMemory
 from wavefold.experts.slots import Key, Slots
 from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
 from wavefold.experts.stream_counts import StreamCounts
@@ -46,12 +49,13 @@ class StreamedExperts(ExpertStore):
             raise ValueError(f"{num_slots} slots for routed experts are not allowed; expected {LEAST_SLOTS} at least")
         self.table, self.slot_bytes = table, slot_bytes(int(table.nbytes().sum((2, 3)).max()))
         self.slots = Slots(num_slots, table.num_layers)
-        self._memory = huge_memory(num_slots * self.slot_bytes)
-        self._view = memoryview(self._memory)
+        self._memory = SlotMemory(num_slots, self.slot_bytes)
         self._reader = Reader(table.paths, table.stamps, in_flight, direct)
         weakref.finalize(self, Reader.close, self._reader)  # its threads end with the last who refers to the store
-        self.most_reads = max(1, min(2 * in_flight, num_slots // 2))
-        """Reads in flight for one pass, and reads ahead of it."""
+        self.closing = threading.Event()
+        """Set when the store is closed or gone."""
+        weakref.finalize(self, self.closing.set)
+        self._in_flight = in_flight
         self._weights: dict[Key, ExpertWeights] = {}
         self._reads: dict[Key, Future[None]] = {}
         self._errors: dict[Key, BaseException] = {}
@@ -64,12 +68,22 @@ class StreamedExperts(ExpertStore):
         self._lock = threading.RLock()
         self.counts = StreamCounts(table.num_layers)
 
+    @property
+    def most_reads(self) -> int:
+        """Reads in flight for one pass, and reads ahead of it."""
+        return max(1, min(2 * self._in_flight, self.slots.num_usable // 2))
+
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
-        """Raises ValueError for more experts than there are slots; `groups` takes any number."""
+        """Raises ValueError for more experts than there are slots; `groups` takes any number.
+
+        Closed slots are opened again if need be.
+        """
         if len(ids) > self.slots.num_slots:
             raise ValueError(f"{len(ids)} experts at once do not fit {self.slots.num_slots} slots; expected `groups`")
+        with self._lock:
+            self.counts.reopened += self.slots.reopen(len(ids) - self.slots.num_open())
         self._begin(layer, ids)
         started: list[int] = []
         try:
@@ -218,7 +232,7 @@ class StreamedExperts(ExpertStore):
         self._errors.pop(key, None)
         self.slots.pin(key)
         parts, self._weights[key] = self._placed(key, slot)
-        read = self._reads[key] = self._reader.read(parts, self._view, urgent)
+        read = self._reads[key] = self._reader.read(parts, self._memory.view, urgent)
         self.counts.bytes += sum(part.end - part.begin for part in parts)
         read.add_done_callback(partial(self._landed, key))
         return True
@@ -229,6 +243,8 @@ class StreamedExperts(ExpertStore):
             if self._reads.get(key) is not read:  # the store was closed
                 return
             del self._reads[key]
+            if (slot := self.slots.find(key)) is not None:
+                self._memory.filled(slot)
             self.slots.unpin(key)
             if (error := read.exception()) is not None:
                 self._errors[key] = error
@@ -269,13 +285,45 @@ class StreamedExperts(ExpertStore):
         self._weights.pop(key, None)
         self._ahead.discard(key)
 
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of slots that have been read into."""
+        with self._lock:
+            return self._memory.resident_bytes
+
+    def fit(self, num_bytes: int) -> None:
+        """Uses as many slots as `num_bytes` hold, `LEAST_SLOTS` at least. The memory of others is given back at once.
+
+        Slots that are pinned stay. Where there is more room, half of the slots that it allows are opened again: another
+        process may have seen it too.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            more = min(num_bytes // self.slot_bytes, self.slots.num_slots) - self.slots.num_usable
+            if more > 0:
+                self.counts.reopened += self.slots.reopen(-(-more // 2))
+                return
+            closed = self.slots.close(min(-more, self.slots.num_open() - LEAST_SLOTS))
+            if not closed:
+                return
+            for _, key in closed:
+                if key is not None:
+                    self._forget(key)
+            self._memory.give_back([slot for slot, _ in closed])
+            counts, usable = self.counts, self.slots.num_usable
+            counts.closed += len(closed)
+            counts.least_usable = min(usable, counts.least_usable or usable)
+
     # -- places ----------------------------------------------------------------------------------------------------
 
     def _placed(self, key: Key, slot: int) -> tuple[list[Part], ExpertWeights]:
         """Returns an expert's parts of files, and its tensors as they will lie in a slot."""
         parts, places = laid_out(self.table, key, slot * self.slot_bytes)
         assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self.slot_bytes
-        return parts, tensors_in(self.table, key, self._memory, places)
+        return parts, tensors_in(self.table, key, self._memory.memory, places)
 
     def stored(self, layer: int, expert: int) -> ExpertWeights:
         """Reads the expert into memory of its own."""
@@ -305,10 +353,11 @@ class StreamedExperts(ExpertStore):
         if self._closed:
             return
         self._closed = True
+        self.closing.set()
         self._reader.close()
         with self._lock:
             for known in (self._weights, self._reads, self._put, self._errors):
                 known.clear()
             self.generation += 1
-        self._view.release()
+        self._memory.view.release()
         del self._memory
