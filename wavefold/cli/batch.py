@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="MODEL", help="a checkpoint folder (default: the shipped model)")
     parser.add_argument("--width", type=int, default=WIDTH, metavar="N",
                         help=f"answers at a time, as far as memory allows (default {WIDTH})")  # fmt: skip
+    parser.add_argument("--shard", metavar="I/N",
+                        help="do part I of N alone, from 1/N to N/N: every N-th line of IN. Give each shard an OUT of "
+                        "its own; together they hold each line once")  # fmt: skip
+    parser.add_argument("--batch-invariant", action="store_true",
+                        help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
     add_memory(parser)
     add_arithmetic(parser)
     add_tuning(parser)
@@ -30,22 +35,26 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from wavefold.batch import Results, read_jobs, run_batch
+    from wavefold.batch import Results, Shard, read_jobs, run_batch
     from wavefold.cli.budget import print_budget
     from wavefold.cli.flags import as_flags
     from wavefold.llm import LLM
 
-    jobs = read_jobs(args.input)
+    with as_flags():
+        shard = Shard.parse(args.shard or "1/1")
+    all_jobs = read_jobs(args.input)
+    jobs = shard.of(all_jobs)
     console = Console(stderr=True)
     with tuned(args.tuning, args.threads, measures=False, alone=True), Results(
-        args.output, [job.key for job in jobs]
+        args.output, [job.key for job in jobs], [job.key for job in all_jobs]
     ) as results:  # fmt: skip
         if before := len(results.done):
             console.print(f"{before:,} of {len(jobs):,} results are in {args.output}")
         if before == len(jobs):
             return 0
         with as_flags():
-            llm = LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, width=args.width)
+            llm = LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, width=args.width,
+                      batch_invariant=args.batch_invariant)  # fmt: skip
         columns = "prompts", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
         with llm, Progress(*columns, console=console) as progress:
             if llm.budget is not None:
