@@ -4,7 +4,7 @@
 
 A small random model answers --lines prompts with `wavefold batch --batch-invariant`, once undisturbed and once with
 --kills SIGKILLs, after each of which the same command is given again. Half of the kills come at a random moment of the
-whole command, its start included; half at a random moment after its first line. Prints counts; exits with 1 if a line
+start, its first lines included; half when its results have reached a random size. Prints counts; exits with 1 if a line
 is missing, is there twice or has another answer, or if the batch was through before all kills.
 """
 
@@ -32,6 +32,10 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
+MOST_LATE = 3
+"""Times that the command may be through before its kill."""
+
+
 def write_lines(path: Path, count: int, seed: int) -> None:
     draws = random.Random(seed)
     lines = (
@@ -45,28 +49,23 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def kill_once(command: list[str], out: Path, at_work: bool, wait_s: float) -> bool:
-    """True if the kill met the command. `wait_s` counts from its start, or from the first line that it writes."""
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    before = size_of(out)
-    while at_work and process.poll() is None and size_of(out) <= before:
-        time.sleep(0.001)
-    ends = time.monotonic() + wait_s
-    while process.poll() is None and time.monotonic() < ends:
-        time.sleep(0.001)
+def kill_once(command: list[str], out: Path, wait_s: float, size: int) -> bool:
+    """True if the kill met the command, `wait_s` after its start and after its results had `size` bytes."""
+    process, ends = subprocess.Popen(command, stderr=subprocess.DEVNULL), time.monotonic() + wait_s
+    while process.poll() is None and (time.monotonic() < ends or size_of(out) < size):
+        time.sleep(0.0005)
     process.kill()
     return process.wait() < 0
 
 
-def count_kills(command: list[str], out: Path, args: argparse.Namespace, whole_s: float, work_s: float) -> Counter[str]:
+def count_kills(command: list[str], out: Path, args: argparse.Namespace, start_s: float, size: int) -> Counter[str]:
+    """`size` is that of all results: kills at work are spread over it, whatever the speed."""
     draws, counts = random.Random(args.seed), Counter[str]()
-    while counts["met"] < args.kills:
-        at_work, before = bool(counts["met"] % 2), size_of(out)
-        met = kill_once(command, out, at_work, draws.uniform(0, 1.5 * work_s / args.kills if at_work else whole_s))
-        if not met:  # the batch was through before the kill
+    while (left := args.kills - counts["met"]) and counts["too late"] < MOST_LATE:
+        before, at_work = size_of(out), counts["met"] % 2 == 1
+        target = before + 1 + draws.random() * 2 * (size - before) / (left + 1) if at_work else 0
+        if not kill_once(command, out, 0 if at_work else draws.uniform(0, 1.1 * start_s), int(target)):
             counts["too late"] += 1
-            if counts["too late"] > 2:
-                break
             continue
         counts["met"] += 1
         counts["after lines were written"] += size_of(out) > before
@@ -74,8 +73,8 @@ def count_kills(command: list[str], out: Path, args: argparse.Namespace, whole_s
     return counts
 
 
-def undisturbed(command: list[str], out: Path) -> tuple[float, float]:
-    """Returns the seconds until the first line is written, and from there to the end."""
+def undisturbed(command: list[str], out: Path) -> float:
+    """Returns the seconds until the first line is written."""
     process, began = subprocess.Popen(command, stderr=subprocess.PIPE, text=True), time.monotonic()
     while process.poll() is None and not size_of(out):
         time.sleep(0.005)
@@ -83,7 +82,7 @@ def undisturbed(command: list[str], out: Path) -> tuple[float, float]:
     _, said = process.communicate()
     if process.returncode:
         sys.exit(said)
-    return start_s, time.monotonic() - began - start_s
+    return start_s
 
 
 def main() -> int:
@@ -107,8 +106,8 @@ def main() -> int:
             return [sys.executable, "-m", "wavefold", "batch", str(folder / "in"), str(path), "--model",
                     str(folder / "model"), "--width", "8", "--threads", "1", "--batch-invariant", *flags]  # fmt: skip
 
-        start_s, work_s = undisturbed(command(whole), whole)
-        counts = count_kills(command(out), out, args, start_s + work_s / args.kills, work_s)
+        start_s = undisturbed(command(whole), whole)
+        counts = count_kills(command(out), out, args, start_s, size_of(whole))
         undisturbed(command(out), out)
         expected, lines = whole.read_text().splitlines(), out.read_text().splitlines()
     keys = Counter(json.loads(line)["id"] for line in lines)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.batch.test_batch import CONFIG, lines, results_of, written
 from tests.disks import small_disk
+from tests.experts.test_streamed import CONFIG as MANY_EXPERTS
 from tests.small import small_model
 from wavefold import LLM, ops
 from wavefold.batch import Results, read_jobs, run_batch
@@ -91,9 +92,10 @@ def test_a_disk_that_says_at_the_end_that_it_is_full(tmp_path: Path, monkeypatch
 
 
 def test_experts_that_cannot_be_read_end_the_command_and_lose_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a budget: an error of the disk amid the batch; the next run has the lines of one without."""
+    folder = small_model(tmp_path / "model", MANY_EXPERTS)
     monkeypatch.setattr("wavefold.engine.budget.rss_bytes", lambda: 1 << 20)
     monkeypatch.setattr("wavefold.engine.budget.OVERHEAD", 0)
     monkeypatch.setattr("wavefold.experts.pressure.rss_bytes", lambda: 0)
