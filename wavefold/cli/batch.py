@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="MODEL", help="a checkpoint folder (default: the shipped model)")
     parser.add_argument("--width", type=int, default=WIDTH, metavar="N",
                         help=f"answers at a time, as far as memory allows (default {WIDTH})")  # fmt: skip
+    parser.add_argument("--shard", metavar="I/N",
+                        help="do part I of N alone, from 1/N to N/N: every N-th line of IN. Give each shard an OUT of "
+                        "its own; together they hold each line once")  # fmt: skip
+    parser.add_argument("--batch-invariant", action="store_true",
+                        help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
     add_memory(parser)
     add_arithmetic(parser)
     add_tuning(parser)
@@ -50,11 +55,15 @@ def run_first(args: argparse.Namespace) -> int:
     """In the process that reads lines and writes results: over ranks the first one, or the one that there is."""
     from rich.console import Console
 
-    from wavefold.batch import Results, read_jobs
+    from wavefold.batch import Results, Shard, read_jobs
+    from wavefold.cli.flags import as_flags
 
     def opened() -> tuple[tuple[list[Job], Results], dict[str, object]]:
-        jobs = read_jobs(args.input)
-        return (jobs, Results(args.output, [job.key for job in jobs])), {}
+        with as_flags():
+            shard = Shard.parse(args.shard or "1/1")
+        all_jobs = read_jobs(args.input)
+        jobs = list(shard.of(all_jobs))
+        return (jobs, Results(args.output, [job.key for job in jobs], [job.key for job in all_jobs])), {}
 
     console = Console(stderr=True)
     jobs, results = agreement.agreed(opened)
@@ -84,7 +93,7 @@ def open_llm(args: argparse.Namespace) -> LLM:
     with as_flags():
         return LLM(
             args.model, arithmetic_of(args), threads=args.threads, over_ranks=ranks.over_ranks(args),
-            memory=args.memory, width=args.width,
+            memory=args.memory, width=args.width, batch_invariant=args.batch_invariant,
         )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
-from wavefold.experts.streamed import LEAST_SLOTS, slot_bytes
+from wavefold.experts.places import slot_bytes
+from wavefold.experts.pressure import Pressure, watch
+from wavefold.experts.streamed import LEAST_SLOTS, StreamedExperts
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic
@@ -139,6 +141,13 @@ def budget_of(
     return _shared_out(
         folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
     )
+
+
+def watch_budget(model: Transformer, budget: Budget | None) -> None:
+    """Lets streamed experts give memory back while the process comes near its budget, or the machine near a limit."""
+    store = model.experts.store
+    if budget is not None and isinstance(store, StreamedExperts):
+        watch(store, Pressure(budget.total))
 
 
 def _weights(folder: Path, share: Container[int] | None) -> tuple[int, list[int]]:

@@ -4,6 +4,8 @@ A slot's worth is how often its expert was asked for, where an asking counts hal
 layer. An expert that came during a wide pass, one that asks for many of a layer's experts, is worth nothing until
 it is asked for again: passes go over the layers in circles, and the expert that has just served is the one
 whose next turn is farthest away.
+
+Slots can be closed, from the last one on, when memory becomes scarce, and opened again, from the first one on.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ HALF_LIFE = 64.0
 
 
 class Slots:
-    """`num_slots` slots for experts of `num_layers` layers."""
+    """`num_slots` slots for experts of `num_layers` layers; `num_usable` of them are not closed."""
 
     def __init__(self, num_slots: int, num_layers: int):
-        self.num_slots = num_slots
+        self.num_slots = self.num_usable = num_slots
         self._slot: dict[Key, int] = {}
         self._keys: list[Key | None] = [None] * num_slots
         self._worth = np.full(num_slots, -np.inf)
         self._pins = np.zeros(num_slots, np.int32)
+        self._closed = np.zeros(num_slots, bool)
         self._askings = np.zeros(num_layers, np.int64)
 
     def __contains__(self, key: Key) -> bool:
@@ -49,9 +52,9 @@ class Slots:
     def take(self, key: Key, worthless: bool = False) -> tuple[int, Key | None] | None:
         """Gives an expert a slot: an empty one, or that of the expert that is worth least.
 
-        Returns the slot and the expert that left it, or None where all are pinned.
+        Returns the slot and the expert that left it, or None where all are pinned or closed.
         """
-        open_worths = np.where(self._pins > 0, np.inf, self._worth)
+        open_worths = np.where(self._is_open(), self._worth, np.inf)
         slot = int(open_worths.argmin())
         if open_worths[slot] == np.inf:
             return None
@@ -78,5 +81,28 @@ class Slots:
         return int(self._pins[self._slot[key]])
 
     def num_open(self) -> int:
-        """Returns the number of slots that are not pinned."""
-        return int((self._pins == 0).sum())
+        """Returns the number of slots that are neither pinned nor closed."""
+        return int(self._is_open().sum())
+
+    def close(self, count: int) -> list[tuple[int, Key | None]]:
+        """Closes the last `count` open slots, or all. Returns the slots and the experts that left them.
+
+        They are the last ones, whatever their experts are worth: memory is given back in one range.
+        """
+        closed = [(slot, self._keys[slot]) for slot in np.flatnonzero(self._is_open())[::-1][: max(0, count)].tolist()]
+        for slot, key in closed:
+            if key is not None:
+                self.drop(key)
+            self._closed[slot] = True
+        self.num_usable -= len(closed)
+        return closed
+
+    def reopen(self, count: int) -> int:
+        """Opens the first `count` closed slots, or all. Returns how many they were."""
+        slots = np.flatnonzero(self._closed)[: max(0, count)]
+        self._closed[slots] = False
+        self.num_usable += len(slots)
+        return len(slots)
+
+    def _is_open(self) -> np.ndarray:
+        return (self._pins == 0) & ~self._closed
