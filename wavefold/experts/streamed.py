@@ -30,8 +30,8 @@ from wavefold.experts.table import ABSENT, MATRICES, PARTS, ExpertTable
 from wavefold.system import huge_memory
 
 LEAST_SLOTS = 2
-WIDE = 4
-"""A pass that asks for more than one in so many of a layer's experts is wide (`slots.py`)."""
+WIDE = 0.75
+"""A pass that asks for more than this share of a layer's experts is wide (`slots.py`)."""
 LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
 """Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
 
@@ -92,7 +92,7 @@ class StreamedExperts(ExpertStore):
     def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
         """The first reads start now, before those that are expected after this call."""
         self._begin(layer, ids)
-        run = self._groups(layer, deque(ids), WIDE * len(ids) > self.table.num_experts)
+        run = self._groups(layer, deque(ids), len(ids) > WIDE * self.table.num_experts)
         next(run)
         return run  # type: ignore[return-value]
 

@@ -1,9 +1,9 @@
 """Belady's optimum: the expert leaves that is asked for latest in the future. No policy finds more in memory.
 
-The model: experts are asked for one at a time, in the order of passes, layers and ids. One that is in no slot is read into one,
-and another leaves when all are taken. Pins are ignored, and the slots are full at the beginning, with the experts that
-are asked for first. Both can only help: the optimum bounds every policy that serves the same experts in the same order,
-whatever it pins and whatever it held before.
+The model: experts are asked for one at a time, in the order of passes, layers and ids. One that is in no slot is read
+into one, and another leaves when all are taken. Pins are ignored, and the slots are full at the beginning, with the
+experts that are asked for first. Both can only help: the optimum bounds every policy that serves the same experts in
+the same order, whatever it pins and whatever it has in memory before.
 """
 
 from __future__ import annotations

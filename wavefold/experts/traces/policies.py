@@ -1,10 +1,10 @@
 """Which expert leaves when another comes. All have the methods of `slots.Slots` that a replay calls.
 
-    begin(layer)       a pass asks this layer for experts
-    key in policy      True if it has a slot
-    ask(key)           it has one, and is asked for
-    take(key, wide)    it has none, and gets one that is not pinned
-    pin, unpin(key)    it must stay, it may leave
+begin(layer)       a pass asks this layer for experts
+key in policy      True if it has a slot
+ask(key)           it has one, and is asked for
+take(key, wide)    it has none, and gets one that is not pinned
+pin, unpin(key)    it must stay, it may leave
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wavefold.experts.slots import Key
+from wavefold.experts.slots import Key, Slots
 
 
 class Policy(Protocol):
@@ -130,3 +130,11 @@ class Frequency:
 
     def unpin(self, key: Key) -> None:
         self._pins[self._slot[key]] -= 1
+
+
+class Forgetful(Slots):
+    """`Slots` without memory of experts that left: one that comes back counts as one that comes for the first time."""
+
+    def take(self, key: Key, worthless: bool = False) -> tuple[int, Key | None] | None:
+        self._counts.pop(key, None)
+        return super().take(key, worthless)

@@ -18,13 +18,14 @@ from wavefold.experts.streamed import WIDE
 from wavefold.experts.traces.policies import Policy
 from wavefold.experts.traces.trace import Asking
 
+
 def replay(askings: Sequence[Asking], policy: Policy, num_slots: int, num_experts: int) -> int:
     """Returns the number of experts that are found, of all that are asked for. The policy remembers what it holds."""
     hits = 0
     pinned: deque[Key] = deque()
     for layer, experts in askings:
         policy.begin(layer)
-        wide = WIDE * len(experts) > num_experts
+        wide = len(experts) > WIDE * num_experts
         for expert in experts:
             if len(pinned) >= max(1, num_slots - 1):
                 policy.unpin(pinned.popleft())

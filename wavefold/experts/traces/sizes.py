@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from wavefold.experts.slots import Slots
 from wavefold.experts.streamed import LEAST_SLOTS, slot_bytes
 from wavefold.experts.traces.optimum import Optimum
-from wavefold.experts.traces.policies import Frequency, HotList, LayerRecency, Policy, Recency
+from wavefold.experts.traces.policies import Forgetful, Frequency, HotList, LayerRecency, Policy, Recency
 from wavefold.experts.traces.replay import replay
 from wavefold.experts.traces.trace import Trace
 
@@ -70,10 +70,11 @@ class Sizes:
         self.check(num_slots)
         layers, experts = self.trace.num_layers, self.trace.num_experts
         policies: dict[str, Policy] = {
-            "LRU, a layer": LayerRecency(num_slots, layers),
+            "layer LRU": LayerRecency(num_slots, layers),
             "LRU": Recency(num_slots),
             "LFU": Frequency(num_slots, layers, experts),
             "hot list": self._hot_list(num_slots),
+            "forgetful": Forgetful(num_slots, layers),
             OURS: Slots(num_slots, layers),
         }
         hits = {name: self._warm(policy, num_slots) for name, policy in policies.items()}

@@ -32,7 +32,9 @@ def zipf_trace(
     logs = np.log([(1 - locality) * common + locality * _orders(draws, law, num_layers) for _ in range(num_topics)])
     num_tokens = sum(rows)
     begins = draws.random(num_tokens) < 1 / topic_tokens
-    topics = draws.integers(num_topics, size=num_tokens)[np.maximum.accumulate(np.where(begins, np.arange(num_tokens), 0))]
+    topics = draws.integers(num_topics, size=num_tokens)[
+        np.maximum.accumulate(np.where(begins, np.arange(num_tokens), 0))
+    ]
     ids = np.empty((num_tokens, num_layers, topk), id_dtype(num_experts))
     for first in range(0, num_tokens, CHUNK):
         chosen = logs[topics[first : first + CHUNK]]

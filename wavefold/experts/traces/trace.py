@@ -46,11 +46,17 @@ class Trace:
     def __post_init__(self) -> None:
         rows, ids = self.rows, self.ids
         if rows.ndim != 1 or rows.dtype != np.int32 or not len(rows) or rows.min() < 1:
-            raise ValueError(f"rows {rows.dtype} {list(rows.shape)} are not allowed; expected int32 [passes], 1 or more")
+            raise ValueError(
+                f"rows {rows.dtype} {list(rows.shape)} are not allowed; expected int32 [passes], 1 or more"
+            )
         if ids.ndim != 3 or not ids.size or ids.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f"ids {ids.dtype} {list(ids.shape)} are not allowed; expected uint8 or uint16 [n, layers, k]")
+            raise ValueError(
+                f"ids {ids.dtype} {list(ids.shape)} are not allowed; expected uint8 or uint16 [n, layers, k]"
+            )
         if (total := int(rows.sum(dtype=np.int64))) != len(ids):
-            raise ValueError(f"{total:,} rows in all and ids of {len(ids):,} tokens do not fit; expected the same number")
+            raise ValueError(
+                f"{total:,} rows in all and ids of {len(ids):,} tokens do not fit; expected the same number"
+            )
         if self.expert_bytes < 1:
             raise ValueError(f"expert_bytes = {self.expert_bytes} is not allowed; expected 1 or more")
         if int(ids.max()) >= self.num_experts:
@@ -119,5 +125,5 @@ def read_trace(path: Path) -> Trace:
             if not (text.isascii() and text.isdecimal() and len(text) < 16):
                 raise ValueError(f"{name} = {text[:20]!r} is not allowed; expected a whole number")
         return Trace(rows, ids, **{name: int(text) for name, text in numbers.items()})
-    except (SafetensorError, ValueError, TypeError) as error:  # TypeError: a dtype that numpy has not
+    except (SafetensorError, ValueError, TypeError, OSError) as error:  # TypeError: a dtype that numpy has not
         raise ValueError(f"{path}: {error}") from None
