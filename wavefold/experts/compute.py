@@ -23,6 +23,8 @@ class ExpertCompute(ABC):
 
     takes_views = False
     """True if the layer's native call may compute the experts itself, from views of `store`."""
+    on_chosen: Callable[[int, Tensor], None] | None = None
+    """Is told each layer and the ids [n, k] that its router chose, in every pass. `Transformer.tell_chosen` sets it."""
 
     def __init__(self, store: ExpertStore, arithmetic: Arithmetic, limit: float):
         """`limit` is the clamp of SwiGLU's inputs."""

@@ -1,9 +1,10 @@
 """Which experts lie in which slots of a fixed memory, and which one leaves when another comes. No bytes are here.
 
 A slot's worth is how often its expert was asked for, where an asking counts half after `HALF_LIFE` further ones of its
-layer. An expert that came during a wide pass, one that asks for many of a layer's experts, is worth nothing until
-it is asked for again: passes go over the layers in circles, and the expert that has just served is the one
-whose next turn is farthest away.
+layer. Askings are remembered of experts that left, too: else one that comes back would look as rare as one that comes
+for the first time. An expert that came during a wide pass, one that asks for most of a layer's experts, is worth
+nothing until it is asked for again: passes go over the layers in circles, and the expert that has just served is the
+one whose next turn is farthest away.
 
 Slots can be closed, from the last one on, when memory becomes scarce, and opened again, from the first one on.
 """
@@ -25,6 +26,8 @@ class Slots:
         self._slot: dict[Key, int] = {}
         self._keys: list[Key | None] = [None] * num_slots
         self._worth = np.full(num_slots, -np.inf)
+        self._counts: dict[Key, float] = {}
+        """Decayed askings of all experts, as logarithms."""
         self._pins = np.zeros(num_slots, np.int32)
         self._closed = np.zeros(num_slots, bool)
         self._askings = np.zeros(num_layers, np.int64)
@@ -44,15 +47,14 @@ class Slots:
         self._askings[layer] += 1
 
     def ask(self, key: Key) -> None:
-        """Counts that an expert, which has a slot, is asked for. Worths are logarithms of decayed counts."""
-        slot, now = self._slot[key], self._askings[key[0]] / HALF_LIFE
-        # all worths are on one scale: 2^(t / half-life) more for an asking at t, which never has to be decayed
-        self._worth[slot] = np.logaddexp2(self._worth[slot], now)
+        """Counts that an expert, which has a slot, is asked for."""
+        self._worth[self._slot[key]] = self._counted(key)
 
     def take(self, key: Key, worthless: bool = False) -> tuple[int, Key | None] | None:
-        """Gives an expert a slot: an empty one, or that of the expert that is worth least.
+        """Gives an expert a slot, an empty one or that of the expert that is worth least, and counts an asking.
 
-        Returns the slot and the expert that left it, or None where all are pinned or closed.
+        `worthless`: it is not counted, and this expert is the next one to leave until it is asked for. Returns the slot
+        and the expert that left it, or None where all are pinned or closed.
         """
         open_worths = np.where(self._is_open(), self._worth, np.inf)
         slot = int(open_worths.argmin())
@@ -62,8 +64,15 @@ class Slots:
         if left is not None:
             del self._slot[left]
         self._slot[key], self._keys[slot] = slot, key
-        self._worth[slot] = -1e300 if worthless else self._askings[key[0]] / HALF_LIFE
+        self._worth[slot] = -1e300 if worthless else self._counted(key)
         return slot, left
+
+    def _counted(self, key: Key) -> float:
+        """Counts an asking. Returns the logarithm of the expert's decayed askings."""
+        # all are on one scale: 2^(t / half-life) more for an asking at t, which never has to be decayed
+        now = self._askings[key[0]] / HALF_LIFE
+        count = self._counts[key] = float(np.logaddexp2(self._counts.get(key, -np.inf), now))
+        return count
 
     def drop(self, key: Key) -> None:
         """Takes an expert's slot away, as after a read that failed."""

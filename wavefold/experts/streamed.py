@@ -28,12 +28,12 @@ from wavefold.experts.slot_memory import SlotMemory
 from wavefold.experts.slots import Key, Slots
 from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
 from wavefold.experts.stream_counts import StreamCounts
-from wavefold.experts.table import ExpertTable
+from wavefold.experts.table import ABSENT, ExpertTable
 from wavefold.system import huge_memory
 
 LEAST_SLOTS = 2
-WIDE = 4
-"""A pass that asks for more than one in so many of a layer's experts is wide (`slots.py`)."""
+WIDE = 0.75
+"""A pass that asks for more than this share of a layer's experts is wide (`slots.py`)."""
 LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
 """Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
 
@@ -102,7 +102,7 @@ class StreamedExperts(ExpertStore):
     def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
         """The first reads start now, before those that are expected after this call."""
         self._begin(layer, ids)
-        run = self._groups(layer, deque(ids), WIDE * len(ids) > self._in_files[layer].sum())
+        run = self._groups(layer, deque(ids), len(ids) > WIDE * self._in_files[layer].sum())
         next(run)
         return run  # type: ignore[return-value]
 

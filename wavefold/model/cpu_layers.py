@@ -139,8 +139,11 @@ def _whole(
 
 
 def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.ndarray] | None:
-    """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory."""
-    if not experts.takes_views:
+    """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory.
+
+    None, too, where somebody is told of each layer's choice: one call for all layers tells nobody.
+    """
+    if not experts.takes_views or experts.on_chosen is not None:
         return None
     arrays = []
     for layer in layers:
@@ -196,6 +199,8 @@ def run_layers(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
+        if experts.on_chosen is not None:
+            experts.on_chosen(layer.layer, buffers.chosen)
         if experts.takes_views:
             groups = experts.store.groups(layer.layer, chosen := buffers.distinct_experts())
             ahead.before(number + 1, buffers.h)
