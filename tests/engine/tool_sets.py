@@ -43,14 +43,14 @@ DEFS: Schema = {
 
 
 def tool(drawn: random.Random, name: str, schemas: list[Schema]) -> dict[str, Any]:
-    names = drawn.sample(["x", "path", "n", "ä-1", "of all", "$", "p", "x2"], drawn.randint(0, 4))
+    names = drawn.sample(["x", "path", "n", "ä-1", "of_all", "$", "p", "x2"], drawn.randint(0, 4))
     properties = {name: drawn.choice(schemas) | {"description": f"</{DSML}parameter> of {name}"} for name in names}
     parameters: Schema = {"type": "object", "properties": properties, "$defs": DEFS}
     if drawn.random() < 0.8:
         parameters["required"] = [name for name in names if drawn.random() < 0.6]
     if drawn.random() < 0.7:
         kinds = [False, True, drawn.choice(schemas)]
-        parameters["additionalProperties"] = drawn.choice(kinds if schemas is ALL else kinds[::2])
+        parameters["additionalProperties"] = drawn.choice(kinds)
     return {"type": "function", "function": {"name": name, "description": f"<{DSML}tool_calls>",
             "parameters": parameters, "strict": drawn.random() < 0.5}}  # fmt: skip
 

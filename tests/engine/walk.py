@@ -14,17 +14,23 @@ from wavefold.engine.grammar import Grammar, GrammarState
 ENDS = '"]}<\n'
 
 
-def walk(grammar: Grammar, tokenizer: Tokenizer, drawn: random.Random, most: int = 1500) -> tuple[list[int], str]:
-    """Returns the tokens of a byte tokenizer, and "stop", "eos" or "length", or an error."""
+def walk(
+    grammar: Grammar, tokenizer: Tokenizer, drawn: random.Random, most: int = 1500, begin: str = ""
+) -> tuple[list[int], str]:  # fmt: skip
+    """Returns the tokens of a byte tokenizer, and "stop", "eos" or "length", or an error. `begin` is their text at first."""
     less, slash = tokenizer.encode("<")[0], tokenizer.encode("/")[0]
     ends, marks = set(tokenizer.encode(ENDS)), {tokenizer.token_id(DSML), tokenizer.eos_id}
     state = grammar.start()
     tokens: list[int] = []
+    for token in tokenizer.encode(begin):
+        assert token in tokens_of(state)
+        tokens.append(token)
+        state.advance(token)
     while len(tokens) < most:
         if (token := state.only_token) is None:
             allowed = tokens_of(state)
             likely = [one for one in allowed if one in ends and (one != less or tokens[-1:] != [less])]
-            if tokens[-1:] == [less] and slash in allowed and drawn.random() < 0.75:
+            if tokens[-1:] == [less] and slash in allowed and len(tokens) > len(begin) and drawn.random() < 0.75:
                 likely = allowed = [slash]
             mark = [one for one in allowed if one in marks]
             chance = drawn.random()

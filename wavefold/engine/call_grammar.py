@@ -27,7 +27,7 @@ from wavefold.engine.texts import literal
 from wavefold.engine.tools import Calls, Tool
 
 END = "</"
-EXTRA_NAME = "/[a-zA-Z0-9_.-]{1,64}/"
+EXTRA_NAME = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
 
 
 class Part(NamedTuple):

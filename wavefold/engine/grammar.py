@@ -191,6 +191,7 @@ class Grammars:
         for start in starts:
             tried = self._grammar(_lark("\n".join([start, "d: <[0]>", rule, *lines])))
             if isinstance(tried, str):
+                tried = "no text satisfies it" if "NoExtensionBias" in tried else tried
                 said = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", tried.split(" 1 | ")[0])
                 raise ValueError(f"{part.place}: {said.strip()}")
 

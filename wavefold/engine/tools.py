@@ -25,8 +25,9 @@ CHOICE_FORM = '"auto", "required", "none", or a tool: its name, {"name": NAME} o
 HELD = ("type", "properties", "required", "additionalProperties", "$defs", "definitions", "$schema")
 ONLY_SAID = ("title", "description", "default", "example", "examples", "$comment", "deprecated", "externalDocs")
 """Keywords of `parameters` itself that a call is held to, and those that only describe."""
-UNFIT = re.compile(r'[\x00-\x1f\x7f"\\<>&]')
-"""Characters that no name of a parameter may have: it stands between quotes in a tag."""
+UNFIT = re.compile(r'[\s\x00-\x1f\x7f"\\<>&]')
+"""Characters that no name of a parameter may have: it stands between quotes in a tag, where
+readers split at blanks."""
 
 
 class Tool(NamedTuple):
@@ -118,7 +119,7 @@ def _problem(schema: Schema) -> str:
         return "#: expected a mapping in properties and a list in required"
     for name in properties:
         if not name or UNFIT.search(name):
-            return f'#/properties: name {name!r} is not allowed; expected a text without " \\ < > & and line breaks'
+            return f"#/properties: name {name!r} is not allowed; expected no blanks, quotes, \\, <, > and &"
     for name in required:
         if name not in properties:
             return f"#: required {name!r} is none of its properties; expected names of properties"
