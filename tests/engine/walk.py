@@ -17,7 +17,7 @@ ENDS = '"]}<\n'
 def walk(
     grammar: Grammar, tokenizer: Tokenizer, drawn: random.Random, most: int = 1500, begin: str = ""
 ) -> tuple[list[int], str]:  # fmt: skip
-    """Returns the tokens of a byte tokenizer, and "stop", "eos" or "length", or an error. `begin` is their text at first."""
+    """Returns the tokens of a byte tokenizer, and "stop", "eos" or "length", or an error. `begin`: their first text."""
     less, slash = tokenizer.encode("<")[0], tokenizer.encode("/")[0]
     ends, marks = set(tokenizer.encode(ENDS)), {tokenizer.token_id(DSML), tokenizer.eos_id}
     state = grammar.start()
