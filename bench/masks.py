@@ -3,7 +3,8 @@
     python bench/masks.py TOKENIZER_FOLDER [--texts 20] [--out FILE]
 
 TOKENIZER_FOLDER holds a tokenizer.json, best of the official vocabulary. Values of each schema are walked by
-token, and tool calls in V4's form, whose texts hold `<` and `</`. xgrammar is timed on the same texts where it is installed. Prints a table, and appends a JSON line for each row of it.
+token, and tool calls in V4's form, whose texts hold `<` and `</`. xgrammar is timed on the same texts where it is
+installed. Prints a table, and appends a JSON line for each row of it.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def texts(schema: Any, root: Schema, depth: int = 0) -> Text | None:
     allowed = [part for part in parts if part is not None]
     if len(allowed) < len(parts):
         return None
-    own = Text(int(schema.get("minLength", 0)), schema.get("maxLength"), tuple(_forms(schema)))
-    return _both([own, *allowed])
+    here = Text(schema.get("minLength", 0), schema.get("maxLength"), tuple(_forms(schema)))
+    return _both([here, *allowed])
 
 
 def _values(schema: Schema) -> Text | None:
