@@ -4,8 +4,8 @@
 
 A small random model answers --lines prompts with `wavefold batch --batch-invariant`, once undisturbed and once with
 --kills SIGKILLs, after each of which the same command is given again. Half of the kills come at a random moment of the
-start, or with its first lines; half when its results have reached a random size. Prints counts; exits with 1 if a line is
-missing, is there twice or has another answer, or if the batch was through before all kills.
+start, or with its first lines; half when its results have reached a random size. Prints counts; exits with 1 if a line
+is missing, is there twice or has another answer, or if the batch was through before all kills.
 """
 
 from __future__ import annotations
