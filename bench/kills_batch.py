@@ -4,7 +4,7 @@
 
 A small random model answers --lines prompts with `wavefold batch --batch-invariant`, once undisturbed and once with
 --kills SIGKILLs, after each of which the same command is given again. Half of the kills come at a random moment of the
-start, its first lines included; half when its results have reached a random size. Prints counts; exits with 1 if a line
+start, or with its first lines; half when its results have reached a random size. Prints counts; exits with 1 if a line
 is missing, is there twice or has another answer, or if the batch was through before all kills.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -50,21 +51,21 @@ def size_of(path: Path) -> int:
 
 
 def kill_once(command: list[str], out: Path, wait_s: float, size: int) -> bool:
-    """True if the kill met the command, `wait_s` after its start and after its results had `size` bytes."""
+    """True if the kill met the command: `wait_s` after its start, or when its results have `size` bytes."""
     process, ends = subprocess.Popen(command, stderr=subprocess.DEVNULL), time.monotonic() + wait_s
-    while process.poll() is None and (time.monotonic() < ends or size_of(out) < size):
+    while process.poll() is None and time.monotonic() < ends and size_of(out) < size:
         time.sleep(0.0005)
     process.kill()
     return process.wait() < 0
 
 
 def count_kills(command: list[str], out: Path, args: argparse.Namespace, start_s: float, size: int) -> Counter[str]:
-    """`size` is that of all results: kills at work are spread over it, whatever the speed."""
+    """`size` is that of all results: kills are spread over it, whatever the speed."""
     draws, counts = random.Random(args.seed), Counter[str]()
     while (left := args.kills - counts["met"]) and counts["too late"] < MOST_LATE:
         before, at_work = size_of(out), counts["met"] % 2 == 1
-        target = before + 1 + draws.random() * 2 * (size - before) / (left + 1) if at_work else 0
-        if not kill_once(command, out, 0 if at_work else draws.uniform(0, 1.1 * start_s), int(target)):
+        target = int(before + 1 + draws.random() * 2 * (size - before) / (left + 1))
+        if not kill_once(command, out, math.inf if at_work else draws.uniform(0, 1.1 * start_s), target):
             counts["too late"] += 1
             continue
         counts["met"] += 1
