@@ -25,7 +25,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces distribution package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces kills-batch soak-stream distribution package train instruct bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -38,6 +38,8 @@ help:
 	@echo "make fuzz-aarch64  the same for NEON under emulation, without sanitizers (needs a cross compiler and qemu-user)"
 	@echo "make threads   two models from four Python threads under the address sanitizer, runtimes from four C++ threads"
 	@echo "               under the thread sanitizer, SOAK_S=$(SOAK_S) each (needs cmake)"
+	@echo "make kills-batch   a batch of 1,000 lines killed 50 times: none lost, none twice (a quarter of an hour)"
+	@echo "make soak-stream   mixed work under a budget in a control group, resident memory at 100 Hz, SOAK_S=$(SOAK_S)"
 	@echo "make distribution  two million tokens with guesses against exact probabilities, a few minutes"
 	@echo "make traces    random traces through the scheduler, every step checked, STEPS=$(STEPS) SEED=$(SEED)"
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
@@ -97,6 +99,13 @@ threads: $(STAMP)
 	cmake --build build/sanitize -j2 --target wavefold_kernels
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    WAVEFOLD_NATIVE=build/sanitize/libwavefold_kernels.so $(BIN)/python -m tests.two_models $(SOAK_S)
+
+kills-batch: $(STAMP)
+	$(BIN)/python bench/kills_batch.py
+
+# MODEL="DIR --memory 4G" for another checkpoint than a small random one; a control group needs root.
+soak-stream: $(STAMP)
+	$(BIN)/python bench/soak_stream.py $(MODEL) --seconds $(SOAK_S)
 
 # Requests come, go, are aborted and preempted at random in tiny pools; some minutes on one core.
 distribution: $(STAMP)

@@ -2,8 +2,9 @@
 
     python bench/masks.py TOKENIZER_FOLDER [--texts 20] [--out FILE]
 
-TOKENIZER_FOLDER holds a tokenizer.json, best of the official vocabulary. Values of each schema are walked by token.
-xgrammar is timed on the same texts where it is installed. Prints a table, and appends a JSON line for each row of it.
+TOKENIZER_FOLDER holds a tokenizer.json, best of the official vocabulary. Values of each schema are walked by
+token, and tool calls in V4's form, whose texts hold `<` and `</`. xgrammar is timed on the same texts where it is
+installed. Prints a table, and appends a JSON line for each row of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from rich.table import Table
 
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.chat import Tokenizer
+from wavefold.chat.tool_calls import ToolCall, calls_text
 from wavefold.engine.grammar import Constraint, Grammars
+from wavefold.engine.tools import checked_calls
 
 WORDS = [
     "alpha",
@@ -89,8 +92,24 @@ def anything(drawn: random.Random) -> dict[str, Any]:
     return {drawn.choice(WORDS): person(drawn), "more": [tree(drawn), None, True, 1.5e-3]}
 
 
-CASES: dict[str, tuple[dict[str, Any], Callable[[random.Random], Any]]] = {
-    "record": (PERSON, person), "recursive": (TREE, tree), "any object": (ANY, anything), "union of calls": (CALL, call)
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {
+        "path": {"type": "string"}, "mode": {"type": "string", "enum": ["read", "write"]}, "lines": {
+        "type": "array", "items": {"type": "integer"}}, "more": ANY}, "required": ["path", "mode", "lines", "more"]}}}
+    for name in ("read_file", "write_file", "list_folder", "search", "run")
+]  # fmt: skip
+
+
+def tool_call(drawn: random.Random) -> str:
+    numbers = [drawn.randint(0, 9999) for _ in range(drawn.randint(0, 6))]
+    page = f"<p>{text(drawn)}</p>\n<b>{text(drawn)}</b> if a < b"
+    arguments = {"path": page, "mode": "write", "lines": numbers, "more": anything(drawn)}
+    return calls_text([ToolCall(drawn.choice(["read_file", "search"]), arguments)])
+
+
+CASES: dict[str, tuple[dict[str, Any] | None, Callable[[random.Random], Any]]] = {
+    "record": (PERSON, person), "recursive": (TREE, tree), "any object": (ANY, anything),
+    "union of calls": (CALL, call), "tool calls": (None, tool_call),
 }  # fmt: skip
 
 
@@ -98,13 +117,16 @@ Walk = Callable[[list[int]], Iterator[float]]
 """Seconds of the mask before each of the tokens."""
 
 
-def of_llguidance(tokenizer: Tokenizer, schema: dict[str, Any]) -> tuple[float, Walk]:
-    """Returns the seconds that compiling takes, once the tokenizer is known, and what times masks."""
+def of_llguidance(tokenizer: Tokenizer, schema: dict[str, Any] | None) -> tuple[float, Walk]:
+    """Returns the seconds that compiling takes, once the tokenizer is known, and what times masks. None: of `TOOLS`."""
     grammars = Grammars(tokenizer, tokenizer.vocab_size, [tokenizer.eos_id])
     constraint = Constraint.of(json_schema={"const": 1})
     assert constraint is not None
     grammars.compile(constraint)  # what the tokenizer costs once
-    constraint = Constraint.of(json_schema=schema)
+    calls = checked_calls(TOOLS, "auto", True) if schema is None else None
+    if calls is not None:  # what the markers cost once
+        grammars.compile(Constraint.of(calls=checked_calls(TOOLS, "none", True)))  # type: ignore[arg-type]
+    constraint = Constraint.of(json_schema=schema, calls=calls)
     assert constraint is not None
     began = time.perf_counter()
     grammar = grammars.compile(constraint)
@@ -122,7 +144,7 @@ def of_llguidance(tokenizer: Tokenizer, schema: dict[str, Any]) -> tuple[float, 
     return compile_s, walk
 
 
-def of_xgrammar(tokenizer: Tokenizer, schema: dict[str, Any]) -> tuple[float, Walk]:
+def of_xgrammar(tokenizer: Tokenizer, schema: dict[str, Any] | None) -> tuple[float, Walk]:
     """The same of xgrammar."""
     import xgrammar
 
@@ -130,7 +152,11 @@ def of_xgrammar(tokenizer: Tokenizer, schema: dict[str, Any]) -> tuple[float, Wa
     info = xgrammar.TokenizerInfo(words, xgrammar.VocabType.RAW, stop_token_ids=[tokenizer.eos_id])
     compiler = xgrammar.GrammarCompiler(info, max_threads=1)
     began = time.perf_counter()
-    grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
+    if schema is None:
+        tag = xgrammar.get_model_structural_tag("deepseek_v4", tools=TOOLS, reasoning="disabled")
+        grammar = compiler.compile_structural_tag(tag)
+    else:
+        grammar = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
     compile_s = time.perf_counter() - began
 
     def walk(ids: list[int]) -> Iterator[float]:
@@ -163,8 +189,10 @@ def main() -> None:
                 print(f"{library} is not installed")
                 break
             drawn = random.Random(0)
-            values = [json.dumps(value(drawn), ensure_ascii=False) for _ in range(args.texts)]
-            seconds = sorted(second for one in values for second in walk(tokenizer.encode(one)))
+            values = [value(drawn) for _ in range(args.texts)]
+            texts = values if schema is None else [json.dumps(one, ensure_ascii=False) for one in values]
+            ids = [tokenizer.encode(one, allow_special=schema is None) for one in texts]
+            seconds = sorted(second for one in ids for second in walk(one))
             line = {
                 "bench": "masks", "library": library, "schema": name, "compile_s": compile_s, "masks": len(seconds),
                 "median_s": statistics.median(seconds), "p99_s": seconds[int(0.99 * len(seconds))],

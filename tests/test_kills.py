@@ -6,23 +6,22 @@ there then is what a command that nobody disturbed leaves: the identical curve, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.disks import small_disk
 from tests.train.tiny import CONFIG, write_corpus
 from wavefold import load, save
 from wavefold.cli.main import main, notices
@@ -160,18 +159,6 @@ def test_many_killed_commands(name: str, number: int, material: Path, tmp_path: 
     met = many_kills(name, number, material, tmp_path)
     print(f"{name}: {number} signals, {met} at work")
     assert met >= number // 2
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
-    """A file system of so many kilobytes in `folder`; what is yielded makes it large."""
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], check=False).returncode:
-        pytest.skip("no file system can be mounted here (needs root)")
-    try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,size=256m", folder], check=True) and None
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.slow

@@ -38,15 +38,20 @@ _filling: set[Path] = set()
 
 def write_text(path: Path, text: str) -> None:
     """Give the file `path` this content, in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Give the file `path` this content, in one step."""
     path = _real(path)
     with _turn(path.parent) as alone:
         if alone:
             _sweep(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.{MARK}", dir=path.parent)  # mode 0600
         _lock(handle)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with os.fdopen(handle, "wb") as file:
         try:
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(handle)
             os.replace(name, path)

@@ -29,7 +29,7 @@ from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSamplin
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, answers_of_each, run_added
-from wavefold.engine.budget import checked_budget
+from wavefold.engine.budget import checked_budget, watch_budget
 from wavefold.engine.defaults import FILE_NAME, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
@@ -72,9 +72,9 @@ class LLM:
     verified in one pass, at most (0: none, to 15); measured time decides how many, so that without
     `batch_invariant` the last bits of logits depend on it. `drafts`: who guesses, "lookup" (what followed in the
     text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
-    `memory`: the most resident memory, in bytes or as "24G"; routed experts that do not fit are read as they are
-    needed (None: 80 % of what is allowed, for larger checkpoints). `width`: of answers that are
-    computed together, at most; others wait.
+    `memory`: the most resident memory of this process, in bytes or as "24G"; routed experts that do not fit are read
+    as they are needed (None: 80 % of what is allowed, for larger checkpoints; over ranks files are mapped). `width`:
+    of answers that are computed together, at most; others wait.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class LLM:
             self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],
             activations, huge_pages, self.budget.num_slots if self.budget else None,
         )  # fmt: skip
+        watch_budget(self._model, self.budget)
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
         self._leader = Leader(self._group) if self._group is not None and is_first() else None

@@ -129,3 +129,31 @@ def test_killed_at_random_each_line_comes_once(folder: Path, tmp_path: Path) -> 
     last = subprocess.run([*before, str(out), *after], capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert results_of(out) == expected
+
+
+def test_each_line_has_its_own_stops_schema_and_choice(llm: LLM, tmp_path: Path) -> None:
+    """Side by side, 5 at a time: a constraint of one line holds for no other one."""
+    entries: list[dict[str, object]] = []
+    for n in range(24):
+        sampling: dict[str, object] = {"max_tokens": 24, "seed": n, "temperature": 1.5}
+        kinds: list[dict[str, object]] = [
+            {}, {"stop": list("abcdefghijkl"), "max_tokens": 60}, {"json_schema": {"type": "integer"}},
+            {"choices": ["yes", "no"]}, {"regex": "[xyz]{3}"}, {"temperature": 0},
+        ]  # fmt: skip
+        entries.append({"id": f"{n}", "prompt": f"line {n}", **sampling, **kinds[n % 6]})
+    jobs = read_jobs(written(tmp_path / "in", entries))
+    with Results(tmp_path / "out", [job.key for job in jobs]) as results:
+        assert run_batch(llm, jobs, results) == 0
+    answers = results_of(tmp_path / "out")
+    for n, job in enumerate(jobs):
+        text = str(answers[job.key]["text"])
+        assert text == llm.generate([job.prompt], job.sampling)[0].text
+        if n % 6 == 1:
+            assert not set(text) & set("abcdefghijkl")
+        elif n % 6 == 2 and answers[job.key]["finish_reason"] != "length":
+            assert isinstance(json.loads(text), int)
+        elif n % 6 == 3:
+            assert text in ("yes", "no")
+        elif n % 6 == 4:
+            assert len(text) == 3 and set(text) <= set("xyz")
+    assert {answers[str(n)]["finish_reason"] for n in range(1, 24, 6)} & {"stop"}

@@ -49,6 +49,9 @@ REFUSED: list[tuple[str, list[Any], str]] = [
      "a regular expression: a text, or a compiled one of text without flags, or None"),
     ("choices", [[], (), ("a", ""), [1], 3, {"a": 1}, iter(["a"])],
      "texts of one character or more in a list, at least one, or None"),
+    ("tools", [3, [1], {"a": 1}, iter([{}]), ["f"]], r"a list of tools, each {.*}, or None"),
+    ("tool_choice", [3, ["f"], True], '"auto", "required", "none", or a tool: .*, or None'),
+    ("parallel_tool_calls", ["yes", 1, 0.0], "True or False, or None"),
 ]  # fmt: skip
 
 

@@ -79,3 +79,38 @@ def test_experts_that_are_asked_for_more_often_stay() -> None:
                 if len(recent) > 64:
                     del recent[next(iter(recent))]
     assert hits / asked > recent_hits / asked + 0.02 > 0.4
+
+
+def test_askings_of_an_expert_that_left_are_remembered() -> None:
+    """An expert that was asked for eight times comes back, and stays before one that was asked for nine times."""
+    slots = Slots(2, 1)
+
+    def pass_of(expert: int) -> None:
+        slots.begin(0)
+        if (0, expert) in slots:
+            slots.ask((0, expert))
+        else:
+            slots.take((0, expert))
+
+    for expert in (*[0] * 8, *[1] * 9, 2):
+        pass_of(expert)
+    assert (0, 0) not in slots
+    for expert in (0, 0, 3, 4, 5):
+        pass_of(expert)
+    assert (0, 0) in slots
+
+
+def test_an_expert_of_a_wide_pass_leaves_first_until_it_is_asked_for() -> None:
+    slots = Slots(2, 1)
+    for expert in (0, 0, 1):
+        slots.begin(0)
+        if (0, expert) in slots:
+            slots.ask((0, expert))
+        else:
+            slots.take((0, expert), expert == 1)
+    slots.begin(0)
+    assert slots.take((0, 2), True) == (1, (0, 1))
+    slots.ask((0, 2))
+    slots.ask((0, 2))
+    slots.begin(0)
+    assert slots.take((0, 3)) == (0, (0, 0))

@@ -184,6 +184,7 @@ class TestUnderABudget:
         """A process whose libraries take 1 MB: what the budget leaves for this small model is then what counts."""
         monkeypatch.setattr("wavefold.engine.budget.rss_bytes", lambda: 1 << 20)
         monkeypatch.setattr("wavefold.engine.budget.OVERHEAD", 0)
+        monkeypatch.setattr("wavefold.experts.pressure.rss_bytes", lambda: 1 << 20)
 
     def least(self, folder: Path) -> int:
         with pytest.raises(ValueError, match=r"is not enough for .*; expected .* at least: ") as caught:

@@ -51,6 +51,15 @@ def test_measured_once_and_kept(small: None, tmp_path: Path, monkeypatch: pytest
     assert this_machine(kept, report=said.append).threads == torch.get_num_threads()
 
 
+def test_a_slow_dtype_is_measured_by_a_small_product(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *shape: sizes.append(shape[0]) or original(*shape))
+    assert machines.gemm_rate("float32") > 0 and sizes == [8, 8, 64, 64]
+    monkeypatch.setattr(machines, "SLOW_S", 0.0)
+    assert machines.gemm_rate("float32") > 0 and sizes == [8, 8, 64, 64, 8, 8]
+
+
 def test_the_disk_is_read_whole_and_the_file_removed(small: None, tmp_path: Path) -> None:
     machines.disk_read_rate(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,6 @@ run.py       the lines through a model
 
 from wavefold.batch.lines import Job, job_of
 from wavefold.batch.results import Results
-from wavefold.batch.run import read_jobs, run_batch
+from wavefold.batch.run import Shard, read_jobs, run_batch
 
-__all__ = ["Job", "Results", "job_of", "read_jobs", "run_batch"]
+__all__ = ["Job", "Results", "Shard", "job_of", "read_jobs", "run_batch"]

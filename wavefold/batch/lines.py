@@ -177,6 +177,8 @@ def _plain(completion: Completion) -> dict[str, object]:
     }  # fmt: skip
     if completion.text is None:
         values["tokens"] = completion.tokens
+    if completion.tool_calls is not None:
+        values["tool_calls"] = [call._asdict() for call in completion.tool_calls]
     if completion.logprobs is not None:
         values["logprobs"] = [(entry.id, entry.logprob) for entry in completion.logprobs]
     return values

@@ -17,19 +17,22 @@ from wavefold.atomic import PRIVATE, try_lock
 class Results:
     """The results in `path`, which is made if need be, readable by its owner alone. `done`: keys of lines in it."""
 
-    def __init__(self, path: Path, keys: Collection[str]):
-        """`keys` of the batch. Raises ValueError where another process has the file, or it is another batch's."""
+    def __init__(self, path: Path, keys: Collection[str], elsewhere: Collection[str] = ()):
+        """`keys` of the batch; `elsewhere`: those that another process writes to another file.
+
+        Raises ValueError where another process has the file, or it is another batch's or another shard's.
+        """
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
         try:
             if not try_lock(self._descriptor):
                 raise ValueError(f"{path}: another process writes it; wait for it, or give another name")
-            self.done = self._read(set(keys))
+            self.done = self._read(set(keys), set(elsewhere))
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def _read(self, keys: set[str]) -> set[str]:
+    def _read(self, keys: set[str], elsewhere: set[str]) -> set[str]:
         done: set[str] = set()
         end = 0
         with self.path.open("rb") as file:
@@ -41,6 +44,11 @@ class Results:
                     key = str(values["custom_id"] if "custom_id" in values else values["id"])
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"{self.path}: line {number} is no result of a batch; give another name") from None
+                if key not in keys and key in elsewhere:
+                    raise ValueError(
+                        f"{self.path}: line {number} is the result of {key!r}, which is another shard's; give each "
+                        "shard a file of its own"
+                    )
                 if key not in keys:
                     raise ValueError(
                         f"{self.path}: line {number} is the result of {key!r}, which this batch does not have; give "
@@ -67,9 +75,15 @@ class Results:
         self.done.add(key)
 
     def close(self) -> None:
-        """Makes sure that all results are on the disk."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        """Makes sure that all results are on the disk. Raises OSError where that fails."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:  # file systems that allocate late say only now that the disk is full
+            raise OSError(
+                error.errno, f"{self.path}: {error.strerror}; results may be missing from its end: run it again"
+            ) from None
+        finally:
+            os.close(self._descriptor)
 
     def __enter__(self) -> Results:
         return self

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from wavefold.batch.lines import Job, job_of
 from wavefold.batch.results import Results
@@ -28,6 +30,26 @@ def read_jobs(path: Path) -> list[Job]:
         if (first := seen.setdefault(job.key, job.number)) != job.number:
             raise ValueError(f"{path}: lines {first} and {job.number} are both {job.key!r}; expected one of each")
     return jobs
+
+
+class Shard(NamedTuple):
+    """Part `number` of `num_shards`, from 1: every `num_shards`-th job, by the order of lines."""
+
+    number: int
+    num_shards: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Returns the shard of a text such as 2/3. Raises ValueError for another text, or an index out of range."""
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        number, num_shards = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= num_shards:
+            raise ValueError(f"shard = {text!r} is not allowed; expected I/N with I from 1 to N, as 1/3, 2/3 and 3/3")
+        return cls(number, num_shards)
+
+    def of(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Returns this shard's jobs. Those of all shards are all jobs, each once."""
+        return jobs[self.number - 1 :: self.num_shards]
 
 
 def run_batch(llm: LLM, jobs: Sequence[Job], results: Results, show: Shown = lambda done, of, tokens: None) -> int:

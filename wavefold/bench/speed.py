@@ -1,8 +1,9 @@
 """Decode and prefill rates, beside the limits of this machine and beside peers with the same weights.
 
 Contestants take turns, so that other load on the machine meets all of them. The bounds come from the same run: a
-decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense bfloat16. Both
-rates are measured anew in every turn: on a shared machine they change by half within minutes.
+decoded token cannot be faster than its bytes can be read, a prompt than its operations in torch's dense products, of
+bfloat16 or float32, whichever is faster. Both rates are measured anew in every turn: on a shared machine they change by
+half within minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from wavefold.bench.contestants import Contestant, Wavefold
 from wavefold.config import ModelConfig
 from wavefold.plan.cache import packed, plain
 from wavefold.plan.flops import prefill_flops
-from wavefold.plan.machine import gemm_rate, memory_read_rate
+from wavefold.plan.machine import dense_rate, memory_read_rate
 from wavefold.plan.predict import cache_read
 from wavefold.plan.tensors import tensor_kinds
 
@@ -105,7 +106,7 @@ def measure(
         read = tokens(prompt)
         for turn in range(repeats):
             report(f"GEMM, turn {turn + 1} of {repeats}")
-            row.machine.append(gemm_rate("bfloat16"))
+            row.machine.append(dense_rate())
             for contestant in contestants:
                 report(f"{contestant.name}: a prompt of {prompt:,}, turn {turn + 1} of {repeats}")
                 row.seconds[contestant.name].append(contestant.prefill(read))

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
     from wavefold.locate import model_folder
-    from wavefold.plan.machine import gemm_rate, memory_read_rate
+    from wavefold.plan.machine import dense_rate, memory_read_rate
     from wavefold.system import huge_bytes, peak_rss_bytes
 
     folder = model_folder(args.model)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.kernels:
         ours = contestants[0]
         assert isinstance(ours, Wavefold)
-        lines += [about | rate for rate in kernel_rates(ours, memory_read_rate(), gemm_rate("bfloat16"))]
+        lines += [about | rate for rate in kernel_rates(ours, memory_read_rate(), dense_rate())]
     if args.out:
         append(args.out, lines)
     return 0

@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
                 turns.append(
                     measure(llm.model, args.tokens, args.prompt, llm.budget.step_tokens, turn, status.update)
                 )  # fmt: skip
+        given_back = llm.model.experts.store.counts.given_back()  # type: ignore[attr-defined]
     for rows in zip(*turns, strict=True):
         table.add_row(*cells(rows))
         lines += [about | vars(row) | {"share": row.share} for row in rows]
     Console().print(table)
-    Console().print(f"largest resident memory: {peak_rss_bytes() / 2**30:.2f} GiB")
+    Console().print(f"largest resident memory: {peak_rss_bytes() / 2**30:.2f} GiB; {given_back}")
     if args.out:
         append(args.out, lines)
     return 0

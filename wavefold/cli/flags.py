@@ -6,7 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-SETTING = re.compile(r"^(threads|device|batch_invariant|kernels|activations|huge_pages|memory|width) = (?:True )?")
+NAMES = "threads|device|batch_invariant|kernels|activations|huge_pages|memory|width|shard"
+SETTING = re.compile(rf"^({NAMES}) = (?:True )?")
 
 
 @contextlib.contextmanager

@@ -39,8 +39,9 @@ def add_huge_pages(parser: argparse.ArgumentParser) -> None:
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="SIZE",
-                        help="the most resident memory, as 24G: routed experts that do not fit are read from the files "
-                        "as they are needed (default: 80 %% of what is allowed, for larger models)")  # fmt: skip
+                        help="the most resident memory, of each process under torchrun, as 24G: routed experts that do "
+                        "not fit are read from the files as they are needed (default: 80 %% of what is allowed, for "
+                        "larger models; under torchrun files are mapped)")  # fmt: skip
 
 
 def arithmetic_of(args: argparse.Namespace) -> str:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli import plan_ranks
+from wavefold.cli import plan_ranks, plan_trace
 from wavefold.cli.budget import print_budget
 from wavefold.cli.tuning import add_tuning, measured_path, tuned
 from wavefold.locate import config_of
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "--machine")  # fmt: skip
     add_tuning(parser)
     plan_ranks.add_arguments(parser)
+    plan_trace.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +61,13 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps([plan_ranks.values_of(ranked) for ranked in plans]))
         else:
             plan_ranks.print_ranks(Console(), args, plans)
+        return 0
+    if args.trace is not None:
+        measured = plan_trace.plan_trace(config, args)
+        if args.json:
+            print(json.dumps(measured))
+        else:
+            plan_trace.print_trace(Console(), args, measured)
         return 0
     one = plan(config, args.context)
     if args.plot:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from wavefold.chat import Prompt, StreamDecoder, Tokenizer
+from wavefold.chat.tool_calls import read_calls
 from wavefold.engine.completion import Completion
 from wavefold.engine.grammar import GrammarState
 from wavefold.engine.logprobs import TokenLogprob
@@ -141,9 +142,11 @@ class Answer:
     @property
     def completion(self) -> Completion:
         """The answer as far as it has come; its `finish_reason` is "interrupted" until it has ended by itself."""
-        text = None
+        text = calls = None
         if self._tokenizer is not None:
             text = self._tokenizer.decode(self.tokens, len(self.prompt.taken), self._show_special)
+            if self.sampling.constraint is not None and self.sampling.constraint.kind == "tools":
+                calls = read_calls(text)[1]
             text = self._echo_text + (text[: self._stops.num_shown] if self._stops.found else text)
         scored = self.sampling.prompt_logprobs is not None
         return Completion(
@@ -155,4 +158,5 @@ class Answer:
             prompt_logprobs=(*[None] * self.scored_from, *self.prompt_logprobs) if scored else None,
             index=self.index,
             error=self.error,
+            tool_calls=calls,
         )

@@ -4,11 +4,15 @@
 
 All of it is resident memory of this process. What is left after the first four goes to slots; with room for all
 experts, files are mapped and nothing is streamed.
+
+Over ranks each process has a budget of its own, for its share of the experts. Numbers of slots may differ; ranks run
+the same passes over the same cache, so both are the least that any rank has room for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,12 +24,16 @@ from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
-from wavefold.experts.streamed import LEAST_SLOTS, slot_bytes
+from wavefold.experts.places import slot_bytes
+from wavefold.experts.pressure import Pressure, watch
+from wavefold.experts.streamed import LEAST_SLOTS, StreamedExperts
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import Arithmetic
 from wavefold.system import memory_bytes, rss_bytes
 from wavefold.system.sizes import bytes_of, gib
+from wavefold.waves.agreement import agreed, num_ranks, num_ranks_here, of_all, rank_here
+from wavefold.waves.schedule import Waves
 
 DEFAULT_SHARE = 0.8
 """Of the least limit on memory, for a model that does not fit whole."""
@@ -49,7 +57,7 @@ class Budget:
     num_slots: int | None
     num_experts: int
     experts: int
-    """Bytes of all routed experts."""
+    """Bytes of all routed experts; over ranks, of this rank's."""
     pool_tokens: int
     step_tokens: int
     max_running: int
@@ -77,51 +85,79 @@ class Budget:
 
 def checked_budget(
     folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None, width: int,
-    device: str | torch.device, several: bool,
+    device: str | torch.device, over_ranks: bool,
 ) -> Budget | None:  # fmt: skip
-    """`budget_of` for settings as `LLM` takes them; None on other devices and over `several` processes.
+    """`budget_of` for settings as `LLM` takes them; None on other devices, and `over_ranks` unless one is asked for.
 
-    Raises ValueError for a budget there, and for a text that is no size.
+    Raises ValueError for a budget on another device and for a text that is no size; over ranks, Disagreement where only
+    some ranks were given one.
     """
-    if str(device).partition(":")[0] == "cpu" and not several:  # other names are judged where the model is opened
-        return budget_of(folder, arithmetic, None if memory is None else bytes_of(memory), cache_tokens, width)
-    if memory is None:
-        return None
-    place = "over_ranks" if several else f"device = {device}"
-    raise ValueError(f"memory = {memory} is not allowed with {place}; expected one process on the CPU")
+    if str(device).partition(":")[0] != "cpu":  # other names are judged where the model is opened
+        if memory is None:
+            return None
+        raise ValueError(f"memory = {memory} is not allowed with device = {device}; expected the CPU")
+    num_bytes = None if memory is None else bytes_of(memory)
+    if not over_ranks:
+        return budget_of(folder, arithmetic, num_bytes, cache_tokens, width)
+
+    def of_this_rank() -> tuple[Budget | None, dict[str, object]]:
+        if num_bytes is None:
+            return None, {"memory": "no budget", "cache_tokens": cache_tokens}
+        share = Waves(read_config(folder)[0].n_routed_experts, num_ranks()).experts_of(rank_here())
+        budget = budget_of(folder, arithmetic, num_bytes, cache_tokens, width, share)
+        return budget, {"memory": "a budget", "cache_tokens": cache_tokens}
+
+    budget = agreed(of_this_rank)
+    return None if budget is None else _least_of_ranks(budget)
+
+
+def _least_of_ranks(budget: Budget) -> Budget:
+    """Returns this rank's budget with the pool, passes and answers at a time that all ranks have room for."""
+    names = "pool_tokens", "step_tokens", "max_running"
+    ranks = of_all({name: getattr(budget, name) for name in names})
+    return replace(budget, **{name: min(rank[name] for rank in ranks) for name in names})
 
 
 def budget_of(
     folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
-    width: int = MAX_RUNNING,
+    width: int = MAX_RUNNING, share: Container[int] | None = None,
 ) -> Budget | None:  # fmt: skip
     """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
 
-    None is returned where no budget was asked for and the checkpoint fits as it is. Raises ValueError for a budget
-    above what this process may have, and for one that is too small, with the least that would do.
+    `share`: this rank's routed experts (None: all). None is returned where no budget was asked for and the checkpoint
+    fits as it is. Raises ValueError for a budget above what this process may have, which shares the machine with the
+    others that torchrun started on it, and for one that is too small, with the least that would do.
     """
-    most = memory_bytes()
+    most = memory_bytes() // num_ranks_here()
     if memory is not None and memory > most:
-        raise ValueError(f"memory = {gib(memory)} is not allowed; this process may have {gib(most)}")
+        others = f", one of {num_ranks_here()} on this machine," if num_ranks_here() > 1 else ""
+        raise ValueError(f"memory = {gib(memory)} is not allowed; this process{others} may have {gib(most)}")
     total = int(DEFAULT_SHARE * most) if memory is None else memory
     now = rss_bytes()
     if memory is None and now + sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= total:
         return None
     config, _ = read_config(folder)
-    dense, sizes = _weights(folder)
+    dense, sizes = _weights(folder, share)
     return _shared_out(
         folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
     )
 
 
-def _weights(folder: Path) -> tuple[int, list[int]]:
-    """Returns the bytes of dense weights, and of each routed expert."""
+def watch_budget(model: Transformer, budget: Budget | None) -> None:
+    """Lets streamed experts give memory back while the process comes near its budget, or the machine near a limit."""
+    store = model.experts.store
+    if budget is not None and isinstance(store, StreamedExperts):
+        watch(store, Pressure(budget.total))
+
+
+def _weights(folder: Path, share: Container[int] | None) -> tuple[int, list[int]]:
+    """Returns the bytes of dense weights, and of each routed expert of `share` (None: all)."""
     dense, sizes = 0, dict[str, int]()
     for name, ref in read_refs(folder).refs.items():
         expert = routed_expert(name)
         if expert is None:
             dense += ref.nbytes
-        else:
+        elif share is None or expert in share:
             place = name[: name.index(".experts.")] + f".{expert}"
             sizes[place] = sizes.get(place, 0) + ref.nbytes
     return dense, list(sizes.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wavefold.chat.tool_calls import ToolCall
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.usage import Usage
 
@@ -15,8 +16,8 @@ class Completion:
     `finish_reason`:
 
     "eos"           the model ended its text
-    "stop"          one of `stop_ids` or `stop` of the sampling came, or its `json_schema`, `regex` or `choices` is
-                    complete: nothing may follow. Where a form might go on, "eos" ends it
+    "stop"          one of `stop_ids` or `stop` of the sampling came, or its `json_schema`, `regex`, `choices` or
+                    tool calls are complete: nothing may follow. Where a form might go on, "eos" ends it
     "length"        `max_tokens` were chosen; a form may then be incomplete
     "context"       the model's window is full
     "interrupted"   it was closed, or has not ended yet
@@ -25,6 +26,9 @@ class Completion:
     The token that ended the answer is not in `tokens`. The tokens of a stop text are in `tokens`, and the stop text is
     not in `text`.
     `usage.prompt_tokens` counts the prompt as it was written. `index`: which of the `n` answers to its prompt it is.
+
+    `tool_calls`: what the answer calls where its sampling has `tools`, else None. `text` holds their markup too. A call
+    that `max_tokens` cut off is left out.
 
     `logprobs` has one entry for each of `tokens`, `prompt_logprobs` one for each token of the prompt that was run, None
     for the first. Both are None unless they were asked for.
@@ -38,3 +42,4 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     index: int = 0
     error: str = ""
+    tool_calls: tuple[ToolCall, ...] | None = None

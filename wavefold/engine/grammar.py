@@ -1,14 +1,16 @@
-"""Structured output: the tokens that a JSON schema, a regular expression or a list of choices allows next.
+"""Structured output: the tokens that a JSON schema, a regular expression, choices or a list of tools allows next.
 
     Constraint -> Grammars.compile -> Grammar -> start() for each answer -> mask -> a token is chosen -> advance
 
 llguidance does the work. It refuses keywords that it does not support, where other libraries leave them out. What it
-takes and does not hold an answer to, schemas.py refuses.
+takes and does not hold an answer to, schemas.py refuses. Tools become a grammar in call_grammar.py, and markup.py takes
+tokens out of its masks.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,9 +20,13 @@ import torch
 from torch import Tensor
 
 from wavefold.chat import Tokenizer
+from wavefold.chat.special_tokens import DSML
+from wavefold.engine.call_grammar import Part, call_grammar
+from wavefold.engine.markup import Markup, MarkupState
 from wavefold.engine.schemas import problem_of_schema
+from wavefold.engine.tools import Calls, calls_of
 
-Kind = Literal["json_schema", "regex", "choices"]
+Kind = Literal["json_schema", "regex", "choices", "tools"]
 MOST_CHARACTERS = 1 << 18
 """Of a constraint's text. A grammar takes some hundred times as many bytes."""
 KEPT = 32
@@ -38,19 +44,28 @@ LEXER_FUEL = 200_000
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer's text must be. `text`: a schema in JSON, a regular expression, or a list of texts in JSON."""
+    """What an answer's text must be.
+
+    `text`: a schema in JSON, a regular expression, a list of texts in JSON, or tools and their choice in JSON.
+    """
 
     kind: Kind
     text: str
 
     @classmethod
-    def of(cls, json_schema: object = None, regex: str | None = None, choices: Sequence[str] = ()) -> Constraint | None:
+    def of(
+        cls, json_schema: object = None, regex: str | None = None, choices: Sequence[str] = (),
+        calls: Calls | None = None,
+    ) -> Constraint | None:  # fmt: skip
         """Returns the constraint of the one argument that is used, or None.
 
         `json_schema` is a mapping, or its text in JSON. Raises ValueError for several, for a text that is no JSON, for
         choices that are not texts, and for a constraint that is too long.
         """
-        used = {"json_schema": json_schema is not None, "regex": regex is not None, "choices": bool(len(choices))}
+        used = {
+            "json_schema": json_schema is not None, "regex": regex is not None, "choices": bool(len(choices)),
+            "tools": calls is not None,
+        }  # fmt: skip
         names = [name for name, is_used in used.items() if is_used]
         if not names:
             return None
@@ -60,6 +75,9 @@ class Constraint:
             constraint = cls("regex", str(regex))
         elif names[0] == "choices":
             constraint = cls("choices", _choices_text(choices))
+        elif calls is not None:
+            constraint = cls("tools", calls.text)
+            call_grammar(calls, 0, JSON_OPTIONS)  # refuses what an answer cannot be held to
         else:
             constraint = cls("json_schema", _schema_text(json_schema))
         if (length := len(constraint.text)) > MOST_CHARACTERS:
@@ -105,10 +123,10 @@ class _Vocabulary:
         known = range(min(vocab_size, tokenizer.vocab_size))
         self.tokens = [tokenizer.token_bytes(token) for token in known] + [b""] * (vocab_size - len(known))
         self.special_token_ids = [token for token in known if tokenizer.is_added(token)]
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        return self.tokenizer.encode(text)
 
 
 class Grammars:
@@ -118,6 +136,7 @@ class Grammars:
         self._vocabulary = _Vocabulary(tokenizer, vocab_size, min(eos_ids))
         self._eos_ids, self._vocab_size = list(eos_ids), vocab_size
         self._tokenizer: llguidance.LLTokenizer | None = None
+        self._markup: Markup | None = None
         self._compiled: dict[Constraint, Grammar] = {}
 
     def compile(self, constraint: Constraint) -> Grammar:
@@ -131,21 +150,50 @@ class Grammars:
         if self._tokenizer is None:  # a second for the official vocabulary
             wrapper = llguidance.TokenizerWrapper(self._vocabulary)
             self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=self._eos_ids)
-        limits = llguidance.LLParserLimits(
-            max_items_in_row=ROW_ITEMS, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False
-        )
-        matcher = llguidance.LLMatcher(self._tokenizer, _source(constraint), log_level=0, limits=limits)
-        problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
-        if problems:
-            said = _one_line("; ".join(problems))
-            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {said}")
-        grammar = Grammar(matcher, self._vocab_size)
-        if problem := grammar.problem_at_once():
-            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {problem}")
+        grammar = self._of_calls(constraint) if constraint.kind == "tools" else self._grammar(_source(constraint))
+        if isinstance(grammar, str):
+            raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {grammar}")
         while len(self._compiled) >= KEPT:
             del self._compiled[next(iter(self._compiled))]
         self._compiled[constraint] = grammar
         return grammar
+
+    def _grammar(self, source: str, markup: Markup | None = None) -> Grammar | str:
+        """Returns the grammar of a source, or what is wrong with it."""
+        limits = llguidance.LLParserLimits(
+            max_items_in_row=ROW_ITEMS, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False
+        )
+        assert self._tokenizer is not None
+        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=limits)
+        problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
+        if problems:
+            return _one_line("; ".join(problems))
+        grammar = Grammar(matcher, self._vocab_size, markup)
+        return grammar.problem_at_once() or grammar
+
+    def _of_calls(self, constraint: Constraint) -> Grammar:
+        """Returns the grammar of tool calls. Raises ValueError, which names tool and parameter."""
+        if self._markup is None:
+            self._markup = Markup(self._vocabulary.tokenizer, self._vocab_size)
+        source, parts = call_grammar(calls_of(constraint.text), self._markup.marker, JSON_OPTIONS)
+        grammar = self._grammar(_lark(source), self._markup)
+        for part in parts:  # a place in the whole would say nothing to who wrote the schema
+            if isinstance(grammar, str) or part.text:
+                self._check(part)
+        if isinstance(grammar, str):
+            raise ValueError(f"tools are not allowed: {grammar}")
+        return grammar
+
+    def _check(self, part: Part) -> None:
+        """Raises ValueError for a parameter that cannot be compiled, and for one whose text no text satisfies."""
+        rule, *lines = part.lines
+        starts = [f"start: {rule.split(':')[0]}"] + ([f"start: {part.text}"] if part.text else [])
+        for start in starts:
+            tried = self._grammar(_lark("\n".join([start, "d: <[0]>", rule, *lines])))
+            if isinstance(tried, str):
+                tried = "no text satisfies it" if "NoExtensionBias" in tried else tried
+                said = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", tried.split(" 1 | ")[0])
+                raise ValueError(f"{part.place}: {said.strip()}")
 
 
 def _source(constraint: Constraint) -> str:
@@ -156,8 +204,12 @@ def _source(constraint: Constraint) -> str:
         texts = (
             json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f") for text in json.loads(constraint.text)
         )
-        return str(llguidance.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {' | '.join(texts)}\n"))
+        return _lark(f"start: CHOICE\nCHOICE: {' | '.join(texts)}")
     return str(llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=JSON_OPTIONS))  # type: ignore[arg-type]
+
+
+def _lark(source: str) -> str:
+    return str(llguidance.LLMatcher.grammar_from_lark(f"{source}\n"))
 
 
 def _one_line(error: str) -> str:
@@ -173,12 +225,13 @@ def _short(text: str) -> str:
 class Grammar:
     """A compiled constraint. Answers share it."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int):
-        self._matcher, self._vocab_size = matcher, vocab_size
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, markup: Markup | None = None):
+        self._matcher, self._vocab_size, self._markup = matcher, vocab_size, markup
 
     def start(self) -> GrammarState:
         """Returns the state before an answer's first token."""
-        return GrammarState(self._matcher.deep_copy(), self._vocab_size)
+        markup = None if self._markup is None else self._markup.start()
+        return GrammarState(self._matcher.deep_copy(), self._vocab_size, markup)
 
     def problem_at_once(self) -> str:
         """Returns why no answer can come to its second token, or an empty text."""
@@ -195,8 +248,8 @@ class Grammar:
 class GrammarState:
     """How far the text of one answer is. `error` says why its grammar cannot go on, as where it meets its limits."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int):
-        self._matcher, self._vocab_size = matcher, vocab_size
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, markup: MarkupState | None = None):
+        self._matcher, self._vocab_size, self._markup = matcher, vocab_size, markup
         self._mask: Tensor | None = None
         self.error = ""
 
@@ -206,6 +259,10 @@ class GrammarState:
         if self._mask is None:
             words = torch.zeros(-(-self._vocab_size // 32), dtype=torch.int32)
             self._matcher.unsafe_compute_mask_ptr(words.data_ptr(), words.nbytes)
+            if self._markup is not None:
+                self._markup.restrict(words)
+                if not self.error and not words.any():
+                    self.error = f"its grammar cannot go on: nothing but {DSML} could follow"
             self._check()
             self._mask = words
         return self._mask
@@ -228,17 +285,22 @@ class GrammarState:
         """Is told of the next token, which the mask allowed."""
         self._mask = None
         self._matcher.consume_token(token)
+        if self._markup is not None:
+            self._markup = self._markup.after(token)
         self._check()
 
     def masks(self, drafts: Sequence[int]) -> list[Tensor | None]:
         """Returns the mask of the next token, then those after each draft; None after a draft that is not allowed."""
         masks: list[Tensor | None] = [self.mask]
-        taken = 0
+        taken, markup = 0, self._markup
         for draft in drafts:
-            if self._matcher.is_stopped() or not self._matcher.try_consume_tokens([draft]):
+            if self._matcher.is_stopped() or not (markup is None or markup.allows(draft)):
                 break
-            taken += 1
-            masks.append(None if self._matcher.is_stopped() else GrammarState(self._matcher, self._vocab_size).mask)
+            if not self._matcher.try_consume_tokens([draft]):
+                break
+            taken, markup = taken + 1, None if markup is None else markup.after(draft)
+            state = GrammarState(self._matcher, self._vocab_size, markup)
+            masks.append(None if self._matcher.is_stopped() else state.mask)
         self._matcher.rollback(taken)
         self._check()
         return masks + [None] * (1 + len(drafts) - len(masks))

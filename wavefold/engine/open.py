@@ -22,7 +22,7 @@ from wavefold.experts.gpu import kernel_experts
 from wavefold.experts.ranked import RankedExperts
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
-from wavefold.waves.agreement import agreed, num_ranks
+from wavefold.waves.agreement import agreed, num_ranks, of_all
 from wavefold.waves.exchange import Settings
 from wavefold.waves.group import Group
 from wavefold.waves.schedule import Waves
@@ -62,7 +62,7 @@ def open_model(
     num_slots: int | None = None,
 ) -> Transformer:
     """The model in `folder`. `arithmetic`, `dtype`, `strict`, `huge_pages` and `num_slots` are those of
-    `checkpoint.load`.
+    `checkpoint.load`; over ranks `num_slots` is of this rank's experts.
 
     `batch_invariant`: the same bits however tokens arrive. `over_ranks`: all processes that torchrun started run one
     model; they have joined (`agreement.joined`). `kernels`: "tilelang" lets a GPU's kernels compute the routed experts
@@ -79,7 +79,7 @@ def open_model(
         raise ValueError(f"device = {device} is not allowed over several processes or with waves; expected cpu")
     else:
         model = _load_over_ranks(
-            folder, arithmetic, dtype, strict, batch_invariant, over_ranks, activations, huge_pages
+            folder, arithmetic, dtype, strict, batch_invariant, over_ranks, activations, huge_pages, num_slots
         )
     model.runtime = ops.current().but(threads=threads, batch_invariant=batch_invariant, activations=activations)
     if batch_invariant and not model.runs_on_kernels:
@@ -111,7 +111,7 @@ def _usable(device: str | torch.device) -> torch.device:
 
 def _load_over_ranks(
     folder: Path, arithmetic: str, dtype: torch.dtype | None, strict: bool, batch_invariant: bool,
-    over_ranks: OverRanks, activations: str, huge_pages: bool,
+    over_ranks: OverRanks, activations: str, huge_pages: bool, num_slots: int | None,
 ) -> Transformer:  # fmt: skip
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
@@ -123,8 +123,9 @@ def _load_over_ranks(
         most = Waves(num_experts, group.size).most_waves
         waves = Waves(num_experts, group.size, over_ranks.waves or min(DEFAULT_WAVES, most))
         model = load(
-            folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict, huge_pages=huge_pages
-        )
+            folder, arithmetic, dtype, experts=waves.experts_of(group.rank), strict=strict, huge_pages=huge_pages,
+            num_slots=num_slots,
+        )  # fmt: skip
         narrow = model.arithmetic.dtype == torch.bfloat16
         wire: Wire = over_ranks.wire or ("fp8" if model.arithmetic.released else "bf16" if narrow else "fp32")
         settings = Settings(waves, wire, over_ranks.back or ("bf16" if narrow else "fp32"))
@@ -132,7 +133,8 @@ def _load_over_ranks(
         return (model, settings), values
 
     model, settings = agreed(loaded)
-    model.experts = RankedExperts(model.experts, TorchTransport(), settings, same_rows=True)
+    reads = any(rank["reads"] for rank in of_all({"reads": num_slots is not None}))  # slots may differ by rank
+    model.experts = RankedExperts(model.experts, TorchTransport(), settings, same_rows=True, reads=reads)
     return model
 
 

@@ -34,3 +34,51 @@ def problem_of_pattern(pattern: str) -> str:
             return f"{pattern[at : at + 3]} is not allowed; expected (?: or a named group"
         at += 1
     return ""
+
+
+ANYTHING = "(?s:.*)"
+
+
+def whole_pattern(pattern: str) -> str:
+    """Returns an expression that matches a whole text where a pattern is found in it.
+
+    Raises ValueError for ^ and $ elsewhere than at the ends of the pattern or of its alternatives.
+    """
+    return "|".join(_whole(branch, pattern) for branch in _alternatives(pattern))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Splits at each | that stands in no group and no class."""
+    branches, depth, in_class, start, at = [], 0, False, 0, 0
+    while at < len(pattern):
+        here = pattern[at]
+        if here == "\\":
+            at += 1
+        elif in_class or here == "[":
+            in_class = here != "]"
+        elif here in "()":
+            depth += 1 if here == "(" else -1
+        elif here == "|" and not depth:
+            branches.append(pattern[start:at])
+            start = at + 1
+        at += 1
+    return [*branches, pattern[start:]]
+
+
+def _whole(branch: str, pattern: str) -> str:
+    body = branch[branch.startswith("^") :]
+    ends = body.endswith("$") and (len(body) - len(body[:-1].rstrip("\\"))) % 2 == 1
+    body = body[: len(body) - ends]
+    in_class, at = False, 0
+    while at < len(body):
+        here = body[at]
+        if here == "\\":
+            if body[at + 1 : at + 2] in ("b", "B") and not in_class:
+                raise ValueError(f"pattern {pattern!r}: \\{body[at + 1]} of a text is not held")
+            at += 1
+        elif in_class or here == "[":
+            in_class = here != "]"
+        elif here in "^$":
+            raise ValueError(f"pattern {pattern!r}: {here} amid a pattern of a text is not held")
+        at += 1
+    return f"{'' if branch.startswith('^') else ANYTHING}(?:{body}){'' if ends else ANYTHING}"

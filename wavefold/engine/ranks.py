@@ -8,6 +8,7 @@ not seen, steps back to where a span begins, closes what it is told to, and asks
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from wavefold.cache import Pool
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.request import Request
 from wavefold.model import Step, Transformer
+from wavefold.system import Notice
+from wavefold.waves.faults import PassFailed
 from wavefold.waves.transport import RankLost
 
 PASS, END = 1, 2
@@ -109,6 +112,8 @@ class Leader:
 def follow(model: Transformer, group: dist.ProcessGroup) -> None:
     """Runs the passes that rank 0 tells of, until it says that there are no more.
 
+    A pass that failed on all ranks is told in a Notice, and the next one is awaited: rank 0 ends its requests or tries
+    again.
     Raises RankLost if it is gone, ValueError for a message that cannot be one, and what a pass raises.
     """
     pool: Pool | None = None
@@ -126,7 +131,10 @@ def follow(model: Transformer, group: dist.ProcessGroup) -> None:
             if behind := sequences[number].num_tokens - first:
                 sequences[number].rewind(behind)
         chosen = [sequences[number] for number, _, _ in message.spans]
-        model.forward_step(Step(torch.tensor(message.tokens), chosen, [count for _, _, count in message.spans]))
+        try:
+            model.forward_step(Step(torch.tensor(message.tokens), chosen, [count for _, _, count in message.spans]))
+        except PassFailed as error:
+            warnings.warn(f"a pass failed on all ranks: {error}", Notice, stacklevel=2)
 
 
 def _receive(group: dist.ProcessGroup) -> Message:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.engine.request import Request
 from wavefold.engine.scheduler import blocks_of
+from wavefold.experts.streamed import StreamedExperts
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import check_memory
-from wavefold.system.memory import tightest
+from wavefold.system.memory import resident_limits, tightest
 from wavefold.waves.agreement import num_ranks
 
 DEFAULT_POOL_TOKENS = 65_536
 """Tokens of a pool that nobody asked for. Blocks that were never written take no memory on a CPU."""
 SHARE = 0.5
 """Of the free memory, which such a pool may take."""
+
+TRIES = 4
+"""Of giving memory back: the kernel keeps a page of 2 MiB while a part of it is in use."""
 
 LIVE = 10
 """Rows of streams and of queries that a pass holds at once for each of its tokens.
@@ -31,13 +35,25 @@ def pass_bytes(model: Transformer, num_tokens: int) -> int:
     return LIVE * min(num_tokens, PASS_TOKENS) * row * width + 4 * config.vocab_size
 
 
+def _check(model: Transformer, num_bytes: int, subject: str, advice: str) -> None:
+    """`check_memory`, after streamed experts have given back what is missing."""
+    store = model.experts.store
+    if isinstance(store, StreamedExperts):
+        for _ in range(TRIES):
+            missing = num_bytes - min(limit.free for limit in resident_limits())
+            if missing <= 0:
+                break
+            store.fit(store.resident_bytes - missing)
+    check_memory(num_bytes, subject, advice)
+
+
 def check_answer(model: Transformer, prompt_tokens: int, num_tokens: int) -> None:
     """Raises ValueError where a prompt of `prompt_tokens` and a cache for `num_tokens` do not fit in memory."""
     if model.device.type != "cpu":
         return
     cache = model.cache_bytes(num_tokens)
-    check_memory(
-        cache + pass_bytes(model, prompt_tokens), f"an answer with {num_tokens:,} tokens in its cache",
+    _check(
+        model, cache + pass_bytes(model, prompt_tokens), f"an answer with {num_tokens:,} tokens in its cache",
         f"a shorter prompt or answer (a token more takes {cache // num_tokens:,} bytes)",
     )  # fmt: skip
 
@@ -47,8 +63,8 @@ def check_pool(model: Transformer, num_tokens: int, max_running: int, step_token
     if model.device.type != "cpu":
         return
     states = (max_running - 1) * model.cache_bytes(0)
-    check_memory(
-        model.cache_bytes(num_tokens) + states + pass_bytes(model, step_tokens),
+    _check(
+        model, model.cache_bytes(num_tokens) + states + pass_bytes(model, step_tokens),
         f"a pool of {num_tokens:,} tokens", "fewer of them (cache_tokens)",
     )  # fmt: skip
 
@@ -78,7 +94,7 @@ def check_scored(model: Transformer, num_rows: int) -> None:
     """Raises ValueError where the logits of `num_rows` tokens of a prompt do not fit in memory."""
     if model.device.type == "cpu":
         num_bytes = 4 * num_rows * model.config.vocab_size
-        check_memory(num_bytes, f"the logits of {num_rows:,} tokens of a prompt", "a prompt without prompt_logprobs")
+        _check(model, num_bytes, f"the logits of {num_rows:,} tokens of a prompt", "a prompt without prompt_logprobs")
 
 
 def pool_blocks(model: Transformer, largest: int, asked: int | None = None) -> int:

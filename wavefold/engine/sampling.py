@@ -23,6 +23,7 @@ from wavefold.engine.arguments import FLAG, TEXT, Rule, by_key, kind, number, re
 from wavefold.engine.defaults import GenerationDefaults
 from wavefold.engine.grammar import Constraint
 from wavefold.engine.sampler import FILTER_RULES
+from wavefold.engine.tools import CHOICE_FORM, FORM, checked_calls
 
 MAX_TOKENS = 256
 MOST_LOGPROBS = 20
@@ -69,6 +70,9 @@ RULES: Mapping[str, Rule] = {
     "json_schema": kind((Mapping, str, bool), "a schema: a mapping, or its text in JSON").or_none(),
     "regex": Rule(_pattern, "a regular expression: a text, or a compiled one of text without flags").or_none(),
     "choices": several(text(1), "texts of one character or more in a list, at least one", least=1).or_none(),
+    "tools": several(kind(Mapping, FORM), f"a list of tools, each {FORM}").or_none(),
+    "tool_choice": kind((str, Mapping), CHOICE_FORM).or_none(),
+    "parallel_tool_calls": FLAG.or_none(True),
 }
 """The fields of `Sampling`: what each may be, and what None means."""
 
@@ -100,6 +104,10 @@ class Sampling:
     regex                None      text, Pattern  the answer's text is one that this expression matches as a whole; a
                                                   compiled expression must be one of text without flags
     choices              None      texts          the answer's text is one of these, of which there is at least one
+    tools                None      OpenAI's form  the answer's calls are of these tools, and their arguments are valid
+    tool_choice          None      auto, required "auto", or None: text, then calls or none; "required": calls alone;
+                                   none, a tool   "none": text without calls; a tool's name, or OpenAI's form: one call
+    parallel_tool_calls  True      True, False    several calls are allowed
     logprobs             None      0 to 20        log probabilities of the answer's tokens, and of so many most likely
                                                   ones; None: none
     prompt_logprobs      None      0 to 20        the same of the prompt's tokens
@@ -110,8 +118,8 @@ class Sampling:
     another type or range. None is allowed for all but `seed`, `n`, `echo` and `show_special`, and means the default.
     Numbers may be numpy's; lists become tuples.
 
-    At most one of `json_schema`, `regex` and `choices` holds the answer to a form. See `Completion` for how such an
-    answer ends, and `Grammars.compile` for what is refused.
+    At most one of `json_schema`, `regex`, `choices` and `tools` holds the answer to a form. See `Completion` for how
+    such an answer ends, and `Grammars.compile` for what is refused.
 
     Log probabilities are the model's own: those before temperature, filters, penalties, bias and the mask of a form.
     """
@@ -136,6 +144,9 @@ class Sampling:
     json_schema: Mapping[str, object] | str | None = field(default=None, hash=False)
     regex: str | re.Pattern[str] | None = None
     choices: Sequence[str] | None = None
+    tools: Sequence[Mapping[str, object]] | None = field(default=None, hash=False)
+    tool_choice: str | Mapping[str, object] | None = field(default=None, hash=False)
+    parallel_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         for name in ("stop", "choices"):
@@ -147,7 +158,8 @@ class Sampling:
 
     @cached_property
     def _constraint(self) -> Constraint | None:
-        return Constraint.of(self.json_schema, self.regex, self.choices or ())  # type: ignore[arg-type]
+        calls = checked_calls(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+        return Constraint.of(self.json_schema, self.regex, self.choices or (), calls)  # type: ignore[arg-type]
 
     def check(self, vocab_size: int) -> None:
         """Raises ValueError for what a model with so many tokens refuses: a bias for another one."""

@@ -45,7 +45,7 @@ def problem_of_schema(schema: Schema) -> str:
     """Returns what is wrong with a schema, with the place of it, or an empty text."""
     if "x-guidance" in schema:
         return "x-guidance changes how answers are written, which is not left to a schema"
-    for path, part in _parts(schema, "#"):
+    for path, part in parts_of(schema):
         for rule in (_unknown, _older, _rounded, _costly, _repeated_keys, _pattern):
             if said := rule(part):
                 return f"{path}: {said}"
@@ -54,7 +54,7 @@ def problem_of_schema(schema: Schema) -> str:
     return ""
 
 
-def _parts(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
+def parts_of(schema: object, path: str = "#") -> Iterator[tuple[str, Schema]]:
     """The schema and all schemas in it, each with its JSON pointer."""
     if not isinstance(schema, Mapping):
         return
@@ -62,13 +62,13 @@ def _parts(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
     for keyword, value in schema.items():
         place, holds = f"{path}/{keyword}", KEYWORDS.get(keyword, "")
         if holds == "schema":
-            yield from _parts(value, place)
+            yield from parts_of(value, place)
         elif holds == "list" and isinstance(value, list):
             for number, part in enumerate(value):
-                yield from _parts(part, f"{place}/{number}")
+                yield from parts_of(part, f"{place}/{number}")
         elif holds == "map" and isinstance(value, Mapping):
             for name, part in value.items():
-                yield from _parts(part, f"{place}/{_escaped(name)}")
+                yield from parts_of(part, f"{place}/{_escaped(name)}")
 
 
 def _escaped(name: str) -> str:
@@ -180,7 +180,7 @@ class _Endings:
     """
 
     def __init__(self, root: Schema):
-        self._schemas = dict(_parts(root, "#"))
+        self._schemas = dict(parts_of(root))
         self._ending: set[str] = set()
         self._askers: dict[str, list[str]] = {}
         """By schemas that were not known to end when they were asked about: who asked."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class ExpertCompute(ABC):
 
     takes_views = False
     """True if the layer's native call may compute the experts itself, from views of `store`."""
+    on_chosen: Callable[[int, Tensor], None] | None = None
+    """Is told each layer and the ids [n, k] that its router chose, in every pass. `Transformer.tell_chosen` sets it."""
 
     def __init__(self, store: ExpertStore, arithmetic: Arithmetic, limit: float):
         """`limit` is the clamp of SwiGLU's inputs."""
@@ -30,6 +33,16 @@ class ExpertCompute(ABC):
     @abstractmethod
     def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         """Returns the sum of each row's experts: h [n, hidden], weights [n, k] float32, ids [n, k] -> [n, hidden]."""
+
+    def routed_beside(
+        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, beside: Callable[[], None]
+    ) -> Tensor:  # fmt: skip
+        """Returns `routed`. `beside`, work that needs no routed expert, runs once the first reads are under way."""
+        beside()
+        return self.routed(layer, h, weights, ids)
+
+    def end_pass(self) -> None:  # noqa: B027  in one process a pass has failed where it failed
+        """Ends a pass of new tokens through all layers. Raises ValueError, on every rank, if one had failed in it."""
 
     def with_shared(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
         """Returns `routed` plus the shared expert's output `shared` [n, hidden], added in wide dtype, in h's dtype."""

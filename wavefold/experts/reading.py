@@ -69,6 +69,8 @@ class Reader:
         and for an error of the disk.
         """
         task = _Task(self._read, list(_pieces(parts)), memory)
+        if not task.pieces:
+            task.future.set_result(None)
         with self._lock:
             if self._closed:
                 raise ValueError("the reader of routed experts is closed; load the model again")
@@ -113,7 +115,11 @@ class Reader:
     def _read(self, part: Part, memory: memoryview) -> None:
         path, file = self._paths[part.file], self._open(part.file)
         stamp = self._stamps[part.file]
-        if not stamp_of(file.descriptor) == stamp_of(path) == stamp:
+        try:
+            found = stamp_of(file.descriptor), stamp_of(path)
+        except OSError as error:
+            raise ValueError(f"{path}: is gone since the model was loaded ({error.strerror}); load it again") from None
+        if found != (stamp, stamp):
             raise ValueError(f"{path}: was replaced since the model was loaded; load it again")
         done, wanted = part.begin, min(part.end, stamp[1])
         while done < wanted:

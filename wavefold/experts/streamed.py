@@ -3,6 +3,8 @@
     groups(layer, ids)    experts that are here, and reads of the others in flight -> views, as they come, in order
     expect(layer, ids)    reads ahead, after all that somebody waits for
 
+    fit(bytes)            fewer slots, whose memory is given back, or more of them again (`pressure.py`)
+
 Everything that is read lies in one memory of a fixed size, which is never exceeded. A truncated or replaced file
 is an error of the request that needed it.
 """
@@ -19,27 +21,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from wavefold.experts.reading import ALIGNMENT, IN_FLIGHT, Part, Reader
+from wavefold.experts.places import laid_out, slot_bytes, tensors_in
+from wavefold.experts.reading import IN_FLIGHT, Part, Reader
+from wavefold.experts.slot_memory import SlotMemory
 from wavefold.experts.slots import Key, Slots
-from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights, stored_weights
+from wavefold.experts.store import ExpertStore, ExpertView, ExpertWeights
 from wavefold.experts.stream_counts import StreamCounts
-from wavefold.experts.table import ABSENT, MATRICES, PARTS, ExpertTable
+from wavefold.experts.table import ABSENT, ExpertTable
 from wavefold.system import huge_memory
 
 LEAST_SLOTS = 2
-WIDE = 4
-"""A pass that asks for more than one in so many of a layer's experts is wide (`slots.py`)."""
+WIDE = 0.75
+"""A pass that asks for more than this share of a layer's experts is wide (`slots.py`)."""
 LEAST_PRECISION, TRIALS, PAUSE = 0.5, 32, 512
 """Look-ahead of a layer stops for PAUSE passes if fewer than half of what it read was used, over TRIALS experts."""
-
-
-def slot_bytes(largest: int) -> int:
-    """Returns the bytes of a slot for experts of `largest` bytes at most: each tensor takes whole pages."""
-    pages = 2 * len(MATRICES) * len(PARTS)
-    return -(-largest // ALIGNMENT) * ALIGNMENT + pages * ALIGNMENT
 
 
 class StreamedExperts(ExpertStore):
@@ -51,14 +47,18 @@ class StreamedExperts(ExpertStore):
         """Raises ValueError for fewer slots than `LEAST_SLOTS`."""
         if num_slots < LEAST_SLOTS:
             raise ValueError(f"{num_slots} slots for routed experts are not allowed; expected {LEAST_SLOTS} at least")
-        self.table, self.slot_bytes = table, slot_bytes(int(table.nbytes().sum((2, 3)).max()))
+        self._in_files = table.file[:, :, 0, 0] != ABSENT
+        """[layers, experts]: over ranks, a rank's own."""
+        sizes = table.nbytes().sum((2, 3))[self._in_files]
+        self.table, self.slot_bytes = table, slot_bytes(int(sizes.max(initial=0)))
         self.slots = Slots(num_slots, table.num_layers)
-        self._memory = huge_memory(num_slots * self.slot_bytes)
-        self._view = memoryview(self._memory)
+        self._memory = SlotMemory(num_slots, self.slot_bytes)
         self._reader = Reader(table.paths, table.stamps, in_flight, direct)
         weakref.finalize(self, Reader.close, self._reader)  # its threads end with the last who refers to the store
-        self.most_reads = max(1, min(2 * in_flight, num_slots // 2))
-        """Reads in flight for one pass, and reads ahead of it."""
+        self.closing = threading.Event()
+        """Set when the store is closed or gone."""
+        weakref.finalize(self, self.closing.set)
+        self._in_flight = in_flight
         self._weights: dict[Key, ExpertWeights] = {}
         self._reads: dict[Key, Future[None]] = {}
         self._errors: dict[Key, BaseException] = {}
@@ -71,12 +71,22 @@ class StreamedExperts(ExpertStore):
         self._lock = threading.RLock()
         self.counts = StreamCounts(table.num_layers)
 
+    @property
+    def most_reads(self) -> int:
+        """Reads in flight for one pass, and reads ahead of it."""
+        return max(1, min(2 * self._in_flight, self.slots.num_usable // 2))
+
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
-        """Raises ValueError for more experts than there are slots; `groups` takes any number."""
+        """Raises ValueError for more experts than there are slots; `groups` takes any number.
+
+        Closed slots are opened again if need be.
+        """
         if len(ids) > self.slots.num_slots:
             raise ValueError(f"{len(ids)} experts at once do not fit {self.slots.num_slots} slots; expected `groups`")
+        with self._lock:
+            self.counts.reopened += self.slots.reopen(len(ids) - self.slots.num_open())
         self._begin(layer, ids)
         started: list[int] = []
         try:
@@ -92,7 +102,7 @@ class StreamedExperts(ExpertStore):
     def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
         """The first reads start now, before those that are expected after this call."""
         self._begin(layer, ids)
-        run = self._groups(layer, deque(ids), WIDE * len(ids) > self.table.num_experts)
+        run = self._groups(layer, deque(ids), len(ids) > WIDE * self._in_files[layer].sum())
         next(run)
         return run  # type: ignore[return-value]
 
@@ -116,14 +126,19 @@ class StreamedExperts(ExpertStore):
             self._unpin(layer, tuple(started))
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:
-        """Starts reads of those that are not here, in slots that nobody has pinned. Returns at once."""
+        """Starts reads of this rank's that are not here, in slots that nobody has pinned. Returns at once."""
         with self._lock:
             self.counts.expected[layer] += len(ids)
             if self._closed or self._resting[layer]:
                 return
             for expert in ids:
                 key = layer, expert
-                if key in self._put or key in self.slots or len(self._reads) >= self.most_reads:
+                if (
+                    not self._in_files[key]
+                    or key in self._put
+                    or key in self.slots
+                    or len(self._reads) >= self.most_reads
+                ):
                     continue
                 if not self._read(key, False, urgent=False):
                     return
@@ -225,7 +240,7 @@ class StreamedExperts(ExpertStore):
         self._errors.pop(key, None)
         self.slots.pin(key)
         parts, self._weights[key] = self._placed(key, slot)
-        read = self._reads[key] = self._reader.read(parts, self._view, urgent)
+        read = self._reads[key] = self._reader.read(parts, self._memory.view, urgent)
         self.counts.bytes += sum(part.end - part.begin for part in parts)
         read.add_done_callback(partial(self._landed, key))
         return True
@@ -236,6 +251,8 @@ class StreamedExperts(ExpertStore):
             if self._reads.get(key) is not read:  # the store was closed
                 return
             del self._reads[key]
+            if (slot := self.slots.find(key)) is not None:
+                self._memory.filled(slot)
             self.slots.unpin(key)
             if (error := read.exception()) is not None:
                 self._errors[key] = error
@@ -276,13 +293,45 @@ class StreamedExperts(ExpertStore):
         self._weights.pop(key, None)
         self._ahead.discard(key)
 
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of slots that have been read into."""
+        with self._lock:
+            return self._memory.resident_bytes
+
+    def fit(self, num_bytes: int) -> None:
+        """Uses as many slots as `num_bytes` hold, `LEAST_SLOTS` at least. The memory of others is given back at once.
+
+        Slots that are pinned stay. Where there is more room, half of the slots that it allows are opened again: another
+        process may have seen it too.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            more = min(num_bytes // self.slot_bytes, self.slots.num_slots) - self.slots.num_usable
+            if more > 0:
+                self.counts.reopened += self.slots.reopen(-(-more // 2))
+                return
+            closed = self.slots.close(min(-more, self.slots.num_open() - LEAST_SLOTS))
+            if not closed:
+                return
+            for _, key in closed:
+                if key is not None:
+                    self._forget(key)
+            self._memory.give_back([slot for slot, _ in closed])
+            counts, usable = self.counts, self.slots.num_usable
+            counts.closed += len(closed)
+            counts.least_usable = min(usable, counts.least_usable or usable)
+
     # -- places ----------------------------------------------------------------------------------------------------
 
     def _placed(self, key: Key, slot: int) -> tuple[list[Part], ExpertWeights]:
         """Returns an expert's parts of files, and its tensors as they will lie in a slot."""
-        parts, places = _laid_out(self.table, key, slot * self.slot_bytes)
+        parts, places = laid_out(self.table, key, slot * self.slot_bytes)
         assert not parts or parts[-1].at + parts[-1].end - parts[-1].begin <= (slot + 1) * self.slot_bytes
-        return parts, _tensors(self.table, key, self._memory, places)
+        return parts, tensors_in(self.table, key, self._memory.memory, places)
 
     def stored(self, layer: int, expert: int) -> ExpertWeights:
         """Reads the expert into memory of its own."""
@@ -291,12 +340,12 @@ class StreamedExperts(ExpertStore):
             return put
         with self._lock:
             self._check_open()
-        parts, places = _laid_out(self.table, key, 0)
+        parts, places = laid_out(self.table, key, 0)
         if not parts:
-            return _tensors(self.table, key, b"", places)
+            return tensors_in(self.table, key, b"", places)
         memory = huge_memory(self.slot_bytes)
         self._reader.read(parts, memoryview(memory)).result()
-        return _tensors(self.table, key, memory, places)
+        return tensors_in(self.table, key, memory, places)
 
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
         with self._lock:
@@ -312,55 +361,11 @@ class StreamedExperts(ExpertStore):
         if self._closed:
             return
         self._closed = True
+        self.closing.set()
         self._reader.close()
         with self._lock:
             for known in (self._weights, self._reads, self._put, self._errors):
                 known.clear()
             self.generation += 1
-        self._view.release()
+        self._memory.view.release()
         del self._memory
-
-
-def _laid_out(table: ExpertTable, key: Key, base: int) -> tuple[list[Part], np.ndarray]:
-    """Returns the parts of files that hold an expert, read to memory from `base` on, and where each tensor begins.
-
-    The places are those of [matrices, parts] in the memory, -1 for an absent tensor. Tensors that share a page of a
-    file are read together.
-    """
-    files, offsets = table.file[key].ravel().tolist(), table.offset[key].ravel().tolist()
-    sizes = _sizes(table, key)
-    places = np.full(len(files), -1, np.int64)
-    parts: list[Part] = []
-    at = base
-    for number in sorted(range(len(files)), key=lambda number: (files[number], offsets[number])):
-        if files[number] == ABSENT or not sizes[number]:
-            continue
-        begin = offsets[number] - offsets[number] % ALIGNMENT
-        end = -(-(offsets[number] + sizes[number]) // ALIGNMENT) * ALIGNMENT
-        last = parts[-1] if parts else None
-        if last is not None and last.file == files[number] and begin <= last.end:
-            parts[-1] = last._replace(end=max(end, last.end))
-        else:
-            parts.append(Part(files[number], begin, end, at))
-        places[number] = parts[-1].at + offsets[number] - parts[-1].begin
-        at = parts[-1].at + parts[-1].end - parts[-1].begin
-    return parts, places.reshape(len(MATRICES), len(PARTS))
-
-
-def _sizes(table: ExpertTable, key: Key) -> list[int]:
-    """Returns the bytes of an expert's tensors, [matrices, parts] flat."""
-    sizes = []
-    for matrix, form in enumerate(table.form[key].tolist()):
-        codes, scales = table.bytes_by_form(matrix)
-        sizes += [int(codes[form]), int(scales[form])]
-    return sizes
-
-
-def _tensors(table: ExpertTable, key: Key, memory: object, places: np.ndarray) -> ExpertWeights:
-    """Returns an expert's tensors as views of `memory`, on meta where they lie in no file."""
-
-    def opened(matrix: int, part: int, dtype: torch.dtype, shape: tuple[int, int]) -> Tensor:
-        count, at = shape[0] * shape[1], int(places[matrix, part])
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=at).view(shape)  # type: ignore[call-overload]
-
-    return stored_weights(table, *key, opened)

@@ -139,8 +139,11 @@ def _whole(
 
 
 def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.ndarray] | None:
-    """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory."""
-    if not experts.takes_views:
+    """Returns each layer's experts for the kernels, or None unless the kernels compute them and all lie in memory.
+
+    None, too, where somebody is told of each layer's choice: one call for all layers tells nobody.
+    """
+    if not experts.takes_views or experts.on_chosen is not None:
         return None
     arrays = []
     for layer in layers:
@@ -196,13 +199,19 @@ def run_layers(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
+        if experts.on_chosen is not None:
+            experts.on_chosen(layer.layer, buffers.chosen)
         if experts.takes_views:
             groups = experts.store.groups(layer.layer, chosen := buffers.distinct_experts())
             ahead.before(number + 1, buffers.h)
             _run_experts(layer, buffers, groups, len(chosen), arithmetic, after)
         else:
-            native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
-            routed = experts.routed(layer.layer, buffers.h, buffers.route, buffers.chosen)
+
+            def beside(number: int = number, layer: CpuLayer = layer, after: native.Ranges = after) -> None:
+                ahead.before(number + 1, buffers.h)
+                native.experts([layer.shared], layer.limit, arithmetic.released, buffers, after)
+
+            routed = experts.routed_beside(layer.layer, buffers.h, buffers.route, buffers.chosen, beside)
             buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams

@@ -47,5 +47,7 @@ class MoE(nn.Module):
     def forward(self, h: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden], normalised -> [n, hidden]. Hashed layers route by the batch's tokens."""
         weights, ids = self.gate(h, batch, arithmetic)
+        if experts.on_chosen is not None:
+            experts.on_chosen(self.layer, ids)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
         return experts.with_shared(self.layer, h, weights, ids, shared)

@@ -129,6 +129,15 @@ class Transformer(HyperConnected):
         with (self.runtime or ops.current()).active():
             return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
 
+    def tell_chosen(self, told: Callable[[int, Tensor], None] | None) -> None:
+        """Tells `told` the layer and the experts' ids [n, k] of each layer of each pass from now on; None: nobody.
+
+        The ids must be copied, since their memory is used again. Passes then go layer by layer, with the same bits.
+        Must not be called while a pass runs.
+        """
+        self.experts.on_chosen = told
+        self._cpu, self._cpu_mtp = CpuLayers(), CpuMTP()
+
     def drop_mtp(self) -> None:
         """Removes the MTP modules from this model."""
         self.config, self.mtp = self.config.without_mtp(), nn.ModuleList()
@@ -310,6 +319,7 @@ class Transformer(HyperConnected):
                     hidden.copy_(final)
                 if streams is not None:
                     streams.copy_(x[list(streams_of)])
+            self.experts.end_pass()
         except BaseException:
             pool.abort(views)
             raise

@@ -125,9 +125,12 @@ def cache_read(config: ModelConfig, context: int, records: RecordBytes) -> int:
 
 
 def _compute_seconds(flops: Flops, machine: Machine) -> float:
-    """Seconds of the operations: float32 matrices at the float32 rate, all others at the bfloat16 rate."""
+    """Seconds of the operations: float32 matrices at the float32 rate, all others at the best dtype's.
+
+    The kernels multiply in float32 where bfloat16 is slower, with the same sums.
+    """
     wide = flops.linear["fp32"]
-    return wide / machine.gemm["float32"] + (flops.raw - wide) / machine.gemm["bfloat16"]
+    return wide / machine.gemm["float32"] + (flops.raw - wide) / machine.dense
 
 
 def _disk(missing: float, machine: Machine) -> dict[str, float]:

@@ -67,7 +67,12 @@ def tightest(mapped_bytes: int = 0) -> Limit:
 
 def limits(root: Path = Path("/")) -> list[Limit]:
     """Returns all limits of this process, the machine's first. `root` is the folder that stands for "/"."""
-    return [_machine(root), *group_limits(root), *_process_limits(root)]
+    return [*resident_limits(root), *_process_limits(root)]
+
+
+def resident_limits(root: Path = Path("/")) -> list[Limit]:
+    """Returns those limits that count memory in use, not addresses: the machine's and control groups'."""
+    return [_machine(root), *group_limits(root)]
 
 
 def _machine(root: Path) -> Limit:

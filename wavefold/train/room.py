@@ -12,7 +12,6 @@ widths, layers, experts, vocabulary and batches (tests/train/test_room.py repeat
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -21,6 +20,7 @@ from wavefold.config import COMPRESSIONS, ModelConfig
 from wavefold.plan.tensors import TensorKind, tensor_kinds
 from wavefold.system import available_bytes, check_memory
 from wavefold.train.recipe import Recipe
+from wavefold.waves.agreement import num_ranks_here
 
 FLOAT = 4
 ALLOCATOR = 4
@@ -90,7 +90,7 @@ def check_training(config: ModelConfig, recipe: Recipe, dtype: torch.dtype, num_
 
     The processes of the run on this machine (LOCAL_WORLD_SIZE of torchrun) share the free memory.
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = num_ranks_here()
     needed = here * training_bytes(config, recipe, dtype, num_processes).total
     if needed <= (free := available_bytes()):
         return

@@ -24,9 +24,19 @@ def num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank_here() -> int:
+    """The number of this process among them, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def num_ranks_here() -> int:
+    """The number of processes that torchrun started on this machine, which share its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_first() -> bool:
     """True in the process that writes to the terminal."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank_here() == 0
 
 
 @contextlib.contextmanager
@@ -79,15 +89,23 @@ def by_first(make: Callable[[], object]) -> None:
     agreed(lambda: (make() if is_first() else None, {}))
 
 
+def of_all(values: Mapping[str, Any]) -> list[Any]:
+    """Returns the values of all ranks, by rank. Raises Disagreement on every rank if one has failed in `agreed`."""
+    if num_ranks() == 1:
+        return [values]
+    answers = _exchange(values)
+    for rank, answer in enumerate(answers):
+        if isinstance(answer, str):
+            raise Disagreement(f"rank {rank} failed before the start: {answer}")
+    return answers
+
+
 def check_alike(values: dict[str, object]) -> None:
     """Raises Disagreement on every rank if one has failed or has a value that differs from that of rank 0.
 
     The value named "weights" holds a digest for each tensor. Only tensors that both ranks have are compared.
     """
-    answers = _exchange(values)
-    for rank, answer in enumerate(answers):
-        if isinstance(answer, str):
-            raise Disagreement(f"rank {rank} failed before the start: {answer}")
+    answers = of_all(values)
     first = answers[0]
     for rank, answer in enumerate(answers):
         for name in first:
