@@ -16,6 +16,7 @@ from tests.small import SMALL, small_model
 from wavefold import LLM, Sampling, ops
 from wavefold.checkpoint import load, random_checkpoint
 from wavefold.experts import ExpertTable
+from wavefold.experts.reading import Reader
 from wavefold.experts.streamed import StreamedExperts
 from wavefold.model import Transformer
 from wavefold.ops import native
@@ -52,19 +53,37 @@ def same(streamed: object, mapped: object) -> bool:
 class TestStore:
     @pytest.mark.parametrize("num_slots", [2, 3, 8, 64])
     def test_groups_have_the_bytes_of_the_files(self, mapped: Transformer, table: ExpertTable, num_slots: int) -> None:
-        """In order, each once; hints for any layer come between."""
+        """Each once, in order if so asked; hints for any layer come between."""
         store, draws = StreamedExperts(table, num_slots, in_flight=3), random.Random(num_slots)
         for _ in range(120):
             layer = draws.randrange(table.num_layers)
             ids = sorted(draws.sample(range(16), draws.randrange(1, 17)))
-            groups, seen = store.groups(layer, ids), []
+            in_order = draws.random() < 0.5
+            groups, seen = store.groups(layer, ids, in_order), []
             store.expect(draws.randrange(table.num_layers), draws.sample(range(16), 3))
             for view in groups:
                 for expert in view:
                     assert same(view[expert], mapped.experts.store.stored(layer, expert))
                 seen += list(view)
-            assert seen == ids
+            assert (seen if in_order else sorted(seen)) == ids
         assert store.counts.asked.sum() == store.counts.hits.sum() + store.counts.read.sum()
+        self.check_at_rest(store)
+
+    def test_those_that_are_here_come_first(self, table: ExpertTable, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And an empty view before anything is waited for, so that other work can be done meanwhile."""
+        store = StreamedExperts(table, 8)
+        with store.acquire(0, [3, 5]):
+            pass
+        original = Reader._read
+        go = threading.Event()
+        monkeypatch.setattr(Reader, "_read", lambda *given: go.wait(20) and original(*given))
+        groups = store.groups(0, [1, 3, 5], in_order=False)
+        assert list(next(groups)) == [3, 5]
+        others = store.groups(1, [2, 4], in_order=False)
+        assert list(next(others)) == []
+        go.set()
+        assert [expert for view in groups for expert in view] == [1]
+        assert sorted(expert for view in others for expert in view) == [2, 4]
         self.check_at_rest(store)
 
     def test_acquired_experts_stay_while_they_are_held(self, mapped: Transformer, table: ExpertTable) -> None:

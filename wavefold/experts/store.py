@@ -109,10 +109,10 @@ class ExpertStore(ABC):
     def acquire(self, layer: int, ids: Sequence[int]) -> ExpertView:
         """Returns the experts `ids` (distinct) of a layer, pinned until the view is closed. May block on reads."""
 
-    def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
-        """Yields views that hold all of `ids` (distinct), each once and in order, pinned until the next is asked for.
+    def groups(self, layer: int, ids: Sequence[int], in_order: bool = True) -> Iterator[ExpertView]:
+        """Yields views that hold all of `ids` (distinct), each once, pinned until the next is asked for.
 
-        A store that reads them gives those first that are here.
+        In the order of `ids`; or those first that are here, the first view being empty if none is.
         """
         with self.acquire(layer, ids) as view:
             yield view

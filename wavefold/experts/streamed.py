@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from itertools import islice, takewhile
 
 import numpy as np
 
@@ -99,31 +100,44 @@ class StreamedExperts(ExpertStore):
             self._unpin(layer, started)
             raise
 
-    def groups(self, layer: int, ids: Sequence[int]) -> Iterator[ExpertView]:
+    def groups(self, layer: int, ids: Sequence[int], in_order: bool = True) -> Iterator[ExpertView]:
         """The first reads start now, before those that are expected after this call."""
         self._begin(layer, ids)
-        run = self._groups(layer, deque(ids), len(ids) > WIDE * self._in_files[layer].sum())
+        run = self._groups(layer, deque(ids), len(ids) > WIDE * self._in_files[layer].sum(), in_order)
         next(run)
         return run  # type: ignore[return-value]
 
-    def _groups(self, layer: int, waiting: deque[int], wide: bool) -> Iterator[ExpertView | None]:
+    def _groups(
+        self, layer: int, waiting: deque[int], wide: bool, in_order: bool
+    ) -> Iterator[ExpertView | None]:  # fmt: skip
         started: deque[int] = deque()
         try:
             self._fill(layer, waiting, started, wide)
             yield None
+            is_first = True
             while waiting or started:
                 self._fill(layer, waiting, started, wide)
-                group = {started[0]: self._wait(layer, started[0])}
-                for expert in list(started)[1:]:
-                    if not self._is_here(layer, expert):
-                        break
-                    group[expert] = self._wait(layer, expert)
-                for _ in group:
-                    started.popleft()
+                here = self._first_here(layer, started) if in_order else self._all_here(layer, started, is_first)
+                is_first = False
+                group = {expert: self._wait(layer, expert) for expert in here}
+                for expert in group:
+                    started.remove(expert)
                 with ExpertView(self, layer, group) as view:
                     yield view
         finally:
             self._unpin(layer, tuple(started))
+
+    def _first_here(self, layer: int, started: Sequence[int]) -> list[int]:
+        """Returns the first expert, which may have to be waited for, and those that follow it and are here."""
+        rest = takewhile(partial(self._is_here, layer), islice(started, 1, None))
+        return [started[0], *rest]
+
+    def _all_here(self, layer: int, started: Sequence[int], at_once: bool) -> list[int]:
+        """Returns the experts that are here. Waits for one where there is none, unless `at_once`."""
+        while not (here := [expert for expert in started if self._is_here(layer, expert)]) and not at_once:
+            reads = [read for expert in started if (read := self._reads.get((layer, expert)))]
+            wait(reads, return_when=FIRST_COMPLETED)
+        return here
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:
         """Starts reads of this rank's that are not here, in slots that nobody has pinned. Returns at once."""

@@ -10,7 +10,8 @@ file tells them where a layer's parameters and a sequence's caches lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +22,11 @@ from wavefold import ops
 from wavefold.cache import PagedView, Rows, View, entries_of, keys_of
 from wavefold.cache.state import SequenceState
 from wavefold.config import LayerSpec, ModelConfig
-from wavefold.experts import ExpertCompute, ExpertView
+from wavefold.experts import ExpertCompute
 from wavefold.model.batch import Batch
 from wavefold.model.block import Block
 from wavefold.model.compressor import Compressor
+from wavefold.model.cpu_experts import ExpertsCall
 from wavefold.model.cpu_slots import Watch
 from wavefold.model.hyper_connection import HyperConnected
 from wavefold.model.look_ahead import LookAhead
@@ -194,7 +196,7 @@ def run_layers(
     spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
     ahead = LookAhead([layer.router for layer in layers], experts.store, arithmetic, batch.tokens)
-    ahead.before(0, None)
+    ahead.begin()
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
@@ -202,9 +204,8 @@ def run_layers(
         if experts.on_chosen is not None:
             experts.on_chosen(layer.layer, buffers.chosen)
         if experts.takes_views:
-            groups = experts.store.groups(layer.layer, chosen := buffers.distinct_experts())
-            ahead.before(number + 1, buffers.h)
-            _run_experts(layer, buffers, groups, len(chosen), arithmetic, after)
+            call = ExpertsCall(layer.layer, layer.shared, layer.limit, arithmetic.released, buffers, after)
+            call.run(experts.store, partial(ahead.before, number + 1, buffers.h))
         else:
 
             def beside(number: int = number, layer: CpuLayer = layer, after: native.Ranges = after) -> None:
@@ -215,21 +216,6 @@ def run_layers(
             buffers.output.copy_(routed.float() + buffers.output.float())
         native.leave(buffers)
     return buffers.streams
-
-
-def _run_experts(
-    layer: CpuLayer, buffers: native.PassBuffers, groups: Iterator[ExpertView], num_left: int, arithmetic: Arithmetic,
-    after: native.Ranges,
-) -> None:  # fmt: skip
-    """The `num_left` routed experts that are chosen, as their store gives them, then the shared one."""
-    total: Tensor | None = None
-    for view in groups:
-        num_left -= len(view)
-        if num_left and total is None:  # there is another group
-            total = torch.zeros(buffers.h.shape, dtype=torch.float32)
-        structs = [native.expert_struct(expert, view[expert]) for expert in view]
-        structs += [] if num_left else [layer.shared]
-        native.experts(structs, layer.limit, arithmetic.released, buffers, after, total, not num_left)
 
 
 def spans_of(layers: Sequence[CpuLayer], views: Sequence[PagedView]) -> native.Spans:

@@ -29,6 +29,12 @@ class LookAhead:
         self._store, self._arithmetic, self._tokens = store, arithmetic, tokens
         self._routers = routers if store.wants_hints and len(tokens) <= MOST_ROWS else ()
 
+    def begin(self) -> None:
+        """Tells of the experts of all hashed layers: the disk has something to do from the start."""
+        for number, router in enumerate(self._routers):
+            if router.hashed:
+                self.before(number, None)
+
     def before(self, number: int, h: Tensor | None) -> None:
         """Tells of the experts of layer `number`; h [n, hidden] is the input of the experts before it, if any are."""
         if number >= len(self._routers):
