@@ -15,6 +15,8 @@ NUM_BLOCKS = 9
 MAX_SEQUENCES = 4
 MAX_STEPS = 12
 EXAMPLES = 10_000
+FEW = 1_000
+"""In the default run."""
 
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 60, 124, 126, 127, 128, 129, 130, 144, 145, 250, 256, 300)
 ACTIONS = ("extend", "open", "fork", "rewind", "both", "close", "abort")
@@ -72,8 +74,9 @@ def many(examples: int, *phases: Phase) -> Callable[[], None]:
     return options(given(schedules)(lambda schedule: run_schedule(schedule)))
 
 
-def test_schedules() -> None:
-    many(EXAMPLES)()
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
+def test_schedules(examples: int) -> None:
+    many(examples)()
 
 
 def shared_blocks_are_written(patch: pytest.MonkeyPatch) -> None:
@@ -152,4 +155,4 @@ def test_faults_are_caught(fault: Callable[[pytest.MonkeyPatch], None], monkeypa
     """The same check, on no more schedules than the default run tries, fails on a cache with one thing wrong."""
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        many(EXAMPLES, Phase.generate)()
+        many(FEW, Phase.generate)()

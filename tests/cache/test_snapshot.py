@@ -39,7 +39,7 @@ def read(model: Transformer, sequence: Sequence, first: int, end: int, step: int
     return torch.cat([model.extend(part, [sequence], [len(part)]) for part in parts])
 
 
-@pytest.mark.parametrize("step", [1, 37, 144])
+@pytest.mark.parametrize("step", [37, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 144))])
 def test_goes_on_as_if_it_had_never_stopped(model: Transformer, step: int) -> None:
     """After the first sequence went on, was closed, and while its blocks were written over."""
     pool = model.new_pool(2048, poison=True)
@@ -128,7 +128,7 @@ def test_what_is_refused(model: Transformer) -> None:
         Snapshot.of_bytes(pool, pool.blocks.allocate(1), 128, b"")
 
 
-@pytest.mark.parametrize("depth", [1, 5])
+@pytest.mark.parametrize("depth", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_draft_is_written_in_place_and_taken_back(model: Transformer, depth: int) -> None:
     """Passes of `depth` tokens that are wrong, taken back, and the right ones after them."""
     pool = model.new_pool(512, poison=True, draft_tokens=depth)

@@ -127,6 +127,7 @@ def test_a_rank_that_is_alone_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_what_a_difference_is_told_as(values: list[Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(len(values)))
     monkeypatch.setattr(agreement, "_exchange", lambda mine: values)
     with pytest.raises(agreement.Disagreement, match=message):
         agreement.check_alike(values[0])
@@ -134,6 +135,7 @@ def test_what_a_difference_is_told_as(values: list[Any], message: str, monkeypat
 
 def test_what_only_one_rank_has_of_the_weights_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [{"weights": {"a": "01", "b": "02"}}, {"weights": {"b": "02", "c": "04"}}]
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(agreement, "_exchange", lambda mine: values)
     agreement.check_alike(values[0])
 

@@ -45,7 +45,8 @@ def complete(model: Path, processes: int, *flags: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.parametrize("flags", [("--arithmetic", "exact"), ("--arithmetic", "released", "--back", "fp32")])
+@pytest.mark.parametrize("flags", [("--arithmetic", "released", "--back", "fp32"),
+                                   pytest.param(("--arithmetic", "exact"), marks=pytest.mark.slow)])  # fmt: skip
 def test_two_ranks_give_the_tokens_of_one(model: Path, flags: tuple[str, ...]) -> None:
     one, two = complete(model, 1, *(flags[:2])), complete(model, 2, "--waves", "2", *flags)
     assert two.returncode == 0, two.stderr[-2000:]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import small_model
+from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import LLM, Sampling
 from wavefold.engine import settings
 
@@ -114,10 +114,13 @@ def test_mistakes(llm: LLM, call: Callable[[LLM], object], message: str) -> None
     assert llm._runner is not None and llm._runner.idle
 
 
-def test_none_is_the_default(llm: LLM) -> None:
-    expected = llm.generate(["a", "b"], Sampling())
-    assert [a.tokens for a in llm.generate(["a", "b"], None, None, None)] == [a.tokens for a in expected]
-    assert llm.stream("a", None, None).finish().tokens == expected[0].tokens
+def test_none_is_the_default(tmp_path: Path) -> None:
+    """In a model of a small window, which its answers fill."""
+    config = SMALL_WITH_TEXT.replace(max_position_embeddings=64)
+    with LLM(small_model(tmp_path / "model", config)) as llm:
+        expected = llm.generate(["a", "b"], Sampling())
+        assert [a.tokens for a in llm.generate(["a", "b"], None, None, None)] == [a.tokens for a in expected]
+        assert llm.stream("a", None, None).finish().tokens == expected[0].tokens
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,11 @@ def expected_guesses(model: Transformer, tokens: Sequence[int], depth: int, requ
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.2, "seed": 7, "top_p": 0.9}], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("depths", [[1], [3, 1, 2], [0, 0, 2], [2, *[0] * 30]], ids=["1", "312", "002", "rare"])
+@pytest.mark.parametrize(
+    "depths",
+    [[3, 1, 2], [2, *[0] * 30], *(pytest.param(case, marks=pytest.mark.slow) for case in ([1], [0, 0, 2]))],
+    ids=["312", "rare", "1", "002"],
+)
 def test_drafts_are_those_of_whole_texts(model: Transformer, depths: list[int], sampling: dict[str, Any]) -> None:
     """Whenever they are asked for, beside whatever others, and after steps that rejected some."""
     recorded = Recorded(model)

@@ -201,7 +201,7 @@ def test_equal_chunks(check: Checker, size: int) -> None:
     check([size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 12))])
 def test_random_chunks(check: Checker, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     largest = (3, 10, 40, 140)[seed % 4]

@@ -68,6 +68,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
         assert (mine["held_out"] or 0) == pytest.approx(theirs["held_out"] or 0, rel=0.01)
 
 
+@pytest.mark.slow
 def test_four_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     """Without quantization, whose steps enlarge the last bits: dense parameters in four shards, six steps of Muon.
 
@@ -109,6 +110,7 @@ def state_names(folder: Path) -> set[str]:
     return {name for file in newest.glob("*.safetensors") for name in safe_open(file, "pt").keys()}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_a_state_of_two_processes_with_their_experts_goes_on_as_one(tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus")
     whole = train(tmp_path / "whole", data, 2, "expert_waves=2", "quantize=none")

@@ -126,6 +126,7 @@ def test_several_mtp_modules_are_refused_in_training_and_may_rest(tmp_path: Path
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_two_processes_count_the_pairs_of_the_whole_batch(tmp_path: Path) -> None:
     """Chats of very different lengths, so that the shares hold different numbers of learned pairs."""
     chats = [

@@ -27,8 +27,10 @@ def kernel(name: str, shape: Shape) -> Any:
 @pytest.mark.skipif(not has_compiler(), reason="nvcc is not here")
 @pytest.mark.parametrize(
     ("name", "widths", "rows"),
-    [("linear_1", FLASH, 64), ("linear_2", FLASH, 64), ("fused", FLASH, 64), ("fused", FLASH, 16), ("fused", PRO, 64),
-     ("fused", PRO, 16)],
+    [("linear_1", FLASH, 64), ("linear_2", FLASH, 64), ("fused", FLASH, 16), *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [("fused", FLASH, 64), ("fused", PRO, 64), ("fused", PRO, 16)]
+    )],
 )  # fmt: skip
 def test_cubins(name: str, widths: tuple[int, int], rows: int, tmp_path: Path) -> None:
     resources = compile_cubin(generate(kernel(name, Shape(*widths, rows))), tmp_path, name)

@@ -141,8 +141,8 @@ def expected(x: Tensor, ids: Tensor, routes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("sizes", "kind"),
-    [((21,), "random"), ((20, 7), "random"), ((20, 7), "hot"), ((18, 3), "empty"), ((17, 0), "random"),
-     ((5, 3, 0, 6), "random")],
+    [((21,), "random"), ((20, 7), "random"), ((5, 3, 0, 6), "random"), *(pytest.param(*case, marks=pytest.mark.slow)
+     for case in [((20, 7), "hot"), ((18, 3), "empty"), ((17, 0), "random")])],
 )  # fmt: skip
 def test_the_fused_kernel_over_ranks_and_waves(sizes: tuple[int, ...], kind: str, folder: Path) -> None:
     ranks = len(sizes)
