@@ -110,7 +110,7 @@ def reductions() -> list[Callable[[], object]]:
 def gemm_rate(dtype: str) -> float:
     """Operations per second of a large matrix product; of a small one where that takes `SLOW_S` and more.
 
-    A processor without products of bfloat16 makes a thousandth of its float32 operations in it.
+    On a processor without products of bfloat16 torch makes hundreds of times fewer operations in it than in float32.
     """
     import torch
 
