@@ -82,4 +82,34 @@ struct GemmParts {
     }
 };
 
+// A task in one of the two ways: COLUMNS columns of the tile at a time, laid out by `pack` from lines of LINE words, meet R rows
+// of x at a time in `multiply`, which may copy these rows.
+template <class S, class Way>
+struct TiledGemm : GemmParts<S> {
+    static int64_t bytes() { return sums_bytes() + lines_bytes() + panel_bytes() + 4 * Way::R * Way::LINE; }
+
+    static void run(const GemmTask &task, uint8_t *scratch) {
+        float *sums = reinterpret_cast<float *>(scratch);
+        uint32_t *lines = reinterpret_cast<uint32_t *>(scratch += sums_bytes());
+        uint32_t *panel = reinterpret_cast<uint32_t *>(scratch += lines_bytes());
+        uint32_t *copy = reinterpret_cast<uint32_t *>(scratch += panel_bytes());
+        const Matrix &m = *task.weight;
+        for (int64_t first = 0; first < m.columns; first += Way::COLUMNS) {
+            const int64_t columns = m.columns - first < Way::COLUMNS ? m.columns - first : Way::COLUMNS;
+            Way::pack(task, first, columns, lines, panel);
+            for (int64_t r = 0; r < task.x_rows; r += Way::R) {
+                const int64_t rows = task.x_rows - r < Way::R ? task.x_rows - r : Way::R;
+                const uint16_t *x = task.x + r * task.stride + first;
+                Way::multiply(x, task.stride, rows, columns, panel, first > 0, copy, sums + r * GEMM_TILE);
+            }
+        }
+        for (int64_t r = 0; r < task.x_rows; r++) GemmParts<S>::store(task, r, sums + r * GEMM_TILE);
+    }
+
+  private:
+    static constexpr int64_t sums_bytes() { return 4 * GEMM_ROWS * GEMM_TILE; }
+    static constexpr int64_t lines_bytes() { return 4 * S::LANES * Way::LINE; }  // a row of the weight for each lane
+    static constexpr int64_t panel_bytes() { return 4 * Way::LINE * GEMM_TILE; }
+};
+
 }  // namespace wf

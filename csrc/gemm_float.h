@@ -7,48 +7,22 @@
 namespace wf {
 
 template <class S>
-struct FloatGemm : GemmParts<S> {
+struct FloatGemm : TiledGemm<S, FloatGemm<S>> {
     using F = typename S::F;
     using U = typename S::U;
     using Parts = GemmParts<S>;
     static constexpr int L = S::LANES, R = S::FLOAT_ROWS, V = S::FLOAT_VECTORS, W = V * L;
-    static constexpr int64_t COLUMNS =
-        512;  // decoded at a time: the tile stays in a second cache, rows of x in a first
-    static constexpr int64_t LINE = COLUMNS + L;
+    // the tile stays in a second cache, rows of x in a first
+    static constexpr int64_t COLUMNS = 512, LINE = COLUMNS + L;
     static_assert(GEMM_TILE % W == 0 && GEMM_ROWS % R == 0 && W % L == 0, "tiles are whole");
 
-    // Scratch of a task: sums, one row of the weight for each lane, the tile, rows of x in float32.
-    static constexpr int64_t SUMS = 4 * GEMM_ROWS * GEMM_TILE, LINES = 4 * L * LINE;
-    static constexpr int64_t PANEL = 4 * LINE * GEMM_TILE, WIDE = 4 * R * LINE;
-    static int64_t bytes() { return SUMS + LINES + PANEL + WIDE; }
-
-    static void run(const GemmTask &task, uint8_t *scratch) {
-        float *sums = reinterpret_cast<float *>(scratch);
-        uint32_t *lines = reinterpret_cast<uint32_t *>(scratch + SUMS);
-        float *panel = reinterpret_cast<float *>(scratch + SUMS + LINES);
-        float *wide = reinterpret_cast<float *>(scratch + SUMS + LINES + PANEL);
-        const Matrix &m = *task.weight;
-        for (int64_t first = 0; first < m.columns; first += COLUMNS) {
-            const int64_t columns = m.columns - first < COLUMNS ? m.columns - first : COLUMNS;
-            pack(task, first, columns, lines, panel);
-            for (int64_t r = 0; r < task.x_rows; r += R) {
-                const int64_t rows = task.x_rows - r < R ? task.x_rows - r : R;
-                widen(task.x + r * task.stride + first, task.stride, rows, columns, wide);
-                for (int64_t n = 0; n < GEMM_TILE; n += W)
-                    tile(wide, panel + n * LINE, columns, first > 0, sums + r * GEMM_TILE + n);
-            }
-        }
-        for (int64_t r = 0; r < task.x_rows; r++) Parts::store(task, r, sums + r * GEMM_TILE);
-    }
-
-  private:
     // panel[n / W][k][n % W] = W[n, k], `LINE` columns apart. Rows beyond `count` are zero.
-    static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, float *panel) {
+    static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, uint32_t *panel) {
         const bool is_wide = task.weight->form == WF_FP32;
         const int64_t words = is_wide ? columns : (columns + 1) / 2;
         for (int64_t n = 0; n < GEMM_TILE; n += L) {
             Parts::decode_lines(task, n, first, columns, words, lines, LINE);
-            float *to = panel + n / W * W * LINE + n % W;
+            float *to = reinterpret_cast<float *>(panel) + n / W * W * LINE + n % W;
             for (int64_t k = 0; k < words; k += L) {
                 if (is_wide) {
                     S::transpose(lines + k, LINE, reinterpret_cast<uint32_t *>(to) + k * W, W);
@@ -65,6 +39,15 @@ struct FloatGemm : GemmParts<S> {
         }
     }
 
+    static void multiply(const uint16_t *x, int64_t stride, int64_t rows, int64_t columns, const uint32_t *panel,
+                         bool more, uint32_t *copy, float *sums) {
+        float *wide = reinterpret_cast<float *>(copy);
+        widen(x, stride, rows, columns, wide);
+        for (int64_t n = 0; n < GEMM_TILE; n += W)
+            tile(wide, reinterpret_cast<const float *>(panel) + n * LINE, columns, more, sums + n);
+    }
+
+  private:
     static void widen(const uint16_t *x, int64_t stride, int64_t rows, int64_t columns, float *wide) {
         for (int64_t r = 0; r < R; r++) {
             float *to = wide + r * LINE;

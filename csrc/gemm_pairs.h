@@ -6,40 +6,13 @@
 namespace wf {
 
 template <class S>
-struct PairGemm : GemmParts<S> {
+struct PairGemm : TiledGemm<S, PairGemm<S>> {
     using F = typename S::F;
     using Parts = GemmParts<S>;
     static constexpr int L = S::LANES, R = S::TILE_ROWS, V = S::TILE_VECTORS;
-    static constexpr int64_t COLUMNS = 1024;  // decoded at a time
+    static constexpr int64_t COLUMNS = 1024, LINE = COLUMNS;
     static_assert(GEMM_TILE % (V * L) == 0 && GEMM_ROWS % R == 0, "tiles are whole");
 
-    // Scratch of a task: sums, one row of the weight for each lane, the tile, rows of x beside zeros.
-    static constexpr int64_t SUMS = 4 * GEMM_ROWS * GEMM_TILE, LINES = 4 * L * COLUMNS;
-    static constexpr int64_t PANEL = 4 * COLUMNS * GEMM_TILE, EDGE = 4 * R * COLUMNS;
-    static int64_t bytes() { return SUMS + LINES + PANEL + EDGE; }
-
-    static void run(const GemmTask &task, uint8_t *scratch) {
-        float *sums = reinterpret_cast<float *>(scratch);
-        uint32_t *lines = reinterpret_cast<uint32_t *>(scratch + SUMS);
-        uint32_t *panel = reinterpret_cast<uint32_t *>(scratch + SUMS + LINES);
-        uint32_t *copy = reinterpret_cast<uint32_t *>(scratch + SUMS + LINES + PANEL);
-        const Matrix &m = *task.weight;
-        for (int64_t first = 0; first < m.columns; first += COLUMNS) {
-            const int64_t columns = m.columns - first < COLUMNS ? m.columns - first : COLUMNS;
-            pack(task, first, columns, lines, panel);
-            for (int64_t r = 0; r < task.x_rows; r += R) {
-                const int64_t rows = task.x_rows - r < R ? task.x_rows - r : R;
-                const uint16_t *x = task.x + r * task.stride + first;
-                if (rows == R && columns % 2 == 0 && !(uintptr_t(x) & 3) && task.stride % 2 == 0)
-                    tile(reinterpret_cast<const uint32_t *>(x), task.stride / 2, panel, columns / 2, first > 0,
-                         sums + r * GEMM_TILE);
-                else edge(x, task.stride, rows, columns, panel, first > 0, copy, sums + r * GEMM_TILE);
-            }
-        }
-        for (int64_t r = 0; r < task.x_rows; r++) Parts::store(task, r, sums + r * GEMM_TILE);
-    }
-
-  private:
     // panel[k / 2][n] = (W[n, k], W[n, k + 1]). Rows beyond `count` are zero.
     static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, uint32_t *panel) {
         const int64_t words = (columns + 1) / 2;
@@ -50,6 +23,14 @@ struct PairGemm : GemmParts<S> {
         }
     }
 
+    static void multiply(const uint16_t *x, int64_t stride, int64_t rows, int64_t columns, const uint32_t *panel,
+                         bool more, uint32_t *copy, float *sums) {
+        if (rows == R && columns % 2 == 0 && !(uintptr_t(x) & 3) && stride % 2 == 0)
+            tile(reinterpret_cast<const uint32_t *>(x), stride / 2, panel, columns / 2, more, sums);
+        else edge(x, stride, rows, columns, panel, more, copy, sums);
+    }
+
+  private:
     static void tile(const uint32_t *x, int64_t stride, const uint32_t *panel, int64_t pairs, bool more, float *sums) {
         for (int64_t n = 0; n < GEMM_TILE; n += V * L) {
             F c[R][V];

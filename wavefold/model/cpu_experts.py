@@ -61,8 +61,6 @@ class ExpertsCall:
                 add(expert, native.expert_struct(expert, view[expert]))
             if SHARED not in sums:  # while others are read
                 add(SHARED, self.shared)
-        if SHARED not in sums:
-            add(SHARED, self.shared)
         total = torch.zeros(self.buffers.h.shape, dtype=torch.float32)
         for number in (*chosen, SHARED):
             total += sums[number]
