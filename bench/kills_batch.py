@@ -21,18 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
-from wavefold.config import ModelConfig, RopeScaling
-
-CONFIG = ModelConfig(
-    vocab_size=300, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, head_dim=64, qk_rope_head_dim=16,
-    q_lora_rank=32, o_groups=2, o_lora_rank=128, compress_ratios=(0, 4, 128), index_n_heads=2, index_head_dim=32,
-    index_topk=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, num_hash_layers=1,
-    routed_scaling_factor=1.5, num_nextn_predict_layers=0, rope_scaling=RopeScaling(),
-)  # fmt: skip
-
-
+ROOT = Path(__file__).resolve().parents[1]
 MOST_LATE = 3
 """Times that the command may be through before its kill."""
 
@@ -87,6 +76,9 @@ def undisturbed(command: list[str], out: Path) -> float:
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT))
+    from tests.small import SMALL_WITH_TEXT, small_model
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lines", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=50)
@@ -96,7 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        random_checkpoint(CONFIG, folder / "model", 1, finish=byte_tokenizer().save)
+        small_model(folder / "model", SMALL_WITH_TEXT.replace(o_lora_rank=128), 1)  # as the kernels take it
         write_lines(folder / "in", args.lines, args.seed)
         whole, out = folder / "whole", folder / "out"
 

@@ -28,19 +28,11 @@ from rich.table import Table
 
 from wavefold.bench.circumstances import append, circumstances
 from wavefold.bench.memory_group import MemoryGroup
-from wavefold.chat import byte_tokenizer
-from wavefold.checkpoint import random_checkpoint
-from wavefold.config import ModelConfig, RopeScaling
 from wavefold.engine import Sampling
 from wavefold.llm import LLM
 from wavefold.system.sizes import bytes_of, gib
 
-CONFIG = ModelConfig(
-    vocab_size=300, hidden_size=512, num_hidden_layers=3, num_attention_heads=2, head_dim=64, qk_rope_head_dim=16,
-    q_lora_rank=32, o_groups=2, o_lora_rank=128, compress_ratios=(0, 4, 128), index_n_heads=2, index_head_dim=32,
-    index_topk=8, n_routed_experts=64, num_experts_per_tok=4, moe_intermediate_size=1024, num_hash_layers=1,
-    routed_scaling_factor=1.5, num_nextn_predict_layers=0, rope_scaling=RopeScaling(),
-)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 PERIOD_S = 0.01
 SHARE = 1.05
 """Of the budget, that the group may have."""
@@ -161,6 +153,9 @@ def show(figures: dict[str, object]) -> None:
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT))
+    from tests.small import SMALL_WITH_TEXT, small_model
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--memory", help="the budget; needed with MODEL")
@@ -177,7 +172,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         model = args.model or Path(name) / "model"
         if args.model is None:
-            random_checkpoint(CONFIG, model, 1, finish=byte_tokenizer().save)
+            config = SMALL_WITH_TEXT.replace(
+                hidden_size=512, n_routed_experts=64, num_experts_per_tok=4, moe_intermediate_size=1024, o_lora_rank=128
+            )
+            small_model(model, config, 1)
         memory = args.memory or small_budget(args, model)
         group = MemoryGroup.new()
         try:
