@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wavefold.llm import LLM
 
 HELP = "answer a file of prompts, many at a time; the same command again goes on where it was stopped"
-WIDTH = 64
+WIDTH = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

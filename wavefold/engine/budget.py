@@ -39,7 +39,7 @@ DEFAULT_SHARE = 0.8
 """Of the least limit on memory, for a model that does not fit whole."""
 OVERHEAD = 96 << 20
 """What libraries, threads and the allocator take while a model runs, beyond what the process had before."""
-PASSES = (1024, 512, 256, 128, 64)
+PASSES = (4096, 2048, 1024, 512, 256, 128, 64)
 """Rows of a pass. A prompt's experts are read once a pass, so that longer passes read less."""
 LEAST_POOL_TOKENS = 1024
 
@@ -179,7 +179,7 @@ def _shared_out(
             f"{least_tokens:,} tokens, a pass of {PASSES[-1]} and {least_slots} routed experts"
         )
     step = next((rows for rows in PASSES if pass_bytes(model, rows) <= rest / 4), PASSES[-1])
-    share = 16 if width <= MAX_RUNNING else 4  # whoever asks for more has many prompts, and little else
+    share = 16 if width <= MAX_RUNNING else 2  # whoever asks for more has many prompts, and little else
     running = min(width, 1 + int(rest / share / model.cache_bytes(0)), step // 2)
     tokens = least_tokens
     while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:

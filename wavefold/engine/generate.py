@@ -75,7 +75,7 @@ def generate(
     window = model.config.max_position_embeddings
     max_tokens, limit = fitted(len(tokens), max_tokens, window, fit_window)
     prompt = model.check_tokens(torch.tensor(tokens, dtype=torch.int64))
-    check_answer(model, len(tokens), cached_tokens(len(tokens), max_tokens))
+    check_answer(model, min(len(tokens), PASS_TOKENS), cached_tokens(len(tokens), max_tokens))
     request = _Request(
         prompt, max_tokens, limit, Filters.same(1, temperature, top_p, top_k, min_p), seed,
         frozenset(model.config.eos_token_ids if stop_ids is None else stop_ids), first_ids, on_prefill, adjustments,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
+from wavefold import ops
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.engine.request import Request
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts.streamed import StreamedExperts
 from wavefold.model import Transformer
-from wavefold.model.transformer import PASS_TOKENS
 from wavefold.system import check_memory
 from wavefold.system.memory import resident_limits, tightest
 from wavefold.waves.agreement import num_ranks
@@ -20,19 +22,24 @@ SHARE = 0.5
 TRIES = 4
 """Of giving memory back: the kernel keeps a page of 2 MiB while a part of it is in use."""
 
-LIVE = 10
-"""Rows of streams and of queries that a pass holds at once for each of its tokens.
+LIVE, LIVE_IN_KERNELS = 10, 2
+"""Rows of streams and of queries that a pass holds at once for each of its tokens, in torch and in the CPU kernels.
 
-Resident memory that a prompt added with the nano preset, cache included: 27 MB at 1,024 tokens in released arithmetic
-and 76 MB in float32 (by this formula 42 and 84); 34 MB at 8,192 tokens.
+Resident memory that a prompt added in float32 with the nano preset, cache included: 76 MB at 1,024 tokens (by this
+formula 84). In the kernels with Flash's shapes: 15, 70, 122, 182, 308 and 600 MiB at 64, 256, 512, 1,024, 2,048 and
+4,096 tokens (by this formula 12, 48, 96, 192, 384 and 768; the rest is within a budget's overhead).
 """
 
 
+CPU = torch.device("cpu")
+
+
 def pass_bytes(model: Transformer, num_tokens: int) -> int:
-    """Bytes of the activations of a pass of `num_tokens` tokens, and of a row of logits."""
+    """Bytes of the activations of a pass of `num_tokens` tokens on a CPU, and of a row of logits."""
     config, width = model.config, model.arithmetic.dtype.itemsize
     row = config.hc_mult * config.hidden_size + config.num_attention_heads * config.head_dim
-    return LIVE * min(num_tokens, PASS_TOKENS) * row * width + 4 * config.vocab_size
+    live = LIVE_IN_KERNELS if ops.kernels_run(model.arithmetic.dtype, CPU) else LIVE
+    return live * num_tokens * row * width + 4 * config.vocab_size
 
 
 def _check(model: Transformer, num_bytes: int, subject: str, advice: str) -> None:
@@ -48,7 +55,7 @@ def _check(model: Transformer, num_bytes: int, subject: str, advice: str) -> Non
 
 
 def check_answer(model: Transformer, prompt_tokens: int, num_tokens: int) -> None:
-    """Raises ValueError where a prompt of `prompt_tokens` and a cache for `num_tokens` do not fit in memory."""
+    """Raises ValueError where a cache for `num_tokens` and a pass of `prompt_tokens` do not fit in memory."""
     if model.device.type != "cpu":
         return
     cache = model.cache_bytes(num_tokens)

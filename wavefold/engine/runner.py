@@ -117,7 +117,7 @@ class Runner:
             self.model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
         fitted(len(request.prompt), request.max_tokens, self.model.config.max_position_embeddings, fit_window=False)
         if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
-            check_answer(self.model, len(request.prompt), request.peak_tokens)
+            check_answer(self.model, min(len(request.prompt), self._numbers[2]), request.peak_tokens)
         if answer.next_scored is not None:
             check_scored(self.model, min(len(request.prompt), self._numbers[2]))
 

@@ -9,11 +9,11 @@ class StreamCounts:
     """Counts since the store was made, int64 [layers] each; `bytes`, and slots `closed` and `reopened`, in all."""
 
     def __init__(self, num_layers: int):
-        self.asked, self.hits, self.read, self.expected, self.ahead_used, self.ahead_unused = (
-            np.zeros(num_layers, np.int64) for _ in range(6)
+        self.asked, self.hits, self.read, self.ahead_used, self.ahead_unused = (
+            np.zeros(num_layers, np.int64) for _ in range(5)
         )
         """Distinct experts of passes; those that were in memory, ahead of time or from before; those that a pass waited
-        for; hints; experts read ahead that the next pass used, and did not use."""
+        for; experts read ahead that the next pass used, and did not use."""
         self.recent = np.zeros((num_layers, 2), np.int64)
         """Used and all experts that were read ahead, since look-ahead was last judged."""
         self.bytes = self.closed = self.reopened = 0

@@ -141,8 +141,8 @@ class StreamedExperts(ExpertStore):
 
     def expect(self, layer: int, ids: Sequence[int]) -> None:
         """Starts reads of this rank's that are not here, in slots that nobody has pinned. Returns at once."""
+        wide = len(ids) > WIDE * self.table.num_experts
         with self._lock:
-            self.counts.expected[layer] += len(ids)
             if self._closed or self._resting[layer]:
                 return
             for expert in ids:
@@ -154,7 +154,7 @@ class StreamedExperts(ExpertStore):
                     or len(self._reads) >= self.most_reads
                 ):
                     continue
-                if not self._read(key, False, urgent=False):
+                if not self._read(key, wide, urgent=False):
                     return
                 self._ahead.add(key)
 

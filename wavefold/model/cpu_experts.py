@@ -19,6 +19,8 @@ from wavefold.ops import native
 
 FEW_TOKENS = 16
 """Sums of a token's experts take little more memory than the token's row up to this many."""
+LAST = 8
+"""Of many experts, those that are left when the next layer's are asked for."""
 SHARED = -1
 
 
@@ -61,6 +63,8 @@ class ExpertsCall:
                 add(expert, native.expert_struct(expert, view[expert]))
             if SHARED not in sums:  # while others are read
                 add(SHARED, self.shared)
+            if len(chosen) - len(sums) < LAST < len(chosen):  # before that all reads are this layer's
+                look_ahead()
         total = torch.zeros(self.buffers.h.shape, dtype=torch.float32)
         for number in (*chosen, SHARED):
             total += sums[number]
@@ -69,9 +73,12 @@ class ExpertsCall:
     def _in_order(self, store: ExpertStore, chosen: list[int], look_ahead: Callable[[], None]) -> None:
         total: Tensor | None = None
         groups, num_left = store.groups(self.layer, chosen), len(chosen)
-        look_ahead()
+        if num_left <= LAST:
+            look_ahead()
         for view in groups:
             num_left -= len(view)
+            if num_left <= LAST:  # before that all reads are this layer's
+                look_ahead()
             if num_left and total is None:  # there is another group
                 total = torch.zeros(self.buffers.h.shape, dtype=torch.float32)
             structs = [native.expert_struct(expert, view[expert]) for expert in view]

@@ -1,6 +1,7 @@
 """Which experts a pass will need, told to a store that reads them: exactly for hashed layers, guessed for the others.
 
-A layer's experts are guessed while the layer before is computed: its router is applied to that layer's input.
+A layer's experts are guessed while the layer before is computed: its router is applied to that layer's input. A store
+takes as many as it has reads for, in order, and may be told again.
 """
 
 from __future__ import annotations
@@ -15,19 +16,15 @@ from wavefold.experts import ExpertStore
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic
 
-MOST_ROWS = 64
-"""More tokens need most experts anyway."""
-
 
 class LookAhead:
-    """Hints for one pass of tokens int64 [n] through layers with these routers.
-
-    A pass of many tokens gives none, nor does one whose store wants none.
-    """
+    """Hints for one pass of tokens int64 [n] through layers with these routers; none to a store that wants none."""
 
     def __init__(self, routers: Sequence[Router], store: ExpertStore, arithmetic: Arithmetic, tokens: Tensor):
         self._store, self._arithmetic, self._tokens = store, arithmetic, tokens
-        self._routers = routers if store.wants_hints and len(tokens) <= MOST_ROWS else ()
+        self._routers = routers if store.wants_hints else ()
+        self._ids: dict[int, list[int]] = {}
+        """The experts of layers that were told of, by the layers' numbers."""
 
     def begin(self) -> None:
         """Tells of the experts of all hashed layers: the disk has something to do from the start."""
@@ -40,10 +37,13 @@ class LookAhead:
         if number >= len(self._routers):
             return
         router = self._routers[number]
-        if router.hashed:
-            ids = router.tid2eid[self._tokens]
-        elif h is not None and self._store.expects(router.layer):
-            ids = ops.choose_experts(ops.router_scores(h, router.weight, self._arithmetic), router.bias, router.topk)
-        else:
-            return
-        self._store.expect(router.layer, torch.unique(ids).tolist())
+        if number not in self._ids:
+            if router.hashed:
+                ids = router.tid2eid[self._tokens]
+            elif h is not None and self._store.expects(router.layer):
+                scores = ops.router_scores(h, router.weight, self._arithmetic)
+                ids = ops.choose_experts(scores, router.bias, router.topk)
+            else:
+                return
+            self._ids[number] = torch.unique(ids).tolist()
+        self._store.expect(router.layer, self._ids[number])
