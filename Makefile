@@ -119,11 +119,12 @@ fuzz:
 	cmake --build build/sanitize
 	build/sanitize/fuzz $(CALLS)
 
-# On Debian: apt-get install g++-aarch64-linux-gnu qemu-user
+# On Debian: apt-get install g++-aarch64-linux-gnu qemu-user. Processors with all of NEON's variants, with dotprod alone, with none.
 fuzz-aarch64:
 	cmake -S csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/csrc/cmake/aarch64-linux-gnu.cmake -DWF_FUZZ=ON
 	cmake --build build/aarch64
-	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/fuzz $(CALLS)
+	for cpu in max neoverse-n1 cortex-a72; do \
+		qemu-aarch64 -cpu $$cpu -L /usr/aarch64-linux-gnu build/aarch64/fuzz $(CALLS) || exit 1; done
 
 # Each into a venv of its own, where it completes a function. CXX names no compiler while the wheel is installed.
 package: $(STAMP)

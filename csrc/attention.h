@@ -2,9 +2,12 @@
 // (attend.h, index.h, gemm.h).
 #pragma once
 
+#include <algorithm>
+
 #include "attend.h"
 #include "gemm_float.h"
 #include "gemm_pairs.h"
+#include "gemm_quads.h"
 #include "index.h"
 
 namespace wf {
@@ -21,6 +24,7 @@ struct AttentionKernels {
 
 template <class S>
 constexpr AttentionKernels attention_kernels() {
+    using Narrow = std::conditional_t<S::MULTIPLIES_QUADS, QuadGemm<S>, PairGemm<S>>;
     return {
         [](const Attend &job) { return AttendKernel<S>::bytes(job); },
         [](const Attend &job, const AttendTask &task, uint8_t *scratch) { AttendKernel<S>(job, scratch).run(task); },
@@ -31,10 +35,10 @@ constexpr AttentionKernels attention_kernels() {
         [](const Index &job, int64_t begin, int64_t stop, int64_t first, int64_t end, Best *best, uint8_t *scratch) {
             IndexKernel<S>(job, scratch).run(begin, stop, first, end, best);
         },
-        [] { return std::max(FloatGemm<S>::bytes(), S::MULTIPLIES_PAIRS ? PairGemm<S>::bytes() : 0); },
+        [] { return std::max(FloatGemm<S>::bytes(), S::MULTIPLIES_PAIRS ? Narrow::bytes() : 0); },
         [](const GemmTask &task, uint8_t *scratch) {
             if constexpr (S::MULTIPLIES_PAIRS)
-                if (task.weight->form != WF_FP32) return PairGemm<S>::run(task, scratch);
+                if (task.weight->form != WF_FP32) return Narrow::run(task, scratch);
             FloatGemm<S>::run(task, scratch);
         },
     };

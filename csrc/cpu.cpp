@@ -2,6 +2,12 @@
 #include "int8.h"
 #include "kernels.h"
 
+#if defined(WF_NEON) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(WF_NEON) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace wf {
 
 #if defined(WF_X86)
@@ -22,6 +28,30 @@ bool has_avx512vnni() {  // with VBMI
     return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
 #elif defined(WF_NEON)
+#if defined(__linux__)
+namespace {
+constexpr unsigned long DOT = 1ul << 20, I8MM = 1ul << 13, BF16 = 1ul << 14;  // Linux's HWCAP_ASIMDDP, HWCAP2_...
+bool has2(unsigned long bit) { return getauxval(AT_HWCAP2) & bit; }
+}  // namespace
+bool has_neon_dot() { return getauxval(AT_HWCAP) & DOT; }
+bool has_neon_i8mm() { return has_neon_dot() && has2(I8MM); }
+bool has_neon_bf16() { return has_neon_dot() && has2(BF16); }
+#elif defined(__APPLE__)
+namespace {
+bool has(const char *name) {
+    int value = 0;
+    size_t bytes = sizeof value;
+    return sysctlbyname(name, &value, &bytes, nullptr, 0) == 0 && value;
+}
+}  // namespace
+bool has_neon_dot() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_neon_i8mm() { return has_neon_dot() && has("hw.optional.arm.FEAT_I8MM"); }
+bool has_neon_bf16() { return has_neon_dot() && has("hw.optional.arm.FEAT_BF16"); }
+#else  // no way to ask
+bool has_neon_dot() { return false; }
+bool has_neon_i8mm() { return false; }
+bool has_neon_bf16() { return false; }
+#endif
 bool has_neon() { return true; }  // ARMv8-A has it
 #endif
 

@@ -65,7 +65,8 @@ extern const Int8Kernels generic_int8;
 extern const Int8Kernels avx512vnni_int8, avx2_int8;
 bool has_avx512vnni();
 #elif defined(WF_NEON)
-extern const Int8Kernels neon_int8;
+extern const Int8Kernels neon_i8mm_int8, neon_dot_int8, neon_int8;
+bool has_neon_i8mm(), has_neon_dot();
 #endif
 
 }  // namespace wf

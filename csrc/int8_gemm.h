@@ -45,10 +45,12 @@ struct Int8Gemm {
     template <int N, bool SPLIT, bool RATIOS>
     static WF_INLINE void tile(const Int8Record *x, const Int8Panel &panel, float *sums) {
         alignas(64) float parts[N][V * L];
+        const typename S::template Int8X<N> mine(x);
         for (int64_t n = 0; n < T; n += V * L) {
             for (int g = 0; g < INT8_GROUPS; g++) {
                 U dots[N][V];
-                group<N, SPLIT>(x, g, panel.words + n, dots);
+                if constexpr (S::GROUPS) S::template group<N, V, SPLIT>(mine, g, panel.words, n, dots);
+                else group<N, SPLIT>(mine, g, panel.words + n, dots);
 #pragma GCC unroll 8
                 for (int r = 0; r < N; r++) {
                     const F scale = S::all(x[r].scales[g]);

@@ -58,11 +58,11 @@ struct Int8Pack {
             for (int64_t g = 0; g < INT8_GROUPS; g++) {
                 const U shift = S::SHIFTS ? S::pairs(panel.shifts + g * T + n) : U{};
 #pragma GCC unroll 4
-                for (int64_t k = 4 * g; k < 4 * g + 4; k++) {
-                    B low, high;
-                    S::e2m1(table, S::pairs(words + k * L), shift, low, high);
-                    S::write(panel.words + k * T + n, low);
-                    S::write(panel.words + (CHUNK / 8 + k) * T + n, high);
+                for (int64_t k = 4 * g; k < 4 * g + 4; k += 2) {
+                    B low[2], high[2];
+                    for (int i = 0; i < 2; i++) S::e2m1(table, S::pairs(words + (k + i) * L), shift, low[i], high[i]);
+                    S::put(panel.words + k * T, n, low);
+                    S::put(panel.words + (CHUNK / 8 + k) * T, n, high);
                 }
             }
         }
@@ -161,25 +161,27 @@ struct Int8Pack {
             bool small = false;
             for (int l = 0; l < L; l++) small |= tops[l] < 8;
             if (small) {
-                fp8_small(words, tops, panel.words + n);
+                fp8_small(words, tops, n, panel);
                 continue;
             }
             const B most = (B)((code | 7) * 0x01010101);
-            for (int64_t k = 0; k < CHUNK / 4; k++)
-                S::write(panel.words + k * T + n, S::e4m3(table, (B)S::pairs(words + k * L), most));
+            for (int64_t k = 0; k < CHUNK / 4; k += 2) {
+                const B first = (B)S::pairs(words + k * L), second = (B)S::pairs(words + (k + 1) * L);
+                S::put(panel.words + k * T, n, {S::e4m3(table, first, most), S::e4m3(table, second, most)});
+            }
         }
     }
 
     // Any exponents: where the largest is below 8, codes that are subnormal count.
-    static void fp8_small(const uint32_t *words, const uint32_t (&tops)[L], uint32_t *panel) {
-        for (int64_t k = 0; k < CHUNK / 4; k++) {
-            uint8_t in[4 * L], out[4 * L];
+    static void fp8_small(const uint32_t *words, const uint32_t (&tops)[L], int64_t n, Int8Panel &panel) {
+        for (int64_t k = 0; k < CHUNK / 4; k += 2) {
+            uint8_t in[8 * L], out[8 * L];
             std::memcpy(in, words + k * L, sizeof in);
-            for (int i = 0; i < 4 * L; i++) {
-                const int magnitude = int8_of_e4m3(int(tops[i / 4]))[in[i] & 127];
+            for (int i = 0; i < 8 * L; i++) {
+                const int magnitude = int8_of_e4m3(int(tops[i / 4 % L]))[in[i] & 127];
                 out[i] = uint8_t((in[i] & 128 ? -magnitude : magnitude) + S::OFFSET);
             }
-            std::memcpy(panel + k * T, out, sizeof out);
+            S::put(panel.words + k * T, n, {S::template read<B>(out), S::template read<B>(out + 4 * L)});
         }
     }
 };

@@ -19,6 +19,9 @@ struct Int8Vector : V {
     static constexpr int INT8_TILE_ROWS = 2, INT8_TILE_VECTORS = 2;
     static constexpr int OFFSET = 0;       // 128: codes of weights are unsigned, that much higher
     static constexpr bool SHIFTS = false;  // FP4's codes can be shifted on the way
+    static constexpr bool GROUPS = false;  // `group` multiplies a group of columns at a time, from an Int8X
+    template <int N>
+    using Int8X = const Int8Record *;  // N rows of x
 
     // sum + four products of codes of a weight and of x in each lane.
     static WF_INLINE U dot4(U sum, B w, B x) {
@@ -30,6 +33,10 @@ struct Int8Vector : V {
             sum[l] += uint32_t(four);
         }
         return sum;
+    }
+    // The words k and k + 1 of the rows n .. n + L: `line` is word k of a panel. One of GROUPS may lay them out otherwise.
+    static WF_INLINE void put(uint32_t *line, int64_t n, const B (&two)[2]) {
+        V::write(line + n, two[0]), V::write(line + INT8_TILE + n, two[1]);
     }
     static WF_INLINE F floats(U sum) { return __builtin_convertvector((J)sum, F); }
     // Eight e2m1 codes in each lane: the low nibbles', then the high ones'; times 2^shift of the lane with SHIFTS.

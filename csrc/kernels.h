@@ -84,8 +84,8 @@ extern const Kernels generic_kernels;
 extern const Kernels avx512bf16_kernels, avx512_kernels, avx2_kernels;
 bool has_avx512bf16(), has_avx512(), has_avx2();
 #elif defined(WF_NEON)
-extern const Kernels neon_kernels;
-bool has_neon();
+extern const Kernels neonbf16_kernels, neon_kernels;
+bool has_neon_bf16(), has_neon();
 #endif
 
 // Scalar meanings, which every kernel is held to.

@@ -155,6 +155,13 @@ struct SimdRows {
         }
     }
 
+    // A form of an instruction set that multiplies pairs of bfloat16.
+    template <int R, class Form>
+    static WF_INLINE void chunk(Form &form, const uint8_t *codes, const float *values, const uint8_t *scales,
+                                const uint16_t *x, F (&sum)[R]) {
+        form.template chunk<R>(codes, values, scales, x, sum);
+    }
+
     // Chunks c .. stop of row n of the weight.
     template <class Form, int R>
     static WF_INLINE void part_of_row(const Matrix &m, const Feed &feed, int64_t n, int64_t c, int64_t stop,

@@ -18,6 +18,7 @@ const Kernels *const all_kernels[] = {
     &wf::avx512_kernels,
     &wf::avx2_kernels,
 #elif defined(WF_NEON)
+    &wf::neonbf16_kernels,
     &wf::neon_kernels,
 #endif
     &wf::generic_kernels,

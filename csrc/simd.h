@@ -36,6 +36,7 @@ struct Vector {
     static constexpr int FLOAT_ROWS = 6, FLOAT_VECTORS = 2;  // the same in float32 (gemm_float.h)
     static constexpr bool FIXED_FP4 = false;                 // pairs of 16-bit integers are fast (rows_fixed.h)
     static constexpr bool MULTIPLIES_PAIRS = false;          // `dot` is an instruction
+    static constexpr bool MULTIPLIES_QUADS = false;          // and so is a product of 2 x 2 rows (gemm_quads.h)
     static constexpr int TOGETHER = 4;                       // rows of x that meet a weight row in registers: 4 or 8
     using F = typename Words<N>::F;
     using U = typename Words<N>::U;

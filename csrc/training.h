@@ -50,7 +50,7 @@ extern const TrainingKernels generic_training;
 #if defined(WF_X86)
 extern const TrainingKernels avx2_training, avx512_training, avx512bf16_training;
 #elif defined(WF_NEON)
-extern const TrainingKernels neon_training;
+extern const TrainingKernels neon_training, neonbf16_training;
 #endif
 
 }  // namespace wf
