@@ -61,6 +61,19 @@ def test_every_byte_beside_every_edge_of_scale(form):
         check(form, blocks)
 
 
+@pytest.mark.parametrize("form", PACKED, ids=lambda form: form.name)
+def test_one_block_anywhere_in_memory(form):
+    blocks = np.random.default_rng(2).integers(0, 128, (5, form.group[1]), np.uint8)
+    for at in SCALES_AT.get(form.name, ()):
+        blocks[:, at + 1] &= 0x3F
+    whole = expected(form, blocks)
+    memory = torch.cat((torch.zeros(3, dtype=torch.uint8), torch.from_numpy(blocks).flatten()))
+    for number in range(5):
+        begin = 3 + number * form.group[1]
+        alone = decode_packed(memory[begin : begin + form.group[1]][None], form, torch.float32)
+        assert alone.numpy().tobytes() == whole[number].tobytes()
+
+
 @pytest.mark.parametrize("name", ["iq2_xxs", "iq2_xs", "iq3_xxs"])
 def test_grids(name):
     theirs = getattr(gguf.quants, name.upper())

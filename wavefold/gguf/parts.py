@@ -6,8 +6,7 @@ NAME-00002-of-00003.gguf   split.no 1 ...
 
 from __future__ import annotations
 
-import functools
-import os
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,13 +40,28 @@ def open_parts(path: Path) -> Parts:
     Raises ValueError, naming the file and the key or tensor, for a file that cannot be read, another architecture, a
     part that is missing or is not the one that its name says, and for the name of a later part.
     """
-    status = os.stat(path) if path.exists() else None
-    stamp = None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
-    return _opened(path, stamp)
+    if (kept := _kept.get(path)) is not None:
+        parts, stamps = kept
+        with contextlib.suppress(OSError):
+            if [_stamp(file) for file in parts.paths] == stamps:
+                return parts
+    parts = _opened(path)
+    while len(_kept) >= MOST_KEPT:
+        _kept.pop(next(iter(_kept)), None)
+    _kept[path] = parts, [_stamp(file) for file in parts.paths]
+    return parts
 
 
-@functools.lru_cache(2)
-def _opened(path: Path, stamp: object) -> Parts:
+_kept: dict[Path, tuple[Parts, list[tuple[int, int, int]]]] = {}
+MOST_KEPT = 2
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _opened(path: Path) -> Parts:
     first = read_header(path)
     architecture = first.values.get("general.architecture")
     number, count = _part(first)

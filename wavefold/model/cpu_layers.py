@@ -162,11 +162,10 @@ def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.nda
 
 
 def _ends_as_stored(model: Transformer, end: HyperConnected, *norms: Norm) -> bool:
-    """True if embedding, head, the last collapse of `end` and these norms are as in the official files."""
-    plain = torch.bfloat16, torch.float32
+    """True if embedding and head have no scales, and the last collapse of `end` and these norms their official dtypes."""
     wide = end.hc_head_fn, end.hc_head_base, end.hc_head_scale
     return (
-        all(native.takes(matrix.stored) and matrix.weight.dtype in plain for matrix in (model.embed, model.head))
+        all(native.takes(matrix.stored) and matrix.stored.scales is None for matrix in (model.embed, model.head))
         and all(norm.weight.dtype == torch.bfloat16 for norm in norms)
         and all(tensor.dtype == torch.float32 for tensor in wide)
     )

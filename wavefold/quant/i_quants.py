@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .i_grids import grid, signs
-from .k_quants import fields, float16
+from .k_quants import copied, fields, float16
 
 TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """The values of iq4_xs's codes."""
@@ -53,7 +53,7 @@ def decode_iq2_xxs(blocks: Tensor) -> Tensor:
 
 def _words(codes: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns little-endian words of 16 or 32 bits, without sign, as int64."""
-    return codes.contiguous().view(dtype).long() & (1 << 8 * dtype.itemsize) - 1
+    return copied(codes).view(dtype).long() & (1 << 8 * dtype.itemsize) - 1
 
 
 def _sign_codes(words: Tensor) -> Tensor:

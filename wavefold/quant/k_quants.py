@@ -19,7 +19,12 @@ from torch import Tensor
 
 def float16(blocks: Tensor, at: int) -> Tensor:
     """Returns the float16 number at byte `at` of each block: float32 [n, 1]."""
-    return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
+    return copied(blocks[:, at : at + 2]).view(torch.float16).float()
+
+
+def copied(codes: Tensor) -> Tensor:
+    """Returns a copy of bytes, which begins where numbers of any size may."""
+    return codes.clone(memory_format=torch.contiguous_format)
 
 
 def fields(codes: Tensor, width: int, step: int, run: int) -> Tensor:
