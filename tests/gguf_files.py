@@ -81,10 +81,11 @@ def keys_of(path: Path) -> dict[str, tuple[Any, gguf.GGUFValueType, gguf.GGUFVal
 
 
 def write(
-    path: Path, keys: Mapping[str, tuple[Any, Any, Any]], tensors: Mapping[str, tuple[str, np.ndarray]], **split: int
+    path: Path, keys: Mapping[str, tuple[Any, Any, Any]], tensors: Mapping[str, tuple[str, np.ndarray]],
+    architecture: str = "deepseek4", **split: int
 ) -> Path:  # fmt: skip
     """Writes a file with the gguf package. Raw bytes have the shape of bytes."""
-    writer = gguf.GGUFWriter(path, "deepseek4", **split)
+    writer = gguf.GGUFWriter(path, architecture, **split)
     for key, (value, kind, inner) in keys.items():
         if key != "general.architecture":
             writer.add_key_value(key, value, kind, inner)

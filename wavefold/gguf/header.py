@@ -9,6 +9,7 @@ that it promises are seen to be there, so that no damaged header takes more than
 
 from __future__ import annotations
 
+import codecs
 import math
 import mmap
 import struct
@@ -20,6 +21,9 @@ import numpy as np
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_KEYS, MOST_TENSORS, MOST_TEXTS = 1 << 16, 1 << 20, 1 << 22
+MOST_TEXT, MOST_NAME, PIECE = 1 << 26, 1 << 16, 1 << 16
+SHOWN = 80
+"""Characters of a key in an error."""
 MOST_DIMENSIONS = 4
 MOST_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
@@ -41,6 +45,7 @@ TYPES = {
 OTHER_TYPES = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 15: "Q8_K", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
     22: "IQ2_S", 24: "I8", 25: "I16", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
+    41: "Q1_0",
 }  # fmt: skip
 
 
@@ -82,8 +87,14 @@ def read_header(path: Path) -> Header:
                 return _read(path, _Cursor(data, size))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except _Unread as error:
+        raise ValueError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable GGUF file ({error}); download or copy it again") from None
+
+
+class _Unread(ValueError):
+    """A file that is whole, and of a kind that is not read here."""
 
 
 class _Cursor:
@@ -108,12 +119,20 @@ class _Cursor:
     def number(self, form: str) -> Any:
         return struct.unpack_from(f"<{form}", self.data, self.take(struct.calcsize(f"<{form}")))[0]
 
-    def text(self) -> str:
-        at = self.take(length := self.number("Q"))
+    def text(self, most: int) -> str:
+        length = self.number("Q")
+        if length > most:
+            raise ValueError(f"{self.subject} needs {length:,} bytes at byte {self.at:,}; at most {most:,}")
+        at = self.take(length)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        pieces = []
         try:
-            return self.data[at : at + length].decode()
+            for begin in range(at, at + length, PIECE):  # what is no text is seen before much memory is taken
+                end = min(begin + PIECE, at + length)
+                pieces.append(decoder.decode(self.data[begin:end], end == at + length))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.subject} is no UTF-8 ({error})") from None
+            raise ValueError(f"{self.subject} is no UTF-8 ({error.reason} at byte {begin + error.start:,})") from None
+        return "".join(pieces)
 
     def count(self, most: int, least_bytes: int, things: str) -> int:
         """Returns a number of things that take so many bytes each at least."""
@@ -131,14 +150,14 @@ def _read(path: Path, cursor: _Cursor) -> Header:
     version = cursor.number("I")
     if version not in VERSIONS:
         big = version >= 1 << 16
-        raise ValueError(f"version {version}{', so it is big-endian' if big else ''}; expected 2 or 3, little-endian")
+        raise _Unread(f"version {version}{', so it is big-endian' if big else ''}; expected 2 or 3, little-endian")
     num_tensors = cursor.count(MOST_TENSORS, 25, "tensors")
     num_keys = cursor.count(MOST_KEYS, 13, "keys")
     values: dict[str, Any] = {}
     for number in range(num_keys):
         cursor.subject = f"the name of key {number}"
-        key = cursor.text()
-        cursor.subject = f"key {key!r}"
+        key = cursor.text(MOST_NAME)
+        cursor.subject = f"key {key[:SHOWN]!r}"
         if key in values:
             raise ValueError(f"{cursor.subject} is there twice")
         values[key] = _value(cursor, cursor.number("I"))
@@ -152,14 +171,14 @@ def _read(path: Path, cursor: _Cursor) -> Header:
 
 def _value(cursor: _Cursor, kind: int) -> Any:
     if kind == TEXT:
-        return cursor.text()
+        return cursor.text(MOST_TEXT)
     if kind in NUMBERS:
         return _numbers(cursor, kind, 1)[0].item()
     if kind != ARRAY:
         raise ValueError(f"{cursor.subject} is of type {kind}; expected 0 to 12")
     kind = cursor.number("I")
     if kind == TEXT:
-        return [cursor.text() for _ in range(cursor.count(MOST_TEXTS, 8, "texts"))]
+        return [cursor.text(MOST_NAME) for _ in range(cursor.count(MOST_TEXTS, 8, "texts"))]
     if kind not in NUMBERS:
         raise ValueError(f"{cursor.subject} is an array of type {kind}; expected numbers or texts")
     return _numbers(cursor, kind, cursor.count(cursor.size, np.dtype(NUMBERS[kind]).itemsize, "values"))
@@ -178,7 +197,7 @@ def _numbers(cursor: _Cursor, kind: int, count: int) -> np.ndarray:
 def _tensor(cursor: _Cursor, number: int) -> tuple[str, tuple[int, ...], int, int]:
     """Returns name, dimensions (the shortest step first), type and offset of the next tensor."""
     cursor.subject = f"the name of tensor {number}"
-    name = cursor.text()
+    name = cursor.text(MOST_NAME)
     cursor.subject = f"tensor {name!r}"
     num_dimensions = cursor.number("I")
     if not 1 <= num_dimensions <= MOST_DIMENSIONS:
@@ -198,7 +217,7 @@ def _places(
         if number not in TYPES:
             named = OTHER_TYPES.get(number, f"of number {number}")
             allowed = ", ".join(kind for kind, _, _ in TYPES.values())
-            raise ValueError(f"tensor {name!r} is of type {named}, which is not read; expected one of {allowed}")
+            raise _Unread(f"tensor {name!r} is of type {named}, which is not read; expected one of {allowed}")
         kind, values, block_bytes = TYPES[number]
         if not all(dimensions) or dimensions[0] % values:
             shape = list(reversed(dimensions))

@@ -50,8 +50,9 @@ def _tokenizer(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     if odd := next((merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None):
         raise ValueError(f"{path}: tokenizer.ggml.merges holds {odd!r}; expected two tokens and a blank between them")
     kinds = _kinds(path, values, tokens, pairs)
-    vocabulary = {token: number for number, token in enumerate(tokens) if kinds[number] == NORMAL}
-    if len(vocabulary) != kinds.count(NORMAL):
+    # added tokens are in it too: those that are not get other ids from the library than the file's
+    vocabulary = {token: number for number, token in enumerate(tokens) if kinds[number] != UNUSED}
+    if len(vocabulary) != len(tokens) - kinds.count(UNUSED):
         raise ValueError(f"{path}: tokenizer.ggml.tokens holds a text twice; expected each once")
     if odd_pair := next((pair for pair in pairs if not vocabulary.keys() >= {*pair, "".join(pair)}), None):
         raise ValueError(f"{path}: tokenizer.ggml.merges joins {odd_pair}, of which the vocabulary lacks a token")
