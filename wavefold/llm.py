@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 
 
 class LLM:
-    """A model in a checkpoint folder or a GGUF file, ready to answer. `close`, or the end of a `with` block, gives its memory back.
+    """A model in a checkpoint folder or a GGUF file, ready to answer. `close`, or the end of `with`, gives memory back.
 
     Several threads may use it: their requests are computed together.
 

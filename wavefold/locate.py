@@ -49,7 +49,7 @@ def model_folder(path: str | Path | None) -> Path:
 
 
 def config_of(name: str) -> ModelConfig:
-    """The preset `name`, else the configuration of that `config.json`, folder or GGUF file. Raises ValueError for others.
+    """The preset `name`, else the configuration of a `config.json`, folder or GGUF file. Raises ValueError for others.
 
     Warns with a Notice that names the keys that nobody knows.
     """

@@ -193,7 +193,7 @@ def test_parts(folder, tmp_path):
     assert torch.equal(exact(parts[0])(TOKENS), exact(TINY)(TOKENS))
     assert torch.equal(exact(parts[0], num_slots=2)(TOKENS), exact(TINY)(TOKENS))
     assert fingerprint(parts[0]) == fingerprint(TINY)
-    with pytest.raises(ValueError, match="is part 2 of a model; give its first part: model-00001-of-00003.gguf"):
+    with pytest.raises(ValueError, match=r"is part 2 of a model; give its first part: model-00001-of-00003.gguf"):
         load(parts[1])
     parts[2].rename(tmp_path / "away")
     with pytest.raises(ValueError, match=r"model-00003-of-00003.gguf: is missing; it is part 3 of 3"):
@@ -202,7 +202,7 @@ def test_parts(folder, tmp_path):
     with pytest.raises(ValueError, match="holds part 2 of 3, expected part 3 of 3"):
         load(parts[0])
     alone = parts[0].rename(tmp_path / "alone.gguf")
-    with pytest.raises(ValueError, match="is the first of 3 parts; expected a name that ends in -00001-of-00003.gguf"):
+    with pytest.raises(ValueError, match=r"is the first of 3 parts; expected a name that ends in -00001-of-00003.gguf"):
         load(alone)
 
 

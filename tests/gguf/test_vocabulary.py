@@ -39,7 +39,9 @@ def split_alike(tokenizer: Tokenizer) -> Tokenizer:
 def same(ours: Tokenizer, theirs: Tokenizer) -> None:
     ids = range(CONFIG.vocab_size)
     assert [ours.token_bytes(i) for i in ids] == [theirs.token_bytes(i) for i in ids]
-    assert [(ours.is_added(i), ours.is_hidden(i)) for i in ids] == [(theirs.is_added(i), theirs.is_hidden(i)) for i in ids]
+    assert [(ours.is_added(i), ours.is_hidden(i)) for i in ids] == [
+        (theirs.is_added(i), theirs.is_hidden(i)) for i in ids
+    ]
     for text in SAMPLES:
         for special in (False, True):
             assert ours.encode(text, allow_special=special) == theirs.encode(text, allow_special=special)

@@ -89,7 +89,9 @@ class Fit:
             if kind is None:
                 self.problems.missing.append(dot + name)
                 continue
-            allowed = FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
+            allowed: tuple[torch.dtype, ...] = (
+                FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
+            )
             if kind.is_gguf and allowed is FLOATS:
                 allowed = (*FLOATS, torch.float16, torch.uint8)
             if kind.values_shape() != tuple(parameter.shape) or kind.dtype not in allowed:

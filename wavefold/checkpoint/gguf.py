@@ -1,6 +1,6 @@
 """A GGUF file's tensors under the official names, as refs: places in its files, as those of a checkpoint folder are.
 
-    blk.3.ffn_gate_exps.weight, Q4_K [256, 2048, 4096]  ->  layers.3.ffn.experts.0.w1.weight, Q4_K [2048, 2304 bytes] ...
+    blk.3.ffn_gate_exps.weight, Q4_K [256, 2048, 4096]  ->  layers.3.ffn.experts.0.w1.weight, [2048, 2304 bytes] ...
 
 A routed expert is a slice of its layer's tensor. Shapes are those of codes: rows of blocks are uint8.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint folder, or a GGUF file, as a model. Names, shapes and dtypes are checked together and reported in one error."""
+"""A checkpoint folder, or a GGUF file, as a model. Names, shapes and dtypes are checked together: one error names all."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from wavefold.config import EXPERT_DTYPES
 from wavefold.config.keys import QUANTIZATION_CONFIG
 from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, ExpertMatrix, Matrix, official_owners, own_tensors
-from wavefold.quant.format import STORED_DTYPES
+from wavefold.model.transformer import Embedding
 
 
 def save(
@@ -52,8 +52,8 @@ def save(
 def check_formats(model: Transformer) -> None:
     """Raises ValueError for a matrix in a format that the official layout lacks, as a GGUF file's have."""
     for name, owner in official_owners(model):
-        if isinstance(owner, MATRIX) and owner.weight.dtype not in STORED_DTYPES or getattr(owner, "packed", None):
-            stored = owner.stored.format.name  # type: ignore[union-attr]
+        if isinstance(owner, (*MATRIX, Embedding)) and (owner.packed or owner.weight.dtype == torch.float16):
+            stored = owner.stored.format.name
             raise ValueError(f"{name} is in {stored}, which is not written; expected fp4, fp8, bf16 or fp32 alone")
 
 

@@ -16,5 +16,6 @@ from wavefold.gguf.values import config_values, short
 from wavefold.gguf.vocabulary import tokenizer_texts
 
 __all__ = [
-    "Parts", "Place", "config_values", "is_gguf", "official_name", "open_parts", "read_header", "short", "tokenizer_texts",
+    "Parts", "Place", "config_values", "is_gguf", "official_name", "open_parts", "read_header", "short",
+    "tokenizer_texts",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The header of one GGUF file: keys and values, and the places of its tensors. All of it is checked before it is used.
 
     "GGUF" | version u32 | number of tensors u64 | number of keys u64
-    | key, type u32, value ... | name, number of dimensions u32, dimensions u64, type u32, offset u64 ... | padding | data
+    | key, type u32, value ... | name, number of dimensions u32, each u64, type u32, offset u64 ... | padding | data
 
 A text is its length (u64) and its bytes in UTF-8. Integers are little-endian. No count makes memory before the bytes
 that it promises are seen to be there, so that no damaged header takes more than the file's own size.
@@ -10,6 +10,7 @@ that it promises are seen to be there, so that no damaged header takes more than
 from __future__ import annotations
 
 import codecs
+import itertools
 import math
 import mmap
 import struct
@@ -227,12 +228,12 @@ def _places(
         nbytes = math.prod(dimensions) // values * block_bytes
         if offset % alignment or start + offset + nbytes > size:
             raise ValueError(
-                f"tensor {name!r} takes {nbytes:,} bytes from byte {start + offset:,} of {size:,}; expected a multiple of "
-                f"{alignment} in the data, and its end in the file"
+                f"tensor {name!r} takes {nbytes:,} bytes from byte {start + offset:,} of {size:,}; expected a multiple "
+                f"of {alignment} in the data, and its end in the file"
             )
         places[name] = Place(path, start + offset, nbytes, kind, tuple(reversed(dimensions)))
     ordered = sorted(places.items(), key=lambda item: item[1].offset)
-    for (first, before), (second, after) in zip(ordered, ordered[1:], strict=False):
+    for (first, before), (second, after) in itertools.pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
             raise ValueError(f"tensors {first!r} and {second!r} overlap")
     return places

@@ -162,7 +162,7 @@ def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.nda
 
 
 def _ends_as_stored(model: Transformer, end: HyperConnected, *norms: Norm) -> bool:
-    """True if embedding and head have no scales, and the last collapse of `end` and these norms their official dtypes."""
+    """True if embedding and head have no scales, and the last collapse of `end` and the norms their official dtypes."""
     wide = end.hc_head_fn, end.hc_head_base, end.hc_head_scale
     return (
         all(native.takes(matrix.stored) and matrix.stored.scales is None for matrix in (model.embed, model.head))

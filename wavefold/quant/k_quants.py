@@ -7,8 +7,8 @@
     q5_k      176     8 of 32   d * s * q - dmin * m           d | dmin | s and m [12] | high bits of q [32] | low [128]
     q6_k      210    16 of 16   d * s * (q - 32), s signed     low bits of q [128] | high two [64] | s [16] | d
 
-Functions take bytes [n, bytes of a block] and return float32 [n, 256], with ggml's order of products, so that values are
-ggml's to the bit. Source: ggml's documentation of its blocks (ggml-common.h), read as a format.
+Functions take bytes [n, bytes of a block] and return float32 [n, 256], with ggml's order of products: its values to
+the bit. Source: ggml's documentation of its blocks (ggml-common.h), read as a format.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def decode_q6_k(blocks: Tensor) -> Tensor:
 
 
 def _with_minima(blocks: Tensor, codes: Tensor) -> Tensor:
-    """Values of q4_k and q5_k: codes uint8 [n, 8, 32]. Of the 12 bytes of scales, the last 4 hold the later ones' rest."""
+    """Values of q4_k and q5_k: codes uint8 [n, 8, 32]. Of 12 bytes of scales, the last 4 hold the later ones' rest."""
     first, second, rest = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat((first & 63, rest & 15 | first >> 2 & 48), 1)
     minima = torch.cat((second & 63, rest >> 4 | second >> 2 & 48), 1)

@@ -6,10 +6,10 @@ Values are those of ggml's own decoding to the bit, in float32; another dtype ro
 `k_quants.py`, the IQ formats in `i_quants.py`, the two with blocks of 32 here:
 
     q8_0    34 bytes   d * q                      d float16 | q int8 [32]
-    mxfp4   17 bytes   2^(e - 128) * table[q]     e | q 4 bits [16]: the low half of a byte is one of the first 16 values
+    mxfp4   17 bytes   2^(e - 128) * table[q]     e | q 4 bits [16]: the low halves are the first 16 values
 
-MXFP4 has FP4's values in another order of codes. Two codes differ: e = 255 is 2^127 (FP4: NaN), and code 8 is plain zero
-(FP4: minus zero).
+MXFP4 has FP4's values in another order of codes. Two differ: e = 255 is 2^127 (FP4: NaN), and code 8 is plain zero (FP4:
+minus zero).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def decode_packed(codes: Tensor, form: Format, dtype: torch.dtype) -> Tensor:
     values, num_bytes = form.group
     if codes.dtype != torch.uint8 or codes.shape[-1] % num_bytes:
         raise ValueError(
-            f"{form.name} codes of {codes.dtype} and shape {list(codes.shape)}; expected uint8, rows of whole blocks of "
-            f"{num_bytes} bytes"
+            f"{form.name} codes of {codes.dtype} and shape {list(codes.shape)}; expected uint8, rows of whole blocks "
+            f"of {num_bytes} bytes"
         )
     columns = codes.shape[-1] // num_bytes * values
     decode = DECODERS[form.name]
