@@ -182,10 +182,12 @@ class Tokenizer:
 def tokenizer_of(path: Path) -> Tokenizer | None:
     """The tokenizer of a checkpoint folder or a GGUF file; None for a folder without one.
 
-    A GGUF file's vocabulary may be of a kind that is not known here. Then there is none, and a Notice says why.
+    A GGUF file's vocabulary may be of a kind that is not known here. Then there is none, and a Notice says why. Raises
+    ValueError for a file that cannot be read.
     """
     if not gguf.is_gguf(path):
         return Tokenizer.load(path) if (path / FILE_NAME).exists() else None
+    gguf.open_parts(path)  # a file that cannot be read is an error
     try:
         return Tokenizer.load(path)
     except ValueError as error:

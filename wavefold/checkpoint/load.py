@@ -1,4 +1,4 @@
-"""A checkpoint folder, or a GGUF file, as a model. Names, shapes and dtypes are checked together: one error names all."""
+"""A checkpoint folder, or a GGUF file, as a model. Names, shapes and dtypes are checked together."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The keys of a config.json that a GGUF file stands for: its own keys or, where one is missing, its tensors' shapes.
 
-What holds for every file of the architecture replaces a missing key: `q_lora_rank` is the number of rows of `attn_q_a`. What no shape tells has the default of `ModelConfig`, or is an error that names the key.
+What holds for every file of the architecture replaces a missing key: `q_lora_rank` is the number of rows of `attn_q_a`.
+What no shape tells has the default of `ModelConfig`, or is an error that names the key.
 """
 
 from __future__ import annotations

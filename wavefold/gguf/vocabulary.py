@@ -87,8 +87,8 @@ def _kinds(path: Path, values: dict[str, Any], tokens: list[str], pairs: list[li
     """Returns the types of tokens. Without them, a token is normal if it is one byte, or if a merge makes it."""
     kinds = values.get("tokenizer.ggml.token_type")
     if kinds is None:
-        made = {"".join(pair) for pair in pairs}
-        return [NORMAL if len(token) == 1 or token in made else CONTROL for token in tokens]
+        products = {"".join(pair) for pair in pairs}
+        return [NORMAL if len(token) == 1 or token in products else CONTROL for token in tokens]
     if len(kinds) != len(tokens):
         raise ValueError(f"{path}: tokenizer.ggml.token_type has {len(kinds):,} entries for {len(tokens):,} tokens")
     listed: list[int] = kinds.tolist()

@@ -6,7 +6,8 @@
 
 A vector's first value is the last digit of a number in base 3 or 8, and a grid lists its numbers in ascending order:
 so a grid is a set of numbers, held here as one bit for each number, deflated and in base 85. The sets are data of the
-format (ggml chose them from the E8 and D4 lattices by how often they occur). Signs lie beside: seven bits, and an eighth that makes the number of minus signs even.
+format: ggml chose them from the E8 and D4 lattices by how often they occur. Signs lie beside: seven bits, and an eighth
+that makes the number of minus signs even.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Values are those of ggml's own decoding to the bit, in float32; another dtype ro
     q8_0    34 bytes   d * q                      d float16 | q int8 [32]
     mxfp4   17 bytes   2^(e - 128) * table[q]     e | q 4 bits [16]: the low halves are the first 16 values
 
-MXFP4 has FP4's values in another order of codes. Two differ: e = 255 is 2^127 (FP4: NaN), and code 8 is plain zero (FP4:
-minus zero).
+MXFP4 has FP4's values in another order of codes. Two differ: e = 255 is 2^127 (FP4: NaN), and code 8 is plain zero
+(FP4: minus zero).
 """
 
 from __future__ import annotations
