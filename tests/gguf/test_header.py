@@ -131,26 +131,29 @@ def test_a_file_that_ends_early(length, tmp_path):
 
 
 def test_random_damage_is_a_message_and_takes_no_memory(tmp_path):
-    """1,500 headers with bytes changed, removed or repeated: read, or refused with the file's name. Peak memory is
+    """200 headers with bytes changed, removed or repeated: read, or refused with the file's name. Peak memory is
     bounded by the file's size and what its undamaged header takes."""
-    path, rng = tmp_path / "model.gguf", random.Random(0)
+    path, rng, size = tmp_path / "model.gguf", random.Random(0), 3 << 17
+    whole = TINY_BYTES + rng.randbytes(size - len(TINY_BYTES))
 
-    def peak() -> int:
+    def peak() -> tuple[int, bool]:
+        refused = False
         tracemalloc.start()
         try:
             read_header(path)
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")
+            refused = True
         finally:
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        return most
+        return most, refused
 
-    path.write_bytes(TINY_BYTES)
-    limit = peak() + len(TINY_BYTES)
-    refused = 0
-    for _ in range(1500):
-        data = bytearray(TINY_BYTES)
+    path.write_bytes(whole)
+    limit = peak()[0] + size
+    num_refused = 0
+    for _ in range(200):
+        data = bytearray(whole)
         for _ in range(rng.randrange(1, 4)):
             at, kind = rng.randrange(4, DATA_AT), rng.randrange(4)
             if kind == 0:
@@ -162,19 +165,17 @@ def test_random_damage_is_a_message_and_takes_no_memory(tmp_path):
             else:
                 data[at:at] = data[at : at + rng.randrange(1, 40)]
         path.write_bytes(data)
-        assert peak() <= limit
-        try:
-            read_header(path)
-        except ValueError:
-            refused += 1
-    assert refused > 700
+        most, refused = peak()
+        assert most <= limit
+        num_refused += refused
+    assert 100 < num_refused < 200
 
 
 def test_random_damage_and_loading(tmp_path):
     """Whatever of a damaged file can be read: it is loaded, or refused with a message."""
     path, rng = tmp_path / "model.gguf", random.Random(1)
     loaded = 0
-    for _ in range(150):
+    for _ in range(80):
         data = bytearray(TINY_BYTES)
         data[rng.randrange(24, DATA_AT)] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
@@ -184,7 +185,7 @@ def test_random_damage_and_loading(tmp_path):
             assert str(path) in str(error)
         else:
             loaded += 1
-    assert 0 < loaded < 150
+    assert 0 < loaded < 80
 
 
 @pytest.mark.parametrize(
