@@ -1,10 +1,10 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
-    {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
+    gguf < {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
         < data < {engine, train} < {llm, bench} < {batch, server} < {cli, lm_eval}
 
-`chat` sits beside the engine on `config` and `atomic`; of `train` only what composes a run may use it. `plan` needs
-`config`, `system`, `atomic`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
+`chat` sits beside the engine on `gguf`, `config` and `atomic`; of `train` only what composes a run may use it. `plan`
+needs `config`, `system`, `atomic`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
 `importlib.import_module` with a literal name.
 """
 
@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 TIERS = [
+    {"gguf"},
     {"config", "system"},
     {"atomic", "drawing", "locate"},
     {"quant"},
@@ -33,7 +34,7 @@ TIERS = [
 ]
 # What each package may import: everything in the tiers below its own, nothing beside it.
 ALLOWED = {name: set().union(*TIERS[:rank]) for rank, tier in enumerate(TIERS) for name in tier}
-ALLOWED |= {"chat": {"config", "system", "atomic"}, "plan": {"config", "system", "atomic", "drawing"}}
+ALLOWED |= {"chat": {"gguf", "config", "system", "atomic"}, "plan": {"config", "system", "atomic", "drawing"}}
 # Runs are composed here; how chats become ids is given to the rest of train/ as a function.
 CHAT_IN_TRAIN = {"wavefold.train.session", "wavefold.train.texts"}
 for _user in ("engine", "data", "llm", "server", "bench", "cli"):

@@ -23,14 +23,14 @@ from pathlib import Path
 import torch
 
 from wavefold.cache import BLOCK_TOKENS
-from wavefold.chat import Prompt, Tokenizer, heal
+from wavefold.chat import Prompt, Tokenizer, heal, tokenizer_of
 from wavefold.chat.encoding import chat_ids, turn_ids
 from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, answers_of_each, run_added
 from wavefold.engine.budget import checked_budget, watch_budget
-from wavefold.engine.defaults import FILE_NAME, generation_defaults
+from wavefold.engine.defaults import defaults_place, generation_defaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
 from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
@@ -41,7 +41,7 @@ from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
 from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.engine.runner import MAX_RUNNING
-from wavefold.locate import model_folder
+from wavefold.locate import model_path
 from wavefold.model import Transformer
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 
 
 class LLM:
-    """A model in a checkpoint folder, ready to answer. `close`, or the end of a `with` block, gives its memory back.
+    """A model in a checkpoint folder or a GGUF file, ready to answer. `close`, or the end of `with`, gives memory back.
 
     Several threads may use it: their requests are computed together.
 
@@ -98,8 +98,8 @@ class LLM:
     ):
         """Loads the checkpoint in `path`; None: the model that ships. Raises ValueError for what cannot be used."""
         used = llm_settings.used(locals())
-        self.folder = model_folder(path)
-        self.tokenizer = Tokenizer.load(self.folder) if (self.folder / "tokenizer.json").exists() else None
+        self.folder = model_path(path)
+        self.tokenizer = tokenizer_of(self.folder)
         self._width = used["width"]
         numbers = Arithmetic(arithmetic, dtype), memory, used["cache_tokens"], self._width
         self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None)
@@ -271,7 +271,7 @@ class LLM:
         if ignored and not self._warned.issuperset(key for key, _ in ignored):
             self._warned.update(key for key, _ in ignored)
             named = ", ".join(f"{key} = {value!r}" for key, value in ignored)
-            message = f"{self.folder / FILE_NAME}: {named}: not honoured here; answers are chosen without"
+            message = f"{defaults_place(self.folder)}: {named}: not honoured here; answers are chosen without"
             warnings.warn(message, Notice, stacklevel=2)
         return resolved
 
@@ -394,5 +394,5 @@ class LLM:
 
     def _needs_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise ValueError(f"{self.folder}: holds no tokenizer.json; give token ids in place of text")
+            raise ValueError(f"{self.folder}: holds no tokenizer that can be used; give token ids in place of text")
         return self.tokenizer

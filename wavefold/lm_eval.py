@@ -48,7 +48,7 @@ class WavefoldLM(TemplateLM):
             raise ValueError(f"device = {device} is not allowed; expected cpu")
         self.llm = LLM(path, arithmetic, threads=threads, batch_invariant=batch_invariant, activations=activations)
         if self.llm.tokenizer is None:
-            raise ValueError(f"{self.llm.folder}: holds no tokenizer.json; lm-eval's tasks are texts")
+            raise ValueError(f"{self.llm.folder}: holds no tokenizer that can be used; lm-eval's tasks are texts")
         self._tokenizer = self.llm.tokenizer
         self._bos = _bos_of(self.llm.folder) if add_bos_token is None else add_bos_token
         self.max_gen_toks = max_gen_toks

@@ -1,4 +1,4 @@
-"""The meaning of a model's name: a checkpoint's folder, a preset or a `config.json`; advice for anything else."""
+"""The meaning of a model's name: a checkpoint's folder, a GGUF file, a preset or a `config.json`; advice for others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from wavefold.config import ModelConfig, preset_names, read_config
+from wavefold.gguf import is_gguf
 from wavefold.system import Notice
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
@@ -26,19 +27,29 @@ def default_model() -> Path:
     return DEFAULT_MODEL
 
 
+def model_path(path: str | Path | None) -> Path:
+    """The checkpoint folder or GGUF file `path` (None: the shipped model's). Raises ValueError as `model_folder`."""
+    if path is not None and is_gguf(path):
+        check_model(Path(path))
+        return Path(path)
+    return model_folder(path)
+
+
 def model_folder(path: str | Path | None) -> Path:
     """The checkpoint folder `path` (None: the shipped model's). Raises ValueError, with advice, for other paths."""
     if path is None:
         return default_model()
     path = Path(path)
     check_model(path)
+    if is_gguf(path):
+        raise ValueError(f"{path}: is a GGUF file, which is not read here; give a folder with the official safetensors")
     if not path.is_dir():
         raise ValueError(f"{path}: is a file; give the folder with its config.json and *.safetensors")
     return path
 
 
 def config_of(name: str) -> ModelConfig:
-    """The preset `name`, else the `config.json` at that path or in that folder. Raises ValueError for neither.
+    """The preset `name`, else the configuration of a `config.json`, folder or GGUF file. Raises ValueError for others.
 
     Warns with a Notice that names the keys that nobody knows.
     """
@@ -54,10 +65,8 @@ def config_of(name: str) -> ModelConfig:
 
 
 def check_model(path: Path) -> None:
-    """Raises ValueError, with advice, unless `path` is a folder with a `config.json`, or a JSON file."""
+    """Raises ValueError, with advice, unless `path` is a folder with a `config.json`, a GGUF file, or a JSON file."""
     name = str(path)
-    if path.suffix == ".gguf":
-        raise ValueError(f"{name}: GGUF is not read yet; use the official safetensors: {_download('ID', 'DIR')}")
     if not path.exists():
         raise ValueError(f"{name}: no such folder{_advice(path)}")
     if path.suffix == ".safetensors":
@@ -75,8 +84,8 @@ def _advice(path: Path) -> str:
     if path.is_dir():
         if snapshots := sorted((path / "snapshots").glob("*/config.json")):
             return f"; it is a folder of the hub's cache: give {snapshots[-1].parent}"
-        if any(path.glob("*.gguf")):
-            return f", and GGUF is not read yet; use the official safetensors: {_download('ID', 'DIR')}"
+        if files := sorted(path.glob("*.gguf")):
+            return f"; give its GGUF file, of several parts the first: {files[0]}"
         if any(path.glob("*.safetensors")):
             return "; add the config.json that belongs to its weights"
         inside = sorted(file.parent.name for file in path.glob("*/config.json"))

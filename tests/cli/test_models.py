@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.gguf_files import TINY
 from wavefold.cli.main import main
 
 FLASH = "deepseek-ai/DeepSeek-V4-Flash"
@@ -31,14 +33,25 @@ def test_a_repository_is_to_be_downloaded(command: list[str], name: str, capsys:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("exists", [True, False])
-def test_gguf_is_not_read_yet(
+def test_a_gguf_file_that_cannot_be_read(
     command: list[str], exists: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = tmp_path / "model.gguf"
     if exists:
-        (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    assert "GGUF is not read yet; use the official safetensors" in refused(
-        command, str(tmp_path / "model.gguf"), capsys
-    )
+        path.write_bytes(b"GGUF")
+    message = "no such folder"
+    if exists:
+        of_folders = command[1:] in (["context"], ["speed"])
+        message = "is a GGUF file, which is not read here" if of_folders else "not a readable GGUF file (4 bytes"
+    assert f"{path}: {message}" in refused(command, str(path), capsys)
+
+
+def test_plan_and_run_take_a_gguf_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(TINY), "--json", "--context", "1000"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["num_tensors"] == 80 and not planned["files"]["missing"] and not planned["files"]["extra"]
+    assert main(["run", str(TINY), "--prompt", "def add(", "--max-tokens", "3", "--temperature", "0"]) == 0
+    assert "answer 3 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -46,7 +59,7 @@ def test_gguf_is_not_read_yet(
     [
         ([], "holds no config.json; expected a folder with an official config.json and *.safetensors"),
         (["model.safetensors"], "holds no config.json; add the config.json that belongs to its weights"),
-        (["q4.gguf"], "holds no config.json, and GGUF is not read yet"),
+        (["q4.gguf"], "holds no config.json; give its GGUF file, of several parts the first: {folder}/q4.gguf"),
         (["flash/config.json"], "holds no config.json; give a folder in it that does: flash"),
         (["snapshots/0ab/config.json"], "a folder of the hub's cache: give {folder}/snapshots/0ab"),
     ],

@@ -11,15 +11,18 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from wavefold import gguf
 from wavefold.atomic import write_text
 from wavefold.chat import tokenizer_config
 from wavefold.chat.special_tokens import BOS, DSML, END_THINK, EOS, SPECIAL_TOKENS, THINK
+from wavefold.system import Notice
 
 FILE_NAME = "tokenizer.json"
 
@@ -77,7 +80,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """The tokenizer of a checkpoint folder. Raises ValueError when there is none or it cannot be used."""
+        """The tokenizer of a checkpoint folder or a GGUF file. Raises ValueError for none that can be used."""
+        if gguf.is_gguf(folder):
+            try:
+                return cls(*gguf.tokenizer_texts(Path(folder), gguf.open_parts(Path(folder)).values))
+            except ValueError as error:
+                raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
         path = Path(folder) / FILE_NAME
         config = Path(folder) / tokenizer_config.FILE_NAME
         try:
@@ -169,6 +177,22 @@ class Tokenizer:
         """
         shown = ids if show_special else [i for i in ids if not self.is_hidden(i)]
         return b"".join(map(self.token_bytes, shown))[skip:].decode("utf-8", errors="replace")
+
+
+def tokenizer_of(path: Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint folder or a GGUF file; None for a folder without one.
+
+    A GGUF file's vocabulary may be of a kind that is not known here. Then there is none, and a Notice says why. Raises
+    ValueError for a file that cannot be read.
+    """
+    if not gguf.is_gguf(path):
+        return Tokenizer.load(path) if (path / FILE_NAME).exists() else None
+    gguf.open_parts(path)  # a file that cannot be read is an error
+    try:
+        return Tokenizer.load(path)
+    except ValueError as error:
+        warnings.warn(f"{error}; texts cannot be read, token ids can", Notice, stacklevel=2)
+        return None
 
 
 class StreamDecoder:

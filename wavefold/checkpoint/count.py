@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavefold.checkpoint.gguf import FORMS, gguf_refs
 from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
 from wavefold.config import ModelConfig
+from wavefold.gguf import is_gguf
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
 
-UNSCALED = ("BF16", "F32", "F16")
+UNSCALED = ("BF16", "F32", "F16", *FORMS)
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,16 @@ class FileCount:
 
 
 def count_files(folder: Path, config: ModelConfig) -> FileCount | None:
-    """Count the safetensors files that are in `folder`; None where there is none.
+    """Count the safetensors files that are in `folder`, or a GGUF file; None where there is none.
 
     Raises ValueError for a file whose header cannot be read or that is shorter than its header says.
     """
-    paths = shard_paths(folder, partly=True)
-    if not paths:
+    if is_gguf(folder):
+        refs = gguf_refs(folder)[0]
+    else:
+        refs = {name: ref for path in shard_paths(folder, partly=True) for name, ref in tensor_refs(path).items()}
+    if not refs:
         return None
-    refs = {name: ref for path in paths for name, ref in tensor_refs(path).items()}
     names = _names(config)
     extra = sorted(set(refs) - names)
     missing = [name for name in sorted(names - set(refs)) if not _needs_no_scale(name, refs)]

@@ -1,18 +1,20 @@
-"""Tensors of a checkpoint folder, as memory maps. Only safetensors is read: nothing in a checkpoint is executed."""
+"""Tensors of a checkpoint folder or a GGUF file, as memory maps. Nothing in a checkpoint is executed."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from wavefold.checkpoint import gguf
 from wavefold.checkpoint.index import INDEX_NAME, TensorRef, paths_and_index, tensor_refs
 from wavefold.experts.mapped import MappedSpan
+from wavefold.gguf import is_gguf, open_parts
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -20,6 +22,9 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 """The format's names of dtypes, as far as a checkpoint may use them."""
+
+STORAGE = DTYPES | dict.fromkeys(gguf.FORMS, torch.uint8)
+"""Dtypes of tensors by the names in refs: GGUF's blocks are bytes."""
 
 NEAR = 1 << 16
 """Tensors that lie fewer bytes apart share a mapping."""
@@ -30,6 +35,8 @@ class StoredTensors(NamedTuple):
 
     refs: dict[str, TensorRef]
     paths: list[Path]
+    not_read: Sequence[str] = ()
+    """Names in a GGUF file of tensors that the text model does not need."""
 
     @property
     def num_bytes(self) -> int:
@@ -53,11 +60,13 @@ def paused_collections() -> Iterator[None]:
 
 
 def read_refs(folder: Path) -> StoredTensors:
-    """All tensors of the folder by name: one pass over the files' headers.
+    """All tensors of the folder, or of the GGUF file, by official name: one pass over the files' headers.
 
     Raises ValueError, naming the file, if it is missing, truncated, corrupt or no safetensors file, and if a tensor is
     listed twice or of a dtype that no checkpoint has.
     """
+    if is_gguf(folder):
+        return StoredTensors(*gguf.gguf_refs(folder))
     paths, index = paths_and_index(folder)
     refs: dict[str, TensorRef] = {}
     for path in paths:
@@ -71,6 +80,11 @@ def read_refs(folder: Path) -> StoredTensors:
             f"{folder / INDEX_NAME}: lists {len(lost)} tensors that its files do not hold, {lost[0]} first"
         )
     return StoredTensors(refs, paths)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that lie in a folder, or the parts of a GGUF file."""
+    return list(open_parts(folder).paths) if is_gguf(folder) else sorted(folder.glob("*.safetensors"))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -94,8 +108,8 @@ def map_tensors(refs: Mapping[str, TensorRef], copied: bool = False) -> dict[str
             span = MappedSpan(path, run[0][1].offset, end, copied=copied)
         except OSError as error:
             raise ValueError(f"{path}: could not be mapped ({error}); download or copy it again") from None
-        tensors |= {name: span.tensor(ref.offset, DTYPES[ref.dtype], ref.shape) for name, ref in run}
-    empty = (torch.empty(0, dtype=DTYPES[ref.dtype]).view(ref.shape) for ref in refs.values() if not ref.nbytes)
+        tensors |= {name: span.tensor(ref.offset, STORAGE[ref.dtype], ref.shape) for name, ref in run}
+    empty = (torch.empty(0, dtype=STORAGE[ref.dtype]).view(ref.shape) for ref in refs.values() if not ref.nbytes)
     tensors |= zip((name for name, ref in refs.items() if not ref.nbytes), empty, strict=True)
     return {name: tensors[name] for name in refs}
 

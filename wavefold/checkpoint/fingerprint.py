@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from wavefold.checkpoint.gguf import gguf_refs
 from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
 from wavefold.experts import routed_expert
+from wavefold.gguf import is_gguf
 
 WHOLE_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10
@@ -27,12 +29,15 @@ NUM_THREADS = 2
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """The digest (32 hexadecimal digits) of each tensor in the safetensors files that lie in `folder`, by name.
+    """The digest (32 hexadecimal digits) of each tensor in `folder`'s safetensors files, or in a GGUF file, by name.
 
     Files that the index lists and the folder lacks are left out, so that ranks that lack different files can compare
     the tensors that both have. Raises ValueError that names a file if it is no safetensors file.
     """
-    refs = [item for path in shard_paths(folder, partly=True) for item in tensor_refs(path).items()]
+    if is_gguf(folder):
+        refs = list(gguf_refs(folder)[0].items())
+    else:
+        refs = [item for path in shard_paths(folder, partly=True) for item in tensor_refs(path).items()]
     with ThreadPoolExecutor(NUM_THREADS) as threads:  # hashlib and os.pread release the GIL
         parts = threads.map(_digests, (refs[i::NUM_THREADS] for i in range(NUM_THREADS)))
     return {name: digest for part in parts for name, digest in part.items()}

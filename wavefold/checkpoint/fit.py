@@ -17,10 +17,12 @@ from wavefold.experts.table import MATRICES, PARTS
 from wavefold.model import Transformer
 from wavefold.model.official import routed_before
 from wavefold.model.parameters import Linear
-from wavefold.quant.format import SCALE_DTYPE, STORED_DTYPES, format_of
+from wavefold.quant.format import SCALE_DTYPE, STORED_DTYPES, Format, format_of
 
 MAX_LISTED = 8
 FLOATS = (torch.bfloat16, torch.float32)
+GGUF_DTYPES = (torch.uint8, torch.float16, *FLOATS)
+"""The dtypes of matrices in GGUF files."""
 
 
 class Kind(NamedTuple):
@@ -28,8 +30,21 @@ class Kind(NamedTuple):
 
     dtype: torch.dtype
     shape: tuple[int, ...]
+    packed: Format | None = None
+    """The format of blocks that the tensor is, of a GGUF file."""
+    is_gguf: bool = False
+
+    @property
+    def form(self) -> Format:
+        return self.packed or format_of(self.dtype)
+
+    def values_shape(self) -> tuple[int, ...]:
+        """Returns the shape of the values."""
+        return (*self.shape[:-1], self.packed.num_columns(self.shape[-1])) if self.packed else self.shape
 
     def __str__(self) -> str:
+        if self.packed is not None:
+            return f"{list(self.values_shape())} {self.packed.name}"
         return f"{list(self.shape)} {_names((self.dtype,))}"
 
 
@@ -39,6 +54,7 @@ class Take(NamedTuple):
     module: nn.Module
     parameter: str
     name: str | None
+    kind: Kind | None = None
 
 
 class Fit:
@@ -73,17 +89,21 @@ class Fit:
             if kind is None:
                 self.problems.missing.append(dot + name)
                 continue
-            allowed = FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
-            if kind.shape != tuple(parameter.shape) or kind.dtype not in allowed:
+            allowed: tuple[torch.dtype, ...] = (
+                FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
+            )
+            if kind.is_gguf and allowed is FLOATS:
+                allowed = (*FLOATS, torch.float16, torch.uint8)
+            if kind.values_shape() != tuple(parameter.shape) or kind.dtype not in allowed:
                 self.problems.wrong.append(f"{dot}{name} is {kind}, expected {list(parameter.shape)} {_names(allowed)}")
             elif name == "tid2eid":
                 self.tables.append(dot + name)
-            self.takes.append(Take(module, name, dot + name))
+            self.takes.append(Take(module, name, dot + name, kind))
 
     def _check_linear(self, module: Linear, dot: str) -> None:
         weight, scale = self._pop(f"{dot}weight"), self._pop(f"{dot}scale")
         self.problems.add(dot, matrix_problems(module.out_features, module.in_features, weight, scale))
-        self.takes.append(Take(module, "weight", f"{dot}weight"))
+        self.takes.append(Take(module, "weight", f"{dot}weight", weight))
         self.takes.append(Take(module, "scale", None if scale is None else f"{dot}scale"))
 
     def _check_experts(self, layer: int) -> None:
@@ -114,18 +134,20 @@ def matrix_problems(rows: int, columns: int, weight: Kind | None, scale: Kind | 
     """The problems of a matrix [rows, columns]: (list of `Problems`, text that follows its name and dot)."""
     if weight is None:
         return (("missing", "weight"),)
-    if weight.dtype not in STORED_DTYPES:
+    if weight.dtype not in (GGUF_DTYPES if weight.is_gguf else STORED_DTYPES):
         return (("wrong", f"weight is {weight}, expected dtype {_names(STORED_DTYPES)}"),)
-    form = format_of(weight.dtype)
+    form = weight.form
     found: list[tuple[str, str]] = []
-    if weight.shape != (shape := form.codes_shape(rows, columns)):
+    if weight.packed is not None and weight.values_shape() != (rows, columns):
+        found.append(("wrong", f"weight is {weight}, expected {[rows, columns]}"))
+    elif weight.shape != (shape := form.codes_shape(rows, columns)):
         found.append(("wrong", f"weight is {weight}, expected {list(shape)}"))
     scale_shape = form.scales_shape(rows, columns)
     if scale_shape is None and scale is not None:
         found.append(("unexpected", f"scale (its weight is {weight.dtype}, which has none)"))
     elif scale_shape is not None and scale is None:
         found.append(("missing", f"scale (its weight is {weight.dtype})"))
-    elif scale is not None and scale != (SCALE_DTYPE, scale_shape):
+    elif scale is not None and scale[:2] != (SCALE_DTYPE, scale_shape):
         found.append(("wrong", f"scale is {scale}, expected {list(scale_shape or ())} float8_e8m0fnu"))
     return tuple(found)
 
@@ -160,7 +182,7 @@ class Problems:
                 more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
                 parts.append(f"{len(names)} {title}: {'; '.join(names[:MAX_LISTED])}{more}")
         if parts:
-            raise ValueError("the tensors do not fit config.json\n  " + "\n  ".join(parts))
+            raise ValueError("the tensors do not fit the configuration\n  " + "\n  ".join(parts))
 
 
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:

@@ -25,7 +25,7 @@ DTYPE_BITS = {
     "F4": 4,
 }  # fmt: skip
 """Bits of a value, by the format's dtypes."""
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf")
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class TensorRef(NamedTuple):
@@ -36,7 +36,7 @@ class TensorRef(NamedTuple):
     """Place of the first byte in the file."""
     nbytes: int
     dtype: str
-    """The name that safetensors gives the dtype."""
+    """The name that safetensors gives the dtype, or GGUF the type of its blocks."""
     shape: tuple[int, ...]
 
 

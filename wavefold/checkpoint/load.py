@@ -1,4 +1,4 @@
-"""A checkpoint folder as a model. Names, shapes and dtypes are checked together and reported in one error."""
+"""A checkpoint folder, or a GGUF file, as a model. Names, shapes and dtypes are checked together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavefold.checkpoint.files import DTYPES, StoredTensors, map_tensors, paused_collections, read_refs
-from wavefold.checkpoint.fit import Fit, Kind
+from wavefold.checkpoint import gguf
+from wavefold.checkpoint.files import DTYPES, STORAGE, StoredTensors, map_tensors, paused_collections, read_refs
+from wavefold.checkpoint.fit import Fit, Kind, Take
 from wavefold.checkpoint.index import CONFIG_NAME, TensorRef
 from wavefold.checkpoint.room import check_copy, check_load
 from wavefold.checkpoint.unneeded import by_kind, described
@@ -21,9 +22,12 @@ from wavefold.experts import ExpertTable, ExpertWeights, routed_expert
 from wavefold.experts.mapped import stamp_of
 from wavefold.experts.streamed import StreamedExperts
 from wavefold.experts.table import ABSENT, FORM_NUMBERS, MATRICES
+from wavefold.gguf import is_gguf
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
 from wavefold.model.origin import Origin
+from wavefold.model.parameters import Linear
+from wavefold.model.transformer import Embedding
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.quant import Weight, format_of
 from wavefold.quant.format import STORED_DTYPES
@@ -40,7 +44,7 @@ def load(
     huge_pages: bool = False,
     num_slots: int | None = None,
 ) -> Transformer:
-    """The model in the folder `path`. On the CPU its weights stay memory-mapped.
+    """The model in `path`, a folder or a GGUF file. On the CPU its weights stay memory-mapped.
 
     `arithmetic` is "released" (the default; bfloat16) or "exact" (`dtype` float32, its default, or bfloat16).
     `experts`: only these routed experts of each layer are read (None: all). The others stay without storage, and the
@@ -104,6 +108,11 @@ def _open(
             f"runs without MTP: {CONFIG_NAME} says num_nextn_predict_layers = {announced}, "
             f"and {len(missing)} tensors of its modules are not in the files ({missing[0]} first)"
         )
+    if stored.not_read:
+        names = f"{len(stored.not_read)} tensors of an MTP module or a drafter ({stored.not_read[0]} first)"
+        if strict:
+            raise ValueError(f"holds {names}; expected the text model's tensors alone")
+        notes.append(f"left out what the text model does not need: {names}")
     left = open_stored(model, stored, experts, strict, huge_pages, num_slots)
     if huge_pages:
         model.experts.store.open_files()
@@ -144,7 +153,7 @@ def open_stored(
 ) -> dict[str, Tensor]:  # fmt: skip
     """`assign` for tensors in files. The routed experts' tensors are not opened; their places are written down."""
     refs = stored.refs
-    fit = Fit(model, _kinds(refs), experts, strict)
+    fit = Fit(model, _kinds(refs, is_gguf(stored.paths[0])), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
     tensors = map_tensors({name: refs[name] for name in names if name is not None}, huge_pages or num_slots is not None)
     _give(model, fit, tensors)
@@ -155,14 +164,14 @@ def open_stored(
     return {name: tensors[name] for name in fit.left}
 
 
-def _kinds(refs: Mapping[str, TensorRef]) -> dict[str, Kind]:
+def _kinds(refs: Mapping[str, TensorRef], is_gguf: bool) -> dict[str, Kind]:
     """The kinds of stored tensors: few objects for many tensors."""
     known: dict[tuple[str, tuple[int, ...]], Kind] = {}
     kinds = {}
     for name, ref in refs.items():
         key = ref.dtype, ref.shape
         if (kind := known.get(key)) is None:
-            kind = known[key] = Kind(DTYPES[ref.dtype], ref.shape)
+            kind = known[key] = Kind(STORAGE[ref.dtype], ref.shape, gguf.FORMS.get(ref.dtype), is_gguf)
         kinds[name] = kind
     return kinds
 
@@ -197,9 +206,28 @@ def _give(model: Transformer, fit: Fit, tensors: Mapping[str, Tensor]) -> None:
     for name in fit.tables:
         fit.problems.check_table(name, tensors[name], model.config.n_routed_experts)
     fit.problems.raise_if_any()
-    for module, parameter, source in fit.takes:
-        value = None if source is None else nn.Parameter(_as_codes(tensors[source]), requires_grad=False)
-        module.register_parameter(parameter, value)
+    for take in fit.takes:
+        value = None if take.name is None else _value(take, tensors[take.name])
+        take.module.register_parameter(take.parameter, value)
+
+
+def _value(take: Take, tensor: Tensor) -> nn.Parameter:
+    """The parameter of a tensor. Matrices keep their blocks, and the module is told of them.
+
+    A GGUF file holds other parameters in any format, norms as float32. Where the official dtype, bfloat16, holds all of
+    their values, they take it again, as the kernels do; else they are float32.
+    """
+    matrix = isinstance(take.module, Linear | Embedding)
+    if matrix and take.parameter == "weight":
+        take.module.packed = None if take.kind is None else take.kind.packed  # type: ignore[assignment]
+    elif take.kind is not None and take.kind.is_gguf and take.kind.dtype not in (torch.int32, torch.int64):
+        values = Weight.of(tensor, None, take.kind.packed).decode(torch.float32)
+        official = getattr(take.module, take.parameter).dtype
+        narrow = values.to(official)
+        tensor = narrow if torch.equal(narrow.float(), values) else values
+    return nn.Parameter(
+        _as_codes(tensor) if take.kind is None or not take.kind.is_gguf else tensor, requires_grad=False
+    )
 
 
 def _as_codes(tensor: Tensor) -> Tensor:
@@ -214,7 +242,9 @@ def _write_down(
     table.paths = stored.paths
     table.stamps = [stamp_of(path) for path in stored.paths]
     numbers = {id(path): number for number, path in enumerate(stored.paths)}  # by id: to hash a Path is slow
-    forms = {name: FORM_NUMBERS[format_of(dtype).dtype] for name, dtype in DTYPES.items() if dtype in STORED_DTYPES}
+    dtypes = (*STORED_DTYPES, torch.float16)
+    forms = {name: FORM_NUMBERS[format_of(dtype).name] for name, dtype in DTYPES.items() if dtype in dtypes}
+    forms |= {name: FORM_NUMBERS[form.name] for name, form in gguf.FORMS.items()}
     for layer in layers:
         found = list(map(stored.refs.get, table.names(layer)))
         shape = table.file[layer].shape

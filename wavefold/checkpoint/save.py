@@ -20,6 +20,7 @@ from wavefold.config import EXPERT_DTYPES
 from wavefold.config.keys import QUANTIZATION_CONFIG
 from wavefold.model import Transformer
 from wavefold.model.official import MATRIX, ExpertMatrix, Matrix, official_owners, own_tensors
+from wavefold.model.transformer import Embedding
 
 
 def save(
@@ -36,6 +37,7 @@ def save(
     """
     if experts is not None and experts not in EXPERT_DTYPES:
         raise ValueError(f"experts = {experts!r} is not allowed; expected {', '.join(EXPERT_DTYPES)}")
+    check_formats(model)
     origin = model.origin
 
     def finish(folder: Path) -> None:
@@ -45,6 +47,14 @@ def save(
 
     values = config_values(model, experts)
     write_checkpoint(Path(path), model.config, dict(_entries(model, experts)), finish=finish, values=values)
+
+
+def check_formats(model: Transformer) -> None:
+    """Raises ValueError for a matrix in a format that the official layout lacks, as a GGUF file's have."""
+    for name, owner in official_owners(model):
+        if isinstance(owner, (*MATRIX, Embedding)) and (owner.packed or owner.weight.dtype == torch.float16):
+            stored = owner.stored.format.name
+            raise ValueError(f"{name} is in {stored}, which is not written; expected fp4, fp8, bf16 or fp32 alone")
 
 
 def config_values(model: Transformer, experts: str | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from wavefold import quant
 from wavefold.atomic import write_folder, write_json
 from wavefold.checkpoint.index import CONFIG_NAME, INDEX_NAME
-from wavefold.checkpoint.save import config_values
+from wavefold.checkpoint.save import check_formats, config_values
 from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import check_replaceable, save_tensors
 from wavefold.model import Transformer
@@ -58,6 +58,7 @@ def save_transformers(model: Transformer, path: Path) -> None:
     Raises ValueError unless `path` is new, an empty folder or a checkpoint.
     """
     check_replaceable(path)
+    check_formats(model)
     names = [name for name in official_names(model) if not name.startswith("mtp.") and not name.endswith(".scale")]
     layers: dict[str, list[str]] = {}
     for name in sorted(names):

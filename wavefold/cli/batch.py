@@ -28,7 +28,9 @@ WIDTH = 256
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="IN", help='JSON lines: OpenAI\'s batch format, or {"prompt": ...}')
     parser.add_argument("output", type=Path, metavar="OUT", help="results, a line each, in the order in which they end")
-    parser.add_argument("--model", type=Path, metavar="MODEL", help="a checkpoint folder (default: the shipped model)")
+    parser.add_argument(
+        "--model", type=Path, metavar="MODEL", help="a checkpoint folder or GGUF file (default: the shipped model)"
+    )
     parser.add_argument("--width", type=int, default=WIDTH, metavar="N",
                         help=f"answers at a time, as far as memory allows (default {WIDTH})")  # fmt: skip
     parser.add_argument("--shard", metavar="I/N",

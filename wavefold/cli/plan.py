@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from wavefold.cli import plan_ranks, plan_trace
 from wavefold.cli.budget import print_budget
 from wavefold.cli.tuning import add_tuning, measured_path, tuned
+from wavefold.gguf import is_gguf
 from wavefold.locate import config_of
 from wavefold.system.sizes import bytes_of
 
@@ -28,7 +29,9 @@ HELP = "count a model's tensors, operations and cache bytes from its configurati
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL|PRESET", help="a checkpoint folder, a config.json, or a preset")
+    parser.add_argument(
+        "model", metavar="MODEL|PRESET", help="a checkpoint folder, a GGUF file, a config.json, or a preset"
+    )
     parser.add_argument("--context", type=int, default=1_000_000, metavar="N", help="tokens (default 1000000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the course from 4K to 1M tokens (.svg or .png)")
@@ -106,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def files_of(path: Path, config: ModelConfig) -> FileCount | None:
-    """The count of a checkpoint folder's files; None for a preset, a `config.json`, or a folder with that alone."""
-    if not path.is_dir():
+    """The count of a model's files; None for a preset, a `config.json`, or a folder with that alone."""
+    if not path.is_dir() and not is_gguf(path):
         return None
     from wavefold.checkpoint.count import count_files
 

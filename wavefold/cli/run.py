@@ -21,7 +21,7 @@ HELP = "complete a prompt with a model, or chat with it"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder (default: the shipped model)")  # fmt: skip
+                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT",
                         help="the text to complete (default: all of stdin, or prompts typed at a terminal)"

@@ -111,5 +111,7 @@ class Session:
 
     def _tokenizer(self) -> Tokenizer:
         if self.llm.tokenizer is None:
-            raise ValueError(f"{self.llm.folder}: holds no tokenizer.json; give token ids with --tokens FILE")
+            raise ValueError(
+                f"{self.llm.folder}: holds no tokenizer that can be used; give token ids with --tokens FILE"
+            )
         return self.llm.tokenizer

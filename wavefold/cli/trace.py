@@ -20,7 +20,7 @@ HELP = "record which experts a model chooses, for `wavefold plan MODEL --trace F
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder (default: the shipped model)")  # fmt: skip
+                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE",
                         help="the trace: ids of experts by pass, layer and token, and no text")  # fmt: skip
     source = parser.add_mutually_exclusive_group()

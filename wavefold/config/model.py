@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wavefold import gguf
 from wavefold.config.keys import FIXED, LIMIT, QUANTIZATION_CONFIG, SAID_BY, official, require, unknown
 from wavefold.config.layers import CSA, HCA, SWA, LayerSpec, check_specs, layer_specs
 
@@ -289,7 +290,7 @@ def preset_names() -> list[str]:
 
 
 def read_config(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Returns the configuration in `path`, a `config.json` or a folder that holds one, and its unchanged keys.
+    """Returns the configuration in `path`, a `config.json`, a folder that holds one or a GGUF file, and its keys.
 
     Raises ValueError, naming the file, where it is no configuration.
     """
@@ -302,8 +303,13 @@ def read_config(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """Returns the unchecked keys of a `config.json`. Raises ValueError when it is no JSON object."""
+    """Returns the unchecked keys of a `config.json`, or those that a GGUF file stands for.
+
+    Raises ValueError when it is no JSON object.
+    """
     path = config_path(path)
+    if gguf.is_gguf(path):
+        return gguf.config_values(gguf.open_parts(path))
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from wavefold.cache import BLOCK_TOKENS
-from wavefold.checkpoint.files import read_refs
+from wavefold.checkpoint.files import read_refs, weight_files
 from wavefold.config import read_config
 from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
@@ -134,7 +134,7 @@ def budget_of(
         raise ValueError(f"memory = {gib(memory)} is not allowed; this process{others} may have {gib(most)}")
     total = int(DEFAULT_SHARE * most) if memory is None else memory
     now = rss_bytes()
-    if memory is None and now + sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= total:
+    if memory is None and now + sum(path.stat().st_size for path in weight_files(folder)) <= total:
         return None
     config, _ = read_config(folder)
     dense, sizes = _weights(folder, share)

@@ -123,4 +123,6 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
 
 
-assert tuple(form.name for form in FORMS[:-1]) == native.FORMS, "the table numbers formats as the library does"
+assert tuple(form.name for form in FORMS[: len(native.FORMS)]) == native.FORMS, (
+    "the table numbers formats as the library does"
+)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavefold.experts.table import ABSENT, FORM_NUMBERS, ExpertTable
+from wavefold.experts.table import ABSENT, ExpertTable, number_of
 from wavefold.quant import Weight
 from wavefold.quant.format import SCALE_DTYPE
 
@@ -32,7 +32,7 @@ class ExpertWeights(NamedTuple):
 
     @property
     def form(self) -> str:
-        """The name of the stored format: fp4, fp8, bf16 or fp32."""
+        """The name of the stored format of w1."""
         return self.w1.format.name
 
     @property
@@ -165,7 +165,7 @@ class ExpertStore(ABC):
 
     def _replaced(self, layer: int, expert: int, weights: ExpertWeights) -> None:
         """Writes the formats of an expert that was put into the table."""
-        self.table.form[layer, expert] = [FORM_NUMBERS[weight.format.dtype] for weight in weights]
+        self.table.form[layer, expert] = [number_of(weight.format) for weight in weights]
         self.generation += 1
 
     def _bytes_with(self, weights: Mapping[tuple[int, int], ExpertWeights]) -> int:

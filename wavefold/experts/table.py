@@ -16,7 +16,7 @@ import numpy as np
 
 from wavefold.config import ModelConfig
 from wavefold.experts.mapped import Stamp
-from wavefold.quant.format import FORMATS, FP64, Format
+from wavefold.quant.format import FORMATS, FP64, Format, format_of
 
 MATRICES = ("w1", "w2", "w3")
 """Gate, down, up."""
@@ -26,14 +26,25 @@ ABSENT = -1
 
 FORMS = (*FORMATS.values(), FP64)
 """Formats by number in `ExpertTable.form`: the CPU kernels' numbers, then float64, which no file holds."""
-FORM_NUMBERS = {form.dtype: number for number, form in enumerate(FORMS)}
-"""A format's number by its dtype."""
+FORM_NUMBERS = {form.name: number for number, form in enumerate(FORMS)}
+"""A format's number by its name."""
 
 
 def routed_expert(name: str) -> int | None:
     """The expert number in a parameter or module name, or None."""
     found = re.search(r"\.ffn\.experts\.(\d+)\.", name)
     return int(found[1]) if found else None
+
+
+def number_of(form: Format) -> int:
+    """Returns a format's number. Decoded values of another format are of their dtype's format."""
+    return FORM_NUMBERS[form.name if form.name in FORM_NUMBERS else format_of(form.dtype).name]
+
+
+def _bytes_by_form(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    codes = [int(np.prod(form.codes_shape(rows, columns))) * form.dtype.itemsize for form in FORMS]
+    scales = [int(np.prod(form.scales_shape(rows, columns) or 0)) for form in FORMS]
+    return np.array(codes), np.array(scales)
 
 
 class ExpertTable:
@@ -47,13 +58,14 @@ class ExpertTable:
         """The format in the configuration."""
         self.sizes = ((inter, hidden), (hidden, inter), (inter, hidden))
         """[out, in] of w1, w2 and w3."""
+        self._bytes_by_form = [_bytes_by_form(*size) for size in self.sizes]
         self.paths: list[Path] = []
         self.stamps: list[Stamp] = []
         """The files by number in `file`."""
         self.huge_pages = False
         """True if files are copied into memory of huge pages rather than mapped."""
         shape = self.num_layers, self.num_experts, len(MATRICES)
-        self.form = np.full(shape, FORM_NUMBERS[self.official.dtype], np.int8)
+        self.form = np.full(shape, FORM_NUMBERS[self.official.name], np.int8)
         self.file = np.full((*shape, len(PARTS)), ABSENT, np.int16)
         self.offset = np.zeros((*shape, len(PARTS)), np.int64)
 
@@ -87,10 +99,7 @@ class ExpertTable:
 
     def bytes_by_form(self, matrix: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bytes of a matrix's codes, and of its scales, by format number."""
-        rows, columns = self.sizes[matrix]
-        codes = [rows * columns // form.values_per_code * form.dtype.itemsize for form in FORMS]
-        scales = [int(np.prod(form.scales_shape(rows, columns) or 0)) for form in FORMS]
-        return np.array(codes), np.array(scales)
+        return self._bytes_by_form[matrix]
 
     def nbytes(self) -> np.ndarray:
         """Returns the bytes of each tensor by its format: [layers, experts, matrices, parts]."""

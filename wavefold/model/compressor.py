@@ -36,8 +36,8 @@ class Compressor(nn.Module):
 
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """h [n, hidden] -> rows [n, 2, width] float32: kv, and score with its positional bias."""
-        kv = ops.linear_wide(h, self.wkv.weight, arithmetic)
-        score = ops.linear_wide(h, self.wgate.weight, arithmetic)
+        kv = ops.linear_wide(h, self.wkv.stored, arithmetic)
+        score = ops.linear_wide(h, self.wgate.stored, arithmetic)
         score = score + self.ape.to(score.dtype)[batch.positions % self.ratio]
         return torch.stack((kv, score), 1)
 
@@ -59,7 +59,7 @@ class Compressor(nn.Module):
     def compress(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """`project` and `extend` for whole sequences h [n, hidden] that begin with this pass. Returns their entries."""
         lengths = [span.view.length for span in batch.spans]
-        weights = self.wkv.weight, self.wgate.weight, self.ape
+        weights = self.wkv.stored, self.wgate.stored, self.ape
         entries = ops.compress(h, *weights, self.ratio, self.overlap, lengths, arithmetic)
         blocks = [length // self.ratio for length in lengths]
         if len(entries):

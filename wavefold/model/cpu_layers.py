@@ -35,6 +35,7 @@ from wavefold.model.mtp import MTP
 from wavefold.model.parameters import Linear, Norm
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic, native
+from wavefold.quant import Weight
 
 if TYPE_CHECKING:
     from wavefold.model.transformer import Transformer
@@ -85,7 +86,7 @@ class CpuLayers:
         blocks: list[Block] = list(model.layers)  # type: ignore[arg-type]
         self._watch.renew(model)
         self.whole, self.layers = None, []
-        if not as_stored(blocks):
+        if not as_stored(blocks, model.experts):
             return
         _check_sizes(blocks, model.config)
         self.layers = [CpuLayer(block, model.config, model.arithmetic) for block in blocks]
@@ -114,7 +115,11 @@ class CpuMTP:
         self._watch.renew(model)
         self.module = None
         norms = head.enorm, head.hnorm, head.norm
-        if not as_stored([head]) or head.attn.spec.compressed or not _ends_as_stored(model, head, *norms):
+        if (
+            not as_stored([head], model.experts)
+            or head.attn.spec.compressed
+            or not _ends_as_stored(model, head, *norms)
+        ):
             return
         _check_sizes([head], model.config)
         self.layers = [CpuLayer(head, model.config, model.arithmetic)]
@@ -135,8 +140,8 @@ def _whole(
         return None
     return native.WholeModel(
         [layer.parameters for layer in layers], experts, [layer.shared for layer in layers],
-        model.config.swiglu_limit, model.embed.weight, (end.hc_head_fn, end.hc_head_base, end.hc_head_scale),
-        norm.weight, model.head.weight,
+        model.config.swiglu_limit, model.embed.stored, (end.hc_head_fn, end.hc_head_base, end.hc_head_scale),
+        norm.weight, model.head.stored,
     )  # fmt: skip
 
 
@@ -157,12 +162,10 @@ def _expert_arrays(experts: ExpertCompute, layers: Sequence[int]) -> list[np.nda
 
 
 def _ends_as_stored(model: Transformer, end: HyperConnected, *norms: Norm) -> bool:
-    """True if embedding, head, the last collapse of `end` and these norms are as in the official files."""
-    plain = torch.bfloat16, torch.float32
+    """True if embedding and head have no scales, and the last collapse of `end` and the norms their official dtypes."""
     wide = end.hc_head_fn, end.hc_head_base, end.hc_head_scale
     return (
-        model.embed.weight.dtype in plain
-        and model.head.weight.dtype in plain
+        all(native.takes(matrix.stored) and matrix.stored.scales is None for matrix in (model.embed, model.head))
         and all(norm.weight.dtype == torch.bfloat16 for norm in norms)
         and all(tensor.dtype == torch.float32 for tensor in wide)
     )
@@ -292,10 +295,10 @@ def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[s
         "kv_norm": attn.kv_norm.weight,
         "num_experts": config.n_routed_experts,
         "topk": config.num_experts_per_tok,
-        "gate": (router.weight, None),
+        "gate": Weight.of(router.weight),
         "vocabulary": config.vocab_size,
         "route_scale": router.scale,
-        **{name: _matrix(getattr(attn, name)) for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b")},
+        **{name: getattr(attn, name).stored for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b")},
     }
     if router.hashed:
         fields["gate_table"] = router.tid2eid.to(torch.int64)
@@ -309,26 +312,22 @@ def _fields(block: Block, config: ModelConfig, arithmetic: Arithmetic) -> dict[s
             "index_heads": indexer.num_heads,
             "index_topk": indexer.topk,
             "keys": _compressor(indexer.compressor),
-            "index_wq_b": _matrix(indexer.wq_b),
-            "index_weights": _matrix(indexer.weights_proj),
+            "index_wq_b": indexer.wq_b.stored,
+            "index_weights": indexer.weights_proj.stored,
         }
     return fields
 
 
-def _matrix(linear: Linear) -> tuple[Tensor, Tensor | None]:
-    return linear.weight, linear.scale
-
-
 def _mixer(block: Block, prefix: str, norm: Tensor) -> dict[str, object]:
     fn, base, scale = (getattr(block, f"{prefix}_{name}") for name in ("fn", "base", "scale"))
-    return {"fn": (fn, None), "base": base, "scale": scale, "norm": norm}
+    return {"fn": Weight.of(fn), "base": base, "scale": scale, "norm": norm}
 
 
 def _compressor(compressor: Compressor) -> dict[str, object]:
     return {
         "dim": compressor.dim,
-        "wkv": _matrix(compressor.wkv),
-        "wgate": _matrix(compressor.wgate),
+        "wkv": compressor.wkv.stored,
+        "wgate": compressor.wgate.stored,
         "ape": compressor.ape,
         "norm": compressor.norm.weight,
     }
@@ -351,9 +350,10 @@ def _check_sizes(blocks: Sequence[Block], config: ModelConfig) -> None:
                 )
 
 
-def as_stored(layers: Sequence[Block]) -> bool:
+def as_stored(layers: Sequence[Block], experts: ExpertCompute) -> bool:
     """True if whole layers can run in the kernels: no layer needs another, and parameters are as in official files."""
-    return all(_as_stored(block) for block in layers)
+    forms = experts.store.table.form[[block.ffn.layer for block in layers]]
+    return bool((forms < len(native.FORMS)).all()) and all(_as_stored(block) for block in layers)
 
 
 def _as_stored(block: Block) -> bool:
@@ -371,8 +371,10 @@ def _as_stored(block: Block) -> bool:
         norms.append(attn.indexer.compressor.norm)
     rows = attn.wo_a.out_features // attn.num_groups
     whole = attn.wo_a.weight.dtype != torch.float8_e4m3fn or rows % 128 == 0
+    matrices = [module for module in block.modules() if isinstance(module, Linear)]
     return (
         whole
+        and all(native.takes(matrix.stored) for matrix in matrices)
         and all(vector.dtype == torch.float32 for vector in wide)
         and all(norm.weight.dtype == torch.bfloat16 for norm in norms)
     )

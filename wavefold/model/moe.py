@@ -29,10 +29,12 @@ class Expert(nn.Module):
         self.w2 = Linear(inter, hidden, form)
         self.w3 = Linear(hidden, inter, form)
         # the tensors' slots: every layer of every token calls `weights`, and getattr of modules is slow
-        self._slots: tuple[dict[str, Any], ...] = tuple(linear._parameters for linear in (self.w1, self.w2, self.w3))
+        self._slots: tuple[tuple[Linear, dict[str, Any]], ...] = tuple(
+            (linear, linear._parameters) for linear in (self.w1, self.w2, self.w3)
+        )
 
     def weights(self) -> ExpertWeights:
-        return ExpertWeights(*(Weight.of(slot["weight"], slot["scale"]) for slot in self._slots))
+        return ExpertWeights(*(Weight.of(slot["weight"], slot["scale"], linear.packed) for linear, slot in self._slots))
 
 
 class MoE(nn.Module):

@@ -16,7 +16,7 @@ from wavefold.experts.table import MATRICES
 from wavefold.model.moe import MoE
 from wavefold.model.parameters import Linear
 from wavefold.model.transformer import Transformer
-from wavefold.quant import Weight
+from wavefold.quant import Format, Weight
 
 
 class ExpertMatrix(NamedTuple):
@@ -27,6 +27,10 @@ class ExpertMatrix(NamedTuple):
     form: str
     """The format in the official file."""
     stored: Weight
+
+    @property
+    def packed(self) -> Format | None:
+        return self.stored.packed
 
     @property
     def weight(self) -> Tensor:

@@ -1,7 +1,8 @@
 """Modules that only hold parameters, under the names and in the dtypes of the official checkpoint.
 
 A quantized weight keeps its bytes from disk (packed codes and scales) and is decoded where it is used. The dtype of the
-loaded tensor decides how it is read: any weight may also be bfloat16 or float32 without a scale.
+loaded tensor decides how it is read: any weight may also be bfloat16 or float32 without a scale. Of a GGUF file, it may
+be rows of blocks, in a format that the module names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.ops import Arithmetic
-from wavefold.quant import FORMATS, Weight
+from wavefold.quant import FORMATS, Format, Weight
 from wavefold.quant.format import SCALE_DTYPE
 
 
@@ -25,6 +26,8 @@ class Linear(nn.Module):
 
     weight: nn.Parameter
     scale: nn.Parameter | None
+    packed: Format | None = None
+    """The format of the blocks that `weight` is in; None: its dtype tells the format."""
 
     def __init__(self, in_features: int, out_features: int, form: str):
         super().__init__()
@@ -41,7 +44,7 @@ class Linear(nn.Module):
     @property
     def stored(self) -> Weight:
         """The matrix as it is stored."""
-        return Weight.of(self.weight, self.scale)
+        return Weight.of(self.weight, self.scale, self.packed)
 
 
 class Norm(nn.Module):

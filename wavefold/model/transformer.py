@@ -31,6 +31,7 @@ from wavefold.model.origin import Origin
 from wavefold.model.parameters import Linear, Norm, empty
 from wavefold.model.step import Step, steps_of
 from wavefold.ops import Arithmetic, Runtime, native
+from wavefold.quant import Format, Weight
 
 PASS_TOKENS = 1024
 """Tokens that `extend` sends through the layers at a time. It bounds activations whatever the prompt's length."""
@@ -54,14 +55,23 @@ def on_its_runtime(method: Callable[Concatenate[Transformer, P], R]) -> Callable
 
 
 class Embedding(nn.Module):
-    """`weight` [vocab, hidden] bfloat16."""
+    """`weight` [vocab, hidden] bfloat16, or blocks of the format `packed`."""
+
+    packed: Format | None = None
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.weight = empty(config.vocab_size, config.hidden_size, dtype=torch.bfloat16)
 
     def forward(self, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
-        return nn.functional.embedding(tokens, self.weight).to(arithmetic.dtype)
+        if self.packed is None:
+            return nn.functional.embedding(tokens, self.weight).to(arithmetic.dtype)
+        return self.stored.rows(tokens.flatten()).decode(arithmetic.dtype).unflatten(0, tokens.shape)
+
+    @property
+    def stored(self) -> Weight:
+        """The matrix as it is stored."""
+        return Weight.of(self.weight, None, self.packed)
 
 
 class Transformer(HyperConnected):
@@ -127,7 +137,7 @@ class Transformer(HyperConnected):
         """True if `extend` runs whole layers in the CPU kernels, which can be batch-invariant."""
         layers: list[Block] = list(self.layers)  # type: ignore[arg-type]
         with (self.runtime or ops.current()).active():
-            return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers)
+            return ops.kernels_run(self.arithmetic.dtype, self.device) and as_stored(layers, self.experts)
 
     def tell_chosen(self, told: Callable[[int, Tensor], None] | None) -> None:
         """Tells `told` the layer and the experts' ids [n, k] of each layer of each pass from now on; None: nobody.
@@ -365,7 +375,7 @@ class Transformer(HyperConnected):
     @on_its_runtime
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden_size] -> logits [n, vocab] float32."""
-        return ops.linear_wide(hidden, self.head.weight, self.arithmetic)
+        return ops.linear_wide(hidden, self.head.stored, self.arithmetic)
 
     def _no_logits(self) -> Tensor:
         return torch.empty(0, self.config.vocab_size, dtype=torch.float32, device=self.device)

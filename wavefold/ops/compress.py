@@ -14,12 +14,13 @@ from wavefold.ops.flops import count, count_linear
 from wavefold.ops.linear import linear_wide
 from wavefold.ops.native import compress_grad
 from wavefold.ops.reference.compress import compress_blocks
+from wavefold.quant import Weight
 
 
 def compress(
     h: Tensor,
-    wkv: Tensor,
-    wgate: Tensor,
+    wkv: Weight,
+    wgate: Weight,
     ape: Tensor,
     ratio: int,
     overlap: bool,
@@ -30,14 +31,15 @@ def compress(
 
     wkv, wgate [width, hidden], ape [ratio, width]; width is dim, or 2 dim with `overlap`. Result in activation dtype.
     """
-    if not arithmetic.released and any(n >= ratio for n in lengths) and kernels_train(h, wkv, wgate, ape):
-        count_linear(h, wkv)
-        count_linear(h, wgate)
-        count("pooling", 7 * len(h) * len(wkv))
-        kv, score = F.linear(h, wkv.to(h.dtype)), F.linear(h, wgate.to(h.dtype))
+    width = wkv.shape[0]
+    if not arithmetic.released and any(n >= ratio for n in lengths) and kernels_train(h, wkv.codes, wgate.codes, ape):
+        count_linear(h, wkv.codes)
+        count_linear(h, wgate.codes)
+        count("pooling", 7 * len(h) * width)
+        kv, score = F.linear(h, wkv.decode(h.dtype)), F.linear(h, wgate.decode(h.dtype))
         return compress_grad.compress_sequences(kv, score, ape, ratio, overlap, lengths)
     kv, score = linear_wide(h, wkv, arithmetic), linear_wide(h, wgate, arithmetic)
-    entries = [h.new_empty(0, len(wkv) // (2 if overlap else 1), dtype=arithmetic.dtype)]
+    entries = [h.new_empty(0, width // (2 if overlap else 1), dtype=arithmetic.dtype)]
     for rows, scores in zip(kv.split(list(lengths)), score.split(list(lengths)), strict=True):
         if whole := len(rows) // ratio * ratio:
             scores = scores[:whole] + ape.to(scores.dtype).repeat(whole // ratio, 1)

@@ -92,10 +92,13 @@ def counted(name: str, formula: Callable[..., int]) -> Callable[[Callable[P, R]]
     return decorate
 
 
-def count_linear(x: Tensor, weight: Tensor, groups: int = 1) -> None:
-    """Enters x [..., in] times weight [out, in]: 2 * in * out / groups operations for each row."""
+def count_linear(x: Tensor, weight: Tensor, groups: int = 1, packed: quant.Format | None = None) -> None:
+    """Enters x [..., in] times weight [out, in]: 2 * in * out / groups operations for each row.
+
+    `packed`: the format of the blocks that the weight is in, if it is.
+    """
     if is_counting():
-        rows, form = x.numel() // x.shape[-1], quant.format_of(weight.dtype).name
+        rows, form = x.numel() // x.shape[-1], (packed or quant.format_of(weight.dtype)).name
         count("linear", 2 * rows * weight.shape[0] * (x.shape[-1] // groups), form)
 
 

@@ -1,4 +1,4 @@
-"""y = x Wᵀ, with W stored as FP4, FP8, bfloat16 or float32. The meaning of each: `ops/reference/linear.py`."""
+"""y = x Wᵀ, with W in any of the stored formats. The meaning of each: `ops/reference/linear.py`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
 
     In released arithmetic the input of a quantized weight goes through FP8.
     """
-    count_linear(x, weight.codes)
+    count_linear(x, weight.codes, packed=weight.packed)
     rounds = weight.format.is_quantized and arithmetic.released
     if rounds:
         count("quantize", 2 * x.numel())
-    if weight.format.name not in native.FORMS or not kernels_serve(x, weight.codes):
+    if not (native.takes(weight) and kernels_serve(x, weight.codes)):
         return reference.linear(x, weight, arithmetic)
     return native.linear(x, weight, x.dtype, x_fp8=rounds)
 
 
-def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """x [..., in], plain weight [out, in] -> [..., out] float32, for the compressors and the head.
+def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
+    """x [..., in], weight [out, in] without scales -> [..., out] float32, for the compressors and the head.
 
     Released arithmetic evaluates these projections in float32. The kernels do so in both arithmetics.
     """
-    count_linear(x, weight)
-    if kernels_serve(x, weight):
-        return native.linear(x, Weight.of(weight), torch.float32)
+    count_linear(x, weight.codes, packed=weight.packed)
+    if native.takes(weight) and kernels_serve(x, weight.codes):
+        return native.linear(x, weight, torch.float32)
     return reference.linear_wide(x, weight, arithmetic)
 
 
@@ -45,13 +45,13 @@ def grouped_linear(x: Tensor, weight: Weight, num_groups: int) -> Tensor:
     The input is never rounded, whatever the weight's format.
     """
     codes, scales = weight.codes, weight.scales
-    count_linear(x, codes, num_groups)
+    count_linear(x, codes, num_groups, weight.packed)
     rows = weight.shape[0] // num_groups
     if scales is None and codes.dtype == x.dtype and kernels_train(x, codes):
         return in_groups(x, codes, num_groups)
     whole_scales = weight.format.block is None or rows % weight.format.block[0] == 0
-    if not (whole_scales and kernels_serve(x, codes)):
+    if not (whole_scales and native.takes(weight) and kernels_serve(x, codes)):
         return reference.grouped_linear(x, weight, num_groups)
     parts = [None] * num_groups if scales is None else scales.chunk(num_groups)
     groups = zip(x.chunk(num_groups, -1), codes.chunk(num_groups), parts, strict=True)
-    return torch.cat([native.linear(inputs, Weight.of(w, s), x.dtype) for inputs, w, s in groups], -1)
+    return torch.cat([native.linear(inputs, Weight.of(w, s, weight.packed), x.dtype) for inputs, w, s in groups], -1)

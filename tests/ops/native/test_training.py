@@ -152,7 +152,8 @@ def test_compress_is_its_reference(isa: str) -> None:
     lengths = [9, 12]
 
     def op(given: list[Tensor], arithmetic: Arithmetic) -> Tensor:
-        return ops.compress(*given, 4, True, lengths, arithmetic)  # type: ignore[call-arg]
+        h, wkv, wgate, ape = given
+        return ops.compress(h, Weight.of(wkv), Weight.of(wgate), ape, 4, True, lengths, arithmetic)
 
     given = [random(21, 16), random(24, 16, seed=1) / 4, random(24, 16, seed=2) / 4]
     results, grads = run(op, [*(x.bfloat16() for x in given), random(4, 24)], BF16)

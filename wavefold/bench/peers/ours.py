@@ -46,6 +46,7 @@ def layer_weights(folder: str, layer: int, num_experts: int) -> list[tuple[Weigh
     tensors = read_layer(folder, layer)
 
     def weight(expert: int, matrix: str) -> Weight:
-        return Weight.of(*(tensors[expert_name(layer, expert, matrix, part)] for part in ("weight", "scale")))
+        codes, scales = (tensors[expert_name(layer, expert, matrix, part)] for part in ("weight", "scale"))
+        return Weight.of(codes, scales)
 
     return [(weight(e, "w1"), weight(e, "w2"), weight(e, "w3")) for e in range(num_experts)]

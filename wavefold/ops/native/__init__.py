@@ -26,12 +26,12 @@ from wavefold.ops.native.block import (
 from wavefold.ops.native.choose import Choice, choose
 from wavefold.ops.native.forward import MTPModule, Wanted, WholeModel, forward, mtp
 from wavefold.ops.native.library import available, isas
-from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear
+from wavefold.ops.native.linear import FORMS, decode, fp8_sim, linear, takes
 from wavefold.ops.native.rows import ROW_FORMS, RowSource
 
 __all__ = [
     "EXPERT_DTYPE", "FORMS", "ROW_FORMS", "BlockParameters", "Choice", "ExpertStruct", "MTPModule", "PassBuffers",
     "Ranges", "RowSource", "SpanStruct", "Spans", "Staged", "StagedStruct", "ViewStruct", "Views", "Wanted",
     "WholeModel", "attend", "available", "block_attention", "choose", "decode", "expert_struct", "experts", "forward",
-    "fp8_sim", "index_select", "isas", "leave", "linear", "mtp", "ranges", "span", "spans", "staged", "views",
+    "fp8_sim", "index_select", "isas", "leave", "linear", "mtp", "ranges", "span", "spans", "staged", "takes", "views",
 ]  # fmt: skip

@@ -135,7 +135,7 @@ def ranges(tensors: Sequence[Tensor]) -> Ranges:
 class BlockParameters:
     """A layer's parameters as the library takes them: fields of wf_block by name. It keeps their tensors alive.
 
-    A field is a number, a tensor (its address is passed), a (weight, scale) pair, or a dict for a nested structure.
+    A field is a number, a tensor (its address is passed), a matrix, or a dict for a nested structure.
     """
 
     def __init__(self, fields: dict[str, object]):
@@ -147,8 +147,8 @@ class BlockParameters:
         for name, value in fields.items():
             if isinstance(value, dict):
                 self._fill(getattr(struct, name), value)
-            elif isinstance(value, tuple):
-                matrix = matrix_of(Weight.of(*value))
+            elif isinstance(value, Weight):
+                matrix = matrix_of(value)
                 self._kept.append(matrix.kept)
                 setattr(struct, name, matrix)
             elif isinstance(value, Tensor):
@@ -205,10 +205,10 @@ def block_attention(
 
 def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
     """Returns an expert as the library takes it. The caller keeps the tensors alive. `expert` -1: for every token."""
-    (_, shape, c1, s1), (_, _, c2, s2), (_, _, c3, s3) = weights
+    (f1, shape, c1, s1), (f2, _, c2, s2), (f3, _, c3, s3) = weights
     # written out, with `map`: it runs for every expert of every token
     tensors = [tensor for tensor in (c1, s1, c2, s2, c3, s3) if tensor is not None]
-    key = expert, shape, c1.dtype, c2.dtype, c3.dtype, *map(Tensor.data_ptr, tensors)
+    key = expert, shape, f1.name, f2.name, f3.name, *map(Tensor.data_ptr, tensors)
     if (struct := _structs.get(key)) is None:
         if len(_structs) >= MOST_STRUCTS:
             _structs.clear()
@@ -219,7 +219,7 @@ def expert_struct(expert: int, weights: Weights) -> ExpertStruct:
 
 MOST_STRUCTS = 1 << 15
 _structs: dict[object, ExpertStruct] = {}
-"""Structures by their content: addresses, shapes and dtypes. The values at the addresses may change."""
+"""Structures by their content: addresses, shapes and formats. The values at the addresses may change."""
 
 
 def experts(

@@ -33,12 +33,12 @@ class WholeModel:
 
     `experts`: each layer's wf_expert array (`EXPERT_DTYPE`, by number), `shared`: each layer's shared expert;
     `collapse`: fn [J, J hidden], base [J] and scale [1] of the last collapse, float32; `norm` [hidden] bfloat16;
-    `embedding` and `head` [vocabulary, hidden], bfloat16 or float32.
+    `embedding` and `head` [vocabulary, hidden], without scales.
     """
 
     def __init__(
         self, blocks: Sequence[BlockParameters], experts: Sequence[np.ndarray], shared: Sequence[ExpertStruct],
-        limit: float, embedding: Tensor, collapse: tuple[Tensor, Tensor, Tensor], norm: Tensor, head: Tensor,
+        limit: float, embedding: Weight, collapse: tuple[Tensor, Tensor, Tensor], norm: Tensor, head: Weight,
     ):  # fmt: skip
         fn, base, scale = collapse
         sizes = norm.shape, base.shape, scale.shape
@@ -51,7 +51,7 @@ class WholeModel:
         every = (ExpertStruct * len(blocks))(*shared)
         self._kept = blocks, list(experts), list(shared), arrays, every, embedding, collapse, norm, head
         self.vocab_size, self.hidden_size = head.shape
-        matrices = [matrix_of(Weight.of(tensor)) for tensor in (embedding, fn, head)]
+        matrices = [matrix_of(weight) for weight in (embedding, Weight.of(fn), head)]
         self.struct = ModelStruct(
             len(blocks), ctypes.addressof(arrays[0]), ctypes.addressof(arrays[1]), ctypes.addressof(every), limit,
             *matrices[:2], base.data_ptr(), scale.data_ptr(), norm.data_ptr(), matrices[2],

@@ -10,8 +10,13 @@ from torch import Tensor
 from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 from wavefold.quant import FORMATS, Weight
 
-FORMS = tuple(FORMATS)
+FORMS = tuple(FORMATS)[:4]
 """The formats in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
+
+
+def takes(weight: Weight) -> bool:
+    """True if the library has the weight's format."""
+    return weight.format.name in FORMS
 
 
 def linear(x: Tensor, weight: Weight, dtype: torch.dtype, x_fp8: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""y = x Wᵀ, with W stored as FP4, FP8, bfloat16 or float32. Report section 3.4; formats in `wavefold.quant`."""
+"""y = x Wᵀ, with W in any of the stored formats. Report section 3.4; formats in `wavefold.quant`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wavefold.quant import Weight
 
 ACTIVATION_BLOCK = 128
 WIDE_ROWS = 8192
-"""Rows of a plain weight that `linear_wide` converts to its dtype at a time."""
+"""Rows of a weight that `linear_wide` converts to its dtype at a time."""
 
 
 def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
@@ -28,15 +28,16 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
     return F.linear(x, weight.decode(x.dtype))
 
 
-def linear_wide(x: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """x [..., in], plain weight [out, in] -> [..., out] float32, for the compressors and the head.
+def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
+    """x [..., in], weight [out, in] without scales -> [..., out] float32, for the compressors and the head.
 
     The released code evaluates these projections in float32.
     """
     x = x.to(arithmetic.matmul)
-    if weight.dtype == x.dtype or weight.numel() <= WIDE_ROWS * weight.shape[1]:
-        return F.linear(x, weight.to(x.dtype)).to(arithmetic.accumulate)
-    parts = [F.linear(x, rows.to(x.dtype)) for rows in weight.split(WIDE_ROWS)]  # a head is large: never all of it wide
+    if weight.codes.dtype == x.dtype or weight.shape[0] <= WIDE_ROWS:
+        return F.linear(x, weight.decode(x.dtype)).to(arithmetic.accumulate)
+    starts = range(0, weight.shape[0], WIDE_ROWS)  # a head is large: never all of it wide
+    parts = [F.linear(x, weight.rows(slice(start, start + WIDE_ROWS)).decode(x.dtype)) for start in starts]
     return torch.cat(parts, -1).to(arithmetic.accumulate)
 
 
