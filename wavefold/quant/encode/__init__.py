@@ -1,0 +1,19 @@
+"""Matrices in the types of GGUF files, rounded for the smallest weighted error.
+
+    types.py         the types: numbers and bytes
+    plain.py         F16, BF16, Q8_0, MXFP4; FP4 to MXFP4 without a change
+    symmetric.py     the search of Q3_K, Q6_K, IQ4_XS
+    asymmetric.py    of Q2_K, Q4_K, Q5_K
+    lattice.py       of IQ2_XXS, IQ2_XS, IQ3_XXS; their points in grids.py
+    pack.py          parts to bytes
+    matrix.py        `encode`: a matrix, some rows at a time
+
+The weighted error of a matrix is sum(importance[column] * (value - written)^2), with the mean square of a column's
+input as its importance: the mean squared error of the product.
+"""
+
+from .matrix import encode
+from .plain import mxfp4_of_fp4, q8_0
+from .types import MATRIX_TYPES, TYPES, GgmlType, fitting, ggml_type
+
+__all__ = ["MATRIX_TYPES", "TYPES", "GgmlType", "encode", "fitting", "ggml_type", "mxfp4_of_fp4", "q8_0"]
