@@ -75,14 +75,14 @@ def weighted_error(values: Tensor, importance: Tensor, encoded: Tensor, name: st
 @pytest.mark.parametrize("name", SEARCHED)
 def test_error_is_at_most_that_of_llama_cpp(kind: str, name: str) -> None:
     values, importance = inputs(kind)
-    ours = weighted_error(values, importance, encode(values, name, importance), name)
+    ours = weighted_error(values, importance, encode(values, name, importance).rows, name)
     assert ours <= LLAMA_CPP[kind, name]
 
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_importance_moves_the_error_to_columns_that_matter_less(name: str) -> None:
     values, importance = inputs("normal")
-    with_it, without = (encode(values, name, weights) for weights in (importance, None))
+    with_it, without = (encode(values, name, weights).rows for weights in (importance, None))
     assert weighted_error(values, importance, with_it, name) < weighted_error(values, importance, without, name)
     even = torch.ones(512)
     assert weighted_error(values, even, without, name) < weighted_error(values, even, with_it, name)
@@ -92,7 +92,7 @@ def test_importance_moves_the_error_to_columns_that_matter_less(name: str) -> No
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-7, 1.0, 3e4])
 def test_any_scale_stays_finite(name: str, scale: float) -> None:
     values = inputs("normal")[0][:3].clamp(-0.04, 0.04) * 50 * scale
-    encoded = encode(values, name)
+    encoded = encode(values, name).rows
     assert encoded.shape == (3, TYPES[name].row_bytes(512))
     found = decoded(encoded, name)
     assert np.isfinite(found).all()
@@ -104,7 +104,7 @@ def test_any_scale_stays_finite(name: str, scale: float) -> None:
 def test_one_large_value_and_zeros(name: str) -> None:
     values = torch.zeros(2, 512)
     values[0, 300], values[1, 5] = 1.0, -1.0
-    found = decoded(encode(values, name), name)
+    found = decoded(encode(values, name).rows, name)
     most = 0.6 if name.startswith("iq") else 0.05  # a magnitude of an IQ format is never zero
     assert abs(found[0, 300] - 1) < most and abs(found[1, 5] + 1) < most
 
@@ -113,7 +113,7 @@ def test_q8_0_has_the_bytes_of_the_gguf_package() -> None:
     values = inputs("heavy")[0]
     values[0, :32], values[1, :32] = 0, torch.arange(32) - 15.5
     expected = gguf.quants.quantize(values.numpy(), gguf.GGMLQuantizationType.Q8_0)
-    assert encode(values, "q8_0").numpy().tobytes() == expected.tobytes()
+    assert encode(values, "q8_0").rows.numpy().tobytes() == expected.tobytes()
 
 
 def test_fp4_experts_keep_their_values() -> None:
@@ -126,7 +126,7 @@ def test_fp4_experts_keep_their_values() -> None:
 
 def test_values_of_fp4_are_found_without_error() -> None:
     values, importance = inputs("fp4")
-    assert (decoded(encode(values, "mxfp4", importance), "mxfp4") == values.numpy()).all()
+    assert (decoded(encode(values, "mxfp4", importance).rows, "mxfp4") == values.numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,11 @@ def test_sizes_are_those_of_the_gguf_package() -> None:
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(form.number)] == (form.block, form.block_bytes)
         assert gguf.GGMLQuantizationType(form.number).name.lower() == form.name
     assert fitting(320) == ["f16", "bf16", "q8_0", "mxfp4"]
+
+
+@pytest.mark.parametrize("name", MATRIX_TYPES)
+def test_the_measured_error_is_that_of_the_bytes(name: str) -> None:
+    values, importance = inputs("heavy")
+    encoded = encode(values, name, importance)
+    expected = weighted_error(values, importance, encoded.rows, name)
+    assert encoded.error / encoded.energy == pytest.approx(expected, rel=1e-3)

@@ -12,8 +12,8 @@ The weighted error of a matrix is sum(importance[column] * (value - written)^2),
 input as its importance: the mean squared error of the product.
 """
 
-from .matrix import encode
-from .plain import mxfp4_of_fp4, q8_0
+from .matrix import Encoded, encode
+from .plain import as_bytes, mxfp4_of_fp4
 from .types import MATRIX_TYPES, TYPES, GgmlType, fitting, ggml_type
 
-__all__ = ["MATRIX_TYPES", "TYPES", "GgmlType", "encode", "fitting", "ggml_type", "mxfp4_of_fp4", "q8_0"]
+__all__ = ["MATRIX_TYPES", "TYPES", "Encoded", "GgmlType", "as_bytes", "encode", "fitting", "ggml_type", "mxfp4_of_fp4"]

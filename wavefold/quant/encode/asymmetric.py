@@ -39,6 +39,10 @@ class Found(NamedTuple):
     m: Tensor
     q: Tensor
 
+    def values(self) -> Tensor:
+        """Returns what the choice stands for: [n, sub-blocks, values]."""
+        return self.q * (self.d[:, None] * self.k)[..., None] - (self.e[:, None] * self.m)[..., None]
+
 
 class _Sums(NamedTuple):
     """Weighted sums over a sub-block, [n, sub-blocks]."""

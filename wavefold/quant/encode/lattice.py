@@ -47,6 +47,13 @@ class Found(NamedTuple):
     signs: Tensor
     """uint8 [n, 32]: a bit for each of eight values, set where it is negative, an even number of bits."""
 
+    def values(self, form: Lattice) -> Tensor:
+        """Returns what the choice stands for: [n, 32, 8]."""
+        n = len(self.d)
+        magnitudes = form.points[self.codes].view(n, len(self.k[0]), -1) * _scale(self.d, self.k, form)[..., None]
+        negative = self.signs[..., None] >> torch.arange(SIGNED, dtype=torch.uint8, device=self.d.device) & 1
+        return magnitudes.view(n, -1, SIGNED) * (1 - 2 * negative.float())
+
 
 class _Costs:
     """Errors of all points under scales, less sum(w x x). Groups are ordered as [n, sub-blocks, groups]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from .types import MATRIX_TYPES, SUPER, ggml_type
 
 CHUNK = 1 << 17
 """Values that are searched at a time, so that what is tried for them stays in a CPU's cache."""
-Encoder = Callable[[Tensor, Tensor], Tensor]
-"""Rows and weights of the same shape to bytes: one row for a block or more."""
+Encoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Rows and weights of the same shape to bytes and the values that they stand for, in any shape."""
 FLOOR = 1e-4
 """The least importance of a column, over the mean: an input that was never seen may come."""
 
@@ -27,18 +28,29 @@ MOST: dict[str, float] = {
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-def encode(values: Tensor, name: str, importance: Tensor | None = None) -> Tensor:
-    """Returns a matrix [rows, columns] in the type `name`: uint8 [rows, bytes of a row].
+class Encoded(NamedTuple):
+    """A matrix in a type, and how far its values are from the original ones."""
+
+    rows: Tensor
+    """uint8 [rows, bytes of a row]."""
+    error: float
+    """sum(importance * (value - written)^2), importance scaled to a mean of 1."""
+    energy: float
+    """sum(importance * value^2)."""
+
+
+def encode(values: Tensor, name: str, importance: Tensor | None = None) -> Encoded:
+    """Returns a matrix [rows, columns] in the type `name`, and its weighted error.
 
     `importance` [columns], finite and >= 0: the mean square of each column's input (None: all alike, which all zeros
-    mean too). F16, BF16 and Q8_0 do not use it. Values are float32 or narrower and finite. Raises ValueError for values
-    or importance that are not, and where blocks do not fill a row.
+    mean too). F16, BF16 and Q8_0 use it for the error alone. Values are float32 or narrower and finite. Raises
+    ValueError for values or importance that are not, and where blocks do not fill a row.
     """
-    form = ggml_type(name)
-    row_bytes = form.row_bytes(values.shape[1])
+    row_bytes = ggml_type(name).row_bytes(values.shape[1])
     step = max(1, CHUNK // max(1, values.shape[1]))
     weight = _column_weights(importance, values)
     out = torch.empty(len(values), row_bytes, dtype=torch.uint8, device=values.device)
+    error = energy = 0.0
     for start in range(0, len(values), step):
         rows = values[start : start + step].float()
         if not (rows.abs().amax() <= MOST[name]):  # false for NaN
@@ -46,8 +58,11 @@ def encode(values: Tensor, name: str, importance: Tensor | None = None) -> Tenso
                 f"rows {start} to {start + len(rows) - 1} hold infinity, NaN or values that {name} has not; expected "
                 f"at most {MOST[name]:g}"
             )
-        out[start : start + step] = ENCODERS[name](rows, weight.expand_as(rows)).view(len(rows), row_bytes)
-    return out
+        written, restored = ENCODERS[name](rows, weight.expand_as(rows))
+        out[start : start + step] = written.view(len(rows), row_bytes)
+        error += float(((restored.view(rows.shape) - rows).square_() @ weight).sum())
+        energy += float((rows.square() @ weight).sum())
+    return Encoded(out, error, energy)
 
 
 def _column_weights(importance: Tensor | None, values: Tensor) -> Tensor:
@@ -95,34 +110,35 @@ Q5 = asymmetric.Asymmetric(31, 63, (0.88, 0.92, 0.95, 0.97, 0.985, 1.0, 1.015, 1
 
 
 def _symmetric(form: symmetric.Symmetric, size: int, write: Callable[..., Tensor], k_zero: int, q_zero: int) -> Encoder:
-    def encode_rows(rows: Tensor, weights: Tensor) -> Tensor:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         found = symmetric.search(*_in_sub_blocks(rows, weights, size), form)
         k = (found.k + k_zero).to(torch.int16).to(torch.uint8)
-        return write(found.d, k, (found.v.flatten(1) + q_zero).to(torch.uint8))
+        return write(found.d, k, (found.v.flatten(1) + q_zero).to(torch.uint8)), found.values()
 
     return encode_rows
 
 
-def _iq4_xs(rows: Tensor, weights: Tensor) -> Tensor:
+def _iq4_xs(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     x, w = _in_sub_blocks(rows, weights, 32)
     found = symmetric.search(x, w, IQ4)
     codes = _iq4_table()[0].to(rows.device)[_iq4_places(found.v)]
-    return pack.iq4_xs(found.d, (found.k + 32).to(torch.uint8), codes.flatten(1))
+    return pack.iq4_xs(found.d, (found.k + 32).to(torch.uint8), codes.flatten(1)), found.values()
 
 
 def _asymmetric(form: asymmetric.Asymmetric, size: int, write: Callable[..., Tensor]) -> Encoder:
-    def encode_rows(rows: Tensor, weights: Tensor) -> Tensor:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         found = asymmetric.search(*_in_sub_blocks(rows, weights, size), form)
-        return write(found.d, found.e, *(part.flatten(1).to(torch.uint8) for part in (found.k, found.m, found.q)))
+        parts = (part.flatten(1).to(torch.uint8) for part in (found.k, found.m, found.q))
+        return write(found.d, found.e, *parts), found.values()
 
     return encode_rows
 
 
 def _lattice(text: str, size: int, sub_block: int, unit: float, write: Callable[..., Tensor]) -> Encoder:
-    def encode_rows(rows: Tensor, weights: Tensor) -> Tensor:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         form = lattice.Lattice(grids.points(text, size).to(rows.device), sub_block, unit)
         found = lattice.search(rows.reshape(-1, SUPER), weights.reshape(-1, SUPER), form)
-        return write(found.d, found.k.to(torch.uint8), found.codes, found.signs)
+        return write(found.d, found.k.to(torch.uint8), found.codes, found.signs), found.values(form)
 
     return encode_rows
 
@@ -133,8 +149,8 @@ def _in_sub_blocks(rows: Tensor, weights: Tensor, size: int) -> tuple[Tensor, Te
 
 
 ENCODERS: dict[str, Encoder] = {
-    "f16": lambda rows, weights: plain.as_bytes(rows.half()),
-    "bf16": lambda rows, weights: plain.as_bytes(rows.bfloat16()),
+    "f16": lambda rows, weights: plain.narrow(rows, torch.float16),
+    "bf16": lambda rows, weights: plain.narrow(rows, torch.bfloat16),
     "q8_0": lambda rows, weights: plain.q8_0(rows),
     "mxfp4": plain.mxfp4,
     "q6_k": _symmetric(Q6, 16, pack.q6_k, 0, 32),

@@ -18,9 +18,9 @@ def pairs_of_bits(q: Tensor) -> Tensor:
     return (parts[:, :, 0] | parts[:, :, 1] << 2 | parts[:, :, 2] << 4 | parts[:, :, 3] << 6).flatten(1)
 
 
-def nibbles(q: Tensor, apart: int) -> Tensor:
-    """4-bit numbers [n, m] -> [n, m / 2]: a byte holds a value low and the one `apart` places later high."""
-    parts = q.view(len(q), -1, 2, apart)
+def nibbles(q: Tensor, distance: int) -> Tensor:
+    """4-bit numbers [n, m] -> [n, m / 2]: a byte holds a value low and the one `distance` places later high."""
+    parts = q.view(len(q), -1, 2, distance)
     return (parts[:, :, 0] | parts[:, :, 1] << 4).flatten(1)
 
 

@@ -12,11 +12,17 @@ from torch import Tensor
 
 from wavefold.quant import e2m1, e8m0
 
-from .half import half_bytes, inverse
+from .half import half, half_bytes, inverse
 
 BLOCK = 32
 STEPS_DOWN = 2
 """Powers of two below the scale that clips nothing, which are tried for MXFP4."""
+
+
+def narrow(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns values [rows, columns] in float16 or bfloat16, as bytes [rows, 2 columns] and as they were rounded."""
+    rounded = values.to(dtype)
+    return as_bytes(rounded), rounded.float()
 
 
 def as_bytes(values: Tensor) -> Tensor:
@@ -24,8 +30,8 @@ def as_bytes(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8).view(len(values), -1)
 
 
-def q8_0(values: Tensor) -> Tensor:
-    """float32 [rows, columns] -> [rows, bytes]. Scales are largest / 127, ties are rounded away from zero."""
+def q8_0(values: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [rows, columns] -> bytes and values. Scales are largest / 127, ties are rounded away from zero."""
     x = values.reshape(-1, BLOCK)
     d = x.abs().amax(1) / 127
     scaled = x * inverse(d)[:, None]
@@ -33,11 +39,11 @@ def q8_0(values: Tensor) -> Tensor:
     whole = magnitude.floor()
     whole = (whole + (2 * (magnitude - whole)).floor()) * scaled.sign()
     codes = whole.to(torch.int8).view(torch.uint8)
-    return torch.cat((half_bytes(d), codes), 1).view(len(values), -1)
+    return torch.cat((half_bytes(d), codes), 1), whole * half(d)[:, None]
 
 
-def mxfp4(values: Tensor, weights: Tensor) -> Tensor:
-    """float32 [rows, columns] -> [rows, bytes]: the scale of smallest weighted error for each 32 columns."""
+def mxfp4(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [rows, columns] -> bytes and values: the scale of smallest weighted error for each 32 columns."""
     x, w = values.reshape(-1, BLOCK), weights.reshape(-1, BLOCK)
     amax = x.abs().amax(1)
     top = e8m0.as_bytes(e8m0.ceil_scale(amax.clamp(min=e2m1.LARGEST * 2.0**-126), e2m1.LARGEST)).int()
@@ -51,7 +57,8 @@ def mxfp4(values: Tensor, weights: Tensor) -> Tensor:
         better = error < best_error
         best_error, best_byte = torch.where(better, error, best_error), torch.where(better, byte, best_byte)
         best_codes = torch.where(better[:, None], codes.view(torch.uint8), best_codes)
-    return mxfp4_of_fp4(best_codes, best_byte.to(torch.uint8)[:, None]).view(len(values), -1)
+    scales = best_byte.to(torch.uint8)[:, None]
+    return mxfp4_of_fp4(best_codes, scales), e2m1.decode(best_codes) * e8m0.decode(scales)
 
 
 def mxfp4_of_fp4(codes: Tensor, scales: Tensor) -> Tensor:

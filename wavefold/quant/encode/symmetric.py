@@ -43,6 +43,10 @@ class Found(NamedTuple):
     """float32 [n, sub-blocks], whole."""
     v: Tensor
 
+    def values(self) -> Tensor:
+        """Returns what the choice stands for: [n, sub-blocks, values]."""
+        return self.v * (self.d[:, None] * self.k)[..., None]
+
 
 def search(x: Tensor, w: Tensor, form: Symmetric) -> Found:
     """Returns a choice of small error sum(w * (x - d k v)^2). x, w float32 [n, sub-blocks, values], w >= 0."""
