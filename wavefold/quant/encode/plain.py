@@ -44,6 +44,13 @@ def q8_0(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def mxfp4(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """float32 [rows, columns] -> bytes and values: the scale of smallest weighted error for each 32 columns."""
+    codes, scales = fp4(values, weights)
+    restored = e2m1.decode(codes.view(-1, BLOCK // 2)) * e8m0.decode(scales.view(-1, 1))
+    return mxfp4_of_fp4(codes, scales), restored
+
+
+def fp4(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [rows, columns] -> FP4 bytes uint8 [rows, columns / 2], scales uint8 [rows, columns / 32], as `mxfp4`."""
     x, w = values.reshape(-1, BLOCK), weights.reshape(-1, BLOCK)
     amax = x.abs().amax(1)
     top = e8m0.as_bytes(e8m0.ceil_scale(amax.clamp(min=e2m1.LARGEST * 2.0**-126), e2m1.LARGEST)).int()
@@ -57,8 +64,7 @@ def mxfp4(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         better = error < best_error
         best_error, best_byte = torch.where(better, error, best_error), torch.where(better, byte, best_byte)
         best_codes = torch.where(better[:, None], codes.view(torch.uint8), best_codes)
-    scales = best_byte.to(torch.uint8)[:, None]
-    return mxfp4_of_fp4(best_codes, scales), e2m1.decode(best_codes) * e8m0.decode(scales)
+    return best_codes.view(len(values), -1), best_byte.to(torch.uint8).view(len(values), -1)
 
 
 def mxfp4_of_fp4(codes: Tensor, scales: Tensor) -> Tensor:
