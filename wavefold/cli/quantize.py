@@ -137,7 +137,7 @@ def _importance(args: argparse.Namespace, source: Source) -> Importance:
         importance = _observed(args, source)
     notes = importance.notes
     print(f"importance: {int(importance.tokens.sum()):,} routed tokens in {notes['chunks']} of {notes['of']} chunks; "
-          f"{importance.num_unseen} experts were never chosen, and count all columns alike")  # fmt: skip
+          f"{importance.num_unseen} experts were never chosen and count all columns alike")  # fmt: skip
     return importance
 
 
@@ -180,14 +180,17 @@ def _mixed(
 def _print_mixed(
     options: dict[Place, list[Option]], chosen: dict[Place, Option], importance: Importance | None
 ) -> None:
-    """Print the choice and the loss of every option."""
+    """Print the choice, and the loss of every type that no smaller one beats everywhere."""
     from rich.console import Console
     from rich.table import Table
+
+    from wavefold.quantize.mixed import CANDIDATES, useful_options
 
     unit = (
         "KL in nats a token, estimated" if importance is not None and importance.sensitivity.any() else "share of noise"
     )
-    names = list(dict.fromkeys(option.type for choices in options.values() for option in choices))
+    useful = {option.type for choices in options.values() for option in useful_options(choices)}
+    names = [name for name in CANDIDATES if name in useful]
     table = Table("layer", "matrix", *names, "chosen", "MB", title=f"loss of types ({unit})")
     for (layer, matrix), choices in options.items():
         losses = {option.type: f"{option.loss:.2g}" for option in choices}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import Entry, write_checkpoint
-from wavefold.checkpoint.write_gguf import GgufTensor, gguf_size, write_gguf
+from wavefold.checkpoint.write_gguf import GgufTensor, Value, gguf_size, write_gguf
 from wavefold.experts.table import MATRICES
 from wavefold.quant.encode import TYPES, as_bytes, encode, ggml_type, mxfp4_of_fp4
 from wavefold.quant.encode.plain import fp4
@@ -60,15 +60,16 @@ class Export:
         tensors = self.gguf_tensors()
         names = list(self.types.values())
         most = max(names, key=names.count)
-        keys = model_keys(self.config, self.source.folder.resolve().name, TYPES[most].file_type)
-        write_gguf(path, keys | tokenizer_keys(self.source.folder, self.config.vocab_size), tensors, on_bytes)
+        write_gguf(path, self._keys(TYPES[most].file_type), tensors, on_bytes)
 
     def gguf_bytes(self) -> int:
         """Returns the size of the GGUF file."""
-        tensors = self.gguf_tensors()
-        keys = model_keys(self.config, self.source.folder.resolve().name, 0)
-        keys |= tokenizer_keys(self.source.folder, self.config.vocab_size)
-        return gguf_size(keys, tensors)
+        return gguf_size(self._keys(0), self.gguf_tensors())
+
+    def _keys(self, file_type: int) -> dict[str, Value]:
+        folder = self.source.folder
+        keys = model_keys(self.config, folder.resolve().name, file_type)
+        return keys | tokenizer_keys(folder, self.config.vocab_size)
 
     def gguf_tensors(self) -> dict[str, GgufTensor]:
         """Returns the tensors of the GGUF file by name, layer after layer."""

@@ -7,6 +7,7 @@ and conversion/base.py (commit 0c1e57098).
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -35,7 +36,7 @@ def model_keys(config: ModelConfig, name: str, file_type: int) -> dict[str, Valu
     if other := sorted({spec.ratio for spec in config.main_layers} - set(RATIOS)):
         raise ValueError(f"compress ratios {other} are not allowed; llama.cpp has {list(RATIOS)}")
     layers = config.num_hidden_layers
-    own: dict[str, Value] = {
+    shaped: dict[str, Value] = {
         "block_count": Value("u32", layers),
         "context_length": Value("u32", config.max_position_embeddings),
         "embedding_length": Value("u32", config.hidden_size),
@@ -76,7 +77,7 @@ def model_keys(config: ModelConfig, name: str, file_type: int) -> dict[str, Valu
         "general.name": Value("string", name),
         "general.file_type": Value("u32", file_type),
         "general.quantization_version": Value("u32", QUANTIZATION_VERSION),
-        **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()},
+        **{f"{ARCHITECTURE}.{key}": value for key, value in shaped.items()},
     }
 
 
@@ -93,6 +94,7 @@ def _rope_keys(config: ModelConfig) -> dict[str, Value]:
     return keys
 
 
+@functools.lru_cache(1)
 def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, Value]:
     """Returns the keys of the tokenizer in a checkpoint folder, and of numbered tokens ("<7>") where it has none.
 

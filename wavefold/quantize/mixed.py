@@ -9,6 +9,7 @@ layer's sensitivity: an estimate of the KL divergence in nats a token, in which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from wavefold.quantize.source import Source
 CANDIDATES = ("iq2_xxs", "iq2_xs", "q2_k", "iq3_xxs", "q3_k", "iq4_xs", "mxfp4", "q4_k", "q5_k", "q6_k", "q8_0")
 SAMPLE_EXPERTS, SAMPLE_ROWS = 4, 32
 UNITS = 1 << 15
-"""Parts of the budget that bytes are counted in, rounded up."""
+"""Parts of the budget that bytes are counted in, rounded up, at most; sizes with a larger common divisor are exact."""
 
 Place = tuple[int, str]
 """A layer and a matrix."""
@@ -85,6 +86,15 @@ def _noise(
     return {name: error / energy if energy else 0.0 for name, (error, energy) in sums.items()}
 
 
+def useful_options(choices: Sequence[Option]) -> list[Option]:
+    """Returns the options that no other one beats in bytes and loss, from the smallest on."""
+    useful: list[Option] = []
+    for option in sorted(choices, key=lambda option: (option.num_bytes, option.loss)):
+        if not useful or option.loss < useful[-1].loss:
+            useful.append(option)
+    return useful
+
+
 def choose(options: Mapping[Place, Sequence[Option]], budget: int) -> dict[Place, Option]:
     """Returns the option of each place whose losses have the smallest sum, with at most `budget` bytes in all.
 
@@ -93,7 +103,8 @@ def choose(options: Mapping[Place, Sequence[Option]], budget: int) -> dict[Place
     least = sum(min(option.num_bytes for option in choices) for choices in options.values())
     if least > budget:
         raise ValueError(f"experts take {least:,} bytes at least; {budget:,} are left for them")
-    unit = -(-budget // UNITS)
+    common = math.gcd(*(option.num_bytes for choices in options.values() for option in choices))
+    unit = max(common, -(-budget // UNITS))
     size = budget // unit + 1
     best = np.zeros(size)
     picks = []
