@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from wavefold.system import Notice
 
@@ -43,6 +44,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Give the file `path` this content, in one step."""
+    write_file(path, lambda file: file.write(content))
+
+
+def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Give the file `path` the content that `fill(a new file beside it)` writes, in one step."""
     path = _real(path)
     with _turn(path.parent) as alone:
         if alone:
@@ -51,7 +57,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         _lock(handle)
     with os.fdopen(handle, "wb") as file:
         try:
-            file.write(content)
+            fill(file)
             file.flush()
             os.fsync(handle)
             os.replace(name, path)

@@ -15,7 +15,8 @@ import pytest
 from tests.gguf_files import TINY, keys_of, tensors_of, write
 from wavefold import load
 from wavefold.gguf import open_parts, read_header
-from wavefold.gguf.header import OTHER_TYPES, TYPES
+from wavefold.gguf.header import OTHER_TYPES
+from wavefold.gguf.types import BY_NUMBER
 
 TINY_BYTES = TINY.read_bytes()
 DATA_AT = min(tensor.data_offset for tensor in gguf.GGUFReader(TINY).tensors)
@@ -35,12 +36,13 @@ def test_keys_and_places_are_those_of_the_gguf_package():
 
 
 def test_types_are_those_of_the_gguf_package():
-    for number, (name, values, size) in TYPES.items():
+    for number, form in BY_NUMBER.items():
+        name, values, size = form.name.upper(), form.block, form.block_bytes
         kind = gguf.GGMLQuantizationType(number)
         assert kind.name == name and gguf.GGML_QUANT_SIZES[kind] == (values, size)
     for number, name in OTHER_TYPES.items():
         assert gguf.GGMLQuantizationType(number).name == name
-    assert {kind.value for kind in gguf.GGMLQuantizationType} == TYPES.keys() | OTHER_TYPES.keys()
+    assert {kind.value for kind in gguf.GGMLQuantizationType} == BY_NUMBER.keys() | OTHER_TYPES.keys()
 
 
 @pytest.mark.parametrize("kind", [k for k in gguf.GGUFValueType if k.name not in ("ARRAY", "STRING")])

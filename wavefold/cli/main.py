@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import batch, bench, init, plan, run, trace, train
+from wavefold.cli import batch, bench, convert, init, plan, quantize, run, trace, train
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
@@ -23,6 +23,8 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "batch": batch,
     "init": init,
+    "quantize": quantize,
+    "convert": convert,
     "train": train,
     "plan": plan,
     "trace": trace,

@@ -1,6 +1,7 @@
 """GGUF files of this architecture: their headers, and what their keys and names mean here. Numbers and texts alone.
 
     header.py      one file: keys and values, and the places of tensors, each checked against the file's size
+    types.py       the types of tensors: numbers and bytes of a block
     parts.py       a model in one file or several
     table.py       the keys and names of the files, beside those of the official layout
     values.py      the keys of a config.json, from a file's keys or else from its tensors' shapes

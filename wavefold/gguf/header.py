@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wavefold.gguf.types import BY_NUMBER, TYPES
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_KEYS, MOST_TENSORS, MOST_TEXTS = 1 << 16, 1 << 20, 1 << 22
@@ -36,13 +38,6 @@ NUMBERS = {
 """Types of values that are numbers."""
 TEXT, ARRAY = 8, 9
 
-TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 23: ("IQ4_XS", 256, 136), 26: ("I32", 1, 4),
-    30: ("BF16", 1, 2), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-"""Types of tensors that are read: name, values and bytes of a block."""
 OTHER_TYPES = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 15: "Q8_K", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
     22: "IQ2_S", 24: "I8", 25: "I16", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
@@ -215,11 +210,11 @@ def _places(
     for name, dimensions, number, offset in found:
         if name in places:
             raise ValueError(f"tensor {name!r} is there twice")
-        if number not in TYPES:
+        if (form := BY_NUMBER.get(number)) is None:
             named = OTHER_TYPES.get(number, f"of number {number}")
-            allowed = ", ".join(kind for kind, _, _ in TYPES.values())
+            allowed = ", ".join(name.upper() for name in TYPES)
             raise _Unread(f"tensor {name!r} is of type {named}, which is not read; expected one of {allowed}")
-        kind, values, block_bytes = TYPES[number]
+        kind, values, block_bytes = form.name.upper(), form.block, form.block_bytes
         if not all(dimensions) or dimensions[0] % values:
             shape = list(reversed(dimensions))
             raise ValueError(

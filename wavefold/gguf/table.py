@@ -60,6 +60,9 @@ NAMES = {
 }
 """GGUF's names of a layer's tensors, after blk.N, and the official ones, after layers.N. {} is an expert's number."""
 
+_OF_ROOT = {official: name for name, official in ROOT.items()}
+_OF_LAYER = {official: name for name, official in NAMES.items()}
+
 ALIASES = {
     "attn_kv_norm.weight": "attn_kv_a_norm.weight",
     "attn_sinks": "attn_sinks.weight",
@@ -142,9 +145,19 @@ NEEDED = ("qk_rope_head_dim", "index_topk", "num_experts_per_tok", "routed_scali
 """Keys of config.json that have no default, and that no shape tells."""
 
 
-def gguf_name(layer: int | None, name: str) -> str:
-    """Returns the usual name of a tensor in a file: of `blk.LAYER`, or outside layers."""
-    return name if layer is None else f"blk.{layer}.{name}"
+def gguf_name(official: str) -> str | None:
+    """Returns the usual name of an official tensor, or None for one that has none: scales, routed experts, MTP."""
+    if official in _OF_ROOT:
+        return _OF_ROOT[official]
+    parts = official.split(".", 2)
+    if len(parts) < 3 or parts[0] != "layers" or parts[2] not in _OF_LAYER:
+        return None
+    return f"blk.{parts[1]}.{_OF_LAYER[parts[2]]}"
+
+
+def experts_name(layer: int, matrix: str) -> str:
+    """Returns the name of a layer's routed experts; `matrix` is w1, w2 or w3."""
+    return f"blk.{layer}." + _OF_LAYER["ffn.experts.{}." + f"{matrix}.weight"]
 
 
 def official_name(name: str) -> str | None:

@@ -1,0 +1,39 @@
+"""`wavefold convert`: another layout, with every routed expert in the format that it has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wavefold.cli.quantize import check_out, types_of, write
+from wavefold.locate import model_folder
+
+HELP = "write a model in another layout, its routed experts unchanged"
+
+SAME = {"fp4": "mxfp4", "fp8": "q8_0", "bf16": "bf16", "fp32": "bf16"}
+"""The type of GGUF for a format of the official layout. FP4 and bfloat16 keep their values; the others are rounded."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint folder in the official layout")
+    parser.add_argument("out", type=Path, metavar="OUT", help="NAME.gguf")
+    parser.add_argument("--dense", default="q8_0", metavar="TYPE",
+                        help="the type of FP8 matrices outside the experts (default q8_0, as llama.cpp has them; bf16 "
+                        "keeps their values)")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace OUT")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file."""
+    if args.out.suffix != ".gguf":
+        raise ValueError(f"{args.out} is not allowed; expected a name ending in .gguf")
+    check_out(args.out, args.force)
+    from wavefold.quantize.export import Export
+    from wavefold.quantize.source import Source
+
+    source = Source(model_folder(args.model))
+    form = source.expert_format()
+    if SAME[form] not in ("mxfp4", "bf16") or form == "fp32":
+        print(f"experts: {form} is rounded to {SAME[form]}")
+    write(Export(source, types_of(SAME[form], source), dense=args.dense), args.out)
+    return 0

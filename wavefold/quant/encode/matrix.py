@@ -1,0 +1,167 @@
+"""`encode`: a matrix in a type of GGUF files, some rows at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavefold.gguf.types import MATRIX_TYPES, SUPER, ggml_type
+from wavefold.quant.i_grids import grid
+
+from . import asymmetric, lattice, pack, plain, symmetric
+from .half import LARGEST_HALF
+
+CHUNK = 1 << 17
+"""Values that are searched at a time, so that what is tried for them stays in a CPU's cache."""
+Encoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Rows and weights of the same shape to bytes and the values that they stand for, in any shape."""
+FLOOR = 1e-4
+"""The least importance of a column, over the mean: an input that was never seen may come."""
+
+MOST: dict[str, float] = {
+    name: LARGEST_HALF if name == "f16" else torch.finfo(torch.float32).max for name in MATRIX_TYPES
+}
+"""The largest magnitude by type."""
+
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+class Encoded(NamedTuple):
+    """A matrix in a type, and how far its values are from the original ones."""
+
+    rows: Tensor
+    """uint8 [rows, bytes of a row]."""
+    error: float
+    """sum(importance * (value - written)^2), importance scaled to a mean of 1."""
+    energy: float
+    """sum(importance * value^2)."""
+
+
+def encode(values: Tensor, name: str, importance: Tensor | None = None) -> Encoded:
+    """Returns a matrix [rows, columns] in the type `name`, and its weighted error.
+
+    `importance` [columns], finite and >= 0: the mean square of each column's input (None: all alike, which all zeros
+    mean too). F16, BF16 and Q8_0 use it for the error alone. Values are float32 or narrower and finite. Raises
+    ValueError for values or importance that are not, and where blocks do not fill a row.
+    """
+    row_bytes = ggml_type(name).row_bytes(values.shape[1])
+    step = max(1, CHUNK // max(1, values.shape[1]))
+    weight = _column_weights(importance, values)
+    out = torch.empty(len(values), row_bytes, dtype=torch.uint8, device=values.device)
+    error = energy = 0.0
+    for start in range(0, len(values), step):
+        rows = values[start : start + step].float()
+        if not (rows.abs().amax() <= MOST[name]):  # false for NaN
+            raise ValueError(
+                f"rows {start} to {start + len(rows) - 1} hold infinity, NaN or values that {name} has not; expected "
+                f"at most {MOST[name]:g}"
+            )
+        written, restored = ENCODERS[name](rows, weight.expand_as(rows))
+        out[start : start + step] = written.view(len(rows), row_bytes)
+        error += float(((restored.view(rows.shape) - rows).square_() @ weight).sum())
+        energy += float((rows.square() @ weight).sum())
+    return Encoded(out, error, energy)
+
+
+def _column_weights(importance: Tensor | None, values: Tensor) -> Tensor:
+    """Returns float32 [columns] of mean 1."""
+    columns = values.shape[1]
+    if importance is None:
+        return torch.ones(columns, device=values.device)
+    if importance.shape != (columns,):
+        raise ValueError(f"importance of shape {list(importance.shape)} is not allowed; expected [{columns}]")
+    weight = importance.to(values.device, torch.float32)
+    if not (weight.isfinite() & (weight >= 0)).all():
+        raise ValueError("importance holds numbers that are infinite, NaN or negative; expected mean squares")
+    mean = weight.mean()
+    return (weight / mean).clamp_(min=FLOOR) if mean > 0 else torch.ones_like(weight)
+
+
+def _nearest_whole(low: int, high: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.round_().clamp_(low, high)
+
+
+@functools.cache
+def _iq4_table() -> tuple[Tensor, Tensor]:
+    """Codes and values by twice the quotient, from -256 to 255: all borders between values are whole halves."""
+    halves = (torch.arange(-256, 256) + 0.5) / 2
+    codes = (halves[:, None] - torch.tensor(IQ4_VALUES)).abs().argmin(1)
+    return codes.to(torch.uint8), torch.tensor(IQ4_VALUES, dtype=torch.float32)[codes]
+
+
+def _iq4_places(x: Tensor) -> Tensor:
+    return (2 * x).floor_().clamp_(-256, 255).add_(256).int()
+
+
+def _nearest_iq4(x: Tensor) -> Tensor:
+    return _iq4_table()[1].to(x.device)[_iq4_places(x)]
+
+
+Q3 = symmetric.Symmetric(_nearest_whole(-4, 3), (-4, 3), -32)
+Q6 = symmetric.Symmetric(_nearest_whole(-32, 31), (-32, 31), -128)
+IQ4 = symmetric.Symmetric(_nearest_iq4, (-127, 113), -32)
+_FINE = ((1.0, 1.0), (0.97, 1.0), (1.0, 0.97), (1.03, 1.0))
+_COARSE = tuple((one, other) for one in (0.85, 0.93, 1.0, 1.06) for other in (0.88, 1.0, 1.08))
+Q2 = asymmetric.Asymmetric(3, 15, (0.55, 0.65, 0.75, 0.85, 0.95, 1.05), _COARSE)
+Q4 = asymmetric.Asymmetric(15, 63, (0.76, 0.84, 0.9, 0.94, 0.97, 1.0, 1.03, 1.06), _FINE)
+Q5 = asymmetric.Asymmetric(31, 63, (0.88, 0.92, 0.95, 0.97, 0.985, 1.0, 1.015, 1.03), _FINE)
+
+
+def _symmetric(form: symmetric.Symmetric, size: int, write: Callable[..., Tensor], k_zero: int, q_zero: int) -> Encoder:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        found = symmetric.search(*_in_sub_blocks(rows, weights, size), form)
+        k = (found.k + k_zero).to(torch.int16).to(torch.uint8)
+        return write(found.d, k, (found.v.flatten(1) + q_zero).to(torch.uint8)), found.values()
+
+    return encode_rows
+
+
+def _iq4_xs(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    x, w = _in_sub_blocks(rows, weights, 32)
+    found = symmetric.search(x, w, IQ4)
+    codes = _iq4_table()[0].to(rows.device)[_iq4_places(found.v)]
+    return pack.iq4_xs(found.d, (found.k + 32).to(torch.uint8), codes.flatten(1)), found.values()
+
+
+def _asymmetric(form: asymmetric.Asymmetric, size: int, write: Callable[..., Tensor]) -> Encoder:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        found = asymmetric.search(*_in_sub_blocks(rows, weights, size), form)
+        parts = (part.flatten(1).to(torch.uint8) for part in (found.k, found.m, found.q))
+        return write(found.d, found.e, *parts), found.values()
+
+    return encode_rows
+
+
+def _lattice(name: str, sub_block: int, unit: float, write: Callable[..., Tensor]) -> Encoder:
+    def encode_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        form = lattice.Lattice(grid(name, rows.device), sub_block, unit)
+        found = lattice.search(rows.reshape(-1, SUPER), weights.reshape(-1, SUPER), form)
+        return write(found.d, found.k.to(torch.uint8), found.codes, found.signs), found.values(form)
+
+    return encode_rows
+
+
+def _in_sub_blocks(rows: Tensor, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    shape = -1, SUPER // size, size
+    return rows.reshape(shape), weights.reshape(shape)
+
+
+ENCODERS: dict[str, Encoder] = {
+    "f16": lambda rows, weights: plain.narrow(rows, torch.float16),
+    "bf16": lambda rows, weights: plain.narrow(rows, torch.bfloat16),
+    "q8_0": lambda rows, weights: plain.q8_0(rows),
+    "mxfp4": plain.mxfp4,
+    "q6_k": _symmetric(Q6, 16, pack.q6_k, 0, 32),
+    "q5_k": _asymmetric(Q5, 32, pack.q5_k),
+    "q4_k": _asymmetric(Q4, 32, pack.q4_k),
+    "iq4_xs": _iq4_xs,
+    "q3_k": _symmetric(Q3, 16, pack.q3_k, 32, 4),
+    "q2_k": _asymmetric(Q2, 16, pack.q2_k),
+    "iq3_xxs": _lattice("iq3_xxs", 32, 0.25, pack.iq3_xxs),
+    "iq2_xs": _lattice("iq2_xs", 16, 0.125, pack.iq2_xs),
+    "iq2_xxs": _lattice("iq2_xxs", 32, 0.125, pack.iq2_xxs),
+}

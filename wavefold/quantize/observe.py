@@ -1,0 +1,149 @@
+"""One pass of a text through a model, for its `Importance`; the pass may be interrupted and go on later.
+
+Experts are computed one after another, as `LocalExperts` does, and told on the way. A layer's sensitivity comes from a
+second, short pass for each layer: noise of a known share is added to the routed output, and the logits move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wavefold import ops
+from wavefold.experts import LocalExperts
+from wavefold.model import Transformer
+from wavefold.ops import Arithmetic
+from wavefold.ops.reference import expert as reference
+from wavefold.quant import Weight
+from wavefold.quantize.importance import Importance
+
+CHUNK_TOKENS = 512
+"""Tokens of a sequence: each chunk begins a new one."""
+SAVE_S = 60.0
+NOISE = 0.1
+"""Share of noise in a layer's routed output, as a norm."""
+SEED = 20
+
+
+class ObservedExperts(LocalExperts):
+    """Computes experts here and adds what they saw to `importance`. With `noisy_layer`, adds noise to its output."""
+
+    takes_views = False
+    importance: Importance | None = None
+    noisy_layer: int | None = None
+
+    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
+        for expert in ids.unique().tolist():
+            rows, slots = (ids == expert).nonzero(as_tuple=True)
+            with self.store.acquire(layer, [expert]) as view:
+                y = self._expert(layer, expert, h[rows], tuple(view[expert]), weights[rows, slots][:, None])
+            out.index_add_(0, rows, y.to(out.dtype))
+        if layer == self.noisy_layer:
+            noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(SEED), dtype=out.dtype)
+            out += noise * (NOISE * out.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
+        return out
+
+    def _expert(self, layer: int, expert: int, x: Tensor, matrices: tuple[Weight, ...], route: Tensor) -> Tensor:
+        inputs: list[Tensor] = []
+
+        def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
+            inputs.append(x)
+            return ops.linear(x, weight, arithmetic)
+
+        w1, w2, w3 = matrices
+        y = reference.expert(x, w1, w2, w3, route, self.limit, self.arithmetic, linear)
+        if self.importance is not None and layer < len(self.importance.h):
+            self.importance.h[layer, expert] += inputs[0].float().square().sum(0)
+            self.importance.inner[layer, expert] += inputs[2].float().square().sum(0)
+            self.importance.tokens[layer, expert] += len(x)
+            self.importance.norms[layer, expert] += y.float().norm(dim=1).sum()
+        return y
+
+
+def observe(
+    model: Transformer, ids: Sequence[int], path: Path, chunk_tokens: int = CHUNK_TOKENS,
+    on_chunk: Callable[[int, int], None] = lambda done, of: None, sensitivity_tokens: int = CHUNK_TOKENS,
+) -> Importance:  # fmt: skip
+    """Returns the importance of a model's experts for the text `ids`, in chunks of `chunk_tokens`.
+
+    The file `path` is written every minute and at the end; a file of the same text, chunks and sizes goes on where it
+    stopped, and a complete one is returned at once. `sensitivity_tokens`: of the first chunk, for the layers'
+    sensitivity (0: none). `on_chunk(done, of)` counts chunks and then layers. The model computes as before afterwards.
+    Raises ValueError for a text without ids and for a file of another text.
+    """
+    if not ids:
+        raise ValueError("the text has no tokens; expected some thousands")
+    chunks = [ids[at : at + chunk_tokens] for at in range(0, len(ids), chunk_tokens)]
+    digest = hashlib.sha256(torch.tensor(ids, dtype=torch.int32).numpy().tobytes()).hexdigest()
+    notes = {"text": digest, "chunk": str(chunk_tokens), "of": str(len(chunks)), "noise": str(sensitivity_tokens)}
+    importance = _begun(path, model, notes)
+    layers = model.config.num_hidden_layers if sensitivity_tokens else 0
+    usual = model.experts
+    observed = ObservedExperts(usual.store, model.arithmetic, model.config.swiglu_limit)
+    model.experts = observed
+    model.tell_chosen(None)  # what was prepared for the usual experts is prepared anew
+    try:
+        observed.importance = importance
+        saved = time.monotonic()
+        for number in range(int(importance.notes["chunks"]), len(chunks)):
+            _run(model, chunks[number])
+            importance.notes["chunks"] = str(number + 1)
+            on_chunk(number + 1, len(chunks) + layers)
+            if time.monotonic() - saved > SAVE_S:
+                importance.save(path)
+                saved = time.monotonic()
+        importance.save(path)
+        observed.importance = None
+        if layers and not importance.sensitivity.any():
+            done = len(chunks)
+            importance.sensitivity = _sensitivity(
+                model, observed, chunks[0][:sensitivity_tokens], lambda layer: on_chunk(done + layer, done + layers)
+            )
+            importance.save(path)
+    finally:
+        model.experts = usual
+        model.tell_chosen(None)
+    return importance
+
+
+def _begun(path: Path, model: Transformer, notes: dict[str, str]) -> Importance:
+    """Returns what the file holds already, or an empty importance."""
+    if not path.exists():
+        importance = Importance.empty(model.config)
+        importance.notes = {**notes, "chunks": "0"}
+        return importance
+    importance = Importance.load(path, model.config)
+    if differing := [key for key, value in notes.items() if importance.notes.get(key) != value]:
+        raise ValueError(
+            f"{path}: is of another text or other chunks ({', '.join(differing)} differ); give another name, or the "
+            "same text"
+        )
+    return importance
+
+
+def _run(model: Transformer, ids: Sequence[int]) -> Tensor:
+    """Returns the hidden states of a new sequence."""
+    with torch.no_grad():
+        pool = model.new_pool(len(ids))
+        return model.extend(torch.tensor(ids), [pool.open()], [len(ids)])
+
+
+def _sensitivity(
+    model: Transformer, observed: ObservedExperts, ids: Sequence[int], on_layer: Callable[[int], None]
+) -> Tensor:
+    """Returns KL(usual || noisy) of the logits, over the squared share of noise: [layers]."""
+    usual = model.logits(_run(model, ids)).log_softmax(1)
+    measured = []
+    for layer in range(model.config.num_hidden_layers):
+        observed.noisy_layer = layer
+        noisy = model.logits(_run(model, ids)).log_softmax(1)
+        measured.append(float((usual.exp() * (usual - noisy)).sum(1).mean()) / NOISE**2)
+        on_layer(layer + 1)
+    observed.noisy_layer = None
+    return torch.tensor(measured).clamp_(min=0)
