@@ -12,10 +12,11 @@ namespace wf {
 
 int check_matrix(const wf_matrix *given, Matrix &matrix) {
     if (!given || !given->codes) return WF_ERROR_NULL;
-    if (given->form < WF_FP4 || given->form > WF_FP32) return WF_ERROR_FORM;
+    if (given->form < WF_FP4 || given->form > WF_F16) return WF_ERROR_FORM;
     if (given->rows <= 0 || given->columns <= 0 || given->rows > LARGEST || given->columns > LARGEST)
         return WF_ERROR_SHAPE;
     if (given->form == WF_FP4 && given->columns % 2) return WF_ERROR_SHAPE;
+    if (is_blocks(given->form) && given->columns % block_size(given->form).values) return WF_ERROR_SHAPE;
     matrix = {given->form, given->rows, given->columns, static_cast<const uint8_t *>(given->codes),
               static_cast<const uint8_t *>(given->scales)};
     if (given->codes_bytes != matrix.rows * matrix.row_bytes()) return WF_ERROR_BYTES;

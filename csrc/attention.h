@@ -38,7 +38,7 @@ constexpr AttentionKernels attention_kernels() {
         [] { return std::max(FloatGemm<S>::bytes(), S::MULTIPLIES_PAIRS ? Narrow::bytes() : 0); },
         [](const GemmTask &task, uint8_t *scratch) {
             if constexpr (S::MULTIPLIES_PAIRS)
-                if (task.weight->form != WF_FP32) return Narrow::run(task, scratch);
+                if (task.weight->form != WF_FP32 && task.weight->form != WF_F16) return Narrow::run(task, scratch);
             FloatGemm<S>::run(task, scratch);
         },
     };

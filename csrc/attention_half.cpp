@@ -80,7 +80,7 @@ struct AttentionHalf {
 
     Product product(const Matrix &m, const uint16_t *from, int64_t tokens, float *wide, uint16_t *rounded,
                     int64_t stride) const {
-        return {m, from, tokens, m.columns, released && m.form <= WF_FP8, wide, rounded, stride};
+        return {m, from, tokens, m.columns, released && rounds_x(m.form), wide, rounded, stride};
     }
 
     // streams -> a sublayer's normalised input [n, hidden], and how its output returns.

@@ -14,6 +14,7 @@
 
 #include "attention.h"
 #include "avx512.h"
+#include "blocks.h"
 #include "int8.h"
 #include "rows_simd.h"
 #include "training.h"
@@ -333,8 +334,9 @@ void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, void *arranged)
 
 }  // namespace
 
-const Kernels avx512bf16_kernels = {
-    "avx512bf16",          has_avx512bf16,       MAX_ROWS,        arrange,         arranged_bytes, rows, Plain::decode,
-    &avx512bf16_attention, &avx512bf16_training, &avx512_kernels, &avx512vnni_int8};
+const Kernels avx512bf16_kernels = {"avx512bf16",    has_avx512bf16,        MAX_ROWS,
+                                    arrange,         arranged_bytes,        rows,
+                                    Plain::decode,   &avx512bf16_attention, &avx512bf16_training,
+                                    &avx512_kernels, &avx512vnni_int8,      &avx512vnni_blocks};
 
 }  // namespace wf

@@ -88,7 +88,7 @@ struct Mixture {
                 8);
         std::vector<Product> products;
         const auto product = [&](const Matrix &m, const uint16_t *from, int64_t rows, uint16_t *to) {
-            products.push_back({m, from, rows, m.columns, released && m.form <= WF_FP8, nullptr, to, m.rows});
+            products.push_back({m, from, rows, m.columns, released && rounds_x(m.form), nullptr, to, m.rows});
         };
         for (size_t s = stop; s-- > begin;) {  // the shared expert first, which waiting threads have read from
             const Share &mine = shares[s];

@@ -14,6 +14,7 @@
 #include "attention_half.h"
 #include "experts.h"
 #include "forward.h"
+#include "gguf.h"
 #include "hyper.h"
 #include "rowwise.h"
 
@@ -73,6 +74,7 @@ struct Forward {
 
     void embed(int64_t id, uint16_t *row) const {
         if (embedding.form == WF_BF16) std::memcpy(row, embedding.codes + id * 2 * hidden, size_t(2 * hidden));
+        else if (is_blocks(embedding.form)) decode_rows(embedding, id, id + 1, row);
         else
             for (int64_t k = 0; k < hidden; k++) row[k] = float_to_bf16(value_at(embedding, id, k));
     }
@@ -99,8 +101,8 @@ struct Forward {
         });
         const bool released = block.released != 0;
         const Product products[] = {
-            {by.e_proj, normed_e, tokens, hidden, released && by.e_proj.form <= WF_FP8, nullptr, e, hidden},
-            {by.h_proj, normed_h, rows, hidden, released && by.h_proj.form <= WF_FP8, nullptr, to, hidden}};
+            {by.e_proj, normed_e, tokens, hidden, released && rounds_x(by.e_proj.form), nullptr, e, hidden},
+            {by.h_proj, normed_h, rows, hidden, released && rounds_x(by.h_proj.form), nullptr, to, hidden}};
         if (!multiply(runtime, products, 2, first_of(0))) return false;
         runtime.each(rows, [&](int64_t j, int) {
             uint16_t *row = to + j * hidden;

@@ -5,6 +5,8 @@
 
 #include <type_traits>
 
+#include "blocks.h"
+#include "gguf.h"
 #include "rows.h"
 #include "simd.h"
 
@@ -28,8 +30,11 @@ struct GemmParts {
     using F = typename S::F;
     static constexpr int L = S::LANES;
 
-    // Columns first .. first + columns of a row: bfloat16, or float32 of a matrix in it; `first` is a multiple of 128.
-    static WF_INLINE void decode(const Matrix &m, int64_t row, int64_t first, int64_t columns, uint32_t *out) {
+    // Columns first .. first + columns of a row: bfloat16, or float32 of a matrix in it; `first` is a multiple of 256. `wide`:
+    // in float32 where bfloat16 may not hold them.
+    static WF_INLINE void decode(const Matrix &m, int64_t row, int64_t first, int64_t columns, bool wide,
+                                 uint32_t *out) {
+        if (is_blocks(m.form)) return decode_values(m, row, first, columns, wide, out);
         const uint8_t *codes = m.codes + row * m.row_bytes();
         uint16_t *values = reinterpret_cast<uint16_t *>(out);
         int64_t k = 0;
@@ -53,9 +58,22 @@ struct GemmParts {
         for (; k < columns; k++) values[k] = float_to_bf16(value_at(m, row, first + k) * scale_at(m, row, first + k));
     }
 
+    static void decode_values(const Matrix &m, int64_t row, int64_t first, int64_t columns, bool wide, uint32_t *out) {
+        if (wide) return decode_columns(m, row, first, columns, reinterpret_cast<float *>(out));
+        alignas(64) float values[UNIT];
+        uint16_t *to = reinterpret_cast<uint16_t *>(out);
+        for (int64_t k = 0; k < columns; k += UNIT, to += UNIT) {
+            const int64_t count = columns - k < UNIT ? columns - k : UNIT;
+            decode_columns(m, row, first + k, count, values);
+            int64_t i = 0;
+            for (; i + L <= count; i += L) S::narrow(to + i, S::load(values + i));
+            for (; i < count; i++) to[i] = float_to_bf16(values[i]);
+        }
+    }
+
     // `lines`: L rows of the weight from row `n` of the task on, `stride` words apart, zeros beyond its rows and columns up
     // to whole vectors of `words`.
-    static void decode_lines(const GemmTask &task, int64_t n, int64_t first, int64_t columns, int64_t words,
+    static void decode_lines(const GemmTask &task, int64_t n, int64_t first, int64_t columns, int64_t words, bool wide,
                              uint32_t *lines, int64_t stride) {
         const int64_t whole = padded(words, L);
         for (int64_t i = 0; i < L; i++) {
@@ -65,7 +83,7 @@ struct GemmParts {
                 continue;
             }
             std::memset(line + words - 1, 0, size_t(4 * (whole - words + 1)));
-            decode(*task.weight, task.first + n + i, first, columns, line);
+            decode(*task.weight, task.first + n + i, first, columns, wide, line);
         }
     }
 

@@ -18,10 +18,10 @@ struct FloatGemm : TiledGemm<S, FloatGemm<S>> {
 
     // panel[n / W][k][n % W] = W[n, k], `LINE` columns apart. Rows beyond `count` are zero.
     static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, uint32_t *panel) {
-        const bool is_wide = task.weight->form == WF_FP32;
+        const bool is_wide = task.weight->form == WF_FP32 || is_blocks(task.weight->form);
         const int64_t words = is_wide ? columns : (columns + 1) / 2;
         for (int64_t n = 0; n < GEMM_TILE; n += L) {
-            Parts::decode_lines(task, n, first, columns, words, lines, LINE);
+            Parts::decode_lines(task, n, first, columns, words, is_wide, lines, LINE);
             float *to = reinterpret_cast<float *>(panel) + n / W * W * LINE + n % W;
             for (int64_t k = 0; k < words; k += L) {
                 if (is_wide) {

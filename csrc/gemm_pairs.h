@@ -17,7 +17,7 @@ struct PairGemm : TiledGemm<S, PairGemm<S>> {
     static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, uint32_t *panel) {
         const int64_t words = (columns + 1) / 2;
         for (int64_t n = 0; n < GEMM_TILE; n += L) {
-            Parts::decode_lines(task, n, first, columns, words, lines, COLUMNS);
+            Parts::decode_lines(task, n, first, columns, words, false, lines, COLUMNS);
             for (int64_t k = 0; k < words; k += L)
                 S::transpose(lines + k, COLUMNS, panel + k * GEMM_TILE + n, GEMM_TILE);
         }

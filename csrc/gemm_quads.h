@@ -20,7 +20,7 @@ struct QuadGemm : TiledGemm<S, QuadGemm<S>> {
     static void pack(const GemmTask &task, int64_t first, int64_t columns, uint32_t *lines, uint32_t *panel) {
         const int64_t words = (columns + 1) / 2;
         for (int64_t n = 0; n < GEMM_TILE; n += L) {
-            Parts::decode_lines(task, n, first, columns, words, lines, COLUMNS);
+            Parts::decode_lines(task, n, first, columns, words, false, lines, COLUMNS);
             for (int64_t k = 0; k < words; k += L)
                 for (int i = 0; i < L; i += 2)
                     put(lines + i * COLUMNS + k, lines + (i + 1) * COLUMNS + k, panel + k * GEMM_TILE + 2 * (n + i),

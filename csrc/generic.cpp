@@ -2,6 +2,8 @@
 #include <cstring>
 
 #include "attention.h"
+#include "blocks.h"
+#include "gguf.h"
 #include "int8.h"
 #include "training.h"
 #include "kernels.h"
@@ -51,6 +53,7 @@ void rows(const Matrix &m, const Feed &, const void *arranged, int x_rows, int64
 }
 
 void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
+    if (is_blocks(m.form)) return decode_rows(m, first, end, out);
     for (int64_t n = first; n < end; n++)
         for (int64_t k = 0; k < m.columns; k++)
             out[(n - first) * m.columns + k] = float_to_bf16(value_at(m, n, k) * scale_at(m, n, k));
@@ -58,7 +61,8 @@ void decode(const Matrix &m, int64_t first, int64_t end, uint16_t *out) {
 
 }  // namespace
 
-const Kernels generic_kernels = {"generic", supported,          MAX_ROWS,          arrange, arranged_bytes, rows,
-                                 decode,    &generic_attention, &generic_training, nullptr, &generic_int8};
+const Kernels generic_kernels = {"generic",         supported, MAX_ROWS,      arrange,
+                                 arranged_bytes,    rows,      decode,        &generic_attention,
+                                 &generic_training, nullptr,   &generic_int8, &generic_blocks};
 
 }  // namespace wf

@@ -1,4 +1,5 @@
 // What an instruction set provides: kernels over 128 columns at a time. One table for each; chosen at run time.
+// GGUF's forms have kernels of their own (blocks.h): value_at and scale_at are not for them.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,17 @@ namespace wf {
 constexpr int CHUNK = 128;   // columns that a kernel takes at a time; x is padded with zeros to a multiple
 constexpr int MAX_ROWS = 8;  // rows of x that any kernel takes together
 
+// Blocks of GGUF's forms, from WF_Q8_0 on (gguf.h).
+struct BlockSize {
+    int32_t values, bytes;
+};
+constexpr BlockSize BLOCK_SIZES[] = {{32, 34},   {256, 210}, {256, 176}, {256, 144}, {256, 110}, {256, 84},
+                                     {256, 136}, {256, 98},  {256, 74},  {256, 66},  {32, 17},   {1, 2}};
+constexpr bool is_blocks(int form) { return form >= WF_Q8_0; }
+// Released arithmetic rounds the other operand of these forms to FP8.
+constexpr bool rounds_x(int form) { return form <= WF_FP8 || form == WF_MXFP4; }
+constexpr BlockSize block_size(int form) { return BLOCK_SIZES[form - WF_Q8_0]; }
+
 // A matrix whose sizes have been checked.
 struct Matrix {
     int form;
@@ -30,6 +42,7 @@ struct Matrix {
 
     WF_INLINE int64_t chunks() const { return (columns + CHUNK - 1) / CHUNK; }
     WF_INLINE int64_t row_bytes() const {
+        if (is_blocks(form)) return columns / block_size(form).values * block_size(form).bytes;
         return form == WF_FP4 ? columns / 2 : form == WF_FP8 ? columns : form == WF_BF16 ? 2 * columns : 4 * columns;
     }
     WF_INLINE int64_t row_scales() const { return form == WF_FP4 ? (columns + 31) / 32 : (columns + 127) / 128; }
@@ -57,6 +70,7 @@ WF_INLINE void ask(const Feed &feed, uintptr_t at) {
 struct AttentionKernels;
 struct TrainingKernels;
 struct Int8Kernels;
+struct BlockKernels;
 
 struct Kernels {
     const char *name;
@@ -77,6 +91,7 @@ struct Kernels {
     const TrainingKernels *training;
     const Kernels *in_float;  // where these multiply bfloat16: those that multiply float32 instead; else null
     const Int8Kernels *int8;
+    const BlockKernels *blocks;
 };
 
 extern const Kernels generic_kernels;
@@ -113,6 +128,14 @@ WF_INLINE uint16_t float_to_bf16(float value) {
 // 2^(byte - 127): byte 0 is subnormal, 255 is NaN.
 WF_INLINE float e8m0_to_float(uint8_t byte) {
     return bits_to_float(uint32_t(byte) << 23 | (byte == 0 || byte == 255 ? 1u << 22 : 0));
+}
+
+// Subnormal values, infinities and NaN as they are.
+WF_INLINE float half_to_float(uint16_t value) {
+    const uint32_t sign = uint32_t(value & 0x8000) << 16, magnitude = value & 0x7FFF;
+    if (magnitude >= 0x7C00) return bits_to_float(sign | 0x7F800000 | (magnitude & 0x3FF) << 13);
+    if (magnitude < 0x400) return bits_to_float(sign | float_to_bits(float(magnitude) * 0x1p-24f));
+    return bits_to_float(sign | ((magnitude << 13) + (112u << 23)));
 }
 
 WF_INLINE float e2m1_to_float(uint8_t code) {

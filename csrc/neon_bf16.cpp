@@ -12,6 +12,7 @@
 #include "neon.h"
 
 #include "attention.h"
+#include "blocks.h"
 #include "int8.h"
 #include "training.h"
 
@@ -166,7 +167,8 @@ constexpr AttentionKernels attention = attention_kernels<NeonBf16>();
 }  // namespace
 
 const TrainingKernels neonbf16_training = training_kernels<NeonBf16>();
-const Kernels neonbf16_kernels = {"neonbf16",    has_neon_bf16, MAX_ROWS,           arrange,       arranged_bytes, rows,
-                                  Plain::decode, &attention,    &neonbf16_training, &neon_kernels, &neon_i8mm_int8};
+const Kernels neonbf16_kernels = {"neonbf16",         has_neon_bf16, MAX_ROWS,        arrange,
+                                  arranged_bytes,     rows,          Plain::decode,   &attention,
+                                  &neonbf16_training, &neon_kernels, &neon_i8mm_int8, &neon_blocks};
 
 }  // namespace wf

@@ -5,6 +5,7 @@
 
 #include "api.h"
 #include "attention.h"
+#include "blocks.h"
 #include "products_int8.h"
 #include "quantize.h"
 #include "rowwise.h"
@@ -37,6 +38,26 @@ int64_t groups_of(const Runtime &runtime, int64_t rows) {
     return (rows + together - 1) / together;
 }
 
+// What the kernels of a product's form do.
+int64_t arranged_bytes(const Runtime &runtime, const Product &p, int64_t rows) {
+    if (is_blocks(p.weight.form)) return runtime.block_kernels().arranged_bytes(p.weight, rows);
+    return runtime.kernels_for(p.rows).arranged_bytes(p.weight, rows);
+}
+
+void arrange_rows(const Runtime &runtime, const Product &p, const uint16_t *x, int64_t rows, uint8_t *to) {
+    if (is_blocks(p.weight.form)) runtime.block_kernels().arrange(p.weight, x, rows, runtime.int8, to);
+    else runtime.kernels_for(p.rows).arrange(p.weight, x, rows, to);
+}
+
+void multiply_rows(const Runtime &runtime, const Product &p, const uint8_t *x, int64_t rows, int64_t first, int64_t end,
+                   float *y, int64_t stride) {
+    const wf_tuning &tuning = runtime.tuning;
+    const bool plain = rows == 1 && (p.weight.form == WF_BF16 || p.weight.form == WF_FP32);
+    const Feed feed = {plain ? tuning.plain_hint : tuning.hint, tuning.ahead};
+    if (is_blocks(p.weight.form)) runtime.block_kernels().rows(p.weight, feed, x, int(rows), first, end, y, stride);
+    else runtime.kernels_for(p.rows).rows(p.weight, feed, x, int(rows), first, end, y, stride);
+}
+
 bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {
     // arranged[i]: where product i finds its x, arranged once for all that share it
     int64_t arranged[MOST_PRODUCTS], owners[MOST_PRODUCTS], ends[MOST_PRODUCTS];
@@ -53,7 +74,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
         owners[owned] = i;
         ends[owned++] = groups += groups_of(runtime, p.rows);
         arranged[i] = used;
-        used += padded(runtime.kernels_for(p.rows).arranged_bytes(p.weight, p.rows), LINE);
+        used += padded(arranged_bytes(runtime, p, p.rows), LINE);
         const int64_t copy = padded(2 * std::min<int64_t>(p.rows, MAX_ROWS) * p.weight.columns, LINE);
         plain = std::max(copy, plain);
     }
@@ -66,24 +87,21 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
         int64_t owner = 0;
         while (item >= ends[owner]) owner++;
         const Product &p = products[owners[owner]];
-        const Kernels &kernels = runtime.kernels_for(p.rows);
         const int64_t of = groups_of(runtime, p.rows), group = item - (ends[owner] - of);
         const int64_t begin = p.rows * group / of, stop = p.rows * (group + 1) / of;
         const uint16_t *x = plain_rows(p, begin, stop, reinterpret_cast<uint16_t *>(plains + thread * plain));
-        uint8_t *to = scratch + arranged[owners[owner]] + kernels.arranged_bytes(p.weight, begin);
-        kernels.arrange(p.weight, x, stop - begin, to);
+        arrange_rows(runtime, p, x, stop - begin,
+                     scratch + arranged[owners[owner]] + arranged_bytes(runtime, p, begin));
     };
     runtime.each(groups, arrange);
     next.tell(runtime);
     const int64_t parts = parts_of(bytes, PART, threads);
-    const wf_tuning &tuning = runtime.tuning;
     runtime.each(parts, [&](int64_t part, int thread) {
         const int64_t begin = bytes * part / parts, stop = bytes * (part + 1) / parts;
         float *tile = sums + thread * MAX_ROWS * TILE;
         int64_t passed = 0;
         for (int64_t i = 0; i < count && passed < stop; i++) {
             const Product &p = products[i];
-            const Kernels &kernels = runtime.kernels_for(p.rows);
             const int64_t one = p.weight.row_bytes() * groups_of(runtime, p.rows), rows = p.weight.rows;
             // rows whose first byte lies in begin .. stop
             int64_t first = begin <= passed ? 0 : (begin - passed + one - 1) / one;
@@ -97,14 +115,12 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
                 for (int64_t group = 0; group < groups; group++) {
                     const int64_t last = std::min(n + tall, end);
                     const int64_t r = p.rows * group / groups, together = p.rows * (group + 1) / groups - r;
-                    const uint8_t *x = scratch + arranged[i] + kernels.arranged_bytes(p.weight, r);
-                    const bool plain = together == 1 && p.weight.form >= WF_BF16;
-                    const Feed feed = {plain ? tuning.plain_hint : tuning.hint, tuning.ahead};
+                    const uint8_t *x = scratch + arranged[i] + arranged_bytes(runtime, p, r);
                     if (p.wide) {
-                        kernels.rows(p.weight, feed, x, int(together), n, last, p.wide + r * p.y_stride, p.y_stride);
+                        multiply_rows(runtime, p, x, together, n, last, p.wide + r * p.y_stride, p.y_stride);
                         continue;
                     }
-                    kernels.rows(p.weight, feed, x, int(together), n, last, tile - n, TILE);
+                    multiply_rows(runtime, p, x, together, n, last, tile - n, TILE);
                     for (int64_t s = 0; s < together; s++)
                         wf::round(tile + s * TILE, last - n, p.rounded + (r + s) * p.y_stride + n);
                 }

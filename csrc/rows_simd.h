@@ -273,10 +273,10 @@ struct SimdRows {
 
 template <class S>
 constexpr Kernels simd_kernels(const char *name, bool (*supported)(), const AttentionKernels *attention,
-                               const TrainingKernels *training, const Int8Kernels *int8) {
+                               const TrainingKernels *training, const Int8Kernels *int8, const BlockKernels *blocks) {
     using Rows = SimdRows<S>;
-    return {name,      supported, S::TOGETHER, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode,
-            attention, training,  nullptr,     int8};
+    return {name,     supported, S::TOGETHER, Rows::arrange, Rows::arranged_bytes, Rows::rows, Rows::decode, attention,
+            training, nullptr,   int8,        blocks};
 }
 
 }  // namespace wf

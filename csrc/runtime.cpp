@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "attention.h"
+#include "blocks.h"
 #include "int8.h"
 
 namespace {
@@ -67,6 +68,12 @@ const Kernels &Runtime::kernels_for(int64_t rows) const {
 
 const Int8Kernels &Runtime::int8_kernels() const {
     const Int8Kernels *found = kernels.int8;
+    while (!found->supported()) found = found->otherwise;
+    return *found;
+}
+
+const BlockKernels &Runtime::block_kernels() const {
+    const BlockKernels *found = kernels.blocks;
     while (!found->supported()) found = found->otherwise;
     return *found;
 }

@@ -21,7 +21,7 @@ class Runtime : public Threads {
     const Kernels &kernels;
     // Row i of a batch has the same bytes whatever the batch.
     const bool batch_invariant;
-    // Activations meet FP4 and FP8 matrices in int8 (products_int8.h).
+    // Activations meet FP4 and FP8 matrices in int8 (products_int8.h), and GGUF's blocks (blocks.h).
     const bool int8;
     const wf_tuning tuning;
 
@@ -30,6 +30,7 @@ class Runtime : public Threads {
     const AttentionKernels &attention() const { return attention_of(kernels); }
     static const AttentionKernels &attention_of(const Kernels &kernels);
     const Int8Kernels &int8_kernels() const;
+    const BlockKernels &block_kernels() const;
     const TrainingKernels &training() const { return *kernels.training; }
 
     // Grows on demand and lives as long as the runtime, 64-byte aligned. Null when memory is short. What a call keeps

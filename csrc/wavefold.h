@@ -5,7 +5,9 @@
  *
  *   WF_FP4   two e2m1 codes a byte, the low nibble first; one e8m0 scale for 32 columns of a row
  *   WF_FP8   e4m3 codes; one e8m0 scale for 128 x 128
- *   WF_BF16, WF_FP32   values, no scales
+ *   WF_BF16, WF_FP32, WF_F16   values, no scales
+ *   WF_Q8_0 .. WF_MXFP4        the blocks of a GGUF file as they lie in it, scales inside; columns are whole blocks: 32 of
+ *                              WF_Q8_0 and WF_MXFP4, 256 of the others
  */
 #ifndef WAVEFOLD_H
 #define WAVEFOLD_H
@@ -22,9 +24,26 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 14
+#define WF_ABI 15
 
-enum { WF_FP4 = 0, WF_FP8 = 1, WF_BF16 = 2, WF_FP32 = 3 };
+enum {
+    WF_FP4 = 0,
+    WF_FP8 = 1,
+    WF_BF16 = 2,
+    WF_FP32 = 3,
+    WF_Q8_0 = 4,
+    WF_Q6_K = 5,
+    WF_Q5_K = 6,
+    WF_Q4_K = 7,
+    WF_Q3_K = 8,
+    WF_Q2_K = 9,
+    WF_IQ4_XS = 10,
+    WF_IQ3_XXS = 11,
+    WF_IQ2_XS = 12,
+    WF_IQ2_XXS = 13,
+    WF_MXFP4 = 14,
+    WF_F16 = 15
+};
 
 enum {
     WF_OK = 0,
@@ -43,7 +62,7 @@ typedef struct {
     int64_t rows, columns;
     const void *codes;
     int64_t codes_bytes;
-    const void *scales; /* null for WF_BF16 and WF_FP32 */
+    const void *scales; /* null but for WF_FP4 and WF_FP8 */
     int64_t scales_bytes;
 } wf_matrix;
 
@@ -97,7 +116,8 @@ typedef struct {
  * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
- * With WF_ACTIVATIONS_INT8 products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
+ * With WF_ACTIVATIONS_INT8 products of few rows with GGUF's blocks round their input to int8, one scale for 256 columns of a
+ * row; more rows are multiplied as without it. Products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
  * row, in place of the rounding to e4m3 (x_fp8). Unless batch_invariant, a few rows are multiplied as without it.
  *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
@@ -266,11 +286,11 @@ typedef struct {
     const wf_expert *const *experts; /* each layer's, by number: as many as its block says */
     const wf_expert *shared;         /* each layer's, with id -1 */
     float limit;
-    wf_matrix embedding; /* WF_BF16 or WF_FP32 [vocabulary, hidden] */
+    wf_matrix embedding; /* neither WF_FP4 nor WF_FP8 [vocabulary, hidden] */
     wf_matrix head_fn;   /* the last collapse: [J, J hidden], base [J], one scale */
     const float *head_base, *head_scale;
     const uint16_t *norm; /* [hidden] */
-    wf_matrix head;       /* WF_BF16 or WF_FP32 [vocabulary, hidden] */
+    wf_matrix head;       /* [vocabulary, hidden] */
 } wf_model;
 
 /* What a pass is wanted for: logits float32 [num_logits, vocabulary] of the tokens `logits_of`, the streams after the last

@@ -179,7 +179,7 @@ def corrupted(**change: int | None) -> MatrixStruct:
     [
         ({"codes": None}, 1), ({"scales": None}, 1), ({"rows": 0}, 2), ({"columns": -1}, 2), ({"columns": 63}, 2),
         ({"rows": 1 << 40}, 2), ({"columns": 1 << 62}, 2), ({"codes_bytes": 127}, 3), ({"scales_bytes": 9}, 3),
-        ({"rows": 5}, 3), ({"form": 9}, 4), ({"form": -1}, 4),
+        ({"rows": 5}, 3), ({"form": 16}, 4), ({"form": -1}, 4),
     ],
 )  # fmt: skip
 def test_bad_matrices_come_back_as_codes(change: dict[str, int | None], error: int) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from wavefold.ops.native.library import MatrixStruct, check, require, runtime
 from wavefold.quant import FORMATS, Weight
 
-FORMS = tuple(FORMATS)[:4]
-"""The formats in the library's order: WF_FP4, WF_FP8, WF_BF16, WF_FP32."""
+FORMS = tuple(FORMATS)
+"""The formats in the order of the library's numbers, from WF_FP4 on."""
 
 
 def takes(weight: Weight) -> bool:

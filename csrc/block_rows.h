@@ -1,0 +1,250 @@
+// Few rows of x with rows of blocks (blocks.h): a unit of 256 columns of a row comes apart once for all rows of x. The steps of
+// a row of x are the same whatever other rows there are.
+#pragma once
+
+#include "block_f16.h"
+#include "block_forms.h"
+
+namespace wf {
+
+// Which scale each pair of bytes of a strip, and each word of a group's sum, belongs to.
+template <int FORM>
+struct ScaleIndex {
+    uint16_t pairs[STRIPS][STRIP / 2];
+    uint32_t words[STRIPS][WORDS];
+    constexpr ScaleIndex() : pairs(), words() {
+        for (int v = 0; v < STRIPS; v++) {
+            for (int i = 0; i < STRIP / 2; i++)
+                pairs[v][i] = uint16_t(block_column(FORM, v, 2 * i) / scale_columns(FORM));
+            const int first = v * STRIPS / strip_groups(FORM) % STRIPS;
+            for (int i = 0; i < WORDS; i++)
+                words[v][i] = uint32_t(block_column(FORM, first, 4 * i) / scale_columns(FORM));
+        }
+    }
+};
+
+template <class S>
+struct BlockRows {
+    using F = typename S::F;
+    using U = typename S::U;
+    using H = typename S::H;
+    using B = typename S::B;
+    using Forms = BlockForms<S>;
+    static constexpr int L = S::LANES;
+
+    template <class Form>
+    static constexpr int unit_bytes() {
+        return UNIT / block_size(Form::FORM).values * block_size(Form::FORM).bytes;
+    }
+
+    template <int D>
+    static WF_INLINE F total_of(const U (&digits)[D]) {
+        F total = S::to_floats(digits[0]);
+#pragma GCC unroll 3
+        for (int d = 1; d < D; d++) total = S::fma(total, S::all(256.0f), S::to_floats(digits[d]));
+        return total;
+    }
+
+    // sum[r] += a unit.
+    template <class Form, int R, int D>
+    static WF_INLINE void unit(const uint8_t *b, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+        alignas(64) static constexpr ScaleIndex<Form::FORM> index;
+        if constexpr (has_integer_scales(Form::FORM)) {
+            const Head head = Form::head(b);
+            const auto scales = S::words(head.scales);
+            const auto minima = S::floats_of(head.minima, -head.least);
+#pragma GCC unroll 4
+            for (int at = 0; at < STRIP; at += 4 * L) {
+                B w[STRIPS];
+                H scale[STRIPS];
+                Form::codes(b, at, w);
+#pragma GCC unroll 4
+                for (int v = 0; v < STRIPS; v++) scale[v] = S::pick(scales, index.pairs[v] + at / 2);
+                const F least = S::part(minima, at);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    U digits[D] = {};
+#pragma GCC unroll 4
+                    for (int v = 0; v < STRIPS; v++)
+#pragma GCC unroll 3
+                        for (int d = 0; d < D; d++)
+                            digits[d] = S::dot_scaled(digits[d], w[v], x[r].digits[d] + STRIP * v + at, scale[v]);
+                    sum[r] = S::fma(total_of<D>(digits), S::all(head.d * x[r].scale), sum[r]);
+                    sum[r] = S::fma(least, S::load(x[r].sums + at / 4), sum[r]);
+                }
+            }
+        } else {
+            constexpr int GROUPS = strip_groups(Form::FORM), EACH = STRIPS / GROUPS;
+            const auto scales = Form::scales(b);
+#pragma GCC unroll 4
+            for (int at = 0; at < STRIP; at += 4 * L) {
+                B w[STRIPS];
+                F scale[GROUPS];
+                Form::codes(b, at, w);
+#pragma GCC unroll 4
+                for (int g = 0; g < GROUPS; g++) scale[g] = S::pick(scales, index.words[g] + at / 4);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    F part;
+#pragma GCC unroll 4
+                    for (int g = 0; g < GROUPS; g++) {
+                        U digits[D];
+#pragma GCC unroll 3
+                        for (int d = 0; d < D; d++) {
+                            digits[d] = S::OFFSET ? S::template read<U>(x[r].starts[d][g] + at / 4) : U{};
+#pragma GCC unroll 4
+                            for (int v = g * EACH; v < (g + 1) * EACH; v++)
+                                digits[d] =
+                                    S::template dot_block<Form::FULL>(digits[d], w[v], x[r].digits[d] + STRIP * v + at);
+                        }
+                        const F total = total_of<D>(digits);
+                        part = g ? S::fma(total, scale[g], part) : total * scale[g];
+                    }
+                    sum[r] = S::fma(part, S::all(x[r].scale), sum[r]);
+                }
+            }
+        }
+    }
+
+    // Units u .. stop of a row of the weight.
+    template <class Form, int R, int D>
+    static WF_INLINE void part_of_row(const Matrix &m, const Feed &feed, int64_t n, int64_t u, int64_t stop,
+                                      int64_t ahead, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+        constexpr int BYTES = unit_bytes<Form>();
+        const int64_t whole = m.columns / UNIT, row_bytes = m.row_bytes();
+        const uint8_t *row = m.codes + n * row_bytes;
+        x += u * R;
+        for (const int64_t end = stop < whole ? stop : whole; u < end; u++, x += R) {
+            for (int line = 0; line < BYTES; line += 64)
+                ask(feed, uintptr_t(row + u * BYTES + line) + uintptr_t(ahead));
+            unit<Form, R, D>(row + u * BYTES, x, sum);
+        }
+        if (u == stop) return;
+        uint8_t padded[BYTES] = {};  // the last columns, beside zeros
+        std::memcpy(padded, row + u * BYTES, size_t(row_bytes - u * BYTES));
+        unit<Form, R, D>(padded, x, sum);
+    }
+
+    // Eight rows of the weight take turns over columns whose x stays in the nearest cache.
+    template <class Form, int R, int D>
+    static void rows_of(const Matrix &m, const Feed &feed, const BlockX<Form::FORM, D> *x, int64_t first, int64_t end,
+                        float *y, int64_t stride) {
+        constexpr int ROWS = 8, TILE = 24 / (R * D) > 1 ? 24 / (R * D) : 1;
+        const int64_t units = units_of(m), ahead = R > 1 && units > TILE ? ROWS * m.row_bytes() : feed.ahead;
+        for (; first < end; first += ROWS) {
+            const int rows = int(end - first < ROWS ? end - first : ROWS);
+            F sums[ROWS][R] = {};
+            const int64_t tile = R > 1 ? TILE : units;
+            for (int64_t u = 0; u < units; u += tile)
+                for (int i = 0; i < rows; i++) {
+                    F sum[R];
+                    for (int r = 0; r < R; r++) sum[r] = sums[i][r];
+                    part_of_row<Form, R, D>(m, feed, first + i, u, u + tile < units ? u + tile : units, ahead, x, sum);
+                    for (int r = 0; r < R; r++) sums[i][r] = sum[r];
+                }
+            for (int i = 0; i < rows; i++)
+                for (int r = 0; r < R; r++) y[r * stride + first + i] = S::sum(sums[i][r]);
+        }
+    }
+
+    template <class Form, int D>
+    static void rows_for(const Matrix &m, const Feed &feed, const uint8_t *arranged, int x_rows, int64_t first,
+                         int64_t end, float *y, int64_t stride) {
+        const auto *x = reinterpret_cast<const BlockX<Form::FORM, D> *>(arranged);
+        switch (x_rows) {
+            case 1: return rows_of<Form, 1, D>(m, feed, x, first, end, y, stride);
+            case 2: return rows_of<Form, 2, D>(m, feed, x, first, end, y, stride);
+            case 3: return rows_of<Form, 3, D>(m, feed, x, first, end, y, stride);
+            case 4: return rows_of<Form, 4, D>(m, feed, x, first, end, y, stride);
+        }
+        if constexpr (S::TOGETHER > 4) switch (x_rows) {
+                case 5: return rows_of<Form, 5, D>(m, feed, x, first, end, y, stride);
+                case 6: return rows_of<Form, 6, D>(m, feed, x, first, end, y, stride);
+                case 7: return rows_of<Form, 7, D>(m, feed, x, first, end, y, stride);
+                case 8: return rows_of<Form, 8, D>(m, feed, x, first, end, y, stride);
+            }
+    }
+
+    // What is done with a form.
+    struct Arranged {
+        const Matrix &m;
+        int64_t x_rows, bytes;
+        template <class Form>
+        WF_INLINE void run() {
+            bytes = block_x_bytes<Form::FORM>(m, x_rows);
+        }
+    };
+    struct Arrange {
+        const Matrix &m;
+        const uint16_t *x;
+        int64_t x_rows;
+        bool int8;
+        void *arranged;
+        template <class Form>
+        WF_INLINE void run() {
+            arrange_blocks<Form::FORM, S::OFFSET>(m, x, x_rows, int8, arranged);
+        }
+    };
+    struct Rows {
+        const Matrix &m;
+        const Feed &feed;
+        const void *arranged;
+        int x_rows;
+        int64_t first, end;
+        float *y;
+        int64_t stride;
+        template <class Form>
+        WF_INLINE void run() {
+            const auto *header = static_cast<const BlockHeader *>(arranged);
+            const auto *x = static_cast<const uint8_t *>(arranged) + sizeof *header;
+            switch (header->digits) {
+                case 1: return rows_for<Form, 1>(m, feed, x, x_rows, first, end, y, stride);
+                case 2: return rows_for<Form, 2>(m, feed, x, x_rows, first, end, y, stride);
+                default: return rows_for<Form, 3>(m, feed, x, x_rows, first, end, y, stride);
+            }
+        }
+    };
+    template <class Act>
+    static WF_INLINE void with_form(int form, Act &act) {
+        switch (form) {
+            case WF_Q8_0: return act.template run<typename Forms::Q80>();
+            case WF_Q6_K: return act.template run<typename Forms::Q6K>();
+            case WF_Q5_K: return act.template run<typename Forms::Q5K>();
+            case WF_Q4_K: return act.template run<typename Forms::Q4K>();
+            case WF_Q3_K: return act.template run<typename Forms::Q3K>();
+            case WF_Q2_K: return act.template run<typename Forms::Q2K>();
+            case WF_IQ4_XS: return act.template run<typename Forms::Iq4Xs>();
+            case WF_IQ3_XXS: return act.template run<typename Forms::Iq3Xxs>();
+            case WF_IQ2_XS: return act.template run<typename Forms::Iq2Xs>();
+            case WF_IQ2_XXS: return act.template run<typename Forms::Iq2Xxs>();
+            default: return act.template run<typename Forms::Mxfp4>();
+        }
+    }
+
+    static int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
+        if (m.form == WF_F16) return generic_blocks.arranged_bytes(m, x_rows);
+        Arranged act = {m, x_rows, 0};
+        with_form(m.form, act);
+        return act.bytes;
+    }
+    static void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, bool int8, void *arranged) {
+        if (m.form == WF_F16) return generic_blocks.arrange(m, x, x_rows, int8, arranged);
+        Arrange act = {m, x, x_rows, int8, arranged};
+        with_form(m.form, act);
+    }
+    static void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end,
+                     float *y, int64_t stride) {
+        if (m.form == WF_F16)
+            return HalfRows<S>::rows(m, feed, static_cast<const float *>(arranged), x_rows, first, end, y, stride);
+        Rows act = {m, feed, arranged, x_rows, first, end, y, stride};
+        with_form(m.form, act);
+    }
+};
+
+template <class S>
+constexpr BlockKernels block_kernels(bool (*supported)(), const BlockKernels *otherwise) {
+    using Rows = BlockRows<S>;
+    return {supported, otherwise, Rows::arranged_bytes, Rows::arrange, Rows::rows};
+}
+
+}  // namespace wf
