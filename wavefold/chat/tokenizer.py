@@ -50,7 +50,7 @@ class Tokenizer:
         """`text` is the content of a `tokenizer.json`, `config_text` of the `tokenizer_config.json` beside it.
 
         Without `config_text` one is written for it (see tokenizer_config.py). Raises ValueError for a `text` that is
-        no byte-level BPE.
+        no byte-level BPE, or whose added tokens the library reads under other ids than the file's.
         """
         try:
             self._whole = tokenizers.Tokenizer.from_str(text)
@@ -69,6 +69,7 @@ class Tokenizer:
         if self._whole.pre_tokenizer is not None:
             self._plain.pre_tokenizer = self._whole.pre_tokenizer
         self._text = text
+        _check_added(text, self._whole)
         added = self._whole.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._hidden = frozenset(i for i, token in added.items() if token.content not in SHOWN_TOKENS)
@@ -261,6 +262,16 @@ def _byte_characters() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_characters()
+
+
+def _check_added(text: str, whole: tokenizers.Tokenizer) -> None:
+    """Raises ValueError for an added token that has another id than in `text`, as after a hole (tokenizers 0.23.3)."""
+    for token in json.loads(text).get("added_tokens") or ():
+        if (found := whole.token_to_id(token["content"])) != token["id"]:
+            raise ValueError(
+                f"added token {token['content']!r} has id {token['id']}, and the tokenizers library would give it {found}: "
+                "ids of added tokens that model.vocab lacks must follow those of the vocabulary without a hole"
+            )
 
 
 def _bytes_of(token: str) -> bytes:
