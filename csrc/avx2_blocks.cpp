@@ -10,6 +10,8 @@ struct Avx2Blocks : BlockVector<Avx2Int8> {
     static WF_INLINE F half_values(const uint8_t *from) {
         return (F)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
     }
+    static WF_INLINE B shifted(B value, int bits) { return (B)_mm256_srli_epi16((__m256i)value, bits); }
+    static WF_INLINE B shifted_up(B value, int bits) { return (B)_mm256_slli_epi16((__m256i)value, bits); }
     static WF_INLINE B twice(const uint8_t *from, int) { return bytes(from); }
     static WF_INLINE B twice_shifted(const uint8_t *from, int at) { return at ? shifted(bytes(from), 2) : bytes(from); }
     template <int N>

@@ -43,6 +43,8 @@ struct Avx512Blocks : BlockVector<Avx512Vnni> {
             return (B)_mm512_inserti32x4(all, _mm_loadu_si128((const __m128i *)(from + 3 * stride)), 3);
         }
     }
+    static WF_INLINE B shifted(B value, int bits) { return (B)_mm512_srli_epi16((__m512i)value, unsigned(bits)); }
+    static WF_INLINE B shifted_up(B value, int bits) { return (B)_mm512_slli_epi16((__m512i)value, unsigned(bits)); }
     static WF_INLINE B where(B of, B bits, int value) {
         return (B)_mm512_maskz_set1_epi8(_mm512_test_epi8_mask((__m512i)of, (__m512i)bits), char(value));
     }

@@ -85,7 +85,7 @@ struct BlockRows {
                 for (int g = 0; g < GROUPS; g++) scale[g] = S::pick(scales, index.words[g] + at / 4);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
-                    F part;
+                    F part = {};
 #pragma GCC unroll 4
                     for (int g = 0; g < GROUPS; g++) {
                         U digits[D];
@@ -98,7 +98,7 @@ struct BlockRows {
                                     S::template dot_block<Form::FULL>(digits[d], w[v], x[r].digits[d] + STRIP * v + at);
                         }
                         const F total = total_of<D>(digits);
-                        part = g ? S::fma(total, scale[g], part) : total * scale[g];
+                        part = S::fma(total, scale[g], part);
                     }
                     sum[r] = S::fma(part, S::all(x[r].scale), sum[r]);
                 }

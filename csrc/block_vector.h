@@ -49,11 +49,18 @@ struct BlockVector : V {
         for (int i = 0; i < 4 * L; i++) all[i] = from[(at + i) / N * stride + (at + i) % N];
         return bytes(all);
     }
-    static WF_INLINE B shifted(B value, int bits) { return (B)((H)value >> uint16_t(bits)); }
-    static WF_INLINE B shifted_up(B value, int bits) { return (B)((H)value << uint16_t(bits)); }
-    static WF_INLINE B odd_bytes(int even, int odd) { return (B)(H{} + uint16_t(even | odd << 8)); }
+    static WF_INLINE H all_words(int value) {
+        H all;
+        for (int i = 0; i < 2 * L; i++) all[i] = uint16_t(value);
+        return all;
+    }
+    static WF_INLINE B shifted(B value, int bits) { return (B)((H)value >> all_words(bits)); }
+    static WF_INLINE B shifted_up(B value, int bits) { return (B)((H)value << all_words(bits)); }
+    static WF_INLINE B odd_bytes(int even, int odd) { return (B)all_words(even | odd << 8); }
     // `value` where a bit of `of` that `bits` names is one, else 0.
-    static WF_INLINE B where(B of, B bits, int value) { return (B)((of & bits) != 0) & uint8_t(value); }
+    static WF_INLINE B where(B of, B bits, int value) {
+        return (B)((of & bits) != 0) & (B)all_words(value | value << 8);
+    }
     // table[index]: indices below 16.
     static WF_INLINE B look_up_16(const uint8_t (&table)[16], B index) {
         B found;

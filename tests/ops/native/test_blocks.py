@@ -96,7 +96,7 @@ def test_decoding_rounds_to_bfloat16(isa: str, name: str) -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(96, 512), (7, 256), (33, 2304), (10, 800)])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_products_of_few_rows(isa: str, name: str, rows: int, columns: int) -> None:
-    """x in fixed point of 16 bits loses up to 6e-6 (RMS) of normal values; a row's bytes alone are those in any batch."""
+    """x in fixed point of 16 bits loses up to 6e-6 (RMS) of normal values. A row's bytes alone are any batch's."""
     if columns % BLOCKS[name].values:
         columns = 768
     weight = matrix(name, rows, columns)
