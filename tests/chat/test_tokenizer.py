@@ -148,6 +148,12 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert Tokenizer.load(tmp_path)._text == BYTES._text
 
 
+WITH_A_HOLE = json.dumps(
+    json.loads(BYTES._text)
+    | {"added_tokens": [json.loads(BYTES._text)["added_tokens"][0] | {"id": 99999, "content": "<hole>"}]}
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -156,6 +162,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         ('{"model"', "not a tokenizer file"),
         (tokenizers.Tokenizer(tokenizers.models.BPE()).to_str(), "decoder NoneType is not allowed; expected ByteLevel"),
         (BYTES._text.replace('"decoder":{"type":"ByteLevel"', '"decoder":{"type":"Nope"'), "not a tokenizer file"),
+        (WITH_A_HOLE, "added token '<hole>' has id 99999, and the tokenizers library would give it"),
     ],
 )
 def test_unusable_file(tmp_path: Path, text: str, message: str) -> None:

@@ -269,8 +269,8 @@ def _check_added(text: str, whole: tokenizers.Tokenizer) -> None:
     for token in json.loads(text).get("added_tokens") or ():
         if (found := whole.token_to_id(token["content"])) != token["id"]:
             raise ValueError(
-                f"added token {token['content']!r} has id {token['id']}, and the tokenizers library would give it {found}: "
-                "ids of added tokens that model.vocab lacks must follow those of the vocabulary without a hole"
+                f"added token {token['content']!r} has id {token['id']}, and the tokenizers library would give it "
+                f"{found}: added tokens that model.vocab lacks must follow its ids without a hole"
             )
 
 
