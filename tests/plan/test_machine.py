@@ -17,7 +17,7 @@ from wavefold.model import transformer
 from wavefold.plan import machine as machines
 from wavefold.plan.cache import packed
 from wavefold.plan.machine import Machine, this_machine
-from wavefold.plan.predict import PASS_TOKENS, cache_read, check_fits, decode_rate, need, prefill_rate
+from wavefold.plan.predict import PASS_TOKENS, Placed, cache_read, check_fits, decode_rate, need, placed, prefill_rate
 from wavefold.plan.tensors import tensor_kinds
 
 FLASH, PRO, NANO = (ModelConfig.preset(name) for name in ("flash", "pro", "nano"))
@@ -84,18 +84,28 @@ def test_what_is_needed_adds_up_to_the_checkpoint() -> None:
 
 def test_limits_are_named() -> None:
     """All in memory: bandwidth for a decoded token, arithmetic for a prompt. Experts on disk: the disk."""
-    decode, prefill = decode_rate(FLASH, 4096, SOME, 500 * GIB), prefill_rate(FLASH, 4096, SOME, 500 * GIB)
+    in_memory = placed(FLASH, 4096, 500 * GIB)
+    decode, prefill = (rate(FLASH, 4096, SOME, in_memory) for rate in (decode_rate, prefill_rate))
     assert (decode.limit, prefill.limit) == ("memory bandwidth", "arithmetic")
     assert set(decode.seconds) == {"memory bandwidth", "arithmetic"}
     read = 5.857e9 * (1 + 1 / 128**2) + 6.493e9 * (0.5 + 1 / 32) + 0.884e9 * 2 + 0.034e9 * 4  # FP8, FP4, bf16, fp32
     read += cache_read(FLASH, 4096, packed(FLASH))
     assert decode.tokens_per_s == pytest.approx(34e9 / read, rel=1e-3)
-    on_disk = decode_rate(FLASH, 4096, SOME, 24 * GIB)
+    on_disk = decode_rate(FLASH, 4096, SOME, placed(FLASH, 4096, 24 * GIB))
     assert on_disk.limit == "disk"
     share = need(FLASH, 4096).routed_in_memory(24 * GIB)
     assert 0 < share < 1
     assert on_disk.seconds["disk"] == pytest.approx((1 - share) * 6.493e9 * (0.5 + 1 / 32) / 3e9, rel=1e-3)
-    assert decode_rate(FLASH, 4096, replace(SOME, memory_read=1e15), 500 * GIB).limit == "arithmetic"
+    assert decode_rate(FLASH, 4096, replace(SOME, memory_read=1e15), in_memory).limit == "arithmetic"
+
+
+def test_a_budget_decides_the_share_and_the_pass() -> None:
+    """The disk's time for a token: the experts that are not in memory, and in a prompt each of them once a pass."""
+    half, routed = Placed(0.5, 2048), need(FLASH, 4096).routed
+    per_token = 6.493e9 * (0.5 + 1 / 32)
+    assert decode_rate(FLASH, 4096, SOME, half).seconds["disk"] == pytest.approx(per_token / 2 / 3e9, rel=1e-3)
+    assert prefill_rate(FLASH, 4096, SOME, half).seconds["disk"] == pytest.approx(routed / 2 / 2048 / 3e9, rel=1e-3)
+    assert "disk" not in decode_rate(FLASH, 4096, SOME, Placed(1.0)).seconds
 
 
 def test_what_cannot_fit_is_refused_with_numbers() -> None:
@@ -108,7 +118,7 @@ def test_what_cannot_fit_is_refused_with_numbers() -> None:
     with pytest.raises(ValueError):
         check_fits(FLASH, longest + 200, 11 * GIB)
     with pytest.raises(ValueError, match="XDG_CACHE_HOME"):
-        decode_rate(FLASH, 4096, replace(SOME, disk_read=None), 24 * GIB)
+        decode_rate(FLASH, 4096, replace(SOME, disk_read=None), placed(FLASH, 4096, 24 * GIB))
 
 
 def test_command(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if budget is not None:
         values["budget"] = dataclasses.asdict(budget)
     if args.machine:
-        values["machine"] = predict(config, args)
+        values["machine"] = predict(config, args, budget)
     if args.json:
         if args.count:
             values["counted"] = counted(config, args.context)
@@ -224,29 +224,36 @@ def budget_of_folder(folder: Path, memory: str) -> Budget | None:
     return budget_of(folder, Arithmetic(DEFAULT_ARITHMETIC), bytes_of(memory))
 
 
-def predict(config: ModelConfig, args: argparse.Namespace) -> dict[str, object]:
-    """This machine's figures and the rates that they allow. Raises ValueError if the model does not fit in memory."""
+def predict(config: ModelConfig, args: argparse.Namespace, budget: Budget | None = None) -> dict[str, object]:
+    """This machine's figures and the rates that they allow, with a folder's `budget` in its place.
+
+    Raises ValueError if the model does not fit in memory.
+    """
     from wavefold import ops, system
     from wavefold.ops import native
     from wavefold.plan import machine as machines
-    from wavefold.plan.predict import check_fits, decode_rate, prefill_rate
+    from wavefold.plan.predict import Placed, decode_rate, need, placed, prefill_rate
 
     memory = bytes_of(args.budget) if args.budget else system.memory_bytes()
-    needed = check_fits(config, args.context, memory)
+    if budget is None:
+        where = placed(config, args.context, memory)
+    else:
+        main = config.n_routed_experts * len(config.main_layers)
+        where = Placed(1.0 if budget.num_slots is None else min(1.0, budget.num_slots / main), budget.step_tokens)
     machine = machines.this_machine(
         measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
     )
     with tuned(args.tuning, None, measures=True):
         tuning = ops.current().tuning._asdict() if native.available() else None
     rates = {
-        "decode": decode_rate(config, args.context, machine, memory),
-        "prefill": prefill_rate(config, args.context, machine, memory),
+        "decode": decode_rate(config, args.context, machine, where),
+        "prefill": prefill_rate(config, args.context, machine, where),
     }
     return dataclasses.asdict(machine) | {
         "memory": memory,
         "tuning": tuning,
-        "needed": dataclasses.asdict(needed),
-        "routed_in_memory": needed.routed_in_memory(memory),
+        "needed": dataclasses.asdict(need(config, args.context)),
+        "routed_in_memory": where.share,
         **{
             name: {"tokens_per_s": rate.tokens_per_s, "limit": rate.limit, "seconds": dict(rate.seconds)}
             for name, rate in rates.items()

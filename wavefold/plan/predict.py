@@ -1,7 +1,7 @@
 """Upper bounds of a model's rates on a machine, and the limit that binds. Real code stays below them.
 
     decode    a token reads its active weights and its cache once     max(bytes / memory, operations / GEMM, disk)
-    prefill   a pass of 1,024 tokens reads all weights once
+    prefill   a pass reads all weights once
 
 Routed experts may lie on disk: those without room in memory are read again when they are needed (each expert equally
 often). All other weights, the cache and the state must fit.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wavefold.config import ModelConfig
 from wavefold.plan.cache import RecordBytes, packed, pool_bytes, state_bytes
@@ -41,6 +42,13 @@ class Need:
     def routed_in_memory(self, memory: int) -> float:
         """The share of the routed experts that has room beside `fixed`, in `memory` bytes."""
         return max(0.0, min(1.0, (memory - self.fixed) / self.routed)) if self.routed else 1.0
+
+
+class Placed(NamedTuple):
+    """What was decided for a memory: the share of routed experts that it holds, and the tokens of a pass."""
+
+    share: float
+    pass_tokens: int = PASS_TOKENS
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,13 @@ def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
     )
 
 
-def decode_rate(config: ModelConfig, context: int, machine: Machine, memory: int) -> Rate:
-    """The rate of decoding one sequence at `context` tokens. Raises ValueError if it does not fit in memory."""
-    needed = check_fits(config, context, memory)
+def placed(config: ModelConfig, context: int, memory: int) -> Placed:
+    """Returns what `memory` bytes hold where no budget says it. Raises ValueError if the fixed part does not fit."""
+    return Placed(check_fits(config, context, memory).routed_in_memory(memory))
+
+
+def decode_rate(config: ModelConfig, context: int, machine: Machine, where: Placed) -> Rate:
+    """The rate of decoding one sequence at `context` tokens."""
     active = {"routed": 0.0, "dense": 0.0}
     for kind in tensor_kinds(config):
         if kind.active:
@@ -96,20 +108,20 @@ def decode_rate(config: ModelConfig, context: int, machine: Machine, memory: int
         "memory bandwidth": (sum(active.values()) + cache_read(config, context, packed(config))) / machine.memory_read,
         "arithmetic": _compute_seconds(decode_flops(config, context), machine),
     }
-    missing = (1 - needed.routed_in_memory(memory)) * active["routed"]
+    missing = (1 - where.share) * active["routed"]
     return Rate(seconds | _disk(missing, machine))
 
 
-def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, memory: int) -> Rate:
-    """The rate of reading a prompt of `num_tokens`. Raises ValueError if it does not fit in memory."""
-    needed = check_fits(config, num_tokens, memory)
-    tokens = min(PASS_TOKENS, num_tokens)
+def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, where: Placed) -> Rate:
+    """The rate of reading a prompt of `num_tokens`."""
+    needed = need(config, num_tokens)
+    tokens = min(where.pass_tokens, num_tokens)
     touched = 1 - (1 - config.num_experts_per_tok / config.n_routed_experts) ** tokens
     seconds = {
         "memory bandwidth": (needed.dense + touched * needed.routed) / tokens / machine.memory_read,
         "arithmetic": _compute_seconds(prefill_flops(config, num_tokens), machine),
     }
-    missing = (1 - needed.routed_in_memory(memory)) * touched * needed.routed
+    missing = (1 - where.share) * touched * needed.routed
     return Rate(seconds | _disk(missing / tokens, machine))
 
 
