@@ -1,5 +1,5 @@
 // GGUF's forms over vectors. Those with integer scales give four strips of codes, their scales and minima; the others codes that
-// are OFFSET too high, and a float for each scale. The layouts in plain words: gguf.cpp.
+// are OFFSET too high, and a float for each scale. The layouts in plain words: gguf_values.h.
 #pragma once
 
 #include "block_vector.h"

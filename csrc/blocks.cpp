@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "gguf.h"
+#include "gguf_values.h"
 
 namespace wf {
 namespace {
@@ -87,7 +87,7 @@ void rows(const Matrix &m, const Feed &, const void *arranged, int x_rows, int64
         float total[MAX_ROWS][LANES] = {};
         for (int64_t k = 0; k < m.columns; k += each) {
             float w[UNIT];
-            decode_columns(m, n, k, each, w);
+            values_of(m, n, k, each, w);
             for (int r = 0; r < x_rows; r++)
                 for (int64_t j = 0; j < each; j++) total[r][j % LANES] += w[j] * x[r * m.columns + k + j];
         }

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "blocks.h"
-#include "gguf.h"
+#include "gguf_values.h"
 #include "rows.h"
 #include "simd.h"
 
@@ -59,12 +59,12 @@ struct GemmParts {
     }
 
     static void decode_values(const Matrix &m, int64_t row, int64_t first, int64_t columns, bool wide, uint32_t *out) {
-        if (wide) return decode_columns(m, row, first, columns, reinterpret_cast<float *>(out));
+        if (wide) return values_of(m, row, first, columns, reinterpret_cast<float *>(out));
         alignas(64) float values[UNIT];
         uint16_t *to = reinterpret_cast<uint16_t *>(out);
         for (int64_t k = 0; k < columns; k += UNIT, to += UNIT) {
             const int64_t count = columns - k < UNIT ? columns - k : UNIT;
-            decode_columns(m, row, first + k, count, values);
+            values_of(m, row, first + k, count, values);
             int64_t i = 0;
             for (; i + L <= count; i += L) S::narrow(to + i, S::load(values + i));
             for (; i < count; i++) to[i] = float_to_bf16(values[i]);

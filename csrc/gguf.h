@@ -1,19 +1,10 @@
-// GGUF's block forms in plain C++: what every kernel over them is held to. The layouts and the order of the operations are
-// those of ggml's dequantize_row_* (and of the package gguf), whose float32 values these are to the bit.
+// GGUF's block forms: their layouts are those of ggml (and of the package gguf), whose float32 values `gguf_values.h` has to
+// the bit, which every kernel over them is held to.
 #pragma once
 
 #include "kernels.h"
 
 namespace wf {
-
-// `count` blocks as float32. (A block of WF_F16 is one value.)
-void decode_blocks(int form, const uint8_t *blocks, int64_t count, float *out);
-
-// `columns` columns of a row from column `first` on, both whole blocks.
-inline void decode_columns(const Matrix &m, int64_t row, int64_t first, int64_t columns, float *out) {
-    const BlockSize size = block_size(m.form);
-    decode_blocks(m.form, m.codes + row * m.row_bytes() + first / size.values * size.bytes, columns / size.values, out);
-}
 
 // Rows first .. end, rounded to bfloat16 [end - first, columns].
 void decode_rows(const Matrix &m, int64_t first, int64_t end, uint16_t *out);

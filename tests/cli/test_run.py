@@ -80,7 +80,7 @@ class TestTokens:
         assert run(folder, "--tokens", str(tmp_path / "ids")) == 0
         assert [int(token) for token in capsys.readouterr().out.split()] == values["tokens"]
         assert run(folder, "-p", "a") == 2
-        assert "holds no tokenizer.json; give token ids with --tokens FILE" in capsys.readouterr().err
+        assert "holds no tokenizer that can be used; give token ids with --tokens FILE" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("text", "message"),
