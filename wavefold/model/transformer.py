@@ -291,7 +291,7 @@ class Transformer(HyperConnected):
     def extend(
         self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int], pass_tokens: int | None = None
     ) -> Tensor:  # fmt: skip
-        """Runs new tokens of several sequences and appends them to their pasts, `pass_tokens` (None: PASS_TOKENS) in a pass.
+        """Runs new tokens of several sequences and appends them to their pasts, `pass_tokens` (PASS_TOKENS) in a pass.
 
         tokens [n] int64: counts[0] tokens of sequences[0], then counts[1] of sequences[1], and so on -> hidden
         [n, hidden_size], for `logits`. Raises ValueError for tokens or counts that do not fit, PoolFull when the pool

@@ -55,7 +55,7 @@ def model_keys(config: ModelConfig, name: str, file_type: int) -> dict[str, Valu
         "expert_feed_forward_length": Value("u32", config.moe_intermediate_size),
         "expert_shared_count": Value("u32", 1),
         "expert_weights_scale": Value("f32", config.routed_scaling_factor),
-        "expert_weights_norm": Value("bool", config.norm_topk_prob),
+        "expert_weights_norm": Value("bool", True),
         "swiglu_clamp_exp": Value("f32", [config.swiglu_limit] * layers),
         "swiglu_clamp_shexp": Value("f32", [config.swiglu_limit] * layers),
         "attention.indexer.head_count": Value("u32", config.index_n_heads),
