@@ -197,6 +197,20 @@ def test_logits_are_those_of_mapped_experts(folder: Path, backend: str, num_slot
 
 
 @pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
+@pytest.mark.parametrize("num_tokens", [10, 100])
+def test_passes_of_many_experts_read_the_next_layer_ahead(folder: Path, num_tokens: int) -> None:
+    """When the last experts of a layer are here, all reads are free for the next one."""
+    model = load(folder, num_slots=16)
+    store, layers = model.experts.store, len(model.config.main_layers)
+    assert isinstance(store, StreamedExperts)
+    sequence = model.new_pool(1024).open()
+    with ops.using(backend="auto"):
+        model.extend(torch.arange(num_tokens), [sequence], [num_tokens])
+    assert (store.counts.asked[:layers] > store.most_reads).all()
+    assert (store.counts.ahead_used[:layers] > 0).all()
+
+
+@pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 class TestUnderABudget:
     @pytest.fixture(autouse=True)
     def on_the_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
