@@ -2,28 +2,30 @@
 
     memory   the fastest of three reductions over a tensor far larger than any cache
     GEMM     2048 x 2048 x 2048 through torch, for each dtype; smaller where a dtype is slow
-    disk     a file read with O_DIRECT, past the page cache
+    disk     a file read with O_DIRECT, past the page cache, eight reads at a time into pages of 2 MiB
 
 Measured once and kept in the user's cache folder, until processor, thread count or torch change.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from wavefold.plan import measured
-from wavefold.system import cpu_name
+from wavefold.system import cpu_name, huge_memory
 
 MEMORY_TENSOR = 1 << 30
 GEMM_SIZE = 2048
 DISK_FILE = 512 << 20
 DISK_BLOCK = 8 << 20
+DISK_IN_FLIGHT = 8
 REPEATS = 5
 SLOW_S = 2.0
 SECTION = "rates"
@@ -153,17 +155,23 @@ def _read_directly(name: str) -> float | None:
         file = os.open(name, os.O_RDONLY | os.O_DIRECT)
     except OSError:  # tmpfs and some network file systems have no O_DIRECT
         return None
-    with mmap.mmap(-1, DISK_BLOCK) as buffer:  # aligned to a page, as O_DIRECT asks
+    memory = memoryview(huge_memory(DISK_IN_FLIGHT * DISK_BLOCK))  # small pages cost half of a fast disk's rate
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for number in range(DISK_IN_FLIGHT):
+        buffers.put(memory[number * DISK_BLOCK : (number + 1) * DISK_BLOCK])
+
+    def read_block(offset: int) -> None:
+        buffer = buffers.get()
         try:
-
-            def read_all() -> None:
-                offset = 0
-                while (count := os.preadv(file, [buffer], offset)) > 0:
-                    offset += count
-
-            return best_rate(DISK_FILE, read_all)
+            os.preadv(file, [buffer], offset)
         finally:
-            os.close(file)
+            buffers.put(buffer)
+
+    try:
+        with ThreadPoolExecutor(DISK_IN_FLIGHT) as threads:
+            return best_rate(DISK_FILE, lambda: list(threads.map(read_block, range(0, DISK_FILE, DISK_BLOCK))))
+    finally:
+        os.close(file)
 
 
 def _read(path: Path) -> Machine | None:
