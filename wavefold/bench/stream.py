@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from wavefold.experts.streamed import StreamedExperts
-from wavefold.model import Transformer
+from wavefold.model import Step, Transformer
 
 DISK_SECONDS = 3.0
 FIRST_SECONDS = 1.5
@@ -36,7 +36,7 @@ class Row:
     waited_for: int
     ahead_used: int
     ahead_unused: int
-    disk: float = 0.0
+    disk: float
 
     @property
     def rate(self) -> float:
@@ -70,35 +70,30 @@ def measure(
     pool = model.new_pool(prompt_tokens + num_tokens + 256)
     sequence = pool.open()
     ids = torch.randint(0, model.config.vocab_size, (prompt_tokens,), generator=torch.Generator().manual_seed(seed))
-    hidden = torch.empty(0)
+    logits = torch.empty(0)
 
     def prompt() -> None:
-        nonlocal hidden
+        nonlocal logits
         for part in ids.split(step_tokens):
             on_progress(f"prompt, {sequence.num_tokens:,} of {prompt_tokens:,} tokens")
-            hidden = model.extend(part, [sequence], [len(part)], step_tokens)[-1:]
+            logits = model.forward_step(Step(part, [sequence], [len(part)], [len(part) - 1]))
 
     def decode() -> None:
-        nonlocal hidden
+        nonlocal logits
         for number in range(num_tokens):
             on_progress(f"decoding, {number} of {num_tokens} tokens")
-            token = model.logits(hidden).argmax(-1)
-            hidden = model.extend(token, [sequence], [1])
+            logits = model.forward_step(Step(logits.argmax(-1), [sequence], [1], [0]))
 
-    rows = [_timed(store, "prompt", prompt_tokens, prompt), _timed(store, "decode", num_tokens, decode)]
+    timed = {"prompt": (prompt_tokens, *_timed(store, prompt)), "decode": (num_tokens, *_timed(store, decode))}
     sequence.close()
     on_progress("disk")
     disk = (disk + store.read_rate(DISK_SECONDS, seed + 2)) / 2
-    for row in rows:
-        row.disk = disk
-    return rows
+    return [Row(name, *figures, disk) for name, figures in timed.items()]
 
 
-def _timed(store: StreamedExperts, name: str, tokens: int, run: Callable[[], None]) -> Row:
+def _timed(store: StreamedExperts, run: Callable[[], None]) -> tuple[float, int, int, int, int, int]:
+    """Returns seconds, then what the store counted meanwhile, as in `StreamCounts.totals`."""
     before, began = store.counts.totals(), time.perf_counter()
     run()
     seconds = time.perf_counter() - began
-    num_bytes, asked, waited, used, unused = (
-        late - early for late, early in zip(store.counts.totals(), before, strict=True)
-    )
-    return Row(name, tokens, seconds, num_bytes, asked, waited, used, unused)
+    return seconds, *(late - early for late, early in zip(store.counts.totals(), before, strict=True))  # type: ignore[return-value]

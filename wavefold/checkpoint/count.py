@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavefold.checkpoint.gguf import FORMS, gguf_refs
-from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
+from wavefold.checkpoint.files import present_refs
+from wavefold.checkpoint.gguf import FORMS
+from wavefold.checkpoint.index import TensorRef
 from wavefold.config import ModelConfig
-from wavefold.gguf import is_gguf
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
 
@@ -37,11 +37,7 @@ def count_files(folder: Path, config: ModelConfig) -> FileCount | None:
 
     Raises ValueError for a file whose header cannot be read or that is shorter than its header says.
     """
-    if is_gguf(folder):
-        refs = gguf_refs(folder)[0]
-    else:
-        refs = {name: ref for path in shard_paths(folder, partly=True) for name, ref in tensor_refs(path).items()}
-    if not refs:
+    if not (refs := present_refs(folder)):
         return None
     names = _names(config)
     extra = sorted(set(refs) - names)

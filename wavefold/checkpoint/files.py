@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavefold.checkpoint import gguf
-from wavefold.checkpoint.index import INDEX_NAME, TensorRef, paths_and_index, tensor_refs
+from wavefold.checkpoint.index import INDEX_NAME, TensorRef, paths_and_index, shard_paths, tensor_refs
 from wavefold.experts.mapped import MappedSpan
 from wavefold.gguf import is_gguf, open_parts
 
@@ -80,6 +80,16 @@ def read_refs(folder: Path) -> StoredTensors:
             f"{folder / INDEX_NAME}: lists {len(lost)} tensors that its files do not hold, {lost[0]} first"
         )
     return StoredTensors(refs, paths)
+
+
+def present_refs(folder: Path) -> dict[str, TensorRef]:
+    """All tensors of the safetensors files that lie in a folder, whatever its index lists, or of a GGUF file.
+
+    Raises ValueError for a file whose header cannot be read or that is shorter than its header says.
+    """
+    if is_gguf(folder):
+        return gguf.gguf_refs(folder)[0]
+    return {name: ref for path in shard_paths(folder, partly=True) for name, ref in tensor_refs(path).items()}
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -17,10 +17,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wavefold.checkpoint.gguf import gguf_refs
-from wavefold.checkpoint.index import TensorRef, shard_paths, tensor_refs
+from wavefold.checkpoint.files import present_refs
+from wavefold.checkpoint.index import TensorRef
 from wavefold.experts import routed_expert
-from wavefold.gguf import is_gguf
 
 WHOLE_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10
@@ -34,10 +33,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     Files that the index lists and the folder lacks are left out, so that ranks that lack different files can compare
     the tensors that both have. Raises ValueError that names a file if it is no safetensors file.
     """
-    if is_gguf(folder):
-        refs = list(gguf_refs(folder)[0].items())
-    else:
-        refs = [item for path in shard_paths(folder, partly=True) for item in tensor_refs(path).items()]
+    refs = list(present_refs(folder).items())
     with ThreadPoolExecutor(NUM_THREADS) as threads:  # hashlib and os.pread release the GIL
         parts = threads.map(_digests, (refs[i::NUM_THREADS] for i in range(NUM_THREADS)))
     return {name: digest for part in parts for name, digest in part.items()}

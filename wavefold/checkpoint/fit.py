@@ -21,8 +21,8 @@ from wavefold.quant.format import SCALE_DTYPE, STORED_DTYPES, Format, format_of
 
 MAX_LISTED = 8
 FLOATS = (torch.bfloat16, torch.float32)
-GGUF_DTYPES = (torch.uint8, torch.float16, *FLOATS)
-"""The dtypes of matrices in GGUF files."""
+GGUF_DTYPES = (*FLOATS, torch.float16, torch.uint8)
+"""The dtypes of numbers in GGUF files."""
 
 
 class Kind(NamedTuple):
@@ -93,7 +93,7 @@ class Fit:
                 FLOATS if parameter.dtype.is_floating_point else (torch.int64, torch.int32)
             )
             if kind.is_gguf and allowed is FLOATS:
-                allowed = (*FLOATS, torch.float16, torch.uint8)
+                allowed = GGUF_DTYPES
             if kind.values_shape() != tuple(parameter.shape) or kind.dtype not in allowed:
                 self.problems.wrong.append(f"{dot}{name} is {kind}, expected {list(parameter.shape)} {_names(allowed)}")
             elif name == "tid2eid":

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from wavefold.checkpoint.index import TensorRef
-from wavefold.gguf import Parts, Place, official_name, open_parts
+from wavefold.gguf import Place, official_name, open_parts
 from wavefold.gguf.table import NOT_READ
 from wavefold.quant import FORMATS, Format
 
@@ -39,12 +39,7 @@ def gguf_refs(path: Path) -> tuple[dict[str, TensorRef], list[Path], list[str]]:
         if twice := refs.keys() & found.keys():
             raise ValueError(f"{place.path}: tensor {name!r} is {min(twice)}, which another tensor is too")
         refs |= found
-    return refs, _paths(parts), left
-
-
-def _paths(parts: Parts) -> list[Path]:
-    """The files, each as one object: a ref's path is one of them."""
-    return list(parts.paths)
+    return refs, list(parts.paths), left
 
 
 def _refs(official: str, place: Place) -> dict[str, TensorRef]:

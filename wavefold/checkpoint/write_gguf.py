@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from wavefold.atomic import sweep, write_file
-from wavefold.quant.encode import GgmlType
+from wavefold.gguf.header import ARRAY, MAGIC, TEXT
+from wavefold.gguf.header import DEFAULT_ALIGNMENT as ALIGNMENT
+from wavefold.gguf.types import GgmlType
 
 VERSION = 3
-ALIGNMENT = 32
 KINDS = {"u8": (0, "B"), "i32": (5, "i"), "u32": (4, "I"), "f32": (6, "f"), "bool": (7, "?"), "u64": (10, "Q")}
 """Kinds of numbers: the number of the kind in a file, and struct's letter."""
-STRING, ARRAY = 8, 9
 
 
 class Value(NamedTuple):
@@ -94,7 +94,7 @@ def gguf_size(keys: Mapping[str, Value], tensors: Mapping[str, GgufTensor]) -> i
 
 def header(keys: Mapping[str, Value], tensors: Mapping[str, GgufTensor]) -> bytes:
     """Returns the bytes before the data, padded."""
-    parts = [b"GGUF", struct.pack("<IQQ", VERSION, len(tensors), len(keys))]
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(keys))]
     for key, value in keys.items():
         parts += [_string(key), _value(key, value)]
     offset = 0
@@ -110,7 +110,7 @@ def header(keys: Mapping[str, Value], tensors: Mapping[str, GgufTensor]) -> byte
 def _value(key: str, value: Value) -> bytes:
     kind, content = value
     assert kind == "string" or kind in KINDS, key
-    number = STRING if kind == "string" else KINDS[kind][0]
+    number = TEXT if kind == "string" else KINDS[kind][0]
     if isinstance(content, str) or not isinstance(content, Sequence):
         return struct.pack("<I", number) + _content(kind, [content])
     return struct.pack("<IIQ", ARRAY, number, len(content)) + _content(kind, content)

@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 
 from wavefold.cli.quantize import check_out, types_of, write
+from wavefold.gguf import is_gguf
 from wavefold.locate import model_folder
 
 HELP = "write a model in another layout, its routed experts unchanged"
 
 SAME = {"fp4": "mxfp4", "fp8": "q8_0", "bf16": "bf16", "fp32": "bf16"}
-"""The type of GGUF for a format of the official layout. FP4 and bfloat16 keep their values; the others are rounded."""
+"""The type of GGUF for a format of the official layout."""
+KEPT = ("fp4", "bf16")
+"""Formats whose values it keeps; those of the others are rounded."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file."""
-    if args.out.suffix != ".gguf":
+    if not is_gguf(args.out):
         raise ValueError(f"{args.out} is not allowed; expected a name ending in .gguf")
     check_out(args.out, args.force)
     from wavefold.quantize.export import Export
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = Source(model_folder(args.model))
     form = source.expert_format()
-    if SAME[form] not in ("mxfp4", "bf16") or form == "fp32":
+    if form not in KEPT:
         print(f"experts: {form} is rounded to {SAME[form]}")
     write(Export(source, types_of(SAME[form], source), dense=args.dense), args.out)
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from wavefold.cli.terminal import bar
 from wavefold.config import preset_names
 from wavefold.locate import config_of
 
@@ -32,9 +32,6 @@ def run(args: argparse.Namespace) -> int:
     if out.is_dir() and any(out.iterdir()) and not args.force:
         raise ValueError(f"{out}: is not empty; give another folder, or --force to replace the checkpoint in it")
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from wavefold.chat import byte_tokenizer
     from wavefold.checkpoint import random_checkpoint
 
@@ -45,10 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if has_tokenizer:
             tokenizer.save(folder)
 
-    columns = (TextColumn("shard"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=None)
-        random_checkpoint(config, out, args.seed, lambda done, of: bar.update(task, completed=done, total=of), finish)
+    with bar("shard") as advance:
+        random_checkpoint(config, out, args.seed, advance, finish)
     num_bytes = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {config.num_hidden_layers} layers, {config.n_routed_experts} experts, {num_bytes / 1e6:,.1f} MB")
     if not has_tokenizer:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavefold.cli.terminal import bar
+from wavefold.gguf import is_gguf
 from wavefold.locate import model_folder
 from wavefold.system.sizes import bytes_of
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from wavefold.quantize.source import Source
 
 HELP = "write a model with fewer bits for its routed experts: GGUF, or the official layout"
-Progress = Callable[[int, int], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +94,7 @@ def types_of(text: str, source: Source) -> dict[Place, str]:
 
 def write(export: Export, out: Path) -> None:
     """Write OUT with a bar of progress, and print its size."""
-    if out.suffix == ".gguf":
+    if is_gguf(out):
         with bar("written", in_bytes=True) as advance:
             export.write_gguf(out, advance)
         num_bytes = out.stat().st_size
@@ -108,23 +106,6 @@ def write(export: Export, out: Path) -> None:
     for name in export.types.values():
         counts[name] = counts.get(name, 0) + 1
     print(f"{out}: {num_bytes:,} bytes; experts {', '.join(f'{name} x {count}' for name, count in counts.items())}")
-
-
-@contextmanager
-def bar(title: str, in_bytes: bool = False) -> Iterator[Progress]:
-    """A bar on stderr, with the time left, while the block runs; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(title),
-        DownloadColumn() if in_bytes else MofNCompleteColumn(),
-        BarColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task("", total=None)
-        yield lambda done, of: shown.update(task, completed=done, total=of)
 
 
 def _importance(args: argparse.Namespace, source: Source) -> Importance:
@@ -164,9 +145,8 @@ def _mixed(
     from wavefold.quantize.mixed import choose, measure
 
     budget = bytes_of(args.budget)
-    everyone = [list(range(source.config.n_routed_experts))] * source.config.num_hidden_layers
     with bar("measured") as advance:
-        options = measure(source, importance, kept or everyone, on_place=advance)
+        options = measure(source, importance, kept or source.all_experts, on_place=advance)
     smallest = {place: min(choices, key=lambda option: option.num_bytes) for place, choices in options.items()}
     trial = Export(source, {place: option.type for place, option in smallest.items()}, importance, kept, args.dense)
     rest = trial.gguf_bytes() - sum(option.num_bytes for option in smallest.values())

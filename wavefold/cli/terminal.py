@@ -1,7 +1,10 @@
-"""Text for a terminal."""
+"""Text and bars for a terminal."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,3 +24,20 @@ def wide_console(width: int) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, width)
     return console
+
+
+@contextmanager
+def bar(title: str, in_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, with the time left, while the block runs; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(title),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda done, of: shown.update(task, completed=done, total=of)

@@ -56,11 +56,6 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     """Rows first, as numpy counts dimensions. The last one is that of the values in a row."""
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of values."""
-        return self.nbytes // max(1, math.prod(self.shape[:-1]))
-
 
 class Header(NamedTuple):
     """The keys and tensors of one file."""

@@ -22,7 +22,7 @@ SPLITS = (
 PRE = ("deepseek-v3", "joyai-llm")
 """GGUF's names of such splits: the second is that of another model with the same expressions."""
 
-NORMAL, CONTROL, UNUSED = 1, 3, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Types of tokens. Those of other types than normal and unused ones stand outside the merges."""
 
 

@@ -288,10 +288,8 @@ class Transformer(HyperConnected):
 
     @torch.no_grad()
     @on_its_runtime
-    def extend(
-        self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int], pass_tokens: int | None = None
-    ) -> Tensor:  # fmt: skip
-        """Runs new tokens of several sequences and appends them to their pasts, `pass_tokens` (PASS_TOKENS) in a pass.
+    def extend(self, tokens: Tensor, sequences: Seq[Sequence], counts: Seq[int]) -> Tensor:
+        """Runs new tokens of several sequences and appends them to their pasts, PASS_TOKENS in a pass.
 
         tokens [n] int64: counts[0] tokens of sequences[0], then counts[1] of sequences[1], and so on -> hidden
         [n, hidden_size], for `logits`. Raises ValueError for tokens or counts that do not fit, PoolFull when the pool
@@ -300,7 +298,7 @@ class Transformer(HyperConnected):
         tokens = self.check_tokens(tokens)
         whole = Step(tokens, sequences, counts)
         self._check_pool(whole.pool)
-        steps = steps_of(whole, pass_tokens or PASS_TOKENS)
+        steps = steps_of(whole, PASS_TOKENS)
         if len(steps) > 1:
             whole.pool.check_room(sequences, counts)
         hidden = tokens.new_empty(len(tokens), self.config.hidden_size, dtype=self.arithmetic.dtype)

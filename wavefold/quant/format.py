@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import torch
 
+from wavefold.gguf.types import TYPES
+
 from .blocks import FP4_BLOCK, FP8_BLOCK
 
 Shape = tuple[int, int]
@@ -61,6 +63,12 @@ class Format(NamedTuple):
 SCALE_DTYPE = torch.float8_e8m0fnu
 """The dtype of scales: one byte, a power of two."""
 
+
+def _blocks(name: str, is_quantized: bool = False) -> Format:
+    """Returns the format of one of GGUF's types."""
+    return Format(name, torch.uint8, (TYPES[name].block, TYPES[name].block_bytes), None, is_quantized)
+
+
 FORMATS = {
     form.name: form
     for form in (
@@ -68,17 +76,17 @@ FORMATS = {
         Format("fp8", torch.float8_e4m3fn, (1, 1), (FP8_BLOCK, FP8_BLOCK), True),
         Format("bf16", torch.bfloat16),
         Format("fp32", torch.float32),
-        Format("q8_0", torch.uint8, (32, 34)),
-        Format("q6_k", torch.uint8, (256, 210)),
-        Format("q5_k", torch.uint8, (256, 176)),
-        Format("q4_k", torch.uint8, (256, 144)),
-        Format("q3_k", torch.uint8, (256, 110)),
-        Format("q2_k", torch.uint8, (256, 84)),
-        Format("iq4_xs", torch.uint8, (256, 136)),
-        Format("iq3_xxs", torch.uint8, (256, 98)),
-        Format("iq2_xs", torch.uint8, (256, 74)),
-        Format("iq2_xxs", torch.uint8, (256, 66)),
-        Format("mxfp4", torch.uint8, (32, 17), None, True),  # FP4's values: released arithmetic computes as with FP4
+        _blocks("q8_0"),
+        _blocks("q6_k"),
+        _blocks("q5_k"),
+        _blocks("q4_k"),
+        _blocks("q3_k"),
+        _blocks("q2_k"),
+        _blocks("iq4_xs"),
+        _blocks("iq3_xxs"),
+        _blocks("iq2_xs"),
+        _blocks("iq2_xxs"),
+        _blocks("mxfp4", True),  # FP4's values: released arithmetic computes as with FP4
         Format("f16", torch.float16),
     )
 }

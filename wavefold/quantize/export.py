@@ -30,7 +30,7 @@ from wavefold.quantize.importance import Importance
 from wavefold.quantize.metadata import model_keys, tokenizer_keys
 from wavefold.quantize.mixed import Place
 from wavefold.quantize.prune import rerouted
-from wavefold.quantize.source import Source
+from wavefold.quantize.source import Source, expert_name
 
 
 class Export:
@@ -45,8 +45,7 @@ class Export:
         Raises ValueError for types whose blocks do not fill the rows, and where layers keep unlike numbers.
         """
         self.source, self.types, self.importance, self.dense = source, types, importance, dense
-        everyone = list(range(source.config.n_routed_experts))
-        self.kept = [everyone] * source.config.num_hidden_layers if kept is None else list(kept)
+        self.kept = source.all_experts if kept is None else list(kept)
         self.config = source.config.replace(n_routed_experts=len(self.kept[0]))
         self._last: tuple[tuple[int, int, str], tuple[Tensor, Tensor]] | None = None
         assert all(len(experts) == len(self.kept[0]) for experts in self.kept)
@@ -156,8 +155,7 @@ class Export:
 
     def _official_expert(self, layer: int, number: int, expert: int, matrix: str) -> dict[str, Entry]:
         rows, columns = self.source.expert(layer, expert, matrix).shape
-        name = f"layers.{layer}.ffn.experts.{number}.{matrix}"
-
+        name = expert_name(layer, number, matrix)
         place = layer, expert, matrix
         return {
             f"{name}.weight": Entry((rows, columns // 2), torch.int8, lambda: self._fp4(place)[0].view(torch.int8)),

@@ -16,15 +16,12 @@ from typing import Any
 from wavefold.chat import tokenizer_config
 from wavefold.checkpoint.write_gguf import Value
 from wavefold.config import COMPRESSIONS, ModelConfig
+from wavefold.gguf.parts import ARCHITECTURE
+from wavefold.gguf.vocabulary import CONTROL, NORMAL, PRE, SPLITS, UNUSED, USER_DEFINED
 from wavefold.system import Notice
 
-ARCHITECTURE = "deepseek4"
 QUANTIZATION_VERSION = 2
 SQRT_SOFTPLUS = 4
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-"""Kinds of tokens."""
-DIGITS = r"\p{N}{1,3}"
-"""The first cut of DeepSeek's tokenizers, which llama.cpp knows as "deepseek-v3"."""
 RATIOS = (0, *(compression.ratio for compression in COMPRESSIONS))
 
 
@@ -115,14 +112,14 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, Value]:
         cuts = [part for part in _pre_tokenizers(values["pre_tokenizer"]) if part.get("type") == "Split"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is no byte-level BPE ({error!r}); expected DeepSeek's kind of tokenizer") from None
-    if len(cuts) < 2 or cuts[0].get("pattern", {}).get("Regex") != DIGITS:
+    if len(cuts) < 2 or cuts[0].get("pattern", {}).get("Regex") != SPLITS[0]:
         warnings.warn(
             f"{path}: cuts texts otherwise than DeepSeek's tokenizers; llama.cpp has no name for it and will cut as "
             "deepseek-v3: the same texts, other ids",
             Notice,
             stacklevel=2,
         )
-    return _vocabulary(tokens, kinds, merges, "deepseek-v3") | _special_keys(folder, tokens)
+    return _vocabulary(tokens, kinds, merges, PRE[0]) | _special_keys(folder, tokens)
 
 
 def _pre_tokenizers(value: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from wavefold.experts.table import MATRICES
-from wavefold.quant.encode import MATRIX_TYPES, TYPES, encode
+from wavefold.quant.encode import MATRIX_TYPES, TYPES, encode, fitting
 from wavefold.quantize.importance import Importance
 from wavefold.quantize.source import Source
 
@@ -52,18 +52,15 @@ def measure(
     for number, (layer, matrix) in enumerate(places, 1):
         rows, columns = source.expert(layer, 0, matrix).shape
         weight = 1.0 if importance is None or not importance.sensitivity.any() else float(importance.sensitivity[layer])
-        noise = _noise(source, importance, layer, matrix, kept[layer], [t for t in types if fits(t, columns)])
+        noise = _noise(
+            source, importance, layer, matrix, kept[layer], [name for name in types if name in fitting(columns)]
+        )
         options[layer, matrix] = [
             Option(name, len(kept[layer]) * rows * TYPES[name].row_bytes(columns), weight * share)
             for name, share in noise.items()
         ]
         on_place(number, len(places))
     return options
-
-
-def fits(name: str, columns: int) -> bool:
-    """True if blocks of the type fill rows of so many values."""
-    return columns % TYPES[name].block == 0
 
 
 def _noise(

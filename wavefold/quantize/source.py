@@ -26,7 +26,7 @@ class Source:
             for layer in range(self.config.num_hidden_layers)
             for expert in range(self.config.n_routed_experts)
             for matrix in MATRICES
-            if (name := f"{_prefix(layer, expert)}.{matrix}.weight") not in self._tensors
+            if (name := f"{expert_name(layer, expert, matrix)}.weight") not in self._tensors
         ]
         if lost:
             raise ValueError(f"{folder}: lacks {len(lost)} tensors of routed experts, {lost[0]} first")
@@ -44,6 +44,11 @@ class Source:
             if routed_expert(name) is None and not name.startswith("mtp.") and not self.is_scale(name)
         ]  # fmt: skip
 
+    @property
+    def all_experts(self) -> list[list[int]]:
+        """The numbers of each main layer's experts."""
+        return [list(range(self.config.n_routed_experts))] * self.config.num_hidden_layers
+
     def is_scale(self, name: str) -> bool:
         """True for the scales of a matrix."""
         return name.endswith(".scale") and f"{name.removesuffix('.scale')}.weight" in self._tensors
@@ -60,12 +65,13 @@ class Source:
 
     def expert(self, layer: int, expert: int, matrix: str) -> Weight:
         """Returns a matrix of a routed expert: w1, w2 or w3."""
-        return self.weight(f"{_prefix(layer, expert)}.{matrix}.weight")
+        return self.weight(f"{expert_name(layer, expert, matrix)}.weight")
 
     def expert_format(self) -> str:
         """Returns the name of the format in which the first routed expert is stored."""
         return self.expert(0, 0, "w1").format.name
 
 
-def _prefix(layer: int, expert: int) -> str:
-    return f"layers.{layer}.ffn.experts.{expert}"
+def expert_name(layer: int, expert: int, matrix: str) -> str:
+    """Returns the official name of a routed expert's matrix, before `.weight` and `.scale`."""
+    return f"layers.{layer}.ffn.experts.{expert}.{matrix}"

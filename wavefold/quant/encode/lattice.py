@@ -18,6 +18,7 @@ from torch import Tensor
 from wavefold.gguf.types import SUPER
 
 from .half import half, inverse
+from .pack import bytes_of_bits
 
 SIGNED = 8
 """Values that share a byte of signs."""
@@ -98,9 +99,7 @@ def search(x: Tensor, w: Tensor, form: Lattice) -> Found:
     flipped = _best_flips(x.abs(), w, odd, flipped, scales, form)
     magnitudes = torch.where(flipped, -x.view(n, -1, SIGNED).abs(), x.view(n, -1, SIGNED).abs())
     codes = _Costs(magnitudes.reshape(shape), w.view(shape), form).codes(scales).view(n, -1)
-    bits = torch.tensor([1 << i for i in range(SIGNED)], dtype=torch.uint8, device=x.device)
-    signs = ((negative ^ flipped) * bits).sum(2, dtype=torch.uint8)
-    return Found(d, k, codes, signs)
+    return Found(d, k, codes, bytes_of_bits(negative ^ flipped))
 
 
 def _scale(d: Tensor, k: Tensor, form: Lattice) -> Tensor:

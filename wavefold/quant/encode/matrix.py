@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wavefold.gguf.types import MATRIX_TYPES, SUPER, ggml_type
 from wavefold.quant.i_grids import grid
+from wavefold.quant.i_quants import TABLE as IQ4_VALUES
 
 from . import asymmetric, lattice, pack, plain, symmetric
 from .half import LARGEST_HALF
@@ -26,8 +27,6 @@ MOST: dict[str, float] = {
     name: LARGEST_HALF if name == "f16" else torch.finfo(torch.float32).max for name in MATRIX_TYPES
 }
 """The largest magnitude by type."""
-
-IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 class Encoded(NamedTuple):
