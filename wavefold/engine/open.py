@@ -24,7 +24,7 @@ from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC
 from wavefold.waves.agreement import agreed, num_ranks, of_all
 from wavefold.waves.exchange import Settings
-from wavefold.waves.group import Group
+from wavefold.waves.group import Group, leave_at_exit
 from wavefold.waves.schedule import Waves
 from wavefold.waves.transport import TorchTransport
 from wavefold.waves.wire import Wire
@@ -116,6 +116,7 @@ def _load_over_ranks(
     """The model with this process's experts and a way to the other ones. Raises ValueError where processes differ."""
     if num_ranks() == 1 and not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        leave_at_exit()
     group = Group()
 
     def loaded() -> tuple[tuple[Transformer, Settings], dict[str, object]]:
