@@ -255,7 +255,12 @@ def predict(config: ModelConfig, args: argparse.Namespace, budget: Budget | None
         "needed": dataclasses.asdict(need(config, args.context)),
         "routed_in_memory": where.share,
         **{
-            name: {"tokens_per_s": rate.tokens_per_s, "limit": rate.limit, "seconds": dict(rate.seconds)}
+            name: {
+                "tokens_per_s": rate.tokens_per_s,
+                "expected_per_s": rate.expected_per_s,
+                "limit": rate.limit,
+                "seconds": dict(rate.seconds),
+            }
             for name, rate in rates.items()
         },
     }
@@ -276,8 +281,9 @@ def print_machine(console: Console, values: dict) -> None:
     share = values["routed_in_memory"]
     if share < 1:
         console.print(f"{100 * share:.0f} % of the routed experts fit in memory; the others are read from disk")
-    table = Table("at best", "tokens/s", "limit", "ms a token by each limit", title="predicted upper bounds")
+    table = Table("tokens/s", "expected", "at best", "limit", "ms a token by each limit", title="predicted")
     for name in ("decode", "prefill"):
         limits = ", ".join(f"{limit} {1e3 * seconds:,.2f}" for limit, seconds in values[name]["seconds"].items())
-        table.add_row(name, f"{values[name]['tokens_per_s']:,.1f}", values[name]["limit"], limits)
+        expected, best = (f"{values[name][rate]:,.1f}" for rate in ("expected_per_s", "tokens_per_s"))
+        table.add_row(name, expected, best, values[name]["limit"], limits)
     console.print(table)
