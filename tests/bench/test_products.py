@@ -156,9 +156,20 @@ def test_gemv_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [(line["form"], line["threads"]) for line in lines] == [
         (form, threads) for form in ("fp4", "fp8", "bf16") for threads in (1, 2)
     ]
-    keys = {"form", "bytes", "bytes_per_s", "memory_bytes_per_s", "share", "rows", "columns", "skip"}
+    keys = {"form", "activations", "bytes", "bytes_per_s", "memory_bytes_per_s", "share", "rows", "columns", "skip"}
     assert all(set(line) == CIRCUMSTANCES | keys for line in lines)
     assert all(len(line["bytes_per_s"]) == len(line["memory_bytes_per_s"]) == 2 for line in lines)
+
+
+def test_gemv_of_blocks_names_its_activations(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    sizes = ["--rows", "64", "--columns", "256", "--gib", "0", "--threads", "1", "--repeats", "1"]
+    forms = ["mxfp4", "q8_0", "q2_k", "iq2_xxs", "f16"]
+    with ops.using(backend="auto"):
+        assert main(["bench", "gemv", "--forms", *forms, "--activations", "int8", *sizes, "--out", str(out)]) == 0
+    lines = list(map(json.loads, out.read_text().splitlines()))
+    assert [(line["form"], line["activations"]) for line in lines] == [(form, "int8") for form in forms]
+    assert [line["bytes"] for line in lines] == [2 * 64 * size for size in (136, 272, 84, 66, 512)]
 
 
 def test_rows_command_beside_another_build(

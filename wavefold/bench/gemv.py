@@ -1,4 +1,4 @@
-"""One token through FP4, FP8 and bfloat16 weights by the CPU kernels: bytes a second beside the rate of memory.
+"""One token through weights of each stored format by the CPU kernels: bytes a second beside the rate of memory.
 
 Each run streams over distinct matrices, more than any cache holds. Each matrix is a call from Python: with 2,048 rows
 its 10 us count. The memory's rate is measured before each run, by the best of torch's reductions on as many threads.
@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 
 import torch
 
+from wavefold import ops
 from wavefold.bench.limits import MemoryMeter
 from wavefold.bench.matrices import matrices, stored_bytes
 from wavefold.ops import native
 from wavefold.ops.threads import use_threads
-from wavefold.quant import Weight
+from wavefold.quant import FORMATS, Weight
 from wavefold.system import check_memory
 
-FORMS = ("fp4", "fp8", "bf16")
+FORMS = ("fp4", "fp8", "bf16", "f16", *(name for name, form in FORMATS.items() if form.is_packed))
 
 
 @dataclass
@@ -45,7 +46,7 @@ class GemvRow:
 
 def measure(
     forms: Sequence[str], threads: Sequence[int], rows: int, columns: int, skip: int, num_bytes: int, repeats: int,
-    report: Callable[[str], None] = lambda step: None,
+    report: Callable[[str], None] = lambda step: None, activations: str = "bf16",
 ) -> Iterator[GemvRow]:  # fmt: skip
     """Yields a row for each format and number of threads. The process keeps the last number of threads.
 
@@ -64,8 +65,9 @@ def measure(
 
         def run(weights: Sequence[Weight] = weights) -> float:
             began = time.perf_counter()
-            for weight in weights:
-                native.linear(x, weight, torch.float32)
+            with ops.using(activations=activations):
+                for weight in weights:
+                    native.linear(x, weight, torch.float32)
             return time.perf_counter() - began
 
         for count in threads:

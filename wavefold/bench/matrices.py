@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from wavefold.quant import FORMATS, Weight
+from wavefold.quant.encode import encode
 from wavefold.quant.format import SCALE_DTYPE
 
 CACHE_LINE = 64
 SKIP = 8
 CODE_BITS = {"fp4": 1.5, "fp8": 7.2}
 """Base-2 logarithm of the RMS of uniformly random codes."""
+ROUNDED_ROWS = 32
+"""Rows of normal values that are rounded to a format with blocks; a matrix repeats them."""
 
 
 def matrices(form: str, rows: int, columns: int, num_bytes: int, skip: int = SKIP) -> list[Weight]:
@@ -27,7 +30,8 @@ def matrices(form: str, rows: int, columns: int, num_bytes: int, skip: int = SKI
     """
     codes, scales = drawn(form, rows, columns)
     count = max(2, -(-num_bytes // stored_bytes(form, rows, columns)))
-    return [Weight.of(placed(codes, skip), None if scales is None else scales.clone()) for _ in range(count)]
+    packed = FORMATS[form] if FORMATS[form].is_packed else None
+    return [Weight.of(placed(codes, skip), None if scales is None else scales.clone(), packed) for _ in range(count)]
 
 
 def stored_bytes(form: str, rows: int, columns: int) -> int:
@@ -38,16 +42,19 @@ def stored_bytes(form: str, rows: int, columns: int) -> int:
 
 
 def drawn(form: str, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor | None]:
-    """Returns codes and scales of a random matrix. No FP8 code is a NaN.
+    """Returns codes and scales of a random matrix. No FP8 code is a NaN; blocks hold rounded normal values.
 
     Outputs for standard normal inputs are about 1 in RMS: scales have one of three exponents around that.
     """
     stored = FORMATS[form]
-    width = stored.block[1] if stored.block else 1
+    width = stored.group[0] if stored.is_packed else stored.block[1] if stored.block else 1
     if rows < 1 or columns < 1 or columns % width:
         raise ValueError(f"{rows} x {columns} in {form} is not allowed; expected columns in multiples of {width}")
     generator = torch.Generator().manual_seed(rows * columns + seed)
     shape = stored.codes_shape(rows, columns)
+    if stored.is_packed:
+        values = torch.randn(min(rows, ROUNDED_ROWS), columns, generator=generator) * columns**-0.5
+        return encode(values, form).rows.repeat(-(-rows // len(values)), 1)[:rows], None
     if not stored.block:
         return (torch.randn(shape, generator=generator) * columns**-0.5).to(stored.dtype), None
     codes = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
