@@ -6,7 +6,7 @@ save is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +58,34 @@ def check_formats(model: Transformer) -> None:
 
 
 def config_values(model: Transformer, experts: str | None = None) -> dict[str, Any]:
-    """The keys of `config.json` for the model as it is written: those of its origin, changed where they do not fit.
-
-    quantization_config is there where matrices are quantized; torch_dtype is the embedding's. expert_dtype names the
-    routed experts' format; where they are not quantized it stays as it was, since readers differ about it.
-    """
-    origin = model.origin
-    values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
+    """The keys of `config.json` for the model as it is written, its routed experts in `experts` (None: as they are)."""
     forms = {matrix_form(owner, experts if isinstance(owner, ExpertMatrix) else None)
              for _, owner in official_owners(model) if isinstance(owner, MATRIX)}  # fmt: skip
     routed = experts or model.experts.store.table.format(0, 0, 0).name
+    return values_for(model, forms, routed, experts is not None, model.embed.weight.dtype)
+
+
+def values_for(
+    model: Transformer, forms: Collection[str], routed: str, is_named: bool, dtype: torch.dtype
+) -> dict[str, Any]:  # fmt: skip
+    """The keys of `config.json` for matrices in `forms`: those of the model's origin, changed where they do not fit.
+
+    quantization_config is there where matrices are quantized; torch_dtype is `dtype`, the embedding's. expert_dtype is
+    `routed`, the routed experts' format; where they are not quantized and nobody named it, it stays as it was, since
+    readers differ about it.
+    """
+    origin = model.origin
+    values = model.config.written_over(origin.config) if origin is not None else model.config.to_dict()
     quantization = dict(values.pop("quantization_config", None) or QUANTIZATION_CONFIG)
     if any(quant.FORMATS[form].is_quantized for form in forms):
         values["quantization_config"] = quantization
-        if experts is not None or quant.FORMATS[routed].is_quantized:
+        if is_named or quant.FORMATS[routed].is_quantized:
             values["expert_dtype"] = routed
             quantization |= {"expert_dtype": routed} if "expert_dtype" in quantization else {}
     elif origin is None:
         del values["expert_dtype"]
     key = "dtype" if "dtype" in values and "torch_dtype" not in values else "torch_dtype"
-    return values | {key: str(model.embed.weight.dtype).removeprefix("torch.")}
+    return values | {key: str(dtype).removeprefix("torch.")}
 
 
 def matrix_form(matrix: Matrix, experts: str | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavefold.gguf import is_gguf, open_parts, short
+from wavefold.gguf import is_gguf, open_parts, sampling_values
 
 FILE_NAME = "generation_config.json"
 
@@ -36,12 +36,6 @@ NEUTRAL: Mapping[str, object] = {
     "renormalize_logits": False, "guidance_scale": 1, "token_healing": False,
 }  # fmt: skip
 """Keys that are not honoured here, with the value that asks for nothing."""
-
-SAMPLING_KEYS = {
-    "temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
-    "penalty_repeat": "repetition_penalty",
-}  # fmt: skip
-"""Keys of GGUF files after `general.sampling.`, and the same ones here. What is not among them is not read."""
 
 LARGEST = 2.0**31
 """Numbers are below this."""
@@ -75,7 +69,11 @@ def generation_defaults(folder: Path, vocab_size: int) -> GenerationDefaults:
     """
     path = defaults_place(folder)
     try:
-        values = _gguf_values(folder) if is_gguf(folder) else json.loads(path.read_text(encoding="utf-8"))
+        values = (
+            sampling_values(open_parts(folder).values)
+            if is_gguf(folder)
+            else json.loads(path.read_text(encoding="utf-8"))
+        )
     except FileNotFoundError:
         return GenerationDefaults()
     except (ValueError, RecursionError) as error:
@@ -91,13 +89,6 @@ def generation_defaults(folder: Path, vocab_size: int) -> GenerationDefaults:
 def defaults_place(folder: Path) -> Path:
     """Where a checkpoint's defaults are: a file in its folder, or the keys of a GGUF file."""
     return folder if is_gguf(folder) else folder / FILE_NAME
-
-
-def _gguf_values(path: Path) -> dict[str, object]:
-    """The keys of a generation_config.json that a GGUF file's keys general.sampling.* stand for."""
-    found = open_parts(path).values
-    prefix = "general.sampling."
-    return {name: short(found[prefix + key]) for key, name in SAMPLING_KEYS.items() if prefix + key in found}
 
 
 def _checked(values: Mapping[str, object], vocab_size: int) -> GenerationDefaults:

@@ -7,7 +7,7 @@ What no shape tells has the default of `ModelConfig`, or is an error that names 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,13 @@ import numpy as np
 
 from wavefold.gguf.parts import Parts
 from wavefold.gguf.table import GATING, KEYS, LAYER, NEEDED, PREFIX, official_name
+
+SAMPLING = "general.sampling."
+SAMPLING_KEYS = {
+    "temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}  # fmt: skip
+"""Keys of files after `general.sampling.`, and those of a generation_config.json. Others are not read."""
 
 Derived = Callable[["_Shapes"], Any]
 
@@ -62,6 +69,11 @@ def short(value: Any) -> Any:
     if not isinstance(value, float) or value != float(np.float32(value)):
         return value
     return float(str(np.float32(value)))
+
+
+def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys of a generation_config.json that a file's keys `general.sampling.*` stand for."""
+    return {name: short(values[SAMPLING + key]) for key, name in SAMPLING_KEYS.items() if SAMPLING + key in values}
 
 
 def _cut_layers(parts: Parts, values: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from wavefold.quant import e2m1, e8m0
 from .half import half, half_bytes, inverse
 
 BLOCK = 32
+NO_SCALE = 255
+"""The byte of an e8m0 scale that is NaN in FP4, and 2^128 in MXFP4."""
 STEPS_DOWN = 2
 """Powers of two below the scale that clips nothing, which are tried for MXFP4."""
 
@@ -76,3 +78,18 @@ def mxfp4_of_fp4(codes: Tensor, scales: Tensor) -> Tensor:
     values = torch.stack((packed & 15, packed >> 4), -1).flatten(2)
     blocks = values[..., : BLOCK // 2] | values[..., BLOCK // 2 :] << 4
     return torch.cat((scales.contiguous().view(torch.uint8)[..., None], blocks), 2).flatten(1)
+
+
+def fp4_of_mxfp4(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks [rows, columns / 32 * 17] -> FP4 codes int8 [rows, columns / 2], scales e8m0 [rows, columns / 32].
+
+    The other way of `mxfp4_of_fp4`. Raises ValueError for a scale of 2^128, whose byte means NaN in FP4.
+    """
+    parts = blocks.view(len(blocks), -1, 1 + BLOCK // 2)
+    scales = parts[..., 0].contiguous()
+    if (scales == NO_SCALE).any():
+        raise ValueError("a block has the scale 2^128, which FP4 lacks; expected at most 2^127")
+    packed = parts[..., 1:]
+    values = torch.cat((packed & 15, packed >> 4), -1)
+    codes = values[..., 0::2] | values[..., 1::2] << 4
+    return codes.flatten(1).view(torch.int8), scales.view(torch.float8_e8m0fnu)
