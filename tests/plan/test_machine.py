@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gguf_files import TINY, rewritten, tensors_of
 from wavefold import system
 from wavefold.cli.main import main
 from wavefold.config import ModelConfig
@@ -134,3 +135,38 @@ def test_command(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "do not fit" in capsys.readouterr().err
     kept = json.loads((tmp_path / "wavefold" / "machine.json").read_text())
     assert kept.keys() == {"rates"} and kept["rates"].keys() == asdict(SOME).keys()
+
+
+def test_another_machine_and_other_experts(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured where all rates are given; q2_k takes 84 bytes for 256 values."""
+    monkeypatch.setattr(machines, "this_machine", None)
+    described = ["plan", "flash", "--context", "4096", "--machine", "--memory", "80", "--disk", "6", "--tflops", "2"]
+    found = []
+    for more in ([], ["--experts", "q2_k"]):
+        assert main([*described, "--budget", "500G", *more, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["machine"])
+    values = 43 * 256 * 3 * 4096 * 2048
+    assert [facts["needed"]["routed"] for facts in found] == [values * 17 // 32, values * 84 // 256]
+    spared = 43 * 6 * 3 * 4096 * 2048 * (17 / 32 - 84 / 256) / 80e9
+    seconds = [facts["decode"]["seconds"]["memory bandwidth"] for facts in found]
+    assert seconds[0] - seconds[1] == pytest.approx(spared, rel=1e-6)
+    assert main([*described, "--budget", "60G", "--experts", "q2_k"]) == 0
+    printed = capsys.readouterr().out
+    assert "a machine" in printed and "of the routed experts fit" in printed
+
+
+def test_files_have_their_own_types(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of the routed experts are those of the file, whatever its configuration says."""
+    monkeypatch.setattr(machines, "this_machine", None)
+    described = ["--context", "64", "--machine", "--memory", "80", "--disk", "6", "--tflops", "2", "--json"]
+    path = rewritten(TINY, tmp_path / "some.gguf", lambda name, kind: "Q8_0" if "_exps" in name else kind)
+    sizes = [
+        sum(data.nbytes for name, (_, data) in tensors_of(file).items() if "_exps" in name) for file in (TINY, path)
+    ]
+    for file, size in zip((TINY, path), sizes, strict=True):
+        assert main(["plan", str(file), *described]) == 0
+        assert json.loads(capsys.readouterr().out)["machine"]["needed"]["routed"] == size
+    assert main(["plan", str(path), *described, "--experts", "q2_k"]) == 2
+    assert "which have a type" in capsys.readouterr().err
+    assert main(["plan", "flash", *described, "--disk", "0"]) == 2
+    assert "--disk 0.0 is not allowed" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from wavefold.checkpoint.files import present_refs
 from wavefold.checkpoint.gguf import FORMS
 from wavefold.checkpoint.index import TensorRef
 from wavefold.config import ModelConfig
+from wavefold.experts import routed_expert
 from wavefold.model import Transformer
 from wavefold.model.official import official_names
 
@@ -21,6 +22,7 @@ UNSCALED = ("BF16", "F32", "F16", *FORMS)
 class FileCount:
     """Tensors of a folder's files and their bytes, and how their names differ from those of its `config.json`.
 
+    `routed`: bytes of the routed experts of the main layers.
     `extra` are names that the configuration's model does not have, and `extra_bytes` their tensors' size; `missing` are
     names that the files lack.
     """
@@ -30,6 +32,7 @@ class FileCount:
     extra: tuple[str, ...]
     extra_bytes: int
     missing: tuple[str, ...]
+    routed: int = 0
 
 
 def count_files(folder: Path, config: ModelConfig) -> FileCount | None:
@@ -43,7 +46,14 @@ def count_files(folder: Path, config: ModelConfig) -> FileCount | None:
     extra = sorted(set(refs) - names)
     missing = [name for name in sorted(names - set(refs)) if not _needs_no_scale(name, refs)]
     extra_bytes = sum(refs[name].nbytes for name in extra)
-    return FileCount(len(refs), sum(ref.nbytes for ref in refs.values()), tuple(extra), extra_bytes, tuple(missing))
+    routed = sum(ref.nbytes for name, ref in refs.items() if name.startswith("layers.") and is_routed(name))
+    total = sum(ref.nbytes for ref in refs.values())
+    return FileCount(len(refs), total, tuple(extra), extra_bytes, tuple(missing), routed)
+
+
+def is_routed(name: str) -> bool:
+    """True for a tensor of a routed expert."""
+    return routed_expert(name) is not None
 
 
 def by_part(names: Iterable[str]) -> dict[str, int]:

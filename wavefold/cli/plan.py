@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli import plan_ranks, plan_trace
+from wavefold.cli import plan_machine, plan_ranks, plan_trace
 from wavefold.cli.budget import print_budget
-from wavefold.cli.tuning import add_tuning, measured_path, tuned
+from wavefold.cli.tuning import add_tuning
 from wavefold.gguf import is_gguf
 from wavefold.locate import config_of
 from wavefold.system.sizes import bytes_of
@@ -36,14 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the course from 4K to 1M tokens (.svg or .png)")
     parser.add_argument("--count", action="store_true", help="count a decode step of the real modules, too (a minute)")
-    parser.add_argument(
-        "--machine", action="store_true", help="predict this machine's rates; measures it the first time (a minute)"
-    )
     parser.add_argument("--remeasure", action="store_true", help="with --machine or --ranks: measure again")
     parser.add_argument("--budget", metavar="SIZE",
                         help="as if this process may have so much, as 24G: what lies where in a folder, rates with "
                         "--machine")  # fmt: skip
     add_tuning(parser)
+    plan_machine.add_arguments(parser)
     plan_ranks.add_arguments(parser)
     plan_trace.add_arguments(parser)
 
@@ -86,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if budget is not None:
         values["budget"] = dataclasses.asdict(budget)
     if args.machine:
-        values["machine"] = predict(config, args, budget)
+        values["machine"] = plan_machine.predict(config, args, budget, files)
     if args.json:
         if args.count:
             values["counted"] = counted(config, args.context)
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if budget is not None:
             print_budget(console, budget)
         if args.machine:
-            print_machine(console, values["machine"])
+            plan_machine.print_machine(console, values["machine"])
     if args.plot:
         draw(config, Path(args.model).name, args.plot)
         print(f"drawn: {args.plot}", file=sys.stderr)
@@ -222,68 +220,3 @@ def budget_of_folder(folder: Path, memory: str) -> Budget | None:
     from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 
     return budget_of(folder, Arithmetic(DEFAULT_ARITHMETIC), bytes_of(memory))
-
-
-def predict(config: ModelConfig, args: argparse.Namespace, budget: Budget | None = None) -> dict[str, object]:
-    """This machine's figures and the rates that they allow, with a folder's `budget` in its place.
-
-    Raises ValueError if the model does not fit in memory.
-    """
-    from wavefold import ops, system
-    from wavefold.ops import native
-    from wavefold.plan import machine as machines
-    from wavefold.plan.predict import Placed, decode_rate, need, placed, prefill_rate
-
-    memory = bytes_of(args.budget) if args.budget else system.memory_bytes()
-    if budget is None:
-        where = placed(config, args.context, memory)
-    else:
-        main = config.n_routed_experts * len(config.main_layers)
-        where = Placed(1.0 if budget.num_slots is None else min(1.0, budget.num_slots / main), budget.step_tokens)
-    machine = machines.this_machine(
-        measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)
-    )
-    with tuned(args.tuning, None, measures=True):
-        tuning = ops.current().tuning._asdict() if native.available() else None
-    rates = {
-        "decode": decode_rate(config, args.context, machine, where),
-        "prefill": prefill_rate(config, args.context, machine, where),
-    }
-    return dataclasses.asdict(machine) | {
-        "memory": memory,
-        "tuning": tuning,
-        "needed": dataclasses.asdict(need(config, args.context)),
-        "routed_in_memory": where.share,
-        **{
-            name: {
-                "tokens_per_s": rate.tokens_per_s,
-                "expected_per_s": rate.expected_per_s,
-                "limit": rate.limit,
-                "seconds": dict(rate.seconds),
-            }
-            for name, rate in rates.items()
-        },
-    }
-
-
-def print_machine(console: Console, values: dict) -> None:
-    from rich.table import Table
-
-    gemm = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in values["gemm"].items())
-    disk = "unknown (no O_DIRECT)" if values["disk_read"] is None else f"{values['disk_read'] / 1e9:,.2f} GB/s"
-    console.print(
-        f"this machine: {values['cpu']}, {values['threads']} threads, {values['memory'] / 1e9:,.1f} GB; "
-        f"reads {values['memory_read'] / 1e9:,.1f} GB/s from memory, {disk} from disk; {gemm}"
-    )
-    if values["tuning"]:
-        fields = ", ".join(f"{name} {value}" for name, value in values["tuning"].items())
-        console.print(f"tuning of the kernels: {fields}", highlight=False)
-    share = values["routed_in_memory"]
-    if share < 1:
-        console.print(f"{100 * share:.0f} % of the routed experts fit in memory; the others are read from disk")
-    table = Table("tokens/s", "expected", "at best", "limit", "ms a token by each limit", title="predicted")
-    for name in ("decode", "prefill"):
-        limits = ", ".join(f"{limit} {1e3 * seconds:,.2f}" for limit, seconds in values[name]["seconds"].items())
-        expected, best = (f"{values[name][rate]:,.1f}" for rate in ("expected_per_s", "tokens_per_s"))
-        table.add_row(name, expected, best, values[name]["limit"], limits)
-    console.print(table)

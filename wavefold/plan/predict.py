@@ -51,10 +51,14 @@ class Need:
 
 
 class Placed(NamedTuple):
-    """What was decided for a memory: the share of routed experts that it holds, and the tokens of a pass."""
+    """What was decided for a memory: the share of routed experts that it holds, and the tokens of a pass.
+
+    `scale`: bytes of the routed experts, as a multiple of those in the configuration's format.
+    """
 
     share: float
     pass_tokens: int = PASS_TOKENS
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,18 +81,24 @@ class Rate:
         return 1 / max(seconds / REACHED[name] for name, seconds in self.seconds.items())
 
 
-def need(config: ModelConfig, context: int) -> Need:
+def scale_of(config: ModelConfig, bits: float) -> float:
+    """The `scale` of routed experts with `bits` a value, scales included."""
+    kinds = [kind for kind in tensor_kinds(config) if kind.part == "routed"]
+    return bits / 8 * sum(kind.values for kind in kinds) / sum(kind.bytes for kind in kinds)
+
+
+def need(config: ModelConfig, context: int, scale: float = 1.0) -> Need:
     """Bytes of a model and its cache. The MTP module is left out: it stays on disk until something drafts with it."""
     kinds = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
     routed = sum(kind.bytes for kind in kinds if kind.part == "routed")
     records = packed(config)
     dense = sum(kind.bytes for kind in kinds) - routed
-    return Need(dense, routed, pool_bytes(config, context, records), state_bytes(config, records))
+    return Need(dense, int(scale * routed), pool_bytes(config, context, records), state_bytes(config, records))
 
 
-def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
+def check_fits(config: ModelConfig, context: int, memory: int, scale: float = 1.0) -> Need:
     """Returns the model's need. Raises ValueError, with the figures, if its fixed part is more than `memory` bytes."""
-    needed = need(config, context)
+    needed = need(config, context, scale)
     if needed.fixed <= memory:
         return needed
     smallest = need(config, 1)
@@ -104,9 +114,10 @@ def check_fits(config: ModelConfig, context: int, memory: int) -> Need:
     )
 
 
-def placed(config: ModelConfig, context: int, memory: int) -> Placed:
+def placed(config: ModelConfig, context: int, memory: int, scale: float = 1.0) -> Placed:
     """Returns what `memory` bytes hold where no budget says it. Raises ValueError if the fixed part does not fit."""
-    return Placed(check_fits(config, context, memory).routed_in_memory(memory))
+    share = check_fits(config, context, memory, scale).routed_in_memory(memory)
+    return Placed(share, scale=scale)
 
 
 def decode_rate(config: ModelConfig, context: int, machine: Machine, where: Placed) -> Rate:
@@ -115,6 +126,7 @@ def decode_rate(config: ModelConfig, context: int, machine: Machine, where: Plac
     for kind in tensor_kinds(config):
         if kind.active:
             active["routed" if kind.part == "routed" else "dense"] += kind.bytes * kind.active_values / kind.values
+    active["routed"] *= where.scale
     seconds = {
         "memory bandwidth": (sum(active.values()) + cache_read(config, context, packed(config))) / machine.memory_read,
         "arithmetic": _compute_seconds(decode_flops(config, context), machine),
@@ -125,7 +137,7 @@ def decode_rate(config: ModelConfig, context: int, machine: Machine, where: Plac
 
 def prefill_rate(config: ModelConfig, num_tokens: int, machine: Machine, where: Placed) -> Rate:
     """The rate of reading a prompt of `num_tokens`."""
-    needed = need(config, num_tokens)
+    needed = need(config, num_tokens, where.scale)
     tokens = min(where.pass_tokens, num_tokens)
     touched = 1 - (1 - config.num_experts_per_tok / config.n_routed_experts) ** tokens
     seconds = {
