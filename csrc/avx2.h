@@ -92,7 +92,7 @@ struct Avx2 : Vector<8> {
 struct Avx2Int8 : Int8Vector<Avx2> {
     static constexpr int INT8_TILE_ROWS = 4, INT8_TILE_VECTORS = 2;
 
-    // Bytes of |w| times those of x with its sign: at most 2 * 120 * 127, which 16 bits hold.
+    // Bytes of |w| times those of x with its sign: at most 2 * 128 * 127, which 16 bits hold.
     static WF_INLINE U dot4(U sum, B w, B x) {
         const __m256i pairs =
             _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)x, (__m256i)w));

@@ -7,7 +7,7 @@
 
 namespace {
 
-// An FP4 or FP8 matrix in buffers of exactly its size.
+// A matrix that is multiplied in int8, in buffers of exactly its size.
 struct Weight {
     int64_t rows, columns;
     std::unique_ptr<uint8_t[]> codes, scales;
@@ -15,9 +15,11 @@ struct Weight {
 
     explicit Weight(Fuzz &fuzz) {
         static const int64_t edges[] = {1, 2, 30, 32, 34, 64, 96, 126, 128, 130, 256, 258, 384, 512, 2048, 2080};
-        const int form = int(fuzz.below(2));
+        static const int forms[] = {WF_FP4, WF_FP8, WF_Q8_0, WF_MXFP4};
+        const int form = forms[fuzz.below(4)];
         rows = fuzz.below(2) ? edges[fuzz.below(11)] : 1 + fuzz.below(200);
         columns = fuzz.below(2) ? edges[fuzz.below(sizeof edges / sizeof *edges)] : 1 + fuzz.below(700);
+        if (form >= WF_Q8_0) return blocks(fuzz, form);
         if (form == WF_FP4) columns += columns % 2;
         const int64_t bytes = form == WF_FP4 ? rows * columns / 2 : rows * columns;
         const int64_t count =
@@ -32,6 +34,18 @@ struct Weight {
             if (!nan && (codes[size_t(i)] & 127) == 127) codes[size_t(i)] = 0;
         }
         matrix = {form, rows, columns, codes.get(), bytes, scales.get(), count};
+    }
+
+    // Half of the time with scales as they are in a model.
+    void blocks(Fuzz &fuzz, int form) {
+        const int64_t size = form == WF_Q8_0 ? 34 : 17;
+        columns = (columns + 31) / 32 * 32;
+        const int64_t bytes = rows * columns / 32 * size;
+        codes = fuzz.values<uint8_t>(bytes);
+        if (fuzz.below(2))
+            for (int64_t i = 0; i < bytes; i += size)
+                codes[size_t(form == WF_Q8_0 ? i + 1 : i)] = uint8_t(form == WF_Q8_0 ? 0x18 : 110 + fuzz.below(30));
+        matrix = {form, rows, columns, codes.get(), bytes, nullptr, 0};
     }
 };
 

@@ -1,10 +1,12 @@
-// Products of FP4 and FP8 matrices with activations in int8 (docs/arithmetic.md, "Activations in int8").
+// Products of FP4, FP8, MXFP4 and Q8_0 matrices with activations in int8 (docs/arithmetic.md, "Activations in int8").
 //
 //   x     32 columns share a float scale amax / 127; a code is x / scale to the nearest, ties to even. A group whose amax is
 //         below 2^-100 counts as zero; one with a value that is not finite has a scale of NaN
 //   FP4   twice an e2m1 value is an integer of at most 12
 //   FP8   128 columns of a row share the largest exponent `top` among their codes (at least 4): a code is the integer
 //         nearest to its value * 2^(13 - top), ties to even, at most 120. With a NaN among them the scale is NaN
+//   MXFP4, Q8_0   codes are integers: twice an e2m1 value, or as they are. A group's dot product is rounded once more, by the
+//         block's scale, before it meets that of x
 //
 // The dot product of a group is an exact integer. Float32 takes it from there, a rounding for each step, in order:
 //
@@ -61,6 +63,7 @@ struct Int8Kernels {
 };
 
 extern const Int8Kernels generic_int8;
+inline bool has_int8_form(int form) { return form == WF_FP4 || form == WF_FP8 || form == WF_Q8_0 || form == WF_MXFP4; }
 #if defined(WF_X86)
 extern const Int8Kernels avx512vnni_int8, avx2_int8;
 bool has_avx512vnni();

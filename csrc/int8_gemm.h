@@ -27,9 +27,9 @@ struct Int8Gemm {
         for (int64_t chunk = 0; chunk < task.weight->chunks(); chunk++) {
             Int8Pack<S>::pack(task, chunk, scratch.panel);
             const Int8Record *x = task.x + chunk * task.stride;
-            if (task.weight->form == WF_FP8) rows<false, false>(task.x_rows, x, scratch);
-            else if (scratch.panel.apart) rows<true, true>(task.x_rows, x, scratch);
-            else rows<true, false>(task.x_rows, x, scratch);
+            const bool split = task.weight->form == WF_FP4, apart = scratch.panel.apart;
+            if (split) apart ? rows<true, true>(task.x_rows, x, scratch) : rows<true, false>(task.x_rows, x, scratch);
+            else apart ? rows<false, true>(task.x_rows, x, scratch) : rows<false, false>(task.x_rows, x, scratch);
         }
         for (int64_t r = 0; r < task.x_rows; r++) store(task, r, scratch.sums + r * T);
     }

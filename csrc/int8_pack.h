@@ -1,6 +1,7 @@
 // 64 rows of a weight and 128 columns of it in int8: the panel that rows of x meet (int8_gemm.h).
 #pragma once
 
+#include "gguf.h"
 #include "int8_vector.h"
 
 namespace wf {
@@ -28,8 +29,12 @@ struct Int8Pack {
 
     // Rows beyond `count` are zero, as are columns beyond the matrix.
     static void pack(const Int8Task &task, int64_t chunk, Int8Panel &panel) {
-        if (task.weight->form == WF_FP4) fp4(task, chunk, panel);
-        else fp8(task, chunk, panel);
+        switch (task.weight->form) {
+            case WF_FP4: return fp4(task, chunk, panel);
+            case WF_FP8: return fp8(task, chunk, panel);
+            case WF_Q8_0: return blocks<WF_Q8_0>(task, chunk, panel);
+            default: return blocks<WF_MXFP4>(task, chunk, panel);
+        }
     }
 
   private:
@@ -182,6 +187,52 @@ struct Int8Pack {
                 out[i] = uint8_t((in[i] & 128 ? -magnitude : magnitude) + S::OFFSET);
             }
             S::put(panel.words + k * T, n, {S::template read<B>(out), S::template read<B>(out + 4 * L)});
+        }
+    }
+
+    // Blocks of 32 columns, behind a scale that is the group's ratio.
+    template <int FORM>
+    static void blocks(const Int8Task &task, int64_t chunk, Int8Panel &panel) {
+        constexpr int64_t SIZE = block_size(FORM).bytes, WORDS = FORM == WF_Q8_0 ? 8 : 4, HEAD = SIZE - 4 * WORDS;
+        constexpr int64_t ROW = INT8_GROUPS * WORDS;
+        static_assert(block_size(FORM).values == INT8_GROUP, "a block is a group");
+        const Matrix &m = *task.weight;
+        const int64_t row_bytes = m.row_bytes(), left = m.columns / INT8_GROUP - chunk * INT8_GROUPS;
+        const uint8_t *first = m.codes + task.first * row_bytes + chunk * INT8_GROUPS * SIZE;
+        panel.apart = true;
+        for (int64_t n = 0; n < T; n += L) {
+            alignas(64) uint32_t rows[L * ROW], words[L * ROW];
+            std::memset(rows, 0, sizeof rows);
+            for (int64_t i = 0; i < L; i++)
+                for (int64_t g = 0; g < INT8_GROUPS; g++) {
+                    const uint8_t *block = first + (n + i) * row_bytes + g * SIZE;
+                    float &ratio = panel.ratios[g * T + n + i] = 0;
+                    if (n + i >= task.count || g >= left) continue;
+                    ratio = FORM == WF_Q8_0 ? read_half(block) : half_of_e8m0(*block);
+                    std::memcpy(rows + i * ROW + g * WORDS, block + HEAD, size_t(4 * WORDS));
+                }
+            for (int64_t line = 0; line < L * INT8_GROUPS * SIZE && task.next; line += 64)
+                __builtin_prefetch(task.next + (chunk * T + n) * INT8_GROUPS * SIZE + line, 0, 2);
+            for (int64_t k = 0; k < ROW; k += L) S::transpose(rows + k, ROW, words + k * L, L);
+            for (int64_t k = 0; k < ROW; k += 2) put<FORM>(words + k * L, k, n, panel);
+            S::store(panel.scales + n, S::all(1.0f));
+        }
+    }
+
+    // Words k and k + 1 of L rows. Of MXFP4 the low nibbles are a group's first half.
+    template <int FORM>
+    static WF_INLINE void put(const uint32_t *words, int64_t k, int64_t n, Int8Panel &panel) {
+        if constexpr (FORM == WF_Q8_0) {
+            const B first = (B)S::pairs(words) + uint8_t(S::OFFSET),
+                    second = (B)S::pairs(words + L) + uint8_t(S::OFFSET);
+            S::put(panel.words + k * T, n, {first, second});
+        } else {
+            const auto table = S::e2m1_table();
+            B low[2], high[2];
+            for (int i = 0; i < 2; i++) S::e2m1(table, S::pairs(words + i * L), U{}, low[i], high[i]);
+            const int64_t at = k / 4 * 8 + k % 4;
+            S::put(panel.words + at * T, n, low);
+            S::put(panel.words + (at + 4) * T, n, high);
         }
     }
 };

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t PART = 1 << 19;  // bytes of weights that a thread takes at a time while rows of x are few
 constexpr int64_t FEW = 32;        // rows of x that are
-// Rows of x that are multiplied in bfloat16, as fast or faster (Zen 4; bench/int8.py).
+// Rows of x that are multiplied otherwise, as fast or faster (Zen 4; bench/int8.py): in bfloat16, blocks by blocks.h.
 constexpr int64_t FP4_BF16 = 8, FP8_BF16 = 16;
 
 struct Plan {
@@ -80,8 +80,9 @@ struct Plan {
 }  // namespace
 
 bool in_int8(const Runtime &runtime, const Product &product) {
-    if (!runtime.int8 || product.weight.form > WF_FP8) return false;
-    return product.rows > (product.weight.form == WF_FP4 ? FP4_BF16 : FP8_BF16) || runtime.batch_invariant;
+    if (!runtime.int8 || !has_int8_form(product.weight.form)) return false;
+    const bool is_fp4 = product.weight.form == WF_FP4;
+    return product.rows > (is_fp4 ? FP4_BF16 : FP8_BF16) || runtime.batch_invariant;
 }
 
 bool multiply_int8(Runtime &runtime, const Product *products, int64_t count, const Ahead &next) {

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gguf_files import TINY, rewritten
 from tests.small import SMALL
-from wavefold import load, ops, random_checkpoint
+from wavefold import ModelConfig, load, ops, random_checkpoint
 from wavefold.bench.contestants import Transformers, Wavefold
 from wavefold.bench.rates import all_rates
-from wavefold.bench.speed import decode_bytes, max_decoded, measure
+from wavefold.bench.speed import decode_bytes, max_decoded, measure, scales_of
+from wavefold.checkpoint.count import count_files
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
 from wavefold.model.official import official_tensors
@@ -146,3 +148,19 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert load(tmp_path / "model", "exact").config == CONFIG
     assert main([*command, "--peer", "llama.cpp"]) == 2
     assert "--gguf" in capsys.readouterr().err
+
+
+def test_a_file_is_measured_by_the_bytes_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token's experts in Q8_0 take 34 bytes for 32 values where MXFP4's take 17; the rest is the same."""
+    wide = rewritten(TINY, tmp_path / "wide.gguf", lambda name, kind: "Q8_0" if "_exps" in name else kind)
+    config = ModelConfig.from_file(TINY)
+    found = []
+    for path in (TINY, wide):
+        files = count_files(path, config)
+        assert files is not None
+        found.append(decode_bytes(config, 1, True, scales_of(config, files)))
+    routed = config.num_hidden_layers * config.num_experts_per_tok * 3 * 32 * 32
+    assert found[1] - found[0] == pytest.approx(routed * 17 // 32, abs=8)
+    with ops.using(backend="auto"):
+        assert main(["bench", "speed", str(wide), "--depths", "0", "--prompt", "4", "--decode", "2"]) == 0
+    assert "decode at 0" in capsys.readouterr().out

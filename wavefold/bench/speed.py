@@ -12,8 +12,10 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wavefold.bench.contestants import Contestant, Wavefold
+from wavefold.checkpoint.count import FileCount
 from wavefold.config import ModelConfig
 from wavefold.plan.cache import packed, plain
 from wavefold.plan.flops import prefill_flops
@@ -130,9 +132,31 @@ def max_decoded(decode_tokens: int, repeats: int) -> int:
     return 1 + 2 + decode_tokens * repeats
 
 
-def decode_bytes(config: ModelConfig, depth: int, packed_records: bool) -> int:
+class Scales(NamedTuple):
+    """Bytes of a file's weights, as multiples of those by formula."""
+
+    dense: float = 1.0
+    routed: float = 1.0
+
+
+BY_FORMULA = Scales()
+
+
+def scales_of(config: ModelConfig, files: FileCount) -> Scales:
+    """The scales of a file, whose types are not those of the configuration, as a GGUF file's."""
+    main = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
+    routed = sum(kind.bytes for kind in main if kind.part == "routed")
+    dense = sum(kind.bytes for kind in main) - routed
+    return Scales((files.bytes - files.routed - files.extra_bytes) / dense, files.routed / routed)
+
+
+def decode_bytes(config: ModelConfig, depth: int, packed_records: bool, scales: Scales = BY_FORMULA) -> int:
     """Bytes that a token must read: the weights that it meets, once, and its part of the cache."""
-    weights = sum(kind.bytes * kind.active_values // kind.values for kind in tensor_kinds(config) if kind.active)
+    weights = 0
+    for kind in tensor_kinds(config):
+        if kind.active:
+            scale = scales.routed if kind.part == "routed" else scales.dense
+            weights += int(scale * (kind.bytes * kind.active_values // kind.values))
     return weights + cache_read(config, depth + 1, packed(config) if packed_records else plain(config, 2))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, arithmetic_of, model_of
+from wavefold.gguf import is_gguf
 
 if TYPE_CHECKING:
     from wavefold.bench.contestants import Contestant, Wavefold
-    from wavefold.bench.speed import Row
+    from wavefold.bench.speed import Row, Scales
     from wavefold.config import ModelConfig
 
 HELP = "decode and prefill rates beside this machine's and a peer's"
@@ -22,7 +23,9 @@ RATE_DEPTH = 16384
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="a model's folder (default: the shipped)")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=Path, help="a model's folder or GGUF file (default: the shipped)"
+    )
     parser.add_argument("--depths", type=int, nargs="*", default=[0, 4096, 16384, 65536], metavar="N",
                         help="tokens in the cache when decoding begins (default 0 4096 16384 65536)")  # fmt: skip
     parser.add_argument(
@@ -53,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.bench.circumstances import append, circumstances, described
     from wavefold.bench.contestants import Wavefold
     from wavefold.bench.speed import check, max_decoded, measure
-    from wavefold.locate import model_folder
+    from wavefold.locate import model_path
     from wavefold.plan.machine import dense_rate, memory_read_rate
     from wavefold.system import huge_bytes, peak_rss_bytes
 
-    folder = model_folder(args.model)
+    folder = model_path(args.model)
     began = time.perf_counter()
     model = model_of(
         folder, arithmetic_of(args), "bfloat16", threads=args.threads, activations=args.activations,
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         f"in 2 MiB pages {anonymous / GB:.2f} GB of memory and {mapped / GB:.2f} GB of files",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
-    console.print(table(rows, contestants, config, model.arithmetic.released))
+    console.print(table(rows, contestants, config, model.arithmetic.released, scales(folder, config)))
     lines = [about | line(row) for row in rows]
     if args.kernels:
         ours = contestants[0]
@@ -108,11 +111,22 @@ def peers(args: argparse.Namespace, folder: Path, longest: int) -> Iterator[Cont
     if args.peer == "llama.cpp":
         from wavefold.bench.llama_cpp import LlamaCpp, ensure_gguf
 
-        gguf = ensure_gguf(args.gguf, folder, args.sdist, torch.get_num_threads())
+        gguf = folder if is_gguf(folder) else ensure_gguf(args.gguf, folder, args.sdist, torch.get_num_threads())
         yield LlamaCpp(gguf, longest, torch.get_num_threads())
 
 
-def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, packed: bool) -> object:
+def scales(path: Path, config: ModelConfig) -> Scales:
+    """What a GGUF file's weights take, beside the official formats."""
+    from wavefold.bench.speed import BY_FORMULA, scales_of
+    from wavefold.checkpoint.count import count_files
+
+    files = count_files(path, config) if is_gguf(path) else None
+    return BY_FORMULA if files is None else scales_of(config, files)
+
+
+def table(
+    rows: list[Row], contestants: list[Contestant], config: ModelConfig, packed: bool, scales: Scales
+) -> object:  # fmt: skip
     """A table of our rates, each with its bound, and the peers' rates."""
     from rich.table import Table
 
@@ -127,7 +141,11 @@ def table(rows: list[Row], contestants: list[Contestant], config: ModelConfig, p
         tokens = 1 if row.kind == "decode" else row.tokens
         ours = row.seconds[contestants[0].name]
         if row.kind == "decode":
-            label, amount, unit = f"decode at {row.tokens:,}", float(decode_bytes(config, row.tokens, packed)), "GB"
+            label, amount, unit = (
+                f"decode at {row.tokens:,}",
+                float(decode_bytes(config, row.tokens, packed, scales)),
+                "GB",
+            )
             outside = f"{sum(row.seconds['outside native code']) / sum(ours):.1%}"
         else:
             label, amount, unit = f"prompt of {row.tokens:,}", prompt_operations(config, row.tokens), "GFLOP"

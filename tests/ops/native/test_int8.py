@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.ops.native.test_blocks import matrix
 from tests.ops.native.test_linear import decoded, stored
 from wavefold import ops, quant
 from wavefold.checkpoint.random import random_model
 from wavefold.config import ModelConfig
 from wavefold.ops import Arithmetic, native
-from wavefold.quant import Weight
+from wavefold.quant import FORMATS, Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -50,10 +51,11 @@ def rounded_weight(weight: Tensor, scale: Tensor, lost: int = 0) -> Tensor:
     return ((groups(weight.double(), 128) / unit).round() * unit * scales).flatten(1)[:, : weight.shape[1]]
 
 
-def int8(weight: Stored, x: Tensor, dtype: torch.dtype = torch.float32, x_fp8: bool = False) -> Tensor:
+def int8(weight: Stored | Weight, x: Tensor, dtype: torch.dtype = torch.float32, x_fp8: bool = False) -> Tensor:
     """The kernels' products, in int8 for any number of rows."""
+    stored_weight = weight if isinstance(weight, Weight) else Weight.of(*weight)
     with ops.using(activations="int8", batch_invariant=True, backend="auto"):
-        return native.linear(x, Weight.of(*weight), dtype, x_fp8)
+        return native.linear(x, stored_weight, dtype, x_fp8)
 
 
 def agrees(y: Tensor, x: Tensor, w: Tensor) -> bool:
@@ -251,3 +253,34 @@ def test_settings() -> None:
         ops.Runtime(activations="int4")
     with pytest.raises(ValueError, match="activations = int8 is for the CPU kernels"):
         ops.Runtime(activations="int8", backend="reference")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 512), (70, 160), (130, 96), (1, 32), (9, 4096)])
+@pytest.mark.parametrize("name", ["MXFP4", "Q8_0"])
+def test_blocks_of_32(isa: str, name: str, rows: int, columns: int) -> None:
+    """GGUF's blocks: their codes are integers, and their scales those of the groups."""
+    weight = Weight.of(matrix(name, rows, columns).kept[0].view(rows, -1), None, FORMATS[name.lower()])
+    values = weight.decode(torch.float32).double()
+    for x_rows in (1, 7, 40, 401):
+        x = normal(x_rows, columns, x_rows)
+        y = int8(weight, x)
+        assert agrees(y, rounded_x(x), values), x_rows
+        assert torch.equal(int8(weight, x[-1:].contiguous()), y[-1:])
+        assert torch.equal(int8(weight, x, torch.bfloat16), y.bfloat16())
+    with ops.using(activations="int8", backend="auto"):
+        assert torch.equal(native.linear(x, weight, torch.float32), y)
+
+
+@pytest.mark.parametrize("name", ["MXFP4", "Q8_0"])
+def test_every_code_of_blocks(isa: str, name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    size = {"MXFP4": 17, "Q8_0": 34}[name]
+    blocks = torch.stack([torch.arange(256)[torch.randperm(256, generator=generator)] for _ in range(17 * 34)])
+    codes = blocks.flatten()[: 64 * 16 * size].view(64, 16 * size).to(torch.uint8)
+    if name == "Q8_0":
+        codes[:, 1::size] = 0x18  # scales as they are in a model: halves from 2^-9 on
+    else:
+        codes[:, ::size] = 120
+    weight = Weight.of(codes, None, FORMATS[name.lower()])
+    x = normal(9, 512)
+    assert agrees(int8(weight, x), rounded_x(x), weight.decode(torch.float32).double())
