@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--tokens", type=int, metavar="N",
                       help="of held-out text, about; all other amounts scale with it (default 12288)")  # fmt: skip
     size.add_argument("--quick", action="store_true", help="the card of half a minute: 2048 tokens, short needles")
+    parser.add_argument("--parts", metavar="NAME,...",
+                        help="in place of all: some of text, needles, loops, forms, tools and chats")  # fmt: skip
     parser.add_argument("--lengths", metavar="N,N,...", help="tokens around a needle (default 512,1024,2048,4096)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default 0)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Settings:
     from wavefold.quality import Settings, quick
-    from wavefold.quality.settings import DEFAULT_TOKENS, NEEDLE_LENGTHS
+    from wavefold.quality.settings import DEFAULT_TOKENS, NEEDLE_LENGTHS, PARTS
 
     lengths: tuple[int, ...] = NEEDLE_LENGTHS
     if args.lengths is not None:
@@ -79,7 +81,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         except ValueError:
             raise ValueError(f"--lengths {args.lengths} is not allowed; expected numbers as 512,4096") from None
     tokens = DEFAULT_TOKENS if args.tokens is None else args.tokens
-    settings = Settings(tokens, lengths, args.seed, arithmetic_of(args), args.dtype, args.activations)
+    parts = PARTS if args.parts is None else tuple(args.parts.split(","))
+    settings = Settings(tokens, lengths, args.seed, arithmetic_of(args), args.dtype, args.activations, parts)
     return quick(settings) if args.quick else settings
 
 

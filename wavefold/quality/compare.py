@@ -13,6 +13,8 @@ from wavefold.quality.statistics import Difference
 CLEAR = 3.0
 """Standard errors from which on a difference is called clear."""
 KIND = "wavefold quality comparison 1"
+SIZES = ("tokens", "lengths", "seed")
+"""Settings that must be the same. How a model computes may differ."""
 
 
 def compare(first: Card, second: Card) -> list[Difference]:
@@ -21,16 +23,11 @@ def compare(first: Card, second: Card) -> list[Difference]:
         raise ValueError(
             "the cards are of different texts or amounts of them; make both with the same --text, --tokens"
         )
-    settings = [{**card.settings, "arithmetic": "", "dtype": "", "activations": ""} for card in (first, second)]
-    if drop(settings[0]) != drop(settings[1]):
+    sizes = [{key: card.settings.get(key) for key in SIZES} for card in (first, second)]
+    if sizes[0] != sizes[1]:
         raise ValueError("the cards were made with different --tokens, --lengths or --seed; make both with the same")
     found = {figure.key: figure for figure in second.figures}
     return [Difference(figure, found[figure.key]) for figure in first.figures if figure.key in found]
-
-
-def drop(settings: dict[str, object]) -> dict[str, object]:
-    """Settings without what may differ: how a model computes."""
-    return {key: value for key, value in settings.items() if key != "batch_invariant"}
 
 
 def verdict(difference: Difference) -> str:

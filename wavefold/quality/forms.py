@@ -39,11 +39,11 @@ class Forms(Part):
         ids = subject.tokenizer.encode(prompt_of(case), bos=True)
         draws, seed = self.settings.draws, self.settings.seed
         free = [Sampling(ANSWER_TOKENS, TEMPERATURE, 1.0, seed + number) for number in range(draws)]
-        held = [
+        bound = [
             Sampling(ANSWER_TOKENS, TEMPERATURE, 1.0, seed + number, json_schema=case.schema)
             for number in range(draws)
         ]  # fmt: skip
-        answers = [answer.text or "" for answer in subject.llm.generate([ids] * (2 * draws), [*free, *held])]
+        answers = [answer.text or "" for answer in subject.llm.generate([ids] * (2 * draws), [*free, *bound])]
         right = subject.tokenizer.encode(json.dumps(case.answer))
         nats = subject.nats([*ids, *right], range(len(ids) - 1, len(ids) + len(right) - 1))
         return {
@@ -54,11 +54,11 @@ class Forms(Part):
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         free = [valid for result in results for valid in result["free"]]
-        held = [valid for result in results for valid in result["held"]]
+        bound = [valid for result in results for valid in result["held"]]
         pairs = [(sum(result["nats"]), len(result["nats"])) for result in results]
         return present(
             [share_of(self.name, "valid answers", "by itself", free),
-             share_of(self.name, "valid answers", "held by the grammar", held),
+             share_of(self.name, "valid answers", "held by the grammar", bound),
              figure_of(self.name, "nats per token", "right answers", pairs, "low")]
         )  # fmt: skip
 

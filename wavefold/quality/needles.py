@@ -7,6 +7,8 @@ number among all eight (by chance 1/8), and of those in the text (by chance 1/2)
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -67,8 +69,9 @@ class Needles(Part):
             names = [name.upper() for name in names]
         lines = self._filler(length * BYTES_A_TOKEN, chance.randrange(len(self.passages)))
         places = [depth, *((depth + (number + 0.5) / FACTS) % 1 for number in range(1, FACTS))]
-        facts = [(int(place * len(lines)), number) for number, place in enumerate(places)]
-        for place, number in sorted(facts, reverse=True):
+        ends = list(itertools.accumulate(len(line) for line in lines))
+        hidden = [(bisect.bisect(ends, place * ends[-1]), number) for number, place in enumerate(places)]
+        for place, number in sorted(hidden, reverse=True):
             lines.insert(place, fact.format(name=names[number], value=f" {values[number]}"))
         return "".join(lines) + question.format(name=names[0]), values
 

@@ -25,22 +25,22 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def page(card: Card) -> str:
     """Returns the whole card."""
-    facts = [("Model", model_rows(card.model))]
+    lines = [("Model", model_rows(card.model))]
     if card.against is not None:
-        facts.append(("Other model", model_rows(card.against)))
-    facts.append(("Texts", ", ".join(f"{kind} {size:,}" for kind, size in card.texts["bytes"].items()) + " bytes"))
-    facts.append(("Settings", ", ".join(f"{key} {value}" for key, value in card.settings.items())))
-    facts += [("Not measured", f"{TITLES.get(part, part)}: {why}") for part, why in card.missing.items()]
+        lines.append(("Other model", model_rows(card.against)))
+    lines.append(("Texts", ", ".join(f"{kind} {size:,}" for kind, size in card.texts["bytes"].items()) + " bytes"))
+    lines.append(("Settings", ", ".join(f"{key} {value}" for key, value in card.settings.items())))
+    lines += [("Not measured", f"{TITLES.get(part, part)}: {why}") for part, why in card.missing.items()]
     image = base64.b64encode(picture(card).encode()).decode()
-    body = [_facts(facts), f'<p><img alt="Figures of the card" src="data:image/svg+xml;base64,{image}"></p>']
+    body = [_list(lines), f'<p><img alt="Figures of the card" src="data:image/svg+xml;base64,{image}"></p>']
     body += [f"<h2>{escape(table.title)}</h2>{_table(table)}" for table in card_tables(card)]
     return _document("Quality card", body)
 
 
 def comparison_page(first: Card, second: Card, differences: Sequence[Difference]) -> str:
     """Returns two cards side by side."""
-    facts = [("First", model_rows(first.model)), ("Second", model_rows(second.model))]
-    return _document("Two quality cards", [_facts(facts), _table(comparison_table(differences))])
+    lines = [("First", model_rows(first.model)), ("Second", model_rows(second.model))]
+    return _document("Two quality cards", [_list(lines), _table(comparison_table(differences))])
 
 
 def _document(title: str, body: Sequence[str]) -> str:
@@ -54,8 +54,8 @@ def _document(title: str, body: Sequence[str]) -> str:
     )
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in facts) + "</ul>"
+def _list(lines: Sequence[tuple[str, str]]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in lines) + "</ul>"
 
 
 def _table(table: Table) -> str:

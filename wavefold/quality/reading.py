@@ -141,9 +141,9 @@ def _add(blocks: dict[int, dict[str, float]], ids: Ids, row: int, logits: Tensor
     pairs = [(n, other.row_of[end]) for n in range(len(logits)) if (end := ids.ends[row + n]) in other.row_of]
     if not pairs:
         return
-    theirs, these = other.logits[[there for _, there in pairs]], logits[[n for n, _ in pairs]]
-    distances = divergence(theirs, these).tolist()
-    same = (theirs.argmax(-1) == these.argmax(-1)).tolist()
+    others, these = other.logits[[there for _, there in pairs]], logits[[n for n, _ in pairs]]
+    distances = divergence(others, these).tolist()
+    same = (others.argmax(-1) == these.argmax(-1)).tolist()
     for (n, _), distance, agrees in zip(pairs, distances, same, strict=True):
         block = _block(blocks, ids.ends[row + n], row + n)
         block["aligned"] += 1

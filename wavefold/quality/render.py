@@ -30,10 +30,11 @@ def rendered(template: str, chats: Sequence[dict[str, Any]]) -> list[str]:
     """
     if len(template) > MOST_CHARACTERS:
         raise ValueError(f"a chat template of {len(template):,} characters; expected {MOST_CHARACTERS:,} at most")
+    job = json.dumps({"template": template, "chats": list(chats), "seconds": SECONDS})
     try:
         child = subprocess.run(
-            [sys.executable, __file__], input=json.dumps({"template": template, "chats": list(chats)}),
-            capture_output=True, text=True, encoding="utf-8", timeout=10 * SECONDS,
+            [sys.executable, __file__], input=job, capture_output=True, text=True, encoding="utf-8",
+            timeout=10 * SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise ValueError(f"the chat template takes more than {SECONDS} s; expected one that ends") from None
@@ -50,14 +51,14 @@ def main() -> None:
     """In the child: a template and chats in, texts out."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    job = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_CPU, (job["seconds"], job["seconds"]))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def refuse(message: str) -> None:
         raise ValueError(message)
 
-    job = json.load(sys.stdin)
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
     source = GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", job["template"])

@@ -70,7 +70,7 @@ class Run:
         self.passages = passages_of(texts, asked.settings.text_bytes)
         self._model = self._identity(asked.model)
         self._against = None if asked.against is None else self._identity(asked.against)
-        self._check_vocabularies()
+        self._check_against()
         kinds: dict[str, int] = {}
         for passage in self.passages:
             kinds[passage.kind] = kinds.get(passage.kind, 0) + passage.num_bytes
@@ -104,7 +104,9 @@ class Run:
             raise ValueError(f"{place}: holds no tokenizer that can be used; a card is about texts")
         return identity_of(place, tokenizer)
 
-    def _check_vocabularies(self) -> None:
+    def _check_against(self) -> None:
+        if self._against is not None and Reading.name not in self.asked.settings.parts:
+            raise ValueError("--against is for the part 'text', which --parts leaves out; expected it among them")
         if self._against is not None and self._against["vocabulary"] != self._model["vocabulary"]:
             raise ValueError(
                 f"--against {self.asked.against}: has {self._against['vocabulary']} tokens, and {self.asked.model} "
@@ -145,8 +147,7 @@ class Run:
     def _record(self, units: list[Unit]) -> None:
         """Reads the texts with the other model."""
         reading = self.parts[0]
-        assert isinstance(reading, Reading)
-        if self.asked.against is None:
+        if self.asked.against is None or not isinstance(reading, Reading):
             return
         left = [unit for unit in units if not reading.place(unit).exists()]
         if not left:
@@ -241,11 +242,12 @@ class Run:
 
 
 def parts_of(passages: list[Passage], settings: Settings, other: Path | None) -> list[Part]:
-    """All parts of a card, `Reading` first."""
-    return [
+    """The parts of a card that the settings ask for, `Reading` first."""
+    parts: list[Part] = [
         Reading(passages, other), Needles(passages, settings), Loops(passages, settings), Forms(settings),
         Tools(settings), Chats(settings),
     ]  # fmt: skip
+    return [part for part in parts if part.name in settings.parts]
 
 
 def minutes(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 BYTES_A_TOKEN = 3
 """Texts are cut by bytes, so that models with different tokenizers read the same ones. This is what a token counts."""
@@ -10,6 +10,7 @@ DEFAULT_TOKENS = 12288
 QUICK_TOKENS = 2048
 NEEDLE_LENGTHS = (512, 1024, 2048, 4096)
 LEAST_TOKENS = 256
+PARTS = ("text", "needles", "loops", "forms", "tools", "chats")
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Settings:
     arithmetic: str = "released"
     dtype: str | None = None
     activations: str = "bf16"
+    parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
         if self.tokens < LEAST_TOKENS:
             raise ValueError(f"tokens = {self.tokens} is not allowed; expected {LEAST_TOKENS} or more")
         if not self.lengths or min(self.lengths) < 128:
             raise ValueError(f"lengths = {self.lengths} are not allowed; expected numbers of tokens from 128 on")
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise ValueError(f"parts = {', '.join(self.parts)} are not allowed; expected some of {', '.join(PARTS)}")
 
     @property
     def text_bytes(self) -> int:
@@ -51,12 +55,15 @@ class Settings:
 
     def values(self) -> dict[str, object]:
         """For JSON."""
-        return {**asdict(self), "lengths": list(self.lengths), "batch_invariant": self.batch_invariant}
+        return {
+            **asdict(self),
+            "lengths": list(self.lengths),
+            "parts": list(self.parts),
+            "batch_invariant": self.batch_invariant,
+        }
 
 
 def quick(settings: Settings) -> Settings:
     """The card of half a minute for a small model."""
-    return Settings(
-        QUICK_TOKENS, tuple(length for length in settings.lengths if length <= 1024) or settings.lengths[:1],
-        settings.seed, settings.arithmetic, settings.dtype, settings.activations,
-    )  # fmt: skip
+    lengths = tuple(length for length in settings.lengths if length <= 1024) or settings.lengths[:1]
+    return replace(settings, tokens=QUICK_TOKENS, lengths=lengths)

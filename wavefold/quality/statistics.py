@@ -93,13 +93,13 @@ class Difference:
     @property
     def se(self) -> float | None:
         """Of pairs where both cards have the same groups, else of two samples; None where it is not known."""
-        apart = math.hypot(self.first.se, self.second.se)
+        two_samples = math.hypot(self.first.se, self.second.se)
         if len(self.first.num) != len(self.second.num):
-            return None if math.isnan(apart) else apart
+            return None if math.isnan(two_samples) else two_samples
         pairs = zip(self.second._residuals(), self.first._residuals(), strict=True)
         paired = _spread([b - a for a, b in ((one, two) for two, one in pairs)])
         if paired == 0 and self.value != 0:  # all cases changed alike
-            paired = apart
+            paired = two_samples
         return None if math.isnan(paired) else paired
 
     @property

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wavefold.cache import BLOCK_TOKENS
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint.files import weight_files
 from wavefold.checkpoint.fingerprint import fingerprint, identity
@@ -21,7 +22,9 @@ from wavefold.model.transformer import PASS_TOKENS
 from wavefold.quality.settings import Settings
 
 LOGITS_BYTES = 16 << 20
-"""Of logits that are in memory at a time."""
+"""Of logits that are computed at a time: the head's matrix is read for each such part."""
+YIELDED_BYTES = 4 << 20
+"""Of logits that are handed out at a time: in float64 and in copies they take ten times as much."""
 
 
 class Ids(NamedTuple):
@@ -42,10 +45,18 @@ class Subject:
     def __init__(self, path: Path | None, settings: Settings, memory: str | None = None):
         """Raises ValueError for what cannot be opened, and for a model whose tokenizer is not known."""
         dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
-        self.llm = LLM(
-            path, settings.arithmetic, dtype, batch_invariant=settings.batch_invariant,
-            activations=settings.activations, memory=memory,
-        )  # fmt: skip
+        try:
+            self.llm = LLM(
+                path, settings.arithmetic, dtype, batch_invariant=settings.batch_invariant,
+                activations=settings.activations, memory=memory,
+            )  # fmt: skip
+        except ValueError as error:
+            if not str(error).startswith("batch_invariant"):
+                raise
+            raise ValueError(
+                f"{path}: a card in bfloat16 is computed by the CPU kernels alone, which are batch-invariant and take "
+                "the official files' types and widths; expected those, or float32 (--arithmetic exact)"
+            ) from None
         if self.llm.tokenizer is None:
             self.llm.close()
             raise ValueError(f"{self.llm.folder}: holds no tokenizer that can be used; a card is about texts")
@@ -53,7 +64,9 @@ class Subject:
         self.model = self.llm.model
         budget = self.llm.budget
         self._step = PASS_TOKENS if budget is None else budget.step_tokens
-        self._logits_rows = max(1, LOGITS_BYTES // (4 * self.vocab_size))
+        self._logits_rows, self._yielded_rows = (
+            max(1, num_bytes // (4 * self.vocab_size)) for num_bytes in (LOGITS_BYTES, YIELDED_BYTES)
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -72,11 +85,15 @@ class Subject:
             hidden = self._extended(sequence, ids[first : first + self._step])
             begin, end = max(first, wanted.start), min(first + len(hidden), wanted.stop)
             for row in range(begin, end, self._logits_rows):
-                yield row, self._logits(hidden[row - first : min(row + self._logits_rows, end) - first])
+                logits = self._logits(hidden[row - first : min(row + self._logits_rows, end) - first])
+                for part in logits.split(self._yielded_rows):
+                    yield row, part
+                    row += len(part)
 
     def continuations(self, ids: Sequence[int], candidates: Sequence[Sequence[int]]) -> list[float]:
         """The log probability of each continuation of `ids`, which are read once."""
-        pool = self.model.new_pool(len(ids) + sum(map(len, candidates)) + 128 * (len(candidates) + 1))
+        branches = sum(len(tokens) + 2 * BLOCK_TOKENS for tokens in candidates)  # each copies the last block
+        pool = self.model.new_pool(len(ids) + BLOCK_TOKENS + branches)
         sequence = pool.open()
         for first in range(0, len(ids), self._step):
             hidden = self._extended(sequence, ids[first : first + self._step])

@@ -42,12 +42,12 @@ class Tools(Part):
         ids = _chat(subject, case.request)
         draws, seed = self.settings.draws, self.settings.seed
         free = [Sampling(ANSWER_TOKENS, TEMPERATURE, 1.0, seed + number) for number in range(draws)]
-        held = [
+        bound = [
             Sampling(ANSWER_TOKENS, TEMPERATURE, 1.0, seed + number, tools=TOOLS, tool_choice="required",
                      parallel_tool_calls=False)
             for number in range(draws)
         ]  # fmt: skip
-        answers = [answer.text or "" for answer in subject.llm.generate([ids] * (2 * draws), [*free, *held])]
+        answers = [answer.text or "" for answer in subject.llm.generate([ids] * (2 * draws), [*free, *bound])]
         opening = [*ids, *subject.tokenizer.encode(f'{OPENING}<{DSML}invoke name="', allow_special=True)]
         names = [case.tool, *(name for name in SCHEMAS if name != case.tool)]
         # the closing sign too: else the names of which others are the beginning gain
@@ -62,11 +62,11 @@ class Tools(Part):
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         free = [valid for result in results for valid in result["free"]]
-        held = [valid for result in results for valid in result["held"]]
+        bound = [valid for result in results for valid in result["held"]]
         pairs = [(result["right"], 1) for result in results]
         return present(
             [share_of(self.name, "valid calls", "by itself", free),
-             share_of(self.name, "valid calls", "held by the grammar", held),
+             share_of(self.name, "valid calls", "held by the grammar", bound),
              figure_of(self.name, "probability of the right tool", "all", pairs, "high")]
         )  # fmt: skip
 
