@@ -45,9 +45,11 @@ class Clock:
         """`told(share done, seconds left)` hears of each unit."""
         self._all, self._done, self._told = estimates, 0.0, told
         self._began = time.monotonic()
+        self.left = estimates
+        """Seconds that are left."""
 
     def done(self, estimate: float) -> None:
         self._done += estimate
-        left = max(0.0, self._all - self._done)
         passed = time.monotonic() - self._began
-        self._told(self._done / self._all if self._all else 1.0, left * passed / self._done if self._done else left)
+        self.left = max(0.0, self._all - self._done) * (passed / self._done if self._done else 1.0)
+        self._told(self._done / self._all if self._all else 1.0, self.left)

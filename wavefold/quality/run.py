@@ -181,7 +181,8 @@ class Run:
                         part.place(unit).unlink(missing_ok=True)
                     clock.done(self._seconds(unit))
                 if units:
-                    self._say(f"{part.name}: {len(units)} units in {time.monotonic() - began:.1f} s")
+                    said = f"; about {minutes(clock.left)} left" if part is not self.parts[-1] else ""
+                    self._say(f"{part.name}: {len(units)} units in {time.monotonic() - began:.1f} s{said}")
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Subject]:
@@ -236,8 +237,8 @@ class Run:
             write_json(
                 self.out / "run.json",
                 {"began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)), "seconds": seconds,
-                 "model": str(self.asked.model), "against": str(self.asked.against), "processor": cpu_name(),
-                 "version": __version__},
+                 "model": str(self.asked.model), "against": self.asked.against and str(self.asked.against),
+                 "processor": cpu_name(), "version": __version__},
             )  # fmt: skip
 
 
