@@ -116,6 +116,15 @@ def test_two_cards_are_compared(folder, tmp_path, capsys):
     assert "Two quality cards" in (out / "compare.html").read_text()
 
 
+@pytest.mark.parametrize(("part", "key", "said"), [("settings", "tokens", "--tokens"), ("texts", "digest", "texts")])
+def test_cards_of_different_things_are_not_compared(part, key, said, folder, tmp_path):
+    values = json.loads((folder / "card.json").read_text())
+    values[part][key] = "other"
+    (tmp_path / "card.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=said):
+        compare(Card.load(folder), Card.load(tmp_path))
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"kind": "wavefold quality card 1"}', "[" * 100000,
              '{"kind": "wavefold quality card 1", "figures": [{"num": [1], "den": [], "figure": "x"}]}'],

@@ -4,7 +4,8 @@
                          other model's logits at the same byte -> KL(other || this), the same best token
 
 Models with different tokenizers are compared where both have a boundary between tokens: there both have read the same
-bytes. A second set of units reads the end of each passage after shorter and shorter contexts.
+bytes. A block counts for the position of its first token. A second set of units reads the end of each passage after
+shorter and shorter contexts.
 """
 
 from __future__ import annotations
