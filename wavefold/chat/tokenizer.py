@@ -119,6 +119,13 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(json.loads(self._whole.to_str()), sort_keys=True).encode()).hexdigest()
 
     @property
+    def chat_template(self) -> str | None:
+        """The chat template of the checkpoint's files, a text in Jinja that nothing here follows. None without one."""
+        config = json.loads(self._config_text)
+        template = config.get("chat_template") if isinstance(config, dict) else None
+        return template if isinstance(template, str) else None
+
+    @property
     def bos_id(self) -> int:
         return self.token_id(BOS)
 

@@ -45,3 +45,9 @@ def _most_likely(values: Tensor, count: int) -> list[tuple[tuple[int, float], ..
         order = ids[row[ids].argsort(descending=True, stable=True)][:count]
         best.append(tuple(zip(order.tolist(), row[order].tolist(), strict=True)))
     return best
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """logits of two models [n, vocab] -> KL(reference || logits) in nats, float64 [n]."""
+    p, q = (values.double().log_softmax(-1) for values in (reference, logits))
+    return (p.exp() * (p - q)).sum(-1)

@@ -24,6 +24,7 @@ from wavefold.bench.peers.our_model import new_logits
 from wavefold.bench.speed import decode_bytes, prompt_operations
 from wavefold.bench.worker import Worker
 from wavefold.config import ModelConfig
+from wavefold.engine.logprobs import divergence
 from wavefold.engine.open import open_model
 
 OUR_MODULE = "wavefold.bench.peers.our_model"
@@ -102,5 +103,4 @@ def reference_logits(folder: Path, tokens: Sequence[int]) -> Tensor:
 
 def mean_kl(reference: Tensor, logits: Tensor) -> float:
     """Mean KL(reference || logits) in nats a token, computed in float64."""
-    p, q = (values.double().log_softmax(-1) for values in (reference, logits))
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    return float(divergence(reference, logits).mean())
