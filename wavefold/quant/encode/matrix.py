@@ -25,7 +25,7 @@ FLOOR = 1e-4
 """The least importance of a column, over the mean: an input that was never seen may come."""
 
 SEARCHED = tuple(name for name in MATRIX_TYPES if name not in ("f16", "bf16", "q8_0"))
-LEAST_GAIN = 0.8
+DESCENDED = tuple(name for name in SEARCHED if name != "mxfp4")
 MOST: dict[str, float] = {
     name: LARGEST_HALF if name == "f16" else torch.finfo(torch.float32).max for name in MATRIX_TYPES
 }
@@ -57,7 +57,7 @@ def encode(
     weight = _column_weights(importance, values)
     h = _checked_moments(moments, values)
     damped = None if h is None else descent.damped(h)
-    gain = _gain(values, name, weight, h)
+    gain = _gain(values, name, weight) if h is None or name not in DESCENDED else 1.0
     step = max(1, CHUNK // max(1, values.shape[1]))
     out = torch.empty(len(values), row_bytes, dtype=torch.uint8, device=values.device)
     error = energy = 0.0
@@ -76,7 +76,7 @@ def encode(
     return Encoded(out, error, energy)
 
 
-def _gain(values: Tensor, name: str, weight: Tensor, moments: Tensor | None) -> float:
+def _gain(values: Tensor, name: str, weight: Tensor) -> float:
     """Returns how much smaller a product comes out, by a sample of rows: (W x)(Q x) over (W x)^2.
 
     The smallest error is that of a matrix that is too small: what rounding cannot follow is missing. All experts
@@ -85,11 +85,10 @@ def _gain(values: Tensor, name: str, weight: Tensor, moments: Tensor | None) -> 
     sample = values[:: max(1, len(values) // SAMPLE_ROWS)].float()
     if name not in SEARCHED or not (sample.abs().amax() <= MOST[name] / 2):
         return 1.0
-    damped = None if moments is None else descent.damped(moments)
-    _, restored = ENCODERS[name](sample, weight.expand_as(sample), damped)
-    energy = _product(sample, sample, weight, moments)
-    gain = _product(sample, restored.view(sample.shape), weight, moments) / energy if energy > 0 else 1.0
-    return min(1.0, max(LEAST_GAIN, gain))
+    _, restored = ENCODERS[name](sample, weight.expand_as(sample), None)
+    energy = _product(sample, sample, weight, None)
+    gain = _product(sample, restored.view(sample.shape), weight, None) / energy if energy > 0 else 1.0
+    return min(1.0, max(descent.LEAST_GAIN, gain))
 
 
 def _product(one: Tensor, other: Tensor, weight: Tensor, moments: Tensor | None) -> float:
