@@ -99,9 +99,9 @@ def llama_cpp(binary: Path, imatrix: Path, source: Path, out: Path, name: str) -
     command = [str(binary), "--allow-requantize", "--imatrix", str(imatrix), "--output-tensor-type", "bf16",
                "--token-embedding-type", "bf16", "--tensor-type", f"ffn_.*_exps={name}", *options, str(source),
                str(out), "Q8_0", "1"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True)
     if done.returncode:
-        raise ValueError(f"llama-quantize failed: {done.stderr.strip().splitlines()[-1]}")
+        raise ValueError(f"llama-quantize failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
 
 def tensor_types(path: Path) -> dict[str, str]:
@@ -142,7 +142,7 @@ def rows(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
 
 def svg(rows: list[dict[str, Any]], title: str) -> str:
     """Returns a small figure: KL, on a scale of powers of ten, against bits of an expert's weight."""
-    lines = {by: [row for row in rows if row["by"] == by] for by in COLORS}
+    lines = {by: line for by in COLORS if (line := [row for row in rows if row["by"] == by])}
     shown = [row for line in lines.values() for row in line]
     low, high = (edge(math.log10(row["kl"]) for row in shown) for edge in (min, max))
     low, high = math.floor(low), math.ceil(high)
