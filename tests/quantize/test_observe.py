@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.small import small_model
+from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import load
 from wavefold.model import Transformer
 from wavefold.quantize.importance import Importance, is_importance
@@ -66,6 +66,25 @@ def test_sums_are_those_of_the_definition(folder: Path, tmp_path: Path) -> None:
     for name, expected in plain_sums(exact(folder), IDS).items():
         torch.testing.assert_close(getattr(found, name).double(), expected, rtol=2e-4, atol=1e-12, msg=name)
     assert not found.sensitivity.any()
+
+
+def test_moments_are_products_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SMALL_WITH_TEXT.replace(hidden_size=256, moe_intermediate_size=512)
+    folder = small_model(tmp_path / "wide", config)
+    found = observe(exact(folder), IDS, tmp_path / "i", sensitivity_tokens=0)
+    layers, experts = config.num_hidden_layers, config.n_routed_experts
+    assert found.h_moments.shape == (layers, experts, 1, 256, 256)
+    assert found.inner_moments.shape == (layers, experts, 2, 256, 256)
+    assert torch.equal(found.h_moments, found.h_moments.mT)
+    for sums, moments in ((found.h, found.h_moments), (found.inner, found.inner_moments)):
+        torch.testing.assert_close(moments.diagonal(dim1=3, dim2=4).flatten(2), sums, rtol=1e-4, atol=1e-9)
+    assert (Importance.load(tmp_path / "i", config).moments(1, 2, "w2") * found.tokens[1, 2].clamp(min=1)).allclose(
+        found.inner_moments[1, 2]
+    )
+    monkeypatch.setattr("wavefold.quantize.importance.MOST_MOMENT_BYTES", 4 * layers * 256 * 256)
+    small = observe(exact(folder), IDS, tmp_path / "small", sensitivity_tokens=0)
+    torch.testing.assert_close(small.h_moments, found.h_moments.sum(1, keepdim=True), rtol=1e-4, atol=1e-4)
+    assert small.moments(0, 0, "w2") is None
 
 
 def test_the_model_computes_as_before(folder: Path, tmp_path: Path) -> None:

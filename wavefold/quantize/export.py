@@ -96,10 +96,14 @@ class Export:
                 assert weight.scales is not None
                 yield mxfp4_of_fp4(weight.codes, weight.scales)
             else:
-                yield encode(weight.decode(torch.float32), name, self._columns(layer, expert, matrix)).rows
+                columns, moments = self._columns(layer, expert, matrix), self._moments(layer, expert, matrix)
+                yield encode(weight.decode(torch.float32), name, columns, moments).rows
 
     def _columns(self, layer: int, expert: int, matrix: str) -> Tensor | None:
         return None if self.importance is None else self.importance.columns(layer, expert, matrix)
+
+    def _moments(self, layer: int, expert: int, matrix: str) -> Tensor | None:
+        return None if self.importance is None else self.importance.moments(layer, expert, matrix)
 
     def _dense(self, name: str) -> GgufTensor:
         """Returns a tensor outside the routed experts. float32 and tables are written as they are."""

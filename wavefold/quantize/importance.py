@@ -3,6 +3,7 @@
     tokens, some at a time -> the model's layers -> h of each routed expert -> sum(h^2) by column       for w1 and w3
                                                     silu(w1 h) * w3 h * route -> sum of squares          for w2
                                                     norm of what the expert adds -> sum                  for pruning
+    products of inputs within 256 columns -> sums, for rounding that knows how errors add up (quant/encode/descent.py)
 
 The squares are llama.cpp's "importance matrix"; route weights are inside w2's input, as in the released arithmetic. The
 mean norm of what an expert adds to its tokens, route weight included, is REAP's saliency (Cerebras, 2025).
@@ -23,9 +24,13 @@ from wavefold.atomic import write_bytes
 from wavefold.checkpoint.write_gguf import GgufTensor, Value, write_gguf
 from wavefold.config import ModelConfig
 from wavefold.gguf.table import experts_name
+from wavefold.gguf.types import SUPER
 from wavefold.quant.encode import TYPES, as_bytes
 
 PARTS = ("h", "inner", "tokens", "norms", "sensitivity")
+MOMENTS = ("h_moments", "inner_moments")
+MOST_MOMENT_BYTES = 1 << 31
+"""Of each of the two: of a larger model, h's are kept for a layer in place of an expert, those of w2 are not."""
 KIND = "wavefold importance"
 
 
@@ -45,6 +50,10 @@ class Importance:
     """KL divergence of the logits in nats, over the relative noise in a layer's routed output: float32 [layers].
 
     0 where it was not measured."""
+    h_moments: Tensor
+    """Products of the inputs of w1 and w3 in super-blocks: float32 [layers, experts or 1 or 0, blocks, 256, 256]."""
+    inner_moments: Tensor
+    """Of the inputs of w2: float32 [layers, experts or 0, blocks, 256, 256]."""
     notes: dict[str, str] = field(default_factory=dict)
     """What was read: `text`, a fingerprint of the ids; `chunk`, tokens at a time; `chunks`, how many of `of`."""
 
@@ -53,7 +62,33 @@ class Importance:
         layers, experts = config.num_hidden_layers, config.n_routed_experts
         shapes = [(layers, experts, config.hidden_size), (layers, experts, config.moe_intermediate_size)]
         h, inner = (torch.zeros(shape) for shape in shapes)
-        return cls(h, inner, torch.zeros(layers, experts), torch.zeros(layers, experts), torch.zeros(layers))
+        moments = (
+            _empty_moments(layers, (experts, 1), config.hidden_size),
+            _empty_moments(layers, (experts,), config.moe_intermediate_size),
+        )
+        counts = torch.zeros(layers, experts), torch.zeros(layers, experts), torch.zeros(layers)
+        return cls(h, inner, *counts, *moments)
+
+    def add(self, layer: int, expert: int, h: Tensor, inner: Tensor, y: Tensor) -> None:
+        """Count what an expert saw and made of some tokens: h [tokens, hidden], inner [tokens, inter], y as h."""
+        h, inner = h.float(), inner.float()
+        self.h[layer, expert] += h.square().sum(0)
+        self.inner[layer, expert] += inner.square().sum(0)
+        self.tokens[layer, expert] += len(h)
+        self.norms[layer, expert] += y.float().norm(dim=1).sum()
+        for sums, inputs in ((self.h_moments, h), (self.inner_moments, inner)):
+            if sums.shape[1] * sums.shape[2]:
+                blocks = inputs.unflatten(1, (-1, SUPER)).transpose(0, 1)
+                sums[layer, expert if sums.shape[1] > 1 else 0] += blocks.mT @ blocks
+
+    def moments(self, layer: int, expert: int, matrix: str) -> Tensor | None:
+        """Returns means of products of input columns of a matrix [columns / 256, 256, 256]; None without them."""
+        sums = self.inner_moments if matrix == "w2" else self.h_moments
+        if not sums.shape[1] * sums.shape[2]:
+            return None
+        if sums.shape[1] == 1:
+            return sums[layer, 0] / self.tokens[layer].sum().clamp(min=1)
+        return sums[layer, expert] / self.tokens[layer, expert].clamp(min=1)
 
     def columns(self, layer: int, expert: int, matrix: str) -> Tensor:
         """Returns the mean squares of a matrix's input columns: zeros for an expert that was never chosen."""
@@ -71,7 +106,7 @@ class Importance:
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
-        tensors = {name: getattr(self, name).contiguous() for name in PARTS}
+        tensors = {name: getattr(self, name).contiguous() for name in PARTS + MOMENTS}
         write_bytes(path, save(tensors, {"kind": KIND, "notes": json.dumps(self.notes)}))
 
     @classmethod
@@ -83,7 +118,7 @@ class Importance:
                 metadata = file.metadata() or {}
                 if metadata.get("kind") != KIND:
                     raise ValueError(f"its kind is {metadata.get('kind')!r}; expected {KIND!r}")
-                tensors = {name: file.get_tensor(name) for name in PARTS}
+                tensors = {name: file.get_tensor(name) for name in PARTS + MOMENTS}
                 notes = json.loads(metadata["notes"])
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: not a readable importance file ({error})") from None
@@ -94,7 +129,7 @@ class Importance:
                     f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}; this model needs {wanted.dtype} "
                     f"{list(wanted.shape)}"
                 )
-            if not (tensor.isfinite() & (tensor >= 0)).all():
+            if not (tensor.isfinite() & ((tensor >= 0) | (name in MOMENTS))).all():
                 raise ValueError(f"{path}: {name} holds numbers that are infinite, NaN or negative")
         return cls(**tensors, notes=notes)
 
@@ -114,6 +149,13 @@ class Importance:
                 tensors[f"{name}.in_sum2"] = _plain(sums[layer])
                 tensors[f"{name}.counts"] = _plain(self.tokens[layer][:, None])
         write_gguf(path, keys, tensors)
+
+
+def _empty_moments(layers: int, counts: tuple[int, ...], columns: int) -> Tensor:
+    """Returns zeros for the first count of experts of which they are not too large; for none otherwise."""
+    blocks = columns // SUPER if columns % SUPER == 0 else 0
+    fits = [n for n in counts if 4 * layers * n * blocks * SUPER * SUPER <= MOST_MOMENT_BYTES]
+    return torch.zeros(layers, fits[0] if fits else 0, blocks, SUPER, SUPER)
 
 
 def is_importance(path: Path) -> bool:

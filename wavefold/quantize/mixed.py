@@ -76,8 +76,9 @@ def _noise(
         sample = values[:: max(1, len(values) // SAMPLE_ROWS)][:SAMPLE_ROWS].contiguous()
         columns = None if importance is None else importance.columns(layer, expert, matrix)
         share = 1.0 if columns is None else float(columns.mean() * importance.tokens[layer, expert])  # type: ignore[union-attr]
+        moments = None if importance is None else importance.moments(layer, expert, matrix)
         for name in types:
-            encoded = encode(sample, name, columns)
+            encoded = encode(sample, name, columns, moments)
             sums[name][0] += share * encoded.error
             sums[name][1] += share * encoded.energy
     return {name: error / energy if energy else 0.0 for name, (error, energy) in sums.items()}

@@ -59,10 +59,7 @@ class ObservedExperts(LocalExperts):
         w1, w2, w3 = matrices
         y = reference.expert(x, w1, w2, w3, route, self.limit, self.arithmetic, linear)
         if self.importance is not None and layer < len(self.importance.h):
-            self.importance.h[layer, expert] += inputs[0].float().square().sum(0)
-            self.importance.inner[layer, expert] += inputs[2].float().square().sum(0)
-            self.importance.tokens[layer, expert] += len(x)
-            self.importance.norms[layer, expert] += y.float().norm(dim=1).sum()
+            self.importance.add(layer, expert, inputs[0], inputs[2], y)
         return y
 
 

@@ -4,11 +4,12 @@
     symmetric.py     the search of Q3_K, Q6_K, IQ4_XS
     asymmetric.py    of Q2_K, Q4_K, Q5_K
     lattice.py       of IQ2_XXS, IQ2_XS, IQ3_XXS; their points in i_grids.py
+    descent.py       of all but Q8_0 and MXFP4, with moments: errors that add up in a product
     pack.py          parts to bytes
     matrix.py        `encode`: a matrix, some rows at a time
 
 The weighted error of a matrix is sum(importance[column] * (value - written)^2), with the mean square of a column's
-input as its importance: the mean squared error of the product.
+input as its importance: the mean squared error of the product, if inputs of columns do not move together.
 """
 
 from wavefold.gguf.types import MATRIX_TYPES, TYPES, GgmlType, fitting, ggml_type

@@ -49,12 +49,22 @@ class Found(NamedTuple):
     signs: Tensor
     """uint8 [n, 32]: a bit for each of eight values, set where it is negative, an even number of bits."""
 
+    @classmethod
+    def of(cls, d: Tensor, k: Tensor, signed: Tensor, form: Lattice) -> Found:
+        """Returns the choice whose points with their signs are `signed`, 256 values for each d."""
+        groups = signed.abs().view(len(d), -1, form.points.shape[1])
+        codes = (form.points.square().sum(1) - 2 * groups @ form.points.T).argmin(2)
+        return cls(d, k, codes, bytes_of_bits(signed.reshape(len(d), -1, SIGNED) < 0))
+
+    def signed(self, form: Lattice) -> Tensor:
+        """Returns the points with their signs: [n, 32, 8]."""
+        negative = self.signs[..., None] >> torch.arange(SIGNED, dtype=torch.uint8, device=self.d.device) & 1
+        return form.points[self.codes].view(len(self.d), -1, SIGNED) * (1 - 2 * negative.float())
+
     def values(self, form: Lattice) -> Tensor:
         """Returns what the choice stands for: [n, 32, 8]."""
-        n = len(self.d)
-        magnitudes = form.points[self.codes].view(n, len(self.k[0]), -1) * _scale(self.d, self.k, form)[..., None]
-        negative = self.signs[..., None] >> torch.arange(SIGNED, dtype=torch.uint8, device=self.d.device) & 1
-        return magnitudes.view(n, -1, SIGNED) * (1 - 2 * negative.float())
+        signed = self.signed(form)
+        return (signed.view(*self.k.shape, -1) * _scale(self.d, self.k, form)[..., None]).view(signed.shape)
 
 
 class _Costs:
