@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import batch, bench, convert, init, plan, quantize, run, trace, train
+from wavefold.cli import batch, bench, convert, doctor, init, plan, quantize, run, trace, train
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "init": init,
     "quantize": quantize,
     "convert": convert,
+    "doctor": doctor,
     "train": train,
     "plan": plan,
     "trace": trace,
