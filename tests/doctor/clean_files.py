@@ -72,7 +72,6 @@ FILES: dict[str, Maker] = {
     "nano, seed 2": random(NANO, 2),
     "nano, 2 layers of 4 experts": random(NANO.cut(2, 4)),
     "nano, q4_k": exported(random(NANO.cut(3, 4)), "q4_k"),
-    "flash, 3 layers of 8 experts": random(FLASH.cut(3, 8, 2048)),
     "small with MTP, without a tokenizer": random(SMALL),
     "small, seed 9": lambda path: small_model(path, seed=9),
     "small, one expert each": lambda path: small_model(path, SMALL_WITH_TEXT.replace(num_experts_per_tok=1)),
@@ -83,6 +82,7 @@ FILES: dict[str, Maker] = {
     "tiny's config, seed 3": random(CONFIG, 3),
     "wide": random(WIDE),
     "wide, iq2_xxs": exported(random(WIDE), "iq2_xxs"),
+    "flash, 3 layers of 8 experts": random(FLASH.cut(3, 8, 2048)),
 }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from wavefold import ModelConfig, ops, random_checkpoint
 from wavefold.doctor import CHECKS, Finding, Patient, examine
 from wavefold.locate import default_model
 
-OF_A_FILE = ("structure", "profile", "tokenizer", "template", "load", "likelihood", "values", "siblings", "against")
+OF_A_FILE = ("structure", "profile", "tokenizer", "template", "load", "likelihood", "values", "siblings",
+             "against", "rope")  # fmt: skip
 MADE = default_model()
 
 
@@ -86,9 +87,9 @@ def test_a_tensor_of_another_checkpoint(name: str, part: str, other_model: Path,
     assert any("another model's" in finding.text for finding in found)
 
 
-def test_an_expert_of_another_checkpoint_alone(other_model: Path, tmp_path: Path) -> None:
-    """It has another size than its siblings."""
-    change = harms.taken_from(other_model, "layers.1.ffn.experts.2.w1")
+def test_a_matrix_of_another_expert_alone(tmp_path: Path) -> None:
+    """That of the MTP module has another size than its siblings here."""
+    change = harms.taken_from(MADE, "layers.1.ffn.experts.2.w1", "mtp.0.ffn.experts.2.w1")
     [finding] = failures(harms.with_tensors(MADE, tmp_path / "model", change), None)
     assert (finding.check, finding.part) == ("siblings", "layers.1 expert 2")
 
@@ -119,3 +120,11 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     [finding] = failures(folder, None)
     assert finding.part == "files"
     assert file.name in finding.text
+
+
+def test_a_rope_base_without_a_release_by_likelihood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base of layers with entries; the other one has little effect on this model's text."""
+    monkeypatch.setattr("wavefold.doctor.profile.preset_names", list)
+    [finding] = failures(harms.with_config(MADE, tmp_path / "model", compress_rope_theta=1e4), None)
+    assert (finding.check, finding.part) == ("rope", "compress_rope_theta")
+    assert "with 160000" in finding.text

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from wavefold.doctor.against import against
 from wavefold.doctor.finding import Card, Finding, failed, passed, skipped
 from wavefold.doctor.layers import layers
-from wavefold.doctor.likelihood import likelihood, parts
+from wavefold.doctor.likelihood import likelihood, parts, rope
 from wavefold.doctor.machine import disk, memory
 from wavefold.doctor.patient import Patient
 from wavefold.doctor.products import products
@@ -62,9 +62,12 @@ CHECKS = (
     Check("memory", memory),
     Check("disk", disk, ("refs",)),
     Check("against", against, ("refs", "config")),
+    Check("rope", rope, ("model",)),
     Check("parts", parts, ("model",)),
 )
 """Whatever may be cut short for time comes last."""
+OF_TENSORS = ("values", "siblings", "against")
+"""Checks that find wrong tensors."""
 
 
 def examine(
@@ -79,7 +82,9 @@ def examine(
     began = time.monotonic()
     for number, check in enumerate(checks):
         on_check(check.name, number, len(checks))
-        card.findings += [replace(finding, check=check.name) for finding in _findings(check, patient)]
+        found = [replace(finding, check=check.name) for finding in _findings(check, patient)]
+        patient.is_sick |= check.name in OF_TENSORS and any(finding.status == "fail" for finding in found)
+        card.findings += found
     card.seconds = round(time.monotonic() - began, 1)
     return card
 

@@ -39,6 +39,8 @@ class Patient:
         self.model: Transformer | None = None
         self.nats: float | None = None
         """Nats a token on the text, once they were measured."""
+        self.is_sick = False
+        """True once tensors are known to be wrong."""
         self._ends = time.monotonic() + seconds
 
     @property

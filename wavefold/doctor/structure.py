@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from wavefold.checkpoint.count import by_part, count_files
 from wavefold.checkpoint.files import read_refs
 from wavefold.checkpoint.fit import Fit
-from wavefold.checkpoint.load import _kinds
+from wavefold.checkpoint.load import kinds_of
 from wavefold.config import ModelConfig, read_config
 from wavefold.doctor.finding import Finding, failed, listed, passed
 from wavefold.doctor.patient import Patient
@@ -34,7 +34,7 @@ def structure(patient: Patient) -> Iterator[Finding]:
     model = Transformer(config)
     if config.num_nextn_predict_layers and not any(name.startswith("mtp.") for name in stored.refs):
         model.drop_mtp()
-    fit = Fit(model, _kinds(stored.refs, is_gguf(patient.path)), None, False)
+    fit = Fit(model, kinds_of(stored.refs, is_gguf(patient.path)), None, False)
     problems = fit.problems
     for title, names in (("missing", problems.missing), ("unexpected", problems.unexpected), ("wrong", problems.wrong)):
         parts = by_part(name.split(" ")[0] for name in names)
