@@ -14,6 +14,8 @@ from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import ops
 from wavefold.cli.main import main
 from wavefold.doctor import CHECKS, Patient, examine
+from wavefold.engine.open import open_model
+from wavefold.experts.streamed import StreamedExperts
 
 Capture = pytest.CaptureFixture[str]
 CHEAP = [check for check in CHECKS if check.name not in ("memory", "disk")]
@@ -41,6 +43,14 @@ def test_no_false_alarm_beside_the_original(tmp_path: Path) -> None:
     converted = tmp_path / "converted.gguf"
     assert main(["convert", str(original), str(converted)]) == 0
     assert examine(Patient(converted, original), checks=CHEAP).failures == []
+
+
+def test_no_false_alarm_where_experts_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = Patient(small_model(tmp_path / "model"))
+    monkeypatch.setattr(patient, "open", lambda: setattr(patient, "model", open_model(patient.path, num_slots=3)))
+    card = examine(patient, checks=CHEAP)
+    assert isinstance(patient.model.experts.store, StreamedExperts)
+    assert card.failures == []
 
 
 def test_a_healthy_file_is_0_and_a_card(tmp_path: Path, capsys: Capture) -> None:

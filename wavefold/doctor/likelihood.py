@@ -129,8 +129,9 @@ def parts(patient: Patient) -> Iterator[Finding]:
     """Each layer's attention, shared expert and routed experts at half of their output."""
     model, texts = patient.model, patient.text_tokens(SEQUENCES, TOKENS)
     assert model is not None
-    if texts is None or not patient.is_trained or patient.num_bytes > MOST_PARTS_BYTES:
-        yield skipped("parts", "needs a trained model of at most 1 GiB that predicts the text",
+    is_here = model.experts.store.stored(0, 0).is_here and patient.num_bytes <= MOST_PARTS_BYTES
+    if texts is None or not patient.is_trained or not is_here:
+        yield skipped("parts", "needs a trained model of at most 1 GiB, all in memory, that predicts the text",
                       "an expert in another's place and the like are not visible without --against MODEL")  # fmt: skip
         return
     base = losses(model, texts)

@@ -9,7 +9,8 @@ import torch
 from wavefold import ops
 from wavefold.doctor.finding import Finding, failed, passed, skipped
 from wavefold.doctor.patient import Patient
-from wavefold.model.official import MATRIX, expert_matrices, official_owners
+from wavefold.experts.table import MATRICES
+from wavefold.model.parameters import Linear
 from wavefold.ops import native
 from wavefold.quant import FP8_BLOCK, Weight
 
@@ -40,20 +41,22 @@ def products(patient: Patient) -> Iterator[Finding]:
 
 
 def _weights(patient: Patient) -> dict[str, Weight]:
-    """Returns the first rows of one matrix of each form, and of the experts' matrices, by name."""
+    """Returns the first rows of one matrix of each form and width, outside the experts and of one expert, by name."""
     model = patient.model
     assert model is not None
     found: dict[tuple[str, int], tuple[str, Weight]] = {}
-    for name, matrix in official_owners(model) if not patient.is_large else expert_matrices(model, 0):
-        if isinstance(matrix, MATRIX) and not name.startswith("mtp.") and not matrix.weight.is_meta:
-            weight = matrix.stored
-            if native.takes(weight):
-                found.setdefault((weight.format.name, weight.shape[1]), (name, weight))
-    if patient.is_large:
-        for name in ("embed", "head"):
-            weight = model.get_submodule(name).stored  # type: ignore[assignment,operator]
-            found.setdefault((weight.format.name, weight.shape[1]), (name, weight))
-    return {name: _first_rows(weight) for name, weight in found.values()}
+
+    def take(name: str, weight: Weight) -> None:
+        if native.takes(weight):
+            found.setdefault((weight.format.name, weight.shape[1]), (name, _first_rows(weight)))
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and not name.startswith("mtp."):
+            take(name, module.stored)
+    with model.experts.store.acquire(0, [0]) as view:
+        for name, weight in zip(MATRICES, view[0], strict=True):
+            take(f"layers.0.ffn.experts.0.{name}", weight.map(torch.clone))
+    return dict(found.values())
 
 
 def _first_rows(weight: Weight) -> Weight:
