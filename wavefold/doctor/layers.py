@@ -25,8 +25,8 @@ from wavefold.model.cpu_layers import CpuLayer, CpuLayers, run_layers
 TOKENS, TOKENS_OF_LARGE = 144, 24
 MOST_ERROR = 0.03
 """RMS of the difference over RMS of what the layer adds. Other orders of sums, and near ties of choices, make 0.01."""
-MOST_USUAL, LAST = 0.004, 16
-"""The same of the median of the last tokens, in layers without a choice and in official formats: 0 as a rule."""
+MOST_USUAL, LAST = 0.006, 16
+"""The same of the median of the last tokens, in layers without a choice, with FP4 and FP8: 0 as a rule."""
 LEAST_EQUAL = 0.9
 """The share of cached values that equal the formula's. Sums in another order move single roundings."""
 ADVICE = "a fault of this processor, its memory or these kernels, not of the file: run again; then report it"
@@ -116,10 +116,10 @@ def _errors(found: Tensor, expected: Tensor, before: Tensor) -> tuple[float, flo
 def _is_sharp(block: Block, model: Transformer) -> bool:
     """True for a layer that kernels and references compute alike but for single roundings: without a choice of entries.
 
-    Decoded values of GGUF's other blocks are rounded by one of them alone.
+    Only with matrices in FP4 and FP8: products in other formats are rounded at other places.
     """
     forms = {block.attn.wq_a.stored.format.name, model.experts.store.stored(block.ffn.layer, 0).form}
-    return not block.attn.spec.indexed and forms <= {"fp4", "fp8", "bf16", "mxfp4"}
+    return not block.attn.spec.indexed and forms <= {"fp4", "fp8"}
 
 
 def _share(found: Tensor, expected: Tensor) -> float:
