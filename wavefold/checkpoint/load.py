@@ -153,7 +153,7 @@ def open_stored(
 ) -> dict[str, Tensor]:  # fmt: skip
     """`assign` for tensors in files. The routed experts' tensors are not opened; their places are written down."""
     refs = stored.refs
-    fit = Fit(model, _kinds(refs, is_gguf(stored.paths[0])), experts, strict)
+    fit = Fit(model, kinds_of(refs, is_gguf(stored.paths[0])), experts, strict)
     names = [*(take.name for take in fit.takes if take.name in refs), *fit.left]
     tensors = map_tensors({name: refs[name] for name in names if name is not None}, huge_pages or num_slots is not None)
     _give(model, fit, tensors)
@@ -164,7 +164,7 @@ def open_stored(
     return {name: tensors[name] for name in fit.left}
 
 
-def _kinds(refs: Mapping[str, TensorRef], is_gguf: bool) -> dict[str, Kind]:
+def kinds_of(refs: Mapping[str, TensorRef], is_gguf: bool) -> dict[str, Kind]:
     """The kinds of stored tensors: few objects for many tensors."""
     known: dict[tuple[str, tuple[int, ...]], Kind] = {}
     kinds = {}

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import batch, bench, convert, init, plan, quality, quantize, run, trace, train
+from wavefold.cli import batch, bench, convert, doctor, init, plan, quality, quantize, run, trace, train
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, ModuleType] = {
     "quantize": quantize,
     "convert": convert,
     "quality": quality,
+    "doctor": doctor,
     "train": train,
     "plan": plan,
     "trace": trace,

@@ -1,0 +1,55 @@
+"""Names, shapes and dtypes against the configuration, and the configuration against the architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wavefold.checkpoint.count import by_part, count_files
+from wavefold.checkpoint.files import read_refs
+from wavefold.checkpoint.fit import Fit
+from wavefold.checkpoint.load import kinds_of
+from wavefold.config import ModelConfig, read_config
+from wavefold.doctor.finding import Finding, failed, listed, passed
+from wavefold.doctor.patient import Patient
+from wavefold.gguf import is_gguf
+from wavefold.model import Transformer
+
+AGAIN = "download or convert the file again"
+
+
+def structure(patient: Patient) -> Iterator[Finding]:
+    try:
+        config, values = read_config(patient.path)
+    except ValueError as error:
+        yield failed(_key(str(error)), str(error), "put the key right in config.json, or convert the file again")
+        return
+    patient.config = config
+    if unknown := ModelConfig.unknown_keys(values):
+        yield passed("configuration", f"keys that nobody knows have no effect: {listed(unknown)}")
+    try:
+        stored = read_refs(patient.path)
+    except ValueError as error:
+        yield failed("files", str(error), AGAIN)
+        return
+    model = Transformer(config)
+    if config.num_nextn_predict_layers and not any(name.startswith("mtp.") for name in stored.refs):
+        model.drop_mtp()
+    fit = Fit(model, kinds_of(stored.refs, is_gguf(patient.path)), None, False)
+    problems = fit.problems
+    for title, names in (("missing", problems.missing), ("unexpected", problems.unexpected), ("wrong", problems.wrong)):
+        parts = by_part(name.split(" ")[0] for name in names)
+        for part, count in parts.items():
+            found = [name for name in names if name.startswith(part)]
+            yield failed(part, f"{count} tensors {title}: {listed(found)}", AGAIN)
+    if problems.missing or problems.unexpected or problems.wrong:
+        return
+    patient.refs = stored.refs
+    counted = count_files(patient.path, model.config)
+    extra = f"; {len(counted.extra)} that the text model does not need" if counted and counted.extra else ""
+    yield passed("tensors", f"{len(stored.refs):,} have the names, shapes and types of the configuration{extra}")
+
+
+def _key(message: str) -> str:
+    """Returns the configuration's key that an error names, "configuration" for none."""
+    words = [word for word in message.replace(":", " ").split() if word in ModelConfig.__dataclass_fields__]
+    return words[0] if words else "configuration"
