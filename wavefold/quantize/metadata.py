@@ -22,6 +22,7 @@ from wavefold.system import Notice
 
 QUANTIZATION_VERSION = 2
 SQRT_SOFTPLUS = 4
+WHOLE = "tokenizer.huggingface.json"
 RATIOS = (0, *(compression.ratio for compression in COMPRESSIONS))
 
 
@@ -96,7 +97,8 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, Value]:
     """Returns the keys of the tokenizer in a checkpoint folder, and of numbered tokens ("<7>") where it has none.
 
     A Notice tells of the latter, and of a tokenizer that cuts texts otherwise than DeepSeek's: llama.cpp knows
-    expressions by name, so that its ids of texts differ then. Raises ValueError for a file that is no byte-level BPE.
+    expressions by name, so that its ids of texts differ then. The whole tokenizer.json is a key in such a file, for
+    readers that take it, as we do. Raises ValueError for a file that is no byte-level BPE.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -106,20 +108,23 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, Value]:
         tokens = [f"<{number}>" for number in range(vocab_size)]
         return _vocabulary(tokens, [NORMAL] * vocab_size, ["< 0"], "default")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
         tokens, kinds = _tokens(values, vocab_size)
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in values["model"]["merges"]]
         cuts = [part for part in _pre_tokenizers(values["pre_tokenizer"]) if part.get("type") == "Split"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is no byte-level BPE ({error!r}); expected DeepSeek's kind of tokenizer") from None
+    keys = _vocabulary(tokens, kinds, merges, PRE[0]) | _special_keys(folder, tokens)
     if len(cuts) < 2 or cuts[0].get("pattern", {}).get("Regex") != SPLITS[0]:
         warnings.warn(
             f"{path}: cuts texts otherwise than DeepSeek's tokenizers; llama.cpp has no name for it and will cut as "
-            "deepseek-v3: the same texts, other ids",
+            "deepseek-v3: the same texts, other ids there",
             Notice,
             stacklevel=2,
         )
-    return _vocabulary(tokens, kinds, merges, PRE[0]) | _special_keys(folder, tokens)
+        keys[WHOLE] = Value("string", text)
+    return keys
 
 
 def _pre_tokenizers(value: dict[str, Any] | None) -> list[dict[str, Any]]:
