@@ -4,6 +4,7 @@
       Sequence              block table, fixed state, length; fork, rewind, snapshot, close
         PagedView           one pass over it: reads blocks, writes new rows, commits at the end
       Snapshot              a sequence at a block boundary; other sequences can be opened at it
+      Holder                keeps blocks that nobody else needs, until they are needed (prefix.py)
 
 Forks and snapshots share blocks. A shared block that is only partly filled is copied before it is written. A pass that
 fails or is interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the
@@ -12,7 +13,9 @@ committed length. An interrupted commit is completed before the interruption goe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +27,23 @@ from wavefold.cache.record import Records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
+from wavefold.cache.tip import Tip
 from wavefold.config import ModelConfig
 from wavefold.system import check_memory
+
+
+class Holder(Protocol):
+    """Holds blocks for whoever may ask for them again, and gives them up where they are needed."""
+
+    def make_room(self, is_enough: Callable[[], bool]) -> None:
+        """Gives blocks up until `is_enough()`, or until it holds none."""
+
+    def tables(self) -> Iterable[Iterable[int]]:
+        """The blocks that it holds."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the states that it keeps."""
 
 
 class Pool:
@@ -53,6 +71,7 @@ class Pool:
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
         self.snapshots: list[Snapshot] = []
+        self.holder: Holder | None = None
         shape = self.blocks.num_blocks, self.layout.block_stride
         self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
         """uint8 [blocks, block_stride]: row b is block b, all layers."""
@@ -70,9 +89,27 @@ class Pool:
             state = SequenceState(self.layout, self.device)
             if self.poison:
                 state.poison()
+            elif self.holder is not None:  # a state may leave the process: its unwritten rows hold nobody's bytes
+                state.buffer.zero_()
             return self._adopt(Sequence(self, state))
         at.check_open(self)
         return self._adopt(Sequence.at(at))
+
+    def open_at(self, table: Seq[int], tip: Tip) -> Sequence:
+        """Returns a new sequence that shares the blocks of `table` and goes on at `tip`, whose state is copied."""
+        assert len(table) == self.layout.num_blocks(tip.num_tokens), "blocks and length disagree"
+        return self._adopt(Sequence._with_past(self, list(table), *tip))
+
+    def grow(self, num_tokens: int) -> None:
+        """Makes room for `num_tokens` tokens, at least as many as before. No sequence may be open."""
+        assert not self.sequences and not self.snapshots, "sequences know where their rows lie"
+        self.blocks.grow(self.layout.num_blocks(num_tokens))
+        before = self.storage
+        self.storage = before.new_empty(self.blocks.num_blocks, self.layout.block_stride)
+        if self.poison:
+            self.storage.fill_(0xFF)
+        self.storage[: len(before)] = before
+        self._rows.clear()
 
     def _adopt(self, sequence: Sequence) -> Sequence:
         self.sequences.append(sequence)
@@ -129,8 +166,14 @@ class Pool:
         Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
         """
         self._check_sequences(sequences)
-        copies = self._copies(sequences)
         growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
+
+        def is_enough() -> bool:
+            return sum(self._copies(sequences)) + sum(growth) <= self.blocks.num_free
+
+        if self.holder is not None and not is_enough():
+            self.holder.make_room(is_enough)
+        copies = self._copies(sequences)
         self.blocks.check_free(sum(copies) + sum(growth))
         return copies, growth
 
@@ -179,8 +222,9 @@ class Pool:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in use: the paged storage and the states of the open sequences and snapshots."""
+        """Bytes in use: the paged storage and the states of the open sequences, of snapshots and of the holder."""
         states = sum(sequence.state.num_bytes for sequence in self.sequences)
+        states += self.holder.num_bytes if self.holder else 0
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
 
@@ -190,4 +234,4 @@ class Pool:
             assert not sequence.closed
             assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
         tables = [sequence.table for sequence in self.sequences] + [snapshot.table for snapshot in self.snapshots]
-        self.blocks.check_integrity(tables)
+        self.blocks.check_integrity([*tables, *(self.holder.tables() if self.holder else ())])

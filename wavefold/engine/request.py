@@ -47,6 +47,13 @@ class Request:
     drafts: Sequence[int] = ()
     """Guesses of the next tokens, from the runner."""
     num_preemptions: int = 0
+    stops: Sequence[int] = ()
+    """Ascending multiples of 128, fewer than its blocks. A span that would go over one ends there. From `find`."""
+
+    @property
+    def next_stop(self) -> int:
+        """The first of `stops` behind the cached tokens; else the end of the known tokens."""
+        return next((stop for stop in self.stops if stop > self.num_cached), self.num_tokens)
 
     @property
     def peak_tokens(self) -> int:
@@ -71,7 +78,7 @@ class Plan(NamedTuple):
     """One step. The runner closes the sequences of `released`, then runs the `spans`.
 
     `released` are the requests that gave their blocks back since the plan before: finished, aborted or preempted. A
-    preempted request may come again, from its first token.
+    preempted request may come again, from its first token, or behind those that are cached.
     """
 
     spans: list[PlannedSpan]

@@ -16,31 +16,38 @@ admitted. A decode takes the next block when its token is the first of it, and t
 its blocks back if none is free: it waits again, and its prompt and output are read again later. Nobody is preempted for
 a request that waits: the blocks come from those that end.
 
+Prefixes. Whoever makes the scheduler may `find` tokens of a request in a cache when it is admitted: it begins behind
+them, and so does a request that was preempted. Its blocks are counted as if all were its own, those of the found tokens
+too. Requests may share blocks, so fewer are in use than are counted, and whatever else a cache holds must be free as
+soon as it is needed. A request that is found to go along one of lower rank, whose prompt is being read, waits for it. A
+span of a prompt ends at a `stop` of its request, a block boundary where the cache takes a copy of the state.
+
 Order. The effective priority of a request is priority + age / age_steps, where its age counts the steps since its
 arrival, waiting or running. All ages grow alike, so two requests never change places and the order can be a number that
 is fixed on arrival: rank = (arrival - priority * age_steps, number of the arrival). The first of `waiting` is admitted
 before all others, or nobody is.
 
 Bound. Let P be the highest priority in use, M the largest max_tokens, C the least room for prompts in a step, which is
-the lesser of chunk_tokens and step_tokens - max_running * (1 + draft_depth), and T = ceil(128 * num_blocks / C) + M. A
-request of priority p ends at most
+the lesser of chunk_tokens and step_tokens - max_running * (1 + draft_depth), and T = ceil(128 * num_blocks / C) +
+num_blocks + M. A request of priority p ends at most
 
     (P - p) * age_steps  +  2 * T * (N + 1)     steps after its arrival,
 
 where N requests of lower rank have not ended after the first summand. Proof. Later arrivals have a higher rank, so from
 then on only those N are ahead. Let f be the request of lowest rank. (1) If f waits, nobody else is admitted. The tokens
-that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens, and each step
-reads C of them or all. Then each of these requests decodes a token in every step, or is preempted. After T steps nobody
-else runs, so all blocks are free, and `add` has checked that f fits. (2) If f runs, it is not preempted, since victims
-are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step, then a token a step: at most T
-steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for nothing. The same proof shows
-that there is no deadlock.
+that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens. Each step reads C
+of them, or of each request those up to its next stop; of stops a request has fewer than blocks. Then each of these
+requests decodes a token in every step, or is preempted. After T steps nobody else runs, so all blocks are free, `add`
+has checked that f fits, and there is nobody whose prompt it could wait for. (2) If f runs, it is not preempted, since
+victims are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step or up to a stop, then a
+token a step: at most T steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for
+nothing. The same proof shows that there is no deadlock.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from operator import attrgetter
 
 from wavefold.engine.request import FinishReason, Output, Plan, PlannedSpan, Request, Result
@@ -57,18 +64,24 @@ def blocks_of(num_tokens: int) -> int:
     return -(-num_tokens // BLOCK_TOKENS)
 
 
+def find_nothing(request: Request) -> int:
+    """No request has tokens in a cache."""
+    return 0
+
+
 class Scheduler:
     """`num_blocks` of a pool are shared by at most `max_running` requests. A step has at most `step_tokens` rows.
 
     A step that decodes has at most `chunk_tokens` rows of prompts (None: as many as fit).
     `draft_depth`: drafts of a request in a step. The pool's rings need as many rows and one (`draft_tokens`), and a
     sequence steps back over rejected drafts (`REWIND`). `age_steps`: steps of age that are worth as much as one of
-    priority. One thread calls all methods. Raises ValueError for numbers out of range.
+    priority. `find`: returns how many tokens of a request that is to be admitted are cached, fewer than it has; None:
+    it is better off to wait. One thread calls all methods. Raises ValueError for numbers out of range.
     """
 
     def __init__(
         self, num_blocks: int, max_running: int, step_tokens: int, draft_depth: int = 0, age_steps: int = 64,
-        chunk_tokens: int | None = None,
+        chunk_tokens: int | None = None, find: Callable[[Request], int | None] = find_nothing,
     ):  # fmt: skip
         chunk_tokens = step_tokens if chunk_tokens is None else chunk_tokens
         numbers = {"num_blocks": (num_blocks, 1), "max_running": (max_running, 1), "draft_depth": (draft_depth, 0)}
@@ -83,7 +96,7 @@ class Scheduler:
             )
         self.num_blocks, self.max_running, self.step_tokens = num_blocks, max_running, step_tokens
         self.draft_depth, self.age_steps, self.chunk_tokens = draft_depth, age_steps, chunk_tokens
-        self.num_free = num_blocks
+        self.num_free, self._find = num_blocks, find
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         """Both in ascending order of rank."""
@@ -171,7 +184,7 @@ class Scheduler:
             if not prompt_rows:
                 break
             pending = request.num_tokens - request.num_cached
-            count = min(pending, prompt_rows)
+            count = min(pending, prompt_rows, request.next_stop - request.num_cached)
             prompt_rows -= count
             spans.append(PlannedSpan(request, request.num_cached, count, count == pending))
         self._plan = Plan(spans, self._released)
@@ -244,7 +257,11 @@ class Scheduler:
             ahead = sum(other.num_tokens - other.num_cached for other in prompts if other.rank < request.rank)
             if blocks_of(request.num_tokens) > self.num_free or ahead >= rows:
                 break
+            if (num_cached := self._find(request)) is None:
+                break
+            assert 0 <= num_cached < request.num_tokens, "the last token's logits are not cached"
             del self.waiting[0]
+            request.num_cached = num_cached
             self._hold(request, blocks_of(request.num_tokens))
             request.state = "running"
             insort(self.running, request, key=by_rank)
