@@ -173,6 +173,52 @@ class TestStep:
             scheduler.complete(plan, [Result([1])])
 
 
+class TestPrefixes:
+    def test_a_prompt_begins_behind_what_is_cached_and_ends_spans_at_stops(self) -> None:
+        def find(request: Request) -> int:
+            request.stops = [256, 384]
+            return 130
+
+        scheduler = Scheduler(8, 2, 200, find=find)
+        added(scheduler, "a", 500)
+        assert [rows(step(scheduler)[0]) for _ in range(4)] == [
+            [("a", 130, 126, 0)], [("a", 256, 128, 0)], [("a", 384, 116, 0)], [("a", 500, 1, 0)],
+        ]  # fmt: skip
+
+    def test_rows_that_a_stop_leaves_go_to_the_next_prompt(self) -> None:
+        def find(request: Request) -> int:
+            request.stops = [128]
+            return 0
+
+        scheduler = Scheduler(8, 2, 200, find=find)
+        added(scheduler, "a", 400), added(scheduler, "b", 100)
+        assert rows(step(scheduler)[0]) == [("a", 0, 128, 0), ("b", 0, 72, 0)]
+
+    def test_a_whole_prompt_in_the_cache_has_its_last_token_run(self) -> None:
+        scheduler = Scheduler(8, 2, 200, find=lambda request: request.num_tokens - 1)
+        added(scheduler, "a", 300)
+        plan, outputs = step(scheduler)
+        assert rows(plan) == [("a", 299, 1, 0)] and plan.spans[0].wanted and outputs[0].tokens == [7]
+        with pytest.raises(AssertionError, match="the last token's logits"):
+            scheduler = Scheduler(8, 2, 200, find=lambda request: request.num_tokens)
+            added(scheduler, "a", 300), scheduler.schedule()
+
+    def test_nobody_passes_a_request_that_waits_for_another_ones_prompt(self) -> None:
+        scheduler = Scheduler(8, 4, 200)
+        scheduler._find = lambda request: None if request.id == "b" and leader.num_cached < 300 else 0
+        leader = added(scheduler, "a", 300)
+        added(scheduler, "b", 20), added(scheduler, "c", 20)
+        assert [[row[0] for row in rows(step(scheduler)[0])] for _ in range(3)] == [["a"], ["a"], ["a", "b", "c"]]
+
+    def test_a_preempted_request_goes_on_behind_what_is_cached(self) -> None:
+        scheduler = Scheduler(2, 2, 400, find=lambda request: 100 if request.num_preemptions else 0)
+        added(scheduler, "a", 120, 100), added(scheduler, "b", 120, 100)
+        for _ in range(10):
+            step(scheduler)
+        scheduler.abort("a")
+        assert rows(step(scheduler)[0]) == [("b", 100, 29, 0)]
+
+
 class TestOrder:
     def test_priority_then_arrival(self) -> None:
         scheduler = Scheduler(8, 1, 200)
@@ -300,7 +346,7 @@ def test_two_hundred_thousand_random_steps() -> None:
     counts = run(200_000, seed=1)
     print(dict(counts))
     assert counts["steps"] >= 200_000
-    for event in ("aborted", "preempted", "dropped drafts", "refused"):
+    for event in ("aborted", "preempted", "dropped drafts", "refused", "hits", "waits"):
         assert counts[event] > 100, f"the trace has too few: {event}"
 
 
@@ -403,12 +449,13 @@ class KeepsItsPlace(Scheduler):
     def _preempt(self, request: Request) -> None:
         cached = request.num_cached
         super()._preempt(request)
-        request.num_cached = cached
+        self._find = lambda other: cached if other is request else 0
 
 
 MUTANTS = {
-    Leaks: "the scheduler counts", LeaksDrafts: "blocks, not", NeverAges: "before a request of higher priority|starves",
-    AgesBackwards: "of higher priority", OverCommits: "the scheduler counts", CountsNoDrafts: "blocks, not",
+    Leaks: "the scheduler counts", LeaksDrafts: "blocks, not",
+    NeverAges: "of higher priority|starves|the wrong request", AgesBackwards: "of higher priority",
+    OverCommits: "the scheduler counts", CountsNoDrafts: "blocks, not",
     DropsAllDrafts: "a block had room|with blocks free", PreemptsTheFirst: "the wrong request",
     SkipsAhead: "of higher priority", PromptsFirst: "could decode", ForgetsToRelease: "decode|tokens|blocks",
     KeepsItsPlace: "other tokens",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import ranks
-from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.models import add_arithmetic, add_memory, add_prefix, arithmetic_of
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-invariant", action="store_true",
                         help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
     add_memory(parser)
+    add_prefix(parser)
     add_arithmetic(parser)
     add_tuning(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
@@ -96,6 +97,7 @@ def open_llm(args: argparse.Namespace) -> LLM:
         return LLM(
             args.model, arithmetic_of(args), threads=args.threads, over_ranks=ranks.over_ranks(args),
             memory=args.memory, width=args.width, batch_invariant=args.batch_invariant,
+            prefix_cache=args.cache_dir is not None, cache_dir=args.cache_dir, disk_cache=args.disk_cache,
         )  # fmt: skip
 
 

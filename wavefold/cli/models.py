@@ -44,6 +44,15 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
                         "larger models; under torchrun files are mapped)")  # fmt: skip
 
 
+def add_prefix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR",
+                        help="keep what was read in this folder: a prompt that begins like an earlier one, in this "
+                        "process or before, goes on from there (default: nothing outlives the process)")  # fmt: skip
+    parser.add_argument("--disk-cache", default="20G", metavar="SIZE",
+                        help="with --cache-dir: the most bytes in it; what was used longest ago goes (default 20G)"
+    )  # fmt: skip
+
+
 def arithmetic_of(args: argparse.Namespace) -> str:
     """The arithmetic of `--arithmetic`, or the default one."""
     from wavefold.ops import DEFAULT_ARITHMETIC  # imports torch, which help does without

@@ -45,6 +45,8 @@ class Session:
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
                 args.batch_invariant, over_ranks(args), args.kernels, args.activations, args.huge_pages,
                 draft_depth=args.draft_depth, memory=args.memory,
+                prefix_cache=args.cache_dir is not None or (args.prompt is None and args.tokens is None),
+                cache_dir=args.cache_dir, disk_cache=args.disk_cache,
             )  # fmt: skip
         if self.llm.budget is not None and not args.json:
             print_budget(Console(stderr=True), self.llm.budget)

@@ -51,9 +51,10 @@ class Request:
     """Ascending multiples of 128, fewer than its blocks. A span that would go over one ends there. From `find`."""
 
     @property
-    def next_stop(self) -> int:
-        """The first of `stops` behind the cached tokens; else the end of the known tokens."""
-        return next((stop for stop in self.stops if stop > self.num_cached), self.num_tokens)
+    def readable(self) -> int:
+        """Tokens that may be run in one span: all that are known and not cached, or those up to the next stop."""
+        end = next((stop for stop in self.stops if stop > self.num_cached), self.num_tokens)
+        return min(end, self.num_tokens) - self.num_cached
 
     @property
     def peak_tokens(self) -> int:

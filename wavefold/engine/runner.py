@@ -142,7 +142,7 @@ class Runner:
     def grow(self, num_blocks: int) -> None:
         """From now on there are `num_blocks`, no fewer than before. Nothing may wait or run. What is cached stays."""
         with self._lock:
-            assert self.idle and num_blocks >= self.num_blocks
+            assert self.idle and num_blocks >= self.num_blocks, "what is there is in use, or would be lost"
             self.num_blocks, self._numbers = num_blocks, (num_blocks, *self._numbers[1:])
             self._scheduler = self._new_scheduler()
             if self._pool is not None:

@@ -183,10 +183,10 @@ class Scheduler:
         for request in prompts:
             if not prompt_rows:
                 break
-            pending = request.num_tokens - request.num_cached
-            count = min(pending, prompt_rows, request.next_stop - request.num_cached)
+            count = min(request.readable, prompt_rows)
             prompt_rows -= count
-            spans.append(PlannedSpan(request, request.num_cached, count, count == pending))
+            is_last = count == request.num_tokens - request.num_cached
+            spans.append(PlannedSpan(request, request.num_cached, count, is_last))
         self._plan = Plan(spans, self._released)
         self._released = []
         return self._plan
@@ -254,7 +254,7 @@ class Scheduler:
         """Returns `prompts`, running requests with a prompt to read, and those admitted to share `rows`, by rank."""
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting[0]
-            ahead = sum(other.num_tokens - other.num_cached for other in prompts if other.rank < request.rank)
+            ahead = sum(other.readable for other in prompts if other.rank < request.rank)
             if blocks_of(request.num_tokens) > self.num_free or ahead >= rows:
                 break
             if (num_cached := self._find(request)) is None:
