@@ -191,10 +191,10 @@ class Index:
         with self._lock:
             growing = [segment for segment in self._segments.values() if segment.may_grow]
         if len(growing) < THREADS:
-            records = [(segment, list(_new_records(segment))) for segment in growing]
+            records = [(segment, list(new_records(segment))) for segment in growing]
         else:
             with ThreadPoolExecutor(THREADS) as threads:
-                records = list(threads.map(lambda segment: (segment, list(_new_records(segment))), growing))
+                records = list(threads.map(lambda segment: (segment, list(new_records(segment))), growing))
         with self._lock:
             for segment, footers in records:
                 for number, key, parent in footers:
@@ -211,7 +211,7 @@ def read_header(path: Path) -> Header:
         os.close(file)
 
 
-def _new_records(segment: Segment) -> Iterator[tuple[int, bytes, bytes]]:
+def new_records(segment: Segment) -> Iterator[tuple[int, bytes, bytes]]:
     """(slot, key, parent) of the whole footers behind those that are known.
 
     A slot without one may be a write under way, or one that was cut off: later slots count, it is looked at again.

@@ -1,9 +1,10 @@
 """Reads of records: several in flight, past the page cache, straight into the caller's memory, each checked whole.
 
-    slot on disk     whole pages of the payload | rest of it, zeros, footer
-    one request      caller's memory            | a page or two of ours        then the rest is copied
+    slots on disk    whole pages of a payload | rest of it, zeros, footer | the next slot ...
+    one request      caller's memory          | a page or two of ours     | caller's memory ...
 
-Memory that does not begin at a page takes the way over a slot of our own: O_DIRECT wants pages.
+A request has slots that follow one another, as a chain's blocks do, up to `PIECE` bytes; larger slots are read in
+pieces side by side. Memory that does not begin at a page takes the way over memory of ours: O_DIRECT wants pages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import mmap
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,70 +23,45 @@ import numpy as np
 from wavefold.cache.disk_index import Index, Place
 from wavefold.cache.disk_write import Buffers
 from wavefold.cache.segment import PAGE, is_right
-from wavefold.system.reading import PIECE, DirectFile, ReadThreads
+from wavefold.system.reading import IN_FLIGHT, PIECE, DirectFile, ReadThreads
 
-PIECE_BYTES = PIECE // PAGE * PAGE
+THREADS = IN_FLIGHT + IN_FLIGHT // 2
+"""Some compare checksums while the others read."""
 
 
 class Wanted:
-    """A record that is read into `memory`. `is_right` once all of its reads have ended."""
+    """A record that is read into `memory`. `is_right` once all reads have ended.
+
+    `problem`: "missing", "gone" with its segment, "corrupt", or an error's text; "" where there is none.
+    """
 
     def __init__(self, kind: int, key: bytes, memory: memoryview, place: Place | None):
         self.kind, self.key, self.memory, self.place = kind, key, memory.cast("B"), place
         self.is_right = False
         self.problem = "missing" if place is None else ""
-        """"missing", "gone" with its segment, "corrupt", or an error's text."""
-        self._lock = threading.Lock()
-        self._num_left = 0
-        self._parts: list[memoryview] = []
-        self._num_bytes = 0
+        self.direct_bytes = 0
+        """Bytes of the payload that are read straight into `memory`."""
+        if place is not None and _is_aligned(self.memory):
+            self.direct_bytes = place.segment.header.whole_bytes
 
-    def reads(self, open_segment: Callable[[Place], DirectFile], buffers: Buffers) -> list[Callable[[], None]]:
-        """Returns the reads, of at most `PIECE` bytes each, which may run side by side."""
-        place = self.place
-        assert place is not None
-        header = place.segment.header
-        direct_bytes = header.whole_bytes if _is_aligned(self.memory) else 0
-        rest = buffers.take(header.slot_bytes - direct_bytes)
-        self._parts = [self.memory[:direct_bytes], memoryview(rest)]
-        cuts = list(range(0, header.slot_bytes, PIECE_BYTES))
-        self._num_left = len(cuts)
+    def parts(self, rest: memoryview) -> list[memoryview]:
+        """The memory for the slot: the caller's, then ours."""
+        return [self.memory[: self.direct_bytes], rest] if self.direct_bytes else [rest]
 
-        def read(begin: int) -> None:
-            end = min(begin + PIECE_BYTES, header.slot_bytes)
-            views = _slice(self._parts, begin, end)
-            count, problem = 0, ""
-            try:
-                count = open_segment(place).read(views, header.offset(place.number) + begin, end - begin)
-            except FileNotFoundError:
-                problem = "gone"
-            except OSError as error:
-                problem = error.strerror or str(error)
-            with self._lock:
-                self.problem = self.problem or problem
-                self._num_bytes += count
-                self._num_left -= 1
-                is_last = self._num_left == 0
-            if is_last:
-                self._check(direct_bytes)
-                self._parts = []
-                buffers.give(rest)
-
-        return [functools.partial(read, begin) for begin in cuts]
-
-    def _check(self, direct_bytes: int) -> None:
-        """Compares the checksum, and copies what did not come straight."""
+    def check(self, parts: Sequence[memoryview], num_bytes: int) -> None:
+        """Compares the checksums of a slot of which `num_bytes` came, and copies what did not come straight."""
         assert self.place is not None
-        if self.problem:
-            return
-        header, number = self.place.segment.header, self.place.number
-        parts = [part for part in self._parts if len(part)]
-        if self._num_bytes != header.slot_bytes or not is_right(header, number, self.key, parts):
+        header = self.place.segment.header
+        if num_bytes < header.slot_bytes or not is_right(header, self.place.number, self.key, parts):
             self.problem = "corrupt"
             return
-        if header.length > direct_bytes:
-            target = np.frombuffer(self.memory, np.uint8)[direct_bytes : header.length]
-            np.copyto(target, np.frombuffer(self._parts[1], np.uint8)[: len(target)])
+        left = header.length - self.direct_bytes
+        if left > PAGE:
+            np.copyto(
+                np.frombuffer(self.memory, np.uint8), np.frombuffer(parts[-1], np.uint8)[:left]
+            )  # without the GIL
+        elif left:
+            self.memory[self.direct_bytes :] = parts[-1][:left]
         self.is_right = True
 
 
@@ -101,10 +78,12 @@ class RecordReader:
     def start(self, index: Index, wanted: Sequence[Wanted]) -> Reading:
         """Reads all that have a place. The memory is the reader's until `Reading.wait` returns."""
         files = _Files()
-        reads = [read for one in wanted if one.place is not None for read in one.reads(files.open, self._buffers)]
+        reads: list[Callable[[], None]] = []
+        for run in _runs(wanted):
+            reads += _reads(run, files, self._buffers)
         with self._lock:
             if self._threads is None:
-                self._threads = ReadThreads("prefix-reader", "the prefix cache")
+                self._threads = ReadThreads("prefix-reader", "the prefix cache", THREADS)
                 if self._is_closed:
                     self._threads.close()
         try:
@@ -129,11 +108,11 @@ class RecordReader:
                 if one.is_right:
                     self.counts["records"] += 1
                     self.counts["bytes"] += one.place.segment.header.slot_bytes
-                    continue
-                self.counts[one.problem if one.problem in ("gone", "corrupt") else "errors"] += 1
-                if one.problem == "gone":
+                elif one.problem == "gone":
+                    self.counts["gone"] += 1
                     index.forget_segment(one.place.segment.path.name)
-                else:
+                elif one.problem:
+                    self.counts["corrupt" if one.problem == "corrupt" else "errors"] += 1
                     index.forget(one.kind, one.key, one.place)
 
 
@@ -179,8 +158,103 @@ class _Files:
         self._files.clear()
 
 
+def _runs(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    """The records that have a place, those that follow one another together."""
+    runs: list[list[Wanted]] = []
+    for one in wanted:
+        if one.place is None:
+            continue
+        last = runs[-1][-1].place if runs else None
+        if (
+            last is not None
+            and (last.segment, last.number + 1) == (one.place.segment, one.place.number)
+            and (len(runs[-1]) + 1) * one.place.segment.header.slot_bytes <= PIECE
+        ):
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _reads(run: list[Wanted], files: _Files, buffers: Buffers) -> list[Callable[[], None]]:
+    """The reads of a run: one, or several of a slot that is larger than a request."""
+    assert run[0].place is not None
+    slot_bytes = run[0].place.segment.header.slot_bytes
+    if slot_bytes <= PIECE:
+        return [functools.partial(_read_run, run, files, buffers)]
+    pieces = _Pieces(run[0], -(-slot_bytes // PIECE))
+    return [functools.partial(pieces.read, begin, files, buffers) for begin in range(0, slot_bytes, PIECE)]
+
+
+def _read_run(run: Sequence[Wanted], files: _Files, buffers: Buffers) -> None:
+    """One request. After an error of the disk each record is read alone: one bad sector spoils one record."""
+    place = run[0].place
+    assert place is not None
+    slot_bytes = place.segment.header.slot_bytes
+    sizes = [slot_bytes - one.direct_bytes for one in run]
+    memory = buffers.take(sum(sizes))
+    parts, at = [], 0
+    for one, size in zip(run, sizes, strict=True):
+        parts.append(one.parts(memoryview(memory)[at : at + size]))
+        at += size
+    views = [view for slot in parts for view in slot]
+    try:
+        count = files.open(place).read(views, place.segment.header.offset(place.number), slot_bytes * len(run))
+    except OSError as error:
+        if len(run) > 1 and not isinstance(error, FileNotFoundError):
+            for one in run:
+                _read_run([one], files, buffers)
+            return
+        for one in run:
+            one.problem = _name(error)
+        return
+    for number, (one, slot) in enumerate(zip(run, parts, strict=True)):
+        one.check(slot, count - number * slot_bytes)
+    buffers.give(memory)
+
+
+class _Pieces:
+    """A slot that is read in several requests. The last one compares its checksums."""
+
+    def __init__(self, record: Wanted, num_pieces: int):
+        self._record, self._num_left = record, num_pieces
+        self._num_bytes = 0
+        self._memory: mmap.mmap | None = None
+        self._lock = threading.Lock()
+
+    def read(self, begin: int, files: _Files, buffers: Buffers) -> None:
+        record, place = self._record, self._record.place
+        assert place is not None
+        header = place.segment.header
+        with self._lock:
+            if self._memory is None:
+                self._memory = buffers.take(header.slot_bytes - record.direct_bytes)
+            memory = self._memory
+        parts = record.parts(memoryview(memory))
+        count, size, problem = 0, min(PIECE, header.slot_bytes - begin), ""
+        try:
+            count = files.open(place).read(
+                _slice(parts, begin, begin + size), header.offset(place.number) + begin, size
+            )
+        except OSError as error:
+            problem = _name(error)
+        with self._lock:
+            record.problem = record.problem or problem
+            self._num_bytes += count
+            self._num_left -= 1
+            is_last = self._num_left == 0
+        if is_last and not record.problem:
+            record.check(parts, self._num_bytes)
+        if is_last:
+            buffers.give(memory)
+
+
+def _name(error: OSError) -> str:
+    return "gone" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+
+
 def _is_aligned(memory: memoryview) -> bool:
-    if not len(memory):
+    if len(memory) < PAGE:
         return False
     address: int = np.frombuffer(memory, np.uint8, 1).__array_interface__["data"][0]
     return address % PAGE == 0

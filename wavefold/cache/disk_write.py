@@ -26,6 +26,7 @@ import numpy as np
 from wavefold.cache.disk_index import Index, Segment
 from wavefold.cache.ledger import SUFFIX, Ledger, use
 from wavefold.cache.segment import BLOCK, PAGE, STATE, Header, seal
+from wavefold.system import huge_memory
 
 RUN_BLOCKS = 16
 """Blocks of a segment at most: 2,048 tokens."""
@@ -45,20 +46,22 @@ class Buffers:
     """Memory for slots, aligned to pages, used again: new pages cost more than the copy into them."""
 
     def __init__(self) -> None:
-        self._spare: list[mmap.mmap] = []
+        self._spare: dict[int, list[mmap.mmap]] = {}
+        self._num_spare_bytes = 0
         self._lock = threading.Lock()
 
     def take(self, num_bytes: int) -> mmap.mmap:
         with self._lock:
-            for number, memory in enumerate(self._spare):
-                if len(memory) == num_bytes:
-                    return self._spare.pop(number)
-        return mmap.mmap(-1, num_bytes)
+            if spare := self._spare.get(num_bytes):
+                self._num_spare_bytes -= num_bytes
+                return spare.pop()
+        return huge_memory(num_bytes)
 
     def give(self, memory: mmap.mmap) -> None:
         with self._lock:
-            if sum(map(len, self._spare)) + len(memory) <= SPARE:
-                self._spare.append(memory)
+            if self._num_spare_bytes + len(memory) <= SPARE:
+                self._num_spare_bytes += len(memory)
+                self._spare.setdefault(len(memory), []).append(memory)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Turn:
 
     def __init__(self, ledger: Ledger, handle: int):
         self._ledger, self._handle = ledger, handle
-        self.cap, self.num_bytes = self._read()
+        self.cap, self.num_bytes = _counts(os.pread(handle, _LEDGER_BYTES, 0))
 
     def set_cap(self, cap: int) -> None:
         """Gives the folder another cap, counts anew, and removes what is over it, and what killed writers left."""
@@ -190,15 +190,6 @@ class Turn:
                         found.append((status.st_mtime_ns, entry.name, status.st_size))
         return found
 
-    def _read(self) -> tuple[int, int]:
-        """(cap, bytes). Of a new or damaged ledger no cap is known: nothing may grow before `set_cap`."""
-        data = os.pread(self._handle, _LEDGER_BYTES, 0)
-        if len(data) == _LEDGER_BYTES and xxhash.xxh3_64_digest(data[:-8]) == data[-8:]:
-            magic, version, cap, num_bytes = _COUNTS.unpack_from(data)
-            if (magic, version) == (_MAGIC, _VERSION):
-                return cap, num_bytes
-        return 0, 0
-
     def count(self, num_bytes: int) -> None:
         """Adds to the bytes of all segments."""
         self.num_bytes += num_bytes
@@ -207,6 +198,22 @@ class Turn:
     def _write(self) -> None:
         data = _COUNTS.pack(_MAGIC, _VERSION, self.cap, max(self.num_bytes, 0))
         os.pwrite(self._handle, data + xxhash.xxh3_64_digest(data), 0)
+
+
+def counts_of(path: Path) -> tuple[int, int]:
+    """(cap, bytes) that a ledger says; zeros for one that is missing or damaged."""
+    try:
+        return _counts(path.read_bytes()[:_LEDGER_BYTES])
+    except OSError:
+        return 0, 0
+
+
+def _counts(data: bytes) -> tuple[int, int]:
+    if len(data) == _LEDGER_BYTES and xxhash.xxh3_64_digest(data[:-8]) == data[-8:]:
+        magic, version, cap, num_bytes = _COUNTS.unpack_from(data)
+        if (magic, version) == (_MAGIC, _VERSION):
+            return cap, num_bytes
+    return 0, 0
 
 
 def _wait_for(handle: int) -> None:

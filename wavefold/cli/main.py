@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import batch, bench, convert, init, plan, quantize, run, trace, train
+from wavefold.cli import batch, bench, cache, convert, init, plan, quantize, run, trace, train
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
@@ -29,6 +29,7 @@ COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "trace": trace,
     "bench": bench,
+    "cache": cache,
 }
 
 MISTAKE = 2
