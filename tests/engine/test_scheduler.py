@@ -15,12 +15,14 @@ from wavefold.cache.layout import BLOCK_TOKENS
 from wavefold.engine import request as request_file
 from wavefold.engine import scheduler as scheduler_file
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
-from wavefold.engine.scheduler import Scheduler, blocks_of
+from wavefold.engine.scheduler import Find, Scheduler, blocks_of, find_nothing
 
 
-def step(scheduler: Scheduler, drafts: Sequence[int] = ()) -> tuple[Plan, list[Output]]:
+def step(
+    scheduler: Scheduler, drafts: Sequence[int] = (), find: Find = find_nothing
+) -> tuple[Plan, list[Output]]:  # fmt: skip
     """One step in which every draft is rejected and `drafts` are offered for the next."""
-    plan = scheduler.schedule()
+    plan = scheduler.schedule(find)
     return plan, scheduler.complete(plan, [Result([7], drafts) if span.wanted else None for span in plan.spans])
 
 
@@ -179,9 +181,9 @@ class TestPrefixes:
             request.stops = [256, 384]
             return 130
 
-        scheduler = Scheduler(8, 2, 200, find=find)
+        scheduler = Scheduler(8, 2, 200)
         added(scheduler, "a", 500)
-        assert [rows(step(scheduler)[0]) for _ in range(4)] == [
+        assert [rows(step(scheduler, find=find)[0]) for _ in range(4)] == [
             [("a", 130, 126, 0)], [("a", 256, 128, 0)], [("a", 384, 116, 0)], [("a", 500, 1, 0)],
         ]  # fmt: skip
 
@@ -190,33 +192,39 @@ class TestPrefixes:
             request.stops = [128]
             return 0
 
-        scheduler = Scheduler(8, 2, 200, find=find)
+        scheduler = Scheduler(8, 2, 200)
         added(scheduler, "a", 400), added(scheduler, "b", 100)
-        assert rows(step(scheduler)[0]) == [("a", 0, 128, 0), ("b", 0, 72, 0)]
+        assert rows(step(scheduler, find=find)[0]) == [("a", 0, 128, 0), ("b", 0, 72, 0)]
 
     def test_a_whole_prompt_in_the_cache_has_its_last_token_run(self) -> None:
-        scheduler = Scheduler(8, 2, 200, find=lambda request: request.num_tokens - 1)
+        scheduler = Scheduler(8, 2, 200)
         added(scheduler, "a", 300)
-        plan, outputs = step(scheduler)
+        plan, outputs = step(scheduler, find=lambda request: request.num_tokens - 1)
         assert rows(plan) == [("a", 299, 1, 0)] and plan.spans[0].wanted and outputs[0].tokens == [7]
         with pytest.raises(AssertionError, match="the last token's logits"):
-            scheduler = Scheduler(8, 2, 200, find=lambda request: request.num_tokens)
-            added(scheduler, "a", 300), scheduler.schedule()
+            scheduler = Scheduler(8, 2, 200)
+            added(scheduler, "a", 300), scheduler.schedule(lambda request: request.num_tokens)
 
     def test_nobody_passes_a_request_that_waits_for_another_ones_prompt(self) -> None:
+        def find(request: Request) -> int | None:
+            return None if request.id == "b" and leader.num_cached < 300 else 0
+
         scheduler = Scheduler(8, 4, 200)
-        scheduler._find = lambda request: None if request.id == "b" and leader.num_cached < 300 else 0
         leader = added(scheduler, "a", 300)
         added(scheduler, "b", 20), added(scheduler, "c", 20)
-        assert [[row[0] for row in rows(step(scheduler)[0])] for _ in range(3)] == [["a"], ["a"], ["a", "b", "c"]]
+        assert [[row[0] for row in rows(step(scheduler, find=find)[0])] for _ in range(3)] == [
+            ["a"],
+            ["a"],
+            ["a", "b", "c"],
+        ]
 
     def test_a_preempted_request_goes_on_behind_what_is_cached(self) -> None:
-        scheduler = Scheduler(2, 2, 400, find=lambda request: 100 if request.num_preemptions else 0)
+        scheduler = Scheduler(2, 2, 400)
         added(scheduler, "a", 120, 100), added(scheduler, "b", 120, 100)
         for _ in range(10):
             step(scheduler)
         scheduler.abort("a")
-        assert rows(step(scheduler)[0]) == [("b", 100, 29, 0)]
+        assert rows(step(scheduler, find=lambda request: 100)[0]) == [("b", 100, 29, 0)]
 
 
 class TestOrder:
@@ -417,9 +425,9 @@ class PreemptsTheFirst(Scheduler):
 class SkipsAhead(Scheduler):
     """The smallest waiting request is admitted first."""
 
-    def _admit(self, prompts: list[Request], rows: int) -> list[Request]:
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
         self.waiting.sort(key=attrgetter("num_tokens"))
-        prompts = super()._admit(prompts, rows)
+        prompts = super()._admit(prompts, rows, find)
         self.waiting.sort(key=attrgetter("rank"))
         return prompts
 
@@ -427,8 +435,8 @@ class SkipsAhead(Scheduler):
 class PromptsFirst(Scheduler):
     """While a prompt is read, a decode stands still."""
 
-    def schedule(self) -> Plan:
-        plan = super().schedule()
+    def schedule(self, find: Find = find_nothing) -> Plan:
+        plan = super().schedule(find)
         if any(not span.wanted for span in plan.spans) and plan.spans[0].wanted:
             self._plan = Plan(plan.spans[1:], plan.released)
         assert self._plan is not None
@@ -449,7 +457,11 @@ class KeepsItsPlace(Scheduler):
     def _preempt(self, request: Request) -> None:
         cached = request.num_cached
         super()._preempt(request)
-        self._find = lambda other: cached if other is request else 0
+        self.place = request, cached
+
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
+        request, cached = getattr(self, "place", (None, 0))
+        return super()._admit(prompts, rows, lambda other: cached if other is request else find(other))
 
 
 MUTANTS = {

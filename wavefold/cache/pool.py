@@ -13,6 +13,7 @@ committed length. An interrupted commit is completed before the interruption goe
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from typing import Protocol
@@ -71,7 +72,7 @@ class Pool:
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
         self.snapshots: list[Snapshot] = []
-        self.holder: Holder | None = None
+        self._holder: Callable[[], Holder | None] = lambda: None
         shape = self.blocks.num_blocks, self.layout.block_stride
         self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
         """uint8 [blocks, block_stride]: row b is block b, all layers."""
@@ -94,6 +95,15 @@ class Pool:
             return self._adopt(Sequence(self, state))
         at.check_open(self)
         return self._adopt(Sequence.at(at))
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds blocks until others need them, if anybody does. The pool does not keep it alive."""
+        return self._holder()
+
+    @holder.setter
+    def holder(self, holder: Holder) -> None:
+        self._holder = weakref.ref(holder)
 
     def open_at(self, table: Seq[int], tip: Tip) -> Sequence:
         """Returns a new sequence that shares the blocks of `table` and goes on at `tip`, whose state is copied."""
@@ -171,8 +181,8 @@ class Pool:
         def is_enough() -> bool:
             return sum(self._copies(sequences)) + sum(growth) <= self.blocks.num_free
 
-        if self.holder is not None and not is_enough():
-            self.holder.make_room(is_enough)
+        if (holder := self.holder) is not None and not is_enough():
+            holder.make_room(is_enough)
         copies = self._copies(sequences)
         self.blocks.check_free(sum(copies) + sum(growth))
         return copies, growth
@@ -224,7 +234,7 @@ class Pool:
     def num_bytes(self) -> int:
         """Bytes in use: the paged storage and the states of the open sequences, of snapshots and of the holder."""
         states = sum(sequence.state.num_bytes for sequence in self.sequences)
-        states += self.holder.num_bytes if self.holder else 0
+        states += holder.num_bytes if (holder := self.holder) else 0
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
 
@@ -234,4 +244,4 @@ class Pool:
             assert not sequence.closed
             assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
         tables = [sequence.table for sequence in self.sequences] + [snapshot.table for snapshot in self.snapshots]
-        self.blocks.check_integrity([*tables, *(self.holder.tables() if self.holder else ())])
+        self.blocks.check_integrity([*tables, *(holder.tables() if (holder := self.holder) else ())])

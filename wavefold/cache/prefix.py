@@ -41,13 +41,13 @@ class Node:
 
 
 class End:
-    """A tip after `text`, 1 to 128 tokens that begin where `parent` ends. They lie in `block`.
+    """The place of a tip: after `text`, 1 to 128 tokens that begin where `parent` ends. They lie in `block`.
 
     `node`: the node of a whole block, which holds it; None where the block is the end's own.
     """
 
-    def __init__(self, parent: Node, text: bytes, tip: Tip, block: int, node: Node | None):
-        self.parent, self.text, self.tip, self.block, self.node = parent, text, tip, block, node
+    def __init__(self, parent: Node, text: bytes, block: int, node: Node | None):
+        self.parent, self.text, self.block, self.node = parent, text, block, node
 
 
 class Hit(NamedTuple):
@@ -82,8 +82,9 @@ class PrefixCache:
     def __init__(self, pool: Pool, max_states: int, root: bytes = b"", space: Space | None = None):
         self.pool, self.max_states, self.root, self.space = pool, max_states, root, space
         self._top = Node(root, None, b"", -1)
-        self._ends: OrderedDict[End, None] = OrderedDict()
-        """The one used longest ago comes first, here and in `_blocks`."""
+        self._ends: OrderedDict[End, Tip] = OrderedDict()
+        """The one used longest ago comes first, here and in `_blocks`. Nodes and ends refer to each other: the states
+        are beside them, so that they go with the cache."""
         self._blocks: OrderedDict[Node | End, None] = OrderedDict()
         """All that hold a block."""
         pool.holder = self
@@ -100,7 +101,8 @@ class PrefixCache:
             node, most = path[depth - 1] if depth else self._top, 0
             for end in node.ends.values():
                 num_tokens = min(depth * BLOCK_TOKENS + common_tokens(end.text, chain.text(depth)), limit)
-                if num_tokens > most and end.tip.num_tokens - num_tokens <= end.tip.slack:
+                tip = self._ends[end]
+                if num_tokens > most and tip.num_tokens - num_tokens <= tip.slack:
                     best, most = end, num_tokens
             if most:
                 return Hit(path, best, most, shared)
@@ -133,7 +135,7 @@ class PrefixCache:
             self.space.touch(chain.keys[: hit.num_tokens // BLOCK_TOKENS])
         if hit.end is None:
             return Opened(None, 0, shared)
-        tip = hit.end.tip
+        tip = self._ends[hit.end]
         table = [node.block for node in hit.path[: (tip.num_tokens - 1) // BLOCK_TOKENS]] + [hit.end.block]
         self._touch(hit.end)
         sequence = self.pool.open_at(table, tip)
@@ -184,10 +186,10 @@ class PrefixCache:
         """Returns the end at this place, with the tip that can step back further if there is one already."""
         end = parent.ends.get(text)
         if end is not None:
-            end.tip = max(end.tip, tip, key=lambda tip: tip.slack)
+            self._ends[end] = max(self._ends[end], tip, key=lambda tip: tip.slack)
             return end
-        end = parent.ends[text] = End(parent, text, tip, block, node)
-        self._ends[end] = None
+        end = parent.ends[text] = End(parent, text, block, node)
+        self._ends[end] = tip
         if node is None:
             self._blocks[end] = None
             self.pool.blocks.share([block])
@@ -252,12 +254,13 @@ class PrefixCache:
         self.pool._free([item.block])
 
     def _drop_end(self, end: End) -> None:
-        del end.parent.ends[end.text], self._ends[end]
+        tip = self._ends.pop(end)
+        del end.parent.ends[end.text]
         if end.node is None:
             del self._blocks[end]
             self.pool._free([end.block])
         if self.pool.poison:
-            end.tip.state.poison()
+            tip.state.poison()
 
     # -- what outlives the process -----------------------------------------------------------------------------------
 
@@ -331,4 +334,4 @@ class PrefixCache:
     @property
     def num_bytes(self) -> int:
         """Bytes of the states."""
-        return sum(end.tip.state.num_bytes for end in self._ends)
+        return sum(tip.state.num_bytes for tip in self._ends.values())

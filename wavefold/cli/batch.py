@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import ranks
-from wavefold.cli.models import add_arithmetic, add_memory, add_prefix, arithmetic_of
+from wavefold.cli.models import add_arithmetic, add_memory, add_prefix, arithmetic_of, prefix_of
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -93,11 +93,12 @@ def open_llm(args: argparse.Namespace) -> LLM:
     from wavefold.cli.flags import as_flags
     from wavefold.llm import LLM
 
+    kept = prefix_of(args)
     with as_flags():
         return LLM(
             args.model, arithmetic_of(args), threads=args.threads, over_ranks=ranks.over_ranks(args),
             memory=args.memory, width=args.width, batch_invariant=args.batch_invariant,
-            prefix_cache=args.cache_dir is not None, cache_dir=args.cache_dir, disk_cache=args.disk_cache,
+            prefix_cache=bool(kept), **kept,
         )  # fmt: skip
 
 

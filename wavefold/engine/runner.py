@@ -74,7 +74,7 @@ class Runner:
         self._in_step = False
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens, find=self._find)
+        return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens)
 
     @property
     def idle(self) -> bool:
@@ -174,7 +174,7 @@ class Runner:
         started = self._clock()
         plan: Plan | None = None
         try:
-            plan = self._scheduler.schedule()
+            plan = self._scheduler.schedule(self._find)
             self._close(plan.released)
             found: Sequence[Verdict] = ()
             rows = rows_of(plan.spans, self._windows(plan.spans))

@@ -64,6 +64,13 @@ def blocks_of(num_tokens: int) -> int:
     return -(-num_tokens // BLOCK_TOKENS)
 
 
+Find = Callable[[Request], int | None]
+"""Returns how many tokens of a request that is to be admitted are cached, fewer than it has.
+
+None: it is better off to wait.
+"""
+
+
 def find_nothing(request: Request) -> int:
     """No request has tokens in a cache."""
     return 0
@@ -75,13 +82,12 @@ class Scheduler:
     A step that decodes has at most `chunk_tokens` rows of prompts (None: as many as fit).
     `draft_depth`: drafts of a request in a step. The pool's rings need as many rows and one (`draft_tokens`), and a
     sequence steps back over rejected drafts (`REWIND`). `age_steps`: steps of age that are worth as much as one of
-    priority. `find`: returns how many tokens of a request that is to be admitted are cached, fewer than it has; None:
-    it is better off to wait. One thread calls all methods. Raises ValueError for numbers out of range.
+    priority. One thread calls all methods. Raises ValueError for numbers out of range.
     """
 
     def __init__(
         self, num_blocks: int, max_running: int, step_tokens: int, draft_depth: int = 0, age_steps: int = 64,
-        chunk_tokens: int | None = None, find: Callable[[Request], int | None] = find_nothing,
+        chunk_tokens: int | None = None,
     ):  # fmt: skip
         chunk_tokens = step_tokens if chunk_tokens is None else chunk_tokens
         numbers = {"num_blocks": (num_blocks, 1), "max_running": (max_running, 1), "draft_depth": (draft_depth, 0)}
@@ -96,7 +102,7 @@ class Scheduler:
             )
         self.num_blocks, self.max_running, self.step_tokens = num_blocks, max_running, step_tokens
         self.draft_depth, self.age_steps, self.chunk_tokens = draft_depth, age_steps, chunk_tokens
-        self.num_free, self._find = num_blocks, find
+        self.num_free = num_blocks
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         """Both in ascending order of rank."""
@@ -168,7 +174,7 @@ class Scheduler:
 
     # -- a step ----------------------------------------------------------------------------------------------------
 
-    def schedule(self) -> Plan:
+    def schedule(self, find: Find = find_nothing) -> Plan:
         """Returns the next step. It must be completed or cancelled before the one after it."""
         assert self._plan is None, "a plan is under way; complete or cancel it"
         self._step += 1
@@ -178,7 +184,7 @@ class Scheduler:
         if decodes:
             prompt_rows = min(prompt_rows, self.chunk_tokens)
         prompts = [request for request in self.running if request.num_tokens - request.num_cached > 1]
-        prompts = self._admit(prompts, prompt_rows)
+        prompts = self._admit(prompts, prompt_rows, find)
         spans = [PlannedSpan(request, request.num_cached, 1, True, self._drafts(request)) for request in decodes]
         for request in prompts:
             if not prompt_rows:
@@ -250,14 +256,14 @@ class Scheduler:
         self._released.append(request)
         insort(self.waiting, request, key=by_rank)
 
-    def _admit(self, prompts: list[Request], rows: int) -> list[Request]:
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
         """Returns `prompts`, running requests with a prompt to read, and those admitted to share `rows`, by rank."""
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting[0]
             ahead = sum(other.readable for other in prompts if other.rank < request.rank)
             if blocks_of(request.num_tokens) > self.num_free or ahead >= rows:
                 break
-            if (num_cached := self._find(request)) is None:
+            if (num_cached := find(request)) is None:
                 break
             assert 0 <= num_cached < request.num_tokens, "the last token's logits are not cached"
             del self.waiting[0]
