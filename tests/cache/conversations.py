@@ -241,7 +241,7 @@ class Conversation:
 
 def run(
     count: int, seed: int, names: Iterable[str] = ARITHMETICS, distances: Iterable[int] = (128, 256, 512),
-    num_turns: int = 8, kind: type[Watched] = Watched, on_progress: Callable[[int], None] = lambda done: None,
+    num_turns: int = 5, kind: type[Watched] = Watched, on_progress: Callable[[int], None] = lambda done: None,
 ) -> Counter[str]:  # fmt: skip
     """Runs `count` conversations, over all arithmetics and distances in turn. Returns counts of what happened."""
     circumstances = [(name, every) for name in names for every in distances]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
-from tests.cache import conversations
+from tests.cache import conversations, many_threads
 from tests.cache.conversations import live_rows, model_of
 from tests.cache.spaces import MemorySpace
+from tests.small import small_model
 from wavefold.cache import BLOCK_TOKENS, Chain, Pool, PoolFull, PrefixCache, Sequence, Tip
 from wavefold.cache.chain import common_tokens
 from wavefold.model import Transformer
@@ -291,3 +293,10 @@ def test_a_stale_ring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pool, "open_at", stale)
     with pytest.raises(AssertionError, match="cold"):
         conversations.run(30, seed=1, names=conversations.INVARIANT, num_turns=4)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_many_threads(tmp_path: Path, on_disk: bool) -> None:
+    """Each asks a few times; `python -m tests.cache.many_threads` goes on for ten minutes."""
+    counts = many_threads.run(small_model(tmp_path / "model", many_threads.CONFIG), 3, 64, on_disk)
+    assert counts["answers"] >= 64 and counts["checks"] > 3 and counts["computed"] < counts["asked"], counts

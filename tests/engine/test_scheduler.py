@@ -466,7 +466,7 @@ class KeepsItsPlace(Scheduler):
 
 MUTANTS = {
     Leaks: "the scheduler counts", LeaksDrafts: "blocks, not",
-    NeverAges: "of higher priority|starves|the wrong request", AgesBackwards: "of higher priority",
+    NeverAges: "of higher priority|starves|the wrong request", AgesBackwards: "of higher priority|the wrong request",
     OverCommits: "the scheduler counts", CountsNoDrafts: "blocks, not",
     DropsAllDrafts: "a block had room|with blocks free", PreemptsTheFirst: "the wrong request",
     SkipsAhead: "of higher priority", PromptsFirst: "could decode", ForgetsToRelease: "decode|tokens|blocks",

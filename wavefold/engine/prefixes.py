@@ -78,12 +78,19 @@ class Prefixes:
         return any(gain >= least for _, gain in gains)
 
     def _promised(self, other: Request, chain: Chain, limit: int) -> int:
-        """Returns the tokens of `chain` that can be opened once another request's prompt has been read."""
+        """Returns the tokens of `chain` that can be opened once another request's prompt has been read.
+
+        It gets a stop where the two part, if that is far behind the stop before.
+        """
         theirs = self._texts[other].chain
         common = min(chain.common(theirs), limit)
         if len(theirs) - common <= REWIND:
             return common
-        return max((stop for stop in other.stops if stop <= common), default=0)
+        stop = max((stop for stop in other.stops if stop <= common), default=0)
+        parts = common // BLOCK_TOKENS * BLOCK_TOKENS
+        if parts > other.num_cached and parts - max(stop, other.num_cached) >= self._every // 4:
+            other.stops, stop = sorted((*other.stops, parts)), parts
+        return stop
 
     def open(self, request: Request) -> Cached | None:
         """Returns a sequence with the tokens of a request that are cached, or None. Sets the request's stops.
