@@ -36,7 +36,7 @@ from wavefold.model import Transformer
 from wavefold.ops import Arithmetic, Runtime
 
 NUM_BLOCKS = 14
-MOST_TOKENS = 128 * 9
+MOST_TOKENS = 128 * 7
 ARITHMETICS = {
     "released": Arithmetic("released"), "exact bfloat16": Arithmetic("exact", torch.bfloat16),
     "exact float32": Arithmetic("exact", torch.float32),
@@ -116,11 +116,12 @@ class Conversation:
         self.num_blocks = random.choice([10, NUM_BLOCKS, 40])
         self.depth = random.choice([0, 0, 3])
         self.step_tokens = random.choice([70, 200, 300, 1024])
-        self.system = self._tokens(random.choice([20, 128, 300, 500] if invariant else [20, 140]))
+        self.system = self._tokens(random.choice([20, 128, 250, 400] if invariant else [20, 140]))
         self.texts = [list(self.system)]
         """All texts so far, each of which may go on."""
         self.counts: Counter[str] = Counter(conversations=1)
         self.number = 0
+        self.cold: dict[object, list[int]] = {}
         self.restart()
 
     def _tokens(self, count: int) -> list[int]:
@@ -210,10 +211,12 @@ class Conversation:
     def _check(self, request: Request) -> None:
         answer = answer_of(request)
         sampling = answer.sampling
-        expected = list(generate(
-            self.model, list(request.prompt), request.max_tokens, sampling.temperature, sampling.top_p, sampling.seed,
-            sampling.stop_ids,
-        ))  # fmt: skip
+        key = self.model, tuple(request.prompt), request.max_tokens, sampling.temperature, sampling.seed
+        if (expected := self.cold.get(key)) is None:
+            expected = self.cold[key] = list(generate(
+                self.model, list(request.prompt), request.max_tokens, sampling.temperature, sampling.top_p,
+                sampling.seed, sampling.stop_ids,
+            ))  # fmt: skip
         if answer.finish_reason == "interrupted":
             expected = expected[: len(answer.tokens)]
         assert answer.tokens == expected, f"request {request.id}: {answer.tokens}, cold {expected}"
@@ -241,7 +244,7 @@ class Conversation:
 
 def run(
     count: int, seed: int, names: Iterable[str] = ARITHMETICS, distances: Iterable[int] = (128, 256, 512),
-    num_turns: int = 5, kind: type[Watched] = Watched, on_progress: Callable[[int], None] = lambda done: None,
+    num_turns: int = 4, kind: type[Watched] = Watched, on_progress: Callable[[int], None] = lambda done: None,
 ) -> Counter[str]:  # fmt: skip
     """Runs `count` conversations, over all arithmetics and distances in turn. Returns counts of what happened."""
     circumstances = [(name, every) for name in names for every in distances]
@@ -263,6 +266,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="conversations (default 1000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first one (default 0)")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # beside others, threads of such small operations wait for each other
     counts = run(args.count, args.seed, on_progress=progress(args.count, "conversations"))
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
 

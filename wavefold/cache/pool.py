@@ -32,6 +32,8 @@ from wavefold.cache.tip import Tip
 from wavefold.config import ModelConfig
 from wavefold.system import check_memory
 
+MOST_SPARE = 2
+
 
 class Holder(Protocol):
     """Holds blocks for whoever may ask for them again, and gives them up where they are needed."""
@@ -72,6 +74,8 @@ class Pool:
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
         self.snapshots: list[Snapshot] = []
+        self._spare: list[Tensor] = []
+        """Buffers of states that nobody has any more. To get new memory takes longer than to fill it."""
         self._holder: Callable[[], Holder | None] = lambda: None
         shape = self.blocks.num_blocks, self.layout.block_stride
         self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -87,7 +91,7 @@ class Pool:
         The caller owns the sequence until `close`. Raises ValueError for a snapshot that is closed or of another pool.
         """
         if at is None:
-            state = SequenceState(self.layout, self.device)
+            state = SequenceState(self.layout, self.device, self.spare())
             if self.poison:
                 state.poison()
             elif self.holder is not None:  # a state may leave the process: its unwritten rows hold nobody's bytes
@@ -104,6 +108,17 @@ class Pool:
     @holder.setter
     def holder(self, holder: Holder) -> None:
         self._holder = weakref.ref(holder)
+
+    def spare(self) -> Tensor | None:
+        """Returns a buffer for a state, whose content is undefined, if there is one to spare."""
+        return self._spare.pop() if self._spare else None
+
+    def give_back(self, state: SequenceState) -> None:
+        """The state is nobody's any more."""
+        if self.poison:
+            state.poison()
+        if self.holder is not None and len(self._spare) < MOST_SPARE:
+            self._spare.append(state.buffer)
 
     def open_at(self, table: Seq[int], tip: Tip) -> Sequence:
         """Returns a new sequence that shares the blocks of `table` and goes on at `tip`, whose state is copied."""
@@ -235,6 +250,7 @@ class Pool:
         """Bytes in use: the paged storage and the states of the open sequences, of snapshots and of the holder."""
         states = sum(sequence.state.num_bytes for sequence in self.sequences)
         states += holder.num_bytes if (holder := self.holder) else 0
+        states += sum(buffer.nbytes for buffer in self._spare)
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
 

@@ -259,8 +259,7 @@ class PrefixCache:
         if end.node is None:
             del self._blocks[end]
             self.pool._free([end.block])
-        if self.pool.poison:
-            tip.state.poison()
+        self.pool.give_back(tip.state)
 
     # -- what outlives the process -----------------------------------------------------------------------------------
 
@@ -283,8 +282,8 @@ class PrefixCache:
         """Reads what is missing of the first `number` blocks and of the state at their end. False if a part is bad."""
         assert self.space is not None
         path, pool = self._path(chain)[:number], self.pool
-        held = [node.block for node in path]
-        pool.blocks.share(held)
+        shared = [node.block for node in path]
+        pool.blocks.share(shared)
         blocks: list[int] = []
         try:
             wanted = number - len(path)
@@ -310,7 +309,7 @@ class PrefixCache:
             return True
         finally:
             pool._free(blocks)
-            pool._free(held)
+            pool._free(shared)
 
     def _store(self, chain: Chain, number: int, tip: Tip | None) -> None:
         """Writes what the disk lacks of the first `number` blocks, and the state at their end, if `tip` has it."""

@@ -81,7 +81,7 @@ class Sequence:
         assert self.reaches(num_tokens), "the rings have lost rows before this position"
         end = min(self.num_mtp_tokens, max(0, num_tokens - 1))
         tokens = range(min(self.mtp_first, end), end)
-        return Tip(num_tokens, self._high, tokens, self.state.copy() if copied else self.state)
+        return Tip(num_tokens, self._high, tokens, self.state.copy(self.pool.spare()) if copied else self.state)
 
     def skip_mtp(self, num_tokens: int) -> None:
         """The MTP layers forget their rows and go on at token `num_tokens`, as if none were before it.
@@ -112,7 +112,7 @@ class Sequence:
         cls, pool: Pool, table: list[int], num_tokens: int, high: int, mtp_tokens: range, state: SequenceState
     ) -> Sequence:  # fmt: skip
         """Returns a sequence that shares the blocks of `table` and has a copy of `state`."""
-        other = cls(pool, state.copy())
+        other = cls(pool, state.copy(pool.spare()))
         other.table, other.num_tokens, other._high = list(table), num_tokens, high
         other.mtp_first, other.num_mtp_tokens = mtp_tokens.start, mtp_tokens.stop
         pool.blocks.share(table)
@@ -156,8 +156,7 @@ class Sequence:
     def close(self) -> None:
         """Gives blocks and state back. A second call is an error."""
         self.leave()
-        if self.pool.poison:
-            self.state.poison()
+        self.pool.give_back(self.state)
 
     def leave(self) -> None:
         """`close`, and the state is another owner's, who has it from `tip`."""

@@ -48,9 +48,11 @@ class SequenceState:
         num_main = self.layout.config.num_hidden_layers
         return [self.windows[num_main:]] if mtp else [self.windows[:num_main], *self.tails.values()]
 
-    def copy(self) -> SequenceState:
-        """Returns a copy of the state."""
-        return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
+    def copy(self, into: Tensor | None = None) -> SequenceState:
+        """Returns a copy of the state, in a buffer of its own: `into`, unless None."""
+        if into is None:
+            return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
+        return SequenceState(self.layout, self.buffer.device, into.copy_(self.buffer))
 
     def take(self, staged: SequenceState, num_tokens: int, end: int, mtp: bool) -> None:
         """Puts the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import ranks
-from wavefold.cli.models import add_arithmetic, add_memory, add_prefix, arithmetic_of, prefix_of
+from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of, prefix_of
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "its own; together they hold each line once")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
                         help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
-    add_memory(parser)
-    add_prefix(parser)
+    add_memory(parser, prefix=True)
     add_arithmetic(parser)
     add_tuning(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")

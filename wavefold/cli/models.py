@@ -39,14 +39,17 @@ def add_huge_pages(parser: argparse.ArgumentParser) -> None:
                         "files)")  # fmt: skip
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
+def add_memory(parser: argparse.ArgumentParser, prefix: bool = False) -> None:
+    """Add `--memory`, and with `prefix` the flags of the prefix cache on disk."""
     parser.add_argument("--memory", metavar="SIZE",
                         help="the most resident memory, of each process under torchrun, as 24G: routed experts that do "
                         "not fit are read from the files as they are needed (default: 80 %% of what is allowed, for "
                         "larger models; under torchrun files are mapped)")  # fmt: skip
+    if prefix:
+        _add_prefix(parser)
 
 
-def add_prefix(parser: argparse.ArgumentParser) -> None:
+def _add_prefix(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disk-cache", metavar="SIZE",
                         help="keep what was read on disk, as 20G at most: a prompt that begins like an earlier one, of "
                         "this process or one before, goes on from there (default: nothing outlives the process; 20G "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
 from wavefold.cli.form import add_form
-from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory, add_prefix
+from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -64,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_activations(parser)
     add_tuning(parser)
     add_huge_pages(parser)
-    add_memory(parser)
-    add_prefix(parser)
+    add_memory(parser, prefix=True)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip

@@ -82,9 +82,9 @@ class Prefixes:
 
         It gets a stop where the two part, if that is far behind the stop before.
         """
-        theirs = self._texts[other].chain
-        common = min(chain.common(theirs), limit)
-        if len(theirs) - common <= REWIND:
+        ahead = self._texts[other].chain
+        common = min(chain.common(ahead), limit)
+        if len(ahead) - common <= REWIND:
             return common
         stop = max((stop for stop in other.stops if stop <= common), default=0)
         parts = common // BLOCK_TOKENS * BLOCK_TOKENS
