@@ -169,8 +169,8 @@ def test_a_chain_goes_from_its_tail(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_cache_keeps_its_head(tmp_path: Path) -> None:
     keys, cap = chain("long", 300), 1_000_000
     with DiskCache(tmp_path, cap) as cache:
-        put(space_of(cache), keys)
         with pytest.warns(Notice, match="longer than the cache"):
+            put(space_of(cache), keys)
             cache.flush()
         assert size_of(tmp_path) <= cap
         count = num_found(space_of(cache), keys)
@@ -180,8 +180,8 @@ def test_a_prompt_longer_than_the_cache_keeps_its_head(tmp_path: Path) -> None:
 
 def test_a_cap_below_one_record(tmp_path: Path) -> None:
     with DiskCache(tmp_path, 10_000) as cache:
-        put(space_of(cache), chain("a", 3))
         with pytest.warns(Notice, match="no room for a record"):
+            put(space_of(cache), chain("a", 3))
             cache.flush()
         assert size_of(tmp_path) <= 10_000 and num_found(space_of(cache), chain("a", 3)) == 0
     with pytest.raises(ValueError, match="cap_bytes = 0 is not allowed"):

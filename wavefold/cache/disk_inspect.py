@@ -111,6 +111,8 @@ def remove(folder: Folder, spaces: list[str] | None) -> tuple[int, int]:
 def _check(segment: Segment) -> dict[int, bool]:
     """True or False for each slot with a footer, by number."""
     header = segment.header
+    if not header.num_slots(segment.path.stat().st_size):  # no memory for what a header alone says
+        return {}
     memory = memoryview(mmap.mmap(-1, header.slot_bytes))
     file, rights = DirectFile(segment.path), {}
     try:

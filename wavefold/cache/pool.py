@@ -24,6 +24,7 @@ from wavefold.cache.record import Records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
+from wavefold.cache.storage import block_storage
 from wavefold.config import ModelConfig
 from wavefold.system import check_memory
 
@@ -53,8 +54,7 @@ class Pool:
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
         self.snapshots: list[Snapshot] = []
-        shape = self.blocks.num_blocks, self.layout.block_stride
-        self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self.storage = block_storage(self.blocks.num_blocks, self.layout.block_stride, self.device)
         """uint8 [blocks, block_stride]: row b is block b, all layers."""
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
         self._rows: dict[tuple[str, int], Tensor] = {}
