@@ -100,7 +100,8 @@ def read_alone(space: Space, keys: list[bytes], threads: ReadThreads) -> float:
     requests: list[list[int]] = []  # [segment, first byte, bytes]
     for place in places:
         segment, slot_bytes = place.segment, place.segment.header.slot_bytes
-        files.setdefault(segment.path, DirectFile(segment.path))
+        if segment.path not in files:
+            files[segment.path] = DirectFile(segment.path)
         offset, last = segment.header.offset(place.number), requests[-1] if requests else [None, 0, PIECE]
         if last[0] is segment and last[1] + last[2] == offset and last[2] + slot_bytes <= PIECE:
             last[2] += slot_bytes

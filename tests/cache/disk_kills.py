@@ -131,7 +131,7 @@ def check(folder: Path, cap: int, counts: Counter[str]) -> None:
             counts["blocks found"] += found
             counts["blocks lost to damage"] += found - read(space, keys[:found])
             counts["states read"] += sum(
-                read(space, keys[:found], key) > 0
+                read(space, [key], key)
                 for key, one in zip(keys[:found], space.find(keys[:found]), strict=True) if one.state
             )  # fmt: skip
         counts["starts"] += 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import threading
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from tests.cache.disk_chains import (
     BLOCK_BYTES,
@@ -15,13 +17,14 @@ from tests.cache.disk_chains import (
     STATE_BYTES,
     chain,
     num_found,
+    payload,
     put,
     read,
     segments,
     size_of,
     space_of,
 )
-from wavefold.cache import disk_index
+from wavefold.cache import disk_index, disk_write
 from wavefold.cache.disk import DiskCache
 from wavefold.system import Notice
 
@@ -71,6 +74,48 @@ def test_a_record_is_one_write_of_hardly_more_bytes(tmp_path: Path, monkeypatch:
     assert sum(size > 4096 for size in sizes) == 33
     assert sum(sizes) <= 1.01 * (32 * len(block) + len(state))
     assert size_of(tmp_path) <= 1.01 * (32 * len(block) + len(state)) + 4096
+
+
+def test_the_bytes_are_those_of_the_document(tmp_path: Path) -> None:
+    """docs/prefix_disk.md, read by hand."""
+    keys = chain("a", 3)
+    with DiskCache(tmp_path, CAP) as cache:
+        put(space_of(cache), keys)
+    (path,) = segments(tmp_path)
+    data = path.read_bytes()
+    assert path.name.startswith(f"{DIGEST[:8].hex()}-0-") and len(data) == 4096 + 3 * 12_288
+    assert data[:68] == b"WFPREFIX" + struct.pack("<IIQQI", 1, 0, BLOCK_BYTES, 16, 6) + DIGEST
+    assert data[68:4080] == b"a test".ljust(4012, b"\0") and data[4080:4096] == xxhash.xxh3_128_digest(data[:4080])
+    for number, (parent, key) in enumerate(zip([DIGEST, *keys], keys, strict=False)):
+        slot = data[4096 + number * 12_288 :][:12_288]
+        footer = slot[-160:]
+        assert slot[:-160] == payload(key, BLOCK_BYTES).ljust(12_128, b"\0")
+        assert footer[:32] == b"WFRECORD" + struct.pack("<IIQQ", 1, 0, BLOCK_BYTES, number)
+        assert footer[32:128] == DIGEST + key + parent
+        assert footer[128:144] == xxhash.xxh3_128_digest(slot[:-32])
+        assert footer[144:] == xxhash.xxh3_128_digest(footer[:144])
+
+
+def test_a_segment_whose_writer_is_gone_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is written still is."""
+    monkeypatch.setattr(disk_write, "IDLE_S", 1000.0)
+    keys = chain("a", 12)
+    with DiskCache(tmp_path, CAP) as first, DiskCache(tmp_path, CAP) as second:
+        put(space_of(first), keys[:4])
+        first.flush()
+        index = space_of(second).index
+        assert [segment.may_grow for segment in index._segments.values()] == [True]
+        put(space_of(first), keys[4:8], parent=keys[3])
+        first.flush()
+        index.refresh()
+        assert num_found(space_of(second), keys) == 8
+        first.writer._close_all()
+        index.refresh()
+        assert [segment.may_grow for segment in index._segments.values()] == [False]
+        put(space_of(first), keys[8:], parent=keys[7])
+        first.flush()
+        index.refresh()
+        assert num_found(space_of(second), keys) == 12 and read(space_of(second), keys) == 12
 
 
 def test_everything_is_private(tmp_path: Path) -> None:
@@ -169,8 +214,8 @@ def test_a_chain_goes_from_its_tail(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_cache_keeps_its_head(tmp_path: Path) -> None:
     keys, cap = chain("long", 300), 1_000_000
     with DiskCache(tmp_path, cap) as cache:
-        put(space_of(cache), keys)
         with pytest.warns(Notice, match="longer than the cache"):
+            put(space_of(cache), keys)
             cache.flush()
         assert size_of(tmp_path) <= cap
         count = num_found(space_of(cache), keys)
@@ -180,8 +225,8 @@ def test_a_prompt_longer_than_the_cache_keeps_its_head(tmp_path: Path) -> None:
 
 def test_a_cap_below_one_record(tmp_path: Path) -> None:
     with DiskCache(tmp_path, 10_000) as cache:
-        put(space_of(cache), chain("a", 3))
         with pytest.warns(Notice, match="no room for a record"):
+            put(space_of(cache), chain("a", 3))
             cache.flush()
         assert size_of(tmp_path) <= 10_000 and num_found(space_of(cache), chain("a", 3)) == 0
     with pytest.raises(ValueError, match="cap_bytes = 0 is not allowed"):

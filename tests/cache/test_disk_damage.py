@@ -32,6 +32,7 @@ from wavefold.cache import disk_write
 from wavefold.cache.disk import DiskCache
 from wavefold.cache.segment import FOOTER_BYTES, PAGE, STATE, Header
 from wavefold.system import Notice
+from wavefold.system.reading import DirectFile
 
 CAP = 64 << 20
 KEYS = chain("a", 6)
@@ -298,6 +299,23 @@ def test_a_folder_that_goes(folder: Path) -> None:
         put(space, chain("c", 3))
         cache.flush()
         assert num_found(space, chain("c", 3)) == 0 and cache.stats()["written errors"] >= 1
+
+
+def test_a_segment_that_is_removed_amid_a_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader had opened it, and had no lock yet: a miss, no damage, and no bytes that nobody counts."""
+    open_file = DirectFile.__init__
+
+    def slow(file: DirectFile, path: Path, *more: bool) -> None:
+        open_file(file, path, *more)
+        with DiskCache(folder, 5_000):
+            pass
+        assert not os.fstat(file.descriptor).st_blocks
+
+    with DiskCache(folder, CAP) as cache:
+        monkeypatch.setattr(DirectFile, "__init__", slow)
+        assert read(space_of(cache), KEYS) == 0
+        assert (cache.stats()["read gone"], cache.stats().get("read corrupt")) == (6, None)
+        assert num_found(space_of(cache), KEYS) == 0 and not segments(folder)
 
 
 def test_segments_that_go_while_they_are_written(folder: Path) -> None:

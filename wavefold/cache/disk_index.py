@@ -8,6 +8,7 @@ segment whose header or name is another space's is left alone; damaged, newer an
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from wavefold.atomic import try_lock
 from wavefold.cache.ledger import SUFFIX
 from wavefold.cache.segment import BLOCK, FOOTER_BYTES, KINDS, PAGE, STATE, Header, Newer, NotOurs, footer_of
 
@@ -41,18 +43,22 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Segment:
-    """A file of records. `num_known`: slots whose footers have been read. `is_own`: this process made it."""
+    """A file of records. `num_known`: slots whose footers have been read.
+
+    `is_own`: this process made it. `is_final`: nobody writes it any more.
+    """
 
     path: Path
     header: Header
     num_known: int = 0
     is_own: bool = False
+    is_final: bool = False
     keys: list[bytes] = field(default_factory=list)
 
     @property
     def may_grow(self) -> bool:
         """True if another process may add records."""
-        return not self.is_own and self.num_known < self.header.capacity
+        return not (self.is_own or self.is_final) and self.num_known < self.header.capacity
 
 
 class Index:
@@ -191,12 +197,13 @@ class Index:
         with self._lock:
             growing = [segment for segment in self._segments.values() if segment.may_grow]
         if len(growing) < THREADS:
-            records = [(segment, list(new_records(segment))) for segment in growing]
+            records = [_scan(segment) for segment in growing]
         else:
             with ThreadPoolExecutor(THREADS) as threads:
-                records = list(threads.map(lambda segment: (segment, list(new_records(segment))), growing))
+                records = list(threads.map(_scan, growing))
         with self._lock:
-            for segment, footers in records:
+            for segment, (is_final, footers) in zip(growing, records, strict=True):
+                segment.is_final = is_final
                 for number, key, parent in footers:
                     self._add(segment, number, key, parent)
                     segment.num_known = number + 1
@@ -211,29 +218,35 @@ def read_header(path: Path) -> Header:
         os.close(file)
 
 
-def new_records(segment: Segment) -> Iterator[tuple[int, bytes, bytes]]:
-    """(slot, key, parent) of the whole footers behind those that are known.
+def _scan(segment: Segment) -> tuple[bool, list[tuple[int, bytes, bytes]]]:
+    """(True if nobody writes it any more, the new records)."""
+    try:
+        file = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False, []
+    try:
+        is_final = try_lock(file)  # its writer holds a lock from before it has its name
+        fcntl.flock(file, fcntl.LOCK_UN)
+        return is_final, list(new_records(segment, file))
+    except OSError:  # no locks here, or an error of the disk
+        return False, []
+    finally:
+        os.close(file)
+
+
+def new_records(segment: Segment, file: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """(slot, key, parent) of the whole footers behind those that are known, of an open segment. Raises OSError.
 
     A slot without one may be a write under way, or one that was cut off: later slots count, it is looked at again.
     """
     header, first = segment.header, segment.num_known
-    try:
-        if header.num_slots(os.stat(segment.path).st_size) <= first:
-            return
-        file = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-        for number in range(first, header.num_slots(os.fstat(file).st_size)):
-            data = os.pread(file, FOOTER_BYTES, header.offset(number + 1) - FOOTER_BYTES)
-            if (footer := footer_of(header, number, data)) is not None:
-                yield number, footer.key, footer.parent
-    except OSError:
-        return
-    finally:
-        os.close(file)
+    end = header.num_slots(os.fstat(file).st_size)
+    if first < end and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    for number in range(first, end):
+        data = os.pread(file, FOOTER_BYTES, header.offset(number + 1) - FOOTER_BYTES)
+        if (footer := footer_of(header, number, data)) is not None:
+            yield number, footer.key, footer.parent
 
 
 __all__ = ["BLOCK", "KINDS", "STATE", "Found", "Index", "Place", "Segment", "read_header"]

@@ -51,6 +51,8 @@ def look(folder: Path) -> Folder:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             header, status = read_header(path), path.stat()
+            with path.open("rb", buffering=0) as file:
+                num_records = sum(1 for _ in new_records(Segment(path, header), file.fileno()))
         except (Newer, NotOurs) as error:
             (found.newer if isinstance(error, Newer) else found.damaged).append(path)
             found.num_bytes += path.lstat().st_size
@@ -59,7 +61,6 @@ def look(folder: Path) -> Folder:
             continue
         name = header.space.hex()
         space = found.spaces.setdefault(name, SpaceFiles(name, header.about))
-        num_records = sum(1 for _ in new_records(Segment(path, header)))
         space.paths.append(path)
         space.num_blocks += num_records if header.kind == BLOCK else 0
         space.num_states += num_records if header.kind == STATE else 0
@@ -111,14 +112,18 @@ def remove(folder: Folder, spaces: list[str] | None) -> tuple[int, int]:
 def _check(segment: Segment) -> dict[int, bool]:
     """True or False for each slot with a footer, by number."""
     header = segment.header
+    if not header.num_slots(segment.path.stat().st_size):  # no memory for what a header alone says
+        return {}
     memory = memoryview(mmap.mmap(-1, header.slot_bytes))
     file, rights = DirectFile(segment.path), {}
+    footers = segment.path.open("rb", buffering=0)  # O_DIRECT has no reads of 160 bytes
     try:
-        for number, key, _ in new_records(segment):
+        for number, key, _ in new_records(segment, footers.fileno()):
             for begin in range(0, header.slot_bytes, PIECE):
                 end = min(begin + PIECE, header.slot_bytes)
                 file.read([memory[begin:end]], header.offset(number) + begin, end - begin)
             rights[number] = is_right(header, number, key, [memory])
     finally:
+        footers.close()
         file.close()
     return rights

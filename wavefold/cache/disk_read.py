@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import functools
 import mmap
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -152,6 +153,10 @@ class _Files:
                     fcntl.flock(file.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return file
 
+    def is_gone(self, place: Place) -> bool:
+        """True if an open segment has no name any more."""
+        return not os.fstat(self.open(place).descriptor).st_nlink
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()
@@ -208,8 +213,11 @@ def _read_run(run: Sequence[Wanted], files: _Files, buffers: Buffers) -> None:
         for one in run:
             one.problem = _name(error)
         return
+    is_gone = count < slot_bytes * len(run) and files.is_gone(place)
     for number, (one, slot) in enumerate(zip(run, parts, strict=True)):
         one.check(slot, count - number * slot_bytes)
+        if is_gone and one.problem:
+            one.problem = "gone"
     buffers.give(memory)
 
 

@@ -31,7 +31,7 @@ from wavefold.system import huge_memory
 RUN_BLOCKS = 16
 """Blocks of a segment at most: 2,048 tokens."""
 MOST_OPEN = 64
-MOST_WAITING = 256 << 20
+MOST_WAITING = 128 << 20
 """Bytes that may wait for the disk. More are not kept: a slow disk must not stop who computes."""
 SPARE = 64 << 20
 """Bytes of memory kept for the next records."""

@@ -7,7 +7,7 @@ The cap holds at every moment. (1) A segment grows only here, by `ftruncate`, un
 inside that size later: sizes of files never lag behind what is on disk. (2) The count is raised before a file grows and
 lowered after one went, so a process that dies in between leaves a count that is too high, never too low; the next look
 at all segments corrects it. (3) `room_for` raises nothing above the cap. (4) A segment that others read or write is
-locked by them and is not removed: no bytes stay behind a name that is gone.
+locked by them and is not removed; one that is has no bytes left, even if a process opened it before it had the lock.
 
 The cap is that of the process which opened the folder last. Others see it with their next record.
 A segment's time of change is its last use, and the least recently used goes first. Who uses a chain gives its head the
@@ -168,10 +168,11 @@ class Turn:
     def _remove(self, name: str) -> bool:
         path = self._ledger.folder / name
         with contextlib.suppress(OSError):
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if try_lock(file):
                     path.unlink()
+                    os.ftruncate(file, 0)  # somebody may have opened it a moment ago
                     self._ledger.num_removed += 1
                     self._ledger.on_remove(name)
                     return True

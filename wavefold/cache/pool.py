@@ -28,6 +28,7 @@ from wavefold.cache.record import Records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
+from wavefold.cache.storage import block_storage
 from wavefold.cache.tip import Tip
 from wavefold.config import ModelConfig
 from wavefold.system import check_memory
@@ -77,8 +78,7 @@ class Pool:
         self._spare: list[Tensor] = []
         """Buffers of states that nobody has any more. To get new memory takes longer than to fill it."""
         self._holder: Callable[[], Holder | None] = lambda: None
-        shape = self.blocks.num_blocks, self.layout.block_stride
-        self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self.storage = block_storage(self.blocks.num_blocks, self.layout.block_stride, self.device)
         """uint8 [blocks, block_stride]: row b is block b, all layers."""
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
         self._rows: dict[tuple[str, int], Tensor] = {}
@@ -130,7 +130,7 @@ class Pool:
         assert not self.sequences and not self.snapshots, "sequences know where their rows lie"
         self.blocks.grow(self.layout.num_blocks(num_tokens))
         before = self.storage
-        self.storage = before.new_empty(self.blocks.num_blocks, self.layout.block_stride)
+        self.storage = block_storage(self.blocks.num_blocks, self.layout.block_stride, self.device)
         if self.poison:
             self.storage.fill_(0xFF)
         self.storage[: len(before)] = before
