@@ -186,6 +186,28 @@ def test_what_cannot_be_trusted_is_forgotten(model: Transformer) -> None:
     assert cache.pool.blocks.num_free == 20 and not cache.num_bytes
 
 
+@pytest.mark.parametrize("name", ["_adopt", "_put_end", "_touch", "_drop_end"])
+def test_an_interruption_loses_no_block(model: Transformer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """After the change and before its other half: nothing is kept then, and sequences have what they had."""
+    cache = cache_of(model, max_states=1)
+    keep(model, cache, OTHER[:300])
+    running = read(model, cache, TOKENS[:300])
+    right = getattr(PrefixCache, name)
+
+    def interrupted(self: PrefixCache, *arguments: object) -> None:
+        right(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PrefixCache, name, interrupted)
+        cache.keep(running, Chain(ROOT, TOKENS[:300]), running.tip(300))
+    cache.pool.check_integrity()
+    assert cache.pool.blocks.num_free == 17
+    check_as_cold(model, running, TOKENS)
+    keep(model, cache, TOKENS[:200])
+    assert cache.find(Chain(ROOT, TOKENS[:300]), 299).num_tokens == 200
+
+
 def test_a_new_process_goes_on(model: Transformer) -> None:
     space = MemorySpace()
     cache = cache_of(model, space=space)

@@ -14,7 +14,7 @@ committed length. An interrupted commit is completed before the interruption goe
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
@@ -254,10 +254,19 @@ class Pool:
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
 
+    def recount(self) -> None:
+        """Counts the holders of each block anew, from those that are there."""
+        self.blocks.recount(self._tables())
+
+    def _tables(self) -> Iterator[Iterable[int]]:
+        yield from (sequence.table for sequence in self.sequences)
+        yield from (snapshot.table for snapshot in self.snapshots)
+        if (holder := self.holder) is not None:
+            yield from holder.tables()
+
     def check_integrity(self) -> None:
         """Raises AssertionError unless every block is either free or held exactly as the block tables say."""
         for sequence in self.sequences:
             assert not sequence.closed
             assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
-        tables = [sequence.table for sequence in self.sequences] + [snapshot.table for snapshot in self.snapshots]
-        self.blocks.check_integrity([*tables, *(holder.tables() if (holder := self.holder) else ())])
+        self.blocks.check_integrity(self._tables())

@@ -18,6 +18,7 @@ lengths say.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -74,9 +75,9 @@ class Opened(NamedTuple):
 
 
 class PrefixCache:
-    """Keeps at most `max_states` states, and blocks of `pool` until others need them. One thread calls it at a time.
+    """Keeps at most `max_states` states, 1 or more, and blocks of `pool` until others need them.
 
-    `root`: of all chains. `space`: what outlives the process; None: nothing does.
+    One thread calls it at a time. `root`: of all chains. `space`: what outlives the process; None: nothing does.
     """
 
     def __init__(self, pool: Pool, max_states: int, root: bytes = b"", space: Space | None = None):
@@ -122,6 +123,10 @@ class PrefixCache:
 
         Blocks that are read from the disk take free blocks of the pool, as many as the text has at most.
         """
+        with self._whole():
+            return self._open(chain, limit)
+
+    def _open(self, chain: Chain, limit: int) -> Opened:
         hit, on_disk = self.find(chain, limit), 0
         shared = hit.shared
         if self.space is not None:
@@ -150,8 +155,10 @@ class PrefixCache:
 
         Where blocks with the same text are here already, the sequence takes them for its own.
         """
-        if not self.max_states:
-            return
+        with self._whole():
+            self._keep(sequence, chain, tip)
+
+    def _keep(self, sequence: Sequence, chain: Chain, tip: Tip) -> None:
         number, rest = divmod(tip.num_tokens, BLOCK_TOKENS)
         node = self._top
         for place, key in enumerate(chain.keys[:number]):
@@ -228,11 +235,20 @@ class PrefixCache:
                 self._drop_end(end)
 
     def clear(self) -> None:
-        """Gives all up."""
-        for node in list(self._top.children.values()):
-            self._drop_tree(node)
-        for end in list(self._top.ends.values()):
-            self._drop_end(end)
+        """Gives all up, whatever its books say."""
+        self._top = Node(self.root, None, b"", -1)
+        self._ends.clear()
+        self._blocks.clear()
+        self.pool.recount()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A block after whose interruption nothing is kept: books that were left half done would lose blocks."""
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
 
     def _drop_tree(self, node: Node) -> None:
         nodes = [node]

@@ -31,9 +31,9 @@ def nowhere(layout: CacheLayout) -> tuple[bytes, Space | None]:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept: at most `max_states` states, one for every `snapshot_every` tokens of a prompt, a multiple of 128.
+    """What is kept: at most `max_states` states, 1 or more, one for every `snapshot_every` tokens of a prompt.
 
-    `space_of`: the root of keys for a layout, and what outlives the process.
+    That is a multiple of 128. `space_of`: the root of keys for a layout, and what outlives the process.
     """
 
     max_states: int
@@ -150,14 +150,18 @@ class Prefixes:
         """Closes the sequence of a request that has ended or was preempted. Its tokens stay cached."""
         text = self._texts[request]
         num_tokens = min(sequence.num_tokens, request.num_tokens)
-        if text.crossed and text.crossed.num_tokens - text.kept >= LEAST_GAIN:
-            self._keep(request, sequence, text.crossed)
-        text.crossed = None
-        if num_tokens - text.kept >= LEAST_GAIN and sequence.reaches(num_tokens):
-            self._keep(request, sequence, sequence.tip(num_tokens, copied=False))
-            sequence.leave()
-        else:
-            sequence.close()
+        try:
+            if text.crossed and text.crossed.num_tokens - text.kept >= LEAST_GAIN:
+                self._keep(request, sequence, text.crossed)
+            text.crossed = None
+            if num_tokens - text.kept >= LEAST_GAIN and sequence.reaches(num_tokens):
+                self._keep(request, sequence, sequence.tip(num_tokens, copied=False))
+                sequence.leave()
+            else:
+                sequence.close()
+        finally:
+            if not sequence.closed:
+                sequence.leave()  # its state may be the cache's already
 
     def _keep(self, request: Request, sequence: Cached, tip: Tip) -> None:
         text = self._text(request)

@@ -71,7 +71,7 @@ class Runner:
         self._requests: dict[Hashable, Request] = {}
         self._sequences: dict[Request, Cached] = {}
         self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
-        self._in_step = False
+        self._in_step = self._closing = False
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens)
@@ -143,6 +143,9 @@ class Runner:
         """From now on there are `num_blocks`, no fewer than before. Nothing may wait or run. What is cached stays."""
         with self._lock:
             assert self.idle and num_blocks >= self.num_blocks, "what is there is in use, or would be lost"
+            _, max_running, step_tokens, _ = self._numbers
+            if self._pool is not None:
+                check_pool(self.model, num_blocks * BLOCK_TOKENS, max_running, step_tokens)
             self.num_blocks, self._numbers = num_blocks, (num_blocks, *self._numbers[1:])
             self._scheduler = self._new_scheduler()
             if self._pool is not None:
@@ -338,8 +341,18 @@ class Runner:
                     self._leader.close(request)
 
     def _close_ended(self) -> None:
-        """Closes the sequences of requests that wait or have ended, and forgets those that have ended."""
-        self._close([request for request in self._sequences if request.state != "running"])
+        """Closes the sequences of requests that wait or have ended, and forgets those that have ended.
+
+        A stream that is collected meanwhile, in the same thread, aborts its request: that one follows.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            while idle := [request for request in self._sequences if request.state != "running"]:
+                self._close(idle)
+        finally:
+            self._closing = False
         for request in [request for request in self._requests.values() if request.state == "finished"]:
             del self._requests[request.id]
             if self._drafter:

@@ -92,7 +92,7 @@ def new_runner(
     if settings.is_on:
         every = settings.snapshot_every
         num_kept = kept_states(model, num_blocks * BLOCK_TOKENS, every) if budget is None else budget.num_kept
-        keeping = Keeping(num_kept, every, space)
+        keeping = Keeping(num_kept, every, space) if num_kept else None
     return Runner(
         model, num_blocks, running, rows, draft_depth=draft_depth, drafter=drafter, leader=leader, keeping=keeping
     )  # fmt: skip
