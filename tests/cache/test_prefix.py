@@ -254,6 +254,20 @@ def test_a_record_that_is_bad_is_a_miss(model: Transformer, which: str) -> None:
     cache.pool.check_integrity()
 
 
+def test_a_bad_record_for_which_what_was_here_has_gone(model: Transformer) -> None:
+    """The end that was found in memory gave its block to one that is read and turns out to be bad."""
+    space = MemorySpace(Random(0))
+    keep(model, cache_of(model, space=space), TOKENS[:512])
+    cache = cache_of(model, 4, space=space)
+    keep(model, cache, TOKENS[:100])
+    space.faults = 1.0
+    opened = cache.open(Chain(ROOT, TOKENS[:513]), 512)
+    assert opened.sequence is None and space.num_bad > 0
+    cache.pool.check_integrity()
+    assert cache.pool.blocks.num_free == 4
+    assert cache.open(Chain(ROOT, TOKENS[:513]), 512).sequence is None, "and it is not asked for again"
+
+
 def test_a_disk_needs_room_in_the_pool(model: Transformer) -> None:
     """Blocks of chains that nobody reads go; those of sequences stay, and then the text is computed."""
     space = MemorySpace()

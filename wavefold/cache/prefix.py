@@ -134,8 +134,10 @@ class PrefixCache:
             shared = max(shared, known * BLOCK_TOKENS)
             for number in reversed(states):
                 missing = number - len(hit.path)
-                if self._restore(chain, number):
-                    hit, on_disk = self.find(chain, limit), max(missing, 0) * BLOCK_TOKENS
+                is_restored = self._restore(chain, number)
+                hit = self.find(chain, limit)  # to restore may have taken the room of what was found
+                if is_restored:
+                    on_disk = max(missing, 0) * BLOCK_TOKENS
                     break
             self.space.touch(chain.keys[: hit.num_tokens // BLOCK_TOKENS])
         if hit.end is None:
@@ -216,13 +218,17 @@ class PrefixCache:
 
     def make_room(self, is_enough: Callable[[], bool]) -> None:
         """Gives blocks up until `is_enough()`: those that nobody else holds, then those that nobody may write to."""
+        self._free(is_enough)
+        while self._blocks and not is_enough():
+            self._drop(next(iter(self._blocks)))
+
+    def _free(self, is_enough: Callable[[], bool]) -> None:
+        """Gives up blocks that nobody else holds, until `is_enough()`."""
         for item in list(self._blocks):
             if is_enough():
                 return
             if self.pool.blocks.references[item.block] == 1:
                 self._drop(item)
-        while self._blocks and not is_enough():
-            self._drop(next(iter(self._blocks)))
 
     def forget(self, chain: Chain, first: int) -> None:
         """Gives up all that goes along `chain` for more than `first` tokens: its rows cannot be trusted."""
@@ -303,7 +309,7 @@ class PrefixCache:
         blocks: list[int] = []
         try:
             wanted = number - len(path)
-            self.make_room(lambda: pool.blocks.num_free >= wanted)
+            self._free(lambda: pool.blocks.num_free >= wanted)
             if pool.blocks.num_free < wanted:
                 return False
             blocks = pool.blocks.allocate(wanted)

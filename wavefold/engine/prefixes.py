@@ -22,6 +22,8 @@ from wavefold.engine.rows import answer_of, known_tokens
 SNAPSHOT_EVERY = 2048
 LEAST_GAIN = 32
 """A state is worth its bytes if it saves so many tokens."""
+PARTS = 8
+"""A span of a prompt is cut for a state that saves an eighth of the distance between states."""
 
 
 def nowhere(layout: CacheLayout) -> tuple[bytes, Space | None]:
@@ -88,7 +90,7 @@ class Prefixes:
             return common
         stop = max((stop for stop in other.stops if stop <= common), default=0)
         parts = common // BLOCK_TOKENS * BLOCK_TOKENS
-        if parts > other.num_cached and parts - max(stop, other.num_cached) >= self._every // 4:
+        if parts > other.num_cached and parts - max(stop, other.num_cached) >= self._every // PARTS:
             other.stops, stop = sorted((*other.stops, parts)), parts
         return stop
 
@@ -122,14 +124,14 @@ class Prefixes:
     def _stops(self, request: Request, begun: int, parts: int) -> list[int]:
         """Returns where spans of a prompt end: every so many tokens, where it leaves a cached text, and at its end.
 
-        The last two only where they save a part of the distance. The end: what is inside a block is not on the disk.
+        The last two only where they are worth a cut. The end: what is inside a block is not on the disk.
         """
         every, end = self._every, request.num_tokens
         stops = list(range(begun // every * every + every, end, every))
         last = (end - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         for place in (parts, *((last,) if self._on_disk else ())):
             before = max((stop for stop in (begun, *stops) if stop <= place), default=begun)
-            if place - before >= max(every // 4, 1) and place < end:
+            if place - before >= every // PARTS and place < end:
                 stops = sorted((*stops, place))
         return stops
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+SHORT = 128
+"""Tokens of a prompt about which nobody wonders."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -50,8 +53,11 @@ class Usage:
 
     @property
     def prefix_line(self) -> str:
-        """What of the prompt was cached, and where it left the cached text: empty where nothing was."""
-        if not self.left_chain_at:
+        """What of the prompt was cached, and where it left the cached text.
+
+        Empty where nothing was but BOS, and for a short prompt of which nothing was.
+        """
+        if self.left_chain_at <= 1 or (self.prompt_tokens < SHORT and self.computed_tokens == self.prompt_tokens):
             return ""
         return (
             f"{self.cached_tokens:,} in memory, {self.disk_tokens:,} on disk, {self.computed_tokens:,} computed, "
