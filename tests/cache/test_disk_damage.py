@@ -318,6 +318,21 @@ def test_a_segment_that_is_removed_amid_a_read(folder: Path, monkeypatch: pytest
         assert num_found(space_of(cache), KEYS) == 0 and not segments(folder)
 
 
+def test_a_segment_that_is_removed_amid_a_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of a file and the read of its header: it is gone, not damaged."""
+    pread = os.pread
+
+    def slow(file: int, size: int, offset: int) -> bytes:
+        if size == PAGE and segments(folder):
+            with DiskCache(folder, 5_000):
+                pass
+        return pread(file, size, offset)
+
+    with DiskCache(folder, CAP) as cache:
+        monkeypatch.setattr(os, "pread", slow)
+        assert num_found(space_of(cache), KEYS) == 0 and cache.stats()["damaged segments"] == 0
+
+
 def test_segments_that_go_while_they_are_written(folder: Path) -> None:
     """By `rm`, for one: what comes next is written to a new one, where its parents are there."""
     with DiskCache(folder, CAP) as cache:
