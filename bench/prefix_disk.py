@@ -52,15 +52,14 @@ def write(cache: DiskCache, space: Space, chains: Sequence[list[bytes]], layout:
     put_s, began = 0.0, time.perf_counter()
     for keys in chains:
         parent = DIGEST
-        for number, key in enumerate(keys):
+        for key in keys:
             source[:32] = np.frombuffer(key, np.uint8)
-            state = memoryview(source[: layout.state_bytes]) if number == len(keys) - 1 else None
+            state = memoryview(source[: layout.state_bytes]) if key is keys[-1] else None
             start = time.perf_counter()
             space.put(key, parent, memoryview(source[: layout.block_bytes]), state)
             put_s += time.perf_counter() - start
             parent = key
-            if number % 64 == 63:  # no more than the queue takes
-                cache.flush()
+        cache.flush()
     cache.flush()
     total_s, counts = time.perf_counter() - began, cache.stats()
     return {"put_gb_per_s": counts["written payload bytes"] / put_s / 1e9,
