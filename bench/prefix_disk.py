@@ -28,7 +28,8 @@ import torch
 
 from wavefold.cache import BLOCK_TOKENS, CacheLayout, packed_records, plain_records
 from wavefold.cache.disk import DiskCache, Space
-from wavefold.cache.disk_read import THREADS
+from wavefold.cache.disk_index import Place
+from wavefold.cache.disk_read import THREADS, Wanted, runs_of
 from wavefold.cache.segment import BLOCK, STATE
 from wavefold.cache.state import SequenceState
 from wavefold.config import ModelConfig
@@ -52,15 +53,14 @@ def write(cache: DiskCache, space: Space, chains: Sequence[list[bytes]], layout:
     put_s, began = 0.0, time.perf_counter()
     for keys in chains:
         parent = DIGEST
-        for number, key in enumerate(keys):
+        for key in keys:
             source[:32] = np.frombuffer(key, np.uint8)
-            state = memoryview(source[: layout.state_bytes]) if number == len(keys) - 1 else None
+            state = memoryview(source[: layout.state_bytes]) if key is keys[-1] else None
             start = time.perf_counter()
             space.put(key, parent, memoryview(source[: layout.block_bytes]), state)
             put_s += time.perf_counter() - start
             parent = key
-            if number % 64 == 63:  # no more than the queue takes
-                cache.flush()
+        cache.flush()
     cache.flush()
     total_s, counts = time.perf_counter() - began, cache.stats()
     return {"put_gb_per_s": counts["written payload bytes"] / put_s / 1e9,
@@ -72,7 +72,7 @@ def memory_of(kind: str, layout: CacheLayout, count: int) -> tuple[list[memoryvi
     """Fresh memory for blocks and a state, as a pool would have it."""
     stride = layout.block_bytes // 64 * 64 + 64 if kind == "anywhere" else -(-layout.block_bytes // 4096) * 4096
     num_bytes = stride * count + layout.state_bytes
-    if kind in ("huge pages", "pool"):
+    if kind == "pool":
         memory = memoryview(huge_memory(num_bytes))
     elif kind == "pages":
         memory = memoryview(mmap.mmap(-1, num_bytes))
@@ -94,23 +94,22 @@ def drop(folder: Path) -> None:
 
 
 def read_alone(space: Space, keys: list[bytes], threads: ReadThreads) -> float:
-    """Bytes per second of the same requests without the cache: runs of slots and pieces of slots, `PIECE` at most."""
-    places = [space.index.place(STATE, keys[-1]), *(space.index.place(BLOCK, key) for key in keys)]
-    files: dict[Path, DirectFile] = {}
-    requests: list[list[int]] = []  # [segment, first byte, bytes]
-    for place in places:
-        segment, slot_bytes = place.segment, place.segment.header.slot_bytes
-        if segment.path not in files:
-            files[segment.path] = DirectFile(segment.path)
-        offset, last = segment.header.offset(place.number), requests[-1] if requests else [None, 0, PIECE]
-        if last[0] is segment and last[1] + last[2] == offset and last[2] + slot_bytes <= PIECE:
-            last[2] += slot_bytes
-        else:
-            requests += [[segment, offset + at, min(PIECE, slot_bytes - at)] for at in range(0, slot_bytes, PIECE)]
+    """Bytes per second of the same requests without the cache: runs of slots, and pieces of larger ones."""
+    wanted = [Wanted(STATE, keys[-1], memoryview(b""), space.index.place(STATE, keys[-1]))]
+    wanted += [Wanted(BLOCK, key, memoryview(b""), space.index.place(BLOCK, key)) for key in keys]
+    requests: list[tuple[Place, int, int]] = []
+    for run in runs_of(wanted):
+        header = run[0].place.segment.header
+        size = len(run) * header.slot_bytes
+        begin = header.offset(run[0].place.number)
+        requests += [(run[0].place, begin + at, min(PIECE, size - at)) for at in range(0, size, PIECE)]
     memory = memoryview(huge_memory(sum(size for _, _, size in requests)))
+    files: dict[Path, DirectFile] = {}
     reads, at, began = [], 0, time.perf_counter()
-    for segment, offset, size in requests:
-        reads.append(functools.partial(files[segment.path].read, [memory[at : at + size]], offset, size))
+    for place, offset, size in requests:
+        if (path := place.segment.path) not in files:
+            files[path] = DirectFile(path)
+        reads.append(functools.partial(files[path].read, [memory[at : at + size]], offset, size))
         at += size
     threads.submit(reads).result()
     rate = at / (time.perf_counter() - began)
@@ -145,7 +144,9 @@ def measure(folder: Path, layout: CacheLayout, args: argparse.Namespace) -> dict
         began = time.perf_counter()
         space.find(chains[0])
         figures["find_us_per_key"] = 1e6 * (time.perf_counter() - began) / count
-        for kind in ("pool", "huge pages", "pages", "anywhere"):
+        read_alone(space, chains[0], threads)  # a virtual machine gets its memory with the first use
+        restore(space, chains[0], "pool", layout)
+        for kind in ("pool", "pages", "anywhere"):
             alone, rates, seconds, ratios = [], [], [], []
             for number in range(args.repeats):
                 keys = chains[number % len(chains)]

@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.cache.disk_chains import chain, num_found, put, read, space_of
 from wavefold.cache.disk import DiskCache
+from wavefold.system import Notice
 
 CAP = 3_000_000
 LONGEST_S = 0.12
@@ -40,8 +42,14 @@ def keys_of(number: int) -> list[bytes]:
     return trunk[:at] + chain(f"fork {number}", LENGTH - at, trunk[at - 1])
 
 
+def no_damage() -> None:
+    """From now on a Notice of damage is an error: a kill, or a segment that another process removes, is none."""
+    warnings.filterwarnings("error", ".*damaged", Notice)
+
+
 def write_for_ever(folder: Path, cap: int, seed: int) -> None:
     """Puts, reads and uses chains, in random order, with starts in between."""
+    no_damage()
     draws = random.Random(seed)
     while True:
         with DiskCache(folder, cap) as cache:
@@ -123,7 +131,8 @@ def watching(folder: Path, cap: int) -> Iterator[None]:
 
 def check(folder: Path, cap: int, counts: Counter[str]) -> None:
     """Opens the cache, and reads all that is found."""
-    with DiskCache(folder, cap) as cache:
+    with warnings.catch_warnings(), DiskCache(folder, cap) as cache:
+        no_damage()
         space = space_of(cache)
         for number in range(NUM_CHAINS):
             keys = keys_of(number)

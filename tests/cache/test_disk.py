@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import struct
@@ -74,6 +75,26 @@ def test_a_record_is_one_write_of_hardly_more_bytes(tmp_path: Path, monkeypatch:
     assert sum(size > 4096 for size in sizes) == 33
     assert sum(sizes) <= 1.01 * (32 * len(block) + len(state))
     assert size_of(tmp_path) <= 1.01 * (32 * len(block) + len(state)) + 4096
+
+
+def test_large_prompts_are_read_in_large_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that follow one another together, the last ones in smaller requests, a state in pieces."""
+    length, keys, sizes, preadv = 400_000, chain("a", 96), [], os.preadv
+    blocks = [payload(key, 64) * (length // 64) for key in keys]
+    state = payload(keys[-1], 10_000_000)
+    memory = memoryview(mmap.mmap(-1, 96 * 401_408))
+    places, state_place = [memory[at * 401_408 :][:length] for at in range(96)], memoryview(bytearray(len(state)))
+    with DiskCache(tmp_path, 1 << 30) as cache:
+        space, parent = cache.space(DIGEST, length, len(state), ""), DIGEST
+        for key, block in zip(keys, blocks, strict=True):
+            space.put(key, parent, memoryview(block), memoryview(state) if key == keys[-1] else None)
+            parent = key
+        cache.flush()
+        monkeypatch.setattr(os, "preadv", lambda *a: sizes.append(sum(map(len, a[1]))) or preadv(*a))
+        assert space.read(keys, places, keys[-1], state_place) == 96
+    assert all(place == block for place, block in zip(places, blocks, strict=True)) and state_place == state
+    assert max(sizes) <= 4 << 20 and sum(sizes) < 1.02 * (96 * length + len(state))
+    assert sum(size == 10 * 401_408 for size in sizes) >= 2 and len(sizes) < 50
 
 
 def test_the_bytes_are_those_of_the_document(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,30 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     assert num_right(tmp_path) == 3
 
 
+def test_a_disk_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not take in time is not kept, and said once; who puts goes on; later it is taken again."""
+    go_on, pwrite, keys = threading.Event(), os.pwrite, chain("a", 12)
+
+    def slow(file: int, data: memoryview, offset: int) -> int:
+        assert len(data) <= PAGE or go_on.wait(30)
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    monkeypatch.setattr(disk_write, "WAIT_S", 0.01)
+    monkeypatch.setattr(disk_write, "MOST_WAITING", 4 * 12_288)
+    with DiskCache(tmp_path, CAP) as cache:
+        with pytest.warns(Notice, match="takes too long to write") as notices:
+            put(space_of(cache), keys)
+        assert len(notices) == 1 and cache.stats()["written dropped"] == 8
+        go_on.set()
+        cache.flush()
+        assert read(space_of(cache), keys) == 4
+        monkeypatch.setattr(disk_write, "WAIT_S", 30.0)
+        put(space_of(cache), keys)  # more than may wait: it waits with them
+        cache.flush()
+        assert read(space_of(cache), keys) == 12
+
+
 def test_a_write_that_fails_amid_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite, left = os.pwrite, [5]
 
@@ -316,6 +341,21 @@ def test_a_segment_that_is_removed_amid_a_read(folder: Path, monkeypatch: pytest
         assert read(space_of(cache), KEYS) == 0
         assert (cache.stats()["read gone"], cache.stats().get("read corrupt")) == (6, None)
         assert num_found(space_of(cache), KEYS) == 0 and not segments(folder)
+
+
+def test_a_segment_that_is_removed_amid_a_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of a file and the read of its header: it is gone, not damaged."""
+    pread = os.pread
+
+    def slow(file: int, size: int, offset: int) -> bytes:
+        if size == PAGE and segments(folder):
+            with DiskCache(folder, 5_000):
+                pass
+        return pread(file, size, offset)
+
+    with DiskCache(folder, CAP) as cache:
+        monkeypatch.setattr(os, "pread", slow)
+        assert num_found(space_of(cache), KEYS) == 0 and cache.stats()["damaged segments"] == 0
 
 
 def test_segments_that_go_while_they_are_written(folder: Path) -> None:

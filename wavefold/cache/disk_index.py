@@ -8,6 +8,7 @@ segment whose header or name is another space's is left alone; damaged, newer an
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -210,10 +211,13 @@ class Index:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a segment. Raises Newer, NotOurs, OSError."""
+    """The header of a segment. Raises Newer, NotOurs, and OSError, also for one that is removed meanwhile."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return Header.unpack(os.pread(file, PAGE, 0))
+        page = os.pread(file, PAGE, 0)
+        if not os.fstat(file).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return Header.unpack(page)
     finally:
         os.close(file)
 

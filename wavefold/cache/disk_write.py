@@ -32,7 +32,9 @@ RUN_BLOCKS = 16
 """Blocks of a segment at most: 2,048 tokens."""
 MOST_OPEN = 64
 MOST_WAITING = 128 << 20
-"""Bytes that may wait for the disk. More are not kept: a slow disk must not stop who computes."""
+"""Bytes that may wait for the disk. Who has more waits with them, for `WAIT_S` at most."""
+WAIT_S = 1.0
+"""A disk that makes no room in this time is too slow: nothing is taken until half of what waits is written."""
 SPARE = 64 << 20
 """Bytes of memory kept for the next records."""
 IDLE_S = 1.0
@@ -97,19 +99,21 @@ class Writer:
         self._waiting: set[tuple[int, int, bytes]] = set()
         self._num_waiting_bytes = 0
         self._changed = threading.Condition()
-        self._busy = self._closed = False
+        self._busy = self._closed = self._is_slow = False
         self._open: OrderedDict[tuple[int, int, bytes], _OpenSegment] = OrderedDict()
         self._paused_until = 0.0
         self._thread: threading.Thread | None = None
 
     def add(self, index: Index, header: Header, key: bytes, parent: bytes, payload: memoryview) -> None:
-        """Takes a copy of a record's payload. Not kept, and counted, where too much waits already."""
+        """Takes a copy of a record's payload. Not kept, and counted, where the disk is too slow."""
         name = (id(index), header.kind, key)
         with self._changed:
             if name in self._waiting or self._closed:
                 return
-            if self._num_waiting_bytes + header.slot_bytes > MOST_WAITING:
+            if self._is_slow or not self._changed.wait_for(lambda: self._has_room(header.slot_bytes), WAIT_S):
+                self._is_slow = self._num_waiting_bytes > MOST_WAITING // 2
                 self.counts["dropped"] += 1
+                self._say("slow", f"{self._ledger.folder}: takes too long to write; some prompts are not kept there")
                 return
             self._waiting.add(name)
             self._num_waiting_bytes += header.slot_bytes
@@ -137,6 +141,9 @@ class Writer:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return not self._num_waiting_bytes or self._num_waiting_bytes + num_bytes <= MOST_WAITING or self._closed
 
     def _append(self, entry: Record | tuple[Index, Sequence[bytes]]) -> None:
         with self._changed:
@@ -183,6 +190,7 @@ class Writer:
             with self._changed:
                 self._waiting.discard((id(entry.index), entry.header.kind, entry.key))
                 self._num_waiting_bytes -= entry.header.slot_bytes
+                self._is_slow = self._is_slow and self._num_waiting_bytes > MOST_WAITING // 2
             self.buffers.give(entry.memory)
 
     def _write(self, record: Record) -> None:

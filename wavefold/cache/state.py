@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wavefold.cache.layout import FLOAT_BYTES, CacheLayout
+from wavefold.cache.storage import block_storage
 
 
 def ring_rows(ring: Tensor, first: int, end: int) -> Tensor:
@@ -33,7 +34,7 @@ class SequenceState:
 
     def __init__(self, layout: CacheLayout, device: torch.device, buffer: Tensor | None = None):
         self.layout = layout
-        self.buffer = torch.empty(layout.state_bytes, dtype=torch.uint8, device=device) if buffer is None else buffer
+        self.buffer = block_storage(1, layout.state_bytes, device)[0] if buffer is None else buffer
         self.tails: dict[str, Tensor] = {}
         offset = 0
         for kind in layout.tail_kinds:

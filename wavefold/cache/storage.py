@@ -1,4 +1,4 @@
-"""The memory of a pool's blocks. On a CPU it begins at a page, and pages of 2 MiB are asked for.
+"""The memory of a pool's blocks, and of a state. On a CPU it begins at a page, and pages of 2 MiB are asked for.
 
 Reads past the page cache need memory that begins at a page, and come twice as fast into large pages
 (bench/prefix_disk.py).
