@@ -113,6 +113,11 @@ class Pool:
         """Returns a buffer for a state, whose content is undefined, if there is one to spare."""
         return self._spare.pop() if self._spare else None
 
+    def prepare(self) -> None:
+        """Fills up what there is to spare, at a moment when nobody waits: new memory takes longer than a copy."""
+        while len(self._spare) < MOST_SPARE:
+            self._spare.append(torch.zeros(self.layout.state_bytes, dtype=torch.uint8, device=self.device))
+
     def give_back(self, state: SequenceState) -> None:
         """The state is nobody's any more."""
         if self.poison:

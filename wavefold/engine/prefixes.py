@@ -159,6 +159,7 @@ class Prefixes:
             if num_tokens - text.kept >= LEAST_GAIN and sequence.reaches(num_tokens):
                 self._keep(request, sequence, sequence.tip(num_tokens, copied=False))
                 sequence.leave()
+                self.cache.pool.prepare()
             else:
                 sequence.close()
         finally:
