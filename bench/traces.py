@@ -31,7 +31,7 @@ SYNTHETIC = {
 
 def shipped() -> Trace:
     """Four answers of 256 tokens, one after another."""
-    with LLM(threads=1) as llm:
+    with LLM(threads=1, prefix_cache=False) as llm:
         recorder = Recorder(llm.model.experts.store.table)
         llm.model.tell_chosen(recorder)
         for prompt in PROMPTS:

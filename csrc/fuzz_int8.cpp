@@ -19,7 +19,10 @@ struct Weight {
         const int form = forms[fuzz.below(4)];
         rows = fuzz.below(2) ? edges[fuzz.below(11)] : 1 + fuzz.below(200);
         columns = fuzz.below(2) ? edges[fuzz.below(sizeof edges / sizeof *edges)] : 1 + fuzz.below(700);
-        if (form >= WF_Q8_0) return blocks(fuzz, form);
+        if (form >= WF_Q8_0) {
+            blocks(fuzz, form);
+            return;
+        }
         if (form == WF_FP4) columns += columns % 2;
         const int64_t bytes = form == WF_FP4 ? rows * columns / 2 : rows * columns;
         const int64_t count =

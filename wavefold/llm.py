@@ -31,19 +31,20 @@ from wavefold.engine.arguments import PROGRESS, TEXT, shown
 from wavefold.engine.batch import add_all, answers_of_each, run_added
 from wavefold.engine.budget import checked_budget, watch_budget
 from wavefold.engine.defaults import defaults_place, generation_defaults
-from wavefold.engine.drafting import Drafter, Drafts, proposers_of
+from wavefold.engine.drafting import Drafts
 from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
+from wavefold.engine.prefixes import SNAPSHOT_EVERY
 from wavefold.engine.prompts import Samplings, TextOrIds, listed, one_sampling, samplings_of, token_ids
 from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
 from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.engine.runner import MAX_RUNNING
+from wavefold.engine.runners import DISK_CACHE, asked_tokens, new_runner, open_disk, prefix_settings, usable_drafts
 from wavefold.locate import model_path
 from wavefold.model import Transformer
-from wavefold.model.transformer import PASS_TOKENS
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.plan.tensors import tensor_kinds
 from wavefold.system import Notice
@@ -74,7 +75,10 @@ class LLM:
     text so far), "mtp" (the checkpoint's MTP module, in one process) or "both"; None: all that the model has.
     `memory`: the most resident memory of this process, in bytes or as "24G"; routed experts that do not fit are read
     as they are needed (None: 80 % of what is allowed, for larger checkpoints; over ranks files are mapped). `width`:
-    of answers that are computed together, at most; others wait.
+    of answers that are computed together, at most; others wait. `prefix_cache`: a prompt that begins like an earlier
+    text goes on from there (on a CPU, in one process; docs/prefix.md), from a state that is taken every
+    `snapshot_every` tokens and at the ends of prompts and answers. `cache_dir`: a folder, of at most `disk_cache`
+    bytes, where this outlives the process.
     """
 
     def __init__(
@@ -95,6 +99,10 @@ class LLM:
         drafts: Drafts | None = None,
         memory: int | str | None = None,
         width: int = MAX_RUNNING,
+        prefix_cache: bool = True,
+        snapshot_every: int = SNAPSHOT_EVERY,
+        cache_dir: str | Path | None = None,
+        disk_cache: int | str = DISK_CACHE,
     ):
         """Loads the checkpoint in `path`; None: the model that ships. Raises ValueError for what cannot be used."""
         used = llm_settings.used(locals())
@@ -102,7 +110,10 @@ class LLM:
         self.tokenizer = tokenizer_of(self.folder)
         self._width = used["width"]
         numbers = Arithmetic(arithmetic, dtype), memory, used["cache_tokens"], self._width
-        self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None)
+        prefix = prefix_settings(
+            prefix_cache, used["snapshot_every"], cache_dir, disk_cache, over_ranks is None, str(device)
+        )
+        self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None, prefix.distance)
         """What lies where in memory; None: files are mapped, under no budget."""
         self._model: Transformer | None = open_model(
             self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],
@@ -112,16 +123,16 @@ class LLM:
         self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
         self._leader = Leader(self._group) if self._group is not None and is_first() else None
-        if self._group is not None:
-            drafts = drafts or "lookup"
-            if drafts != "lookup":
-                raise ValueError(f"drafts = {drafts!r} is not allowed over {num_ranks()} processes; expected 'lookup'")
-        self._cache_tokens, self._draft_depth, self._drafts = used["cache_tokens"], used["draft_depth"], drafts
-        proposers_of(self._model, drafts)  # refuses at once what the model lacks
+        drafts = usable_drafts(self._model, drafts, 1 if self._group is None else num_ranks())
+        self._cache_tokens, self._asked = used["cache_tokens"], asked_tokens(self.budget, used["cache_tokens"])
+        self._disk, space = open_disk(self._model, self.folder, prefix)
         self._numbers = itertools.count()
         self._lock = threading.RLock()
         """Of the runner's choice and of grammars. It is free while passes run."""
-        self._runner: Runner | None = self._new_runner(0)
+        self._runner: Runner | None = new_runner(
+            self._model, self.budget, self._cache_tokens, self._width, used["draft_depth"], drafts, self._leader,
+            prefix, space,
+        )  # fmt: skip
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
         self._warned: set[str] = set()
         self._grammars: Grammars | None = None
@@ -287,6 +298,8 @@ class LLM:
             stream.close(f"this LLM of {self.folder} was closed before the answer ended")
         if self._leader is not None and model is not None:
             self._leader.end()
+        if self._disk is not None:
+            self._disk.close()
 
     def follow(self) -> None:
         """Run the passes of rank 0, in every other process that torchrun started, until rank 0 closes its LLM.
@@ -364,7 +377,7 @@ class LLM:
         return list(text.ids) if isinstance(text, Prompt) else token_ids(name, text)
 
     def _added(self, requests: Sequence[Request]) -> Runner:
-        """Returns the runner, which has the requests from now on: a new one where the idle one's pool is too small.
+        """Returns the runner, which has the requests from now on. Its pool grows where it is idle and too small.
 
         Raises ValueError for a request that cannot be run; then none is added.
         """
@@ -376,21 +389,10 @@ class LLM:
             if largest is not None:
                 runner, may_grow = self._runner, self._cache_tokens is None and self._runner.idle
                 if may_grow and largest.peak_tokens > runner.num_blocks * BLOCK_TOKENS:
-                    self._runner = self._new_runner(largest.peak_tokens)
+                    runner.grow(max(runner.num_blocks, pool_blocks(self.model, largest.peak_tokens, self._asked)))
                 check_in_pool(largest, self._runner.num_blocks, self._cache_tokens, self._runner.num_open)
             add_all(self._runner, requests)
             return self._runner
-
-    def _new_runner(self, largest: int) -> Runner:
-        budget = self.budget
-        asked = self._cache_tokens if budget is None or self._cache_tokens else budget.pool_tokens
-        num_blocks = pool_blocks(self.model, largest, asked)
-        drafter = Drafter(self._draft_depth, proposers_of(self.model, self._drafts)) if self._draft_depth else None
-        rows = budget.step_tokens if budget else max(PASS_TOKENS, 2 * self._width * (1 + self._draft_depth))
-        running = min(self._width if budget is None else budget.max_running, (rows - 1) // (1 + self._draft_depth))
-        return Runner(
-            self.model, num_blocks, running, rows, draft_depth=self._draft_depth, drafter=drafter, leader=self._leader
-        )  # fmt: skip
 
     def _needs_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

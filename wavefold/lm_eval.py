@@ -46,7 +46,10 @@ class WavefoldLM(TemplateLM):
         super().__init__()
         if str(device or "cpu") != "cpu":
             raise ValueError(f"device = {device} is not allowed; expected cpu")
-        self.llm = LLM(path, arithmetic, threads=threads, batch_invariant=batch_invariant, activations=activations)
+        self.llm = LLM(
+            path, arithmetic, threads=threads, batch_invariant=batch_invariant, activations=activations,
+            prefix_cache=False,
+        )  # fmt: skip
         if self.llm.tokenizer is None:
             raise ValueError(f"{self.llm.folder}: holds no tokenizer that can be used; lm-eval's tasks are texts")
         self._tokenizer = self.llm.tokenizer

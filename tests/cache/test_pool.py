@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.cache.synthetic import CONFIG, TwinPool, synthetic_pool
-from wavefold.cache import REWIND, PagedView, Pool, PoolFull, Sequence, plain_records
+from wavefold.cache import REWIND, PagedView, Pool, PoolFull, Sequence, packed_records, plain_records
+from wavefold.config import ModelConfig
 
 
 def refusals() -> dict[str, tuple[Callable[[Pool, Sequence], object], str]]:
@@ -176,3 +177,13 @@ def test_poison_shows_what_was_never_written_and_what_was_freed() -> None:
     assert view.entries("hca", 1, 0, 1).isnan().all()
     assert twin.sequence.state.windows.isnan().all()
     assert all(tail.isnan().all() for tail in twin.sequence.state.tails.values())
+
+
+def test_large_blocks_begin_at_pages() -> None:
+    """So that a disk is read straight into them."""
+    config = ModelConfig.preset("flash")
+    pool = Pool(config, 1024, packed_records(config), poison=True)
+    addresses = [torch.frombuffer(pool.block_bytes(block), dtype=torch.uint8).data_ptr() for block in range(8)]
+    assert not any(address % 4096 for address in addresses) and len(set(addresses)) == 8
+    assert {len(pool.block_bytes(block)) for block in range(8)} == {pool.layout.block_bytes}
+    assert bool((pool.storage == 0xFF).all())

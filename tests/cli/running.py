@@ -11,8 +11,8 @@ from wavefold.engine import generate
 
 Capture = pytest.CaptureFixture[str]
 KEYS = ["text", "tokens", "finish_reason", "prompt_tokens", "completion_tokens", "prefill_s", "decode_s",
-        "decode_tokens_per_s", "cache_bytes", "peak_rss_bytes", "prefill_tokens_per_s", "weight_bytes",
-        "sampling"]  # fmt: skip
+        "decode_tokens_per_s", "cache_bytes", "cached_tokens", "disk_tokens", "computed_tokens", "left_chain_at",
+        "peak_rss_bytes", "prefill_tokens_per_s", "weight_bytes", "sampling"]  # fmt: skip
 
 
 def run(model: Path, *more: str) -> int:

@@ -44,6 +44,18 @@ class TestPrompt:
         assert all(isinstance(values[key], int) and values[key] > 0 for key in ("cache_bytes", "peak_rss_bytes"))
         assert all(isinstance(values[key], float) and values[key] > 0 for key in KEYS if key.endswith("_s"))
 
+    def test_what_is_kept_on_disk(self, model: Path, tmp_path: Path, capsys: Capture) -> None:
+        """Is found by the next command, which says so in its line and in JSON."""
+        prompt, disk = "0123456789" * 30, ["--cache-dir", str(tmp_path / "kept"), "--disk-cache", "1G"]
+        for expected in ("", " (0 in memory, 256 on disk, 45 computed, known up to 256)"):
+            assert run(model, "-p", prompt, "--temperature", "0", *(disk if expected else disk[:2])) == 0
+            assert capsys.readouterr().err.startswith(f"prompt 301 tokens{expected}, ")
+        found = {"cached_tokens": 0, "disk_tokens": 256, "computed_tokens": 45, "left_chain_at": 256}
+        assert run(model, "-p", prompt, "--json", *disk) == 0
+        assert printed(capsys).items() >= found.items()
+        assert run(model, "-p", prompt, "--json", "--cache-dir", str(tmp_path / "kept"), "--disk-cache", "much") == 2
+        assert "--disk-cache 'much' is not allowed; expected a size" in capsys.readouterr().err
+
     def test_special_tokens_in_a_prompt_are_text(self, model: Path, capsys: Capture) -> None:
         assert run(model, "-p", "<think>", "--json") == 0
         assert printed(capsys)["prompt_tokens"] == 1 + len("<think>")

@@ -158,7 +158,8 @@ class Mix:
             self.model.new_pool = new_pool  # type: ignore[method-assign]
         for pool in self.pools:
             pool.check_integrity()
-            assert pool.blocks.num_free == pool.blocks.num_blocks and not pool.sequences, "blocks are kept"
+            kept = len(list(pool.holder.tables())) if pool.holder else 0
+            assert pool.blocks.num_free + kept == pool.blocks.num_blocks and not pool.sequences, "blocks are kept"
         self._check()
         return self.counts
 
@@ -217,6 +218,7 @@ class Mix:
             self.counts["requests"] += 1
             self.counts["tokens"] += len(answer.tokens)
             self.counts["preemptions"] += request.num_preemptions
+            self.counts["cached"] += answer.usage.cached_tokens
         self.counts["aborted"] += len(self.aborted)
 
 

@@ -48,6 +48,10 @@ SETTINGS: dict[str, list[Any]] = {
     "drafts": [3, True, ["lookup"]],
     "width": [*NO_WHOLE, None, 0, 1025],
     "memory": [1.5, [1], "12 parsecs", 0, "-1G", ""],
+    "prefix_cache": [1, "yes", None],
+    "snapshot_every": [*NO_WHOLE, None, 0, 127, 200],
+    "cache_dir": [3, b"folder", ["a"]],
+    "disk_cache": [1.5, [1], None, "much", 0, "-1G"],
 }
 
 

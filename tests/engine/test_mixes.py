@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from wavefold import PoolFull, load, ops
 from wavefold.chat import Prompt
 from wavefold.engine import Answer, Sampling
 from wavefold.engine.defaults import GenerationDefaults
+from wavefold.engine.prefixes import Keeping
 from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of
 from wavefold.engine.runner import Runner
@@ -37,6 +39,20 @@ def test_mixes_give_the_tokens_of_requests_alone(invariant: Transformer) -> None
     assert counts["preemptions"] > 10 and counts["drafts"] > 15 and counts["mtp"] > 10, counts
     assert counts["aborted"] > 2, counts
     assert counts["tokens"] > 1500
+
+
+class Keeps(Runner):
+    """With a prefix cache."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments, keeping=Keeping(20, 128))
+
+
+@needs_kernels
+def test_mixes_with_a_prefix_cache(invariant: Transformer) -> None:
+    """What is preempted goes on where it was, with drafts or without, in a pool of a few blocks."""
+    counts = mixes.run(invariant, 60, seed=4, kind=Keeps)
+    assert counts["preemptions"] > 10 and counts["mtp"] > 10 and counts["cached"] > 500, counts
 
 
 def test_greedy_mixes_in_float32() -> None:

@@ -15,12 +15,14 @@ from wavefold.cache.layout import BLOCK_TOKENS
 from wavefold.engine import request as request_file
 from wavefold.engine import scheduler as scheduler_file
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
-from wavefold.engine.scheduler import Scheduler, blocks_of
+from wavefold.engine.scheduler import Find, Scheduler, blocks_of, find_nothing
 
 
-def step(scheduler: Scheduler, drafts: Sequence[int] = ()) -> tuple[Plan, list[Output]]:
+def step(
+    scheduler: Scheduler, drafts: Sequence[int] = (), find: Find = find_nothing
+) -> tuple[Plan, list[Output]]:  # fmt: skip
     """One step in which every draft is rejected and `drafts` are offered for the next."""
-    plan = scheduler.schedule()
+    plan = scheduler.schedule(find)
     return plan, scheduler.complete(plan, [Result([7], drafts) if span.wanted else None for span in plan.spans])
 
 
@@ -173,6 +175,58 @@ class TestStep:
             scheduler.complete(plan, [Result([1])])
 
 
+class TestPrefixes:
+    def test_a_prompt_begins_behind_what_is_cached_and_ends_spans_at_stops(self) -> None:
+        def find(request: Request) -> int:
+            request.stops = [256, 384]
+            return 130
+
+        scheduler = Scheduler(8, 2, 200)
+        added(scheduler, "a", 500)
+        assert [rows(step(scheduler, find=find)[0]) for _ in range(4)] == [
+            [("a", 130, 126, 0)], [("a", 256, 128, 0)], [("a", 384, 116, 0)], [("a", 500, 1, 0)],
+        ]  # fmt: skip
+
+    def test_rows_that_a_stop_leaves_go_to_the_next_prompt(self) -> None:
+        def find(request: Request) -> int:
+            request.stops = [128]
+            return 0
+
+        scheduler = Scheduler(8, 2, 200)
+        added(scheduler, "a", 400), added(scheduler, "b", 100)
+        assert rows(step(scheduler, find=find)[0]) == [("a", 0, 128, 0), ("b", 0, 72, 0)]
+
+    def test_a_whole_prompt_in_the_cache_has_its_last_token_run(self) -> None:
+        scheduler = Scheduler(8, 2, 200)
+        added(scheduler, "a", 300)
+        plan, outputs = step(scheduler, find=lambda request: request.num_tokens - 1)
+        assert rows(plan) == [("a", 299, 1, 0)] and plan.spans[0].wanted and outputs[0].tokens == [7]
+        with pytest.raises(AssertionError, match="the last token's logits"):
+            scheduler = Scheduler(8, 2, 200)
+            added(scheduler, "a", 300), scheduler.schedule(lambda request: request.num_tokens)
+
+    def test_nobody_passes_a_request_that_waits_for_another_ones_prompt(self) -> None:
+        def find(request: Request) -> int | None:
+            return None if request.id == "b" and leader.num_cached < 300 else 0
+
+        scheduler = Scheduler(8, 4, 200)
+        leader = added(scheduler, "a", 300)
+        added(scheduler, "b", 20), added(scheduler, "c", 20)
+        assert [[row[0] for row in rows(step(scheduler, find=find)[0])] for _ in range(3)] == [
+            ["a"],
+            ["a"],
+            ["a", "b", "c"],
+        ]
+
+    def test_a_preempted_request_goes_on_behind_what_is_cached(self) -> None:
+        scheduler = Scheduler(2, 2, 400)
+        added(scheduler, "a", 120, 100), added(scheduler, "b", 120, 100)
+        for _ in range(10):
+            step(scheduler)
+        scheduler.abort("a")
+        assert rows(step(scheduler, find=lambda request: 100)[0]) == [("b", 100, 29, 0)]
+
+
 class TestOrder:
     def test_priority_then_arrival(self) -> None:
         scheduler = Scheduler(8, 1, 200)
@@ -300,7 +354,7 @@ def test_two_hundred_thousand_random_steps() -> None:
     counts = run(200_000, seed=1)
     print(dict(counts))
     assert counts["steps"] >= 200_000
-    for event in ("aborted", "preempted", "dropped drafts", "refused"):
+    for event in ("aborted", "preempted", "dropped drafts", "refused", "hits", "waits"):
         assert counts[event] > 100, f"the trace has too few: {event}"
 
 
@@ -371,9 +425,9 @@ class PreemptsTheFirst(Scheduler):
 class SkipsAhead(Scheduler):
     """The smallest waiting request is admitted first."""
 
-    def _admit(self, prompts: list[Request], rows: int) -> list[Request]:
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
         self.waiting.sort(key=attrgetter("num_tokens"))
-        prompts = super()._admit(prompts, rows)
+        prompts = super()._admit(prompts, rows, find)
         self.waiting.sort(key=attrgetter("rank"))
         return prompts
 
@@ -381,8 +435,8 @@ class SkipsAhead(Scheduler):
 class PromptsFirst(Scheduler):
     """While a prompt is read, a decode stands still."""
 
-    def schedule(self) -> Plan:
-        plan = super().schedule()
+    def schedule(self, find: Find = find_nothing) -> Plan:
+        plan = super().schedule(find)
         if any(not span.wanted for span in plan.spans) and plan.spans[0].wanted:
             self._plan = Plan(plan.spans[1:], plan.released)
         assert self._plan is not None
@@ -403,12 +457,17 @@ class KeepsItsPlace(Scheduler):
     def _preempt(self, request: Request) -> None:
         cached = request.num_cached
         super()._preempt(request)
-        request.num_cached = cached
+        self.place = request, cached
+
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
+        request, cached = getattr(self, "place", (None, 0))
+        return super()._admit(prompts, rows, lambda other: cached if other is request else find(other))
 
 
 MUTANTS = {
-    Leaks: "the scheduler counts", LeaksDrafts: "blocks, not", NeverAges: "before a request of higher priority|starves",
-    AgesBackwards: "of higher priority", OverCommits: "the scheduler counts", CountsNoDrafts: "blocks, not",
+    Leaks: "the scheduler counts", LeaksDrafts: "blocks, not",
+    NeverAges: "of higher priority|starves|the wrong request", AgesBackwards: "of higher priority|the wrong request",
+    OverCommits: "the scheduler counts", CountsNoDrafts: "blocks, not",
     DropsAllDrafts: "a block had room|with blocks free", PreemptsTheFirst: "the wrong request",
     SkipsAhead: "of higher priority", PromptsFirst: "could decode", ForgetsToRelease: "decode|tokens|blocks",
     KeepsItsPlace: "other tokens",

@@ -48,6 +48,8 @@ class Episode:
         self.bounds = bounds
         self.scheduler = make(bounds)
         self.watch = Watch(self.scheduler, bounds)
+        self.caches = random.choice([0, 0, 0.3, 1])
+        self.waits = random.choice([0, 0.2, 0.9])
         self.most_alive = random.choice([2, 6, 12, 40])
         self.arrivals = random.choice([0.02, 0.1, 0.3, 0.9])
         self.aborts = random.choice([0, 0, 0.01, 0.05])
@@ -71,7 +73,7 @@ class Episode:
             most -= 1
             assert most > 0, f"{len(watch.alive)} requests never finish"
             self._step()
-        last = self.scheduler.schedule()
+        last = self.scheduler.schedule(self._found)
         watch.planned(last)
         watch.completed(last, [], self.scheduler.complete(last, []))
         assert self.scheduler.idle and self.scheduler.num_free == self.bounds.num_blocks
@@ -105,6 +107,23 @@ class Episode:
             self.counts["requests"] += 1
             watch.added(request)
 
+    def _found(self, request: Request) -> int | None:
+        """A cache that has any part of a request's tokens, or lets it wait for one that is read before it."""
+        random, count = self.random, 0
+        reading = any(
+            other.rank < request.rank and other.num_tokens - other.num_cached > 1 for other in self.scheduler.running
+        )
+        if self.caches and reading and random.random() < self.waits:
+            self.counts["waits"] += 1
+            return None
+        if random.random() < self.caches:
+            count = min(random.choice([random.randrange(request.num_tokens), 10**9]), request.num_tokens - 1)
+            self.counts["hits"] += count > 0
+        places = range((count // 128 + 1) * 128, request.num_tokens if self.caches else 0, 128)
+        request.stops = [place for place in places if random.random() < 0.5]
+        self.watch.found(request, count)
+        return count
+
     def _abort(self, in_flight: bool) -> None:
         alive = self.watch.alive
         if alive and self.random.random() < self.aborts:
@@ -117,7 +136,7 @@ class Episode:
         random, watch, scheduler = self.random.random, self.watch, self.scheduler
         if self.aborts:
             self._abort(in_flight=False)
-        plan = scheduler.schedule()
+        plan = scheduler.schedule(self._found)
         watch.planned(plan)
         if self.aborts:
             self._abort(in_flight=True)

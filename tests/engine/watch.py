@@ -48,7 +48,7 @@ class Bounds:
     def drain_steps(self) -> int:
         """T of the bound in the scheduler's docstring."""
         room = min(self.chunk_tokens, self.step_tokens - self.max_running * (1 + self.draft_depth))
-        return -(-128 * self.num_blocks // room) + self.most_tokens
+        return -(-128 * self.num_blocks // room) + self.num_blocks + self.most_tokens
 
 
 def blocks_for(num_tokens: int) -> int:
@@ -80,6 +80,12 @@ class Watch:
         settled = self.clock + (bounds.top_priority - request.priority) * bounds.age_steps
         heapq.heappush(self._overtaken, (settled, self.number, seen))
         self.number += 1
+
+    def found(self, request: Request, num_cached: int) -> None:
+        """So many of the tokens of a request that is admitted now are in a cache."""
+        seen = self.alive[request.id]
+        assert not seen.running, "a running request was looked up"
+        seen.cached = num_cached
 
     def aborted(self, id: object, in_flight: bool) -> None:
         seen = self.alive.get(id)
@@ -124,6 +130,8 @@ class Watch:
                 read[seen] = span.num_tokens
             pending = seen.known - seen.cached
             assert span.first == seen.cached and 1 <= span.num_tokens <= pending, "the span has other tokens"
+            end = span.first + span.num_tokens
+            assert not any(span.first < stop < end for stop in span.request.stops), "the span goes over a stop"
             assert span.wanted == (span.num_tokens == pending), "a token is chosen too early, or not"
             planned = len(span.drafts)
             assert planned <= seen.drafts, "drafts that nobody offered, or beyond the depth"
@@ -180,7 +188,11 @@ class Watch:
 
     def _prompts_in_order(self, read: dict[Seen, int], is_full: bool) -> None:
         """No prompt is cut short while a step has rows left; nobody has rows before a prompt of higher priority."""
-        cut = [seen.standing for seen in self.running if seen.known - seen.cached > max(1, read.get(seen, 0))]
+        cut = [
+            seen.standing for seen in self.running
+            if seen.known - seen.cached > max(1, read.get(seen, 0))
+            and seen.cached + read.get(seen, 0) not in seen.request.stops
+        ]  # fmt: skip
         if cut:
             assert is_full, "a prompt waits although the step has rows left"
             last = max((seen.standing for seen in read), default=min(cut))

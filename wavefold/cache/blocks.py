@@ -54,6 +54,21 @@ class BlockAllocator:
                 freed.append(block)
         return freed
 
+    def grow(self, num_blocks: int) -> None:
+        """Adds free blocks, so that there are `num_blocks`. Those that are in use keep their numbers."""
+        assert num_blocks >= self.num_blocks, "a pool does not shrink"
+        self._free[:0] = range(num_blocks - 1, self.num_blocks - 1, -1)
+        self.references += [0] * (num_blocks - self.num_blocks)
+        self.num_blocks = num_blocks
+
+    def recount(self, tables: Iterable[Iterable[int]]) -> None:
+        """From now on `tables` are the holders, whatever was before."""
+        self.references = [0] * self.num_blocks
+        for table in tables:
+            for block in table:
+                self.references[block] += 1
+        self._free = [block for block in range(self.num_blocks - 1, -1, -1) if not self.references[block]]
+
     def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
         """Raises AssertionError unless `tables` are exactly the holders and every other block is free once."""
         counts = [0] * self.num_blocks

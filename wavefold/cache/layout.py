@@ -25,6 +25,9 @@ FLOAT_BYTES = 4
 
 ALIGNMENT = 64
 """Alignment of the blocks in a pool, in bytes."""
+PAGE = 4096
+LARGE_BLOCK = 64 * PAGE
+"""Blocks of so many bytes and more begin at a page: a disk is read straight into them (disk_read.py)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class CacheLayout:
     @functools.cached_property
     def block_stride(self) -> int:
         """Bytes from one block of a pool to the next."""
-        return max(-(-self.block_bytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+        alignment = PAGE if self.block_bytes >= LARGE_BLOCK else ALIGNMENT
+        return max(-(-self.block_bytes // alignment) * alignment, alignment)
 
     @functools.cached_property
     def tail_bytes(self) -> int:

@@ -4,6 +4,7 @@
       Sequence              block table, fixed state, length; fork, rewind, snapshot, close
         PagedView           one pass over it: reads blocks, writes new rows, commits at the end
       Snapshot              a sequence at a block boundary; other sequences can be opened at it
+      Holder                keeps blocks that nobody else needs, until they are needed (prefix.py)
 
 Forks and snapshots share blocks. A shared block that is only partly filled is copied before it is written. A pass that
 fails or is interrupted leaves the sequence as it was: rings are written at commit, and new rows lie beyond the
@@ -12,7 +13,10 @@ committed length. An interrupted commit is completed before the interruption goe
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +28,26 @@ from wavefold.cache.record import Records
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
+from wavefold.cache.storage import block_storage
+from wavefold.cache.tip import Tip
 from wavefold.config import ModelConfig
 from wavefold.system import check_memory
+
+MOST_SPARE = 2
+
+
+class Holder(Protocol):
+    """Holds blocks for whoever may ask for them again, and gives them up where they are needed."""
+
+    def make_room(self, is_enough: Callable[[], bool]) -> None:
+        """Gives blocks up until `is_enough()`, or until it holds none."""
+
+    def tables(self) -> Iterable[Iterable[int]]:
+        """The blocks that it holds."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the states that it keeps."""
 
 
 class Pool:
@@ -53,8 +75,10 @@ class Pool:
         self.blocks = BlockAllocator(self.layout.num_blocks(num_tokens))
         self.sequences: list[Sequence] = []
         self.snapshots: list[Snapshot] = []
-        shape = self.blocks.num_blocks, self.layout.block_stride
-        self.storage = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self._spare: list[Tensor] = []
+        """Buffers of states that nobody has any more. To get new memory takes longer than to fill it."""
+        self._holder: Callable[[], Holder | None] = lambda: None
+        self.storage = block_storage(self.blocks.num_blocks, self.layout.block_stride, self.device)
         """uint8 [blocks, block_stride]: row b is block b, all layers."""
         self._kinds = {kind.name: kind for kind in self.layout.row_kinds}
         self._rows: dict[tuple[str, int], Tensor] = {}
@@ -67,12 +91,55 @@ class Pool:
         The caller owns the sequence until `close`. Raises ValueError for a snapshot that is closed or of another pool.
         """
         if at is None:
-            state = SequenceState(self.layout, self.device)
+            state = SequenceState(self.layout, self.device, self.spare())
             if self.poison:
                 state.poison()
+            elif self.holder is not None:  # a state may leave the process: its unwritten rows hold nobody's bytes
+                state.buffer.zero_()
             return self._adopt(Sequence(self, state))
         at.check_open(self)
         return self._adopt(Sequence.at(at))
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds blocks until others need them, if anybody does. The pool does not keep it alive."""
+        return self._holder()
+
+    @holder.setter
+    def holder(self, holder: Holder) -> None:
+        self._holder = weakref.ref(holder)
+
+    def spare(self) -> Tensor | None:
+        """Returns a buffer for a state, whose content is undefined, if there is one to spare."""
+        return self._spare.pop() if self._spare else None
+
+    def prepare(self) -> None:
+        """Fills up what there is to spare, at a moment when nobody waits: new memory takes longer than a copy."""
+        while len(self._spare) < MOST_SPARE:
+            self._spare.append(torch.zeros(self.layout.state_bytes, dtype=torch.uint8, device=self.device))
+
+    def give_back(self, state: SequenceState) -> None:
+        """The state is nobody's any more."""
+        if self.poison:
+            state.poison()
+        if self.holder is not None and len(self._spare) < MOST_SPARE:
+            self._spare.append(state.buffer)
+
+    def open_at(self, table: Seq[int], tip: Tip) -> Sequence:
+        """Returns a new sequence that shares the blocks of `table` and goes on at `tip`, whose state is copied."""
+        assert len(table) == self.layout.num_blocks(tip.num_tokens), "blocks and length disagree"
+        return self._adopt(Sequence._with_past(self, list(table), *tip))
+
+    def grow(self, num_tokens: int) -> None:
+        """Makes room for `num_tokens` tokens, at least as many as before. No sequence may be open."""
+        assert not self.sequences and not self.snapshots, "sequences know where their rows lie"
+        self.blocks.grow(self.layout.num_blocks(num_tokens))
+        before = self.storage
+        self.storage = block_storage(self.blocks.num_blocks, self.layout.block_stride, self.device)
+        if self.poison:
+            self.storage.fill_(0xFF)
+        self.storage[: len(before)] = before
+        self._rows.clear()
 
     def _adopt(self, sequence: Sequence) -> Sequence:
         self.sequences.append(sequence)
@@ -129,8 +196,14 @@ class Pool:
         Raises ValueError for sequences and counts that cannot be extended, PoolFull when too few blocks are free.
         """
         self._check_sequences(sequences)
-        copies = self._copies(sequences)
         growth = [sequence._growth(count) for sequence, count in zip(sequences, counts, strict=True)]
+
+        def is_enough() -> bool:
+            return sum(self._copies(sequences)) + sum(growth) <= self.blocks.num_free
+
+        if (holder := self.holder) is not None and not is_enough():
+            holder.make_room(is_enough)
+        copies = self._copies(sequences)
         self.blocks.check_free(sum(copies) + sum(growth))
         return copies, growth
 
@@ -179,15 +252,26 @@ class Pool:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in use: the paged storage and the states of the open sequences and snapshots."""
+        """Bytes in use: the paged storage and the states of the open sequences, of snapshots and of the holder."""
         states = sum(sequence.state.num_bytes for sequence in self.sequences)
+        states += holder.num_bytes if (holder := self.holder) else 0
+        states += sum(buffer.nbytes for buffer in self._spare)
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
+
+    def recount(self) -> None:
+        """Counts the holders of each block anew, from those that are there."""
+        self.blocks.recount(self._tables())
+
+    def _tables(self) -> Iterator[Iterable[int]]:
+        yield from (sequence.table for sequence in self.sequences)
+        yield from (snapshot.table for snapshot in self.snapshots)
+        if (holder := self.holder) is not None:
+            yield from holder.tables()
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless every block is either free or held exactly as the block tables say."""
         for sequence in self.sequences:
             assert not sequence.closed
             assert len(sequence.table) == self.layout.num_blocks(sequence.num_tokens), "table and length disagree"
-        tables = [sequence.table for sequence in self.sequences] + [snapshot.table for snapshot in self.snapshots]
-        self.blocks.check_integrity(tables)
+        self.blocks.check_integrity(self._tables())

@@ -10,6 +10,7 @@ import torch
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
+from wavefold.cache.tip import Tip
 
 if TYPE_CHECKING:
     from wavefold.cache.pool import Pool
@@ -67,6 +68,21 @@ class Sequence:
         end = self.sure_mtp_tokens
         return range(min(self.mtp_first, end), end)
 
+    def reaches(self, num_tokens: int) -> bool:
+        """True if the sequence can go on at `num_tokens`, at most `REWIND` behind its furthest position."""
+        return max(0, self._high - REWIND) <= num_tokens <= self.num_tokens
+
+    def tip(self, num_tokens: int, copied: bool = True) -> Tip:
+        """Returns what is needed, beside the blocks, to go on at `num_tokens`, which the sequence `reaches`.
+
+        Its state is a copy, or else the sequence's own: then the sequence has to be closed, by `leave`.
+        """
+        self._check_open()
+        assert self.reaches(num_tokens), "the rings have lost rows before this position"
+        end = min(self.num_mtp_tokens, max(0, num_tokens - 1))
+        tokens = range(min(self.mtp_first, end), end)
+        return Tip(num_tokens, self._high, tokens, self.state.copy(self.pool.spare()) if copied else self.state)
+
     def skip_mtp(self, num_tokens: int) -> None:
         """The MTP layers forget their rows and go on at token `num_tokens`, as if none were before it.
 
@@ -96,7 +112,7 @@ class Sequence:
         cls, pool: Pool, table: list[int], num_tokens: int, high: int, mtp_tokens: range, state: SequenceState
     ) -> Sequence:  # fmt: skip
         """Returns a sequence that shares the blocks of `table` and has a copy of `state`."""
-        other = cls(pool, state.copy())
+        other = cls(pool, state.copy(pool.spare()))
         other.table, other.num_tokens, other._high = list(table), num_tokens, high
         other.mtp_first, other.num_mtp_tokens = mtp_tokens.start, mtp_tokens.stop
         pool.blocks.share(table)
@@ -139,13 +155,16 @@ class Sequence:
 
     def close(self) -> None:
         """Gives blocks and state back. A second call is an error."""
+        self.leave()
+        self.pool.give_back(self.state)
+
+    def leave(self) -> None:
+        """`close`, and the state is another owner's, who has it from `tip`."""
         self._check_open()
         self.pool._free(self.table)
         self.table = []
         self.closed = True
         self.pool.sequences.remove(self)
-        if self.pool.poison:
-            self.state.poison()
 
     def _check_open(self) -> None:
         if self.closed:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wavefold.cache.layout import FLOAT_BYTES, CacheLayout
+from wavefold.cache.storage import block_storage
 
 
 def ring_rows(ring: Tensor, first: int, end: int) -> Tensor:
@@ -33,7 +34,7 @@ class SequenceState:
 
     def __init__(self, layout: CacheLayout, device: torch.device, buffer: Tensor | None = None):
         self.layout = layout
-        self.buffer = torch.empty(layout.state_bytes, dtype=torch.uint8, device=device) if buffer is None else buffer
+        self.buffer = block_storage(1, layout.state_bytes, device)[0] if buffer is None else buffer
         self.tails: dict[str, Tensor] = {}
         offset = 0
         for kind in layout.tail_kinds:
@@ -48,9 +49,11 @@ class SequenceState:
         num_main = self.layout.config.num_hidden_layers
         return [self.windows[num_main:]] if mtp else [self.windows[:num_main], *self.tails.values()]
 
-    def copy(self) -> SequenceState:
-        """Returns a copy of the state."""
-        return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
+    def copy(self, into: Tensor | None = None) -> SequenceState:
+        """Returns a copy of the state, in a buffer of its own: `into`, unless None."""
+        if into is None:
+            return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
+        return SequenceState(self.layout, self.buffer.device, into.copy_(self.buffer))
 
     def take(self, staged: SequenceState, num_tokens: int, end: int, mtp: bool) -> None:
         """Puts the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.

@@ -44,6 +44,10 @@ def values_of(model: Transformer, sampling: ResolvedSampling, completion: Comple
         "decode_s": usage.decode_s,
         "decode_tokens_per_s": usage.decode_tokens_per_s,
         "cache_bytes": usage.cache_bytes,
+        "cached_tokens": usage.cached_tokens,
+        "disk_tokens": usage.disk_tokens,
+        "computed_tokens": usage.computed_tokens,
+        "left_chain_at": usage.left_chain_at,
         "peak_rss_bytes": peak_rss_bytes(),
         "prefill_tokens_per_s": usage.prefill_tokens_per_s,
         "weight_bytes": sum(p.nbytes for p in model.parameters()) + model.experts.store.num_bytes,
@@ -56,8 +60,9 @@ def report(completion: Completion) -> None:
     from rich.console import Console
 
     usage = completion.usage
+    known = f" ({usage.prefix_line})" if usage.prefix_line else ""
     line = (
-        f"prompt {usage.prompt_tokens} tokens{_rate(usage.prefill_tokens_per_s)}; "
+        f"prompt {usage.prompt_tokens} tokens{known}{_rate(usage.prefill_tokens_per_s)}; "
         f"answer {usage.completion_tokens} tokens{_rate(usage.decode_tokens_per_s)}, "
         f"ended by {completion.finish_reason}; cache {usage.cache_bytes / 1e6:.2f} MB; "
         f"peak memory {peak_rss_bytes() / 1e6:,.0f} MB"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import ranks
-from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of, prefix_of
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.waves import agreement
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "its own; together they hold each line once")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
                         help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
-    add_memory(parser)
+    add_memory(parser, prefix=True)
     add_arithmetic(parser)
     add_tuning(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
@@ -92,10 +92,12 @@ def open_llm(args: argparse.Namespace) -> LLM:
     from wavefold.cli.flags import as_flags
     from wavefold.llm import LLM
 
+    kept = prefix_of(args)
     with as_flags():
         return LLM(
             args.model, arithmetic_of(args), threads=args.threads, over_ranks=ranks.over_ranks(args),
             memory=args.memory, width=args.width, batch_invariant=args.batch_invariant,
+            prefix_cache=bool(kept), **kept,
         )  # fmt: skip
 
 

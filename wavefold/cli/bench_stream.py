@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     lines: list[dict[str, object]] = []
     table = Table("", "tokens/s", "range", "MB a token", "no wait", "ahead, used", "disk, GB/s", "of disk",
                   title=f"{args.model} under {args.memory}; {about['hardware']}")  # fmt: skip
-    with LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory) as llm:
+    with LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, prefix_cache=False) as llm:
         assert llm.budget is not None
         print_budget(Console(stderr=True), llm.budget)
         turns: list[list[Row]] = []

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-NAMES = "threads|device|batch_invariant|kernels|activations|huge_pages|memory|width|shard"
+NAMES = "threads|device|batch_invariant|kernels|activations|huge_pages|memory|width|shard|cache_dir|disk_cache"
 SETTING = re.compile(rf"^({NAMES}) = (?:True )?")
 
 

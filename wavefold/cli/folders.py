@@ -1,4 +1,4 @@
-"""The folder of files that the program can make again."""
+"""The folders of files that the program can make again."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ from pathlib import Path
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/wavefold`, by default below `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavefold"
+
+
+def prefix_folder() -> Path:
+    """Where `--disk-cache` keeps prompts, unless `--cache-dir` names another folder."""
+    return cache_folder() / "prefix"

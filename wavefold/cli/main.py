@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from wavefold import __version__
-from wavefold.cli import batch, bench, convert, doctor, init, plan, quality, quantize, run, trace, train
+from wavefold.cli import (
+    batch, bench, cache, convert, doctor, init, plan, quality, quantize, run, trace, train,
+)  # fmt: skip
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
 
@@ -31,6 +33,7 @@ COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "trace": trace,
     "bench": bench,
+    "cache": cache,
 }
 
 MISTAKE = 2

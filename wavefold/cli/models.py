@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wavefold.cli.flags import as_flags
+
+DISK_CACHE = "20G"
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +39,32 @@ def add_huge_pages(parser: argparse.ArgumentParser) -> None:
                         "files)")  # fmt: skip
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
+def add_memory(parser: argparse.ArgumentParser, prefix: bool = False) -> None:
+    """Add `--memory`, and with `prefix` the flags of the prefix cache on disk."""
     parser.add_argument("--memory", metavar="SIZE",
                         help="the most resident memory, of each process under torchrun, as 24G: routed experts that do "
                         "not fit are read from the files as they are needed (default: 80 %% of what is allowed, for "
                         "larger models; under torchrun files are mapped)")  # fmt: skip
+    if prefix:
+        _add_prefix(parser)
+
+
+def _add_prefix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--disk-cache", metavar="SIZE",
+                        help="keep what was read on disk, as 20G at most: a prompt that begins like an earlier one, of "
+                        "this process or one before, goes on from there (default: nothing outlives the process; 20G "
+                        "with --cache-dir)")  # fmt: skip
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR",
+                        help="where it is kept (default: ~/.cache/wavefold/prefix)")  # fmt: skip
+
+
+def prefix_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `LLM` that say what is kept on disk."""
+    from wavefold.cli.folders import prefix_folder
+
+    if args.cache_dir is None and args.disk_cache is None:
+        return {}
+    return {"cache_dir": args.cache_dir or prefix_folder(), "disk_cache": args.disk_cache or DISK_CACHE}
 
 
 def arithmetic_of(args: argparse.Namespace) -> str:

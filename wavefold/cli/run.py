@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_activations(parser)
     add_tuning(parser)
     add_huge_pages(parser)
-    add_memory(parser)
+    add_memory(parser, prefix=True)
     parser.add_argument("--strict", action="store_true",
                         help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
                         "on)")  # fmt: skip

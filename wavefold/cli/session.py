@@ -21,7 +21,7 @@ from wavefold.cli.budget import print_budget
 from wavefold.cli.chat import Chat
 from wavefold.cli.flags import as_flags
 from wavefold.cli.form import form_of, has_form
-from wavefold.cli.models import arithmetic_of, dtype_of
+from wavefold.cli.models import arithmetic_of, dtype_of, prefix_of
 from wavefold.cli.ranks import over_ranks
 from wavefold.engine import Completion, Sampling
 from wavefold.llm import LLM
@@ -39,12 +39,14 @@ class Session:
         sampling = Sampling(
             args.max_tokens, args.temperature, args.top_p, args.seed, show_special=args.show_special, **form_of(args)
         )
+        kept = prefix_of(args)
         with as_flags():
             use_threads(args.threads)
             self.llm = LLM(
                 args.model, arithmetic_of(args), dtype_of(args.dtype), args.device, None, args.strict,
                 args.batch_invariant, over_ranks(args), args.kernels, args.activations, args.huge_pages,
                 draft_depth=args.draft_depth, memory=args.memory,
+                prefix_cache=bool(kept) or (args.prompt is None and args.tokens is None), **kept,
             )  # fmt: skip
         if self.llm.budget is not None and not args.json:
             print_budget(Console(stderr=True), self.llm.budget)

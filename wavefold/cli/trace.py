@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     jobs = jobs_of(args, Sampling(args.max_tokens, args.temperature, seed=args.seed))
     console = Console(stderr=True)
     with tuned(args.tuning, args.threads, measures=False, alone=True), as_flags():
-        llm = LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, width=args.width)
+        llm = LLM(
+            args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, width=args.width,
+            prefix_cache=False,
+        )  # fmt: skip
         with llm, console.status("") as status:
             if llm.budget is not None:
                 print_budget(console, llm.budget)

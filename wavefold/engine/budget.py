@@ -2,6 +2,8 @@
 
     budget = Python and libraries now + dense weights + cache + activations of a pass + slots for routed experts
 
+The cache: a pool, the states of answers that run, and those that a prefix cache keeps.
+
 All of it is resident memory of this process. What is left after the first four goes to slots; with room for all
 experts, files are mapped and nothing is streamed.
 
@@ -20,7 +22,7 @@ import torch
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.checkpoint.files import read_refs, weight_files
 from wavefold.config import read_config
-from wavefold.engine.room import DEFAULT_POOL_TOKENS, pass_bytes
+from wavefold.engine.room import DEFAULT_POOL_TOKENS, kept_states, pass_bytes
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.scheduler import blocks_of
 from wavefold.experts import routed_expert
@@ -61,6 +63,8 @@ class Budget:
     pool_tokens: int
     step_tokens: int
     max_running: int
+    num_kept: int = 0
+    """States of the prefix cache."""
 
     @property
     def slots(self) -> int:
@@ -73,7 +77,12 @@ class Budget:
         return [
             ("Python and libraries", self.base, ""),
             ("dense weights", self.dense, "resident"),
-            ("cache", self.pool, f"{self.pool_tokens:,} tokens of at most {self.max_running} answers at a time"),
+            (
+                "cache",
+                self.pool,
+                f"{self.pool_tokens:,} tokens of at most {self.max_running} answers at a time"
+                + (f", {self.num_kept} states of prefixes" if self.num_kept else ""),
+            ),
             ("activations", self.passes, f"passes of {self.step_tokens} tokens"),
             (
                 "routed experts",
@@ -85,7 +94,7 @@ class Budget:
 
 def checked_budget(
     folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None, width: int,
-    device: str | torch.device, over_ranks: bool,
+    device: str | torch.device, over_ranks: bool, snapshot_every: int | None = None,
 ) -> Budget | None:  # fmt: skip
     """`budget_of` for settings as `LLM` takes them; None on other devices, and `over_ranks` unless one is asked for.
 
@@ -98,7 +107,7 @@ def checked_budget(
         raise ValueError(f"memory = {memory} is not allowed with device = {device}; expected the CPU")
     num_bytes = None if memory is None else bytes_of(memory)
     if not over_ranks:
-        return budget_of(folder, arithmetic, num_bytes, cache_tokens, width)
+        return budget_of(folder, arithmetic, num_bytes, cache_tokens, width, snapshot_every=snapshot_every)
 
     def of_this_rank() -> tuple[Budget | None, dict[str, object]]:
         if num_bytes is None:
@@ -120,13 +129,14 @@ def _least_of_ranks(budget: Budget) -> Budget:
 
 def budget_of(
     folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
-    width: int = MAX_RUNNING, share: Container[int] | None = None,
+    width: int = MAX_RUNNING, share: Container[int] | None = None, snapshot_every: int | None = None,
 ) -> Budget | None:  # fmt: skip
     """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
 
-    `share`: this rank's routed experts (None: all). None is returned where no budget was asked for and the checkpoint
-    fits as it is. Raises ValueError for a budget above what this process may have, which shares the machine with the
-    others that torchrun started on it, and for one that is too small, with the least that would do.
+    `share`: this rank's routed experts (None: all). `snapshot_every`: of a prefix cache (None: there is none). None is
+    returned where no budget was asked for and the checkpoint fits as it is. Raises ValueError for a budget above what
+    this process may have, which shares the machine with the others that torchrun started on it, and for one that is too
+    small, with the least that would do.
     """
     most = memory_bytes() // num_ranks_here()
     if memory is not None and memory > most:
@@ -139,8 +149,9 @@ def budget_of(
     config, _ = read_config(folder)
     dense, sizes = _weights(folder, share)
     return _shared_out(
-        folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width
-    )
+        folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width,
+        snapshot_every,
+    )  # fmt: skip
 
 
 def watch_budget(model: Transformer, budget: Budget | None) -> None:
@@ -165,7 +176,7 @@ def _weights(folder: Path, share: Container[int] | None) -> tuple[int, list[int]
 
 def _shared_out(
     folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None,
-    width: int,
+    width: int, snapshot_every: int | None,
 ) -> Budget:  # fmt: skip
     slot = slot_bytes(max(sizes, default=0))
     least_slots = max(LEAST_SLOTS, min(model.config.num_experts_per_tok, len(sizes)))
@@ -184,14 +195,15 @@ def _shared_out(
     tokens = least_tokens
     while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:
         tokens *= 2
-    pool, passes = model.cache_bytes(tokens) + (running - 1) * model.cache_bytes(0), pass_bytes(model, step)
+    kept = kept_states(model, tokens, snapshot_every, int(rest / 32)) if snapshot_every else 0
+    pool, passes = model.cache_bytes(tokens) + (running - 1 + kept) * model.cache_bytes(0), pass_bytes(model, step)
     if pool + passes + least_slots * slot > rest:
-        step, running, tokens = PASSES[-1], 1, least_tokens
+        step, running, tokens, kept = PASSES[-1], 1, least_tokens, 0
         pool, passes = model.cache_bytes(tokens), pass_bytes(model, step)
     fits = sum(sizes) <= rest - pool - passes
     num_slots = None if fits else min(len(sizes), (rest - pool - passes) // slot)
     if fits and pass_bytes(model, PASS_TOKENS) <= rest - pool - sum(sizes):
         step, passes = PASS_TOKENS, pass_bytes(model, PASS_TOKENS)
     return Budget(
-        total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running
+        total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running, kept
     )  # fmt: skip

@@ -142,7 +142,16 @@ def _load_over_ranks(
 def values_of(
     model: Transformer, folder: Path, settings: Settings, batch_invariant: bool, activations: str = "bf16"
 ) -> dict[str, object]:
-    """The values that decide a model's bits. Ranks take each other's routing for granted: all need the same.
+    """The values that decide a model's bits. Ranks take each other's routing for granted: all need the same."""
+    return {
+        **{f"settings.{key}": value for key, value in dataclasses.asdict(settings).items()},
+        **bits_of(model, batch_invariant, activations),
+        "weights": fingerprint(folder),
+    }
+
+
+def bits_of(model: Transformer, batch_invariant: bool, activations: str) -> dict[str, object]:
+    """The values beside the weights that decide a model's bits, with the runtime that is current.
 
     The number of threads is one of them where torch multiplies: its sums are cut by threads. The CPU kernels' are not.
     """
@@ -150,7 +159,6 @@ def values_of(
     tuning = ops.current().tuning if kernels else None
     return {
         **{f"config.{key}": value for key, value in dataclasses.asdict(model.config).items()},
-        **{f"settings.{key}": value for key, value in dataclasses.asdict(settings).items()},
         "arithmetic": str(model.arithmetic),
         "wavefold version": __version__,
         "torch version": torch.__version__,
@@ -160,5 +168,4 @@ def values_of(
         "batch_invariant": batch_invariant,
         "activations": activations,
         "threads": "any" if kernels else torch.get_num_threads(),
-        "weights": fingerprint(folder),
     }

@@ -47,6 +47,14 @@ class Request:
     drafts: Sequence[int] = ()
     """Guesses of the next tokens, from the runner."""
     num_preemptions: int = 0
+    stops: Sequence[int] = ()
+    """Ascending multiples of 128, fewer than its blocks. A span that would go over one ends there. From `find`."""
+
+    @property
+    def readable(self) -> int:
+        """Tokens that may be run in one span: all that are known and not cached, or those up to the next stop."""
+        end = next((stop for stop in self.stops if stop > self.num_cached), self.num_tokens)
+        return min(end, self.num_tokens) - self.num_cached
 
     @property
     def peak_tokens(self) -> int:
@@ -71,7 +79,7 @@ class Plan(NamedTuple):
     """One step. The runner closes the sequences of `released`, then runs the `spans`.
 
     `released` are the requests that gave their blocks back since the plan before: finished, aborted or preempted. A
-    preempted request may come again, from its first token.
+    preempted request may come again, from its first token, or behind those that are cached.
     """
 
     spans: list[PlannedSpan]

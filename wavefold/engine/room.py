@@ -19,6 +19,11 @@ DEFAULT_POOL_TOKENS = 65_536
 SHARE = 0.5
 """Of the free memory, which such a pool may take."""
 
+KEPT_SHARE = 0.125
+"""Of the free memory, which the states of a prefix cache may take."""
+ENDS = 32
+"""Ends of prompts and answers that a prefix cache keeps beside the states along a text."""
+
 TRIES = 4
 """Of giving memory back: the kernel keeps a page of 2 MiB while a part of it is in use."""
 
@@ -74,6 +79,16 @@ def check_pool(model: Transformer, num_tokens: int, max_running: int, step_token
         model, model.cache_bytes(num_tokens) + states + pass_bytes(model, step_tokens),
         f"a pool of {num_tokens:,} tokens", "fewer of them (cache_tokens)",
     )  # fmt: skip
+
+
+def kept_states(model: Transformer, num_tokens: int, snapshot_every: int, most_bytes: int | None = None) -> int:
+    """Returns the states that a prefix cache beside a pool of `num_tokens` keeps: as many as suit, in `most_bytes`.
+
+    None: in `KEPT_SHARE` of the memory that is free.
+    """
+    if most_bytes is None:
+        most_bytes = int(KEPT_SHARE * max(0, tightest().free))
+    return min(num_tokens // snapshot_every + ENDS, most_bytes // max(model.cache_bytes(0), 1))
 
 
 def check_in_pool(request: Request, num_blocks: int, cache_tokens: int | None, num_open: int) -> None:

@@ -2,6 +2,7 @@
 
     add -> drafter.propose -> scheduler.schedule -> forward_step -> verdicts -> Answer.take -> scheduler.complete
              (guesses)          (who runs)           (one pass)     (tokens)    (where it ends)      -> outputs
+                                prefixes.open                                    prefixes.passed, .end
 
 The scheduler has numbers, the pool has pasts; this file keeps the two the same. A request that runs has one sequence at
 most, of as many tokens as the scheduler counts; a request that waits or has ended has none.
@@ -12,7 +13,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter, proposers_of
 from wavefold.engine.generate import fitted
+from wavefold.engine.prefixes import Keeping, Prefixes
 from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
 from wavefold.engine.room import check_answer, check_pool, check_scored
@@ -41,7 +42,8 @@ MOST_DRAFTS = REWIND - 1
 class Runner:
     """Runs requests whose `sampling` is an `Answer`. Any thread may call it; one step runs at a time.
 
-    `num_blocks` of 128 tokens are shared by at most `max_running` requests; the pool is there while there are requests.
+    `num_blocks` of 128 tokens are shared by at most `max_running` requests. The pool is there while there are requests,
+    or for good with `keeping`: then what was read stays cached. Over ranks nothing is kept.
     A step has at most `step_tokens` rows, of prompts at most `chunk_tokens` beside requests that decode, and at most
     `draft_depth` drafts for each request (0: none are made), by a `drafter` (None: the model's own proposers). `leader`
     tells other ranks of each pass. Raises ValueError for numbers out of range.
@@ -50,13 +52,13 @@ class Runner:
     def __init__(
         self, model: Transformer, num_blocks: int, max_running: int = MAX_RUNNING, step_tokens: int = PASS_TOKENS,
         draft_depth: int = 0, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter,
-        chunk_tokens: int = CHUNK_TOKENS, leader: Leader | None = None,
+        chunk_tokens: int = CHUNK_TOKENS, leader: Leader | None = None, keeping: Keeping | None = None,
     ):  # fmt: skip
         if not 0 <= draft_depth <= MOST_DRAFTS:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
         self.model, self.num_blocks = model, num_blocks
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
-        self._new_scheduler = partial(Scheduler, *self._numbers, chunk_tokens=chunk_tokens)
+        self._chunk_tokens = chunk_tokens
         self._scheduler = self._new_scheduler()
         self._drafter = (drafter or Drafter(draft_depth, proposers_of(model, None))) if draft_depth else None
         self._window = self._drafter.window if self._drafter else 0
@@ -64,10 +66,15 @@ class Runner:
         """Requests that have taken tokens since drafts were made."""
         self._clock, self._leader = clock, leader
         self._pool: Pool | None = None
+        self._keeping = None if leader else keeping
+        self._prefixes: Prefixes | None = None
         self._requests: dict[Hashable, Request] = {}
         self._sequences: dict[Request, Cached] = {}
         self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
-        self._in_step = False
+        self._in_step = self._closing = False
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens)
 
     @property
     def idle(self) -> bool:
@@ -124,10 +131,25 @@ class Runner:
     def _new_pool(self) -> Pool:
         _, max_running, step_tokens, draft_depth = self._numbers
         num_tokens = self.num_blocks * BLOCK_TOKENS
-        check_pool(self.model, num_tokens, max_running, step_tokens)
+        max_states = self._keeping.max_states if self._keeping else 0
+        check_pool(self.model, num_tokens, max_running + max_states, step_tokens)
         if self._leader:
             self._leader.new_pool(num_tokens, 1 + draft_depth)
-        return self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth, mtp=self._window > 0)
+        pool = self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth, mtp=self._window > 0)
+        self._prefixes = Prefixes(pool, self._keeping) if self._keeping else None
+        return pool
+
+    def grow(self, num_blocks: int) -> None:
+        """From now on there are `num_blocks`, no fewer than before. Nothing may wait or run. What is cached stays."""
+        with self._lock:
+            assert self.idle and num_blocks >= self.num_blocks, "what is there is in use, or would be lost"
+            _, max_running, step_tokens, _ = self._numbers
+            if self._pool is not None:
+                check_pool(self.model, num_blocks * BLOCK_TOKENS, max_running, step_tokens)
+            self.num_blocks, self._numbers = num_blocks, (num_blocks, *self._numbers[1:])
+            self._scheduler = self._new_scheduler()
+            if self._pool is not None:
+                self._pool.grow(num_blocks * BLOCK_TOKENS)
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -155,7 +177,7 @@ class Runner:
         started = self._clock()
         plan: Plan | None = None
         try:
-            plan = self._scheduler.schedule()
+            plan = self._scheduler.schedule(self._find)
             self._close(plan.released)
             found: Sequence[Verdict] = ()
             rows = rows_of(plan.spans, self._windows(plan.spans))
@@ -198,6 +220,22 @@ class Runner:
         for request, drafts in zip(due, self._drafter.propose(due, len(decodes)), strict=True):
             self._scheduler.offer(request, drafts)
 
+    def _find(self, request: Request) -> int | None:
+        """Opens the sequence of a request that is admitted now with its cached tokens. Returns how many there are.
+
+        None: it waits for another one that reads the same text.
+        """
+        if self._prefixes is None:
+            return 0
+        if self._prefixes.waits(request, self._scheduler.running):
+            return None
+        self._close([other for other in self._sequences if other.state != "running"])
+        sequence = self._prefixes.open(request)
+        if sequence is None:
+            return 0
+        self._sequences[request] = sequence
+        return sequence.num_tokens
+
     def _windows(self, spans: Sequence[PlannedSpan]) -> list[int]:
         """Returns the tokens at the end of each span's text whose streams are wanted; an empty list for none."""
         if self._drafter is None or not self._window:
@@ -206,7 +244,10 @@ class Runner:
         return windows if any(windows) else []
 
     def _opened(self, plan: Plan, rows: StepRows) -> Step:
-        """Returns the step, with a new sequence for each request that is read from its first token."""
+        """Returns the step, with a new sequence for each request that is read from its first token.
+
+        A request of which tokens are cached has its sequence already.
+        """
         assert self._pool is not None
         for span in plan.spans:
             if span.request not in self._sequences:
@@ -234,6 +275,9 @@ class Runner:
                 failed[span.request] = verdict.error
                 if not span.wanted:
                     self._scheduler.abort(span.request.id)
+        if self._prefixes:
+            for request in failed:
+                self._prefixes.distrust(request)
         outputs = self._scheduler.complete(plan, results)
         outputs += [
             Output(span.request, (), "error") for span in plan.spans if span.request in failed and not span.wanted
@@ -256,16 +300,22 @@ class Runner:
         answer.spent(before, seconds, sequence.cache_bytes)
         if not span.wanted:
             self._observe(span, 0, streams)
+            if self._prefixes and not verdict.error:
+                self._prefixes.passed(request, sequence, is_read=False)
             return None
         if verdict.error:
             finish = finish or "error"
+        accepted = min(len(tokens), max(len(verdict.tokens) - 1, 0))  # the drafts that are tokens of the answer
         if finish is not None:
+            sequence.rewind(len(span.drafts) - accepted)
             return Result(tokens, (), finish)
         forced, finish = answer.take_forced(request.max_tokens - len(request.output) - len(tokens))
+        sequence.rewind(len(span.drafts) - accepted)
         if finish is not None:
             return Result([*tokens, *forced], (), finish, len(forced))
-        sequence.rewind(len(span.drafts) + 1 - len(tokens))
-        self._observe(span, len(tokens) - 1, streams)
+        if self._prefixes:
+            self._prefixes.passed(request, sequence, is_read=before == 0)
+        self._observe(span, accepted, streams)
         if self._drafter:
             self._undrafted.append(request)
         return Result([*tokens, *forced], forced=len(forced))
@@ -283,25 +333,42 @@ class Runner:
     def _close(self, requests: Iterable[Request]) -> None:
         for request in requests:
             if (sequence := self._sequences.pop(request, None)) is not None:
-                sequence.close()
+                if self._prefixes and request.finish_reason != "error":
+                    self._prefixes.end(request, sequence)
+                else:
+                    sequence.close()
                 if self._leader:
                     self._leader.close(request)
 
     def _close_ended(self) -> None:
-        """Closes the sequences of requests that wait or have ended, and forgets those that have ended."""
-        self._close([request for request in self._sequences if request.state != "running"])
+        """Closes the sequences of requests that wait or have ended, and forgets those that have ended.
+
+        A stream that is collected meanwhile, in the same thread, aborts its request: that one follows.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            while idle := [request for request in self._sequences if request.state != "running"]:
+                self._close(idle)
+        finally:
+            self._closing = False
         for request in [request for request in self._requests.values() if request.state == "finished"]:
             del self._requests[request.id]
             if self._drafter:
                 self._drafter.forget(request)
-        if self.idle:
+            if self._prefixes:
+                self._prefixes.forget(request)
+        if self.idle and self._prefixes is None:
             self._pool = None
 
     def _reset(self, error: str) -> None:
         """Ends all requests with an error, and begins anew."""
         self._undrafted, self._scheduler = [], self._new_scheduler()
         for request in self._requests.values():
-            request.state = "finished"
+            request.state, request.finish_reason = "finished", "error"
         self._close(list(self._sequences))
+        if self._prefixes:
+            self._prefixes.cache.clear()
         for request in self._requests.values():
             answer_of(request).end("error", error)

@@ -16,31 +16,38 @@ admitted. A decode takes the next block when its token is the first of it, and t
 its blocks back if none is free: it waits again, and its prompt and output are read again later. Nobody is preempted for
 a request that waits: the blocks come from those that end.
 
+Prefixes. Whoever makes the scheduler may `find` tokens of a request in a cache when it is admitted: it begins behind
+them, and so does a request that was preempted. Its blocks are counted as if all were its own, those of the found tokens
+too. Requests may share blocks, so fewer are in use than are counted, and whatever else a cache holds must be free as
+soon as it is needed. A request that is found to go along one of lower rank, whose prompt is being read, waits for it. A
+span of a prompt ends at a `stop` of its request, a block boundary where the cache takes a copy of the state.
+
 Order. The effective priority of a request is priority + age / age_steps, where its age counts the steps since its
 arrival, waiting or running. All ages grow alike, so two requests never change places and the order can be a number that
 is fixed on arrival: rank = (arrival - priority * age_steps, number of the arrival). The first of `waiting` is admitted
 before all others, or nobody is.
 
 Bound. Let P be the highest priority in use, M the largest max_tokens, C the least room for prompts in a step, which is
-the lesser of chunk_tokens and step_tokens - max_running * (1 + draft_depth), and T = ceil(128 * num_blocks / C) + M. A
-request of priority p ends at most
+the lesser of chunk_tokens and step_tokens - max_running * (1 + draft_depth), and T = ceil(128 * num_blocks / C) +
+num_blocks + M. A request of priority p ends at most
 
     (P - p) * age_steps  +  2 * T * (N + 1)     steps after its arrival,
 
 where N requests of lower rank have not ended after the first summand. Proof. Later arrivals have a higher rank, so from
 then on only those N are ahead. Let f be the request of lowest rank. (1) If f waits, nobody else is admitted. The tokens
-that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens, and each step
-reads C of them or all. Then each of these requests decodes a token in every step, or is preempted. After T steps nobody
-else runs, so all blocks are free, and `add` has checked that f fits. (2) If f runs, it is not preempted, since victims
-are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step, then a token a step: at most T
-steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for nothing. The same proof shows
-that there is no deadlock.
+that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens. Each step reads C
+of them, or of each request those up to its next stop; of stops a request has fewer than blocks. Then each of these
+requests decodes a token in every step, or is preempted. After T steps nobody else runs, so all blocks are free, `add`
+has checked that f fits, and there is nobody whose prompt it could wait for. (2) If f runs, it is not preempted, since
+victims are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step or up to a stop, then a
+token a step: at most T steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for
+nothing. The same proof shows that there is no deadlock.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from operator import attrgetter
 
 from wavefold.engine.request import FinishReason, Output, Plan, PlannedSpan, Request, Result
@@ -55,6 +62,18 @@ by_rank = attrgetter("rank")
 def blocks_of(num_tokens: int) -> int:
     """Returns the number of blocks of a sequence of `num_tokens` tokens."""
     return -(-num_tokens // BLOCK_TOKENS)
+
+
+Find = Callable[[Request], int | None]
+"""Returns how many tokens of a request that is to be admitted are cached, fewer than it has.
+
+None: it is better off to wait.
+"""
+
+
+def find_nothing(request: Request) -> int:
+    """No request has tokens in a cache."""
+    return 0
 
 
 class Scheduler:
@@ -155,7 +174,7 @@ class Scheduler:
 
     # -- a step ----------------------------------------------------------------------------------------------------
 
-    def schedule(self) -> Plan:
+    def schedule(self, find: Find = find_nothing) -> Plan:
         """Returns the next step. It must be completed or cancelled before the one after it."""
         assert self._plan is None, "a plan is under way; complete or cancel it"
         self._step += 1
@@ -165,15 +184,15 @@ class Scheduler:
         if decodes:
             prompt_rows = min(prompt_rows, self.chunk_tokens)
         prompts = [request for request in self.running if request.num_tokens - request.num_cached > 1]
-        prompts = self._admit(prompts, prompt_rows)
+        prompts = self._admit(prompts, prompt_rows, find)
         spans = [PlannedSpan(request, request.num_cached, 1, True, self._drafts(request)) for request in decodes]
         for request in prompts:
             if not prompt_rows:
                 break
-            pending = request.num_tokens - request.num_cached
-            count = min(pending, prompt_rows)
+            count = min(request.readable, prompt_rows)
             prompt_rows -= count
-            spans.append(PlannedSpan(request, request.num_cached, count, count == pending))
+            is_last = count == request.num_tokens - request.num_cached
+            spans.append(PlannedSpan(request, request.num_cached, count, is_last))
         self._plan = Plan(spans, self._released)
         self._released = []
         return self._plan
@@ -237,14 +256,18 @@ class Scheduler:
         self._released.append(request)
         insort(self.waiting, request, key=by_rank)
 
-    def _admit(self, prompts: list[Request], rows: int) -> list[Request]:
+    def _admit(self, prompts: list[Request], rows: int, find: Find) -> list[Request]:
         """Returns `prompts`, running requests with a prompt to read, and those admitted to share `rows`, by rank."""
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting[0]
-            ahead = sum(other.num_tokens - other.num_cached for other in prompts if other.rank < request.rank)
+            ahead = sum(other.readable for other in prompts if other.rank < request.rank)
             if blocks_of(request.num_tokens) > self.num_free or ahead >= rows:
                 break
+            if (num_cached := find(request)) is None:
+                break
+            assert 0 <= num_cached < request.num_tokens, "the last token's logits are not cached"
             del self.waiting[0]
+            request.num_cached = num_cached
             self._hold(request, blocks_of(request.num_tokens))
             request.state = "running"
             insort(self.running, request, key=by_rank)

@@ -30,6 +30,10 @@ RULES: Mapping[str, Rule] = {
     "width": whole(1, 1024),
     "draft_depth": whole(0, MOST_DRAFTS, " (no guesses)"),
     "drafts": TEXT.or_none(),
+    "prefix_cache": FLAG,
+    "snapshot_every": whole(128),
+    "cache_dir": kind((str, os.PathLike), "the path of a folder").or_none(),
+    "disk_cache": kind((int, str), "a size such as '20G', 1.5GiB or a number of bytes"),
 }
 
 

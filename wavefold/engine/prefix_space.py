@@ -1,0 +1,52 @@
+"""Under what a model's blocks and states lie on disk: a digest of all that decides their bytes but the tokens.
+
+weights, configuration, arithmetic, records and rings, kernels, versions -> SHA-256 -> the root of all keys
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from wavefold import ops
+from wavefold.cache import CacheLayout, Space
+from wavefold.cache.disk import DiskCache
+from wavefold.checkpoint.identity import quick_identity
+from wavefold.engine.open import bits_of
+from wavefold.model import Transformer
+
+
+def space_of(
+    model: Transformer, folder: Path, disk: DiskCache, adapter: str = ""
+) -> Callable[[CacheLayout], tuple[bytes, Space]]:  # fmt: skip
+    """Returns what makes the root of keys and the space on `disk` for a cache layout of `model`, read from `folder`."""
+    weights = quick_identity(folder)
+
+    def of(layout: CacheLayout) -> tuple[bytes, Space]:
+        root = digest(model, weights, layout, adapter)
+        about = f"{folder.name}, {model.arithmetic}"
+        return root, disk.space(root, layout.block_bytes, layout.state_bytes, about)
+
+    return of
+
+
+def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str = "") -> bytes:
+    """Returns 32 bytes: other weights, arithmetic, layout, kernels or versions have others.
+
+    A batch-invariant model has a space of its own: its rows do not depend on how tokens arrived, others' do.
+    """
+    runtime = model.runtime or ops.current()
+    with runtime.active():
+        bits = bits_of(model, runtime.batch_invariant, runtime.activations)
+    values: dict[str, object] = {
+        **bits,
+        "weights": weights,
+        "adapter": adapter,
+        "device": model.device.type,
+        "records": [(kind.name, kind.record.form, kind.rows, kind.offset) for kind in layout.row_kinds],
+        "block and state bytes": (layout.block_bytes, layout.state_bytes),
+        "rings": (layout.draft_tokens, layout.mtp),
+    }
+    lines = "".join(f"{key} = {values[key]!r}\n" for key in sorted(values))
+    return hashlib.sha256(lines.encode()).digest()

@@ -1,0 +1,181 @@
+"""Requests and the prefix cache: where a prompt is opened, where its spans end, what is kept of it and when.
+
+    admitted      open: the longest cached beginning, in memory or on disk          a prompt whose beginning another
+    a stop        keep: every `snapshot_every` tokens, and where texts part         request is reading waits for it
+    prompt read   keep: a copy of the state
+    ended         take: the sequence's own state, of answers, of what is cancelled or preempted
+
+A prompt's last token is always run: its logits are not cached. Nor are those of tokens whose log probabilities are
+wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from wavefold.cache import BLOCK_TOKENS, REWIND, CacheLayout, Chain, Pool, PrefixCache, Space, Tip
+from wavefold.cache import Sequence as Cached
+from wavefold.engine.request import Request
+from wavefold.engine.rows import answer_of, known_tokens
+
+SNAPSHOT_EVERY = 2048
+LEAST_GAIN = 32
+"""A state is worth its bytes if it saves so many tokens."""
+PARTS = 8
+"""A span of a prompt is cut for a state that saves an eighth of the distance between states."""
+
+
+def nowhere(layout: CacheLayout) -> tuple[bytes, Space | None]:
+    """Nothing outlives the process."""
+    return b"", None
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept: at most `max_states` states, 1 or more, one for every `snapshot_every` tokens of a prompt.
+
+    That is a multiple of 128. `space_of`: the root of keys for a layout, and what outlives the process.
+    """
+
+    max_states: int
+    snapshot_every: int = SNAPSHOT_EVERY
+    space_of: Callable[[CacheLayout], tuple[bytes, Space | None]] = nowhere
+
+
+@dataclass(eq=False)
+class _Text:
+    """A request's text. `begun`: the tokens that it was opened with; `kept`: where its last state was taken."""
+
+    chain: Chain
+    begun: int = 0
+    kept: int = 0
+    crossed: Tip | None = None
+    """The tip at the last block boundary that its answer went over, for the disk."""
+
+
+class Prefixes:
+    """The cache of a runner's pool. The runner calls it under its lock, with sequences that are between two passes."""
+
+    def __init__(self, pool: Pool, keeping: Keeping):
+        root, space = keeping.space_of(pool.layout)
+        self.cache = PrefixCache(pool, keeping.max_states, root, space)
+        self._every, self._on_disk = keeping.snapshot_every, space is not None
+        self._texts: dict[Request, _Text] = {}
+
+    # -- before a prompt is read -------------------------------------------------------------------------------------
+
+    def waits(self, request: Request, running: Sequence[Request]) -> bool:
+        """True if a running request of lower rank will soon have read more of this prompt than is cached."""
+        chain, limit = self._text(request).chain, self._limit(request)
+        leaders = [
+            other for other in running
+            if other.rank < request.rank and other.num_tokens - other.num_cached > 1 and other in self._texts
+        ]  # fmt: skip
+        gains = [(other, self._promised(other, chain, limit)) for other in leaders]
+        gains = [(other, gain) for other, gain in gains if gain > other.num_cached]
+        if not gains:
+            return False
+        least = self.cache.find(chain, limit).num_tokens + LEAST_GAIN
+        return any(gain >= least for _, gain in gains)
+
+    def _promised(self, other: Request, chain: Chain, limit: int) -> int:
+        """Returns the tokens of `chain` that can be opened once another request's prompt has been read.
+
+        It gets a stop where the two part, if that is far behind the stop before.
+        """
+        ahead = self._texts[other].chain
+        common = min(chain.common(ahead), limit)
+        if len(ahead) - common <= REWIND:
+            return common
+        stop = max((stop for stop in other.stops if stop <= common), default=0)
+        parts = common // BLOCK_TOKENS * BLOCK_TOKENS
+        if parts > other.num_cached and parts - max(stop, other.num_cached) >= self._every // PARTS:
+            other.stops, stop = sorted((*other.stops, parts)), parts
+        return stop
+
+    def open(self, request: Request) -> Cached | None:
+        """Returns a sequence with the tokens of a request that are cached, or None. Sets the request's stops.
+
+        The first time, its answer's usage says what was found.
+        """
+        text, limit = self._text(request), self._limit(request)
+        sequence, on_disk, shared = self.cache.open(text.chain, limit)
+        text.begun = text.kept = 0 if sequence is None else sequence.num_tokens
+        text.crossed = None
+        answer = answer_of(request)
+        if not request.num_preemptions:
+            found = {"cached_tokens": text.begun - on_disk, "disk_tokens": on_disk, "left_chain_at": shared}
+            answer.usage = replace(answer.usage, **found)
+        request.stops = self._stops(request, text.begun, min(shared, limit) // BLOCK_TOKENS * BLOCK_TOKENS)
+        return sequence
+
+    def _text(self, request: Request) -> _Text:
+        if (text := self._texts.get(request)) is None:
+            text = self._texts[request] = _Text(Chain(self.cache.root))
+        text.chain.extend(known_tokens(request, len(text.chain), request.num_tokens))
+        return text
+
+    def _limit(self, request: Request) -> int:
+        """Returns the number of tokens whose logits nobody wants."""
+        next_scored = answer_of(request).next_scored
+        return request.num_tokens - 1 if next_scored is None else min(request.num_tokens, next_scored) - 1
+
+    def _stops(self, request: Request, begun: int, parts: int) -> list[int]:
+        """Returns where spans of a prompt end: every so many tokens, where it leaves a cached text, and at its end.
+
+        The last two only where they are worth a cut. The end: what is inside a block is not on the disk.
+        """
+        every, end = self._every, request.num_tokens
+        stops = list(range(begun // every * every + every, end, every))
+        last = (end - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        for place in (parts, *((last,) if self._on_disk else ())):
+            before = max((stop for stop in (begun, *stops) if stop <= place), default=begun)
+            if place - before >= every // PARTS and place < end:
+                stops = sorted((*stops, place))
+        return stops
+
+    # -- after a pass ------------------------------------------------------------------------------------------------
+
+    def passed(self, request: Request, sequence: Cached, is_read: bool) -> None:
+        """A span of the request is in its sequence. `is_read`: with it, its prompt."""
+        text, num_tokens = self._texts[request], sequence.num_tokens
+        if num_tokens in request.stops or (is_read and num_tokens - text.kept >= LEAST_GAIN):
+            self._keep(request, sequence, sequence.tip(num_tokens))
+        elif self._on_disk and not is_read and num_tokens > len(request.prompt):
+            boundary = num_tokens // BLOCK_TOKENS * BLOCK_TOKENS
+            last = text.crossed.num_tokens if text.crossed else text.kept
+            if boundary > last and sequence.reaches(boundary):
+                text.crossed = sequence.tip(boundary)
+
+    def end(self, request: Request, sequence: Cached) -> None:
+        """Closes the sequence of a request that has ended or was preempted. Its tokens stay cached."""
+        text = self._texts[request]
+        num_tokens = min(sequence.num_tokens, request.num_tokens)
+        try:
+            if text.crossed and text.crossed.num_tokens - text.kept >= LEAST_GAIN:
+                self._keep(request, sequence, text.crossed)
+            text.crossed = None
+            if num_tokens - text.kept >= LEAST_GAIN and sequence.reaches(num_tokens):
+                self._keep(request, sequence, sequence.tip(num_tokens, copied=False))
+                sequence.leave()
+                self.cache.pool.prepare()
+            else:
+                sequence.close()
+        finally:
+            if not sequence.closed:
+                sequence.leave()  # its state may be the cache's already
+
+    def _keep(self, request: Request, sequence: Cached, tip: Tip) -> None:
+        text = self._text(request)
+        self.cache.keep(sequence, text.chain, tip)
+        text.kept = max(text.kept, tip.num_tokens)
+
+    def distrust(self, request: Request) -> None:
+        """What the request has computed is wrong: none of it stays cached."""
+        text = self._texts[request]
+        self.cache.forget(text.chain, text.begun)
+
+    def forget(self, request: Request) -> None:
+        """The request has ended, and has no sequence."""
+        self._texts.pop(request, None)
