@@ -16,7 +16,18 @@ from typing import Any
 
 from wavefold import __version__
 from wavefold.cli import (
-    batch, bench, cache, convert, doctor, init, plan, quality, quantize, run, trace, train,
+    batch,
+    bench,
+    cache,
+    convert,
+    doctor,
+    init,
+    plan,
+    quality,
+    quantize,
+    run,
+    trace,
+    train,
 )  # fmt: skip
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
