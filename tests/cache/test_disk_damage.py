@@ -193,7 +193,9 @@ def test_a_newer_format(folder: Path) -> None:
     assert path.read_bytes() == bytes(data), "left alone"
 
 
-@pytest.mark.parametrize("damage", [b"", b"noise", os.urandom(36), bytes(5000)])
+@pytest.mark.parametrize(
+    "damage", [b"", b"noise", bytes(range(100, 136)), bytes(5000)], ids=["empty", "noise", "bytes", "zeros"]
+)
 def test_a_damaged_ledger_is_counted_anew(folder: Path, damage: bytes) -> None:
     (folder / "ledger").write_bytes(damage)
     with DiskCache(folder, 200_000) as cache:
