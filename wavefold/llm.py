@@ -42,7 +42,7 @@ from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
 from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.engine.runner import MAX_RUNNING
-from wavefold.engine.runners import DISK_CACHE, asked_tokens, new_runner, open_disk, prefix_settings, usable_drafts
+from wavefold.engine.runners import asked_tokens, new_runner, open_disk, prefix_settings, usable_drafts
 from wavefold.locate import model_path
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
@@ -102,7 +102,7 @@ class LLM:
         prefix_cache: bool = True,
         snapshot_every: int = SNAPSHOT_EVERY,
         cache_dir: str | Path | None = None,
-        disk_cache: int | str = DISK_CACHE,
+        disk_cache: int | str | None = None,
     ):
         """Loads the checkpoint in `path`; None: the model that ships. Raises ValueError for what cannot be used."""
         used = llm_settings.used(locals())
@@ -113,7 +113,7 @@ class LLM:
         prefix = prefix_settings(
             prefix_cache, used["snapshot_every"], cache_dir, disk_cache, over_ranks is None, str(device)
         )
-        self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None, prefix.distance)
+        self.budget = checked_budget(self.folder, *numbers, device, over_ranks is not None, *prefix.in_budget)
         """What lies where in memory; None: files are mapped, under no budget."""
         self._model: Transformer | None = open_model(
             self.folder, arithmetic, dtype, device, strict, batch_invariant, over_ranks, kernels, used["threads"],

@@ -35,4 +35,4 @@ def test_a_bar_for_long_prompts(model: Path, tmp_path: Path, num_tokens: int, is
     (tmp_path / "ids").write_text("5 " * num_tokens)
     text = shown(model, tmp_path / "ids")
     assert bool(re.search(rf"prompt\S* +\S*0/{num_tokens}\b", text)) == is_shown
-    assert f"prompt {num_tokens} tokens" in text
+    assert f"prompt {num_tokens:,} tokens" in text

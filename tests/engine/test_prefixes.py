@@ -265,8 +265,7 @@ def test_the_identity_of_weights(tmp_path: Path) -> None:
     assert identity == quick_identity(first) != quick_identity(second)
     path = next(first.glob("*.safetensors"))
     stat, content = path.stat(), bytearray(path.read_bytes())
-    for place in range(len(content) // 2, len(content)):
-        content[place] ^= 1
+    content[-1] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert quick_identity(first) != identity, "samples tell what times do not"
+    assert quick_identity(first) != identity, "the time of the entry cannot be put back"

@@ -13,6 +13,7 @@ The folder is trusted as the model's files are. Checksums find damage, not malic
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from wavefold.cache.disk_write import RUN_BLOCKS, Writer
 from wavefold.cache.ledger import Ledger
 from wavefold.cache.segment import BLOCK, DIGEST_BYTES, KEY_BYTES, STATE, Header
 from wavefold.system import Notice
+
+LEAST_STATES = 4
+"""Room for fewer is of little use beside the blocks."""
 
 __all__ = ["DiskCache", "Found", "Space"]
 
@@ -39,6 +43,7 @@ class DiskCache:
         if cap_bytes < 1:
             raise ValueError(f"cap_bytes = {cap_bytes} is not allowed; expected 1 or more")
         self.folder, self.cap_bytes = Path(folder).absolute(), cap_bytes
+        self._process = os.getpid()
         self._ledger = Ledger(self.folder, cap_bytes)
         self._notices = _Notices()
         self.writer = Writer(self._ledger, self._notices.add)
@@ -91,7 +96,12 @@ class DiskCache:
 
     @property
     def is_writable(self) -> bool:
-        return self._is_writable
+        return self._is_writable and self.is_here
+
+    @property
+    def is_here(self) -> bool:
+        """False in a process that was forked from the cache's own: its threads are not there."""
+        return os.getpid() == self._process
 
     def _removed(self, name: str) -> None:
         for space in list(self._spaces.values()):
@@ -118,13 +128,18 @@ class Space:
         self._cache = cache
         run = max(1, min(RUN_BLOCKS, cache.cap_bytes // 16 // max(block_bytes, 1)))
         self.headers = Header(BLOCK, block_bytes, run, digest, about), Header(STATE, state_bytes, 1, digest, about)
+        least = LEAST_STATES * self.headers[STATE].slot_bytes
+        if cache.cap_bytes < least:
+            cache.notice("cap", f"{cache.folder}: {cache.cap_bytes:,} bytes hold blocks that nothing can be opened at; "
+                         f"expected {least:,} at least, {LEAST_STATES} states of this model")  # fmt: skip
         self.index = Index(cache.folder, digest, (block_bytes, state_bytes))
         self.index.refresh()
         self._name_strange()
 
     def find(self, keys: Sequence[bytes]) -> list[Found]:
         """Returns what is there of each key. What was put a moment ago may still wait for the disk."""
-        found = self.index.find(keys)
+        found = self.index.find(keys if self._cache.is_here else ())
+        found += [Found(False, False)] * (len(keys) - len(found))
         self._name_strange()
         self._cache.emit()
         return found
@@ -172,6 +187,10 @@ class Space:
         0 if the state was asked for and is not right. Memory of what is not right has any content.
         """
         return self.start(keys, blocks, state_key, state).wait()
+
+    def settle(self) -> None:
+        """Returns once nothing is read into anybody's memory."""
+        self._cache.reader.settle()
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """A chain, from its head on, is used now, and the last state on it."""

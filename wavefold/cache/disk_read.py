@@ -9,6 +9,7 @@ read in pieces side by side. Memory that does not begin at a page takes the way 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import fcntl
 import functools
@@ -78,6 +79,7 @@ class RecordReader:
         self._buffers = buffers
         self._threads = ReadThreads("prefix-reader", "the prefix cache", THREADS)
         self._lock = threading.Lock()
+        self._running: set[Future[None]] = set()
 
     def start(self, index: Index, wanted: Sequence[Wanted]) -> Reading:
         """Reads all that have a place. The memory is the reader's until `Reading.wait` returns."""
@@ -90,7 +92,14 @@ class RecordReader:
         except ValueError as error:  # closed
             future = Future()
             future.set_exception(error)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
         return Reading(self, index, wanted, future, files)
+
+    def settle(self) -> None:
+        """Returns once nothing is read any more, though nobody may wait for it after an interruption."""
+        for future in list(self._running):
+            ended(future)
 
     def close(self) -> None:
         self._threads.close()
@@ -122,13 +131,26 @@ class Reading:
         self.wanted = wanted
 
     def wait(self) -> None:
-        """Returns once all reads have ended, well or not."""
+        """Returns once all reads have ended, well or not: memory is theirs until then. Raises an interruption then."""
         try:
-            with contextlib.suppress(ValueError):  # the cache was closed: what was not read is not right
-                self._future.result()
+            ended(self._future)
         finally:
             self._files.close()
+        with contextlib.suppress(ValueError):  # the cache was closed: what was not read is not right
+            self._future.result()
         self._reader.ended(self._index, self.wanted)
+
+
+def ended(future: Future[None]) -> None:
+    """Returns when a future is done. What interrupts that is raised afterwards."""
+    interruption: BaseException | None = None
+    while not future.done():
+        try:
+            concurrent.futures.wait([future])
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 class _Files:

@@ -259,6 +259,13 @@ class Pool:
         states += sum(snapshot.state.num_bytes for snapshot in self.snapshots)
         return self.blocks.num_blocks * self.layout.block_bytes + states
 
+    def abandon(self) -> None:
+        """Closes all sequences, whatever they are in the middle of. `recount` gives their blocks back."""
+        for sequence in self.sequences:
+            sequence.closed = True
+        self.sequences.clear()
+        self.recount()
+
     def recount(self) -> None:
         """Counts the holders of each block anew, from those that are there."""
         self.blocks.recount(self._tables())

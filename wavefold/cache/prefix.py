@@ -162,6 +162,7 @@ class PrefixCache:
 
     def _keep(self, sequence: Sequence, chain: Chain, tip: Tip) -> None:
         number, rest = divmod(tip.num_tokens, BLOCK_TOKENS)
+        assert tip.num_tokens <= len(chain), "a state beyond the text that it is kept under"
         node = self._top
         for place, key in enumerate(chain.keys[:number]):
             child = node.children.get(key)
@@ -178,8 +179,7 @@ class PrefixCache:
             assert node.parent is not None
             end = self._put_end(node.parent, node.text, tip, node.block, node)
         self._touch(end)
-        while len(self._ends) > self.max_states:
-            self._drop_end(next(iter(self._ends)))
+        self._trim()
         if self.space is not None:
             self._store(chain, number, tip if not rest else None)
 
@@ -209,10 +209,17 @@ class PrefixCache:
         self._ends.move_to_end(end)
         if end.node is None:
             self._blocks.move_to_end(end)
-        node = end.node or end.parent
+        self._touch_chain(end.node or end.parent)
+
+    def _touch_chain(self, node: Node) -> None:
         while node.parent is not None:
             self._blocks.move_to_end(node)
             node = node.parent
+
+    def _trim(self) -> None:
+        """Gives up the ends used longest ago, beyond those that may be kept."""
+        while len(self._ends) > self.max_states:
+            self._drop_end(next(iter(self._ends)))
 
     # -- giving up ---------------------------------------------------------------------------------------------------
 
@@ -323,12 +330,17 @@ class PrefixCache:
             for key in keys[: good if wanted else 0]:
                 node = self._adopt(node, key, chain.text(len(path)), blocks.pop(0), is_new=False)
                 path.append(node)
+            self._touch_chain(node)  # a head is more recent than its tail, whatever comes next
             if good < len(keys):
                 return False
             assert node.parent is not None
             tip = Tip(number * BLOCK_TOKENS, number * BLOCK_TOKENS + REWIND, range(0), state)
             self._touch(self._put_end(node.parent, node.text, tip, node.block, node))
+            self._trim()
             return True
+        except BaseException:
+            self.space.settle()  # until then the blocks are the reads'
+            raise
         finally:
             pool._free(blocks)
             pool._free(shared)

@@ -20,5 +20,8 @@ class Space(Protocol):
     ) -> int:  # fmt: skip
         """Fills `blocks` and `state`. Returns how many blocks, from the first on, are right; 0 if the state is not."""
 
+    def settle(self) -> None:
+        """Returns once nothing is read any more into memory that `read` was given, though it was interrupted."""
+
     def touch(self, keys: Sequence[bytes]) -> None:
         """The keys are used now."""

@@ -62,7 +62,7 @@ def report(completion: Completion) -> None:
     usage = completion.usage
     known = f" ({usage.prefix_line})" if usage.prefix_line else ""
     line = (
-        f"prompt {usage.prompt_tokens} tokens{known}{_rate(usage.prefill_tokens_per_s)}; "
+        f"prompt {usage.prompt_tokens:,} tokens{known}{_rate(usage.prefill_tokens_per_s)}; "
         f"answer {usage.completion_tokens} tokens{_rate(usage.decode_tokens_per_s)}, "
         f"ended by {completion.finish_reason}; cache {usage.cache_bytes / 1e6:.2f} MB; "
         f"peak memory {peak_rss_bytes() / 1e6:,.0f} MB"

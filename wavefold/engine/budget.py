@@ -44,6 +44,10 @@ OVERHEAD = 96 << 20
 PASSES = (4096, 2048, 1024, 512, 256, 128, 64)
 """Rows of a pass. A prompt's experts are read once a pass, so that longer passes read less."""
 LEAST_POOL_TOKENS = 1024
+DISK_BYTES = 192 << 20
+"""What a prefix cache on disk holds beside states: records that wait, and buffers (cache/disk_write.py)."""
+SPARE_STATES = 2
+"""Of a pool with a prefix cache (`Pool.prepare`)."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Budget:
 
 def checked_budget(
     folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None, width: int,
-    device: str | torch.device, over_ranks: bool, snapshot_every: int | None = None,
+    device: str | torch.device, over_ranks: bool, snapshot_every: int | None = None, on_disk: bool = False,
 ) -> Budget | None:  # fmt: skip
     """`budget_of` for settings as `LLM` takes them; None on other devices, and `over_ranks` unless one is asked for.
 
@@ -107,7 +111,7 @@ def checked_budget(
         raise ValueError(f"memory = {memory} is not allowed with device = {device}; expected the CPU")
     num_bytes = None if memory is None else bytes_of(memory)
     if not over_ranks:
-        return budget_of(folder, arithmetic, num_bytes, cache_tokens, width, snapshot_every=snapshot_every)
+        return budget_of(folder, arithmetic, num_bytes, cache_tokens, width, None, snapshot_every, on_disk)
 
     def of_this_rank() -> tuple[Budget | None, dict[str, object]]:
         if num_bytes is None:
@@ -130,10 +134,12 @@ def _least_of_ranks(budget: Budget) -> Budget:
 def budget_of(
     folder: Path, arithmetic: Arithmetic, memory: int | None, cache_tokens: int | None = None,
     width: int = MAX_RUNNING, share: Container[int] | None = None, snapshot_every: int | None = None,
+    on_disk: bool = False,
 ) -> Budget | None:  # fmt: skip
     """Returns how `memory` bytes are used for the checkpoint in `folder`; None: those of `DEFAULT_SHARE`, if need be.
 
-    `share`: this rank's routed experts (None: all). `snapshot_every`: of a prefix cache (None: there is none). None is
+    `share`: this rank's routed experts (None: all). `snapshot_every`: of a prefix cache (None: there is none), which
+    is on disk too or not. None is
     returned where no budget was asked for and the checkpoint fits as it is. Raises ValueError for a budget above what
     this process may have, which shares the machine with the others that torchrun started on it, and for one that is too
     small, with the least that would do.
@@ -149,8 +155,8 @@ def budget_of(
     config, _ = read_config(folder)
     dense, sizes = _weights(folder, share)
     return _shared_out(
-        folder, Transformer(config, arithmetic), total, now + OVERHEAD, dense, sizes, cache_tokens, width,
-        snapshot_every,
+        folder, Transformer(config, arithmetic), total, now + OVERHEAD + on_disk * DISK_BYTES, dense, sizes,
+        cache_tokens, width, snapshot_every, on_disk,
     )  # fmt: skip
 
 
@@ -176,7 +182,7 @@ def _weights(folder: Path, share: Container[int] | None) -> tuple[int, list[int]
 
 def _shared_out(
     folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None,
-    width: int, snapshot_every: int | None,
+    width: int, snapshot_every: int | None, on_disk: bool,
 ) -> Budget:  # fmt: skip
     slot = slot_bytes(max(sizes, default=0))
     least_slots = max(LEAST_SLOTS, min(model.config.num_experts_per_tok, len(sizes)))
@@ -196,7 +202,8 @@ def _shared_out(
     while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:
         tokens *= 2
     kept = kept_states(model, tokens, snapshot_every, int(rest / 32)) if snapshot_every else 0
-    pool, passes = model.cache_bytes(tokens) + (running - 1 + kept) * model.cache_bytes(0), pass_bytes(model, step)
+    states = running - 1 + kept + (SPARE_STATES if kept else 0) + on_disk * running  # a running answer's last boundary
+    pool, passes = model.cache_bytes(tokens) + states * model.cache_bytes(0), pass_bytes(model, step)
     if pool + passes + least_slots * slot > rest:
         step, running, tokens, kept = PASSES[-1], 1, least_tokens, 0
         pool, passes = model.cache_bytes(tokens), pass_bytes(model, step)

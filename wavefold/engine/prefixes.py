@@ -153,8 +153,10 @@ class Prefixes:
         text = self._texts[request]
         num_tokens = min(sequence.num_tokens, request.num_tokens)
         try:
-            if text.crossed and text.crossed.num_tokens - text.kept >= LEAST_GAIN:
-                self._keep(request, sequence, text.crossed)
+            crossed = text.crossed
+            # an abort amid a step comes before the step's tokens are the request's
+            if crossed and text.kept + LEAST_GAIN <= crossed.num_tokens <= num_tokens:
+                self._keep(request, sequence, crossed)
             text.crossed = None
             if num_tokens - text.kept >= LEAST_GAIN and sequence.reaches(num_tokens):
                 self._keep(request, sequence, sequence.tip(num_tokens, copied=False))

@@ -145,7 +145,8 @@ class Runner:
             assert self.idle and num_blocks >= self.num_blocks, "what is there is in use, or would be lost"
             _, max_running, step_tokens, _ = self._numbers
             if self._pool is not None:
-                check_pool(self.model, num_blocks * BLOCK_TOKENS, max_running, step_tokens)
+                max_states = self._keeping.max_states if self._keeping else 0
+                check_pool(self.model, num_blocks * BLOCK_TOKENS, max_running + max_states, step_tokens)
             self.num_blocks, self._numbers = num_blocks, (num_blocks, *self._numbers[1:])
             self._scheduler = self._new_scheduler()
             if self._pool is not None:
@@ -178,7 +179,8 @@ class Runner:
         plan: Plan | None = None
         try:
             plan = self._scheduler.schedule(self._find)
-            self._close(plan.released)
+            # with a cache `_find` has closed what waited: a request that runs again has a new sequence
+            self._close([one for one in plan.released if self._prefixes is None or one.state != "running"])
             found: Sequence[Verdict] = ()
             rows = rows_of(plan.spans, self._windows(plan.spans))
             streams = self.model.new_streams(len(rows.streams_of)) if rows.streams_of else None
@@ -347,8 +349,8 @@ class Runner:
         """
         if self._closing:
             return
-        self._closing = True
         try:
+            self._closing = True
             while idle := [request for request in self._sequences if request.state != "running"]:
                 self._close(idle)
         finally:
@@ -368,6 +370,8 @@ class Runner:
         for request in self._requests.values():
             request.state, request.finish_reason = "finished", "error"
         self._close(list(self._sequences))
+        if self._pool is not None:
+            self._pool.abandon()  # what an interruption left without an owner
         if self._prefixes:
             self._prefixes.cache.clear()
         for request in self._requests.values():

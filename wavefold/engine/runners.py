@@ -32,18 +32,19 @@ class PrefixSettings:
     disk_cache: int = 0
 
     @property
-    def distance(self) -> int | None:
-        """`snapshot_every`, or None where the cache is off."""
-        return self.snapshot_every if self.is_on else None
+    def in_budget(self) -> tuple[int | None, bool]:
+        """`snapshot_every`, or None where the cache is off; and True for one on disk."""
+        return (self.snapshot_every if self.is_on else None), self.folder is not None
 
 
 def prefix_settings(
-    is_on: bool, snapshot_every: int, cache_dir: str | Path | None, disk_cache: int | str, alone: bool, device: str
+    is_on: bool, snapshot_every: int, cache_dir: str | Path | None, disk_cache: int | str | None, alone: bool,
+    device: str,
 ) -> PrefixSettings:  # fmt: skip
     """Returns what applies: over ranks (not `alone`) and on other devices than a CPU there is no prefix cache.
 
-    Raises ValueError for a distance that is no multiple of 128, for a folder where nothing is kept, and for a text that
-    is no size.
+    Raises ValueError for a distance that is no multiple of 128, for a folder where nothing is kept, for a size without
+    a folder, and for a text that is no size. `disk_cache` None: DISK_CACHE.
     """
     if snapshot_every % BLOCK_TOKENS:
         raise ValueError(
@@ -54,7 +55,12 @@ def prefix_settings(
     if cache_dir is not None and not (possible and is_on):
         reason = "with prefix_cache = False" if possible else "over several processes or on another device than a CPU"
         raise ValueError(f"cache_dir = {cache_dir} is not allowed {reason}; leave it out")
-    num_bytes, folder = bytes_of(disk_cache, "disk_cache"), None if cache_dir is None else Path(cache_dir)
+    if disk_cache is not None and cache_dir is None:
+        raise ValueError(
+            f"disk_cache = {disk_cache} is not allowed without cache_dir; give the folder, or leave it out"
+        )
+    num_bytes = bytes_of(DISK_CACHE if disk_cache is None else disk_cache, "disk_cache")
+    folder = None if cache_dir is None else Path(cache_dir)
     return PrefixSettings(is_on and possible, snapshot_every, folder, num_bytes)
 
 

@@ -33,7 +33,7 @@ RULES: Mapping[str, Rule] = {
     "prefix_cache": FLAG,
     "snapshot_every": whole(128),
     "cache_dir": kind((str, os.PathLike), "the path of a folder").or_none(),
-    "disk_cache": kind((int, str), "a size such as '20G', 1.5GiB or a number of bytes"),
+    "disk_cache": kind((int, str), "a size such as '20G', 1.5GiB or a number of bytes").or_none(),
 }
 
 
