@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import stat
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from tests.cache.disk_chains import BLOCK_BYTES, DIGEST, STATE_BYTES, chain, put, segments, size_of, space_of
 from wavefold.cache.disk import DiskCache
+from wavefold.cache.ledger import Ledger
 from wavefold.cache.segment import PAGE
 from wavefold.cli.main import main
 
@@ -76,7 +79,7 @@ def test_rm(folder: Path, capsys: Capture) -> None:
     ("words", "says"),
     [
         (["rm"], "expected names that `wavefold cache ls` prints, or --all"),
-        (["rm", DIGEST.hex(), "--all"], "expected names that"),
+        (["rm", DIGEST.hex(), "--all"], "are not allowed together; give either names or --all"),
         (["rm", DIGEST.hex()[:11]], "names 0 spaces"),
         (["rm", "0" * 64], "names 0 spaces"),
     ],
@@ -91,3 +94,22 @@ def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["cache", "ls"]) == 2
     assert f"{tmp_path}/wavefold/prefix: no such folder" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert call(tmp_path / "file", "ls") == 2
+    assert f"--cache-dir {tmp_path / 'file'}: is a file; expected a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """As for a user who may not write: this one may be root."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Ledger, "_locked", refused)
+    before = size_of(folder)
+    assert call(folder, "rm", "--all") == 2
+    assert f"{folder}: nothing can be removed (Read-only file system)" in capsys.readouterr().err
+    assert size_of(folder) == before

@@ -128,3 +128,32 @@ def test_a_rope_base_without_a_release_by_likelihood(tmp_path: Path, monkeypatch
     [finding] = failures(harms.with_config(MADE, tmp_path / "model", compress_rope_theta=1e4), None)
     assert (finding.check, finding.part) == ("rope", "compress_rope_theta")
     assert "with 160000" in finding.text
+
+
+def test_one_changed_byte_beside_the_original(tmp_path: Path) -> None:
+    """Of a row that is not among the sampled ones."""
+    name = "layers.1.attn.wo_b.weight"
+
+    def change(of: dict) -> dict:  # type: ignore[type-arg]
+        tensor = of[name].clone()
+        tensor.view(harms.torch.uint8)[1, 5] ^= 1
+        return {name: tensor}
+
+    [finding] = failures(harms.with_tensors(MADE, tmp_path / "model", change), MADE)
+    assert (finding.check, finding.part) == ("against", "layers.1 attention")
+    assert f"{name}: differs from byte " in finding.text
+
+
+def test_the_card_says_how_much_was_compared(tmp_path: Path) -> None:
+    patient = Patient(harms.copied(MADE, tmp_path / "model"), MADE)
+    card = examine(patient, checks=[check for check in CHECKS if check.name in ("structure", "against")])
+    [finding] = [one for one in card.findings if one.part == "all tensors"]
+    assert finding.status == "pass" and " byte by byte" in finding.text
+
+
+def test_keys_without_numbers_are_named_beside_the_original(tmp_path: Path) -> None:
+    sick = harms.with_config(MADE, tmp_path / "model", max_position_embeddings=1 << 19)
+    card = examine(Patient(sick, MADE), checks=[check for check in CHECKS if check.name in ("structure", "against")])
+    [finding] = [one for one in card.findings if one.part == "configuration"]
+    assert finding.status == "pass"
+    assert "differs in max_position_embeddings = 524288, 1048576 there" in finding.text

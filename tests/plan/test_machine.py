@@ -155,6 +155,37 @@ def test_another_machine_and_other_experts(capsys, monkeypatch: pytest.MonkeyPat
     assert "a machine" in printed and "of the routed experts fit" in printed
 
 
+def test_types_are_named_in_any_case(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "this_machine", None)
+    described = ["plan", "flash", "--context", "64", "--machine", "--memory", "80", "--disk", "6", "--tflops", "2"]
+    found = []
+    for name in ("q2_k", "Q2_K"):
+        assert main([*described, "--experts", name, "--json"]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--experts", "q2_k"], "--experts q2_k is not allowed alone; expected --machine beside it"),
+        (["--disk", "6"], "--disk 6.0 is not allowed alone"),
+        (["--memory", "80"], "--memory 80.0 is not allowed alone"),
+        (["--ranks", "2", "--disk", "6"], "--disk 6.0 is not allowed with --ranks"),
+        (["--machine", "--disk", "inf"], "--disk inf is not allowed; expected a number above 0, in GB/s"),
+        (["--machine", "--memory", "inf"], "--memory inf is not allowed"),
+        (["--machine", "--tflops", "nan"], "--tflops nan is not allowed; expected a number above 0, in TFLOP/s"),
+        (["--budget", "abc"], "--budget = 'abc' is not allowed"),
+        (["--machine", "--budget", "abc"], "--budget = 'abc' is not allowed"),
+    ],
+)
+def test_flags_that_nothing_would_read(flags: list[str], says: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "this_machine", None)
+    assert main(["plan", "flash", *flags]) == 2
+    out = capsys.readouterr()
+    assert says in out.err and not out.out
+
+
 def test_files_have_their_own_types(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of the routed experts are those of the file, whatever its configuration says."""
     monkeypatch.setattr(machines, "this_machine", None)

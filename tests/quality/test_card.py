@@ -17,11 +17,14 @@ import torch
 
 import wavefold
 from tests.gguf_files import TINY, official_folder
+from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import ops
 from wavefold.cli.main import main
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.quality import Asked, Card, Run, Settings, compare
+from wavefold.quality.lengths import check_lengths, default_lengths
 from wavefold.quality.run import parts_of
+from wavefold.system.memory import Limit
 
 SETTINGS = Settings(256, (128,))
 SHORT = ("text", "needles", "forms")
@@ -91,7 +94,7 @@ def test_the_page_is_whole_and_asks_for_nothing(folder):
 
 
 def test_a_folder_of_another_card_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="another settings"):
+    with pytest.raises(ValueError, match="holds a card of other settings; give another --out"):
         card_of(folder, seed=1)
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
@@ -132,8 +135,23 @@ def test_cards_of_different_things_are_not_compared(part, key, said, folder, tmp
 )  # fmt: skip
 def test_a_file_that_is_no_card_is_refused(text, tmp_path):
     (tmp_path / "card.json").write_text(text)
-    with pytest.raises(ValueError, match="no quality card"):
+    with pytest.raises(ValueError, match="is no quality card"):
         Card.load(tmp_path)
+
+
+def test_usual_lengths_are_those_that_the_window_has_room_for(tmp_path):
+    for window, lengths in ((1000, (512,)), (4096, (512, 1024, 2048, 4096)), (300, (300,))):
+        model = small_model(tmp_path / str(window), SMALL_WITH_TEXT.replace(max_position_embeddings=window))
+        assert default_lengths(model) == lengths
+
+
+def test_a_needle_that_memory_has_no_room_for_is_refused_first(monkeypatch):
+    monkeypatch.setattr(
+        "wavefold.system.memory.tightest", lambda mapped=0: Limit("the machine", 1 << 30, 1 << 20, False)
+    )
+    with pytest.raises(ValueError, match="lengths = 65536: the cache of a needle takes"):
+        check_lengths(DEFAULT_MODEL, Settings(256, (128, 65536)), None)
+    check_lengths(DEFAULT_MODEL, Settings(256, (65536,), parts=("text",)), None)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,11 @@ def test_a_file_that_is_no_card_is_refused(text, tmp_path):
     [
         (["--tokens", "3"], "expected 256 or more"),
         (["--lengths", "a"], "expected numbers"),
+        (["--lengths", "99999999"], "--lengths 99999999 is not allowed"),
+        (["--lengths", "512,1048577"], "max_position_embeddings is 1048576; expected numbers of tokens from 128 to"),
+        (["--lengths", "1048576", "--memory", "300M"], "the cache of a needle takes 0.36 GB of memory = 300M"),
         (["--parts", "text,all"], "expected some of text"),
+        (["--parts", ""], "--parts '' are not allowed; expected some of text"),
         (["--parts", "chats", "--against", str(DEFAULT_MODEL)], "expected it among them"),
         (["--text", "none"], "no such file"),
         (["--against", "none"], "no such folder"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Raises ValueError for a folder that is not there, and for names that are not in it."""
     from wavefold.cache.disk_inspect import look
 
-    folder = look(args.cache_dir or prefix_folder())
+    path = args.cache_dir or prefix_folder()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--cache-dir {path}: is a file; expected a folder that --disk-cache has made")
+    folder = look(path)
     return {"ls": list_spaces, "stats": print_stats, "verify": verify_all, "rm": remove_some}[args.action](folder, args)
 
 
@@ -90,10 +95,18 @@ def verify_all(folder: Folder, args: argparse.Namespace) -> int:
 def remove_some(folder: Folder, args: argparse.Namespace) -> int:
     from wavefold.cache.disk_inspect import remove
 
-    if bool(args.spaces) == args.all:
+    if args.spaces and args.all:
+        raise ValueError(f"{' '.join(args.spaces)} and --all are not allowed together; give either names or --all")
+    if not args.spaces and not args.all:
         raise ValueError("nothing to remove was named; expected names that `wavefold cache ls` prints, or --all")
     names = [_full_name(folder, name) for name in args.spaces]
-    num_bytes, num_used = remove(folder, None if args.all else names)
+    try:
+        if not os.access(folder.folder, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        num_bytes, num_used = remove(folder, None if args.all else names)
+    except OSError as error:
+        raise ValueError(f"{folder.folder}: nothing can be removed ({error.strerror}); expected a folder that this "
+                         "user may write to") from None  # fmt: skip
     print(f"{gib(num_bytes)} removed" + (f"; {num_used:,} segments are in use and stay" if num_used else ""))
     return 0
 

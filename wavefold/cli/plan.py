@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args.model)
     if args.ranks is not None and args.ranks < 1:
         raise ValueError(f"--ranks {args.ranks} is not allowed; expected 1 or more")
+    plan_machine.check_flags(args)
     if args.ranks:
         plans = plan_ranks.plan_ranks(config, args)
         if args.json:
@@ -219,4 +220,4 @@ def budget_of_folder(folder: Path, memory: str) -> Budget | None:
     from wavefold.engine.budget import budget_of
     from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 
-    return budget_of(folder, Arithmetic(DEFAULT_ARITHMETIC), bytes_of(memory))
+    return budget_of(folder, Arithmetic(DEFAULT_ARITHMETIC), bytes_of(memory, "--budget"))

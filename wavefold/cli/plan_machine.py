@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="as if the routed experts were in this type of GGUF files, as q2_k")  # fmt: skip
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError for rates that are no positive numbers, a budget that is no size, and flags without effect."""
+    if args.budget is not None:
+        bytes_of(args.budget, "--budget")
+    for name in ("memory", "disk", "tflops"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} {value} is not allowed; expected a number above 0, in "
+                             f"{'TFLOP/s' if name == 'tflops' else 'GB/s'}")  # fmt: skip
+    other = "--ranks" if args.ranks else "--trace" if args.trace is not None else ""
+    names = ("disk", "experts") if args.ranks else ("disk", "experts", "memory", "tflops")
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and other:
+            raise ValueError(f"--{name} {value} is not allowed with {other}; leave one of them out")
+        if value is not None and not args.machine:
+            raise ValueError(f"--{name} {value} is not allowed alone; expected --machine beside it")
+
+
 def predict(
     config: ModelConfig, args: argparse.Namespace, budget: Budget | None = None, files: FileCount | None = None
 ) -> dict[str, object]:  # fmt: skip
@@ -42,7 +62,7 @@ def predict(
     from wavefold.ops import native
     from wavefold.plan.predict import decode_rate, need, prefill_rate
 
-    memory = bytes_of(args.budget) if args.budget else system.memory_bytes()
+    memory = bytes_of(args.budget, "--budget") if args.budget else system.memory_bytes()
     where = _placed(config, args, memory, budget, files)
     machine = _machine(args)
     with tuned(args.tuning, None, measures=True):
@@ -79,7 +99,7 @@ def _placed(
     if args.experts is not None:
         if files is not None:
             raise ValueError(f"--experts {args.experts} is not allowed for files, which have a type; expected a preset")
-        scale = scale_of(config, ggml_type(args.experts).bits)
+        scale = scale_of(config, ggml_type(args.experts.lower()).bits)
     elif files is not None and files.routed:
         scale = files.routed / need(config, 1).routed
     if budget is None:
@@ -98,9 +118,6 @@ def _machine(args: argparse.Namespace) -> Machine:
     from wavefold.plan.machine import Machine, this_machine
 
     rates = {"memory": args.memory, "disk": args.disk, "tflops": args.tflops}
-    for name, value in rates.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} {value} is not allowed; expected a number above 0")
     if None in rates.values():
         machine = this_machine(
             measured_path(), args.remeasure, lambda step: print(f"measuring {step}", file=sys.stderr)

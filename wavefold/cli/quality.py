@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
     model = model_path(args.model)
     out = args.out or Path(f"{model.name.removesuffix('.gguf')}.quality")
-    with as_flags(), bar("quality") as advance:
+    with _sizes_as_flags(), as_flags(), bar("quality") as advance:
         use_threads(args.threads)
-        asked = Asked(model, args.against, args.text, _settings(args), args.memory)
+        asked = Asked(model, args.against, args.text, _settings(args, model), args.memory)
         card = Run(asked, out, _say, lambda share, left: advance(round(1000 * share), 1000)).card()
     from wavefold.quality.tables import card_tables
 
@@ -70,18 +73,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from wavefold.quality import Settings, quick
-    from wavefold.quality.settings import DEFAULT_TOKENS, NEEDLE_LENGTHS, PARTS
+@contextlib.contextmanager
+def _sizes_as_flags() -> Iterator[None]:
+    """A block in which an error that begins with a size of the card begins with its flag instead."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"^(tokens|lengths|parts)(?: =|:)", r"--\1", str(error))
+        raise ValueError(text) from None
 
-    lengths: tuple[int, ...] = NEEDLE_LENGTHS
-    if args.lengths is not None:
+
+def _settings(args: argparse.Namespace, model: Path) -> Settings:
+    from wavefold.quality import Settings, quick
+    from wavefold.quality.lengths import default_lengths
+    from wavefold.quality.settings import DEFAULT_TOKENS, PARTS
+
+    if args.lengths is None:
+        lengths = default_lengths(model)
+    else:
         try:
             lengths = tuple(int(length) for length in args.lengths.split(","))
         except ValueError:
             raise ValueError(f"--lengths {args.lengths} is not allowed; expected numbers as 512,4096") from None
     tokens = DEFAULT_TOKENS if args.tokens is None else args.tokens
-    parts = PARTS if args.parts is None else tuple(args.parts.split(","))
+    parts = PARTS if args.parts is None else tuple(part for part in args.parts.split(",") if part)
     settings = Settings(tokens, lengths, args.seed, arithmetic_of(args), args.dtype, args.activations, parts)
     return quick(settings) if args.quick else settings
 

@@ -8,7 +8,7 @@ sampling.py    rows of a tensor, decoded
 structure.py values.py siblings.py profile.py vocabulary.py     the file
 products.py layers.py runs.py machine.py                        the arithmetic, and the machine
 likelihood.py                                                   the model on a text
-against.py     another file of the same model
+against.py exact.py     another file of the same model
 """
 
 from wavefold.doctor.checks import CHECKS, examine

@@ -1,7 +1,8 @@
-"""Another file of the same model: each tensor's sampled rows, the configuration and the vocabulary against its own.
+"""Another file of the same model: each tensor, the configuration and the vocabulary against its own.
 
-A tensor may differ by what its type rounds away. One that differs by more is explained where it can be: the other's by
-a factor, another expert of the layer, another layer.
+Tensors of one type are compared byte by byte where both files are small, others by sampled rows. A tensor may differ by
+what its type rounds away. One that differs by more is explained where it can be: the other's by a factor, another
+expert of the layer, another layer.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 from wavefold.checkpoint.files import read_refs
 from wavefold.checkpoint.index import TensorRef
 from wavefold.config import ModelConfig, read_config
+from wavefold.doctor.exact import MOST_BYTES, difference
 from wavefold.doctor.finding import Finding, failed, listed, passed, skipped
 from wavefold.doctor.patient import Patient
-from wavefold.doctor.profile import UNSEEN
 from wavefold.doctor.sampling import EXPERT, is_scale, layer_of, part_of, sample
 from wavefold.doctor.vocabulary import texts_of
 
@@ -37,6 +38,11 @@ MOST_EXPERTS = 3
 """Of a layer, that are named one by one."""
 EXPLAINED = 0.5
 """Of the difference, what an explanation must leave at most."""
+WITHOUT_NUMBERS = frozenset((
+    "max_position_embeddings", "num_nextn_predict_layers", "n_routed_experts", "attention_dropout", "initializer_range",
+    "bos_token_id", "eos_token_id", "torch_dtype", "expert_dtype",
+))  # fmt: skip
+"""Keys of the configuration that change no logits of the same tensors and tokens: of limits, of training, of forms."""
 ADVICE = "write this file again from the other one"
 Refs = Mapping[str, TensorRef]
 
@@ -69,30 +75,43 @@ def against(patient: Patient) -> Iterator[Finding]:
     if lost and config.n_routed_experts == other_config.n_routed_experts:
         yield failed(part_of(lost[0]), f"{len(lost)} tensors of the other file are missing: {listed(lost)}", ADVICE)
     rows = ROWS_OF_LARGE if patient.is_large else ROWS
-    yield from _tensors(refs, others, common, rows)
+    is_small = sum(ref.nbytes for ref in (*refs.values(), *others.values())) <= MOST_BYTES
+    yield from _tensors(refs, others, common, rows, is_small)
 
 
-def _tensors(refs: Refs, others: Refs, names: list[str], rows: int) -> Iterator[Finding]:
+def _tensors(refs: Refs, others: Refs, names: list[str], rows: int, whole: bool) -> Iterator[Finding]:
+    """`whole`: bytes of tensors of one type are compared, too."""
     odd: dict[str, list[Odd]] = defaultdict(list)
     largest: dict[str, float] = defaultdict(float)
+    num_whole = 0
     for name in names:
         found, expected = sample(refs, name, rows), sample(others, name, rows)
         if found.shape != expected.shape:
             odd[part_of(name)].append(Odd(name, float("inf"), 0.0, "another shape"))
             continue
         error, allowed = distance(found, expected), allowed_of(refs[name].dtype, others[name].dtype)
-        if error <= allowed:
-            largest[refs[name].dtype] = max(largest[refs[name].dtype], error)
-        else:
+        if error > allowed:
             odd[part_of(name)].append(Odd(name, error, allowed, _cause(name, found, expected, others, rows)))
+            continue
+        largest[refs[name].dtype] = max(largest[refs[name].dtype], error)
+        stored = [part for part in (name, f"{name.removesuffix('weight')}scale") if part in refs]
+        if whole and all(part in others and refs[part][2:] == others[part][2:] for part in stored):
+            num_whole += 1
+            for part in stored:
+                if cause := difference(refs[part], others[part]):
+                    odd[part_of(name)].append(Odd(part, 0.0, 0.0, cause))
     for part, found_odd in _joined(odd).items():
         worst = max(found_odd, key=lambda one: one.error)
         causes = dict.fromkeys(one.cause for one in found_odd)
-        yield failed(part, f"{listed([one.name for one in found_odd])}: off by up to {worst.error:.2g}, "
-                     f"its type allows {worst.allowed:.2g}; {listed(list(causes))}", ADVICE)  # fmt: skip
+        off = f"off by up to {worst.error:.2g}, its type allows {worst.allowed:.2g}; " if worst.error else ""
+        yield failed(part, f"{listed([one.name for one in found_odd])}: {off}{listed(list(causes))}", ADVICE)
     if not odd:
         by_type = ", ".join(f"{kind} {error:.2g}" for kind, error in sorted(largest.items()))
-        yield passed("all tensors", f"{len(names):,} are the other file's as far as their types allow: {by_type}")
+        read = [f"{num_whole:,} byte by byte"] if num_whole else []
+        if num_whole < len(names):
+            read.append(f"{len(names) - num_whole:,} in {rows} rows of each matrix")
+        yield passed("all tensors", f"{len(names):,} are the other file's as far as their types allow "
+                     f"({', '.join(read)}): {by_type}")  # fmt: skip
 
 
 def _joined(odd: Mapping[str, list[Odd]]) -> dict[str, list[Odd]]:
@@ -152,12 +171,17 @@ def _like(name: str, others: Refs) -> Iterator[str]:
 
 
 def _configuration(config: ModelConfig, other: ModelConfig) -> Iterator[Finding]:
-    wrong = [key for key in UNSEEN if getattr(config, key) != getattr(other, key)]
+    keys = [key for key in ModelConfig.__dataclass_fields__ if getattr(config, key) != getattr(other, key)]
+    wrong = [key for key in keys if key not in WITHOUT_NUMBERS]
+    if "compress_ratios" in wrong and config.main_layers == other.main_layers:  # without the MTP layers
+        wrong.remove("compress_ratios")
     for key in wrong:
         yield failed(key, f"{key} = {getattr(config, key)}; {getattr(other, key)} in the other file",
                      f"set {key} to {getattr(other, key)}")  # fmt: skip
     if not wrong:
-        yield passed("configuration", "has the other file's values")
+        named = [f"{key} = {getattr(config, key)}, {getattr(other, key)} there" for key in keys]
+        differs = f"; differs in {'; '.join(named)}, which no logits depend on" if named else ""
+        yield passed("configuration", f"all keys that decide numbers have the other file's values{differs}")
 
 
 def _vocabulary(path: Path, other: Path) -> Iterator[Finding]:

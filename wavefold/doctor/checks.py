@@ -29,11 +29,12 @@ from wavefold.system import Notice
 
 
 class Check(NamedTuple):
-    """`needs`: attributes of the patient that must not be None."""
+    """`needs`: attributes of the patient that must not be None. `computes`: with its values, which must be numbers."""
 
     name: str
     run: Callable[[Patient], Iterator[Finding]]
     needs: tuple[str, ...] = ()
+    computes: bool = False
 
 
 def load(patient: Patient) -> Iterator[Finding]:
@@ -52,20 +53,26 @@ CHECKS = (
     Check("tokenizer", tokenizer),
     Check("template", template),
     Check("load", load, ("refs", "config")),
-    Check("likelihood", likelihood, ("model",)),
     Check("values", values, ("refs", "config")),
-    Check("siblings", siblings, ("refs", "config")),
-    Check("products", products, ("model",)),
-    Check("layers", layers, ("model",)),
-    Check("runs", runs, ("model",)),
-    Check("streamed", streamed, ("model",)),
+    Check("likelihood", likelihood, ("model",), True),
+    Check("siblings", siblings, ("refs", "config"), True),
+    Check("products", products, ("model",), True),
+    Check("layers", layers, ("model",), True),
+    Check("runs", runs, ("model",), True),
+    Check("streamed", streamed, ("model",), True),
     Check("memory", memory),
     Check("disk", disk, ("refs",)),
     Check("against", against, ("refs", "config")),
-    Check("rope", rope, ("model",)),
-    Check("parts", parts, ("model",)),
+    Check("rope", rope, ("model",), True),
+    Check("parts", parts, ("model",), True),
 )
 """Whatever may be cut short for time comes last."""
+LACKING = {
+    "config": "the configuration could not be read (see structure)",
+    "refs": "the structure is wrong or could not be read (see structure)",
+    "model": "the model could not be opened (see load)",
+}
+"""Why a check has nothing to look at, by what it needs."""
 OF_TENSORS = ("values", "siblings", "against")
 """Checks that find wrong tensors."""
 
@@ -92,7 +99,11 @@ def examine(
 def _findings(check: Check, patient: Patient) -> Iterator[Finding]:
     lacking = [need for need in check.needs if getattr(patient, need) is None]
     if lacking:
-        yield skipped(check.name, f"needs the file's {lacking[0]}, which could not be read", "see the failures above")
+        yield skipped(check.name, LACKING[lacking[0]], "see the failures above")
+        return
+    if check.computes and patient.garbled:
+        yield skipped(check.name, f"the file's values are wrong: see {patient.garbled}",
+                      "mend the file, and run again")  # fmt: skip
         return
     try:
         with warnings.catch_warnings():

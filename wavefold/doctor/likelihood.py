@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavefold import ops
 from wavefold.config import ModelConfig
 from wavefold.doctor.finding import Finding, failed, passed, skipped
 from wavefold.doctor.patient import Patient
@@ -24,7 +25,7 @@ from wavefold.model.block import Block
 from wavefold.model.parameters import Linear
 from wavefold.quant import Weight
 
-SEQUENCES, TOKENS = 2, 448
+SEQUENCES, TOKENS, TOKENS_OF_LARGE = 2, 448, 24
 BEYOND_CHANCE = 1.5
 """Nats a token above those of a guess among all tokens: a model that is so sure and so wrong reads other tokens."""
 GAIN, SURE = 0.02, 5.0
@@ -39,15 +40,46 @@ def likelihood(patient: Patient) -> Iterator[Finding]:
     if texts is None:
         yield skipped("text", "there is no tokenizer for this vocabulary: nothing says what the model has learned")
         return
-    base = losses(model, texts)
-    nats, chance = float(base.mean()), math.log(model.config.vocab_size)
-    patient.nats = nats
+    nats, chance = measure(patient), math.log(model.config.vocab_size)
+    assert nats is not None
+    if not math.isfinite(nats):
+        yield from _no_number(patient, texts)
+        return
     if not nats <= chance + BEYOND_CHANCE and _has_learned(model):
         yield failed("text", f"{nats:.2f} nats a token of Python code, a guess has {chance:.2f}, though the head is "
                      "that of a trained model", "the tokenizer, the embedding or a whole layer is another model's: "
                      "--against MODEL says which")  # fmt: skip
         return
     yield passed("text", f"{nats:.2f} nats a token of Python code; a guess has {chance:.2f}")
+
+
+def measure(patient: Patient) -> float | None:
+    """Returns the nats a token of the text, measured once; None without a model or a tokenizer."""
+    if patient.nats is None and patient.model is not None:
+        texts = patient.text_tokens(SEQUENCES, TOKENS)
+        patient.nats = None if texts is None else float(losses(patient.model, texts).mean())
+    return patient.nats
+
+
+def _no_number(patient: Patient, texts: list[Tensor]) -> Iterator[Finding]:
+    """A text whose likelihood is no number: by plain torch, too, which says that the file and not a kernel makes it."""
+    model = patient.model
+    assert model is not None
+    runtime = model.runtime
+    try:
+        model.runtime = (runtime or ops.current()).but(backend="reference")
+        few = [text[:TOKENS_OF_LARGE] for text in texts[:1]] if patient.is_large else texts
+        by_torch = float(losses(model, few).mean())
+    finally:
+        model.runtime = runtime
+    if math.isfinite(by_torch):
+        yield failed("text", "its likelihood is no number by the kernels, and one by plain torch",
+                     "a fault of this processor, its memory or these kernels: see the checks below")  # fmt: skip
+        return
+    patient.garbled = "likelihood"
+    yield failed("text", "its likelihood is no number, by plain torch too: NaN or huge values come up in the layers",
+                 "the file's values are wrong where no sampled row shows it: download or convert the file "
+                 "again")  # fmt: skip
 
 
 @torch.no_grad()

@@ -59,7 +59,8 @@ def disk(patient: Patient) -> Iterator[Finding]:
     yield passed("disk", f"{num_bytes:,} bytes are the same from disk and from the page cache")
     rate = num_bytes / max(seconds, 1e-9)
     if num_bytes < LEAST_READ:
-        yield skipped("disk rate", f"the file is too small for one: {num_bytes:,} bytes")
+        yield skipped("disk rate", f"{path.name} has {path.stat().st_size:,} bytes, too few for a rate (from "
+                      f"{LEAST_READ:,} on)")  # fmt: skip
     elif rate < LEAST_DISK:
         yield failed("disk rate", f"{rate / 1e6:.0f} MB/s from {path.parent}", "move the file to a faster disk")
     else:

@@ -39,6 +39,10 @@ class Patient:
         self.model: Transformer | None = None
         self.nats: float | None = None
         """Nats a token on the text, once they were measured."""
+        self.is_readable = True
+        """False once its one file, which has the tokenizer too, is known not to be readable at all."""
+        self.garbled = ""
+        """The check that found values with which no product can be right ("" for none)."""
         self.is_sick = False
         """True once tensors are known to be wrong."""
         self._ends = time.monotonic() + seconds

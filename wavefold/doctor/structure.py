@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from wavefold.checkpoint.count import by_part, count_files
 from wavefold.checkpoint.files import read_refs
 from wavefold.checkpoint.fit import Fit
+from wavefold.checkpoint.index import CONFIG_NAME
 from wavefold.checkpoint.load import kinds_of
 from wavefold.config import ModelConfig, read_config
 from wavefold.doctor.finding import Finding, failed, listed, passed
 from wavefold.doctor.patient import Patient
-from wavefold.gguf import is_gguf
+from wavefold.gguf import is_gguf, open_parts
 from wavefold.model import Transformer
 
 AGAIN = "download or convert the file again"
@@ -21,7 +23,7 @@ def structure(patient: Patient) -> Iterator[Finding]:
     try:
         config, values = read_config(patient.path)
     except ValueError as error:
-        yield failed(_key(str(error)), str(error), "put the key right in config.json, or convert the file again")
+        yield _unread(patient, str(error))
         return
     patient.config = config
     if unknown := ModelConfig.unknown_keys(values):
@@ -47,6 +49,23 @@ def structure(patient: Patient) -> Iterator[Finding]:
     counted = count_files(patient.path, model.config)
     extra = f"; {len(counted.extra)} that the text model does not need" if counted and counted.extra else ""
     yield passed("tensors", f"{len(stored.refs):,} have the names, shapes and types of the configuration{extra}")
+
+
+def _unread(patient: Patient, message: str) -> Finding:
+    """Returns the failure of a configuration that could not be read: by the whole file, the JSON, or a key."""
+    try:
+        if is_gguf(patient.path):
+            open_parts(patient.path)
+        else:
+            json.loads((patient.path / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        patient.is_readable = not is_gguf(patient.path)
+        if patient.is_readable:
+            return failed(CONFIG_NAME, message, f"mend the JSON, or take {CONFIG_NAME} of the official folder")
+        return failed("file", message, AGAIN)
+    key = _key(message)
+    mend = f"put {'the key' if key == 'configuration' else key} right in {CONFIG_NAME}"
+    return failed(key, message, AGAIN if is_gguf(patient.path) else mend)
 
 
 def _key(message: str) -> str:

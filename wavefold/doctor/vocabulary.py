@@ -29,6 +29,7 @@ UNREACHED = 0.01
 SAMPLE = 'def main(argv: list[str]) -> int:\n    return len("¿Qué? 你好 12345") + 0x1F  # naïve\n\n\tpass\n'
 MARKS = {BOS: "bos_token", EOS: "eos_token", USER: "", ASSISTANT: ""}
 """Marks of a chat, and the variables that a template may use in their place."""
+UNREAD = "the file could not be read (see structure)"
 ADVICE = "take tokenizer.json and tokenizer_config.json of the official folder, or convert again"
 
 
@@ -49,10 +50,15 @@ def texts_of(path: Path) -> tuple[str, str] | None:
 
 
 def tokenizer(patient: Patient) -> Iterator[Finding]:
+    if not patient.is_readable:
+        yield skipped("tokenizer", UNREAD)
+        return
     try:
         texts = texts_of(patient.path)
         if texts is None or _is_unnamed(patient.path):
-            yield skipped("tokenizer", "there is none that can be used; token ids can be run", ADVICE)
+            where = "in the file" if gguf.is_gguf(patient.path) else f"({FILE_NAME})"
+            yield skipped("tokenizer", f"there is none {where} that can be used: token ids can be run, texts cannot",
+                          f"add {FILE_NAME} of the official folder, or convert again")  # fmt: skip
             return
         tokens = Tokenizer(*texts)
     except ValueError as error:
@@ -81,11 +87,15 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
 
 
 def template(patient: Patient) -> Iterator[Finding]:
+    if not patient.is_readable:
+        yield skipped("template", UNREAD)
+        return
     try:
         texts = texts_of(patient.path)
         values: dict[str, Any] = json.loads(texts[1]) if texts is not None and texts[1] else {}
     except ValueError as error:
-        yield failed("template", str(error), ADVICE)
+        where = f"{tokenizer_config.FILE_NAME}: not a JSON file: " if isinstance(error, json.JSONDecodeError) else ""
+        yield failed("template", f"{where}{error}", ADVICE)
         return
     text = values.get("chat_template")
     if text is None:

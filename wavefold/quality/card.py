@@ -60,15 +60,15 @@ class Card:
             if place.stat().st_size > MOST_BYTES:
                 raise ValueError(f"has {place.stat().st_size:,} bytes")
             values = json.loads(place.read_text(encoding="utf-8"))
-            if values["kind"] != KIND:
-                raise ValueError(f"its kind is {values['kind']!r}")
+            if values.get("kind") != KIND:
+                raise ValueError(f"its kind is {values.get('kind')!r}")
             figures = tuple(_figure(line) for line in values["figures"])
             return cls(
                 values["model"], values["against"], values["texts"], values["settings"], values["missing"], figures
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{place}: no quality card ({error}); expected a card.json that `wavefold quality` wrote"
+                f"{place}: is no quality card ({error}); expected a card.json that `wavefold quality` wrote"
             ) from None
 
 

@@ -25,6 +25,7 @@ from wavefold.locate import model_path
 from wavefold.quality.card import Card
 from wavefold.quality.chats import Chats
 from wavefold.quality.forms import Forms
+from wavefold.quality.lengths import check_lengths
 from wavefold.quality.loops import Loops
 from wavefold.quality.markdown import markdown
 from wavefold.quality.needles import Needles
@@ -41,6 +42,8 @@ from wavefold.quality.tools import Tools
 from wavefold.system import cpu_name
 
 NEEDS = ("jsonschema", "jinja2", "matplotlib")
+OTHERS = {"model": "another model", "against": "another --against", "settings": "other settings",
+          "texts": "other texts", "version": "another version"}  # fmt: skip
 Told = Callable[[str], None]
 
 
@@ -65,6 +68,7 @@ class Run:
 
     def __init__(self, asked: Asked, out: Path, say: Told, told: Callable[[float, float], None]):
         check_needs()
+        check_lengths(asked.model, asked.settings, asked.memory)
         self.asked, self.out, self._say, self._told = asked, out, say, told
         texts = load_texts(asked.texts)
         self.passages = passages_of(texts, asked.settings.text_bytes)
@@ -126,7 +130,8 @@ class Run:
                     key for key, value in self._state.items() if state.get(key) != json.loads(json.dumps(value))
                 ]
                 raise ValueError(
-                    f"{self.out}: holds a card of another {' and '.join(differing)}; give another --out, or remove it"
+                    f"{self.out}: holds a card of {' and '.join(OTHERS[key] for key in differing)}; give another "
+                    "--out, or remove it"
                 )
         elif any(path.name != ".lock" for path in self.out.iterdir()):
             raise ValueError(f"{self.out}: is not empty and holds no card; give another --out")

@@ -9,7 +9,7 @@ BYTES_A_TOKEN = 3
 DEFAULT_TOKENS = 12288
 QUICK_TOKENS = 2048
 NEEDLE_LENGTHS = (512, 1024, 2048, 4096)
-LEAST_TOKENS = 256
+LEAST_TOKENS, LEAST_LENGTH = 256, 128
 PARTS = ("text", "needles", "loops", "forms", "tools", "chats")
 
 
@@ -28,10 +28,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.tokens < LEAST_TOKENS:
             raise ValueError(f"tokens = {self.tokens} is not allowed; expected {LEAST_TOKENS} or more")
-        if not self.lengths or min(self.lengths) < 128:
-            raise ValueError(f"lengths = {self.lengths} are not allowed; expected numbers of tokens from 128 on")
+        if not self.lengths or min(self.lengths) < LEAST_LENGTH:
+            raise ValueError(
+                f"lengths = {self.lengths} are not allowed; expected numbers of tokens from {LEAST_LENGTH} on"
+            )
         if not self.parts or not set(self.parts) <= set(PARTS):
-            raise ValueError(f"parts = {', '.join(self.parts)} are not allowed; expected some of {', '.join(PARTS)}")
+            names = ", ".join(self.parts) or "''"
+            raise ValueError(f"parts = {names} are not allowed; expected some of {', '.join(PARTS)}")
 
     @property
     def text_bytes(self) -> int:

@@ -17,6 +17,7 @@ from wavefold.cache import BLOCK_TOKENS
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint.files import weight_files
 from wavefold.checkpoint.fingerprint import fingerprint, identity
+from wavefold.engine.room import check_answer
 from wavefold.llm import LLM
 from wavefold.model.transformer import PASS_TOKENS
 from wavefold.quality.settings import Settings
@@ -93,7 +94,9 @@ class Subject:
     def continuations(self, ids: Sequence[int], candidates: Sequence[Sequence[int]]) -> list[float]:
         """The log probability of each continuation of `ids`, which are read once."""
         branches = sum(len(tokens) + 2 * BLOCK_TOKENS for tokens in candidates)  # each copies the last block
-        pool = self.model.new_pool(len(ids) + BLOCK_TOKENS + branches)
+        num_tokens = len(ids) + BLOCK_TOKENS + branches
+        check_answer(self.model, min(len(ids), self._step), num_tokens)
+        pool = self.model.new_pool(num_tokens)
         sequence = pool.open()
         for first in range(0, len(ids), self._step):
             hidden = self._extended(sequence, ids[first : first + self._step])
