@@ -130,8 +130,9 @@ class Space:
         self.headers = Header(BLOCK, block_bytes, run, digest, about), Header(STATE, state_bytes, 1, digest, about)
         least = LEAST_STATES * self.headers[STATE].slot_bytes
         if cache.cap_bytes < least:
-            cache.notice("small cap", f"{cache.folder}: {cache.cap_bytes:,} bytes hold blocks that nothing can be opened at; "
-                         f"expected {least:,} at least, {LEAST_STATES} states of this model")  # fmt: skip
+            text = f"{cache.cap_bytes:,} bytes hold blocks that nothing can be opened at"
+            text += f"; expected {least:,} at least, {LEAST_STATES} states of this model"
+            cache.notice("small cap", f"{cache.folder}: {text}")
         self.index = Index(cache.folder, digest, (block_bytes, state_bytes))
         self.index.refresh()
         self._name_strange()
