@@ -92,7 +92,7 @@ def fork_holds_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def fork_shares_its_rings(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(state.SequenceState, "copy", lambda self: self)
+    patch.setattr(state.SequenceState, "copy", lambda self, into=None: self)
 
 
 def rewind_keeps_its_blocks(patch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,10 @@ class ForgetsToClose(Runner):
     """It closes what has ended, and not what is preempted."""
 
     def _close(self, requests: Iterable[Request]) -> None:
-        super()._close([request for request in requests if request.state == "finished"])
+        closed = list(requests)
+        super()._close([request for request in closed if request.state == "finished"])
+        for request in closed:
+            self._sequences.pop(request, None)
 
 
 @needs_kernels
