@@ -178,6 +178,9 @@ def test_an_interrupted_restore_ends_after_its_reads(tmp_path: Path, monkeypatch
         real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(disk_read.DirectFile, "__init__", opened)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell started this behind itself
     with DiskCache(tmp_path, 1 << 20) as cache:
         space, target = cache.space(ROOT, 9000, 4000, ""), bytearray(9000)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -185,6 +188,7 @@ def test_an_interrupted_restore_ends_after_its_reads(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             space.read([key], [memoryview(target)])
         assert disk_is_ready.is_set() and bytes(target) == block
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_forked_process_reads_nothing(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ SETTINGS: dict[str, list[Any]] = {
     "prefix_cache": [1, "yes", None],
     "snapshot_every": [*NO_WHOLE, None, 0, 127, 200],
     "cache_dir": [3, b"folder", ["a"]],
-    "disk_cache": [1.5, [1], None, "much", 0, "-1G"],
+    "disk_cache": [1.5, [1], "much", 0, "-1G"],
 }
 
 

@@ -183,7 +183,8 @@ IN_A_GROUP = """
 import json, sys
 from wavefold import LLM, Sampling, ops
 from wavefold.system import rss_bytes
-with ops.using(backend="auto"), LLM(sys.argv[1], memory=int(sys.argv[2]), threads=1, batch_invariant=True) as llm:
+settings = {"memory": int(sys.argv[2]), "threads": 1, "batch_invariant": True, "prefix_cache": False}
+with ops.using(backend="auto"), LLM(sys.argv[1], **settings) as llm:
     for line in sys.stdin:
         tokens = [a.tokens for a in llm.generate([[int(line)] * 300, [7, 8], [9] * 40], Sampling(8, 0))]
         counts, slots = llm.model.experts.store.counts, llm.model.experts.store.slots

@@ -99,8 +99,7 @@ class Patient:
         for name in TEXT_FILES:
             if (root / name).is_file() and len(sequences) < num_sequences:
                 text = (root / name).read_text(encoding="utf-8")[: 16 * num_tokens]
-                ids = self.tokenizer.encode(text)[: num_tokens - 1]
-                sequences.append(torch.tensor([self.config.bos_token_id, *ids]))
+                sequences.append(torch.tensor(self.tokenizer.encode(text, bos=True)[:num_tokens]))
         return sequences or None
 
     def tokens(self, count: int) -> Tensor:

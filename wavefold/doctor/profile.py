@@ -40,8 +40,8 @@ def profile(patient: Patient) -> Iterator[Finding]:
             key, f"{key} = {getattr(config, key)}; the release {name}, whose widths these are, has "
             f"{getattr(release, key)}", f"set {key} to {getattr(release, key)}, unless the model was trained with it",
         )  # fmt: skip
-    count = min(config.num_hidden_layers, release.num_hidden_layers)
-    if config.compress_ratios[:count] != release.compress_ratios[:count]:
+    ratios = [[spec.ratio for spec in one.main_layers] for one in (config, release)]
+    if any(found != expected for found, expected in zip(*ratios, strict=False)):
         yield failed("compress_ratios", f"differ from those of the release {name}", "take the release's config.json")
     elif not wrong:
         yield passed("configuration", f"{len(UNSEEN)} values that no shape tells are those of the release {name}")

@@ -55,11 +55,11 @@ def prefix_settings(
     if cache_dir is not None and not (possible and is_on):
         reason = "with prefix_cache = False" if possible else "over several processes or on another device than a CPU"
         raise ValueError(f"cache_dir = {cache_dir} is not allowed {reason}; leave it out")
+    num_bytes = bytes_of(DISK_CACHE if disk_cache is None else disk_cache, "disk_cache")
     if disk_cache is not None and cache_dir is None:
         raise ValueError(
             f"disk_cache = {disk_cache} is not allowed without cache_dir; give the folder, or leave it out"
         )
-    num_bytes = bytes_of(DISK_CACHE if disk_cache is None else disk_cache, "disk_cache")
     folder = None if cache_dir is None else Path(cache_dir)
     return PrefixSettings(is_on and possible, snapshot_every, folder, num_bytes)
 
