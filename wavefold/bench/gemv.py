@@ -57,18 +57,18 @@ def measure(
     largest = max(stored_bytes(form, rows, columns) for form in forms)
     check_memory(num_bytes + 3 * largest, f"GEMV over {num_bytes / 2**30:.2f} GiB", "a smaller --gib")
     x = torch.randn(1, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
-    memory = MemoryMeter()
+    memory, runtime = MemoryMeter(), ops.current().but(activations=activations)
     for form in forms:
         report(f"{form}: drawing {rows} x {columns}")
         weights = matrices(form, rows, columns, num_bytes, skip)
         total = len(weights) * stored_bytes(form, rows, columns)
 
         def run(weights: Sequence[Weight] = weights) -> float:
-            began = time.perf_counter()
-            with ops.using(activations=activations):
+            with runtime.active():
+                began = time.perf_counter()
                 for weight in weights:
                     native.linear(x, weight, torch.float32)
-            return time.perf_counter() - began
+                return time.perf_counter() - began
 
         for count in threads:
             use_threads(count)

@@ -20,7 +20,7 @@ from wavefold.config import ModelConfig
 from wavefold.plan.cache import packed, plain
 from wavefold.plan.flops import prefill_flops
 from wavefold.plan.machine import dense_rate, memory_read_rate
-from wavefold.plan.predict import cache_read
+from wavefold.plan.predict import cache_read, weight_bytes
 from wavefold.plan.tensors import tensor_kinds
 
 
@@ -144,9 +144,7 @@ BY_FORMULA = Scales()
 
 def scales_of(config: ModelConfig, files: FileCount) -> Scales:
     """The scales of a file, whose types are not those of the configuration, as a GGUF file's."""
-    main = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
-    routed = sum(kind.bytes for kind in main if kind.part == "routed")
-    dense = sum(kind.bytes for kind in main) - routed
+    dense, routed = weight_bytes(config)
     return Scales((files.bytes - files.routed - files.extra_bytes) / dense, files.routed / routed)
 
 

@@ -107,18 +107,29 @@ def _entries(model: Transformer, experts: str | None) -> Iterator[tuple[str, Ent
 
 
 def _converted(dot: str, matrix: ExpertMatrix, form: str) -> Iterator[tuple[str, Entry]]:
-    """The entries of a weight in another format. Scale and weight are written one after the other: converted once."""
+    """The entries of a weight in another format."""
+
+    def make() -> tuple[Tensor, Tensor | None]:
+        scale = None if matrix.scale is None else matrix.scale.detach().cpu()
+        return convert(f"{dot}weight", matrix.weight.detach().cpu(), scale, form)
+
+    return entries_in(form, dot, (matrix.out_features, matrix.in_features), make)
+
+
+def entries_in(
+    form: str, dot: str, size: tuple[int, int], make: Callable[[], tuple[Tensor, Tensor | None]]
+) -> Iterator[tuple[str, Entry]]:  # fmt: skip
+    """The entries of a matrix in the format `form`, which `make` computes: once, as one follows the other."""
     parts: dict[str, Tensor | None] = {}
 
     def take(name: str) -> Tensor:
         if name not in parts:
-            scale = None if matrix.scale is None else matrix.scale.detach().cpu()
-            parts["weight"], parts["scale"] = convert(f"{dot}weight", matrix.weight.detach().cpu(), scale, form)
+            parts["weight"], parts["scale"] = make()
         part = parts.pop(name)
         assert part is not None
         return part
 
-    to, size = quant.FORMATS[form], (matrix.out_features, matrix.in_features)
+    to = quant.FORMATS[form]
     scale_shape = to.scales_shape(*size)
     yield f"{dot}weight", Entry(to.codes_shape(*size), to.dtype, lambda: take("weight"))
     if scale_shape is not None:

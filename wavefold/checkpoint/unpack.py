@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from wavefold.atomic import write_json, write_text
-from wavefold.checkpoint.save import values_for
+from wavefold.checkpoint.save import entries_in, values_for
 from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.gguf import open_parts, sampling_values, tokenizer_texts
 from wavefold.model import Transformer
 from wavefold.model.official import ExpertMatrix, official_owners, own_tensors
 from wavefold.model.parameters import Linear
 from wavefold.model.transformer import Embedding
-from wavefold.quant import FORMATS, Format, Weight
+from wavefold.quant import Format, Weight
 from wavefold.quant.encode import fp4_of_mxfp4
 
 
@@ -53,7 +53,7 @@ def unpack(
         form = _form(stored.format, isinstance(owner, ExpertMatrix))
         forms.add(form)
         if form == "fp4":
-            entries |= dict(_fp4(dot, stored))
+            entries |= dict(entries_in(form, dot, stored.shape, functools.partial(_moved, dot, stored)))
         elif stored.format.name == form:
             entries[f"{dot}weight"] = _as_it_is(stored.codes)
         else:
@@ -77,23 +77,12 @@ def _as_it_is(tensor: Tensor) -> Entry:
     return Entry(tuple(tensor.shape), tensor.dtype, tensor.detach)
 
 
-def _fp4(dot: str, stored: Weight) -> Iterator[tuple[str, Entry]]:
-    """The entries of an expert's MXFP4 matrix. Scale and weight are written one after the other: moved once."""
-    parts: dict[str, Tensor] = {}
-
-    def take(name: str) -> Tensor:
-        if name not in parts:
-            try:
-                parts["weight"], parts["scale"] = fp4_of_mxfp4(stored.codes.detach())
-            except ValueError as error:
-                raise ValueError(f"{dot}weight: {error}") from None
-        return parts.pop(name)
-
-    form = FORMATS["fp4"]
-    scales = form.scales_shape(*stored.shape)
-    assert scales is not None
-    yield f"{dot}weight", Entry(form.codes_shape(*stored.shape), form.dtype, lambda: take("weight"))
-    yield f"{dot}scale", Entry(scales, torch.float8_e8m0fnu, lambda: take("scale"))
+def _moved(dot: str, stored: Weight) -> tuple[Tensor, Tensor]:
+    """Codes and scales of an expert's MXFP4 matrix."""
+    try:
+        return fp4_of_mxfp4(stored.codes.detach())
+    except ValueError as error:
+        raise ValueError(f"{dot}weight: {error}") from None
 
 
 def _side_files(source: Path, folder: Path) -> None:

@@ -93,7 +93,7 @@ def _placed(
 ) -> Placed:  # fmt: skip
     """What the memory holds, by a budget of the files or else by formula."""
     from wavefold.gguf.types import ggml_type
-    from wavefold.plan.predict import Placed, need, placed, scale_of
+    from wavefold.plan.predict import Placed, placed, scale_of, weight_bytes
 
     scale = 1.0
     if args.experts is not None:
@@ -101,7 +101,7 @@ def _placed(
             raise ValueError(f"--experts {args.experts} is not allowed for files, which have a type; expected a preset")
         scale = scale_of(config, ggml_type(args.experts.lower()).bits)
     elif files is not None and files.routed:
-        scale = files.routed / need(config, 1).routed
+        scale = files.routed / weight_bytes(config)[1]
     if budget is None:
         return placed(config, args.context, memory, scale)
     main = config.n_routed_experts * len(config.main_layers)

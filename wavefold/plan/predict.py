@@ -81,18 +81,23 @@ class Rate:
         return 1 / max(seconds / REACHED[name] for name, seconds in self.seconds.items())
 
 
+def weight_bytes(config: ModelConfig) -> tuple[int, int]:
+    """Returns the bytes of the weights beside the routed experts, and of these. The MTP module is left out."""
+    kinds = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
+    routed = sum(kind.bytes for kind in kinds if kind.part == "routed")
+    return sum(kind.bytes for kind in kinds) - routed, routed
+
+
 def scale_of(config: ModelConfig, bits: float) -> float:
     """The `scale` of routed experts with `bits` a value, scales included."""
-    kinds = [kind for kind in tensor_kinds(config) if kind.part == "routed"]
-    return bits / 8 * sum(kind.values for kind in kinds) / sum(kind.bytes for kind in kinds)
+    values = sum(kind.values for kind in tensor_kinds(config) if kind.part == "routed")
+    return bits / 8 * values / weight_bytes(config)[1]
 
 
 def need(config: ModelConfig, context: int, scale: float = 1.0) -> Need:
     """Bytes of a model and its cache. The MTP module is left out: it stays on disk until something drafts with it."""
-    kinds = [kind for kind in tensor_kinds(config) if kind.part != "mtp"]
-    routed = sum(kind.bytes for kind in kinds if kind.part == "routed")
+    dense, routed = weight_bytes(config)
     records = packed(config)
-    dense = sum(kind.bytes for kind in kinds) - routed
     return Need(dense, int(scale * routed), pool_bytes(config, context, records), state_bytes(config, records))
 
 
