@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = model_path(args.model)
     out = args.out or Path(f"{model.name.removesuffix('.gguf')}.quality")
-    with _sizes_as_flags(), as_flags(), bar("quality") as advance:
+    with as_flags("tokens", "lengths", "parts"), bar("quality") as advance:
         use_threads(args.threads)
         asked = Asked(model, args.against, args.text, _settings(args, model), args.memory)
         card = Run(asked, out, _say, lambda share, left: advance(round(1000 * share), 1000)).card()
@@ -71,16 +68,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{part}: not measured: {why}")
     print(f"{out / 'card.html'}, card.md, card.json")
     return 0
-
-
-@contextlib.contextmanager
-def _sizes_as_flags() -> Iterator[None]:
-    """A block in which an error that begins with a size of the card begins with its flag instead."""
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(r"^(tokens|lengths|parts)(?: =|:)", r"--\1", str(error))
-        raise ValueError(text) from None
 
 
 def _settings(args: argparse.Namespace, model: Path) -> Settings:
