@@ -260,7 +260,7 @@ class Pool:
         return self.blocks.num_blocks * self.layout.block_bytes + states
 
     def abandon(self) -> None:
-        """Closes all sequences, whatever they are in the middle of. `recount` gives their blocks back."""
+        """Closes all sequences, whatever they are in the middle of, and gives their blocks back."""
         for sequence in self.sequences:
             sequence.closed = True
         self.sequences.clear()

@@ -129,24 +129,26 @@ class Runner:
             check_scored(self.model, min(len(request.prompt), self._numbers[2]))
 
     def _new_pool(self) -> Pool:
-        _, max_running, step_tokens, draft_depth = self._numbers
-        num_tokens = self.num_blocks * BLOCK_TOKENS
-        max_states = self._keeping.max_states if self._keeping else 0
-        check_pool(self.model, num_tokens, max_running + max_states, step_tokens)
+        draft_depth, num_tokens = self._numbers[3], self.num_blocks * BLOCK_TOKENS
+        self._check_room(num_tokens)
         if self._leader:
             self._leader.new_pool(num_tokens, 1 + draft_depth)
         pool = self.model.new_pool(num_tokens, draft_tokens=1 + draft_depth, mtp=self._window > 0)
         self._prefixes = Prefixes(pool, self._keeping) if self._keeping else None
         return pool
 
+    def _check_room(self, num_tokens: int) -> None:
+        """Raises ValueError where a pool does not fit in memory, with the states of what runs and of what is kept."""
+        _, max_running, step_tokens, _ = self._numbers
+        max_states = self._keeping.max_states if self._keeping else 0
+        check_pool(self.model, num_tokens, max_running + max_states, step_tokens)
+
     def grow(self, num_blocks: int) -> None:
         """From now on there are `num_blocks`, no fewer than before. Nothing may wait or run. What is cached stays."""
         with self._lock:
             assert self.idle and num_blocks >= self.num_blocks, "what is there is in use, or would be lost"
-            _, max_running, step_tokens, _ = self._numbers
             if self._pool is not None:
-                max_states = self._keeping.max_states if self._keeping else 0
-                check_pool(self.model, num_blocks * BLOCK_TOKENS, max_running + max_states, step_tokens)
+                self._check_room(num_blocks * BLOCK_TOKENS)
             self.num_blocks, self._numbers = num_blocks, (num_blocks, *self._numbers[1:])
             self._scheduler = self._new_scheduler()
             if self._pool is not None:
