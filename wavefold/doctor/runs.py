@@ -16,6 +16,7 @@ from wavefold.cache import BLOCK_TOKENS
 from wavefold.checkpoint import load
 from wavefold.doctor.finding import Finding, failed, passed, skipped
 from wavefold.doctor.patient import Patient
+from wavefold.engine.logprobs import divergence
 from wavefold.experts.streamed import LEAST_SLOTS
 from wavefold.model import Transformer
 
@@ -118,5 +119,4 @@ def _judged(part: str, text: str, distance: tuple[float, bool], same_bits: bool 
 
 def _kl(found: Tensor, expected: Tensor) -> tuple[float, bool]:
     """Returns the mean KL divergence from `expected` [n, vocab], and True if the bits are the same."""
-    p, q = expected.double().log_softmax(-1), found.double().log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1).mean()), bool(torch.equal(found, expected))
+    return float(divergence(expected, found).mean()), bool(torch.equal(found, expected))

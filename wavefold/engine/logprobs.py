@@ -47,6 +47,11 @@ def _most_likely(values: Tensor, count: int) -> list[tuple[tuple[int, float], ..
     return best
 
 
+def nats_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """logits [n, vocab], tokens int64 [n] -> minus the log probabilities of the tokens, float64 [n]."""
+    return -logits.double().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+
+
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
     """logits of two models [n, vocab] -> KL(reference || logits) in nats, float64 [n]."""
     p, q = (values.double().log_softmax(-1) for values in (reference, logits))

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wavefold.engine.logprobs import nats_of
 from wavefold.quality.subject import Ids, Subject
 
 
@@ -33,10 +34,7 @@ class OtherLogits(NamedTuple):
         for row, part in subject.rows(ids.ids, wanted):
             logits[row - wanted.start : row - wanted.start + len(part)] = part
         following = torch.tensor(ids.ids[wanted.start + 1 : wanted.stop + 1])
-        nats = torch.cat(
-            [-rows.double().log_softmax(-1).gather(-1, after[:, None])[:, 0]
-             for rows, after in zip(logits.split(64), following.split(64), strict=True)]
-        )  # fmt: skip
+        nats = torch.cat(list(map(nats_of, logits.split(64), following.split(64))))
         tensors = {
             "logits": logits, "nats": nats, "ends": torch.tensor(ids.ends[wanted.start : wanted.stop]),
             "ids": torch.tensor(ids.ids[wanted.start : wanted.stop]),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wavefold.engine.logprobs import divergence
+from wavefold.engine.logprobs import divergence, nats_of
 from wavefold.quality.other import OtherLogits
 from wavefold.quality.part import Part, Result, Unit, present
 from wavefold.quality.passages import Passage
@@ -131,7 +131,7 @@ def _block(blocks: dict[int, dict[str, float]], end: int, position: int) -> dict
 def _add(blocks: dict[int, dict[str, float]], ids: Ids, row: int, logits: Tensor, other: OtherLogits | None) -> None:
     """Adds rows of logits, from `row` on, to their blocks."""
     following = torch.tensor(ids.ids[row + 1 : row + 1 + len(logits)])
-    nats = (-logits.double().log_softmax(-1).gather(-1, following[:, None])[:, 0]).tolist()
+    nats = nats_of(logits, following).tolist()
     for number, value in enumerate(nats, row):
         block = _block(blocks, ids.ends[number], number)
         block["bytes"] += ids.ends[number + 1] - ids.ends[number]

@@ -17,6 +17,7 @@ from wavefold.cache import BLOCK_TOKENS
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint.files import weight_files
 from wavefold.checkpoint.fingerprint import fingerprint, identity
+from wavefold.engine.logprobs import nats_of
 from wavefold.engine.room import check_answer
 from wavefold.llm import LLM
 from wavefold.model.transformer import PASS_TOKENS
@@ -120,7 +121,7 @@ class Subject:
         found: list[float] = []
         for row, logits in self.rows(ids, wanted):
             following = torch.tensor(ids[row + 1 : row + 1 + len(logits)])
-            found += (-logits.double().log_softmax(-1).gather(-1, following[:, None])[:, 0]).tolist()
+            found += nats_of(logits, following).tolist()
         return found
 
     def close(self) -> None:
