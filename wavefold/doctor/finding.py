@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Status = Literal["pass", "fail", "skipped"]
 MOST_NAMES = 4
+OF_THE_MACHINE = "a fault of this processor, its memory or this program, not of the file: run again; then report it"
+"""The advice where a file is right and what computes with it is not."""
 
 
 @dataclass(frozen=True)

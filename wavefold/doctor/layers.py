@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.cache import FreshView, PagedView
-from wavefold.doctor.finding import Finding, failed, passed, skipped
+from wavefold.doctor.finding import OF_THE_MACHINE, Finding, failed, passed, skipped
 from wavefold.doctor.patient import Patient
 from wavefold.model import Transformer
 from wavefold.model.batch import Batch
@@ -29,7 +29,6 @@ MOST_USUAL, LAST = 0.006, 16
 """The same of the median of the last tokens, in layers without a choice, with FP4 and FP8: 0 as a rule."""
 LEAST_EQUAL = 0.9
 """The share of cached values that equal the formula's. Sums in another order move single roundings."""
-ADVICE = "a fault of this processor, its memory or these kernels, not of the file: run again; then report it"
 
 
 @torch.no_grad()
@@ -76,13 +75,13 @@ class Looked(NamedTuple):
 
     def failures(self, part: str) -> Iterator[Finding]:
         if not self.error <= MOST_ERROR:
-            yield failed(part, f"the kernels are off by {self.error:.1%} of what the layer adds", ADVICE)
+            yield failed(part, f"the kernels are off by {self.error:.1%} of what the layer adds", OF_THE_MACHINE)
         elif self.is_sharp and not self.usual <= MOST_USUAL:
             yield failed(part, f"the kernels are off by {self.usual:.1%} of what the layer adds, for half of the "
-                         "tokens and more", ADVICE)  # fmt: skip
+                         "tokens and more", OF_THE_MACHINE)  # fmt: skip
         if self.equal < LEAST_EQUAL:
             yield failed(f"{part} KV", f"{1 - self.equal:.1%} of the cached values are not the rounding that the "
-                         "arithmetic asks for", ADVICE)  # fmt: skip
+                         "arithmetic asks for", OF_THE_MACHINE)  # fmt: skip
 
 
 def _look(

@@ -14,7 +14,7 @@ from torch import Tensor
 from wavefold import ops
 from wavefold.cache import BLOCK_TOKENS
 from wavefold.checkpoint import load
-from wavefold.doctor.finding import Finding, failed, passed, skipped
+from wavefold.doctor.finding import OF_THE_MACHINE, Finding, failed, passed, skipped
 from wavefold.doctor.patient import Patient
 from wavefold.engine.logprobs import divergence
 from wavefold.experts.streamed import LEAST_SLOTS
@@ -25,7 +25,6 @@ MOST_KL = 0.05
 """Mean nats a token. Orders of sums make up to 0.006 of a trained model, and more of a random one."""
 ONE_BY_ONE = 6
 MOST_STREAMED_BYTES = 1 << 30
-ADVICE = "a fault of this processor, its memory or this program, not of the file: run again; then report it"
 
 
 @torch.no_grad()
@@ -113,7 +112,7 @@ def _judged(part: str, text: str, distance: tuple[float, bool], same_bits: bool 
         return passed(part, f"{text}: the same bits")
     if same_bits or not nats <= MOST_KL:
         expected = "the same bits" if same_bits else f"at most {MOST_KL}"
-        return failed(part, f"{text}: {nats:.2g} nats a token apart; expected {expected}", ADVICE)
+        return failed(part, f"{text}: {nats:.2g} nats a token apart; expected {expected}", OF_THE_MACHINE)
     return passed(part, f"{text}: {nats:.1g} nats a token apart")
 
 
