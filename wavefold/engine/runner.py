@@ -72,6 +72,8 @@ class Runner:
         self._sequences: dict[Request, Cached] = {}
         self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
         self._in_step = self._closing = False
+        self.num_steps = self.num_drafted = self.num_accepted = 0
+        """Passes, guesses that they verified, and those of them that were right."""
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens)
@@ -85,6 +87,11 @@ class Runner:
     def num_open(self) -> int:
         """Requests that wait or run."""
         return len(self._requests)
+
+    @property
+    def max_running(self) -> int:
+        """Requests that run at a time, at most."""
+        return self._numbers[1]
 
     # -- requests come and go ----------------------------------------------------------------------------------------
 
@@ -192,6 +199,7 @@ class Runner:
                     counts = zip(plan.spans, rows.counts, strict=True)
                     self._leader.tell([(span.request, span.first, count) for span, count in counts], rows.tokens)
                 logits = self.model.forward_step(step, streams)
+                self.num_steps += 1
                 with (self.model.runtime or ops.current()).active():
                     found = verdicts(logits, rows.spans)
         except RankLost as error:  # no pass can run any more
@@ -310,6 +318,7 @@ class Runner:
         if verdict.error:
             finish = finish or "error"
         accepted = min(len(tokens), max(len(verdict.tokens) - 1, 0))  # the drafts that are tokens of the answer
+        self.num_drafted, self.num_accepted = self.num_drafted + len(span.drafts), self.num_accepted + accepted
         if finish is not None:
             sequence.rewind(len(span.drafts) - accepted)
             return Result(tokens, (), finish)
