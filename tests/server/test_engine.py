@@ -38,7 +38,7 @@ def run(llm: LLM, work: Callable[[Engine], Awaitable[Any]], max_queue: int = 8) 
 
 def submit(engine: Engine, prompt: str | list[int], sampling: Sampling = LONG) -> Reader:
     [request] = engine.llm.requests.of(prompt, sampling)
-    return engine.submit(request)
+    return engine.submit(request)[0]
 
 
 async def read(reader: Reader) -> News:

@@ -26,6 +26,7 @@ from wavefold.cli import (
     quality,
     quantize,
     run,
+    serve,
     trace,
     train,
 )  # fmt: skip
@@ -34,6 +35,7 @@ from wavefold.system import Notice, check_address_space
 
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
+    "serve": serve,
     "batch": batch,
     "init": init,
     "quantize": quantize,

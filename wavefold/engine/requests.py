@@ -50,6 +50,10 @@ class Requests:
             warnings.warn(message, Notice, stacklevel=3)
         return resolved
 
+    def check(self, sampling: Sampling) -> None:
+        """Raises ValueError for what an answer cannot be held to, or cannot be chosen by."""
+        self._grammar("", self.resolved(sampling))
+
     def prompt(self, text: str, allow_special: bool = False) -> Prompt:
         """Returns `text` after BOS; its last token may become another one. Raises ValueError without a tokenizer."""
         tokenizer, text = self.needs_tokenizer(), TEXT.used("text", text)

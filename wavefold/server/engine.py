@@ -23,11 +23,14 @@ from wavefold.engine.rows import answer_of, num_read
 from wavefold.engine.runner import Runner
 from wavefold.llm import LLM
 from wavefold.server.news import Ended, News, Reader
+from wavefold.server.rate import Rate
 
 AHEAD = 4
 """Requests beyond those that run that the scheduler has to choose from."""
 TRIES = 2
 """Of a step that raises, before all requests end with an error."""
+
+STOPPED = "the server is shutting down"
 
 log = logging.getLogger("wavefold.server")
 Result = TypeVar("Result")
@@ -48,16 +51,18 @@ class Stopped(Exception):
 class Engine:
     """An `LLM` for one event loop. Make it in the loop, where all methods are called but those with an underscore.
 
-    At most `max_queue` requests wait, beside those that run.
+    At most `max_queue` requests wait, beside those that run. `on_end` is told of every end, in the loop.
     """
 
-    def __init__(self, llm: LLM, max_queue: int):
-        self.llm, self.max_queue = llm, max_queue
+    def __init__(self, llm: LLM, max_queue: int, on_end: Callable[[Ended], None] = lambda ended: None):
+        self.llm, self.max_queue, self._on_end = llm, max_queue, on_end
         self.width = llm.runner.max_running
         self._loop = asyncio.get_running_loop()
         self._open: set[Reader] = set()
         self._mean_s = 1.0
         """Of the time that answers take, the more recent ones more."""
+        self.rate = Rate()
+        """Of new tokens."""
         self._is_stopping = False
         self._inbox: deque[Callable[[], None]] = deque()
         self._turn = threading.Condition()
@@ -86,16 +91,16 @@ class Engine:
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
 
-    def submit(self, request: Request) -> Reader:
-        """Gives a request to the engine. It waits for its place. Raises QueueFull, and Stopped."""
+    def submit(self, *requests: Request) -> list[Reader]:
+        """Gives requests to the engine, all or none. They wait for their places. Raises QueueFull, and Stopped."""
         if not self.is_alive:
-            raise Stopped("the server is shutting down")
-        if self.num_waiting >= self.max_queue:
+            raise Stopped(STOPPED)
+        if len(self._open) + len(requests) > self.width + self.max_queue:
             raise QueueFull(self.num_waiting, self.retry_after)
-        reader = Reader(request, self._abort_later)
-        self._open.add(reader)
-        self._put(lambda: self._waiting.setdefault(reader))
-        return reader
+        readers = [Reader(request, self._abort_later) for request in requests]
+        self._open.update(readers)
+        self._put(lambda: self._waiting.update(dict.fromkeys(readers)))
+        return readers
 
     @property
     def retry_after(self) -> int:
@@ -105,7 +110,7 @@ class Engine:
     async def call(self, function: Callable[[], Result]) -> Result:
         """Calls a function in the engine's thread, between two steps: nothing else uses the model meanwhile."""
         if not self.is_alive:
-            raise Stopped("the server is shutting down")
+            raise Stopped(STOPPED)
         done: asyncio.Future[Result] = self._loop.create_future()
 
         def tell(result: Result | None, error: BaseException | None) -> None:
@@ -139,9 +144,11 @@ class Engine:
             self._turn.notify()
 
     def _deliver(self, batch: list[tuple[Reader, News]]) -> None:
+        self.rate.add(sum(len(news.ids) for _, news in batch))
         for reader, news in batch:
             if (ended := news.ended) is not None:
                 self._open.discard(reader)
+                self._on_end(ended)
                 if ended.queue_s is not None:
                     self._mean_s += (ended.total_s - ended.queue_s - self._mean_s) / 8
             reader.push(news)
@@ -161,7 +168,7 @@ class Engine:
                 batch = self._admit(runner)
                 self._tell(batch + self._step(runner))
         for reader in [*self._waiting, *self._readers.values()]:
-            self._abort(reader, "the server is shutting down")
+            self._abort(reader, STOPPED)
 
     def _admit(self, runner: Runner) -> list[tuple[Reader, News]]:
         """Gives waiting requests to the runner, as many as it may need. Returns those that cannot be run."""
@@ -174,7 +181,7 @@ class Engine:
             try:
                 self.llm.add([reader.request])
             except ValueError as error:
-                batch.append((reader, News(ended=self._ended(reader, "refused", str(error)))))
+                batch.append((reader, News(ended=reader.so_far("refused", str(error)))))
             else:
                 self._readers[reader.request.id] = reader
                 self._reading[reader] = None
@@ -188,7 +195,7 @@ class Engine:
             self.llm.runner.abort(reader.request.id)
         else:
             return
-        self._tell([(reader, News(ended=self._ended(reader, "error" if error else "interrupted", error)))])
+        self._tell([(reader, News(ended=reader.so_far("error" if error else "interrupted", error)))])
 
     def _step(self, runner: Runner) -> list[tuple[Reader, News]]:
         self._began = time.perf_counter()
@@ -220,7 +227,7 @@ class Engine:
             reader.first_s = now - reader.submitted
         if answer.finish_reason is not None:
             self._readers.pop(reader.request.id, None)
-            news.ended = self._ended(reader, answer.finish_reason, answer.error)
+            news.ended = reader.so_far(answer.finish_reason, answer.error)
         return news
 
     def _begin(self, reader: Reader, news: News) -> None:
@@ -245,13 +252,8 @@ class Engine:
             answer = answer_of(reader.request)
             del self._readers[reader.request.id]
             self._reading.pop(reader, None)
-            ended = self._ended(reader, str(answer.finish_reason), answer.error)
-            batch.append((reader, News(ended=ended)))
+            batch.append((reader, News(ended=reader.so_far(str(answer.finish_reason), answer.error))))
         return batch
-
-    def _ended(self, reader: Reader, reason: str, error: str) -> Ended:
-        total_s = time.perf_counter() - reader.submitted
-        return Ended(reason, answer_of(reader.request).usage, error, reader.queue_s, reader.first_s, total_s)
 
     def _tell(self, batch: list[tuple[Reader, News]]) -> None:
         """Gives the news of a step to the loop, in one call."""

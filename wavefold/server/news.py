@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wavefold.engine import TokenLogprob, Usage
 from wavefold.engine.request import Request
+from wavefold.engine.rows import answer_of
 
 
 class Ended(NamedTuple):
     """How a request ended: the `finish_reason` of its `Completion`, or "refused" where it was never begun.
 
-    `error` says why, for "error" and "refused". `queue_s`: until it was begun; `first_s`: until its first token;
-    `total_s`: all. Seconds since it was submitted; None for what did not happen.
+    `error` says why, for "error" and "refused". `prompt_logprobs` are those of the `Completion`. `queue_s`: until it
+    was begun; `first_s`: until its first token; `total_s`: all. Seconds since it was submitted; None for what did not
+    happen.
     """
 
     reason: str
@@ -28,6 +30,7 @@ class Ended(NamedTuple):
     queue_s: float | None = None
     first_s: float | None = None
     total_s: float = 0.0
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,7 +71,8 @@ class Reader:
         self.ended: Ended | None = None
         self._abort = abort
         self._news = News()
-        self._woken: asyncio.Future[None] | None = None
+        self.woken: asyncio.Future[None] | None = None
+        """Of whoever waits for news."""
         self.queue_s: float | None = None
         self.first_s: float | None = None
         """These two and the next three are the engine thread's."""
@@ -79,28 +83,54 @@ class Reader:
         """Takes what is new, in the loop's thread."""
         self._news.merge(news)
         self.ended = news.ended or self.ended
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        if self.woken is not None:
+            _wake(self.woken)
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._news) or self.ended is not None
+
+    def taken(self) -> News:
+        """Returns what has come and was not returned before."""
+        news, self._news = self._news, News()
+        return news
 
     async def news(self, timeout_s: float | None = None) -> News:
         """Returns what has come and was not returned before. Waits for it; after `timeout_s` there may be none."""
-        if not self._news and self.ended is None:
-            loop = asyncio.get_running_loop()
-            woken = self._woken = loop.create_future()
-            timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, woken)
-            try:
-                await woken
-            finally:
-                self._woken = None
-                if timer is not None:
-                    timer.cancel()
-        news, self._news = self._news, News()
-        return news
+        await wait([self], timeout_s)
+        return self.taken()
+
+    def so_far(self, reason: str, error: str = "") -> Ended:
+        """Returns the end of the request, if it were now."""
+        answer, now = answer_of(self.request), time.perf_counter()
+        usage = answer.usage
+        scored: tuple[TokenLogprob | None, ...] = ()
+        if answer.sampling.prompt_logprobs is not None:
+            scored = (*[None] * answer.scored_from, *answer.prompt_logprobs)
+        return Ended(reason, usage, error, self.queue_s, self.first_s, now - self.submitted, scored)
 
     def close(self) -> None:
         """Ends the request here. What was read of its prompt stays cached."""
         if self.ended is None:
             self._abort(self)
+
+
+async def wait(readers: Sequence[Reader], timeout_s: float | None = None) -> None:
+    """Waits until one of `readers` has news, for `timeout_s` at most."""
+    if any(reader.has_news for reader in readers):
+        return
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+    for reader in readers:
+        reader.woken = woken
+    timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, woken)
+    try:
+        await woken
+    finally:
+        for reader in readers:
+            reader.woken = None
+        if timer is not None:
+            timer.cancel()
 
 
 def _wake(future: asyncio.Future[None]) -> None:
