@@ -1,0 +1,1 @@
+"""The HTTP server: protocols that clients already speak, in front of a model."""
