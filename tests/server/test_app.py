@@ -315,12 +315,14 @@ class TestEnd:
             began = time.monotonic()
             server.server.should_exit = True
             wait_until(lambda: server.served.is_draining)
-            kept.close()
+            assert kept.recv(10) == b""  # an idle connection is closed at once
             assert b'"length"' in read_all(short)
             assert b"the server is shutting down" in (end := read_all(long)) and end.endswith(b"0\r\n\r\n")
             assert read_all(whole).startswith(b"HTTP/1.1 503 ")
             server.thread.join(30)
             assert not server.thread.is_alive() and 0.8 < time.monotonic() - began < 8
             with pytest.raises(OSError):
-                server.connect().sendall(b"x")
+                server.connect()
+            for connection in (short, long, whole, kept):
+                connection.close()
         assert model.runner.idle

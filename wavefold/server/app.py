@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from wavefold.llm import LLM
+from wavefold.server import protocol as of_clients
 from wavefold.server.answers import Answers, Counts
 from wavefold.server.bodies import Bodies
 from wavefold.server.front import Front
@@ -25,13 +26,14 @@ from wavefold.server.keys import Keys
 from wavefold.server.line import Writer, to_stream
 from wavefold.server.listing import Listing
 from wavefold.server.openapi import docs_page, openapi
-from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
+from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused
 from wavefold.server.served import Served
 
 MAX_BODY = 16 * 2**20
 MAX_QUEUE = 64
 
-COUNTS = {"/v1/messages/count_tokens": "/v1/messages", "/v1/responses/input_tokens": "/v1/responses"}
+COUNTS = {"/v1/messages/count_tokens": ("/v1/messages", "count_messages"),
+          "/v1/responses/input_tokens": ("/v1/responses", "count_responses")}  # fmt: skip
 """Paths that count tokens, and the protocol whose body they take."""
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 """They need no key: they show nothing of anybody."""
@@ -71,9 +73,10 @@ def new_app(
 
 
 def _routes(served: Served) -> list[BaseRoute]:
-    description = openapi(served.protocols, COUNTS, served.context.names[0])
+    counts = {path: (of, getattr(of_clients, name)) for path, (of, name) in COUNTS.items()
+              if of in served.protocols and hasattr(of_clients, name)}  # fmt: skip
+    description = openapi(served.protocols, {path: of for path, (of, _) in counts.items()}, served.context.names[0])
     listing, page = Listing(served), docs_page(description)
-    counts = {"/v1/messages": count_messages, "/v1/responses": count_responses}
 
     async def health(request: Request) -> Response:
         engine = served.running
@@ -94,7 +97,7 @@ def _routes(served: Served) -> list[BaseRoute]:
 
     return [
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
-        *(Route(path, Counts(served, counts[of]), methods=["POST"]) for path, of in COUNTS.items()),
+        *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in counts.items()),
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
