@@ -58,10 +58,10 @@ class Answers:
         def read(body: bytes, headers: Mapping[str, str]) -> tuple[Asked, list[Request]]:
             asked = self._protocol.asked(body, headers, served.context)
             try:
-                made = [served.llm.requests.of(part.prompt, part.sampling) for part in asked.parts]
+                of_parts = [served.llm.requests.of(part.prompt, part.sampling) for part in asked.parts]
             except ValueError as error:
                 raise Refused.of(error) from None
-            return asked, [request for requests in made for request in requests]
+            return asked, [request for requests in of_parts for request in requests]
 
         asked, requests = await with_body(served, scope, receive, read)
         line.model, line.stream = asked.model, asked.stream
