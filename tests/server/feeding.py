@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 import wavefold
 from wavefold.chat import Tokenizer
@@ -95,9 +95,9 @@ def frames_of(wire: bytes) -> list[tuple[str | None, Any]]:
     return frames
 
 
-def check_type(model: type[BaseModel], value: Any, extras: frozenset[str] = frozenset()) -> Any:
+def check_type(model: Any, value: Any, extras: frozenset[str] = frozenset()) -> Any:
     """Returns a value of a client's own type, which must know all of its fields but `extras`."""
-    parsed = model.model_validate(value)
+    parsed = TypeAdapter(model).validate_python(value)
     unknown = set(_unknown(parsed))
     assert unknown <= extras, unknown - extras
     return parsed

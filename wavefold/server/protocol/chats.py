@@ -175,6 +175,7 @@ class ChatWriter(Writer):
         self._finishes: list[str] = [""] * len(asked.parts)
 
     def begin(self, prompt_tokens: int, cached_tokens: int, index: int = 0) -> bytes:
+        self.usages[index] = Usage(prompt_tokens, cached_tokens=cached_tokens)
         return self._written(self.streams[index].begin(prompt_tokens, cached_tokens), index)
 
     def tokens(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob], index: int = 0) -> bytes:
