@@ -17,7 +17,6 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from wavefold.llm import LLM
-from wavefold.server import protocol as of_clients
 from wavefold.server.answers import Answers, Counts
 from wavefold.server.bodies import Bodies
 from wavefold.server.front import Front
@@ -26,15 +25,17 @@ from wavefold.server.keys import Keys
 from wavefold.server.line import Writer, to_stream
 from wavefold.server.listing import Listing
 from wavefold.server.openapi import docs_page, openapi
-from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused
+from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
 from wavefold.server.served import Served
 
 MAX_BODY = 16 * 2**20
 MAX_QUEUE = 64
 
-COUNTS = {"/v1/messages/count_tokens": ("/v1/messages", "count_messages"),
-          "/v1/responses/input_tokens": ("/v1/responses", "count_responses")}  # fmt: skip
-"""Paths that count tokens, and the protocol whose body they take."""
+COUNTS = {
+    "/v1/messages/count_tokens": ("/v1/messages", count_messages),
+    "/v1/responses/input_tokens": ("/v1/responses", count_responses),
+}
+"""Paths that count tokens: the protocol whose body they take, and what counts."""
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 """They need no key: they show nothing of anybody."""
 
@@ -73,9 +74,7 @@ def new_app(
 
 
 def _routes(served: Served) -> list[BaseRoute]:
-    counts = {path: (of, getattr(of_clients, name)) for path, (of, name) in COUNTS.items()
-              if of in served.protocols and hasattr(of_clients, name)}  # fmt: skip
-    description = openapi(served.protocols, {path: of for path, (of, _) in counts.items()}, served.context.names[0])
+    description = openapi(served.protocols, {path: of for path, (of, _) in COUNTS.items()}, served.context.names[0])
     listing, page = Listing(served), docs_page(description)
 
     async def health(request: Request) -> Response:
@@ -97,7 +96,7 @@ def _routes(served: Served) -> list[BaseRoute]:
 
     return [
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
-        *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in counts.items()),
+        *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in COUNTS.items()),
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
         Route("/health", health, methods=["GET"]),

@@ -26,7 +26,7 @@ class Shapes:
         for path, protocol in self._protocols.items():
             if scope["path"] == path or scope["path"].startswith(f"{path}/"):
                 return protocol
-        is_messages = "anthropic-version" in Headers(scope=scope) and "/v1/messages" in self._protocols
+        is_messages = "anthropic-version" in Headers(scope=scope)
         return self._protocols["/v1/messages" if is_messages else "/v1/chat/completions"]
 
     def answer(self, scope: Scope, line: Line, refused: Refused, **headers: str) -> Response:
