@@ -10,6 +10,7 @@ Requests go on meanwhile: each pass takes a turn between two steps (`Runner.besi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,14 +38,24 @@ Progress = Callable[[int, int], None]
 
 
 def look(llm: LLM, ids: Sequence[int], position: int, on_read: Progress | None = None) -> Seen:
-    """Returns what the model saw at token `position` of `ids`, 1 or more. `on_read(done, of)` counts tokens read.
+    """Returns what the model saw at token `position` of `ids`, one or more. `on_read(done, of)` counts tokens read.
 
-    Any thread may call it, beside requests: their tokens stay the same. Raises ValueError for ids and a position that
-    cannot be run, where a cache for them has no room in memory, for a closed LLM, over ranks, and for logits that are
-    NaN.
+    Any thread may call it, beside requests: their tokens stay the same. Raises ValueError as `look_at`, for a closed
+    LLM and over ranks.
     """
     model, runner = llm.model, llm.runner
     assert runner is not None
+    return look_at(model, ids, position, on_read, runner)
+
+
+def look_at(
+    model: Transformer, ids: Sequence[int], position: int, on_read: Progress | None = None, runner: Runner | None = None
+) -> Seen:  # fmt: skip
+    """`look` at a model. `runner`: who else computes with it; None: nobody may while this runs.
+
+    Raises ValueError for ids and a position that cannot be run, where a cache for them has no room in memory, and for
+    logits that are NaN.
+    """
     model.check_tokens(torch.tensor(ids, dtype=torch.int64))
     limit = model.config.max_position_embeddings
     if not 0 <= position < len(ids) <= limit:
@@ -58,7 +69,9 @@ def look(llm: LLM, ids: Sequence[int], position: int, on_read: Progress | None =
 class _Look:
     """One look at one row."""
 
-    def __init__(self, model: Transformer, runner: Runner, ids: list[int], position: int, on_read: Progress):
+    def __init__(
+        self, model: Transformer, runner: Runner | None, ids: list[int], position: int, on_read: Progress
+    ):  # fmt: skip
         self._model, self._runner, self._ids, self._position, self._on_read = model, runner, ids, position, on_read
         specs = model.config.layers[model.config.num_hidden_layers :]
         self._guesses = bool(model.mtp) and not any(spec.compressed for spec in specs)
@@ -66,16 +79,20 @@ class _Look:
         """Tokens up to the one that is looked at whose streams are wanted."""
         self._streams: list[Tensor] = []
 
+    def _turn(self) -> AbstractContextManager[PrefixCache | None]:
+        """A turn to compute. Gives what is cached of texts, if anything is."""
+        return nullcontext() if self._runner is None else self._runner.beside()
+
     @torch.no_grad()
     def run(self) -> Seen:
-        with self._runner.beside() as cache:
+        with self._turn() as cache:
             sequence, hit = self._opened(cache)
         self._on_read(sequence.num_tokens, self._position + 1)
         while sequence.num_tokens < self._position:
-            with self._runner.beside():
+            with self._turn():
                 self._read(sequence)
             self._on_read(sequence.num_tokens, self._position + 1)
-        with self._runner.beside(), (self._model.runtime or ops.current()).active():
+        with self._turn(), (self._model.runtime or ops.current()).active():
             watcher, logits = self._watched(sequence)
         if bool(logits.isnan().any()):
             raise ValueError(f"the logits at position {self._position} are NaN: the model has no next token to tell")
@@ -83,7 +100,7 @@ class _Look:
         best = probabilities.topk(min(TOP, len(probabilities)))
         top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         following = self._known(1)
-        with self._runner.beside():
+        with self._turn():
             guess = self._guess(sequence, top[0][0] if following is None else following)
         self._on_read(self._position + 1, self._position + 1)
         return Seen(
@@ -113,7 +130,7 @@ class _Look:
     def _read(self, sequence: Cached) -> None:
         """Reads some more of the tokens before: as many as a step would."""
         first = sequence.num_tokens
-        most = PASS_TOKENS if self._runner.idle else CHUNK_TOKENS
+        most = PASS_TOKENS if self._runner is None or self._runner.idle else CHUNK_TOKENS
         end = min(self._position, first + most)
         wanted = range(max(first, self._position + 1 - self._window), end)
         streams = self._model.new_streams(len(wanted))
