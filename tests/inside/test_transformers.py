@@ -221,7 +221,7 @@ MUTANTS: dict[str, Any] = {
 
 
 MUTANT = 9, 179
-"""Seed and position: layers of all three kinds, beyond the window, where an entry is complete, and no near-tie before."""
+"""Seed and position: layers of all kinds, beyond the window, where an entry is complete, and no near-tie before."""
 
 
 @pytest.mark.parametrize("name", list(MUTANTS))
