@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import torch
 
 from wavefold import LLM, Sampling, load, ops
 from wavefold.engine import Runner
-from wavefold.engine.turns import Turns
 from wavefold.inside import Guess, Seen, inside_answer, look, look_at, read
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.ops import native
@@ -81,30 +79,6 @@ def test_requests_that_run_keep_their_tokens(llm: LLM) -> None:
         looked.set()
         thread.join()
     assert found and found == [expected] * len(found)
-
-
-def test_steps_and_looks_take_turns(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a prompt and a look are read, neither runs all of its passes before the other."""
-    order: list[str] = []
-    run = type(llm.model)._run_step
-
-    def noted(model: object, step: object, *rest: object) -> object:
-        order.append("look" if threading.current_thread() is looking else "step")
-        return run(model, step, *rest)  # type: ignore[arg-type]
-
-    ids = ids_of(llm, 1600)
-    stream = llm.stream("def main():", Sampling(max_tokens=40, temperature=0))
-    looking = threading.Thread(target=lambda: look(llm, ids, 1590))
-    next(stream)
-    monkeypatch.setattr(type(llm.model), "_run_step", noted)
-    looking.start()
-    for _ in stream:
-        pass
-    looking.join()
-    first, last = order.index("look"), len(order) - 1 - order[::-1].index("look")
-    between = order[first:last]
-    assert between.count("step") >= min(4, order.count("step") - 2), order
-    assert max((len(list(run)) for name, run in itertools.groupby(between) if name == "look"), default=0) <= 2, order
 
 
 def test_what_is_cached_is_not_read_again(llm: LLM) -> None:
@@ -196,14 +170,6 @@ def test_an_error_in_the_pass_is_the_callers(llm: LLM, monkeypatch: pytest.Monke
             look(llm, [0, 5, 6], 1)
     assert llm.generate(["def"], Sampling(max_tokens=2, temperature=0))[0].tokens
     assert look(llm, [0, 5, 6], 1).top
-
-
-def test_turns_are_given_back_after_an_error() -> None:
-    turns = Turns()
-    with pytest.raises(KeyError), turns.beside(lambda: True):
-        raise KeyError
-    with turns.step(), turns.lock:
-        pass
 
 
 def test_the_answer_is_json(llm: LLM) -> None:
