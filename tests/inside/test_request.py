@@ -13,7 +13,7 @@ from wavefold.chat import byte_tokenizer
 from wavefold.chat.encoding import chat_ids
 from wavefold.config import LayerSpec
 from wavefold.inside import inside_answer, tokens_of
-from wavefold.inside.answer import rounded
+from wavefold.inside.answer import pieces, rounded
 from wavefold.inside.request import asked
 
 TOKENIZER = byte_tokenizer()
@@ -109,6 +109,13 @@ def test_the_answer_has_the_form_that_is_documented(llm: LLM) -> None:
         if layer["kind"] == "hca":
             assert entries["chosen"] is entries["scores"] is None
             assert len(entries["mass"]) == entries["count"] == 1
+
+
+def test_characters_of_several_tokens_come_with_the_last() -> None:
+    ids = TOKENIZER.encode("aé€")
+    assert pieces(ids, TOKENIZER) == ["a", "", "é", "", "", "€"]
+    assert pieces(ids[:-1], TOKENIZER) == ["a", "", "é", "", "\ufffd"]
+    assert pieces(ids, None) == [""] * 6
 
 
 def test_entries_stand_for_tokens() -> None:

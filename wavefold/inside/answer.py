@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from wavefold.chat import Tokenizer
+from wavefold.chat.tokenizer import StreamDecoder
 from wavefold.inside.read import Progress, look
 from wavefold.inside.record import EntriesSeen, LayerSeen, Seen
 from wavefold.inside.request import MOST_TOKENS, asked
@@ -43,7 +44,7 @@ def values_of(seen: Seen, ids: Sequence[int], tokenizer: Tokenizer | None) -> di
     return {
         "position": position,
         "token": text(ids[position]),
-        "tokens": [{"id": token, "text": text(token)} for token in ids],
+        "tokens": [{"id": token, "text": piece} for token, piece in zip(ids, pieces(ids, tokenizer), strict=True)],
         "next": None if seen.next_probability is None else {
             "id": ids[following], "text": text(ids[following]), "probability": rounded(seen.next_probability),
         },
@@ -55,6 +56,16 @@ def values_of(seen: Seen, ids: Sequence[int], tokenizer: Tokenizer | None) -> di
         },
         "cache": {"blocks": seen.num_blocks, "prefix_hit_tokens": seen.hit_tokens},
     }  # fmt: skip
+
+
+def pieces(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
+    """Returns the characters that each token completes. Joined they are the text."""
+    if tokenizer is None:
+        return [""] * len(ids)
+    decoder = StreamDecoder(tokenizer)
+    texts = [decoder.push(token) for token in ids]
+    texts[-1] += decoder.finish()
+    return texts
 
 
 def layer_values(layer: LayerSeen, position: int) -> dict[str, object]:
