@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model import test_successor as successor
 from tests.model.test_cpu_layers import CONFIG, ODD
 from wavefold import ops
 from wavefold.checkpoint.random import random_model
@@ -170,3 +171,16 @@ def test_masses_times_values_are_attention(arithmetic: str, watchers: list[Recom
     for length in LENGTHS:
         watcher = check(model, length, watchers)
         assert max(watcher.errors) < OUTPUT_ERROR[arithmetic], length
+
+
+def test_layers_that_share_entries_and_choices(watchers: list[Recomposing]) -> None:
+    """A successor's layers: `pre` comes late, and a choice is the one of an earlier layer."""
+    model = random_model(successor.CONFIG, 0, Arithmetic("exact", torch.float32))
+    seen = look_at(model, tokens_of(model, 300), 299)
+    assert max(watchers.pop().errors) < OUTPUT_ERROR["exact"]
+    assert sums(seen) == pytest.approx([1] * len(seen.layers), abs=1e-6)
+    for layer, chooser in successor.CHOICE_OF.items():
+        shared, own = seen.layers[layer].entries, seen.layers[chooser].entries
+        assert shared is not None and own is not None
+        assert set(shared.chosen.tolist()) == set(own.chosen.tolist()) and shared.scores is None
+        assert own.scores is not None and len(own.mass) == successor.CONFIG.index_topk < own.num_complete
