@@ -140,13 +140,15 @@ class LLM:
             raise ValueError(f"this LLM of {self.folder} is closed; make another one with LLM({str(self.folder)!r})")
         return self._model
 
+    @property
+    def runner(self) -> Runner | None:
+        """Who computes requests; its `beside` is for the passes of others. None: the LLM is closed."""
+        return self._runner
+
     def generate(
-        self,
-        prompts: Sequence[TextOrIds],
-        sampling: Samplings | None = None,
-        on_progress: Progress | None = None,
+        self, prompts: Sequence[TextOrIds], sampling: Samplings | None = None, on_progress: Progress | None = None,
         on_prefill: Progress | None = None,
-    ) -> list[Completion]:
+    ) -> list[Completion]:  # fmt: skip
         """Complete the prompts, texts or token ids, all together. Returns the answers in order, `n` for each prompt.
 
         A text is run after BOS, and special tokens' strings in it are ordinary characters. Token ids are run as they
@@ -179,11 +181,9 @@ class LLM:
         return self.requests.of(prompt, sampling)  # type: ignore[arg-type]
 
     def score(
-        self,
-        prompts: Sequence[TextOrIds],
-        continuations: Sequence[str | Sequence[int]],
+        self, prompts: Sequence[TextOrIds], continuations: Sequence[str | Sequence[int]],
         on_prefill: Progress | None = None,
-    ) -> list[list[TokenLogprob]]:
+    ) -> list[list[TokenLogprob]]:  # fmt: skip
         """The log probabilities of the tokens of each continuation after its prompt, all pairs together.
 
         Prompt and continuation become tokens separately, and no last token is open to another one. The prompt "" is BOS

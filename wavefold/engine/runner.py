@@ -10,15 +10,15 @@ most, of as many tokens as the scheduler counts; a request that waits or has end
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
+from wavefold.cache import BLOCK_TOKENS, REWIND, Pool, PrefixCache
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter, proposers_of
 from wavefold.engine.generate import fitted
@@ -28,6 +28,7 @@ from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
 from wavefold.engine.room import check_answer, check_pool, check_scored
 from wavefold.engine.rows import StepRows, answer_of, rows_of
 from wavefold.engine.scheduler import Scheduler
+from wavefold.engine.turns import Turns
 from wavefold.engine.verdict import Verdict, verdicts
 from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
@@ -70,7 +71,8 @@ class Runner:
         self._prefixes: Prefixes | None = None
         self._requests: dict[Hashable, Request] = {}
         self._sequences: dict[Request, Cached] = {}
-        self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
+        self._turns = Turns()
+        self._lock = self._turns.lock  # a stream that is collected during a step aborts its request in the same thread
         self._in_step = self._closing = False
         self.num_steps = self.num_drafted = self.num_accepted = 0
         """Passes, guesses that they verified, and those of them that were right."""
@@ -171,7 +173,7 @@ class Runner:
         A request whose logits are NaN ends alone, with the finish reason "error". An error or interruption of the pass
         is raised; all requests stay, and the next step tries again.
         """
-        with self._lock:
+        with self._turns.step():
             if self.idle or unless():
                 return []
             try:
@@ -340,6 +342,20 @@ class Runner:
         sequence, rejected = self._sequences[span.request], len(span.drafts) - accepted
         kept = None if streams is None else streams[: len(streams) - rejected]
         self._drafter.observe(span, sequence, accepted, kept)
+
+    # -- beside the requests -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def beside(self) -> Iterator[PrefixCache | None]:
+        """While the block runs no step does: the model and its experts are the caller's, who has a pool of its own.
+
+        Gives what is cached of texts. Where requests run, keep the block as short as a step: their answers wait.
+        Raises ValueError over ranks.
+        """
+        if self._leader:
+            raise ValueError("a pass beside requests is not allowed over several processes; expected one process")
+        with self._turns.beside(lambda: self.idle):
+            yield self._prefixes.cache if self._prefixes else None
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 
