@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from tests.page.tools import until
-
-ANSWERED = ".turn.last.assistant:not(.writing) [data-act=again]"
-
-
-def send(page: Any, text: str, wait: bool = True) -> None:
-    page.fill("#composer-text", text)
-    page.press("#composer-text", "Enter")
-    if wait:
-        page.wait_for_selector(ANSWERED)
-
-
-def texts(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator(".said, .turn-body > .prose").all_inner_texts()]
+from tests.page.tools import ANSWERED, send, texts, until
 
 
 def test_a_message_is_typed_and_the_answer_streams(page, fake) -> None:

@@ -85,7 +85,7 @@ def inline(tokens: list[Any]) -> list[Any]:
 def merged(nodes: list[Any]) -> list[Any]:
     """Texts beside each other are one."""
     joined: list[Any] = []
-    for one in ones:
+    for one in nodes:
         if "inline" in one:
             one = {**one, "inline": merged(one["inline"])}
         if one["type"] == "text" and joined and joined[-1]["type"] == "text":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 STATIC = Path(__file__).parents[2] / "wavefold" / "server" / "page" / "static"
+ANSWERED = ".turn.last.assistant:not(.writing) [data-act=again]"
+"""The newest answer is complete."""
 NO_NODE = "Node 20.19 or newer is not installed (older ones take the page's .js files for CommonJS)"
 NO_CHROMIUM = "Chromium is not installed; WAVEFOLD_CHROMIUM may name its program"
 NO_AXE = "axe-core is not installed: pip install axe-playwright-python, or WAVEFOLD_AXE names its axe.min.js"
@@ -49,3 +51,16 @@ def until(page: Any, expression: str, timeout_s: float = 8.0) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"{expression} did not hold within {timeout_s} s"
         page.wait_for_timeout(20)
+
+
+def send(page: Any, text: str, wait: bool = True) -> None:
+    """Types a message and sends it; waits for the answer."""
+    page.fill("#composer-text", text)
+    page.press("#composer-text", "Enter")
+    if wait:
+        page.wait_for_selector(ANSWERED)
+
+
+def texts(page: Any) -> list[str]:
+    """What is said in the turns that are shown."""
+    return [text.strip() for text in page.locator(".said, .turn-body > .prose").all_inner_texts()]

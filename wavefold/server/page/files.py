@@ -89,6 +89,6 @@ async def _other(request: Request) -> Response:
 
 
 def page_routes() -> list[Route]:
-    """Returns the routes of the page, for the app that serves the endpoints it uses. They hold no secret, need no key."""
+    """Returns the routes of the page, for the app that serves the endpoints it uses. They need no key."""
     page_files()
     return [Route("/", _index, methods=["GET"]), Route("/page/{name}", _other, methods=["GET"])]

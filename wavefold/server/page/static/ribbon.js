@@ -10,14 +10,21 @@ const MOST = 480;
 export class Ribbon {
   /** @type {HTMLElement[]} */
   #chips = [];
+  /** @type {Token[]} */
+  #tokens = [];
   #from = 0;
-  #count = 0;
+  #chosen = 0;
+  /** @type {Float64Array} */
+  #heat = new Float64Array();
 
   /** @param {(token: number) => void} onChoose of the token that was written; one more than there are: the next */
   constructor(onChoose) {
     this.onChoose = onChoose;
     this.root = h("div", { class: "ribbon", role: "listbox", "aria-label": "Tokens of the text: choose the one whose making you want to see" });
-    this.note = h("p", { class: "note" });
+    this.words = h("span");
+    const step = (/** @type {"Earlier" | "Later"} */ label, /** @type {number} */ by) =>
+      h("button", { type: "button", class: "button small", on: { click: () => this.#shift(this.#from + MOST / 2 + by) } }, label);
+    this.note = h("div", { class: "ribbon-note note" }, this.words, step("Earlier", -MOST * 0.8), step("Later", MOST * 0.8));
     this.root.addEventListener("click", (/** @type {MouseEvent} */ event) => {
       const chip = /** @type {HTMLElement} */ (event.target).closest("[data-token]");
       if (chip instanceof HTMLElement) this.#choose(chip);
@@ -27,21 +34,32 @@ export class Ribbon {
 
   /** @param {Token[]} tokens @param {number} chosen the token that was made @param {boolean} withFocus */
   show(tokens, chosen, withFocus) {
-    const { from, to } = around(tokens.length + 1, chosen, MOST);
-    this.#from = from;
-    this.#count = tokens.length;
-    this.#chips = tokens.slice(from, to).map((token, index) => this.#chip(from + index, token.text, chosen));
-    if (to > tokens.length) this.#chips.push(this.#chip(tokens.length, "next", chosen));
-    this.root.replaceChildren(...this.#chips);
-    this.note.textContent = from > 0 || to <= tokens.length ? `Tokens ${from} to ${Math.min(to, tokens.length) - 1} of ${tokens.length.toLocaleString("en")} are shown.` : "";
-    const current = this.#chips[chosen - from];
+    this.#tokens = tokens;
+    this.#chosen = chosen;
+    this.#shift(chosen);
+    const current = this.#chips[chosen - this.#from];
     current?.scrollIntoView({ block: "nearest" });
     if (withFocus) current?.focus();
   }
 
-  /** @param {number} token @param {string} text @param {number} chosen */
-  #chip(token, text, chosen) {
-    const isNext = token === this.#count;
+  /** Shows the tokens around one. @param {number} at */
+  #shift(at) {
+    const { length } = this.#tokens;
+    const { from, to } = around(length + 1, Math.max(0, Math.min(length, Math.round(at))), MOST);
+    this.#from = from;
+    this.#chips = this.#tokens.slice(from, to).map((token, index) => this.#chip(from + index, token.text));
+    if (to > length) this.#chips.push(this.#chip(length, "next"));
+    if (!this.#chips.some((chip) => chip.tabIndex === 0)) this.#chips[0].tabIndex = 0;
+    this.root.replaceChildren(...this.#chips);
+    this.note.hidden = from === 0 && to > length;
+    this.words.textContent = `Tokens ${from} to ${Math.min(to, length) - 1} of ${length.toLocaleString("en")}`;
+    this.#color();
+  }
+
+  /** @param {number} token @param {string} text */
+  #chip(token, text) {
+    const chosen = this.#chosen;
+    const isNext = token === this.#tokens.length;
     const state = token === chosen ? "chosen" : token > chosen ? "later" : "";
     const shown = isNext ? "next…" : text.replace(/\n/g, "↵\n") || "∅";
     const chip = h("span", { class: `token ${state} ${isNext ? "next" : ""}`, role: "option", "data-token": String(token),
@@ -61,28 +79,38 @@ export class Ribbon {
   /** @param {KeyboardEvent} event */
   #key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const at = this.#chips.indexOf(/** @type {HTMLElement} */ (document.activeElement));
-    const last = this.#chips.length - 1;
+    const at = this.#from + this.#chips.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    const last = this.#tokens.length;
     const tenth = Math.max(1, Math.round(last / 10));
     const steps = /** @type {Record<string, number>} */ ({ ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, PageDown: tenth, PageUp: -tenth, Home: -last, End: last });
-    if (event.key === "Enter" || event.key === " ") this.#choose(this.#chips[at]);
-    else if (event.key in steps && at >= 0) this.#chips[Math.max(0, Math.min(last, at + steps[event.key]))].focus();
+    if (event.key === "Enter" || event.key === " ") this.#choose(this.#chips[at - this.#from]);
+    else if (event.key in steps && at >= this.#from) this.#walk(Math.max(0, Math.min(last, at + steps[event.key])));
     else return;
     event.preventDefault();
   }
 
+  /** Focuses a token, which may lie beyond those that are shown. @param {number} token */
+  #walk(token) {
+    if (!this.#chips[token - this.#from]) this.#shift(token);
+    this.#chips[token - this.#from].focus();
+  }
+
   /** Colours each token by its share. @param {Float64Array} heat @param {string} kind */
   warm(heat, kind) {
-    let most = 1e-12;
-    for (const one of heat) most = Math.max(most, one);
+    this.#heat = heat;
     this.root.dataset.kind = kind;
+    this.#color();
+  }
+
+  #color() {
+    const most = this.#heat.reduce((one, other) => Math.max(one, other), 1e-12);
     this.#chips.forEach((chip, index) => {
-      const share = heat[this.#from + index] ?? 0;
-      chip.style.setProperty("--heat", String(Math.sqrt(share / most).toFixed(3)));
+      const share = this.#heat[this.#from + index] ?? 0;
+      chip.style.setProperty("--heat", Math.sqrt(share / most).toFixed(3));
     });
   }
 
-  /** Frames tokens [from, to), and those that an overlapping entry also reads. @param {number} from @param {number} to */
+  /** Frames tokens [from, to). @param {number} from @param {number} to */
   frame(from, to) {
     this.#chips.forEach((chip, index) => {
       const token = this.#from + index;
