@@ -140,11 +140,6 @@ class LLM:
             raise ValueError(f"this LLM of {self.folder} is closed; make another one with LLM({str(self.folder)!r})")
         return self._model
 
-    @property
-    def runner(self) -> Runner | None:
-        """Who computes requests; its `beside` is for the passes of others. None: the LLM is closed."""
-        return self._runner
-
     def generate(
         self, prompts: Sequence[TextOrIds], sampling: Samplings | None = None, on_progress: Progress | None = None,
         on_prefill: Progress | None = None,
@@ -314,7 +309,7 @@ class LLM:
 
     @property
     def runner(self) -> Runner:
-        """What runs them. Raises ValueError where this LLM is closed."""
+        """Who computes them; its `beside` is for the passes of others. Raises ValueError where this LLM is closed."""
         _ = self.model
         assert self._runner is not None
         return self._runner

@@ -296,6 +296,23 @@ class TestOther:
         assert values["hit_in_memory"] + values["hit_on_disk"] + values["computed"] == values["prompt_tokens"] == 300
         assert values["completion_tokens"] == 8 and values["first_token_s"] > 0 and "21, 22" not in str(values)
 
+    def test_the_machine_and_a_look_inside(self, server: Running) -> None:
+        server.ask(PATH, IDS)
+        values = json.loads(server.ask("/v1/wavefold/machine")[2])
+        assert values["tokens_per_s"] > 0 and values["memory"]["resident_bytes"] < values["memory"]["limit_bytes"]
+        assert 0 < values["prefix_blocks"]["used"] <= values["prefix_blocks"]["total"] == 64
+        status, _, data = server.ask("/v1/wavefold/inside", {"ids": [0, 5, 6, 7], "position": 2})
+        seen = json.loads(data)
+        assert status == 200 and seen["position"] == 2 and len(seen["top"]) == 10 and len(seen["layers"]) == 4
+        for body, message in ((b"[]", "no JSON object"), ({"ids": [0], "position": 5}, "position"), (b"{", "")):
+            status, _, data = server.ask("/v1/wavefold/inside", body)
+            assert status == 400 and message in error_of(data)["message"]
+
+    def test_the_page_is_there(self, server: Running) -> None:
+        _, headers, data = server.ask("/")
+        assert b"<!doctype html>" in data.lower() and "script-src 'self'" in headers["content-security-policy"]
+        assert server.ask("/page/main.js")[0] == 200 and server.ask("/page/nothing.js")[0] == 404
+
     def test_openapi_and_docs(self, server: Running) -> None:
         described = json.loads(server.ask("/openapi.json")[2])
         assert described["openapi"].startswith("3.1") and PATH in described["paths"]

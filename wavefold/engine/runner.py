@@ -21,11 +21,11 @@ from wavefold import ops
 from wavefold.cache import BLOCK_TOKENS, REWIND, Pool, PrefixCache
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter, proposers_of
-from wavefold.engine.generate import fitted
 from wavefold.engine.prefixes import Keeping, Prefixes
 from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
-from wavefold.engine.room import check_answer, check_pool, check_scored
+from wavefold.engine.request_check import check_request
+from wavefold.engine.room import check_pool
 from wavefold.engine.rows import StepRows, answer_of, rows_of
 from wavefold.engine.scheduler import Scheduler
 from wavefold.engine.turns import Turns
@@ -57,7 +57,7 @@ class Runner:
     ):  # fmt: skip
         if not 0 <= draft_depth <= MOST_DRAFTS:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
-        self.model, self.num_blocks = model, num_blocks
+        self.model, self.num_blocks, self.max_running = model, num_blocks, max_running
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
         self._chunk_tokens = chunk_tokens
         self._scheduler = self._new_scheduler()
@@ -91,9 +91,9 @@ class Runner:
         return len(self._requests)
 
     @property
-    def max_running(self) -> int:
-        """Requests that run at a time, at most."""
-        return self._numbers[1]
+    def num_used_blocks(self) -> int:
+        """Blocks of the pool that hold tokens of requests, or of texts that are cached."""
+        return self.num_blocks - self._pool.blocks.num_free if self._pool else 0
 
     # -- requests come and go ----------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Runner:
         hold, or that has no room in memory.
         """
         with self._lock:
-            self._check(request)
+            check_request(self.model, request, self._numbers[2])
             try:
                 self._scheduler.add(request)
                 self._pool = self._pool or self._new_pool()
@@ -126,16 +126,6 @@ class Runner:
             answer_of(request).end("abort")
             if not self._in_step:
                 self._close_ended()
-
-    def _check(self, request: Request) -> None:
-        answer = answer_of(request)
-        if request.prompt:
-            self.model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
-        fitted(len(request.prompt), request.max_tokens, self.model.config.max_position_embeddings, fit_window=False)
-        if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
-            check_answer(self.model, min(len(request.prompt), self._numbers[2]), request.peak_tokens)
-        if answer.next_scored is not None:
-            check_scored(self.model, min(len(request.prompt), self._numbers[2]))
 
     def _new_pool(self) -> Pool:
         draft_depth, num_tokens = self._numbers[3], self.num_blocks * BLOCK_TOKENS

@@ -43,9 +43,7 @@ def look(llm: LLM, ids: Sequence[int], position: int, on_read: Progress | None =
     Any thread may call it, beside requests: their tokens stay the same. Raises ValueError as `look_at`, for a closed
     LLM and over ranks.
     """
-    model, runner = llm.model, llm.runner
-    assert runner is not None
-    return look_at(model, ids, position, on_read, runner)
+    return look_at(llm.model, ids, position, on_read, llm.runner)
 
 
 def look_at(

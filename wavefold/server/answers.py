@@ -19,7 +19,7 @@ from wavefold.server.exchange import Exchange
 from wavefold.server.line import Line
 from wavefold.server.news import wait
 from wavefold.server.protocol import Asked, Context, Protocol, Refused
-from wavefold.server.served import Served
+from wavefold.server.served import LARGE, Served
 
 Result = TypeVar("Result")
 
@@ -120,28 +120,38 @@ async def _stream(exchange: Exchange, send: Send) -> None:
 
 
 async def with_body(
-    served: Served, scope: Scope, receive: Receive, function: Callable[[bytes, Mapping[str, str]], Result]
-) -> Result:
-    """Reads a body, and calls a function on it and the headers in a thread. Raises Refused, and what it raises."""
+    served: Served, scope: Scope, receive: Receive, function: Callable[[bytes, Mapping[str, str]], Result],
+    is_long: bool = False,
+) -> Result:  # fmt: skip
+    """Reads a body, and calls a function on it and the headers in a thread. Raises Refused, and what it raises.
+
+    `is_long`: the function takes its time, whatever the body.
+    """
     headers = Headers(scope=scope)
     body = await served.bodies.read(receive, headers.get("content-length"))
     try:
-        return await served.in_thread(len(body), lambda: function(body, headers))
+        return await served.in_thread(is_long or len(body) > LARGE, lambda: function(body, headers))
     finally:
         served.bodies.release([body])
 
 
 class Counts:
-    """Answers a path that counts tokens: the body goes through one function of a protocol."""
+    """Answers a path whose body goes through one function, as one that counts tokens. `is_long`: it takes its time."""
 
-    def __init__(self, served: Served, count: Callable[[bytes, Mapping[str, str], Context], bytes]):
-        self._served, self._count = served, count
+    def __init__(
+        self, served: Served, count: Callable[[bytes, Mapping[str, str], Context], bytes], is_long: bool = False
+    ):  # fmt: skip
+        self._served, self._count, self._is_long = served, count, is_long
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self._served
         try:
             data = await with_body(
-                served, scope, receive, lambda body, headers: self._count(body, headers, served.context)
+                served,
+                scope,
+                receive,
+                lambda body, headers: self._count(body, headers, served.context),
+                self._is_long,
             )
             answer = Response(data, media_type="application/json")
         except Refused as refused:

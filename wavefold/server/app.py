@@ -24,7 +24,9 @@ from wavefold.server.hosts import Hosts
 from wavefold.server.keys import Keys
 from wavefold.server.line import Writer, to_stream
 from wavefold.server.listing import Listing
+from wavefold.server.machine import inside, machine
 from wavefold.server.openapi import docs_page, openapi
+from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
 from wavefold.server.served import Served
 
@@ -94,7 +96,17 @@ def _routes(served: Served) -> list[BaseRoute]:
         policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
+    async def the_machine(request: Request) -> Response:
+        return machine(served)
+
     return [
+        *page_routes(),
+        Route("/v1/wavefold/machine", the_machine, methods=["GET"]),
+        Route(
+            "/v1/wavefold/inside",
+            Counts(served, lambda body, headers, _: inside(body, headers, served)),
+            methods=["POST"],
+        ),
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
         *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in COUNTS.items()),
         Route("/v1/models", listing.all, methods=["GET"]),

@@ -19,6 +19,8 @@ from wavefold.server.served import Served
 
 log = logging.getLogger("wavefold.server")
 
+PAGE = "/page/"
+"""Where the page's files are: they need no key."""
 OTHER = "other"
 """The path of metrics for paths that are not the server's."""
 
@@ -70,7 +72,7 @@ class Front:
         headers = Headers(scope=scope)
         if reason := self._hosts.refusal(headers):
             return Refused(403, reason, "forbidden")
-        if scope["path"] in self._open_paths or scope["path"].startswith("/static/"):
+        if scope["path"] in self._open_paths or scope["path"].startswith(PAGE):
             return None
         if not self._keys.allow(headers):
             return Refused(401, "the API key is missing or wrong; expected Authorization: Bearer KEY, or x-api-key",

@@ -12,11 +12,12 @@ from wavefold.llm import LLM
 from wavefold.server.bodies import Bodies
 from wavefold.server.engine import Engine
 from wavefold.server.metrics import Metrics
-from wavefold.server.protocol import Context, Protocol
+from wavefold.server.protocol import Context, Protocol, Refused
 from wavefold.server.shapes import Shapes
 
 LARGE = 64 * 1024
 """A body of more bytes may take long to read: it does not stand before small ones."""
+MOST_LONG = 32
 
 Result = TypeVar("Result")
 
@@ -35,6 +36,8 @@ class Served:
     engine: Engine | None = None
     is_draining: bool = False
     """No new request is taken."""
+    num_long: int = 0
+    """Functions that are called, or wait, in the thread for long ones."""
     small: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "wavefold-small"))
     large: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "wavefold-large"))
 
@@ -59,10 +62,15 @@ class Served:
         assert self.engine is not None, "the application has not been started"
         return self.engine
 
-    async def in_thread(self, size: int, function: Callable[[], Result]) -> Result:
-        """Calls a function on a body of so many bytes, beside the event loop."""
-        pool = self.large if size > LARGE else self.small
-        return await asyncio.get_running_loop().run_in_executor(pool, function)
+    async def in_thread(self, is_long: bool, function: Callable[[], Result]) -> Result:
+        """Calls a function beside the event loop; long ones one after another. Raises Refused where many wait."""
+        if self.num_long >= MOST_LONG and is_long:
+            raise Refused(503, f"{self.num_long} long requests wait to be read; try again", "overloaded")
+        self.num_long += is_long
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.large if is_long else self.small, function)
+        finally:
+            self.num_long -= is_long
 
     def values(self) -> dict[str, tuple[float, str]]:
         """What the engine counts, for /metrics."""
