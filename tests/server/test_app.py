@@ -111,6 +111,13 @@ class TestErrors:
         monkeypatch.undo()
         assert server.ask(PATH, IDS)[0] == 200
 
+    def test_a_fault_amid_a_stream_is_told_in_it(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tests.server.scripted.IdsWriter.ended", lambda self, index=0: 1 / 0)
+        status, _, data = server.ask(PATH, {**IDS, "max_tokens": 500, "stream": True})
+        assert status in (200, 500)  # 500 where the first tokens come with the beginning
+        assert b"an error of the server" in data and b"Zero" not in data
+        wait_until(lambda: server.served.running.num_open == 0)
+
     def test_a_full_queue_is_429_with_a_time(self, server: Running) -> None:
         others = [server.open_stream(ids=[7], max_tokens=4000) for _ in range(12)]
         try:
