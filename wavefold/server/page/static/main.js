@@ -1,0 +1,262 @@
+/** The page: its parts, and what joins them. */
+
+import { Announcer } from "./announce.js";
+import { Api, ApiError } from "./api.js";
+import { ChatView } from "./chat_view.js";
+import { CompletionView } from "./completion_view.js";
+import { showKeys, showSettings } from "./dialogs.js";
+import { byId, h, icon, iconButton } from "./dom.js";
+import { InsideView } from "./inside_view.js";
+import { loadSettings, saveSettings } from "./settings.js";
+import { listenForShortcuts } from "./shortcuts.js";
+import { Sidebar } from "./sidebar.js";
+import { Store } from "./store.js";
+import { Talking, mended } from "./talking.js";
+import { applyTheme, isDark } from "./theme.js";
+import { choose, messagesOf, newConversation, shownTurns } from "./tree.js";
+
+/** @typedef {import("./tree.js").Turn} Turn */
+
+/** A browser may forbid storage: then nothing is kept. @template T @param {() => T} storage @returns {T | null} */
+function allowed(storage) {
+  try {
+    return storage();
+  } catch {
+    return null;
+  }
+}
+
+const local = allowed(() => localStorage);
+const settings = loadSettings(local);
+applyTheme(settings.theme);
+const api = new Api(document.baseURI, allowed(() => sessionStorage));
+const announcer = new Announcer(byId("status"), byId("speech"));
+const narrow = matchMedia("(max-width: 860px)");
+
+class Page {
+  /** @param {Store} store */
+  constructor(store) {
+    this.store = store;
+    this.talking = new Talking(api, store, settings, {
+      changed: () => this.render(),
+      grown: (turn) => {
+        this.chat.grown(turn);
+        announcer.grow(turn.content);
+      },
+      progress: (turn, read, of) => {
+        this.chat.progress(turn, read, of);
+        announcer.say(`Reading the prompt: ${Math.round((100 * read) / of)} %`);
+      },
+      ended: (turn) => announcer.end(turn.error || (turn.finish === "stopped" ? "Answer stopped" : "Answer complete")),
+    });
+    this.inside = new InsideView(byId("inside"), api, () => this.closeInside());
+    this.chat = new ChatView(this.talking, { look: (turn) => this.look(turn) });
+    this.chat.onChoose = (turn, by) => {
+      const shown = choose(this.talking.talk, turn.id, by);
+      store.keep(this.talking.talk);
+      this.render({ turn: shown.id, act: by < 0 ? "left" : "right" });
+    };
+    this.completion = new CompletionView(byId("completion"), { api, settings, announcer, model: () => this.talking.model, look: (subject) => this.openInside(subject) });
+    this.sidebar = new Sidebar({
+      open: (talk) => this.open(talk),
+      rename: async (talk, title) => { await store.rename(talk, title); this.render(); },
+      remove: (talk) => this.remove(talk),
+    });
+    store.onProblem = (problem) => this.alert(problem);
+    this.#bars();
+    this.#tabs();
+    this.#keys();
+    window.addEventListener("pagehide", () => store.flush());
+    byId("talks-note").hidden = store.lasting;
+    byId("talks-note").textContent = "This browser keeps no data for the page: conversations end with it.";
+    this.render();
+    this.#models();
+  }
+
+  #bars() {
+    byId("new-talk").append(h("button", { type: "button", class: "button new", on: { click: () => this.begin() } }, icon("plus"), h("span", {}, "New conversation")));
+    byId("menu-place").append(iconButton("menu", "Conversations", () => this.toggleSidebar(), { bare: true, id: "menu", "aria-expanded": "true", "aria-controls": "sidebar" }));
+    byId("sidebar-close").append(iconButton("close", "Hide the conversations", () => this.toggleSidebar(false), { bare: true }));
+    byId("sidebar-foot").append(iconButton("sliders", "Settings", () => this.settings()), iconButton("keys", "Keys", showKeys),
+      h("a", { class: "text-button", href: "docs" }, h("span", {}, "Endpoints")));
+    byId("top-actions").append(iconButton(isDark(settings.theme) ? "sun" : "moon", "Dark or light", () => this.flip(), { bare: true, id: "flip" }),
+      iconButton("sliders", "Settings", () => this.settings(), { bare: true }));
+    byId("veil").addEventListener("click", () => this.toggleSidebar(false));
+    narrow.addEventListener("change", () => this.toggleSidebar(!narrow.matches));
+    this.toggleSidebar(!narrow.matches);
+    byId("model").addEventListener("change", (/** @type {any} */ event) => (this.talking.model = event.target.value));
+  }
+
+  #tabs() {
+    for (const name of ["chat", "completion"]) byId(`tab-${name}`).addEventListener("click", () => this.tab(name));
+    byId("tab-chat").parentElement.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+      event.preventDefault();
+      this.tab(byId("chat").hidden ? "chat" : "completion", true);
+    });
+  }
+
+  /** @param {string} name @param {boolean} [withFocus] */
+  tab(name, withFocus = false) {
+    for (const one of ["chat", "completion"]) {
+      const tab = byId(`tab-${one}`);
+      tab.setAttribute("aria-selected", String(one === name));
+      tab.tabIndex = one === name ? 0 : -1;
+      byId(one).hidden = one !== name;
+      if (one === name && withFocus) tab.focus();
+    }
+    if (name === "completion") this.completion.shown();
+  }
+
+  #keys() {
+    listenForShortcuts({
+      keys: showKeys,
+      escape: () => this.escape(),
+      new: () => this.begin(),
+      message: () => { this.tab("chat"); byId("composer-text").focus(); },
+      edit: () => this.chat.editLast(),
+      again: () => {
+        const last = shownTurns(this.talking.talk).at(-1);
+        if (last?.role === "assistant") this.chat.acts.again(last);
+      },
+      inside: () => this.toggleInside(),
+      settings: () => this.settings(),
+      sidebar: () => this.toggleSidebar(),
+      tab: () => this.tab(byId("chat").hidden ? "chat" : "completion", true),
+    });
+  }
+
+  escape() {
+    if (this.talking.running) this.talking.stop();
+    else if (this.completion.isRunning) this.completion.stop();
+    else if (narrow.matches && document.body.classList.contains("with-sidebar")) this.toggleSidebar(false);
+    else if (this.inside.isOpen) this.closeInside();
+  }
+
+  async #models() {
+    try {
+      const models = await api.models();
+      const select = byId("model");
+      select.replaceChildren(...models.map((id) => h("option", { value: id }, id)));
+      this.talking.model = models.includes(this.talking.model) ? this.talking.model : (models[0] ?? "");
+      select.value = this.talking.model;
+      this.alert("");
+    } catch (error) {
+      this.alert(error instanceof Error ? error.message : String(error));
+      if (error instanceof ApiError && error.status === 401) this.settings("set-key");
+    }
+  }
+
+  /** @param {string} problem "": none */
+  alert(problem) {
+    const alert = byId("alert");
+    alert.hidden = !problem;
+    alert.textContent = problem;
+  }
+
+  /** @param {{turn: string, act: string} | null} [focus] */
+  render(focus = null) {
+    this.chat?.render(focus);
+    this.sidebar?.render(this.store.list(), this.talking.talk.id);
+    const running = this.talking.running?.turn;
+    if (running && running.content === "" && running.reasoning === "") {
+      announcer.begin();
+      announcer.say("The model answers");
+    }
+  }
+
+  /** @param {import("./tree.js").Conversation} talk */
+  open(talk) {
+    this.tab("chat");
+    this.talking.open(this.talking.running?.talk === talk ? talk : mended(talk));
+    this.closeInside(false);
+    if (narrow.matches) this.toggleSidebar(false);
+    byId("composer-text").focus();
+  }
+
+  begin() {
+    this.open(newConversation(this.talking.talk.roots.length ? "" : this.talking.talk.system));
+  }
+
+  /** @param {import("./tree.js").Conversation} talk */
+  async remove(talk) {
+    this.talking.forget(talk);
+    await this.store.remove(talk.id);
+    if (this.talking.talk === talk) this.begin();
+    else this.render();
+  }
+
+  /** @param {string} [focus] the id of a field */
+  settings(focus) {
+    const { talk } = this.talking;
+    showSettings({
+      settings, system: talk.system, key: api.key,
+      done: ({ system, key }) => {
+        saveSettings(local, settings);
+        this.theme();
+        const changed = api.key !== key;
+        api.key = key;
+        if (system !== talk.system) {
+          talk.system = system;
+          if (talk.roots.length) this.store.keep(talk);
+        }
+        if (changed || !this.talking.model) this.#models();
+      },
+    });
+    if (focus) byId(focus).focus();
+  }
+
+  flip() {
+    settings.theme = isDark(settings.theme) ? "light" : "dark";
+    saveSettings(local, settings);
+    this.theme();
+  }
+
+  theme() {
+    applyTheme(settings.theme);
+    byId("flip").replaceChildren(icon(isDark(settings.theme) ? "sun" : "moon"));
+  }
+
+  /** @param {boolean} [open] */
+  toggleSidebar(open = !document.body.classList.contains("with-sidebar")) {
+    document.body.classList.toggle("with-sidebar", open);
+    byId("menu").setAttribute("aria-expanded", String(open));
+    byId("sidebar").inert = !open;
+    byId("middle").inert = open && narrow.matches;
+    if (!open && byId("sidebar").contains(document.activeElement)) byId("menu").focus();
+    if (open && narrow.matches) byId("sidebar").querySelector("button").focus();
+  }
+
+  /** @param {Turn} turn */
+  look(turn) {
+    const body = { messages: messagesOf(this.talking.talk, turn.id), answer: turn.content };
+    this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null, title: "the answer" });
+  }
+
+  /** @param {import("./inside_view.js").Subject} subject */
+  openInside(subject) {
+    this.#before = /** @type {HTMLElement | null} */ (document.activeElement);
+    document.body.classList.add("with-inside");
+    this.inside.open(subject);
+  }
+  /** @type {HTMLElement | null} */
+  #before = null;
+
+  closeInside(withFocus = true) {
+    if (!this.inside.isOpen) return;
+    this.inside.close();
+    document.body.classList.remove("with-inside");
+    if (withFocus) (this.#before?.isConnected ? this.#before : byId("composer-text")).focus();
+  }
+
+  toggleInside() {
+    if (this.inside.isOpen) this.closeInside();
+    else if (byId("chat").hidden) this.completion.lookInside();
+    else {
+      const last = shownTurns(this.talking.talk).findLast((turn) => turn.role === "assistant" && turn.content !== "");
+      if (last && !this.talking.running) this.look(last);
+    }
+  }
+}
+
+new Page(await Store.open(allowed(() => indexedDB) ?? undefined));
