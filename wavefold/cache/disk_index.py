@@ -125,9 +125,9 @@ class Index:
     def forget_segment(self, name: str) -> None:
         """The file is gone."""
         with self._lock:
-            segment = self._segments.pop(name, None)
-            for key in segment.keys if segment is not None else ():
-                self._forget_in(segment, key)
+            if (segment := self._segments.pop(name, None)) is not None:
+                for key in segment.keys:
+                    self._forget_in(segment, key)
 
     def num_records(self) -> tuple[int, int]:
         """Blocks and states that are known."""
