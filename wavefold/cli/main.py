@@ -19,6 +19,7 @@ from wavefold.cli import (
     batch,
     bench,
     cache,
+    chat,
     convert,
     doctor,
     init,
@@ -34,6 +35,7 @@ from wavefold.system import Notice, check_address_space
 
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
+    "chat": chat,
     "batch": batch,
     "init": init,
     "quantize": quantize,
