@@ -201,31 +201,29 @@ def summary(args: argparse.Namespace, warm: list[dict[str, Any]], cold: list[dic
 
 
 def draw(path: Path, warm: list[dict[str, Any]], cold: list[dict[str, Any]], restarts: list[int], name: str) -> None:
+    """Left: how many requests have their first token after so many seconds. Right: tokens asked and computed."""
     from matplotlib.figure import Figure
 
     from wavefold.drawing import save_figure
 
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    upper.semilogy([line["number"] + 1 for line in cold], [line["first_s"] for line in cold], "s", markersize=3,
-                   color="tab:gray", label="without the cache")  # fmt: skip
-    for where, color in (("disk", "tab:orange"), ("memory", "tab:blue")):
-        lines = [line for line in warm if (line["disk"] > 0) == (where == "disk")]
-        upper.semilogy([line["number"] + 1 for line in lines], [line["first_s"] for line in lines], "o", markersize=3,
-                       color=color, label=f"with it, from {where}")  # fmt: skip
-    upper.set(ylabel="seconds to the first token", title=f"200 requests of an agent, {name}".replace(
-        "200", str(len(warm))))  # fmt: skip
-    numbers = [line["number"] + 1 for line in warm]
-    lower.semilogy(numbers, [line["asked"] for line in warm], ".", markersize=3, color="tab:gray", label="asked")
-    lower.semilogy(numbers, [line["computed"] for line in warm], ".", markersize=3, color="tab:blue", label="computed")
-    lower.set(xlabel="request (lines: the process restarts)", ylabel="tokens of the prompt")
-    for axes in (upper, lower):
-        for place in restarts:
-            axes.axvline(place + 0.5, color="black", linewidth=0.7)
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for label, lines, color in (("without", cold, "tab:gray"), ("with the cache", warm, "tab:blue")):
+        seconds = np.array([line["first_s"] for line in lines])
+        p50, p99 = np.percentile(seconds, 50), np.percentile(seconds, 99)
+        left.semilogx(np.sort(seconds), 100 * np.arange(1, len(seconds) + 1) / len(seconds), color=color,
+                      label=f"{label}: p50 {p50:.2g} s, p99 {p99:.2g} s")  # fmt: skip
+    left.set(xlabel="seconds to the first token", ylabel="% of requests", ylim=(0, 130), yticks=range(0, 101, 25))
+    for label, color in (("asked", "tab:gray"), ("computed", "tab:blue")):
+        millions = np.cumsum([line[label] for line in warm]) / 1e6
+        right.plot(range(1, len(warm) + 1), millions, color=color, label=f"{label}: {millions[-1]:.2f} million")
+    for place in restarts:
+        right.axvline(place + 0.5, color="black", linewidth=0.5)
+    right.set(xlabel="request (lines: the process restarts)", ylabel="million tokens of prompts")
+    for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="upper left", ncols=3)
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * 5)  # room for the legend
+        axes.legend(fontsize=7, loc="upper left")
+    figure.suptitle(f"{len(warm)} requests of an agent, {name}", fontsize=9)
     save_figure(figure, path)
 
 
