@@ -203,6 +203,7 @@ def summary(args: argparse.Namespace, warm: list[dict[str, Any]], cold: list[dic
 def draw(path: Path, warm: list[dict[str, Any]], cold: list[dict[str, Any]], restarts: list[int], name: str) -> None:
     """Left: how many requests have their first token after so many seconds. Right: tokens asked and computed."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     from wavefold.drawing import save_figure
 
@@ -214,6 +215,7 @@ def draw(path: Path, warm: list[dict[str, Any]], cold: list[dict[str, Any]], res
         left.semilogx(np.sort(seconds), 100 * np.arange(1, len(seconds) + 1) / len(seconds), color=color,
                       label=f"{label}: p50 {p50:.2g} s, p99 {p99:.2g} s")  # fmt: skip
     left.set(xlabel="seconds to the first token", ylabel="% of requests", ylim=(0, 130), yticks=range(0, 101, 25))
+    left.xaxis.set_minor_formatter(NullFormatter())
     for label, color in (("asked", "tab:gray"), ("computed", "tab:blue")):
         millions = np.cumsum([line[label] for line in warm]) / 1e6
         right.plot(range(1, len(warm) + 1), millions, color=color, label=f"{label}: {millions[-1]:.2f} million")
