@@ -14,25 +14,21 @@ import argparse
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from wavefold import LLM, Sampling
 from wavefold.bench.circumstances import append, circumstances
+from wavefold.bench.llama_server import LlamaServer
 
 SPARE = 128
-LIMIT_S = 3600
 
 
 def ids_of(num_tokens: int, vocabulary: int) -> list[int]:
@@ -58,62 +54,38 @@ def ours(args: argparse.Namespace) -> Iterator[tuple[str, float, int, int]]:
         for times in (1, 2):
             command = [sys.executable, __file__, "--worker", str(args.model), folder, str(args.tokens),
                        str(args.threads), str(times)]  # fmt: skip
-            lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+            found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=args.limit)
+            lines = found.stdout.splitlines()
             rows += [json.loads(line) for line in lines if line.startswith("{")]
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         for name, row in zip(("read", "restored from disk", "in memory"), rows, strict=True):
             yield f"wavefold: {name}", row["seconds"], row["computed"], size
 
 
-@contextmanager
-def server(args: argparse.Namespace, folder: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = str(args.threads)
-    process = subprocess.Popen(
-        [args.llama_server, "-m", str(args.gguf), "-t", threads, "-tb", threads, "-np", "1", "-c",
-         str(args.tokens + SPARE), "--port", str(port), "--slot-save-path", folder, "--no-ui"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        place = f"http://127.0.0.1:{port}"
-        while process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{place}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield place
-    finally:
-        process.kill()
-        process.wait()
-
-
-def post(place: str, fields: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds until the answer, and it."""
-    request = urllib.request.Request(place, json.dumps(fields).encode(), {"Content-Type": "application/json"})
-    began = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
-        return time.perf_counter() - began, json.load(answer)
-
-
 def theirs(args: argparse.Namespace, vocabulary: int) -> Iterator[tuple[str, float, int, int]]:
-    asked = {"prompt": ids_of(args.tokens, vocabulary), "n_predict": 1, "cache_prompt": True, "temperature": 0.0}
+    ids = ids_of(args.tokens, vocabulary)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        with server(args, folder) as place:
-            seconds, answer = post(f"{place}/completion", asked)
-            saving, _ = post(f"{place}/slots/0?action=save", {"filename": "slot"})
-        size = (Path(folder) / "slot").stat().st_size
-        yield "llama.cpp: read", seconds, answer["timings"]["prompt_n"], size
-        yield "llama.cpp: slot saved", saving, 0, size
-        with (Path(folder) / "slot").open("rb") as file:
+
+        def server() -> LlamaServer:
+            return LlamaServer(
+                args.llama_server, args.gguf, 1, args.tokens + SPARE, args.threads, ("--slot-save-path", folder),
+                args.limit,
+            )  # fmt: skip
+
+        with server() as first:
+            read = first.complete(ids, 1)
+            saving = first.save_slot("slot")
+        path = Path(folder) / "slot"
+        size = path.stat().st_size
+        yield f"{first.name}: read", read.seconds, read.computed, size
+        yield f"{first.name}: slot saved", saving, 0, size
+        with path.open("rb") as file:
             os.fdatasync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with server(args, folder) as place:
-            restoring, _ = post(f"{place}/slots/0?action=restore", {"filename": "slot"})
-            seconds, answer = post(f"{place}/completion", asked)
-        yield "llama.cpp: slot restored, then asked", restoring + seconds, answer["timings"]["prompt_n"], size
+        with server() as second:
+            restoring = second.restore_slot(path.name)
+            asked = second.complete(ids, 1)
+        yield f"{second.name}: slot restored, then asked", restoring + asked.seconds, asked.computed, size
 
 
 def main() -> None:
@@ -126,6 +98,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llama-server")
     parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds that an answer may take (default 3600)")
     parser.add_argument("--folder", help="on the disk that is to be measured (default: of temporary files)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -178,6 +178,32 @@ def test_a_server_that_refuses_says_why(server: LlamaServer, first: int, says: s
         server.ask([[first], [2]], 3)
 
 
+def test_slots_are_saved_and_restored(program: Path, tmp_path: Path) -> None:
+    options = "--slot-save-path", str(tmp_path)
+    with LlamaServer(str(program), Path("any.gguf"), 1, 100, 1, options) as server:
+        assert server.complete([50, 4, 5, 6], 1).computed == 4
+        answer = server.complete([50, 4, 5, 7, 8], 1)
+        assert answer.computed == 2 and answer.seconds >= 0.05
+        assert server.save_slot("slot") > 0
+    with LlamaServer(str(program), Path("any.gguf"), 1, 100, 1, options) as server:
+        assert server.restore_slot("slot") > 0
+        assert server.complete([50, 4, 5, 7, 8], 1).computed == 1
+        with pytest.raises(ValueError, match=r"status 400: .*too many tokens"):
+            server.complete([0, 4], 1)
+
+
+def test_a_server_that_does_not_answer_is_an_error(program: Path) -> None:
+    with LlamaServer(str(program), Path("any.gguf"), 1, 100, 1, limit_s=0.2) as server:
+        with pytest.raises(ValueError, match=r"llama\.cpp: no answer after 0\.2 seconds"):
+            server.complete([5000, 4], 1)
+        with pytest.raises(ValueError, match=r"llama\.cpp: no answer after 0\.2 seconds"):
+            server.ask([[5000, 4]], 1)
+        server._process.kill()
+        server._process.wait()
+        with pytest.raises(ValueError, match=r"llama\.cpp: cannot be asked"):
+            server.complete([50, 4], 1)
+
+
 def test_a_server_that_does_not_start_says_why(program: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"llama\.cpp: its process ended: no such file"):
         LlamaServer(str(program), Path("dies"), 1, 100, 1)

@@ -218,6 +218,29 @@ def test_damage_is_said_once(folder: Path) -> None:
     assert len(notices) == 1 and cache.stats()["read corrupt"] == 2
 
 
+@pytest.mark.parametrize("damaged_first", [True, False])
+@pytest.mark.parametrize("kind", ["block", "state"])
+def test_what_was_damaged_is_computed_once(folder: Path, kind: str, damaged_first: bool) -> None:
+    """A stale record made a server elsewhere retry for ever. It is written again, and the next process reads that."""
+    path = blocks_file(folder) if kind == "block" else state_file(folder)
+    data = bytearray(path.read_bytes())
+    data[PAGE + 100] ^= 1
+    path.write_bytes(data)
+    with DiskCache(folder, CAP) as cache:
+        assert read(space_of(cache), KEYS, KEYS[-1]) == 0
+        put(space_of(cache), KEYS, states=(5,))
+        cache.flush()
+        assert read(space_of(cache), KEYS, KEYS[-1]) == 6 and cache.stats()["written records"] == 1
+    path.rename(path.with_name(f"{path.name[:18]}-{'0' if damaged_first else 'f' * 16}.segment"))
+    for _ in range(3):
+        with DiskCache(folder, CAP) as cache:
+            assert read(space_of(cache), KEYS, KEYS[-1]) == 6
+            put(space_of(cache), KEYS, states=(5,))
+            cache.flush()
+            assert cache.stats().get("written records", 0) == 0
+            assert cache.stats().get("read corrupt", 0) == damaged_first
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """Goes on as misses; once there is room, and the pause is over, it writes again."""
     with small_disk(tmp_path / "disk", 200) as enlarge, DiskCache(tmp_path / "disk", CAP) as cache:

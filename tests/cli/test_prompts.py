@@ -11,7 +11,7 @@ from wavefold.cli import prompts
 
 
 class TestPrompts:
-    def read(self, *lines: str | type[BaseException]) -> tuple[list[str | None], list[str]]:
+    def read(self, *lines: str | BaseException | type[BaseException]) -> tuple[list[str | None], list[str]]:
         """The prompts that come of typing `lines`, and what was asked."""
         left, asked = list(lines), []
 
@@ -41,6 +41,11 @@ class TestPrompts:
 
     def test_ctrl_c_drops_what_was_typed(self, capsys: Capture) -> None:
         assert self.read("a\\", KeyboardInterrupt, "b")[0] == ["b", None]
+
+    def test_bytes_that_are_no_text_are_dropped(self, capsys: Capture) -> None:
+        error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        assert self.read("a\\", error, "b")[0] == ["b", None]
+        assert "not UTF-8" in capsys.readouterr().err
 
 
 class TestHistory:

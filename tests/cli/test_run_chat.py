@@ -30,9 +30,9 @@ class TestChat:
         monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
         assert run(model, "--chat", "--lines", "--json") == 0
         first, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-        messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": first["text"]},
-                    {"role": "user", "content": "two"}]  # fmt: skip
-        assert seen[1] == encode_chat(Tokenizer.load(model), messages).ids
+        tokenizer = Tokenizer.load(model)
+        two = encode_chat(tokenizer, [{"role": "user", "content": "two"}]).ids[1:]
+        assert seen[1] == [*seen[0], *first["tokens"], tokenizer.eos_id, *two], "the model's own tokens"
 
     def test_a_next_turn_ends_the_answer(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         user = Tokenizer.load(model).token_id("<｜User｜>")
@@ -49,12 +49,13 @@ class TestChat:
         path = folder / "tokenizer.json"
         path.write_text(path.read_text().replace("<｜Assistant｜>", "<other>"))
         assert run(folder, "--chat", "-p", "hi") == 2
-        assert "--chat needs the token '<｜Assistant｜>', which the model's tokenizer lacks" in capsys.readouterr().err
+        assert "a chat needs the token '<｜Assistant｜>', which the model's tokenizer lacks" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
             (["--system", "x", "-p", "hi"], "--system is a chat's"),
+            (["--think", "-p", "hi"], "--think is a chat's"),
             (["--chat", "--tokens", "x"], "--tokens are run as they are"),
             (["--chat", "--allow-special", "-p", "hi"], "--allow-special is for completions"),
         ],

@@ -29,6 +29,8 @@ SAME = {
     "repetition_penalty",
 }  # fmt: skip
 """Fields of OpenAI's bodies, and of vLLM's, that `Sampling` has by the same name."""
+USAGE = "prompt_tokens", "completion_tokens", "cached_tokens", "disk_tokens", "computed_tokens"
+"""Of a plain line's result. OpenAI's `cached_tokens` counts those that were read from a disk too."""
 WITHOUT_EFFECT = {"model", "user", "metadata", "store", "service_tier"}
 NO_STREAM = {"stream": (False, None), "stream_options": (None,)}
 
@@ -52,13 +54,23 @@ class Job:
         if self.kind == "plain":
             answers = [_plain(completion) for completion in completions]
             return {"id": self.key, **(answers[0] if len(answers) == 1 else {"answers": answers})}
-        prompt, new = completions[0].usage.prompt_tokens, sum(one.usage.completion_tokens for one in completions)
+        read = max((completion.usage for completion in completions), key=lambda usage: usage.computed_tokens)
+        prompt, new = read.prompt_tokens, sum(one.usage.completion_tokens for one in completions)
         body = {
             "id": f"{'chatcmpl' if self.kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion" if self.kind == "chat" else "text_completion",
             "model": model,
             "choices": [_choice(completion, self.kind) for completion in completions],
-            "usage": {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new},
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": new,
+                "total_tokens": prompt + new,
+                "prompt_tokens_details": {
+                    "cached_tokens": prompt - read.computed_tokens,
+                    "disk_tokens": read.disk_tokens,
+                    "computed_tokens": read.computed_tokens,
+                },
+            },
         }
         return self._response(200, body)
 
@@ -171,9 +183,7 @@ def _refuse(body: Mapping[str, object]) -> None:
 def _plain(completion: Completion) -> dict[str, object]:
     values: dict[str, object] = {
         "text": completion.text, "finish_reason": completion.finish_reason,
-        "usage": {
-            "prompt_tokens": completion.usage.prompt_tokens, "completion_tokens": completion.usage.completion_tokens,
-        },
+        "usage": {name: getattr(completion.usage, name) for name in USAGE},
     }  # fmt: skip
     if completion.text is None:
         values["tokens"] = completion.tokens

@@ -217,9 +217,8 @@ class SpaceReading:
     def wait(self) -> int:
         """Returns the number of leading blocks that are right; 0 if the state is not. A second call says the same."""
         if self._count is None:
-            self._reading.wait()
-            rights = [one.is_right for one in self._reading.wanted]
-            problems = {one.problem for one in self._reading.wanted} - {"", "missing", "gone"}
+            right, problems = self._read()
+            rights = [(one.kind, one.key) in right for one in self._reading.wanted]
             for problem in sorted(problems):
                 self._cache.notice(f"reading {problem}", f"{self._cache.folder}: records that were "
                                    f"{'damaged' if problem == 'corrupt' else f'not to be read ({problem})'}; they are "
@@ -229,6 +228,18 @@ class SpaceReading:
             self._count = self._count if state_right else 0
             self._cache.emit()
         return self._count
+
+    def _read(self) -> tuple[set[tuple[int, bytes]], set[str]]:
+        """Waits for all reads, of further copies too. Returns kinds and keys of what is right, and the problems."""
+        reading: Reading | None = self._reading
+        right: set[tuple[int, bytes]] = set()
+        problems: set[str] = set()
+        while reading is not None:  # every turn, a place of each record that is not right is forgotten
+            reading.wait()
+            right |= {(one.kind, one.key) for one in reading.wanted if one.is_right}
+            problems |= {one.problem for one in reading.wanted} - {"", "missing", "gone"}
+            reading = reading.again()
+        return right, problems
 
 
 class _Notices:

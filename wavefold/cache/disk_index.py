@@ -3,7 +3,9 @@
     key -> Place(segment, number)        for blocks and for states; key -> parent
 
 A record is in the index once its footer is whole and the file covers it. Its payload is checked when it is read. A
-segment whose header or name is another space's is left alone; damaged, newer and foreign ones are counted.
+segment whose header or name is another space's is left alone; damaged, newer and foreign ones are counted. A record may
+have copies: two processes write one prompt at once, or one that was damaged is written again, beside what it was. The
+next one takes the place of one that turns out to be wrong.
 """
 
 from __future__ import annotations
@@ -71,6 +73,8 @@ class Index:
         self.prefix = space[:8].hex()
         self.counts = {"damaged": 0, "newer": 0, "foreign": 0}
         self._places: tuple[dict[bytes, Place], dict[bytes, Place]] = ({}, {})
+        self._copies: tuple[dict[bytes, list[Place]], dict[bytes, list[Place]]] = ({}, {})
+        """Places beside those in `_places`."""
         self._parents: dict[bytes, bytes] = {}
         self._segments: dict[str, Segment] = {}
         self._strange: set[str] = set()
@@ -116,18 +120,14 @@ class Index:
         """The record at `place` is not what was written."""
         with self._lock:
             if self._places[kind].get(key) == place:
-                del self._places[kind][key]
+                self._next_copy(kind, key)
 
     def forget_segment(self, name: str) -> None:
         """The file is gone."""
         with self._lock:
-            segment = self._segments.pop(name, None)
-            places = self._places[segment.header.kind] if segment is not None else {}
-            for key in segment.keys if segment is not None else ():
-                if (place := places.get(key)) is not None and place.segment is segment:
-                    del places[key]
-                    if segment.header.kind == BLOCK:
-                        self._parents.pop(key, None)
+            if (segment := self._segments.pop(name, None)) is not None:
+                for key in segment.keys:
+                    self._forget_in(segment, key)
 
     def num_records(self) -> tuple[int, int]:
         """Blocks and states that are known."""
@@ -146,11 +146,33 @@ class Index:
             self._refreshing.release()
 
     def _add(self, segment: Segment, number: int, key: bytes, parent: bytes) -> None:
-        kind = segment.header.kind
-        self._places[kind].setdefault(key, Place(segment, number))
+        kind, place = segment.header.kind, Place(segment, number)
+        if self._places[kind].setdefault(key, place) != place:
+            self._copies[kind].setdefault(key, []).append(place)
         if kind == BLOCK:
             self._parents[key] = parent
         segment.keys.append(key)
+
+    def _next_copy(self, kind: int, key: bytes) -> None:
+        """Another copy of a record, if there is one, takes its place."""
+        copies = self._copies[kind].pop(key, [])
+        if not copies:
+            del self._places[kind][key]
+            return
+        self._places[kind][key] = copies.pop(0)
+        if copies:
+            self._copies[kind][key] = copies
+
+    def _forget_in(self, segment: Segment, key: bytes) -> None:
+        """A record of a segment is gone with it."""
+        kind = segment.header.kind
+        copies = self._copies[kind].pop(key, [])
+        if left := [place for place in copies if place.segment is not segment]:
+            self._copies[kind][key] = left
+        if (place := self._places[kind].get(key)) is not None and place.segment is segment:
+            self._next_copy(kind, key)
+            if kind == BLOCK and key not in self._places[kind]:
+                self._parents.pop(key, None)
 
     def _look_at_folder(self) -> None:
         """Finds new segments, and forgets those that are gone."""

@@ -140,6 +140,19 @@ class Reading:
             self._future.result()
         self._reader.ended(self._index, self.wanted)
 
+    def again(self) -> Reading | None:
+        """Begins to read other copies of the records that are not right; None where the index has none.
+
+        `wait` comes before it.
+        """
+        places = [self._index.place(one.kind, one.key) for one in self.wanted]
+        copies = [
+            Wanted(one.kind, one.key, one.memory, place)
+            for one, place in zip(self.wanted, places, strict=True)
+            if not one.is_right and place not in (None, one.place)
+        ]
+        return self._reader.start(self._index, copies) if copies else None
+
 
 def ended(future: Future[None]) -> None:
     """Returns when a future is done. What interrupts that is raised afterwards."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from wavefold.cli.terminal import printable
+from wavefold.cli.thinking import ThinkingParts
 from wavefold.system import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -17,18 +19,31 @@ SHOWN_TOKENS = 128
 """A prompt of as many is read before anybody wonders."""
 
 
-class Screen:
-    """Writes an answer to stdout piece by piece."""
+DIM, NOT_DIM = "\033[2m", "\033[22m"
 
-    def __init__(self) -> None:
-        self._on_terminal = sys.stdout.isatty()
+
+class Screen:
+    """Writes an answer to stdout piece by piece. On a terminal reasoning is dim, without its markers."""
+
+    def __init__(self, thinks: bool = False) -> None:
+        """`thinks`: the answer begins within reasoning."""
+        self._parts = ThinkingParts(thinks) if sys.stdout.isatty() else None
 
     def push(self, piece: str) -> None:
-        print(printable(piece) if self._on_terminal else piece, end="", flush=True)
+        self._write(piece, self._parts.push(piece) if self._parts else ())
 
     def finish(self, rest: str) -> None:
         """Write the last piece, and end the line."""
-        self.push(rest + "\n")
+        self.push(rest)
+        self._write("\n", (*self._parts.finish(), (False, "\n")) if self._parts else ())
+
+    def _write(self, piece: str, parts: Iterable[tuple[bool, str]]) -> None:
+        if self._parts is None:
+            print(piece, end="", flush=True)
+            return
+        for is_thinking, part in parts:
+            text = printable(part)
+            print(f"{DIM}{text}{NOT_DIM}" if is_thinking else text, end="", flush=True)
 
 
 def values_of(model: Transformer, sampling: ResolvedSampling, completion: Completion) -> dict[str, object]:

@@ -24,7 +24,7 @@ SHORT = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     texts = {
-        "ls": "one line for each model, arithmetic and layout: its name here, records, bytes, last use",
+        "ls": "each space, of one model and one way to compute: its name here, records, bytes, last use, what it is",
         "stats": "bytes, cap and records of the folder",
         "verify": "read every record whole and compare its checksum; exit code 1 if one is damaged",
         "rm": "remove what belongs to the names that `ls` prints, or all",
@@ -54,12 +54,13 @@ def list_spaces(folder: Folder, args: argparse.Namespace) -> int:
 
     table = Table(box=None, header_style="bold")
     for title in ("name", "blocks", "states", "size", "last use", "of"):
-        table.add_column(title, justify="right" if title in ("blocks", "states", "size") else "left", no_wrap=True)
+        table.add_column(title, justify="right" if title in ("blocks", "states", "size") else "left",
+                         no_wrap=title != "of", overflow="fold")  # fmt: skip
     for space in sorted(folder.spaces.values(), key=lambda space: -space.used_at):
         used_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used_at))
         table.add_row(space.space[:SHORT], f"{space.num_blocks:,}", f"{space.num_states:,}", gib(space.num_bytes),
                       used_at, printable(space.about).replace("[", r"\["))  # fmt: skip
-    wide_console(160).print(table)
+    wide_console(320).print(table)
     return 0
 
 

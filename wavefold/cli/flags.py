@@ -6,7 +6,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-NAMES = "threads|device|batch_invariant|kernels|activations|huge_pages|memory|width|shard|cache_dir|disk_cache"
+NAMES = (
+    "threads|device|batch_invariant|kernels|activations|huge_pages|memory|width|shard|cache_dir|disk_cache|"
+    "snapshot_every"
+)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from wavefold.cli import (
     batch,
     bench,
     cache,
+    chat,
     convert,
     doctor,
     init,
@@ -37,6 +38,7 @@ from wavefold.system import Notice, check_address_space
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "serve": serve,
+    "chat": chat,
     "batch": batch,
     "init": init,
     "quantize": quantize,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavefold.cli.flags import as_flags
+from wavefold.cli.ranks import over_ranks
 
 DISK_CACHE = "20G"
 
@@ -56,15 +57,29 @@ def _add_prefix(parser: argparse.ArgumentParser) -> None:
                         "with --cache-dir)")  # fmt: skip
     parser.add_argument("--cache-dir", type=Path, metavar="DIR",
                         help="where it is kept (default: ~/.cache/wavefold/prefix)")  # fmt: skip
+    parser.add_argument("--snapshot-every", type=int, metavar="N",
+                        help="tokens of a prompt from one state that it can go on from to the next, a multiple of 128 "
+                        "(default 2048): fewer compute less again, and cost memory and disk")  # fmt: skip
 
 
 def prefix_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `LLM` that say what is kept on disk."""
+    """The arguments of `LLM` that say what is kept of prompts, and whether it outlives the process; none: no flag does.
+
+    Raises ValueError for --snapshot-every where nothing is kept.
+    """
     from wavefold.cli.folders import prefix_folder
 
-    if args.cache_dir is None and args.disk_cache is None:
-        return {}
-    return {"cache_dir": args.cache_dir or prefix_folder(), "disk_cache": args.disk_cache or DISK_CACHE}
+    kept: dict[str, Any] = {}
+    if args.snapshot_every is not None:
+        if over_ranks(args) is not None or not getattr(args, "device", "cpu").startswith("cpu"):
+            raise ValueError(
+                f"--snapshot-every {args.snapshot_every} is not allowed over several processes or on another device "
+                "than a CPU, where no prompt is kept; leave it out"
+            )
+        kept["snapshot_every"] = args.snapshot_every
+    if args.cache_dir is not None or args.disk_cache is not None:
+        kept |= {"cache_dir": args.cache_dir or prefix_folder(), "disk_cache": args.disk_cache or DISK_CACHE}
+    return kept
 
 
 def arithmetic_of(args: argparse.Namespace) -> str:

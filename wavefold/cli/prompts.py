@@ -60,6 +60,10 @@ def read(ask: Callable[[str], str] | None = None) -> str | None:
             print()
             lines = []
             continue
+        except UnicodeDecodeError:
+            print("wavefold: what was typed is not UTF-8; it is dropped", file=sys.stderr)
+            lines = []
+            continue
         if line.endswith("\\"):
             lines.append(line[:-1])
             continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts, ranks
+from wavefold.cli.chat import converse
 from wavefold.cli.form import add_form
-from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory
-from wavefold.cli.tuning import add_tuning, tuned
+from wavefold.cli.session_flags import add_choosing, add_computing, add_model, add_thinking
+from wavefold.cli.tuning import tuned
 from wavefold.waves import agreement
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ HELP = "complete a prompt with a model, or chat with it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+    add_model(parser)
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT",
                         help="the text to complete (default: all of stdin, or prompts typed at a terminal)"
@@ -33,46 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "is of the Nth line")  # fmt: skip
     parser.add_argument("--chat", action="store_true",
                         help="prompts are a user's messages, in DeepSeek-V4's chat encoding; earlier ones are "
-                        "remembered")  # fmt: skip
+                        "remembered (at a terminal: `wavefold chat`)")  # fmt: skip
     parser.add_argument("--system", metavar="TEXT", help="with --chat: the system text before the first message")
+    add_thinking(parser, "with --chat: ")
     parser.add_argument("--allow-special", action="store_true",
                         help="special tokens that are written in a prompt, as <｜User｜>, are those tokens, not plain "
                         "text")  # fmt: skip
-    parser.add_argument("--show-special", action="store_true",
-                        help="print special tokens in answers too (default: left out, but for <think> and </think>)"
-    )  # fmt: skip
-    parser.add_argument("--max-tokens", type=int, metavar="N",
-                        help="longest answer (default: the model's generation_config.json, else 256, cut to what is "
-                        "left of the context window; a number of yours is refused where it does not fit)")  # fmt: skip
-    parser.add_argument("--temperature", type=float, metavar="T",
-                        help="0 always takes the most likely token (default: the model's, else 1)")  # fmt: skip
-    parser.add_argument("--top-p", type=float, metavar="P",
-                        help="keep only the most likely tokens, up to probability P (default: the model's, else 1)"
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default 0)")
+    add_choosing(parser, "256")
     add_form(parser)
-    parser.add_argument("--draft-depth", type=int, default=0, metavar="N",
-                        help="tokens that are guessed and verified in one pass, at most; how many is decided by "
-                        "measured time (default 0)")  # fmt: skip
-    add_arithmetic(parser)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"),
-                        help="of the activations (default: bfloat16 for released, float32 for exact)")  # fmt: skip
-    parser.add_argument("--batch-invariant", action="store_true",
-                        help="the same bits however tokens arrive, in one pass or one by one: bfloat16 "
-                        "on the CPU's kernels; slower prompts"
-    )  # fmt: skip
-    add_activations(parser)
-    add_tuning(parser)
-    add_huge_pages(parser)
-    add_memory(parser, prefix=True)
-    parser.add_argument("--strict", action="store_true",
-                        help="refuse a checkpoint with tensors that the model does not use (default: say so and go "
-                        "on)")  # fmt: skip
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--kernels", choices=("tilelang",),
-                        help="of routed experts on a GPU: TileLang's, which were never timed on a chip (default: plain "
-                        "torch)")  # fmt: skip
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
+    add_computing(parser)
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object for each answer in place of text and figures; its finish_reason is "
                         "eos, stop (a chat's next turn began, or a --json-schema, --regex or --choice is complete), "
@@ -97,6 +65,8 @@ def run_alone(args: argparse.Namespace) -> int:
     elif args.lines:
         for text in prompts.lines():
             session.answer_text(text)
+    elif prompts.on_terminal() and args.chat:
+        converse(session)
     elif prompts.on_terminal():
         session.converse(prompts.typed())
     else:
@@ -142,8 +112,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--json needs a prompt; give one with -p TEXT, --tokens FILE or on stdin")
     if args.json_schema == "-" and (args.tokens == "-" or (args.prompt is None and args.tokens is None)):
         raise ValueError("--json-schema - reads stdin, which is the prompt; give one with -p TEXT or --tokens FILE")
-    if args.system is not None and not args.chat:
-        raise ValueError("--system is a chat's; expected --chat with it")
+    if not args.chat and (args.system is not None or args.think):
+        raise ValueError(f"{'--think' if args.system is None else '--system'} is a chat's; expected --chat with it")
     if args.chat and args.tokens is not None:
         raise ValueError("--tokens are run as they are; expected a message's text with --chat")
     if args.chat and args.allow_special:

@@ -18,11 +18,12 @@ from wavefold.chat import Prompt, Tokenizer
 from wavefold.chat.encoding import turn_ids
 from wavefold.cli.answers import PrefillBar, Screen, report, values_of
 from wavefold.cli.budget import print_budget
-from wavefold.cli.chat import Chat
+from wavefold.cli.conversation import Conversation
 from wavefold.cli.flags import as_flags
 from wavefold.cli.form import form_of, has_form
 from wavefold.cli.models import arithmetic_of, dtype_of, prefix_of
 from wavefold.cli.ranks import over_ranks
+from wavefold.cli.stopping import Stopped, stopping
 from wavefold.engine import Completion, Sampling
 from wavefold.llm import LLM
 from wavefold.ops.threads import use_threads
@@ -50,36 +51,40 @@ class Session:
             )  # fmt: skip
         if self.llm.budget is not None and not args.json:
             print_budget(Console(stderr=True), self.llm.budget)
-        self.chat = Chat(self._tokenizer(), args.system) if args.chat else None
-        self.sampling = replace(sampling, stop_ids=turn_ids(self._tokenizer()) if args.chat else ())
-        self.resolved = self.llm.resolved(self.sampling)
+        self.conversation = Conversation(self.tokenizer, args.system, args.think) if args.chat else None
+        self.use(replace(sampling, stop_ids=turn_ids(self.tokenizer) if args.chat else ()))
+
+    def use(self, sampling: Sampling) -> None:
+        """Answers are chosen so from now on. Raises ValueError, and changes nothing, for values out of range."""
+        self.resolved = self.llm.resolved(sampling)
+        self.sampling = sampling
 
     def prompt(self, text: str) -> Prompt:
         """The prompt of a text to complete, or the chat's with this message."""
-        if self.chat:
-            return self.chat.prompt(text)
-        tokenizer = self._tokenizer()
+        if self.conversation:
+            return self.conversation.prompt(text)
         if has_form(self.args):  # no last token may become another one
-            return Prompt(tokenizer.encode(text, bos=True, allow_special=self.args.allow_special))
+            return Prompt(self.tokenizer.encode(text, bos=True, allow_special=self.args.allow_special))
         return self.llm.prompt(text, self.args.allow_special)
 
     def answer_text(self, text: str, stoppable: bool = False) -> None:
         """Answer a prompt and show the answer. `stoppable`: Ctrl-C ends the answer, not the program."""
         completion = self.answer(self.prompt(text), stoppable)
-        if self.chat:
-            self.chat.keep(text, self._tokenizer().decode(completion.tokens))
+        if self.conversation:
+            self.conversation.keep(text, completion.tokens)
 
-    def answer(self, prompt: Prompt, stoppable: bool = False) -> Completion:
-        """Answer `prompt` and show the answer."""
-        screen = None if self.args.json else Screen()
-        with PrefillBar(len(prompt.ids)) as bar:
-            stream = self.llm.stream(prompt, self.sampling, bar.update)
+    def answer(self, prompt: Prompt, stoppable: bool = False, sampling: Sampling | None = None) -> Completion:
+        """Answer `prompt` and show the answer, which is chosen as the session's are, unless `sampling` says."""
+        screen = None if self.args.json else Screen(self.conversation is not None and self.conversation.thinks)
+        with PrefillBar(len(prompt.ids)) as bar, stopping(stoppable) as stop:
+            stream = self.llm.stream(prompt, sampling or self.sampling, stop.checking(bar.update))
             try:
                 for piece in stream:
                     bar.stop()
                     if screen:
                         screen.push(piece)
-            except KeyboardInterrupt:
+                    stop.check()
+            except (Stopped, KeyboardInterrupt):
                 if not stoppable:
                     raise
             finally:
@@ -100,8 +105,7 @@ class Session:
 
     def converse(self, prompts: Iterable[str]) -> None:
         """Answer typed prompts. Ctrl-C stops an answer."""
-        does = "answers what you type" if self.chat else "completes what you type"
-        print(f"{self.llm.model.path}: {does}. A line that ends in \\ goes on in the next one; "
+        print(f"{self.llm.model.path}: completes what you type. A line that ends in \\ goes on in the next one; "
               "Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)  # fmt: skip
         for text in prompts:
             self.answer_text(text, stoppable=True)
@@ -111,7 +115,9 @@ class Session:
         text = f"{prompt.ids} and {prompt.taken!r}" if prompt.taken else str(prompt.ids)
         return {"prompt": text, "first_ids": str(prompt.first_ids), **self.resolved.values()}
 
-    def _tokenizer(self) -> Tokenizer:
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ValueError for a model without one."""
         if self.llm.tokenizer is None:
             raise ValueError(
                 f"{self.llm.folder}: holds no tokenizer that can be used; give token ids with --tokens FILE"

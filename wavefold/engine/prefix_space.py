@@ -25,8 +25,9 @@ def space_of(
 
     def of(layout: CacheLayout) -> tuple[bytes, Space]:
         root = digest(model, weights, layout, adapter)
-        about = f"{folder.name}, {model.arithmetic}"
-        return root, disk.space(root, layout.block_bytes, layout.state_bytes, about)
+        return root, disk.space(
+            root, layout.block_bytes, layout.state_bytes, about(model, folder.name, weights, layout, adapter)
+        )
 
     return of
 
@@ -36,9 +37,7 @@ def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str =
 
     A batch-invariant model has a space of its own: its rows do not depend on how tokens arrived, others' do.
     """
-    runtime = model.runtime or ops.current()
-    with runtime.active():
-        bits = bits_of(model, runtime.batch_invariant, runtime.activations)
+    bits = _bits(model)
     values: dict[str, object] = {
         **bits,
         "weights": weights,
@@ -50,3 +49,29 @@ def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str =
     }
     lines = "".join(f"{key} = {values[key]!r}\n" for key in sorted(values))
     return hashlib.sha256(lines.encode()).digest()
+
+
+def about(model: Transformer, name: str, weights: str, layout: CacheLayout, adapter: str = "") -> str:
+    """Returns in words what tells a space from another one of the same model: for `wavefold cache ls`."""
+    bits, runtime = _bits(model), model.runtime or ops.current()
+    isa = bits["kernels' instruction set"]
+    forms = {kind.record.form for kind in layout.row_kinds if kind.layers}
+    packed = forms & {"kv", "index"}
+    parts = [
+        f"{name} (weights {weights[:8]}{', adapter ' + adapter if adapter else ''})",
+        str(bits["arithmetic"]),
+        "batch-invariant" if runtime.batch_invariant else "",
+        f"{runtime.activations} activations" if runtime.activations != "bf16" else "",
+        "packed rows" if packed else f"rows in {' and '.join(sorted(forms))}",
+        f"rings for {layout.draft_tokens - 1} drafts" if layout.draft_tokens > 1 else "",
+        "rings of the MTP module" if layout.mtp else "",
+        f"{model.device.type}, {isa}",
+        f"wavefold {bits['wavefold version']}, torch {bits['torch version']}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _bits(model: Transformer) -> dict[str, object]:
+    runtime = model.runtime or ops.current()
+    with runtime.active():
+        return bits_of(model, runtime.batch_invariant, runtime.activations)
