@@ -6,12 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from openai.types import chat as types
 
 from tests.server.feeding import CALL, PARAMETERS, TOKENIZER, USER, answered, check_type, context
 from wavefold.server.protocol import PROTOCOLS, Refused
-
-pytest.importorskip("deepseek_recipe")
-types = pytest.importorskip("openai.types.chat")
 
 PATH = "/v1/chat/completions"
 EXTRAS = frozenset({"reasoning_content", "prompt_cache_hit_tokens", "prompt_cache_miss_tokens"})

@@ -25,7 +25,7 @@ NAME = "served"
 
 Kind = Literal["chat", "responses", "messages"]
 Version = Literal["v4", "v4.1"]
-Effort = Literal["low", "high", "max"]
+Effort = Literal["low", "high", "xhigh", "max"]
 Reason = Literal["stop", "length"]
 
 
@@ -125,7 +125,7 @@ class Reading:
     def turns(self) -> list[Turn]:
         return [_turn(message) for message in self.conversation.messages]
 
-    def revised(self, efforts: Callable[[Effort], Effort | None], schema: Any = None) -> None:
+    def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
         """Puts other efforts in the place of the library's, and a schema of the answer into the prompt."""
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
