@@ -118,6 +118,12 @@ class Reading:
         return bool(self.conversation.thinking_mode)
 
     @property
+    def reasons_first(self) -> bool:
+        """True if the answer begins with reasoning: not where it goes on in a content that was sent."""
+        stage = self._request.parsing_options.thinking_initial_stage
+        return stage is not None and bool(stage.starts_in_reasoning())
+
+    @property
     def tools(self) -> list[Tool]:
         return [Tool(tool.name, tool.description, tool.parameters) for tool in self.conversation.tools]
 
