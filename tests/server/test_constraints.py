@@ -99,3 +99,15 @@ def test_calls_while_tools_are_not_to_be_called_are_text() -> None:
     body = {"model": "m", "messages": USER, "tools": [tool(PARAMETERS)], "tool_choice": "none"}
     message = answered(PATH, body, "Now" + CALL).whole["choices"][0]["message"]
     assert message["content"] == "Now" + CALL and "tool_calls" not in message
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "none"])
+def test_a_schema_beside_tools_is_of_answers_without_calls(choice: str) -> None:
+    schema = {"type": "object", "properties": {"b": {"enum": [1]}}, "required": ["b"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    got = sampling(tools=[tool(PARAMETERS)], tool_choice=choice, response_format=form)
+    assert got.json_schema == schema and (got.tools is None) == (choice == "none")
+    body = {"model": "m", "messages": USER, "tools": [tool(PARAMETERS)], "response_format": form}
+    for text in ('{"b": 1}', CALL):
+        message = answered(PATH, body, text, "stop").whole["choices"][0]["message"]
+        assert bool(message.get("tool_calls")) == (text == CALL)
