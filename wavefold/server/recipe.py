@@ -132,14 +132,21 @@ class Reading:
         return [_turn(message) for message in self.conversation.messages]
 
     def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
-        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt."""
+        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt.
+
+        Raises `Unreadable` for a schema that the library cannot hold, as one with an integer of more than 64 bits.
+        """
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
-        schema = old.response_schema if schema is None else schema
-        self.conversation = library().Conversation(
-            old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
-            reasoning_effort=effort, response_schema=schema,
-            response_format="json_object" if schema is None and old.response_format == "json_object" else "text",
+        if effort == old.reasoning_effort and schema is None:
+            return
+        form = old.response_schema if schema is None else schema
+        self.conversation = _told(
+            lambda: library().Conversation(
+                old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
+                reasoning_effort=effort, response_schema=form,
+                response_format="json_object" if form is None and old.response_format == "json_object" else "text",
+            )
         )  # fmt: skip
 
     def max_tokens(self, prompt_tokens: int, window: int) -> int:

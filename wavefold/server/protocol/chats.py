@@ -64,9 +64,9 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
+        reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     except recipe.Unreadable as error:
         raise _refused(error) from None
-    reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     if profile.template is not None and (reading.tools or reading.thinking):
         named = "tools" if reading.tools else "thinking"
         raise Refused(
