@@ -48,7 +48,8 @@ VALID: dict[str, dict[str, Any]] = {
                                          {"type": "text", "text": "y"}]},
         ],
         "tools": [{"name": "f", "input_schema": PARAMETERS}], "tool_choice": {"type": "any"}, "stream": True,
-        "thinking": {"type": "enabled", "budget_tokens": 5}, "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": SCHEMA}},
+        "thinking": {"type": "enabled", "budget_tokens": 5},
+        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": SCHEMA}},
     },
     "/v1/responses": {
         "model": "m", "instructions": "i", "max_output_tokens": 5, "temperature": 0.1, "top_logprobs": 1,
@@ -70,9 +71,9 @@ VALID: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**24, 10**400, 0.5, -0.0, 1e308, "", "a", "auto", "required", "none",
-    "json_schema", "\x00", "\ud7ff", "é" * 3, "</think>", "x" * 2000, [], {}, [[]], [None], {"type": "text"}, ["a"],
-    {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}},
+    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**24, 10**400, 0.5, -0.0, 1e308, "", "a", "auto", "required",
+    "none", "json_schema", "\x00", "\ud7ff", "é" * 3, "</think>", "x" * 2000, [], {}, [[]], [None], {"type": "text"},
+    ["a"], {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}},
     {"type": "function", "name": "f"}, {"role": "assistant", "content": ""}, {"role": "user", "content": [5]},
     {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, {"type": ["object"]}, {"a": {"b": []}},
 ]  # fmt: skip

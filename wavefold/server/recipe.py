@@ -183,6 +183,8 @@ class Stream:
         self._processor, self._response = processor, response
         self._answer_id, self._model, self._created = answer_id, model, created
         self._whole: Any = None
+        self.arguments: list[str] = []
+        """Of the calls in messages, as they were written: a whole answer has {} in place of those that are no JSON."""
 
     def begin(self, prompt_tokens: int, cached_tokens: int) -> list[Event]:
         self._whole = self._response(self._answer_id, self._model, self._created, prompt_tokens, cached_tokens)
@@ -216,9 +218,17 @@ class Stream:
     def _pushed(self, chunk: Any) -> list[Event]:
         events = []
         for piece in self._processor.push(chunk):
-            events.append(Event(self._response.sse_event_name(piece), piece.to_json()))
+            event = Event(self._response.sse_event_name(piece), piece.to_json())
+            self._note_arguments(event)
+            events.append(event)
             self._whole.accumulate(piece)
         return events
+
+    def _note_arguments(self, event: Event) -> None:
+        if event.name == "content_block_start" and '"tool_use"' in event.data:
+            self.arguments.append("")
+        elif event.name == "content_block_delta" and '"input_json_delta"' in event.data:
+            self.arguments[-1] += json.loads(event.data)["delta"].get("partial_json", "")
 
 
 def read(kind: Kind, version: Version, body: dict[str, Any], thinking: bool) -> Reading:
