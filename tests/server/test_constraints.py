@@ -111,3 +111,23 @@ def test_a_schema_beside_tools_is_of_answers_without_calls(choice: str) -> None:
     for text in ('{"b": 1}', CALL):
         message = answered(PATH, body, text, "stop").whole["choices"][0]["message"]
         assert bool(message.get("tool_calls")) == (text == CALL)
+
+
+ASKS = {
+    PATH: {"messages": USER, "tools": [tool(PARAMETERS)]},
+    "/v1/messages": {"messages": USER, "tools": [{"name": "f", "input_schema": PARAMETERS}], "max_tokens": 9},
+    "/v1/responses": {"input": "hey", "tools": [{"type": "function", "name": "f", "parameters": PARAMETERS}]},
+}
+
+
+@pytest.mark.parametrize("path", ASKS)
+@pytest.mark.parametrize("value", ["", "True", "{"])
+def test_arguments_that_are_no_json_are_an_error_of_the_answer(path: str, value: str) -> None:
+    """Where no grammar held the model. Arguments that were cut off stay open: `length` says so."""
+    broken = CALL.replace("12<", f"{value}<")
+    with pytest.raises(Refused, match="'f' with arguments that are no JSON object") as error:
+        answered(path, {"model": "m", **ASKS[path]}, broken, "eos")
+    assert error.value.status == 500
+    name, data = answered(path, {"model": "m", "stream": True, **ASKS[path]}, broken, "eos").frames[-1]
+    assert "no JSON object" in json.dumps(data) and name in (None, "error")
+    answered(path, {"model": "m", **ASKS[path]}, broken, "length")
