@@ -49,7 +49,7 @@ export class CompletionView {
 
   /** @param {string} id @param {string} label @param {string} hint @param {string} text */
   #field(id, label, hint, text) {
-    const area = h("textarea", { id, rows: "3", spellcheck: "false", autocapitalize: "off", value: text, "aria-describedby": `${id}-hint` });
+    const area = h("textarea", { id, rows: "2", spellcheck: "false", autocapitalize: "off", value: text, "aria-describedby": `${id}-hint` });
     area.addEventListener("input", () => grow(area));
     return { area, row: h("div", { class: "field" }, h("label", { for: id }, label), h("span", { class: "note", id: `${id}-hint` }, hint), area) };
   }
