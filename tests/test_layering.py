@@ -1,7 +1,7 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
     gguf < {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
-        < data < {engine, train, quantize} < {llm, bench} < {batch, doctor, quality, server} < {cli, lm_eval}
+        < data < {engine, train, quantize} < {llm, bench} < inside < {batch, doctor, quality, server} < {cli, lm_eval}
 
 `chat` sits beside the engine on `gguf`, `config` and `atomic`; of `train` only what composes a run may use it. `plan`
 needs `config`, `system`, `atomic`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
@@ -29,6 +29,7 @@ TIERS = [
     {"data"},
     {"engine", "train", "quantize"},
     {"llm", "bench"},
+    {"inside"},
     {"batch", "doctor", "quality", "server"},
     {"cli", "lm_eval"},
 ]
@@ -37,7 +38,7 @@ ALLOWED = {name: set().union(*TIERS[:rank]) for rank, tier in enumerate(TIERS) f
 ALLOWED |= {"chat": {"gguf", "config", "system", "atomic"}, "plan": {"config", "system", "atomic", "drawing"}}
 # Runs are composed here; how chats become ids is given to the rest of train/ as a function.
 CHAT_IN_TRAIN = {"wavefold.train.session", "wavefold.train.texts"}
-for _user in ("engine", "data", "quantize", "llm", "doctor", "quality", "server", "bench", "cli"):
+for _user in ("engine", "data", "quantize", "llm", "inside", "doctor", "quality", "server", "bench", "cli"):
     ALLOWED[_user].add("chat")
 for _user in ("engine", "train", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("plan")
@@ -47,6 +48,7 @@ HOMES = {
     "wavefold.lm_eval": {"lm_eval"},
     "wavefold.ops.tilelang": {"tilelang", "tvm"},
     "wavefold.ops.native": {"ctypes", "_ctypes", "cffi", "numpy.ctypeslib", "torch.utils.cpp_extension"},
+    "wavefold.server.recipe": {"deepseek_recipe"},
     "wavefold.server": {
         *("aiohttp", "bottle", "django", "falcon", "fastapi", "flask", "hypercorn", "litestar", "quart"),
         *("sanic", "socketserver", "starlette", "tornado", "uvicorn", "werkzeug", "wsgiref", "http.server"),

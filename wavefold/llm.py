@@ -12,9 +12,7 @@ text -> BOS and ids, the last token open to another one (chat/healing.py) -> Req
 
 from __future__ import annotations
 
-import itertools
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,31 +21,30 @@ from pathlib import Path
 import torch
 
 from wavefold.cache import BLOCK_TOKENS
-from wavefold.chat import Prompt, Tokenizer, heal, tokenizer_of
+from wavefold.chat import Prompt, tokenizer_of
 from wavefold.chat.encoding import chat_ids, turn_ids
-from wavefold.engine import Answer, AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
+from wavefold.engine import AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine import settings as llm_settings
-from wavefold.engine.arguments import PROGRESS, TEXT, shown
+from wavefold.engine.arguments import PROGRESS
 from wavefold.engine.batch import add_all, answers_of_each, run_added
 from wavefold.engine.budget import checked_budget, watch_budget
-from wavefold.engine.defaults import defaults_place, generation_defaults
+from wavefold.engine.defaults import generation_defaults
 from wavefold.engine.drafting import Drafts
-from wavefold.engine.generate import fitted
-from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.open import OverRanks, open_model
 from wavefold.engine.prefixes import SNAPSHOT_EVERY
-from wavefold.engine.prompts import Samplings, TextOrIds, listed, one_sampling, samplings_of, token_ids
+from wavefold.engine.prompts import Samplings, TextOrIds, listed, one_sampling, samplings_of
 from wavefold.engine.ranks import Leader, follow, quiet_group
 from wavefold.engine.request import Request
+from wavefold.engine.requests import Requests
 from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.runners import asked_tokens, new_runner, open_disk, prefix_settings, usable_drafts
+from wavefold.engine.scheduler import blocks_of
 from wavefold.locate import model_path
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.plan.tensors import tensor_kinds
-from wavefold.system import Notice
 from wavefold.waves.agreement import is_first, num_ranks
 
 Message = Mapping[str, object]
@@ -120,22 +117,21 @@ class LLM:
             activations, huge_pages, self.budget.num_slots if self.budget else None,
         )  # fmt: skip
         watch_budget(self._model, self.budget)
-        self._defaults = generation_defaults(self.folder, self._model.config.vocab_size)
+        config = self._model.config
+        defaults = generation_defaults(self.folder, config.vocab_size)
+        self._made_by = Requests(self.folder, self.tokenizer, config, defaults)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
         self._leader = Leader(self._group) if self._group is not None and is_first() else None
         drafts = usable_drafts(self._model, drafts, 1 if self._group is None else num_ranks())
         self._cache_tokens, self._asked = used["cache_tokens"], asked_tokens(self.budget, used["cache_tokens"])
         self._disk, space = open_disk(self._model, self.folder, prefix)
-        self._numbers = itertools.count()
         self._lock = threading.RLock()
-        """Of the runner's choice and of grammars. It is free while passes run."""
+        """Of the runner's choice. It is free while passes run."""
         self._runner: Runner | None = new_runner(
             self._model, self.budget, self._cache_tokens, self._width, used["draft_depth"], drafts, self._leader,
             prefix, space,
         )  # fmt: skip
         self._streams: weakref.WeakSet[TextStream] = weakref.WeakSet()
-        self._warned: set[str] = set()
-        self._grammars: Grammars | None = None
 
     @property
     def model(self) -> Transformer:
@@ -145,12 +141,9 @@ class LLM:
         return self._model
 
     def generate(
-        self,
-        prompts: Sequence[TextOrIds],
-        sampling: Samplings | None = None,
-        on_progress: Progress | None = None,
+        self, prompts: Sequence[TextOrIds], sampling: Samplings | None = None, on_progress: Progress | None = None,
         on_prefill: Progress | None = None,
-    ) -> list[Completion]:
+    ) -> list[Completion]:  # fmt: skip
         """Complete the prompts, texts or token ids, all together. Returns the answers in order, `n` for each prompt.
 
         A text is run after BOS, and special tokens' strings in it are ordinary characters. Token ids are run as they
@@ -164,8 +157,8 @@ class LLM:
         progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
         for prompt, one in zip(prompts, samplings_of(sampling, len(prompts)), strict=True):
-            requests += self._requests_of(prompt, one)
-        return run_added(self._added(requests), requests, *progress)
+            requests += self.requests.of(prompt, one)
+        return run_added(self.add(requests), requests, *progress)
 
     def each(
         self, jobs: Iterable[tuple[int, TextOrIds | Sequence[Message], Sampling]]
@@ -175,19 +168,17 @@ class LLM:
         A prompt may be a chat's messages. `jobs` is asked for the next one when there is room. In place of answers
         there is a ValueError for what cannot be run. Leaving the iterator ends what runs.
         """
-        return answers_of_each(self._width, jobs, self._job_requests, self._added)
+        return answers_of_each(self._width, jobs, self._job_requests, self.add)
 
     def _job_requests(self, prompt: TextOrIds | Sequence[Message], sampling: Sampling) -> list[Request]:
         if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
             prompt, sampling = self._turn(prompt, sampling)
-        return self._requests_of(prompt, sampling)  # type: ignore[arg-type]
+        return self.requests.of(prompt, sampling)  # type: ignore[arg-type]
 
     def score(
-        self,
-        prompts: Sequence[TextOrIds],
-        continuations: Sequence[str | Sequence[int]],
+        self, prompts: Sequence[TextOrIds], continuations: Sequence[str | Sequence[int]],
         on_prefill: Progress | None = None,
-    ) -> list[list[TokenLogprob]]:
+    ) -> list[list[TokenLogprob]]:  # fmt: skip
         """The log probabilities of the tokens of each continuation after its prompt, all pairs together.
 
         Prompt and continuation become tokens separately, and no last token is open to another one. The prompt "" is BOS
@@ -199,17 +190,8 @@ class LLM:
         progress = PROGRESS.used("on_prefill", on_prefill)
         if len(prompts) != len(continuations):
             raise ValueError(f"{len(continuations)} continuations of {len(prompts)} prompts; expected one for each")
-        sampling = Sampling(max_tokens=1, temperature=0, prompt_logprobs=0)
-        requests = []
-        for prompt, continuation in zip(prompts, continuations, strict=True):
-            first, more = self._ids("prompt", prompt, bos=True), self._ids("continuation", continuation, bos=False)
-            if not first or not more:
-                raise ValueError(
-                    f"prompt {shown(prompt)} and continuation {shown(continuation)}: expected one token each at least"
-                )
-            answer = Answer(Prompt([*first, *more]), self.resolved(sampling), scored_from=len(first))
-            requests.append(Request(next(self._numbers), answer.prompt.ids, 1, sampling=answer))
-        scored = run_added(self._added(requests), requests, on_prefill=progress)
+        requests = [self.requests.scored(*pair) for pair in zip(prompts, continuations, strict=True)]
+        scored = run_added(self.add(requests), requests, on_prefill=progress)
         for completion in scored:
             if completion.error:
                 raise ValueError(completion.error)
@@ -227,8 +209,8 @@ class LLM:
         progress, sampling = PROGRESS.used("on_prefill", on_prefill), one_sampling(sampling)
         if sampling.n != 1:
             raise ValueError(f"n = {sampling.n} is not allowed for a stream; expected 1, or `generate`")
-        request = self._request(prompt, sampling, self.resolved(sampling))
-        stream = TextStream(self._added([request]), request, progress)
+        [request] = self.requests.of(prompt, sampling)
+        stream = TextStream(self.add([request]), request, progress)
         self._streams.add(stream)
         return stream
 
@@ -256,7 +238,7 @@ class LLM:
 
     def _turn(self, messages: Sequence[Message], sampling: Sampling) -> tuple[Prompt, Sampling]:
         """Returns a chat as a prompt, and the sampling of an answer that ends where a next turn would begin."""
-        tokenizer = self._needs_tokenizer()
+        tokenizer = self.requests.needs_tokenizer()
         turns = replace(sampling, stop_ids=(*sampling.stop_ids, *turn_ids(tokenizer)))
         return Prompt(chat_ids(tokenizer, messages)), turns
 
@@ -265,8 +247,7 @@ class LLM:
 
         `allow_special`: special tokens' strings in the text become those tokens. Raises ValueError without a tokenizer.
         """
-        tokenizer, text = self._needs_tokenizer(), TEXT.used("text", text)
-        return heal(tokenizer, tokenizer.encode(text, bos=True, allow_special=allow_special))
+        return self.requests.prompt(text, allow_special)
 
     def resolved(self, sampling: Sampling) -> ResolvedSampling:
         """The sampling that applies. Values that `sampling` leaves open are the checkpoint's, else the defaults.
@@ -274,17 +255,7 @@ class LLM:
         Raises ValueError for values out of range. Warns once with a Notice that names the keys of
         `generation_config.json` that would change answers and are not honoured.
         """
-        sampling.check(self.model.config.vocab_size)
-        if sampling.stop:
-            self._needs_tokenizer()
-        resolved = sampling.resolved(self._defaults, self.model.config)
-        ignored = self._defaults.ignored(resolved.temperature)
-        if ignored and not self._warned.issuperset(key for key, _ in ignored):
-            self._warned.update(key for key, _ in ignored)
-            named = ", ".join(f"{key} = {value!r}" for key, value in ignored)
-            message = f"{defaults_place(self.folder)}: {named}: not honoured here; answers are chosen without"
-            warnings.warn(message, Notice, stacklevel=2)
-        return resolved
+        return self.requests.resolved(sampling)
 
     def close(self) -> None:
         """Give the model's memory back at once and end its streams; other ranks then end `follow`.
@@ -328,55 +299,27 @@ class LLM:
             f"{self._model.arithmetic} arithmetic, {self._model.device}>"
         )
 
-    # -- requests ------------------------------------------------------------------------------------------------
+    # -- for those who run the engine themselves -------------------------------------------------------------------
 
-    def _requests_of(self, prompt: TextOrIds, sampling: Sampling) -> list[Request]:
-        resolved = self.resolved(sampling)
-        return [self._request(prompt, sampling, resolved, index) for index in range(sampling.n)]
+    @property
+    def requests(self) -> Requests:
+        """What makes requests of prompts. Raises ValueError where this LLM is closed."""
+        _ = self.model
+        return self._made_by
 
-    def _request(self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0) -> Request:
-        """Returns the request for answer `index` to a prompt. Raises ValueError if it does not fit the window."""
-        text = prompt if isinstance(prompt, str) else None
-        grammar = self._grammar(prompt, resolved)
-        if isinstance(prompt, str) and grammar is not None:
-            prompt = Prompt(self._needs_tokenizer().encode(prompt, bos=True))
-        elif isinstance(prompt, str):
-            prompt = self.prompt(prompt)
-        elif not isinstance(prompt, Prompt):
-            prompt = Prompt(token_ids("prompt", prompt))
-        window = self.model.config.max_position_embeddings
-        max_tokens, limit = fitted(len(prompt.ids), resolved.max_tokens, window, resolved.fit_window)
-        if resolved.echo and text is None:
-            taken = prompt.taken.decode("utf-8", errors="replace")
-            text = self._needs_tokenizer().decode(prompt.ids, show_special=sampling.show_special) + taken
-        echo_text = text or "" if resolved.echo else ""
-        answer = Answer(
-            prompt, resolved, limit, self.tokenizer, sampling.show_special, index, echo_text,
-            grammar=None if grammar is None else grammar.start(),
-        )  # fmt: skip
-        return Request(next(self._numbers), prompt.ids, max_tokens, sampling=answer)
+    @property
+    def runner(self) -> Runner:
+        """Who computes them; its `beside` is for the passes of others. Raises ValueError where this LLM is closed."""
+        _ = self.model
+        assert self._runner is not None
+        return self._runner
 
-    def _grammar(self, prompt: TextOrIds, resolved: ResolvedSampling) -> Grammar | None:
-        """Returns the compiled constraint of an answer, or None. Raises ValueError for one that cannot be used."""
-        if resolved.constraint is None:
-            return None
-        if isinstance(prompt, Prompt) and prompt.first_ids is not None:
-            raise ValueError(
-                f"a prompt whose last token is open to another one and {resolved.constraint.kind} are not allowed "
-                "together; give the prompt as a text or as token ids"
-            )
-        tokenizer = self._needs_tokenizer()
-        with self._lock:
-            if self._grammars is None:
-                self._grammars = Grammars(tokenizer, self.model.config.vocab_size, resolved.eos_ids)
-            return self._grammars.compile(resolved.constraint)
+    def has_place(self, request: Request) -> bool:
+        """False if a request has to wait until nothing runs, so that the pool can grow for it."""
+        runner = self.runner
+        return runner.idle or self._cache_tokens is not None or blocks_of(request.peak_tokens) <= runner.num_blocks
 
-    def _ids(self, name: str, text: str | Sequence[int] | Prompt, bos: bool) -> list[int]:
-        if isinstance(text, str):
-            return self._needs_tokenizer().encode(text, bos=bos)
-        return list(text.ids) if isinstance(text, Prompt) else token_ids(name, text)
-
-    def _added(self, requests: Sequence[Request]) -> Runner:
+    def add(self, requests: Sequence[Request]) -> Runner:
         """Returns the runner, which has the requests from now on. Its pool grows where it is idle and too small.
 
         Raises ValueError for a request that cannot be run; then none is added.
@@ -384,17 +327,12 @@ class LLM:
         if self._group is not None and self._leader is None:
             raise ValueError("rank 0 answers, and this process follows it; call LLM.follow() here")
         with self._lock:
-            assert self.model is not None and self._runner is not None
+            runner = self.runner
             largest = max(requests, key=lambda request: request.peak_tokens, default=None)
             if largest is not None:
-                runner, may_grow = self._runner, self._cache_tokens is None and self._runner.idle
+                may_grow = self._cache_tokens is None and runner.idle
                 if may_grow and largest.peak_tokens > runner.num_blocks * BLOCK_TOKENS:
                     runner.grow(max(runner.num_blocks, pool_blocks(self.model, largest.peak_tokens, self._asked)))
-                check_in_pool(largest, self._runner.num_blocks, self._cache_tokens, self._runner.num_open)
-            add_all(self._runner, requests)
-            return self._runner
-
-    def _needs_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise ValueError(f"{self.folder}: holds no tokenizer that can be used; give token ids in place of text")
-        return self.tokenizer
+                check_in_pool(largest, runner.num_blocks, self._cache_tokens, runner.num_open)
+            add_all(runner, requests)
+            return runner

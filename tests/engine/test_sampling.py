@@ -52,6 +52,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("tools", [3, [1], {"a": 1}, iter([{}]), ["f"]], r"a list of tools, each {.*}, or None"),
     ("tool_choice", [3, ["f"], True], '"auto", "required", "none", or a tool: .*, or None'),
     ("parallel_tool_calls", ["yes", 1, 0.0], "True or False, or None"),
+    ("thinking", ["yes", 1, 0.0], "True or False, or None"),
 ]  # fmt: skip
 
 

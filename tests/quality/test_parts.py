@@ -9,6 +9,7 @@ import pytest
 
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.special_tokens import DSML
+from wavefold.chat.template import rendered
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.chat.tokenizer_config import CHAT_TEMPLATE
 from wavefold.chat.tool_calls import ToolCall, calls_text
@@ -21,7 +22,6 @@ from wavefold.quality.needles import CANDIDATES, Needles
 from wavefold.quality.passages import Passage, load_texts, passages_of
 from wavefold.quality.progress import Clock
 from wavefold.quality.reading import Reading
-from wavefold.quality.render import rendered
 from wavefold.quality.settings import Settings
 from wavefold.quality.subject import Ids
 from wavefold.quality.tools import SCHEMAS, Tools, is_call
@@ -101,7 +101,7 @@ def test_the_shipped_template_writes_v4s_encoding():
     ids=["classes", "change", "globals", "refusal", "endless", "large", "syntax", "long"],
 )
 def test_a_template_reaches_nothing_and_ends(template, monkeypatch):
-    monkeypatch.setattr("wavefold.quality.render.SECONDS", 2)
+    monkeypatch.setattr("wavefold.chat.template.SECONDS", 2)
     with pytest.raises(ValueError, match="chat template"):
         rendered(template, [{"messages": [], **COMMON}])
 

@@ -143,12 +143,36 @@ class PrefixCache:
         if hit.end is None:
             return Opened(None, 0, shared)
         tip = self._ends[hit.end]
-        table = [node.block for node in hit.path[: (tip.num_tokens - 1) // BLOCK_TOKENS]] + [hit.end.block]
         self._touch(hit.end)
-        sequence = self.pool.open_at(table, tip)
+        sequence = self.pool.open_at(self._table(hit.path, hit.end, tip), tip)
         if hit.num_tokens < tip.num_tokens:
             sequence.rewind(tip.num_tokens - hit.num_tokens)
         return Opened(sequence, on_disk, shared)
+
+    def copy(self, chain: Chain, limit: int, pool: Pool) -> Sequence | None:
+        """Returns a sequence of another pool with a copy of a text's tokens that are cached here, at most `limit`.
+
+        None if there are none. Nothing here changes. The other pool has the same records and draft tokens, and room.
+        The sequence has no rows of MTP layers.
+        """
+        hit = self.find(chain, limit)
+        if hit.end is None:
+            return None
+        tip, sequence = self._ends[hit.end], pool.open()
+        table = self._table(hit.path, hit.end, tip)
+        sequence.table += pool.blocks.allocate(len(table))
+        for block, source in zip(sequence.table, table, strict=True):
+            pool.storage[block] = self.pool.storage[source]
+        for ring, source_ring in zip(sequence.state.rings(False), tip.state.rings(False), strict=True):
+            ring.copy_(source_ring)
+        sequence.num_tokens, sequence._high = tip.num_tokens, tip.high
+        sequence.rewind(tip.num_tokens - hit.num_tokens)
+        return sequence
+
+    @staticmethod
+    def _table(path: list[Node], end: End, tip: Tip) -> list[int]:
+        """The blocks of a sequence at an end."""
+        return [node.block for node in path[: (tip.num_tokens - 1) // BLOCK_TOKENS]] + [end.block]
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,16 @@ class Tokenizer:
             write_text(Path(folder) / name, text)
 
     @property
+    def json_text(self) -> str:
+        """The content of its `tokenizer.json`, for other libraries."""
+        return self._text
+
+    @property
+    def added_texts(self) -> tuple[str, ...]:
+        """The strings of the special tokens, and of all others that stand outside the merges."""
+        return tuple(self._bytes[id_].decode() for id_ in sorted(self._added))
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self._bytes) + 1

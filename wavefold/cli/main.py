@@ -22,10 +22,12 @@ from wavefold.cli import (
     convert,
     doctor,
     init,
+    inside,
     plan,
     quality,
     quantize,
     run,
+    serve,
     trace,
     train,
 )  # fmt: skip
@@ -34,12 +36,14 @@ from wavefold.system import Notice, check_address_space
 
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
+    "serve": serve,
     "batch": batch,
     "init": init,
     "quantize": quantize,
     "convert": convert,
     "quality": quality,
     "doctor": doctor,
+    "inside": inside,
     "train": train,
     "plan": plan,
     "trace": trace,

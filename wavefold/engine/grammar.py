@@ -4,7 +4,7 @@
 
 llguidance does the work. It refuses keywords that it does not support, where other libraries leave them out. What it
 takes and does not hold an answer to, schemas.py refuses. Tools become a grammar in call_grammar.py, and markup.py takes
-tokens out of its masks.
+tokens out of its masks. While an answer reasons, thinking.py has the mask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import llguidance
@@ -24,6 +24,7 @@ from wavefold.chat.special_tokens import DSML
 from wavefold.engine.call_grammar import Part, call_grammar
 from wavefold.engine.markup import Markup, MarkupState
 from wavefold.engine.schemas import problem_of_schema
+from wavefold.engine.thinking import Thinking, thinking_of
 from wavefold.engine.tools import Calls, calls_of
 
 Kind = Literal["json_schema", "regex", "choices", "tools"]
@@ -47,10 +48,12 @@ class Constraint:
     """What an answer's text must be.
 
     `text`: a schema in JSON, a regular expression, a list of texts in JSON, or tools and their choice in JSON.
+    `after_thinking`: of the text after `</think>`, which ends the answer's reasoning.
     """
 
     kind: Kind
     text: str
+    after_thinking: bool = False
 
     @classmethod
     def of(
@@ -137,6 +140,7 @@ class Grammars:
         self._eos_ids, self._vocab_size = list(eos_ids), vocab_size
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._markup: Markup | None = None
+        self._thinking: Thinking | None = None
         self._compiled: dict[Constraint, Grammar] = {}
 
     def compile(self, constraint: Constraint) -> Grammar:
@@ -150,6 +154,10 @@ class Grammars:
         if self._tokenizer is None:  # a second for the official vocabulary
             wrapper = llguidance.TokenizerWrapper(self._vocabulary)
             self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=self._eos_ids)
+        if constraint.after_thinking:
+            if self._thinking is None:
+                self._thinking = thinking_of(self._vocabulary.tokenizer, self._vocab_size)
+            return self.compile(replace(constraint, after_thinking=False)).after(self._thinking)
         grammar = self._of_calls(constraint) if constraint.kind == "tools" else self._grammar(_source(constraint))
         if isinstance(grammar, str):
             raise ValueError(f"{constraint.kind} {_short(constraint.text)} is not allowed: {grammar}")
@@ -225,13 +233,20 @@ def _short(text: str) -> str:
 class Grammar:
     """A compiled constraint. Answers share it."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, markup: Markup | None = None):
-        self._matcher, self._vocab_size, self._markup = matcher, vocab_size, markup
+    def __init__(
+        self, matcher: llguidance.LLMatcher, vocab_size: int, markup: Markup | None = None,
+        thinking: Thinking | None = None,
+    ):  # fmt: skip
+        self._matcher, self._vocab_size, self._markup, self._thinking = matcher, vocab_size, markup, thinking
+
+    def after(self, thinking: Thinking) -> Grammar:
+        """Returns the grammar of an answer that reasons first."""
+        return Grammar(self._matcher, self._vocab_size, self._markup, thinking)
 
     def start(self) -> GrammarState:
         """Returns the state before an answer's first token."""
         markup = None if self._markup is None else self._markup.start()
-        return GrammarState(self._matcher.deep_copy(), self._vocab_size, markup)
+        return GrammarState(self._matcher.deep_copy(), self._vocab_size, markup, self._thinking)
 
     def problem_at_once(self) -> str:
         """Returns why no answer can come to its second token, or an empty text."""
@@ -246,16 +261,24 @@ class Grammar:
 
 
 class GrammarState:
-    """How far the text of one answer is. `error` says why its grammar cannot go on, as where it meets its limits."""
+    """How far the text of one answer is. `error` says why its grammar cannot go on, as where it meets its limits.
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, markup: MarkupState | None = None):
-        self._matcher, self._vocab_size, self._markup = matcher, vocab_size, markup
+    `thinking`: the answer reasons first, and its grammar has not begun.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, vocab_size: int, markup: MarkupState | None = None,
+        thinking: Thinking | None = None,
+    ):  # fmt: skip
+        self._matcher, self._vocab_size, self._markup, self._thinking = matcher, vocab_size, markup, thinking
         self._mask: Tensor | None = None
         self.error = ""
 
     @property
     def mask(self) -> Tensor:
         """int32 [ceil(vocab / 32)] whose bit i allows token i next: EOS where the text may end."""
+        if self._thinking is not None:
+            return self._thinking.mask
         if self._mask is None:
             words = torch.zeros(-(-self._vocab_size // 32), dtype=torch.int32)
             self._matcher.unsafe_compute_mask_ptr(words.data_ptr(), words.nbytes)
@@ -279,10 +302,13 @@ class GrammarState:
     @property
     def is_complete(self) -> bool:
         """True if nothing may follow a text that satisfies it."""
-        return bool(self._matcher.is_stopped()) and not self.error
+        return self._thinking is None and bool(self._matcher.is_stopped()) and not self.error
 
     def advance(self, token: int) -> None:
         """Is told of the next token, which the mask allowed."""
+        if self._thinking is not None:
+            self._thinking = None if token == self._thinking.end else self._thinking
+            return
         self._mask = None
         self._matcher.consume_token(token)
         if self._markup is not None:
@@ -291,6 +317,8 @@ class GrammarState:
 
     def masks(self, drafts: Sequence[int]) -> list[Tensor | None]:
         """Returns the mask of the next token, then those after each draft; None after a draft that is not allowed."""
+        if self._thinking is not None:
+            return self._masks_while_thinking(self._thinking, drafts)
         masks: list[Tensor | None] = [self.mask]
         taken, markup = 0, self._markup
         for draft in drafts:
@@ -304,6 +332,14 @@ class GrammarState:
         self._matcher.rollback(taken)
         self._check()
         return masks + [None] * (1 + len(drafts) - len(masks))
+
+    def _masks_while_thinking(self, thinking: Thinking, drafts: Sequence[int]) -> list[Tensor | None]:
+        count = thinking.num_allowed(drafts)
+        masks: list[Tensor | None] = [thinking.mask] * count
+        if count and drafts[count - 1] == thinking.end:
+            form = GrammarState(self._matcher, self._vocab_size, self._markup)
+            return masks + form.masks(drafts[count:])
+        return masks + [thinking.mask] + [None] * (len(drafts) - count)
 
     def _check(self) -> None:
         if self._matcher.is_error():

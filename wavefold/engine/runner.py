@@ -10,24 +10,25 @@ most, of as many tokens as the scheduler counts; a request that waits or has end
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.cache import BLOCK_TOKENS, REWIND, Pool
+from wavefold.cache import BLOCK_TOKENS, REWIND, Pool, PrefixCache
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.drafting import Drafter, proposers_of
-from wavefold.engine.generate import fitted
 from wavefold.engine.prefixes import Keeping, Prefixes
 from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
-from wavefold.engine.room import check_answer, check_pool, check_scored
+from wavefold.engine.request_check import check_request
+from wavefold.engine.room import check_pool
 from wavefold.engine.rows import StepRows, answer_of, rows_of
 from wavefold.engine.scheduler import Scheduler
+from wavefold.engine.turns import Turns
 from wavefold.engine.verdict import Verdict, verdicts
 from wavefold.model import Step, Transformer
 from wavefold.model.transformer import PASS_TOKENS
@@ -56,7 +57,7 @@ class Runner:
     ):  # fmt: skip
         if not 0 <= draft_depth <= MOST_DRAFTS:
             raise ValueError(f"draft_depth = {draft_depth} is not allowed; expected 0 to {MOST_DRAFTS}")
-        self.model, self.num_blocks = model, num_blocks
+        self.model, self.num_blocks, self.max_running = model, num_blocks, max_running
         self._numbers = num_blocks, max_running, step_tokens, draft_depth
         self._chunk_tokens = chunk_tokens
         self._scheduler = self._new_scheduler()
@@ -70,8 +71,11 @@ class Runner:
         self._prefixes: Prefixes | None = None
         self._requests: dict[Hashable, Request] = {}
         self._sequences: dict[Request, Cached] = {}
-        self._lock = threading.RLock()  # a stream that is collected during a step aborts its request in the same thread
+        self._turns = Turns()
+        self._lock = self._turns.lock  # a stream that is collected during a step aborts its request in the same thread
         self._in_step = self._closing = False
+        self.num_steps = self.num_drafted = self.num_accepted = 0
+        """Passes, guesses that they verified, and those of them that were right."""
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(*self._numbers, chunk_tokens=self._chunk_tokens)
@@ -86,6 +90,11 @@ class Runner:
         """Requests that wait or run."""
         return len(self._requests)
 
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks of the pool that hold tokens of requests, or of texts that are cached."""
+        return self.num_blocks - self._pool.blocks.num_free if self._pool else 0
+
     # -- requests come and go ----------------------------------------------------------------------------------------
 
     def add(self, request: Request) -> Hashable:
@@ -95,7 +104,7 @@ class Runner:
         hold, or that has no room in memory.
         """
         with self._lock:
-            self._check(request)
+            check_request(self.model, request, self._numbers[2])
             try:
                 self._scheduler.add(request)
                 self._pool = self._pool or self._new_pool()
@@ -117,16 +126,6 @@ class Runner:
             answer_of(request).end("abort")
             if not self._in_step:
                 self._close_ended()
-
-    def _check(self, request: Request) -> None:
-        answer = answer_of(request)
-        if request.prompt:
-            self.model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
-        fitted(len(request.prompt), request.max_tokens, self.model.config.max_position_embeddings, fit_window=False)
-        if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
-            check_answer(self.model, min(len(request.prompt), self._numbers[2]), request.peak_tokens)
-        if answer.next_scored is not None:
-            check_scored(self.model, min(len(request.prompt), self._numbers[2]))
 
     def _new_pool(self) -> Pool:
         draft_depth, num_tokens = self._numbers[3], self.num_blocks * BLOCK_TOKENS
@@ -164,7 +163,7 @@ class Runner:
         A request whose logits are NaN ends alone, with the finish reason "error". An error or interruption of the pass
         is raised; all requests stay, and the next step tries again.
         """
-        with self._lock:
+        with self._turns.step():
             if self.idle or unless():
                 return []
             try:
@@ -192,6 +191,7 @@ class Runner:
                     counts = zip(plan.spans, rows.counts, strict=True)
                     self._leader.tell([(span.request, span.first, count) for span, count in counts], rows.tokens)
                 logits = self.model.forward_step(step, streams)
+                self.num_steps += 1
                 with (self.model.runtime or ops.current()).active():
                     found = verdicts(logits, rows.spans)
         except RankLost as error:  # no pass can run any more
@@ -310,6 +310,7 @@ class Runner:
         if verdict.error:
             finish = finish or "error"
         accepted = min(len(tokens), max(len(verdict.tokens) - 1, 0))  # the drafts that are tokens of the answer
+        self.num_drafted, self.num_accepted = self.num_drafted + len(span.drafts), self.num_accepted + accepted
         if finish is not None:
             sequence.rewind(len(span.drafts) - accepted)
             return Result(tokens, (), finish)
@@ -331,6 +332,20 @@ class Runner:
         sequence, rejected = self._sequences[span.request], len(span.drafts) - accepted
         kept = None if streams is None else streams[: len(streams) - rejected]
         self._drafter.observe(span, sequence, accepted, kept)
+
+    # -- beside the requests -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def beside(self) -> Iterator[PrefixCache | None]:
+        """While the block runs no step does: the model and its experts are the caller's, who has a pool of its own.
+
+        Gives what is cached of texts. Where requests run, keep the block as short as a step: their answers wait.
+        Raises ValueError over ranks.
+        """
+        if self._leader:
+            raise ValueError("a pass beside requests is not allowed over several processes; expected one process")
+        with self._turns.beside(lambda: self.idle):
+            yield self._prefixes.cache if self._prefixes else None
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,6 +73,7 @@ RULES: Mapping[str, Rule] = {
     "tools": several(kind(Mapping, FORM), f"a list of tools, each {FORM}").or_none(),
     "tool_choice": kind((str, Mapping), CHOICE_FORM).or_none(),
     "parallel_tool_calls": FLAG.or_none(True),
+    "thinking": FLAG.or_none(False),
 }
 """The fields of `Sampling`: what each may be, and what None means."""
 
@@ -108,6 +109,7 @@ class Sampling:
     tool_choice          None      auto, required "auto", or None: text, then calls or none; "required": calls alone;
                                    none, a tool   "none": text without calls; a tool's name, or OpenAI's form: one call
     parallel_tool_calls  True      True, False    several calls are allowed
+    thinking             False     True, False    the answer reasons first; its form begins after `</think>`
     logprobs             None      0 to 20        log probabilities of the answer's tokens, and of so many most likely
                                                   ones; None: none
     prompt_logprobs      None      0 to 20        the same of the prompt's tokens
@@ -147,6 +149,7 @@ class Sampling:
     tools: Sequence[Mapping[str, object]] | None = field(default=None, hash=False)
     tool_choice: str | Mapping[str, object] | None = field(default=None, hash=False)
     parallel_tool_calls: bool = True
+    thinking: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stop", "choices"):
@@ -159,7 +162,8 @@ class Sampling:
     @cached_property
     def _constraint(self) -> Constraint | None:
         calls = checked_calls(self.tools or (), self.tool_choice, self.parallel_tool_calls)
-        return Constraint.of(self.json_schema, self.regex, self.choices or (), calls)  # type: ignore[arg-type]
+        form = Constraint.of(self.json_schema, self.regex, self.choices or (), calls)  # type: ignore[arg-type]
+        return form if form is None else replace(form, after_thinking=self.thinking)
 
     def check(self, vocab_size: int) -> None:
         """Raises ValueError for what a model with so many tokens refuses: a bias for another one."""

@@ -68,7 +68,10 @@ class Attention(nn.Module):
             o = attend_training(self, h, qr, q, kv, batch, batch.training, arithmetic)
         else:
             o = self.attend_pieces(h, qr, q, kv, batch, arithmetic)
-        return self.output(ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True), arithmetic)
+        out = self.output(ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True), arithmetic)
+        if batch.watcher is not None:
+            batch.watcher.attended(self.layer, h, out)
+        return out
 
     def attend_pieces(
         self, h: Tensor, qr: Tensor, q: Tensor, kv: Tensor, batch: Batch, arithmetic: Arithmetic

@@ -14,6 +14,7 @@ from wavefold import ops
 from wavefold.cache import View
 from wavefold.config import ModelConfig
 from wavefold.model.training_pass import TrainingPass
+from wavefold.model.watcher import Watcher
 from wavefold.ops import Table
 
 Position = TypeVar("Position", int, Tensor)
@@ -40,23 +41,28 @@ class Span:
 class Batch:
     """The input of a pass besides the activations, for all layers. `tokens` [n] int64, packed.
 
-    `training` is set if the losses of the indexer and of the balance of experts are wanted.
+    `training` is set if the losses of the indexer and of the balance of experts are wanted; `watcher`, if somebody is
+    to be told what the layers do.
     """
 
     tokens: Tensor
     spans: tuple[Span, ...]
     config: ModelConfig
     training: TrainingPass | None = None
+    watcher: Watcher | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None) -> Batch:
+    def of(
+        cls, config: ModelConfig, tokens: Tensor, views: Seq[View], training: TrainingPass | None = None,
+        watcher: Watcher | None = None,
+    ) -> Batch:  # fmt: skip
         """Returns the batch of `tokens` [n]: the spans of `views`, in that order."""
         spans, row = [], 0
         for view in views:
             spans.append(Span(slice(row, row + view.length), view))
             row += view.length
         assert row == len(tokens), (row, len(tokens))
-        return cls(tokens, tuple(spans), config, training)
+        return cls(tokens, tuple(spans), config, training, watcher)
 
     @functools.cached_property
     def positions(self) -> Tensor:

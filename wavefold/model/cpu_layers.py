@@ -206,6 +206,8 @@ def run_layers(
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
         if experts.on_chosen is not None:
             experts.on_chosen(layer.layer, buffers.chosen)
+        if batch.watcher is not None:
+            batch.watcher.computed(layer.layer, buffers)
         if experts.takes_views:
             call = ExpertsCall(layer.layer, layer.shared, layer.limit, arithmetic.released, buffers, after)
             call.run(experts.store, partial(ahead.before, number + 1, buffers.h))

@@ -51,5 +51,7 @@ class MoE(nn.Module):
         weights, ids = self.gate(h, batch, arithmetic)
         if experts.on_chosen is not None:
             experts.on_chosen(self.layer, ids)
+        if batch.watcher is not None:
+            batch.watcher.routed(self.layer, weights, ids)
         shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
         return experts.with_shared(self.layer, h, weights, ids, shared)

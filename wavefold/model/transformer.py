@@ -323,7 +323,7 @@ class Transformer(HyperConnected):
                 wanted = native.Wanted(step.wanted, streams_of, streams, hidden)
                 logits = run_whole(self._cpu.whole, self._cpu.layers, tokens.contiguous(), views, wanted)
             else:
-                final, x = self._final_and_streams(Batch.of(self.config, tokens, views))
+                final, x = self.final_and_streams(Batch.of(self.config, tokens, views))
                 logits = self.logits(final[list(step.wanted)]) if step.wanted else self._no_logits()
                 if hidden is not None:
                     hidden.copy_(final)
@@ -340,9 +340,9 @@ class Transformer(HyperConnected):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Returns the final hidden states [n, hidden_size] of the batch's tokens."""
-        return self._final_and_streams(batch)[0]
+        return self.final_and_streams(batch)[0]
 
-    def _final_and_streams(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def final_and_streams(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns final hidden states [n, hidden_size], and the streams [n, hc, hidden] that they collapse from."""
         if not self.config.layers[0].late_pre:
             streams = self.run_blocks(batch)

@@ -14,10 +14,10 @@ from typing import Any
 
 from wavefold.chat.encoding import chat_ids, encode_chat, turn_ids
 from wavefold.chat.special_tokens import ASSISTANT, BOS, END_THINK, EOS, USER
+from wavefold.chat.template import rendered
 from wavefold.engine import Sampling
 from wavefold.quality.cases import CHATS
 from wavefold.quality.part import Part, Result, Unit, present
-from wavefold.quality.render import rendered
 from wavefold.quality.settings import BYTES_A_TOKEN, Settings
 from wavefold.quality.statistics import Figure, figure_of, share_of
 from wavefold.quality.subject import Subject

@@ -2,7 +2,7 @@
 
 A template comes from a file that nobody has checked. So it is interpreted without access to anything (Jinja's immutable
 sandbox), and in a child with limits: `SECONDS` of processor time, `MOST_BYTES` of memory. The child gets JSON on stdin
-and answers in JSON. Wavefold's own answers never depend on a template.
+and answers in JSON. Chats of checkpoints that have V4's markers never depend on a template.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 """A tag of transformers that marks answers and writes nothing."""
 
 
-def rendered(template: str, chats: Sequence[dict[str, Any]]) -> list[str]:
+def rendered(template: str, chats: Sequence[dict[str, Any]], seconds: int | None = None) -> list[str]:
     """Returns the text of each chat: {"messages", "add_generation_prompt", "bos_token", "eos_token"}.
+
+    `seconds`: of processor time; None: `SECONDS`.
 
     Raises ValueError for a template that is too long, that fails, or that goes beyond the limits.
     """
     if len(template) > MOST_CHARACTERS:
         raise ValueError(f"a chat template of {len(template):,} characters; expected {MOST_CHARACTERS:,} at most")
-    job = json.dumps({"template": template, "chats": list(chats), "seconds": SECONDS})
+    seconds = seconds or SECONDS
+    job = json.dumps({"template": template, "chats": list(chats), "seconds": seconds})
     try:
         child = subprocess.run(
             [sys.executable, __file__], input=job, capture_output=True, text=True, encoding="utf-8",
-            timeout=10 * SECONDS,
+            timeout=10 * seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise ValueError(f"the chat template takes more than {SECONDS} s; expected one that ends") from None
+        raise ValueError(f"the chat template takes more than {seconds} s; expected one that ends") from None
     if child.returncode:
         said = child.stderr.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}"]
         raise ValueError(f"the chat template fails: {said[0][:300]}")

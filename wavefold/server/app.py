@@ -1,0 +1,143 @@
+"""The server's application: its paths, and what they share.
+
+Front (who asks, ids, the log) -> Starlette's router -> Answers of a protocol, models, health, metrics, docs
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from wavefold.llm import LLM
+from wavefold.server.answers import Answers, Counts
+from wavefold.server.bodies import Bodies
+from wavefold.server.front import Front
+from wavefold.server.hosts import Hosts
+from wavefold.server.keys import Keys
+from wavefold.server.line import Writer, to_stream
+from wavefold.server.listing import Listing
+from wavefold.server.machine import inside, machine
+from wavefold.server.openapi import docs_page, openapi
+from wavefold.server.page import page_routes
+from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
+from wavefold.server.served import Served
+
+MAX_BODY = 16 * 2**20
+MAX_QUEUE = 64
+
+COUNTS = {
+    "/v1/messages/count_tokens": ("/v1/messages", count_messages),
+    "/v1/responses/input_tokens": ("/v1/responses", count_responses),
+}
+"""Paths that count tokens: the protocol whose body they take, and what counts."""
+OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
+"""They need no key: they show nothing of anybody."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes: bytes of a body, requests that wait, names and keys. `hosts`: names beside its own."""
+
+    max_body: int = MAX_BODY
+    max_queue: int = MAX_QUEUE
+    host: str = "127.0.0.1"
+    hosts: Sequence[str] = ()
+    keys: Keys = field(default_factory=Keys)
+
+
+def new_app(
+    llm: LLM, context: Context, limits: Limits, write: Writer | None = None,
+    protocols: Mapping[str, Protocol] = PROTOCOLS,
+) -> tuple[ASGIApp, Served]:  # fmt: skip
+    """Returns the application, and what its parts share. `write` takes the lines of the log (None: to stderr)."""
+    served = Served(llm, context, protocols, Bodies(limits.max_body), limits.max_queue)
+    routes = _routes(served)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        served.start()
+        yield
+        await served.stop()
+
+    handlers = {HTTPException: _http_error(served), Exception: _server_error(served)}
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    front = Front(app, served, Hosts(limits.host, limits.hosts), limits.keys, write or to_stream(), paths, OPEN_PATHS)
+    return front, served
+
+
+def _routes(served: Served) -> list[BaseRoute]:
+    description = openapi(served.protocols, {path: of for path, (of, _) in COUNTS.items()}, served.context.names[0])
+    listing, page = Listing(served), docs_page(description)
+
+    async def health(request: Request) -> Response:
+        engine = served.running
+        is_well = engine.is_alive and not served.is_draining
+        status = "ok" if is_well else "stopping"
+        return JSONResponse({"status": status, "model": served.context.names[0], "waiting": engine.num_waiting,
+                             "running": engine.num_open - engine.num_waiting}, 200 if is_well else 503)  # fmt: skip
+
+    async def metrics(request: Request) -> Response:
+        return Response(served.metrics.text(), media_type=served.metrics.content_type)
+
+    async def described(request: Request) -> Response:
+        return JSONResponse(description)
+
+    async def docs(request: Request) -> Response:
+        policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+        return HTMLResponse(page, headers={"content-security-policy": policy})
+
+    async def the_machine(request: Request) -> Response:
+        return machine(served)
+
+    return [
+        *page_routes(),
+        Route("/v1/wavefold/machine", the_machine, methods=["GET"]),
+        Route(
+            "/v1/wavefold/inside",
+            Counts(served, lambda body, headers, _: inside(body, headers, served)),
+            methods=["POST"],
+        ),
+        *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
+        *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in COUNTS.items()),
+        Route("/v1/models", listing.all, methods=["GET"]),
+        Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/openapi.json", described, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+    ]
+
+
+def _http_error(served: Served):  # type: ignore[no-untyped-def]
+    """A path or a method that there is not."""
+
+    async def handler(request: Request, error: HTTPException) -> Response:
+        path, method = request.url.path[:200], request.method
+        message = {404: f"there is no {path}", 405: f"{path} takes no {method}"}.get(error.status_code, error.detail)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request_error")
+        allow = {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
+        refused = Refused(error.status_code, message, code)
+        return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused, **allow)
+
+    return handler
+
+
+def _server_error(served: Served):  # type: ignore[no-untyped-def]
+    """A fault of ours. What it was is in the log alone."""
+
+    async def handler(request: Request, error: Exception) -> Response:
+        line = request.scope["wavefold.line"]
+        refused = Refused(500, f"an error of the server; its log has request {line.request_id}", "server_error")
+        return served.shapes.answer(request.scope, line, refused)
+
+    return handler

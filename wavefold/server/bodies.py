@@ -1,0 +1,73 @@
+"""The bodies of requests: read with limits on one, on all together, and on the time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive
+
+from wavefold.server.protocol import Refused
+
+BODY_S = 60.0
+"""For the whole of a body."""
+TOGETHER = 4
+"""Bodies of the greatest size that may be in memory at a time."""
+DRAINED = 2
+"""What is beyond the limit is read and dropped up to so many times it, so that the client reads the answer."""
+
+
+class Bodies:
+    """Reads bodies of at most `most` bytes. All that are in memory have at most `TOGETHER` times as many."""
+
+    def __init__(self, most: int, seconds: float = BODY_S):
+        self.most, self._seconds = most, seconds
+        self.num_bytes = 0
+        """Of all that are in memory."""
+
+    async def read(self, receive: Receive, declared: str | None) -> bytes:
+        """Returns the body of a request; `release` gives its room back. `declared`: its Content-Length, if it has one.
+
+        Raises Refused: 413 for one that is too large, 408 for one that does not come in time, 503 where bodies of
+        others leave no room, 400 for a client that left.
+        """
+        if declared is not None and declared.isdigit() and int(declared) > self.most * (1 + DRAINED):
+            raise self._too_large()
+        chunks: list[bytes] = []
+        try:
+            return await asyncio.wait_for(self._read(receive, chunks), self._seconds)
+        except asyncio.TimeoutError:
+            self.release(chunks)
+            raise Refused(408, f"the body did not come within {self._seconds:g} s", "request_timeout") from None
+        except BaseException:
+            self.release(chunks)
+            raise
+
+    async def _read(self, receive: Receive, chunks: list[bytes]) -> bytes:
+        num_bytes = num_dropped = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refused(400, "the client left before its body had come", "client_disconnected")
+            chunk: bytes = message.get("body", b"")
+            num_bytes += len(chunk)
+            if num_bytes > self.most:
+                self.release(chunks)
+                chunks.clear()
+                num_dropped += len(chunk)
+            elif self.num_bytes + len(chunk) > TOGETHER * self.most:
+                raise Refused(503, "bodies of other requests take all the room there is; try again", "overloaded")
+            else:
+                chunks.append(chunk)
+                self.num_bytes += len(chunk)
+            if not message.get("more_body", False) or num_dropped > DRAINED * self.most:
+                break
+        if num_bytes > self.most:
+            raise self._too_large()
+        return b"".join(chunks)
+
+    def release(self, chunks: list[bytes]) -> None:
+        """Gives back the room of a body, or of its parts."""
+        self.num_bytes -= sum(map(len, chunks))
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body is larger than {self.most:,} bytes, the most that is read", "request_too_large")

@@ -1,0 +1,265 @@
+"""The bridge from the engine to an event loop: one thread steps the runner for all requests.
+
+    loop     submit, abort, call ---> inbox                                    Reader.news
+                                        |                                          ^
+    thread                       admit, abort -> Runner.step -> what is new -> one call_soon_threadsafe a step
+
+A request that the runner has no place for waits in order of arrival. The first of them that needs a larger pool than
+there is waits until nothing runs, and all others behind it: then the pool grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+from wavefold.engine.request import Output, Request
+from wavefold.engine.rows import answer_of, num_read
+from wavefold.engine.runner import Runner
+from wavefold.llm import LLM
+from wavefold.server.news import Ended, News, Reader
+from wavefold.server.rate import Rate
+
+AHEAD = 4
+"""Requests beyond those that run that the scheduler has to choose from."""
+TRIES = 2
+"""Of a step that raises, before all requests end with an error."""
+
+STOPPED = "the server is shutting down"
+
+log = logging.getLogger("wavefold.server")
+Result = TypeVar("Result")
+
+
+class QueueFull(Exception):
+    """As many requests wait as may. `retry_after`: seconds until there may be a place."""
+
+    def __init__(self, num_waiting: int, retry_after: int):
+        super().__init__(f"{num_waiting} requests wait already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Stopped(Exception):
+    """The server ends, or its engine has ended: no request is taken."""
+
+
+class Engine:
+    """An `LLM` for one event loop. Make it in the loop, where all methods are called but those with an underscore.
+
+    At most `max_queue` requests wait, beside those that run. `on_end` is told of every end, in the loop.
+    """
+
+    def __init__(self, llm: LLM, max_queue: int, on_end: Callable[[Ended], None] = lambda ended: None):
+        self.llm, self.max_queue, self._on_end = llm, max_queue, on_end
+        self.width = llm.runner.max_running
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Reader] = set()
+        self._mean_s = 1.0
+        """Of the time that answers take, the more recent ones more."""
+        self.rate = Rate()
+        """Of new tokens."""
+        self._is_stopping = False
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._turn = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="wavefold-engine", daemon=True)
+        # the thread's own
+        self._waiting: OrderedDict[Reader, None] = OrderedDict()
+        self._readers: dict[Hashable, Reader] = {}
+        self._reading: dict[Reader, None] = {}
+        """Those whose prompt has not been read."""
+        self._num_failures, self._began = 0, 0.0
+        self._thread.start()
+
+    # -- the loop's side -----------------------------------------------------------------------------------------------
+
+    @property
+    def num_open(self) -> int:
+        """Requests that wait or run."""
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests for which there is no place yet, by numbers alone."""
+        return max(0, len(self._open) - self.width)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping
+
+    def submit(self, *requests: Request) -> list[Reader]:
+        """Gives requests to the engine, all or none. They wait for their places. Raises QueueFull, and Stopped."""
+        if not self.is_alive:
+            raise Stopped(STOPPED)
+        if len(self._open) + len(requests) > self.width + self.max_queue:
+            raise QueueFull(self.num_waiting, self.retry_after)
+        readers = [Reader(request, self._abort_later) for request in requests]
+        self._open.update(readers)
+        self._put(lambda: self._waiting.update(dict.fromkeys(readers)))
+        return readers
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until a place in the queue should be free: that of one answer, of those that run together."""
+        return max(1, min(60, round(self._mean_s * (1 + self.num_waiting) / self.width)))
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Calls a function in the engine's thread, between two steps: nothing else uses the model meanwhile."""
+        if not self.is_alive:
+            raise Stopped(STOPPED)
+        done: asyncio.Future[Result] = self._loop.create_future()
+
+        def tell(result: Result | None, error: BaseException | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(result)  # type: ignore[arg-type]
+
+        def task() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                self._loop.call_soon_threadsafe(tell, None, error)
+            else:
+                self._loop.call_soon_threadsafe(tell, result, None)
+
+        self._put(task)
+        return await done
+
+    async def stop(self) -> None:
+        """Ends all requests, then the thread, and waits for it. What was read stays cached."""
+        self._is_stopping = True
+        self._put(lambda: None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _abort_later(self, reader: Reader) -> None:
+        self._open.discard(reader)
+        self._put(lambda: self._abort(reader))
+
+    def _put(self, task: Callable[[], object]) -> None:
+        with self._turn:
+            self._inbox.append(task)  # type: ignore[arg-type]
+            self._turn.notify()
+
+    def _deliver(self, batch: list[tuple[Reader, News]]) -> None:
+        self.rate.add(sum(len(news.ids) for _, news in batch))
+        for reader, news in batch:
+            if (ended := news.ended) is not None:
+                self._open.discard(reader)
+                self._on_end(ended)
+                if ended.queue_s is not None:
+                    self._mean_s += (ended.total_s - ended.queue_s - self._mean_s) / 8
+            reader.push(news)
+
+    # -- the thread's side ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        runner = self.llm.runner
+        while not self._is_stopping:
+            with self._turn:
+                while not (self._inbox or self._waiting or not runner.idle):
+                    self._turn.wait()
+                inbox, self._inbox = self._inbox, deque()
+            for task in inbox:
+                task()
+            if not self._is_stopping:
+                batch = self._admit(runner)
+                self._tell(batch + self._step(runner))
+        for reader in [*self._waiting, *self._readers.values()]:
+            self._abort(reader, STOPPED)
+
+    def _admit(self, runner: Runner) -> list[tuple[Reader, News]]:
+        """Gives waiting requests to the runner, as many as it may need. Returns those that cannot be run."""
+        batch: list[tuple[Reader, News]] = []
+        while self._waiting and runner.num_open < self.width + AHEAD:
+            reader = next(iter(self._waiting))
+            if not self.llm.has_place(reader.request):
+                break
+            del self._waiting[reader]
+            try:
+                self.llm.add([reader.request])
+            except ValueError as error:
+                batch.append((reader, News(ended=reader.so_far("refused", str(error)))))
+            else:
+                self._readers[reader.request.id] = reader
+                self._reading[reader] = None
+        return batch
+
+    def _abort(self, reader: Reader, error: str = "") -> None:
+        if reader in self._waiting:
+            del self._waiting[reader]
+        elif self._readers.pop(reader.request.id, None) is not None:
+            self._reading.pop(reader, None)
+            self.llm.runner.abort(reader.request.id)
+        else:
+            return
+        self._tell([(reader, News(ended=reader.so_far("error" if error else "interrupted", error)))])
+
+    def _step(self, runner: Runner) -> list[tuple[Reader, News]]:
+        self._began = time.perf_counter()
+        try:
+            outputs = runner.step()
+            self._num_failures = 0
+        except Exception as error:
+            outputs = []
+            self._num_failures += 1
+            log.exception("a step of the engine failed")
+            if self._num_failures >= TRIES:
+                for request_id in list(self._readers):
+                    runner.abort(request_id)
+                    answer = answer_of(self._readers[request_id].request)
+                    answer.finish_reason, answer.error = "error", f"{type(error).__name__} in the engine"
+                self._num_failures = 0
+        batch = [(reader, news) for output in outputs if (reader := self._readers.get(output.request.id))
+                 and (news := self._news(reader, output))]  # fmt: skip
+        return batch + self._others()
+
+    def _news(self, reader: Reader, output: Output) -> News:
+        """Returns the new tokens of a request, and its end."""
+        answer, now = answer_of(reader.request), time.perf_counter()
+        self._reading.pop(reader, None)
+        news = News(ids=answer.tokens[reader.num_tokens :], logprobs=answer.logprobs[reader.num_tokens :])
+        self._begin(reader, news)
+        reader.num_tokens = len(answer.tokens)
+        if reader.first_s is None:
+            reader.first_s = now - reader.submitted
+        if answer.finish_reason is not None:
+            self._readers.pop(reader.request.id, None)
+            news.ended = reader.so_far(answer.finish_reason, answer.error)
+        return news
+
+    def _begin(self, reader: Reader, news: News) -> None:
+        if not reader.is_begun:
+            reader.is_begun = True
+            reader.queue_s = max(0.0, self._began - reader.submitted)
+            news.begun = answer_of(reader.request).usage
+
+    def _others(self) -> list[tuple[Reader, News]]:
+        """Returns what is new of requests without tokens: prompts that were read on, ends that nobody computed."""
+        batch: list[tuple[Reader, News]] = []
+        for reader in list(self._reading):
+            if reader.request.state != "running" and not reader.is_begun:
+                continue
+            news = News()
+            self._begin(reader, news)
+            if (read := num_read(reader.request)) > reader.num_read:
+                news.read = reader.num_read = read
+            if news:
+                batch.append((reader, news))
+        for reader in [one for one in self._readers.values() if answer_of(one.request).finish_reason is not None]:
+            answer = answer_of(reader.request)
+            del self._readers[reader.request.id]
+            self._reading.pop(reader, None)
+            batch.append((reader, News(ended=reader.so_far(str(answer.finish_reason), answer.error))))
+        return batch
+
+    def _tell(self, batch: list[tuple[Reader, News]]) -> None:
+        """Gives the news of a step to the loop, in one call."""
+        if not batch:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, batch)
+        except RuntimeError:  # the loop has ended before the thread
+            self._is_stopping = True

@@ -1,0 +1,44 @@
+"""What the page shows of the machine, and what it asks about a token: /v1/wavefold/machine and /v1/wavefold/inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse, Response
+
+from wavefold.inside import inside_answer
+from wavefold.server.protocol import Refused
+from wavefold.server.served import Served
+from wavefold.system.memory import rss_bytes, tightest
+
+MOST_INSIDE = 16_384
+"""Tokens of a text that is looked into."""
+
+
+def machine(served: Served) -> Response:
+    """Returns rates, memory and counts of this moment. `bytes_read`: of experts, from files, since the start."""
+    engine, runner, store = served.running, served.llm.runner, served.llm.model.experts.store
+    counts = getattr(store, "counts", None)
+    limit = tightest()
+    return JSONResponse({
+        "model": served.context.names[0],
+        "tokens_per_s": round(engine.rate.per_s, 2) if engine.rate.total else None,
+        "bound_tokens_per_s": None,
+        "bytes_read": counts.bytes if counts else None,
+        "memory": {"resident_bytes": rss_bytes(), "limit_bytes": limit.total},
+        "requests": {"running": engine.num_open - engine.num_waiting, "waiting": engine.num_waiting},
+        "prefix_blocks": {"used": runner.num_used_blocks, "total": runner.num_blocks},
+        "drafts": {"guessed": runner.num_drafted, "right": runner.num_accepted},
+    })  # fmt: skip
+
+
+def inside(body: bytes, headers: Mapping[str, str], served: Served) -> bytes:
+    """Returns what the model saw at a token, as docs/inside.md has it. Raises Refused."""
+    try:
+        asked = json.loads(body.decode("utf-8"))
+        if not isinstance(asked, dict):
+            raise ValueError("the body is no JSON object; expected one with ids, text or messages")
+        return json.dumps(inside_answer(served.llm, asked, most_tokens=MOST_INSIDE)).encode()
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, str(error), "invalid_request_error") from None

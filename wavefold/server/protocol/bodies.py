@@ -1,0 +1,151 @@
+"""Bodies of requests: JSON, read once, and held against a model that names every field that is accepted.
+
+bytes -> JSON object (`parsed`) -> model (`checked`), or `Refused` with the field that is wrong
+
+A field that no model has is refused by its name: a client that asks for something is told, and not answered as if it
+had not asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from wavefold.server.protocol.errors import Refused
+
+INVALID = "invalid_request_error"
+SHOWN = 200
+"""Characters of a value that an error repeats, at most."""
+
+
+class Body(BaseModel):
+    """An object of JSON whose fields are all known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+Harmless = Annotated[Any, Field(default=None, description="Accepted, and changes nothing here.")]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Schema = dict[str, Any]
+
+
+def by(key: str, default: str | None = None) -> Discriminator:
+    """Tells the members of a union apart by a field: each member has the tag `~` and the value of its Literal.
+
+    `default`: the value of an object without the field. `refusal` takes the tags out of places again.
+    """
+
+    def tag(value: Any) -> str:
+        named = value.get(key, default) if isinstance(value, dict) else getattr(value, key, default)
+        return f"~{named}"[:SHOWN]
+
+    return Discriminator(tag)
+
+
+def _form(value: Any) -> str:
+    return "~text" if isinstance(value, str) else "~parts"
+
+
+BY_FORM = Discriminator(_form)
+"""Tells a text from a list of parts: tags `~text` and `~parts`."""
+AsText = Annotated[str, Tag("~text")]
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """Returns the object of JSON in a body. Raises `Refused` for anything else, and for what JSON does not have."""
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        body_text = json.dumps(value, ensure_ascii=False)
+        body_text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refused(400, "the body has half of a surrogate pair; expected Unicode characters", INVALID) from None
+    except UnicodeDecodeError:
+        raise Refused(400, "the body is not UTF-8; expected JSON in UTF-8", INVALID) from None
+    except RecursionError:
+        raise Refused(400, "the body's values lie too deep in each other; expected fewer levels", INVALID) from None
+    except ValueError as error:
+        raise Refused(400, f"the body is no JSON: {error}"[:500], INVALID) from None
+    if not isinstance(value, dict):
+        raise Refused(400, f"the body is a JSON {type(value).__name__}; expected an object", INVALID)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def checked(model: type[AnyBody], value: dict[str, Any]) -> AnyBody:
+    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise refusal(error) from None
+    except RecursionError:
+        raise Refused(400, "the body's values lie too deep in each other; expected fewer levels", INVALID) from None
+
+
+def refusal(error: ValidationError) -> Refused:
+    """Returns what says which field is wrong, and what is expected there."""
+    problems = error.errors(include_url=False, include_context=True)
+    problem = next((one for one in problems if one["type"] == "missing"), problems[0])
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problem)
+    problem = next((one for one in problems if one["type"].startswith("union_tag") or _is_kind(one)), problem)
+    place = ".".join(str(step) for step in problem["loc"] if not str(step).startswith("~"))
+    said = _kind if _is_kind(problem) else _SAID.get(problem["type"], _other)
+    return Refused(400, said(place, problem), INVALID, place or None)
+
+
+def _is_kind(problem: Any) -> bool:
+    return problem["type"] == "literal_error" and problem["loc"][-1] in ("type", "role")
+
+
+def _kind(place: str, problem: Any) -> str:
+    return f"{place} {_shown(problem['input'])} is not supported here; expected {problem['ctx']['expected']}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _extra(place: str, problem: Any) -> str:
+    return f"{place} is not supported here; leave it out"
+
+
+def _tag(place: str, problem: Any) -> str:
+    context = problem["ctx"]
+    expected = context.get("expected_tags", "").replace("~", "")
+    key = "role" if "'assistant'" in expected else "type"
+    named = context.get("tag", "").replace("~", "", 1)
+    return f"{place}: {key} {named!r} is not supported here; expected {expected}"
+
+
+def _missing(place: str, problem: Any) -> str:
+    return f"{place} is missing"
+
+
+def _other(place: str, problem: Any) -> str:
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{place}: {said}" if place else said
+    return f"{place} = {_shown(problem['input'])} is not allowed: {said[:1].lower()}{said[1:]}"
+
+
+_SAID: dict[str, Callable[[str, Any], str]] = {
+    "extra_forbidden": _extra, "union_tag_invalid": _tag, "union_tag_not_found": _tag, "missing": _missing,
+}  # fmt: skip
+
+
+@functools.cache
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a body."""
+    return model.model_json_schema()

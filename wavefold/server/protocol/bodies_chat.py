@@ -1,0 +1,215 @@
+"""Bodies of `/v1/chat/completions`: OpenAI's fields, DeepSeek's (`thinking`, `prefix`), and a few of other servers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Tag
+
+from wavefold.server.protocol.bodies import (
+    BY_FORM,
+    AsText,
+    Body,
+    Count,
+    Harmless,
+    Penalty,
+    Schema,
+    Seed,
+    Share,
+    Temperature,
+    by,
+)  # fmt: skip
+from wavefold.server.protocol.errors import Refused
+
+MOST_ANSWERS = 16
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+    cache_control: Harmless
+
+
+class RefusalPart(Body):
+    type: Literal["refusal"]
+    refusal: str
+
+
+Texts = Annotated[AsText | Annotated[list[TextPart], Tag("~parts")], BY_FORM]
+AnswerPart = Annotated[Annotated[TextPart, Tag("~text")] | Annotated[RefusalPart, Tag("~refusal")], by("type")]
+AnswerTexts = Annotated[AsText | Annotated[list[AnswerPart], Tag("~parts")], BY_FORM]
+
+
+class SystemTurn(Body):
+    role: Literal["system", "developer"]
+    content: Texts
+    name: Harmless
+
+
+class UserTurn(Body):
+    role: Literal["user"]
+    content: Texts
+    name: Harmless
+
+
+class CalledFunction(Body):
+    name: str
+    arguments: str
+
+
+class CallOfTool(Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Harmless
+
+
+class AssistantTurn(Body):
+    role: Literal["assistant"]
+    content: AnswerTexts | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[CallOfTool] | None = None
+    prefix: bool | None = Field(None, description="The answer goes on where this content ends: of the last message.")
+    refusal: Harmless
+    name: Harmless
+    annotations: Harmless
+    audio: None = None
+    function_call: None = None
+
+
+class ToolTurn(Body):
+    role: Literal["tool"]
+    content: Texts
+    tool_call_id: str
+    name: Harmless
+
+
+class Function(Body):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    description: str | None = None
+    parameters: Schema | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    name: str
+
+
+class FunctionChoice(Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    name: str | None = None
+    description: Harmless
+    schema_: Schema | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class SchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class Thinking(Body):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Harmless
+
+
+class TemplateFlags(Body):
+    thinking: bool | None = None
+    enable_thinking: bool | None = None
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    include_obfuscation: Harmless
+
+
+AnyTurn = Annotated[
+    Annotated[SystemTurn, Tag("~system")]
+    | Annotated[SystemTurn, Tag("~developer")]
+    | Annotated[UserTurn, Tag("~user")]
+    | Annotated[AssistantTurn, Tag("~assistant")]
+    | Annotated[ToolTurn, Tag("~tool")],
+    by("role"),
+]
+Format = Annotated[
+    Annotated[TextFormat, Tag("~text")]
+    | Annotated[ObjectFormat, Tag("~json_object")]
+    | Annotated[SchemaFormat, Tag("~json_schema")],
+    by("type"),
+]
+Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
+Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)]
+
+
+class ChatBody(Body):
+    model: str
+    messages: Annotated[list[AnyTurn], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Seed | None = None
+    stop: Annotated[str, Field(min_length=1, max_length=1024)] | Stops | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Format | None = None
+    thinking: Thinking | None = None
+    reasoning_effort: Efforts | None = None
+    chat_template_kwargs: TemplateFlags | None = None
+    modalities: list[Literal["text"]] | None = None
+    store: Literal[False] | None = None
+    user: Harmless
+    metadata: Harmless
+    service_tier: Harmless
+    prompt_cache_key: Harmless
+    prompt_cache_retention: Harmless
+    safety_identifier: Harmless
+
+
+def sampling_of(body: Any) -> dict[str, Any]:
+    """The fields of `Sampling` that a body sets under their own names."""
+    names = (
+        "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
+    )  # fmt: skip
+    values = {name: getattr(body, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
+    """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
+    try:
+        return {int(token): float(bias) for token, bias in (biases or {}).items()}
+    except ValueError:
+        raise Refused(
+            400, "logit_bias: expected token ids, whole numbers as texts, as keys", "invalid_request_error",
+            "logit_bias",
+        ) from None  # fmt: skip

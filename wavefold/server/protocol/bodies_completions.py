@@ -1,0 +1,63 @@
+"""Bodies of `/v1/completions`: OpenAI's older protocol of texts, with DeepSeek's `suffix` for a hole in the middle."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from wavefold.server.protocol.bodies import Body, Harmless, Penalty, Seed, Share, Temperature
+from wavefold.server.protocol.bodies_chat import StreamOptions
+
+MOST_PARTS = 128
+"""Prompts times `n`."""
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, str):
+        return "~text"
+    first = value[0] if isinstance(value, list) and value else None
+    return "~ids" if isinstance(first, int) else "~lists" if isinstance(first, list) else "~texts"
+
+
+Prompts = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[Ids, Tag("~ids")]
+    | Annotated[Annotated[list[Ids], Field(max_length=MOST_PARTS)], Tag("~lists")]
+    | Annotated[Annotated[list[str], Field(min_length=1, max_length=MOST_PARTS)], Tag("~texts")],
+    Discriminator(_form),
+]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class CompletionBody(Body):
+    model: str
+    prompt: Prompts = Field(description="A text, token ids, or a list of texts or of lists of ids.")
+    suffix: str | None = Field(None, description="The text after the hole that the answer fills.")
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = Field(None, description="16; 0 only with `echo`.")
+    n: Annotated[int, Field(ge=1, le=MOST_PARTS)] | None = None
+    best_of: Literal[1] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Seed | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=64)] | None = None
+    user: Harmless
+
+
+def prompts_of(prompts: str | list[Any]) -> list[str | list[int]]:
+    """Returns each prompt, a text or ids."""
+    if isinstance(prompts, str) or isinstance(prompts[0], int):
+        return [prompts]
+    return list(prompts)
