@@ -45,7 +45,7 @@ def test_index_asks_for_nothing_from_elsewhere() -> None:
     for target in targets:
         address = urlsplit(target)
         assert not address.scheme and not address.netloc, target
-        assert target.startswith("#") or target.removeprefix("static/") in page_files(), target
+        assert target.startswith("#") or target.removeprefix("page/") in page_files(), target
     assert not re.search(r"<script(?! type=\"module\" src=)|<style| on\w+=| style=", index)
 
 
@@ -91,4 +91,4 @@ def test_other_names_are_not_found(name) -> None:
 def test_policy_allows_this_server_alone() -> None:
     sources = [directive.split() for directive in POLICY.split("; ")]
     assert {value for _, *values in sources for value in values} == {"'none'", "'self'", "'script'"}
-    assert [route.path for route in page_routes()] == ["/", "/static/{name}"]
+    assert [route.path for route in page_routes()] == ["/", "/page/{name}"]

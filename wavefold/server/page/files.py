@@ -1,4 +1,4 @@
-"""The page's files, read once and served from memory: `/` is index.html, `/static/NAME` each of the others.
+"""The page's files, read once and served from memory: `/` is index.html, `/page/NAME` each of the others.
 
 What a browser may do with them is said by headers. Nothing runs but scripts of this server, nothing is fetched from
 elsewhere, no other site may frame the page, and no script may turn text into HTML (Trusted Types).
@@ -91,4 +91,4 @@ async def _other(request: Request) -> Response:
 def page_routes() -> list[Route]:
     """Returns the routes of the page, for the app that serves the endpoints it uses. They need no key."""
     page_files()
-    return [Route("/", _index, methods=["GET"]), Route("/static/{name}", _other, methods=["GET"])]
+    return [Route("/", _index, methods=["GET"]), Route("/page/{name}", _other, methods=["GET"])]

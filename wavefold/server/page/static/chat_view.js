@@ -100,7 +100,7 @@ export class ChatView {
     welcome.hidden = !empty;
     if (!empty || welcome.firstChild) return;
     const starters = STARTERS.map((text) => h("li", {}, h("button", { type: "button", class: "starter", on: { click: () => { this.area.value = text; this.#fit(); this.area.focus(); } } }, text)));
-    welcome.append(h("img", { src: "static/icon.svg", alt: "", width: "56", height: "56" }), h("p", { class: "welcome-title" }, "What shall we write?"),
+    welcome.append(h("img", { src: "page/icon.svg", alt: "", width: "56", height: "56" }), h("p", { class: "welcome-title" }, "What shall we write?"),
       h("p", { class: "note" }, "Ask something, then choose ", h("strong", {}, "Look inside"), " below the answer to see what the model attended to, token by token."),
       h("ul", { class: "starters", "aria-label": "Examples" }, starters));
   }

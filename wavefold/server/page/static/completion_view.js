@@ -123,7 +123,7 @@ export class CompletionView {
   lookInside() {
     if (!this.asked || !this.text) return;
     const { prompt, suffix } = this.asked;
-    const body = suffix ? { prompt, suffix, answer: this.text } : { text: prompt + this.text };
+    const body = suffix ? { text: prompt, suffix, answer: this.text } : { text: prompt + this.text };
     this.place.look({ body, position: Math.max(0, (this.#usage?.prompt ?? 1) - 1), title: "the completion" });
   }
 
