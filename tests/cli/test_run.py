@@ -220,7 +220,9 @@ class TestForm:
         assert main(["run", str(model), "-p", "x", "--choice", "one", "--choice", "two", "--json"]) == 0
         values = printed(capsys)
         assert values["text"] in ("one", "two")
-        assert values["sampling"]["constraint"] == {"kind": "choices", "text": '["one", "two"]'}
+        assert values["sampling"]["constraint"] == {
+            "kind": "choices", "text": '["one", "two"]', "after_thinking": False
+        }  # fmt: skip
 
     @pytest.mark.parametrize(
         ("flags", "message"),

@@ -211,7 +211,8 @@ class Texts(Writer):
             logprobs = None
             if text.entries is not None:
                 logprobs = text.entries.value(0, len(whole) if text.stops.found else None)
-            choices.append({"text": whole, "index": index, "logprobs": logprobs, "finish_reason": text.reason})
+            choice = {"text": whole, "index": index, "logprobs": logprobs, "finish_reason": text.reason}
+            choices.append(choice)
         return sse.dumped({**self._head(), "choices": choices, "usage": self._usage()}).encode()
 
     def _usage(self) -> dict[str, Any]:
