@@ -63,8 +63,9 @@ class Session:
         """The prompt of a text to complete, or the chat's with this message."""
         if self.conversation:
             return self.conversation.prompt(text)
+        tokenizer = self.tokenizer
         if has_form(self.args):  # no last token may become another one
-            return Prompt(self.tokenizer.encode(text, bos=True, allow_special=self.args.allow_special))
+            return Prompt(tokenizer.encode(text, bos=True, allow_special=self.args.allow_special))
         return self.llm.prompt(text, self.args.allow_special)
 
     def answer_text(self, text: str, stoppable: bool = False) -> None:
