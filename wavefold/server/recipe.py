@@ -25,7 +25,7 @@ NAME = "served"
 
 Kind = Literal["chat", "responses", "messages"]
 Version = Literal["v4", "v4.1"]
-Effort = Literal["low", "high", "max"]
+Effort = Literal["low", "high", "xhigh", "max"]
 Reason = Literal["stop", "length"]
 
 
@@ -118,6 +118,12 @@ class Reading:
         return bool(self.conversation.thinking_mode)
 
     @property
+    def reasons_first(self) -> bool:
+        """True if the answer begins with reasoning: not where it goes on in a content that was sent."""
+        stage = self._request.parsing_options.thinking_initial_stage
+        return stage is not None and bool(stage.starts_in_reasoning())
+
+    @property
     def tools(self) -> list[Tool]:
         return [Tool(tool.name, tool.description, tool.parameters) for tool in self.conversation.tools]
 
@@ -125,7 +131,7 @@ class Reading:
     def turns(self) -> list[Turn]:
         return [_turn(message) for message in self.conversation.messages]
 
-    def revised(self, efforts: Callable[[Effort], Effort | None], schema: Any = None) -> None:
+    def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
         """Puts other efforts in the place of the library's, and a schema of the answer into the prompt."""
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)

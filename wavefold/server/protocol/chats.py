@@ -122,7 +122,12 @@ def _by_template(template: str, reading: Reading, context: Context) -> list[int]
 def asked_chat(wish: Wish, headers: Mapping[str, str], context: Context) -> Asked:
     """Returns the request with its prompt encoded. Raises `Refused`."""
     reading = read(wish, context)
-    fields = held(wish.wanted, reading.tools, reading.thinking, context)
+    if wish.wanted.schema is not None and any(turn.continued and turn.content for turn in reading.turns):
+        raise Refused(
+            400, f"a prefix that is not empty beside {wish.wanted.schema_field} is not held here: the answer would "
+            "begin anew", "invalid_request_error", "messages",
+        )  # fmt: skip
+    fields = held(wish.wanted, reading.tools, reading.reasons_first, context)
     ids = prompt_ids(reading, context)
     try:
         longest = reading.max_tokens(len(ids), context.window)
@@ -199,7 +204,7 @@ class ChatWriter(Writer):
         frames = self._written(stream.finish("length" if reason in ("length", "context") else "stop"), index)
         if not by_stop_text:
             shown = self._shown(json.loads(stream.whole))
-            answered = Answered(self.state.reading.thinking, *shown, tuple(self.ids[index]))
+            answered = Answered(self.state.reading.reasons_first, *shown, tuple(self.ids[index]))
             self.state.context.replay.keep(answered)
         return frames
 
@@ -223,7 +228,7 @@ class ChatWriter(Writer):
 
     def reasoning_tokens(self, index: int) -> int:
         """Tokens of an answer before its `</think>`."""
-        if not self.state.reading.thinking:
+        if not self.state.reading.reasons_first:
             return 0
         ids, end = self.ids[index], self.state.context.tokenizer.token_id(END_THINK)
         return ids.index(end) if end in ids else len(ids)
