@@ -1,4 +1,4 @@
-"""The model that ships on the CPU kernels, in a small pool. Tests need the packages of the server's extra, and clients."""
+"""The model that ships, in a small pool. Tests need the packages of the server's extra, and the clients."""
 
 from __future__ import annotations
 

@@ -58,6 +58,8 @@ def _form(value: Any) -> str:
 BY_FORM = Discriminator(_form)
 """Tells a text from a list of parts: tags `~text` and `~parts`."""
 AsText = Annotated[str, Tag("~text")]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+AsStop = Annotated[StopText, Tag("~text")]
 
 
 def parsed(body: bytes) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    AsStop,
     AsText,
     Body,
     Count,
@@ -16,12 +18,14 @@ from wavefold.server.protocol.bodies import (
     Schema,
     Seed,
     Share,
+    StopText,
     Temperature,
     by,
 )  # fmt: skip
 from wavefold.server.protocol.errors import Refused
 
 MOST_ANSWERS = 16
+TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 class TextPart(Body):
@@ -155,7 +159,10 @@ Format = Annotated[
     by("type"),
 ]
 Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
-Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)]
+Stops = Annotated[AsStop | Annotated[list[StopText], Field(max_length=16), Tag("~parts")], BY_FORM]
+Choice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[FunctionChoice, Tag("~parts")], BY_FORM
+]
 
 
 class ChatBody(Body):
@@ -175,11 +182,11 @@ class ChatBody(Body):
     repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Seed | None = None
-    stop: Annotated[str, Field(min_length=1, max_length=1024)] | Stops | None = None
+    stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     thinking: Thinking | None = None
@@ -206,10 +213,9 @@ def sampling_of(body: Any) -> dict[str, Any]:
 
 def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
     """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
-    try:
-        return {int(token): float(bias) for token, bias in (biases or {}).items()}
-    except ValueError:
+    if wrong := next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None):
         raise Refused(
-            400, "logit_bias: expected token ids, whole numbers as texts, as keys", "invalid_request_error",
-            "logit_bias",
-        ) from None  # fmt: skip
+            400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys",
+            "invalid_request_error", "logit_bias",
+        )  # fmt: skip
+    return {int(token): float(bias) for token, bias in (biases or {}).items()}

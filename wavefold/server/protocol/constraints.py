@@ -21,7 +21,7 @@ MOST_KNOWN = 512
 
 
 class Wanted(NamedTuple):
-    """What a request demands of its answer. `choice`: "auto", "required", "none" or a tool's name.
+    """What a request demands of its answer. `choice`: "auto", "none" or "required"; then `name` may say of which tool.
 
     `strict`: names of the tools that are held as they are. `schema`: of the answer's text, or None. `schema_field`:
     where the body has it.
@@ -32,6 +32,8 @@ class Wanted(NamedTuple):
     strict: Collection[str] = ()
     schema: dict[str, Any] | None = None
     schema_field: str = "response_format"
+    name: str | None = None
+    """Apart from `choice`: a tool may be called "none"."""
 
 
 def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
@@ -40,10 +42,10 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
     Raises `Refused` for what cannot be held, and for a schema beside tools.
     """
     if not tools or wanted.choice == "none":
-        if wanted.choice not in ("auto", "none"):
+        if wanted.choice == "required":
             raise Refused(
-                400, f"tool_choice = {wanted.choice!r} is not allowed without tools", "invalid_request_error",
-                "tool_choice",
+                400, f"tool_choice = {wanted.name or wanted.choice!r} is not allowed without tools",
+                "invalid_request_error", "tool_choice",
             )  # fmt: skip
         if wanted.schema is None:
             return {}
@@ -59,6 +61,7 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
 
 
 def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
+    name = wanted.name
     is_free = wanted.choice == "auto"
     if not context.chats.holds_calls:
         if not is_free or not wanted.parallel or wanted.strict:
@@ -67,21 +70,25 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
                 "several calls, and tools that are not strict", "invalid_request_error", "tools",
             )  # fmt: skip
         return {}
-    named = wanted.choice not in ("auto", "required")
-    if named and wanted.choice not in [tool.name for tool in tools]:
+    if name is not None and name not in [tool.name for tool in tools]:
         names = ", ".join(repr(tool.name) for tool in tools)
         raise Refused(
-            400, f"tool_choice {wanted.choice!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
+            400, f"tool_choice {name!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
         )
-    used = [tool for tool in tools if not named or tool.name == wanted.choice]
+    used = [tool for tool in tools if name in (None, tool.name)]
     functions = [
         _loosened(tool, context) if is_free and tool.name not in wanted.strict else _function(tool) for tool in used
     ]
     fields = {
-        "tools": functions, "tool_choice": wanted.choice, "parallel_tool_calls": wanted.parallel, "thinking": thinking,
+        "tools": functions, "tool_choice": wanted.choice if name is None else _named(name),
+        "parallel_tool_calls": wanted.parallel, "thinking": thinking,
     }  # fmt: skip
     _check(fields, context, "tools")
     return fields
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 def _function(tool: Tool, parameters: Any = None) -> dict[str, Any]:
