@@ -59,10 +59,18 @@ class TestAnswers:
         assert values["ends"] == [["length", 3, 8]] * 3
 
     def test_a_protocol_ends_an_answer(self, server: Running) -> None:
+        """And it is counted as one that stopped."""
+
+        def count(reason: str) -> float:
+            return server.served.metrics._answers.labels(reason)._value.get()
+
+        before = count("stop"), count("interrupted")
         _, _, data = server.ask(PATH, {**IDS, "max_tokens": 2000, "stop_after": 5})
-        [[reason, _, count]] = json.loads(data)["ends"]
-        assert reason == "stop" and 5 <= count < 100
+        [[reason, _, num_tokens]] = json.loads(data)["ends"]
+        assert reason == "stop" and 5 <= num_tokens < 100
         wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: (count("stop"), count("interrupted")) != before)
+        assert (count("stop"), count("interrupted")) == (before[0] + 1, before[1])
 
     def test_progress_for_clients_that_ask(self, server: Running) -> None:
         """Beside an answer that goes on, a prompt is read in chunks of 256."""
@@ -255,6 +263,7 @@ class TestWho:
         ({"host": "localhost"}, 200), ({"host": ""}, 403), ({"host": "localhost.evil.example"}, 403),
         ({"host": "localhost", "origin": "http://localhost"}, 200), ({"host": "a@[b"}, 403),
         ({"host": "localhost", "origin": "http://evil.example"}, 403), ({"host": "localhost", "origin": "null"}, 403),
+        ({"host": "localhost", "origin": "http://["}, 403),
     ])  # fmt: skip
     def test_names_and_sites(self, server: Running, headers: dict[str, str], status: int) -> None:
         found, answered, _ = server.ask("/v1/models", None, headers)

@@ -9,6 +9,7 @@ import pytest
 from openai.types import chat as types
 
 from tests.server.feeding import CALL, PARAMETERS, TOKENIZER, USER, answered, check_type, context
+from wavefold.engine.usage import Usage
 from wavefold.server.protocol import PROTOCOLS, Refused
 
 PATH = "/v1/chat/completions"
@@ -66,6 +67,19 @@ def test_usage_comes_where_it_was_asked_for() -> None:
     assert all("usage" not in data for _, data in others)
     without = answered(PATH, {**BODY, "stream": True}).frames
     assert all("usage" not in data for _, data in without[:-1])
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+def test_what_one_answer_computed_for_the_others_was_not_cached(path: str) -> None:
+    text = {"messages": USER} if path == PATH else {"prompt": ["hey", "hi"]}
+    asked = PROTOCOLS[path].asked(json.dumps({"model": "m", "n": 2, **text}).encode(), {}, context())
+    writer = PROTOCOLS[path].writer(asked, "r1")
+    for index in range(len(asked.parts)):
+        cached = 4 if index % 2 else index
+        writer.begin(9, cached, index)
+        writer.finish("eos", Usage(9, cached_tokens=cached), index)
+    expected = 0 if path == PATH else 2  # of the first prompt none, of the second two
+    assert json.loads(writer.whole())["usage"]["prompt_tokens_details"] == {"cached_tokens": expected}
 
 
 def test_tokens_are_counted_up_to_a_stop_and_with_the_end_of_reasoning() -> None:
@@ -133,7 +147,10 @@ def test_without_a_seed_answers_differ_and_n_have_their_own() -> None:
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"seed": -1}, "seed"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
-        ({"stop": [""]}, "stop"),
+        ({"stop": [""]}, "stop.0"), ({"stop": ""}, "stop"), ({"stop": ["a"] * 17}, "stop"), ({"stop": 5}, "stop"),
+        ({"logit_bias": {"1_0": 1}}, "logit_bias"), ({"logit_bias": {" 7 ": 1}}, "logit_bias"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"stream_options": {}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "function", "content": "a"}]}, "messages.0"),
@@ -155,7 +172,8 @@ def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], place:
     error = refused(**changes)
     assert error.status == (404 if "model" in changes else 400)
     if place is not None:
-        assert (error.param or "").startswith(place)
+        assert (error.param or "").startswith(place) and "[" not in (error.param or "")
+        assert "constrained" not in error.message and "literal[" not in error.message
         assert place.split(".")[-1] in error.message or "tool_choice" in error.message
 
 

@@ -122,3 +122,27 @@ def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], place:
     with pytest.raises(Refused) as error:
         PROTOCOLS[PATH].asked(json.dumps({**BODY, **changes}).encode(), {}, context())
     assert error.value.status == 400 and (error.value.param or "").startswith(place)
+
+
+def test_a_stream_has_the_log_probabilities_of_what_it_shows() -> None:
+    """Tokens that become part of a stop text are not shown, and those before them come in time."""
+    for stop in ("urn 1", "zzz", " r"):
+        body = {**BODY, "logprobs": 1, "stop": [stop]}
+        whole = answered(PATH, body, " return 1 and", "length").whole["choices"][0]
+        frames = answered(PATH, {**body, "stream": True}, " return 1 and", "length").frames
+        choices = [data["choices"][0] for _, data in frames if data != "[DONE]"]
+        for key in whole["logprobs"]:
+            assert [one for choice in choices for one in (choice["logprobs"] or {}).get(key, ())] == (
+                whole["logprobs"][key]
+            )
+        assert "".join(choice["text"] for choice in choices) == whole["text"]
+
+
+def test_the_default_of_max_tokens_is_cut_to_the_window() -> None:
+    body = {**BODY, "prompt": [7] * 90}
+    asked = PROTOCOLS[PATH].asked(json.dumps(body).encode(), {}, context(window=100))
+    assert asked.parts[0].sampling.max_tokens == 10
+    for changes in ({"max_tokens": 16}, {"prompt": [7] * 100}):
+        with pytest.raises(Refused) as error:
+            PROTOCOLS[PATH].asked(json.dumps({**body, **changes}).encode(), {}, context(window=100))
+        assert error.value.code == "context_length_exceeded"

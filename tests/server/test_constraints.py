@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.server.feeding import CALL, PARAMETERS, USER, answered, context
+from wavefold.engine.tools import calls_of
 from wavefold.server.protocol import PROTOCOLS, Refused
 
 PATH = "/v1/chat/completions"
@@ -131,3 +132,25 @@ def test_arguments_that_are_no_json_are_an_error_of_the_answer(path: str, value:
     name, data = answered(path, {"model": "m", "stream": True, **ASKS[path]}, broken, "eos").frames[-1]
     assert "no JSON object" in json.dumps(data) and name in (None, "error")
     answered(path, {"model": "m", **ASKS[path]}, broken, "length")
+
+
+@pytest.mark.parametrize("name", ["none", "auto", "required"])
+def test_a_tool_may_be_called_as_a_choice_is(name: str) -> None:
+    """The choice of that tool is the choice of a tool."""
+    names = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+    turns = {"model": "m", "messages": USER, "tools": [tool(PARAMETERS, name), tool(PARAMETERS, "g")]}
+    chosen = {"type": "function", "name": name}
+    bodies = (
+        {**turns, "tool_choice": {"type": "function", "function": {"name": name}}},
+        {**turns, "max_tokens": 9, "tools": [{"name": name, "input_schema": PARAMETERS}],
+         "tool_choice": {"type": "tool", "name": name}},
+        {"model": "m", "input": "hey", "tools": [{**chosen, "parameters": PARAMETERS}], "tool_choice": chosen},
+    )  # fmt: skip
+    for path, body in zip(names, bodies, strict=True):
+        got = answered(path, body, CALL.replace('"f"', f'"{name}"'), "stop")
+        held = got.asked.parts[0].sampling._constraint
+        assert held is not None and calls_of(held.text)[1] == "required"
+        assert [one.name for one in calls_of(held.text).tools] == [name]
+        assert f'"name":"{name}"' in json.dumps(got.whole, separators=(",", ":")) and "DSML" not in json.dumps(
+            got.whole
+        )

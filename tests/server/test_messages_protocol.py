@@ -68,13 +68,14 @@ def test_usage_leaves_out_what_was_cached() -> None:
 @pytest.mark.parametrize(
     ("choice", "held"),
     [
-        (None, ("auto", True)), ({"type": "any"}, ("required", True)), ({"type": "tool", "name": "f"}, ("f", True)),
+        (None, ("auto", True)), ({"type": "any"}, ("required", True)),
+        ({"type": "tool", "name": "f"}, ({"type": "function", "function": {"name": "f"}}, True)),
         ({"type": "any", "disable_parallel_tool_use": True}, ("required", False)),
         ({"type": "auto", "disable_parallel_tool_use": True}, ("auto", False)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("more", [{}, THINKING], ids=["plain", "thinking"])
-def test_choices_of_tools_hold_the_answer(choice: Any, held: tuple[str, bool], more: dict[str, Any]) -> None:
+def test_choices_of_tools_hold_the_answer(choice: Any, held: tuple[Any, bool], more: dict[str, Any]) -> None:
     body = {**BODY, "tools": [TOOL], **more} | ({} if choice is None else {"tool_choice": choice})
     sampling = answered(PATH, body, "</think>" if more else "").asked.parts[0].sampling
     assert (sampling.tool_choice, sampling.parallel_tool_calls) == held

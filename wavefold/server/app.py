@@ -104,7 +104,7 @@ def _routes(served: Served) -> list[BaseRoute]:
         Route("/v1/wavefold/machine", the_machine, methods=["GET"]),
         Route(
             "/v1/wavefold/inside",
-            Counts(served, lambda body, headers, _: inside(body, headers, served)),
+            Counts(served, lambda body, headers, _: inside(body, headers, served), is_long=True),
             methods=["POST"],
         ),
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),

@@ -134,9 +134,9 @@ class Engine:
         self._put(lambda: None)
         await asyncio.to_thread(self._thread.join)
 
-    def _abort_later(self, reader: Reader) -> None:
+    def _abort_later(self, reader: Reader, reason: str) -> None:
         self._open.discard(reader)
-        self._put(lambda: self._abort(reader))
+        self._put(lambda: self._abort(reader, reason))
 
     def _put(self, task: Callable[[], object]) -> None:
         with self._turn:
@@ -168,7 +168,7 @@ class Engine:
                 batch = self._admit(runner)
                 self._tell(batch + self._step(runner))
         for reader in [*self._waiting, *self._readers.values()]:
-            self._abort(reader, STOPPED)
+            self._abort(reader, "error", STOPPED)
 
     def _admit(self, runner: Runner) -> list[tuple[Reader, News]]:
         """Gives waiting requests to the runner, as many as it may need. Returns those that cannot be run."""
@@ -187,7 +187,7 @@ class Engine:
                 self._reading[reader] = None
         return batch
 
-    def _abort(self, reader: Reader, error: str = "") -> None:
+    def _abort(self, reader: Reader, reason: str, error: str = "") -> None:
         if reader in self._waiting:
             del self._waiting[reader]
         elif self._readers.pop(reader.request.id, None) is not None:
@@ -195,7 +195,7 @@ class Engine:
             self.llm.runner.abort(reader.request.id)
         else:
             return
-        self._tell([(reader, News(ended=reader.so_far("error" if error else "interrupted", error)))])
+        self._tell([(reader, News(ended=reader.so_far(reason, error)))])
 
     def _step(self, runner: Runner) -> list[tuple[Reader, News]]:
         self._began = time.perf_counter()

@@ -42,7 +42,7 @@ class Exchange:
 
     def _end(self, index: int, ended: Ended) -> None:
         self._line.ends.append(ended)
-        self._open.pop(index).close()
+        self._open.pop(index).close(ended.reason)
 
     def frames(self) -> bytes:
         """Returns what is new as frames of a stream. Raises Refused where a part cannot be answered."""

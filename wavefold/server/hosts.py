@@ -31,7 +31,7 @@ class Hosts:
         if not self._any and not self._allows(headers.get("host", "")):
             return f"Host {headers.get('host', '')!r} is not this server's; expected localhost, or --allow-host"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if origin is not None and _site(origin) != headers.get("host", "").lower():
             return f"Origin {origin!r} is another site; pages of other sites are not served"
         return ""
 
@@ -41,3 +41,11 @@ class Hosts:
         except ValueError:
             return False
         return is_loopback(name) or name in self._more
+
+
+def _site(origin: str) -> str | None:
+    """Returns host and port of an origin; None where it is none, as of a text with half of the brackets of IPv6."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

@@ -62,10 +62,10 @@ class News:
 class Reader:
     """Who waits for a request in an event loop. `close` ends the request, if it has not ended by itself.
 
-    `abort` is given the reader, in the loop's thread.
+    `abort` is given the reader and the reason, in the loop's thread.
     """
 
-    def __init__(self, request: Request, abort: Callable[[Reader], None]):
+    def __init__(self, request: Request, abort: Callable[[Reader, str], None]):
         self.request = request
         self.submitted = time.perf_counter()
         self.ended: Ended | None = None
@@ -109,10 +109,10 @@ class Reader:
             scored = (*[None] * answer.scored_from, *answer.prompt_logprobs)
         return Ended(reason, usage, error, self.queue_s, self.first_s, now - self.submitted, scored)
 
-    def close(self) -> None:
-        """Ends the request here. What was read of its prompt stays cached."""
+    def close(self, reason: str = "interrupted") -> None:
+        """Ends the request here, for a reason that is counted. What was read of its prompt stays cached."""
         if self.ended is None:
-            self._abort(self)
+            self._abort(self, reason)
 
 
 async def wait(readers: Sequence[Reader], timeout_s: float | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
@@ -23,6 +24,7 @@ from wavefold.server.protocol.bodies import (
 from wavefold.server.protocol.errors import Refused
 
 MOST_ANSWERS = 16
+TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 class TextPart(Body):
@@ -211,10 +213,9 @@ def sampling_of(body: Any) -> dict[str, Any]:
 
 def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
     """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
-    try:
-        return {int(token): float(bias) for token, bias in (biases or {}).items()}
-    except ValueError:
+    if wrong := next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None):
         raise Refused(
-            400, "logit_bias: expected token ids, whole numbers as texts, as keys", "invalid_request_error",
-            "logit_bias",
-        ) from None  # fmt: skip
+            400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys",
+            "invalid_request_error", "logit_bias",
+        )  # fmt: skip
+    return {int(token): float(bias) for token, bias in (biases or {}).items()}

@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
-from wavefold.server.protocol.bodies import BY_FORM, AsText, Body, Count, Harmless, Schema, Seed, Share, Temperature, by
+from wavefold.server.protocol.bodies import (
+    BY_FORM,
+    AsText,
+    Body,
+    Count,
+    Harmless,
+    Schema,
+    Seed,
+    Share,
+    StopText,
+    Temperature,
+    by,
+)  # fmt: skip
 
 
 class TextBlock(Body):
@@ -140,9 +152,7 @@ class CountBody(Body):
 class MessagesBody(CountBody):
     max_tokens: Count
     stream: bool | None = None
-    stop_sequences: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)] | None
-    ) = None
+    stop_sequences: Annotated[list[StopText], Field(max_length=16)] | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None

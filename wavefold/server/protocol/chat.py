@@ -106,10 +106,11 @@ def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
-    choice = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else body.tool_choice
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else None
+    choice = "auto" if body.tool_choice is None else "required" if named is not None else str(body.tool_choice)
     strict = [tool.function.name for tool in body.tools or () if tool.function.strict]
     parallel = body.parallel_tool_calls is not False
-    return Wanted(choice or "auto", parallel, strict, schema)
+    return Wanted(choice, parallel, strict, schema, name=named)
 
 
 class ChatChunks(ChatWriter):

@@ -221,8 +221,8 @@ class ChatWriter(Writer):
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt that were not computed anew."""
-        return max(usage.cached_tokens + usage.disk_tokens for usage in self.usages)
+        """Tokens of the prompt that were not computed anew. What one of several answers computed, the others hit."""
+        return min(usage.cached_tokens + usage.disk_tokens for usage in self.usages)
 
     @property
     def completion_tokens(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wavefold.chat import Prompt, StreamDecoder, heal
@@ -28,7 +29,7 @@ from wavefold.server.protocol.protocol import Asked, Part, Protocol, Writer, wan
 from wavefold.server.protocol.token_logprobs import Entries
 
 MAX_TOKENS = 16
-"""OpenAI's default."""
+"""OpenAI's default, cut to the rest of the window."""
 
 
 class CompletionState(NamedTuple):
@@ -67,12 +68,13 @@ def _asked(body: CompletionBody, headers: Mapping[str, str], context: Context) -
     wanted = samplings(fields, count, context)
     for text in prompts:
         prompt = _prompt(text, body, context)
-        if prompt.num_tokens + longest > context.window:
+        left = context.window - prompt.num_tokens
+        if left < (1 if body.max_tokens is None else longest):
             raise Refused(
                 400, f"a prompt of {prompt.num_tokens:,} tokens and max_tokens = {longest:,} are more than the window "
                 f"of {context.window:,}", "context_length_exceeded", "prompt",
             )  # fmt: skip
-        parts += [Part(prompt, sampling) for sampling in wanted]
+        parts += [Part(prompt, replace(sampling, max_tokens=min(longest, left))) for sampling in wanted]
         echo = text if isinstance(text, str) else context.tokenizer.decode(prompt.ids, show_special=False)
         echoes += [echo if body.echo else ""] * count
     state = CompletionState(body, context, tuple(echoes))
@@ -128,11 +130,29 @@ class _Text:
     def __init__(self, part: Part, state: CompletionState, echo: str):
         self.decoder = StreamDecoder(state.context.tokenizer, len(part.prompt.taken), show_special=False)
         self.stops = StopTexts(tuple(part.sampling.stop))
-        self.pieces = [echo] if echo else []
-        self.num_tokens = 0
+        self.pieces: list[str] = []
+        self.num_characters = self.num_scored = self.num_tokens = 0
         self.reason = ""
         self.usage = Usage(part.prompt.num_tokens)
         self.entries = Entries(state.context.tokenizer, len(echo)) if part.sampling.logprobs is not None else None
+        self.add(echo)
+
+    def add(self, piece: str) -> None:
+        """Adds characters that are shown."""
+        self.pieces.append(piece)
+        self.num_characters += len(piece)
+
+    def new_logprobs(self) -> dict[str, Any] | None:
+        """Returns the log probabilities of tokens that are shown and had not been; None: there are none.
+
+        Tokens of a text that may become a stop text wait with it.
+        """
+        if self.entries is None:
+            return None
+        is_all = self.reason != "" and not self.stops.found
+        value = self.entries.value(self.num_scored, None if is_all else self.num_characters)
+        self.num_scored += len(value["tokens"])
+        return value if value["tokens"] else None
 
 
 class Texts(Writer):
@@ -154,7 +174,6 @@ class Texts(Writer):
         text = self.texts[index]
         if text.stops.found or self.only_echo or self.failed is not None:
             return b""
-        first = 0 if text.entries is None else text.entries.count
         piece = ""
         for number, token in enumerate(ids):
             text.num_tokens += 1
@@ -163,8 +182,8 @@ class Texts(Writer):
                 text.entries.add(token, logprobs[number])
             if self.ended(index):
                 break
-        text.pieces.append(piece)
-        return self._chunk(index, piece, first=first) if piece or text.entries is not None else b""
+        text.add(piece)
+        return self._chunk(index, piece) if piece else b""
 
     def ended(self, index: int = 0) -> bool:
         return self.texts[index].stops.found
@@ -175,7 +194,7 @@ class Texts(Writer):
         if not text.stops.found and not self.only_echo:
             piece = text.stops.push(text.decoder.finish())
             piece += text.stops.finish()
-        text.pieces.append(piece)
+        text.add(piece)
         is_cut = reason in ("length", "context") and not text.stops.found
         text.reason, text.usage = "length" if is_cut else "stop", usage
         if text.entries is not None and prompt_logprobs:
@@ -190,12 +209,11 @@ class Texts(Writer):
             return sse.DONE
         return sse.frame(sse.dumped({**self._head(), "choices": [], "usage": self._usage()})) + sse.DONE
 
-    def _chunk(self, index: int, piece: str, reason: str | None = None, first: int | None = None) -> bytes:
-        """A frame with a piece of text, and with the log probabilities from number `first` on."""
+    def _chunk(self, index: int, piece: str, reason: str | None = None) -> bytes:
+        """A frame with a piece of text, and with the log probabilities of its tokens."""
         if not self.asked.stream:
             return b""
-        entries = self.texts[index].entries
-        logprobs = None if entries is None or first is None else entries.value(first)
+        logprobs = self.texts[index].new_logprobs()
         choice = {"text": piece, "index": index, "logprobs": logprobs, "finish_reason": reason}
         return sse.frame(sse.dumped({**self._head(), "choices": [choice]}))
 
@@ -216,14 +234,14 @@ class Texts(Writer):
         return sse.dumped({**self._head(), "choices": choices, "usage": self._usage()}).encode()
 
     def _usage(self) -> dict[str, Any]:
-        count = len(self.texts) // max(1, self.state.body.n or 1)
-        each_prompt = self.texts[:: len(self.texts) // count]
-        prompt = sum(text.usage.prompt_tokens for text in each_prompt)
-        cached = sum(text.usage.cached_tokens + text.usage.disk_tokens for text in each_prompt)
+        each = self.state.body.n or 1
+        prompt = sum(text.usage.prompt_tokens for text in self.texts[::each])
+        cached = [text.usage.cached_tokens + text.usage.disk_tokens for text in self.texts]
+        of_prompts = [min(cached[first : first + each]) for first in range(0, len(cached), each)]
         answer = sum(text.num_tokens for text in self.texts)
         return {
             "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,
-            "prompt_tokens_details": {"cached_tokens": cached},
+            "prompt_tokens_details": {"cached_tokens": sum(of_prompts)},
         }  # fmt: skip
 
     def _failure(self, refused: Refused) -> bytes:

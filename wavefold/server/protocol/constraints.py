@@ -22,7 +22,7 @@ MOST_KNOWN = 512
 
 
 class Wanted(NamedTuple):
-    """What a request demands of its answer. `choice`: "auto", "required", "none" or a tool's name.
+    """What a request demands of its answer. `choice`: "auto", "none" or "required"; then `name` may say of which tool.
 
     `strict`: names of the tools that are held as they are. `schema`: of the answer's text, or None. `schema_field`:
     where the body has it.
@@ -33,6 +33,8 @@ class Wanted(NamedTuple):
     strict: Collection[str] = ()
     schema: dict[str, Any] | None = None
     schema_field: str = "response_format"
+    name: str | None = None
+    """Apart from `choice`: a tool may be called "none"."""
 
 
 def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
     A schema beside tools is of answers without calls. Raises `Refused` for what cannot be held.
     """
     if not tools or wanted.choice == "none":
-        if wanted.choice not in ("auto", "none"):
+        if wanted.choice == "required":
             raise Refused(
-                400, f"tool_choice = {wanted.choice!r} is not allowed without tools", "invalid_request_error",
-                "tool_choice",
+                400, f"tool_choice = {wanted.name or wanted.choice!r} is not allowed without tools",
+                "invalid_request_error", "tool_choice",
             )  # fmt: skip
         if wanted.schema is None:
             return {}
@@ -55,6 +57,7 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
 
 
 def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
+    name = wanted.name
     is_free = wanted.choice == "auto"
     if not context.chats.holds_calls:
         if not is_free or not wanted.parallel or wanted.strict or wanted.schema is not None:
@@ -63,22 +66,25 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
                 "several calls, tools that are not strict, and no schema of the answer", INVALID, "tools",
             )  # fmt: skip
         return {}
-    named = wanted.choice not in ("auto", "required")
-    if named and wanted.choice not in [tool.name for tool in tools]:
+    if name is not None and name not in [tool.name for tool in tools]:
         names = ", ".join(repr(tool.name) for tool in tools)
         raise Refused(
-            400, f"tool_choice {wanted.choice!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
+            400, f"tool_choice {name!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
         )
-    used = [tool for tool in tools if not named or tool.name == wanted.choice]
+    used = [tool for tool in tools if name in (None, tool.name)]
     functions = [
         _loosened(tool, context) if is_free and tool.name not in wanted.strict else _function(tool) for tool in used
     ]
     fields = {
-        "tools": functions, "tool_choice": wanted.choice, "parallel_tool_calls": wanted.parallel, "thinking": thinking,
-        "json_schema": wanted.schema,
+        "tools": functions, "tool_choice": wanted.choice if name is None else _named(name),
+        "parallel_tool_calls": wanted.parallel, "thinking": thinking, "json_schema": wanted.schema,
     }  # fmt: skip
     _check(fields, context, "tools")
     return fields
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 def _function(tool: Tool, parameters: Any = None) -> dict[str, Any]:

@@ -95,12 +95,13 @@ def _blocks(content: Any) -> Any:
 
 def _wanted(body: CountBody | MessagesBody) -> Wanted:
     choice = body.tool_choice
-    named = choice.name if isinstance(choice, ToolChoice) else "auto" if choice is None else choice.type
+    named = choice.name if isinstance(choice, ToolChoice) else None
+    kind = "auto" if choice is None else "required" if choice.type in ("any", "tool") else choice.type
     strict = [tool.name for tool in body.tools or () if tool.strict]
     schema = body.output_config.format.schema_ if body.output_config and body.output_config.format else None
     return Wanted(
-        "required" if named == "any" and not isinstance(choice, ToolChoice) else named,
-        not (choice is not None and choice.disable_parallel_tool_use), strict, schema, "output_config.format",
+        kind, not (choice is not None and choice.disable_parallel_tool_use), strict, schema, "output_config.format",
+        named,
     )  # fmt: skip
 
 

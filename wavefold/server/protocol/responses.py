@@ -120,14 +120,15 @@ def _schema(body: InputTokensBody, sent: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _wanted(body: InputTokensBody, schema: dict[str, Any] | None) -> Wanted:
-    choice = body.tool_choice.name if isinstance(body.tool_choice, NamedChoice) else body.tool_choice
+    named = body.tool_choice.name if isinstance(body.tool_choice, NamedChoice) else None
+    choice = "auto" if body.tool_choice is None else "required" if named is not None else str(body.tool_choice)
     strict = []
     for tool in body.tools or ():
         if isinstance(tool, FunctionTool) and tool.strict:
             strict.append(tool.name)
         elif isinstance(tool, NamespaceTool):
             strict += [f"{tool.name}__{one.name}" for one in tool.tools if one.strict]
-    return Wanted(choice or "auto", body.parallel_tool_calls is not False, strict, schema, "text.format")
+    return Wanted(choice, body.parallel_tool_calls is not False, strict, schema, "text.format", named)
 
 
 def _echo(body: InputTokensBody, values: dict[str, Any]) -> dict[str, Any]:
