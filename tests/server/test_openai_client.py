@@ -189,7 +189,7 @@ class TestErrors:
             pytest.raises(openai.RateLimitError),
         ):
             client.chat.completions.create(messages=HELLO, **MORE)
-        with openai.OpenAI(base_url=address, api_key="none", max_retries=5) as client:
+        with openai.OpenAI(base_url=address, api_key="none", max_retries=100) as client:
             assert client.chat.completions.create(messages=HELLO, **MORE).choices[0].message.content
         for other in others:
             other.close()

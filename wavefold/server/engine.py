@@ -39,8 +39,8 @@ Result = TypeVar("Result")
 class QueueFull(Exception):
     """As many requests wait as may. `retry_after`: seconds until there may be a place."""
 
-    def __init__(self, num_waiting: int, retry_after: int):
-        super().__init__(f"{num_waiting} requests wait already; try again in {retry_after} s")
+    def __init__(self, num_open: int, retry_after: int):
+        super().__init__(f"{num_open} requests run or wait, as many as may; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -96,7 +96,7 @@ class Engine:
         if not self.is_alive:
             raise Stopped(STOPPED)
         if len(self._open) + len(requests) > self.width + self.max_queue:
-            raise QueueFull(self.num_waiting, self.retry_after)
+            raise QueueFull(self.num_open, self.retry_after)
         readers = [Reader(request, self._abort_later) for request in requests]
         self._open.update(readers)
         self._put(lambda: self._waiting.update(dict.fromkeys(readers)))
