@@ -40,6 +40,9 @@ PATH = "/v1/completions"
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 
 
+HUGE = b"[" * 20_000_000
+
+
 class Place(NamedTuple):
     """A server that runs."""
 
@@ -218,9 +221,12 @@ async def one_client(port: int, rng: random.Random, seen: Counter[str]) -> None:
             writer.close()
             seen[kind] += 1
         else:
-            data: Any = {"huge": b"[" * 20_000_000, "malformed": b'{"model": "bench", "prompt": ' + rng.randbytes(200)}
-            body = {**body, "stream": kind == "good"}
-            answer = await ask(port, PATH, data.get(kind, body))
+            sent: Any = {**body, "stream": kind == "good"}
+            if kind == "huge":
+                sent = HUGE
+            elif kind == "malformed":
+                sent = b'{"model": "bench", "prompt": ' + rng.randbytes(200)
+            answer = await ask(port, PATH, sent)
             assert answer is not None
             if answer.status == 200:
                 ended = b"[DONE]" in answer.data if kind == "good" else "usage" in answer.json
