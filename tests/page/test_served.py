@@ -208,7 +208,7 @@ def test_axe_finds_nothing(page) -> None:
     if axe is None:
         pytest.skip(NO_AXE)
     settings(page, max_tokens="8")
-    send(page, CODE)
+    send(page, QUESTION)
     page.click(".turn.last [data-act=look]")
     page.wait_for_selector(".machine dd")
     assert findings(page, axe) == []
