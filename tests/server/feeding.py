@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,12 @@ def frames_of(wire: bytes) -> list[tuple[str | None, Any]]:
     return frames
 
 
+_adapter = functools.cache(TypeAdapter)
+
+
 def check_type(model: Any, value: Any, extras: frozenset[str] = frozenset()) -> Any:
     """Returns a value of a client's own type, which must know all of its fields but `extras`."""
-    parsed = TypeAdapter(model).validate_python(value)
+    parsed = _adapter(model).validate_python(value)
     unknown = set(_unknown(parsed))
     assert unknown <= extras, unknown - extras
     return parsed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -111,6 +110,13 @@ class TestErrors:
         monkeypatch.undo()
         assert server.ask(PATH, IDS)[0] == 200
 
+    def test_a_fault_amid_a_stream_is_told_in_it(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tests.server.scripted.IdsWriter.ended", lambda self, index=0: 1 / 0)
+        status, _, data = server.ask(PATH, {**IDS, "max_tokens": 500, "stream": True})
+        assert status in (200, 500)  # 500 where the first tokens come with the beginning
+        assert b"an error of the server" in data and b"Zero" not in data
+        wait_until(lambda: server.served.running.num_open == 0)
+
     def test_a_full_queue_is_429_with_a_time(self, server: Running) -> None:
         others = [server.open_stream(ids=[7], max_tokens=4000) for _ in range(12)]
         try:
@@ -204,8 +210,11 @@ class TestClients:
             for connection in opened:
                 head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999\r\n\r\n"
                 connection.sendall(head + b" " * 90_000)
-            readable, _, _ = select.select(opened, [], [], 30)
-            assert readable[0].recv(1000).startswith(b"HTTP/1.1 503 ")
+            wait_until(lambda: server.served.bodies.num_bytes >= 360_000)
+            for connection in opened:
+                connection.sendall(b" " * 9_999)
+            statuses = sorted(connection.recv(1000).split()[1] for connection in opened)
+            assert statuses[0] == b"400" and statuses[-1] == b"503"  # no JSON, and no room
         finally:
             for connection in opened:
                 connection.close()

@@ -6,18 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from openai.types import chat as types
 
 from tests.server.feeding import CALL, PARAMETERS, TOKENIZER, USER, answered, check_type, context
 from wavefold.server.protocol import PROTOCOLS, Refused
-
-pytest.importorskip("deepseek_recipe")
-types = pytest.importorskip("openai.types.chat")
 
 PATH = "/v1/chat/completions"
 EXTRAS = frozenset({"reasoning_content", "prompt_cache_hit_tokens", "prompt_cache_miss_tokens"})
 """DeepSeek's own fields in OpenAI's protocol."""
 TOOL = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
 BODY: dict[str, Any] = {"model": "m", "messages": USER}
+THINKING = {"thinking": {"type": "enabled"}}
 
 
 def refused(**changes: Any) -> Refused:
@@ -146,8 +145,6 @@ def test_without_a_seed_answers_differ_and_n_have_their_own() -> None:
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0.type"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [TOOL], "response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
-         "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, None),
         ({"response_format": {"type": "regex", "regex": "a"}}, "response_format"),
         ({"model": "m2"}, "model"),
@@ -220,3 +217,32 @@ def test_progress_is_a_comment_for_who_asks() -> None:
     for headers, frame in (({"x-wavefold-progress": "1"}, b": progress 3/6\n\n"), ({}, b"")):
         asked = protocol.asked(body, headers, context())
         assert protocol.writer(asked, "r").progress(3, 6) == frame
+
+
+PREFIX = {"role": "assistant", "content": "Hel", "prefix": True}
+
+
+@pytest.mark.parametrize(
+    ("turn", "more", "end", "text", "shown"),
+    [
+        (PREFIX, {}, "</think>Hel", "lo", (None, "lo")),
+        ({**PREFIX, "reasoning_content": "so"}, THINKING, "<think>so</think>Hel", "lo", (None, "lo")),
+        ({**PREFIX, "content": "", "reasoning_content": "so"}, THINKING, "<think>so", " it</think>x", (" it", "x")),
+    ],
+)
+def test_a_prefix_goes_on(turn: Any, more: Any, end: str, text: str, shown: tuple[str | None, str]) -> None:
+    got = answered(PATH, {**BODY, **more, "messages": [*USER, turn]}, text)
+    assert TOKENIZER.decode(got.asked.parts[0].prompt.ids).endswith(end)
+    message = got.whole["choices"][0]["message"]
+    assert (message.get("reasoning_content"), message["content"]) == shown
+    details = got.whole["usage"].get("completion_tokens_details", {})
+    assert details.get("reasoning_tokens", 0) == (len(TOKENIZER.encode(" it")) if shown[0] else 0)
+
+
+def test_a_prefix_beside_a_schema_is_refused() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+    assert "prefix" in refused(messages=[*USER, PREFIX], response_format=form).message
+    assert "prefix" in refused(messages=[*USER, PREFIX], tools=[TOOL]).message
+    turns = [*USER, {**PREFIX, "content": "", "reasoning_content": "so"}]
+    part = answered(PATH, {**BODY, **THINKING, "messages": turns, "response_format": form}, "</think>1").asked.parts[0]
+    assert part.sampling.thinking

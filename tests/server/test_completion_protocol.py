@@ -6,13 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from openai import types
 
 from tests.server.feeding import TOKENIZER, answered, check_type, context
 from wavefold.chat.special_tokens import FIM_BEGIN, FIM_END, FIM_HOLE
 from wavefold.server.protocol import PROTOCOLS, Refused
-
-pytest.importorskip("deepseek_recipe")
-types = pytest.importorskip("openai.types")
 
 PATH = "/v1/completions"
 BODY: dict[str, Any] = {"model": "m", "prompt": "def f(n):"}

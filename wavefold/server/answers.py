@@ -6,6 +6,7 @@ body -> Protocol.asked (in a thread) -> Requests.of -> Engine.submit -> news -> 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from wavefold.server.news import wait
 from wavefold.server.protocol import Asked, Context, Protocol, Refused
 from wavefold.server.served import LARGE, Served
 
+log = logging.getLogger("wavefold.server")
 Result = TypeVar("Result")
 
 KEEP_ALIVE_S = 5.0
@@ -109,6 +111,12 @@ async def _stream(exchange: Exchange, send: Send) -> None:
             if not is_begun:
                 raise
             data = exchange.writer.failure(refused)
+            exchange.close()
+        except Exception:
+            if not is_begun:
+                raise
+            log.exception("an answer failed amid its stream")
+            data = exchange.writer.failure(Refused(500, "an error of the server", "server_error"))
             exchange.close()
         if data and not exchange.has_left:
             if not is_begun:

@@ -44,6 +44,7 @@ class Bodies:
 
     async def _read(self, receive: Receive, chunks: list[bytes]) -> bytes:
         num_bytes = num_dropped = 0
+        refused: Refused | None = None
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -51,18 +52,20 @@ class Bodies:
             chunk: bytes = message.get("body", b"")
             num_bytes += len(chunk)
             if num_bytes > self.most:
+                refused = self._too_large()
+            elif refused is None and self.num_bytes + len(chunk) > TOGETHER * self.most:
+                refused = Refused(503, "bodies of other requests take all the room there is; try again", "overloaded")
+            if refused is None:
+                chunks.append(chunk)
+                self.num_bytes += len(chunk)
+            else:  # a client that is still writing does not read the answer
                 self.release(chunks)
                 chunks.clear()
                 num_dropped += len(chunk)
-            elif self.num_bytes + len(chunk) > TOGETHER * self.most:
-                raise Refused(503, "bodies of other requests take all the room there is; try again", "overloaded")
-            else:
-                chunks.append(chunk)
-                self.num_bytes += len(chunk)
             if not message.get("more_body", False) or num_dropped > DRAINED * self.most:
                 break
-        if num_bytes > self.most:
-            raise self._too_large()
+        if refused is not None:
+            raise refused
         return b"".join(chunks)
 
     def release(self, chunks: list[bytes]) -> None:

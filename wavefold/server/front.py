@@ -40,8 +40,10 @@ class Front:
             await self._app(scope, receive, send)
             return
         line = scope["wavefold.line"] = Line(scope["method"], scope["path"])
+        is_complete = False
 
         async def send_noted(message: Message) -> None:
+            nonlocal is_complete
             if message["type"] == "http.response.start":
                 line.status = message["status"]
                 headers = MutableHeaders(raw=list(message.get("headers", ())))
@@ -49,6 +51,7 @@ class Front:
                 headers["x-content-type-options"] = "nosniff"
                 message = {**message, "headers": headers.raw}
             await send(message)
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             refused = self._refusal(scope)
@@ -60,7 +63,8 @@ class Front:
         except Exception:
             log.exception("request %s failed", line.request_id)
             line.error = "server_error"
-            raise
+            if not is_complete:
+                raise
         finally:
             self._served.metrics.count_request(line, self._named(scope["path"]))
             self._write(line)

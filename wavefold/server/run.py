@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(drain_s) + LAST_S, h11_max_incomplete_event_size=64 * 1024,
         )  # fmt: skip
         super().__init__(config)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._served, self._drain_s = served, drain_s
         self.signal: int | None = None
         """The one that ended it."""

@@ -16,6 +16,7 @@ from wavefold.server.protocol.bodies import (
     Schema,
     Seed,
     Share,
+    Stops,
     Temperature,
     by,
 )  # fmt: skip
@@ -105,6 +106,11 @@ class FunctionChoice(Body):
     function: NamedFunction
 
 
+Choice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[FunctionChoice, Tag("~parts")], BY_FORM
+]
+
+
 class TextFormat(Body):
     type: Literal["text"]
 
@@ -155,7 +161,6 @@ Format = Annotated[
     by("type"),
 ]
 Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
-Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)]
 
 
 class ChatBody(Body):
@@ -175,11 +180,11 @@ class ChatBody(Body):
     repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Seed | None = None
-    stop: Annotated[str, Field(min_length=1, max_length=1024)] | Stops | None = None
+    stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     thinking: Thinking | None = None

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from wavefold.server.protocol.bodies import Body, Harmless, Penalty, Seed, Share, Temperature
+from wavefold.server.protocol.bodies import (
+    BY_FORM,
+    Body,
+    Harmless,
+    Penalty,
+    Seed,
+    Share,
+    StopText,
+    Temperature,
+)  # fmt: skip
 from wavefold.server.protocol.bodies_chat import StreamOptions
 
 MOST_PARTS = 128
@@ -29,7 +38,12 @@ Prompts = Annotated[
     | Annotated[Annotated[list[str], Field(min_length=1, max_length=MOST_PARTS)], Tag("~texts")],
     Discriminator(_form),
 ]
-StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+MOST_STOPS = 64
+Stops = Annotated[
+    Annotated[StopText, Tag("~text")]
+    | Annotated[Annotated[list[StopText], Field(max_length=MOST_STOPS)], Tag("~parts")],
+    BY_FORM,
+]
 
 
 class CompletionBody(Body):
@@ -52,7 +66,7 @@ class CompletionBody(Body):
     repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Seed | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=64)] | None = None
+    stop: Stops | None = None
     user: Harmless
 
 

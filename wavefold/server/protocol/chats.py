@@ -64,9 +64,9 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
+        reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     except recipe.Unreadable as error:
         raise _refused(error) from None
-    reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     if profile.template is not None and (reading.tools or reading.thinking):
         named = "tools" if reading.tools else "thinking"
         raise Refused(
@@ -122,7 +122,12 @@ def _by_template(template: str, reading: Reading, context: Context) -> list[int]
 def asked_chat(wish: Wish, headers: Mapping[str, str], context: Context) -> Asked:
     """Returns the request with its prompt encoded. Raises `Refused`."""
     reading = read(wish, context)
-    fields = held(wish.wanted, reading.tools, reading.thinking, context)
+    if wish.wanted.schema is not None and any(turn.continued and turn.content for turn in reading.turns):
+        raise Refused(
+            400, f"a prefix that is not empty beside {wish.wanted.schema_field} is not held here: the answer would "
+            "begin anew", "invalid_request_error", "messages",
+        )  # fmt: skip
+    fields = held(wish.wanted, reading.tools, reading.reasons_first, context)
     ids = prompt_ids(reading, context)
     try:
         longest = reading.max_tokens(len(ids), context.window)
@@ -199,7 +204,9 @@ class ChatWriter(Writer):
         frames = self._written(stream.finish("length" if reason in ("length", "context") else "stop"), index)
         if not by_stop_text:
             shown = self._shown(json.loads(stream.whole))
-            answered = Answered(self.state.reading.thinking, *shown, tuple(self.ids[index]))
+            if reason not in ("length", "context"):
+                _check_calls(shown.calls)
+            answered = Answered(self.state.reading.reasons_first, *shown, tuple(self.ids[index]))
             self.state.context.replay.keep(answered)
         return frames
 
@@ -223,7 +230,7 @@ class ChatWriter(Writer):
 
     def reasoning_tokens(self, index: int) -> int:
         """Tokens of an answer before its `</think>`."""
-        if not self.state.reading.thinking:
+        if not self.state.reading.reasons_first:
             return 0
         ids, end = self.ids[index], self.state.context.tokenizer.token_id(END_THINK)
         return ids.index(end) if end in ids else len(ids)
@@ -238,3 +245,14 @@ class ChatWriter(Writer):
     @abstractmethod
     def _shown(self, answer: dict[str, Any]) -> Shown:
         """What the protocol's whole answer shows."""
+
+
+def _check_calls(calls: Sequence[Call]) -> None:
+    """Raises `Refused` for arguments that are no JSON object, as a model may write them where no grammar holds it."""
+    for call in calls:
+        try:
+            is_object = isinstance(json.loads(call.arguments), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise Refused(500, f"the model called {call.name!r} with arguments that are no JSON object", "invalid_call")

@@ -42,9 +42,9 @@ class Profile(NamedTuple):
     template: str | None = None
     holds_calls: bool = True
 
-    def effort(self, asked: Effort) -> Effort | None:
-        """Returns the effort whose text the library writes for what was asked."""
-        lower: dict[Effort, Effort | None] = {"low": None, "high": "low", "max": "high"}
+    def effort(self, asked: Effort) -> Effort:
+        """Returns the effort whose text the library writes for what was asked: "low" has none."""
+        lower: dict[Effort, Effort] = {"low": "low", "high": "low", "xhigh": "low", "max": "high"}
         return lower[asked] if self.lower_efforts else asked
 
 

@@ -168,7 +168,7 @@ def _answers(rendered: Rendered) -> list[_Place]:
 def _key(reasoning: str, content: str, calls: Sequence[Call]) -> bytes:
     """What a turn is known by: reasoning counts where there are no calls, whose ids are known to this server alone."""
     said = [[call.id, call.name, _arguments(call.arguments)] for call in calls]
-    text = json.dumps([said, content.lstrip("\n")] if calls else [reasoning.strip("\n"), content.lstrip("\n")])
+    text = json.dumps([said, content] if calls else [reasoning.strip("\n"), content])
     return hashlib.sha256(text.encode()).digest()
 
 
