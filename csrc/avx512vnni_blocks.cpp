@@ -1,21 +1,28 @@
-// GGUF's blocks in AVX512 with VNNI and VBMI: a strip is one vector, and scales are looked up for all of it at once.
+// GGUF's blocks in AVX512 with VNNI, VBMI and GFNI: a strip is one vector, and scales are looked up for all of it at once.
 #include "avx512vnni.h"
 #include "block_rows.h"
 
 namespace wf {
 namespace {
 
-// Values of codes of BITS bits, 128 too high, whatever an index of six bits has above them.
+// Values of codes of BITS bits, 128 too high, by six bits of an index that hold a code and its sign somewhere.
 template <int BITS>
 struct Values {
     uint8_t of[64];
-    constexpr explicit Values(int sign) : of() {
+    constexpr Values(int code_at, int sign_at) : of() {
         for (int i = 0; i < 64; i++) {
-            const int code = i % (1 << BITS), value = BITS == 2 ? IQ2_VALUES[code] : IQ3_VALUES[code % 8];
-            of[i] = uint8_t(128 + sign * value);
+            const int code = i >> code_at & ((1 << BITS) - 1), value = BITS == 2 ? IQ2_VALUES[code] : IQ3_VALUES[code];
+            of[i] = uint8_t(128 + (i >> sign_at & 1 ? -value : value));
         }
     }
 };
+
+// Bit i of a byte that a matrix over GF(2) makes is the parity of the bits `rows[i]`.
+constexpr long long bit_matrix(const uint8_t (&rows)[8]) {
+    uint64_t all = 0;
+    for (int i = 0; i < 8; i++) all |= uint64_t(rows[i]) << 8 * (7 - i);
+    return (long long)all;
+}
 
 struct Avx512Blocks : BlockVector<Avx512Vnni> {
     static constexpr bool SHUFFLES_ALL = true;
@@ -91,6 +98,10 @@ struct Avx512Blocks : BlockVector<Avx512Vnni> {
     static WF_INLINE F pick(const Floats &floats, const uint32_t *index) {
         return (F)_mm512_permutexvar_ps(_mm512_load_si512(index), floats.of);
     }
+    struct Spread {
+        __m512 of;  // for each word of a strip
+    };
+    static WF_INLINE F pick(const Spread &floats, const uint32_t *) { return (F)floats.of; }
     static WF_INLINE F part(const Floats &floats, int) { return (F)floats.of; }
 
     static WF_INLINE U dot_scaled(U sum, B w, const int8_t *x, H scales) {
@@ -118,20 +129,33 @@ struct Avx512Blocks : BlockVector<Avx512Vnni> {
         }
         return found[0];
     }
-    static WF_INLINE __m512i signs_at(__m512i seven) {
-        return _mm512_permutex2var_epi8(_mm512_load_si512(SIGNS.of), seven, _mm512_load_si512(SIGNS.of + 64));
+    // Of eight signs, the last the parity of the others, which `fields` have from bit FIRST on: in even bytes the first four, in
+    // odd ones the last four, twice.
+    template <int FIRST>
+    static WF_INLINE __m512i signs_twice(__m512i fields) {
+        constexpr int F = FIRST, ALL = 127 << F;
+        static constexpr uint8_t lower[8] = {1 << F, 2 << F, 4 << F, 8 << F, 1 << F, 2 << F, 4 << F, 8 << F};
+        static constexpr uint8_t upper[8] = {16 << F, 32 << F, 64 << F, ALL, 16 << F, 32 << F, 64 << F, ALL};
+        const __m512i even = _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(bit_matrix(lower)), 0);
+        return _mm512_mask_gf2p8affine_epi64_epi8(even, 0xAAAAAAAAAAAAAAAA, fields,
+                                                  _mm512_set1_epi64(bit_matrix(upper)), 0);
     }
-    // Codes of BITS bits, at bit BITS v of each byte, as values; negative where the signs have a bit of `bits` << v.
-    template <int BITS, int COUNT>
-    static WF_INLINE void signed_values(__m512i words, __m512i signs, uint32_t bits, B *w) {
-        alignas(64) static constexpr Values<BITS> above(1), below(-1);
-        const __m512i plus = _mm512_load_si512(above.of), minus = _mm512_load_si512(below.of);
-#pragma GCC unroll 4
-        for (int v = 0; v < COUNT; v++) {
-            const __m512i index = _mm512_srli_epi16(words, unsigned(BITS * v));
-            const __mmask64 negative = _mm512_test_epi8_mask(signs, _mm512_set1_epi32(int32_t(bits << v)));
-            w[v] = (B)_mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(index, plus), negative, index, minus);
-        }
+    static WF_INLINE __m512i signs_of(__m512i seven) {
+        static constexpr uint8_t rows[8] = {1, 2, 4, 8, 16, 32, 64, 127};
+        return _mm512_gf2p8affine_epi64_epi8(seven, _mm512_set1_epi64(bit_matrix(rows)), 0);
+    }
+    template <int BITS>
+    static WF_INLINE B values_at(const Values<BITS> &table, __m512i index) {
+        return (B)_mm512_permutexvar_epi8(index, _mm512_load_si512(table.of));
+    }
+    // Four codes of two bits in each byte, and their signs, twice.
+    static WF_INLINE void fours(__m512i codes, __m512i signs, B (&w)[4]) {
+        alignas(64) static constexpr Values<2> tables[4] = {{0, 4}, {2, 5}, {4, 2}, {4, 1}};
+        const __m512i lower = _mm512_set1_epi8(15);
+        const __m512i first = _mm512_ternarylogic_epi32(lower, codes, signs, 0xCA);  // codes & 15 | signs & 240
+        const __m512i last = _mm512_ternarylogic_epi32(lower, signs, codes, 0xCA);
+        w[0] = values_at(tables[0], first), w[1] = values_at(tables[1], first);
+        w[2] = values_at(tables[2], last), w[3] = values_at(tables[3], _mm512_srli_epi16(last, 2));
     }
     static WF_INLINE void iq2_xxs(const uint8_t *b, B (&w)[4]) {
         const __m512i groups = _mm512_loadu_si512(b + 2);
@@ -140,24 +164,37 @@ struct Avx512Blocks : BlockVector<Avx512Vnni> {
                                                 25, 24, 19, 18, 17, 16, 11, 10, 9, 8, 3, 2, 1, 0);
         const __m512i index = _mm512_maskz_permutexvar_epi8(0x5555555555555555, places, groups);
         const __m512i fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x35352E2E27272020), groups);
-        signed_values<2, 4>(words_at<4>(IQ2_XXS_GRID, index), signs_at(fields), 0x10011001, w);
+        fours(words_at<4>(IQ2_XXS_GRID, index), signs_twice<0>(fields), w);
+    }
+    // The scales of its eight groups, a float for each of 16 words.
+    static WF_INLINE Spread iq2_xxs_scales(const uint8_t *b) {
+        const __m512i upper = (__m512i)_mm512_movehdup_ps(_mm512_loadu_ps(b + 2));
+        const __m512i odd = _mm512_or_si512(_mm512_srli_epi32(upper, 27), _mm512_set1_epi32(1));
+        return {_mm512_mul_ps(_mm512_cvtepi32_ps(odd), _mm512_set1_ps(half(b) * 0.125f))};
     }
     static WF_INLINE void iq2_xs(const uint8_t *b, B (&w)[4]) {
-        const __m512i both = _mm512_loadu_si512(b + 2), seven = _mm512_srli_epi16(both, 9);
-        const __m512i twice = _mm512_or_si512(seven, _mm512_slli_epi16(seven, 8));
-        signed_values<2, 4>(words_at<8>(IQ2_XS_GRID, both), signs_at(twice), 0x10011001, w);
+        const __m512i both = _mm512_loadu_si512(b + 2);
+        const __m512i upper =
+            _mm512_broadcast_i32x4(_mm_set_epi8(15, 15, 13, 13, 11, 11, 9, 9, 7, 7, 5, 5, 3, 3, 1, 1));
+        fours(words_at<8>(IQ2_XS_GRID, both), signs_twice<1>(_mm512_shuffle_epi8(both, upper)), w);
     }
     static WF_INLINE void iq3_xxs(const uint8_t *b, B (&w)[4]) {
+        alignas(64) static constexpr Values<3> even(0, 4), odd(0, 5);
         const __m512i groups = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
         const __m512i fields = _mm512_broadcast_i32x4(
             _mm_set_epi64x(0x151515150E0E0E0E, 0x0707070700000000));  // of 7 bits, each for two indices
+        // of each four bytes with the same signs, in bits 4 and 5 those of its two codes
+        const __m512i pairs = _mm512_set1_epi64(0x3A30261C1A10063C), lower = _mm512_set1_epi8(15);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const __m512i index = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(b + 2 + 32 * half)));
             const __m128i four = _mm_loadu_si128((const __m128i *)(b + 66 + 16 * half));
             const __m512i quads = _mm512_permutexvar_epi32(groups, _mm512_castsi128_si512(four));
-            signed_values<4, 2>(words_at<4>(IQ3_XXS_GRID, index), signs_at(_mm512_multishift_epi64_epi8(fields, quads)),
-                                0x40100401, w + 2 * half);
+            const __m512i eight = signs_of(_mm512_multishift_epi64_epi8(fields, quads));
+            const __m512i signs = _mm512_multishift_epi64_epi8(pairs, eight), codes = words_at<4>(IQ3_XXS_GRID, index);
+            const __m512i upper = _mm512_srli_epi16(codes, 4);
+            w[2 * half] = values_at(even, _mm512_ternarylogic_epi32(lower, codes, signs, 0xCA));
+            w[2 * half + 1] = values_at(odd, _mm512_ternarylogic_epi32(lower, upper, signs, 0xCA));
         }
     }
 };

@@ -198,10 +198,14 @@ struct BlockForms {
             }
             values_of_words<2, 4>(S::template read<B>(words), S::bytes(signs), at, TWO_BITS, 16, w);
         }
-        static WF_INLINE typename S::Floats scales(const uint8_t *b) {
-            uint64_t bytes = 0;
-            for (int i = 0; i < 8; i++) bytes |= uint64_t(b[2 + 8 * i + 7] >> 4) << 8 * i;
-            return S::floats_of({2 * bytes + EVERY, 0}, S::half(b) * 0.125f);
+        static WF_INLINE auto scales(const uint8_t *b) {
+            if constexpr (S::SHUFFLES_ALL) {
+                return S::iq2_xxs_scales(b);
+            } else {
+                uint64_t bytes = 0;
+                for (int i = 0; i < 8; i++) bytes |= uint64_t(b[2 + 8 * i + 7] >> 4) << 8 * i;
+                return S::floats_of({2 * bytes + EVERY, 0}, S::half(b) * 0.125f);
+            }
         }
     };
     struct Iq2Xs {

@@ -45,65 +45,89 @@ struct BlockRows {
         return total;
     }
 
-    // sum[r] += a unit.
-    template <class Form, int R, int D>
-    static WF_INLINE void unit(const uint8_t *b, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+    // A part of a unit, from byte `at` of its strips on: codes and their scales.
+    template <class Form>
+    struct Part {
+        static constexpr int GROUPS = strip_groups(Form::FORM);
+        B w[STRIPS];
+        F scale[GROUPS];
+    };
+    template <class Form>
+    struct WholePart {
+        B w[STRIPS];
+        H scale[STRIPS];
+        F least;
+        float d;
+    };
+
+    template <class Form>
+    static WF_INLINE auto part_of(const uint8_t *b, int at) {
         alignas(64) static constexpr ScaleIndex<Form::FORM> index;
         if constexpr (has_integer_scales(Form::FORM)) {
+            WholePart<Form> part;
             const Head head = Form::head(b);
+            Form::codes(b, at, part.w);
             const auto scales = S::words(head.scales);
-            const auto minima = S::floats_of(head.minima, -head.least);
 #pragma GCC unroll 4
-            for (int at = 0; at < STRIP; at += 4 * L) {
-                B w[STRIPS];
-                H scale[STRIPS];
-                Form::codes(b, at, w);
-#pragma GCC unroll 4
-                for (int v = 0; v < STRIPS; v++) scale[v] = S::pick(scales, index.pairs[v] + at / 2);
-                const F least = S::part(minima, at);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    U digits[D] = {};
-#pragma GCC unroll 4
-                    for (int v = 0; v < STRIPS; v++)
-#pragma GCC unroll 3
-                        for (int d = 0; d < D; d++)
-                            digits[d] = S::dot_scaled(digits[d], w[v], x[r].digits[d] + STRIP * v + at, scale[v]);
-                    sum[r] = S::fma(total_of<D>(digits), S::all(head.d * x[r].scale), sum[r]);
-                    sum[r] = S::fma(least, S::load(x[r].sums + at / 4), sum[r]);
-                }
-            }
+            for (int v = 0; v < STRIPS; v++) part.scale[v] = S::pick(scales, index.pairs[v] + at / 2);
+            part.least = S::part(S::floats_of(head.minima, -head.least), at), part.d = head.d;
+            return part;
         } else {
-            constexpr int GROUPS = strip_groups(Form::FORM), EACH = STRIPS / GROUPS;
+            Part<Form> part;
             const auto scales = Form::scales(b);
+            Form::codes(b, at, part.w);
 #pragma GCC unroll 4
-            for (int at = 0; at < STRIP; at += 4 * L) {
-                B w[STRIPS];
-                F scale[GROUPS];
-                Form::codes(b, at, w);
-#pragma GCC unroll 4
-                for (int g = 0; g < GROUPS; g++) scale[g] = S::pick(scales, index.words[g] + at / 4);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    F part = {};
-#pragma GCC unroll 4
-                    for (int g = 0; g < GROUPS; g++) {
-                        U digits[D];
-#pragma GCC unroll 3
-                        for (int d = 0; d < D; d++) {
-                            digits[d] = S::OFFSET ? S::template read<U>(x[r].starts[d][g] + at / 4) : U{};
-#pragma GCC unroll 4
-                            for (int v = g * EACH; v < (g + 1) * EACH; v++)
-                                digits[d] =
-                                    S::template dot_block<Form::FULL>(digits[d], w[v], x[r].digits[d] + STRIP * v + at);
-                        }
-                        const F total = total_of<D>(digits);
-                        part = S::fma(total, scale[g], part);
-                    }
-                    sum[r] = S::fma(part, S::all(x[r].scale), sum[r]);
-                }
-            }
+            for (int g = 0; g < Part<Form>::GROUPS; g++) part.scale[g] = S::pick(scales, index.words[g] + at / 4);
+            return part;
         }
+    }
+
+    // sum[r] += a part of a unit.
+    template <class Form, int R, int D>
+    static WF_INLINE void add(const WholePart<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            U digits[D] = {};
+#pragma GCC unroll 4
+            for (int v = 0; v < STRIPS; v++)
+#pragma GCC unroll 3
+                for (int d = 0; d < D; d++)
+                    digits[d] = S::dot_scaled(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at, part.scale[v]);
+            sum[r] = S::fma(total_of<D>(digits), S::all(part.d * x[r].scale), sum[r]);
+            sum[r] = S::fma(part.least, S::load(x[r].sums + at / 4), sum[r]);
+        }
+    }
+    template <class Form, int R, int D>
+    static WF_INLINE void add(const Part<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+        constexpr int GROUPS = Part<Form>::GROUPS, EACH = STRIPS / GROUPS;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            F all = {};
+#pragma GCC unroll 4
+            for (int g = 0; g < GROUPS; g++) {
+                U digits[D];
+#pragma GCC unroll 3
+                for (int d = 0; d < D; d++) {
+                    digits[d] = S::OFFSET ? S::template read<U>(x[r].starts[d][g] + at / 4) : U{};
+#pragma GCC unroll 4
+                    for (int v = g * EACH; v < (g + 1) * EACH; v++)
+                        digits[d] =
+                            S::template dot_block<Form::FULL>(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at);
+                }
+                all = S::fma(total_of<D>(digits), part.scale[g], all);
+            }
+            sum[r] = S::fma(all, S::all(x[r].scale), sum[r]);
+        }
+    }
+    template <class Form, int R, int D>
+    static WF_INLINE void unit(const uint8_t *b, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+#pragma GCC unroll 4
+        for (int at = 0; at < STRIP; at += 4 * L) add<Form, R, D>(part_of<Form>(b, at), at, x, sum);
+    }
+
+    template <class Form>
+    static WF_INLINE void ask_for(const Feed &feed, const uint8_t *b, int64_t ahead) {
+        for (int line = 0; line < unit_bytes<Form>(); line += 64) ask(feed, uintptr_t(b + line) + uintptr_t(ahead));
     }
 
     // Units u .. stop of a row of the weight.
@@ -113,10 +137,23 @@ struct BlockRows {
         constexpr int BYTES = unit_bytes<Form>();
         const int64_t whole = m.columns / UNIT, row_bytes = m.row_bytes();
         const uint8_t *row = m.codes + n * row_bytes;
+        const int64_t end = stop < whole ? stop : whole;
         x += u * R;
-        for (const int64_t end = stop < whole ? stop : whole; u < end; u++, x += R) {
-            for (int line = 0; line < BYTES; line += 64)
-                ask(feed, uintptr_t(row + u * BYTES + line) + uintptr_t(ahead));
+        if constexpr (R == 1 && 4 * L == STRIP) {  // a unit comes apart while the one before it is multiplied
+            if (u < end) {
+                auto now = part_of<Form>(row + u * BYTES, 0);
+                for (; u + 1 < end; u++, x++) {
+                    ask_for<Form>(feed, row + u * BYTES, ahead);
+                    const auto next = part_of<Form>(row + (u + 1) * BYTES, 0);
+                    add<Form, R, D>(now, 0, x, sum);
+                    now = next;
+                }
+                ask_for<Form>(feed, row + u * BYTES, ahead);
+                add<Form, R, D>(now, 0, x++, sum), u++;
+            }
+        }
+        for (; u < end; u++, x += R) {
+            ask_for<Form>(feed, row + u * BYTES, ahead);
             unit<Form, R, D>(row + u * BYTES, x, sum);
         }
         if (u == stop) return;

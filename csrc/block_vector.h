@@ -21,7 +21,8 @@ struct BlockVector : V {
     using H = typename V::H;
     using B = typename V::B;
     static constexpr int L = V::LANES;
-    static constexpr bool SHUFFLES_ALL = false;  // bytes and words of 64 bytes are looked up anywhere (block_avx512.h)
+    static constexpr bool SHUFFLES_ALL =
+        false;  // bytes and words of 64 bytes are looked up anywhere (avx512vnni_blocks.cpp)
 
     static WF_INLINE float half(const uint8_t *from) { return read_half(from); }
     static WF_INLINE F half_values(const uint8_t *from) {

@@ -24,8 +24,9 @@ bool has_avx512bf16() {
     return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
 }
 
-bool has_avx512vnni() {  // with VBMI
-    return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+bool has_avx512vnni() {  // with VBMI and GFNI, as all of AMD's and of Intel's since Ice Lake
+    return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("gfni");
 }
 #elif defined(WF_NEON)
 #if defined(__linux__)

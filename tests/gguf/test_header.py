@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from tests.gguf.mutations import peak
 from tests.gguf_files import TINY, keys_of, tensors_of, write
 from wavefold import load
 from wavefold.gguf import open_parts, read_header
@@ -132,13 +133,25 @@ def test_a_file_that_ends_early(length, tmp_path):
         read_header(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [(b"\0" * 60000, "is of type of number 77"), (b"\xc3\xa9" * 30000 + b"\xff", "is no UTF-8")]
+)
+def test_a_long_name_takes_no_memory(name, message, tmp_path):
+    """A message shows the first characters of a name: escapes of all of it took eight times the file."""
+    of_type = TENSOR + struct.pack("<IQI", 1, 32, 0)
+    path = changed(tmp_path, of_type, struct.pack("<Q", len(name)) + name + struct.pack("<IQI", 1, 32, 77))
+    usual = peak(TINY)[0]
+    most, found = peak(path)
+    assert message in found and len(found) < 1000 and most < usual + 2 * len(name)
+
+
 def test_random_damage_is_a_message_and_takes_no_memory(tmp_path):
     """200 headers with bytes changed, removed or repeated: read, or refused with the file's name. Peak memory is
     bounded by the file's size and what its undamaged header takes."""
     path, rng, size = tmp_path / "model.gguf", random.Random(0), 3 << 17
     whole = TINY_BYTES + rng.randbytes(size - len(TINY_BYTES))
 
-    def peak() -> tuple[int, bool]:
+    def measured() -> tuple[int, bool]:
         refused = False
         tracemalloc.start()
         try:
@@ -152,7 +165,7 @@ def test_random_damage_is_a_message_and_takes_no_memory(tmp_path):
         return most, refused
 
     path.write_bytes(whole)
-    limit = peak()[0] + size
+    limit = measured()[0] + size
     num_refused = 0
     for _ in range(200):
         data = bytearray(whole)
@@ -167,7 +180,7 @@ def test_random_damage_is_a_message_and_takes_no_memory(tmp_path):
             else:
                 data[at:at] = data[at : at + rng.randrange(1, 40)]
         path.write_bytes(data)
-        most, refused = peak()
+        most, refused = measured()
         assert most <= limit
         num_refused += refused
     assert 100 < num_refused < 200

@@ -13,8 +13,9 @@ from torch import Tensor
 from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import load
 from wavefold.model import Transformer
+from wavefold.quant import Weight
 from wavefold.quantize.importance import Importance, is_importance
-from wavefold.quantize.observe import observe
+from wavefold.quantize.observe import NOISE, observe, with_noise
 
 IDS = list(range(40, 140))
 
@@ -112,6 +113,32 @@ def test_an_interrupted_pass_goes_on(folder: Path, tmp_path: Path, monkeypatch: 
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
     assert (whole.sensitivity > 0).any()
     assert is_importance(path) and not is_importance(folder / "config.json")
+
+
+def test_noise_is_that_of_one_matrix() -> None:
+    """Products are off by x N for one N: what is off adds up as tokens do, and by rows as rows are large."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(512, 48, generator=generator) * torch.tensor([1.0, 3.0]).repeat(256)[:, None]
+    tokens, mixed = torch.randn(48, 48, generator=generator), torch.randn(9, 48, generator=generator)
+    x = torch.cat([tokens, mixed @ tokens])
+    y = x @ rows.T
+    off = with_noise(y, x, Weight.of(rows), 1) - y
+    assert abs(float(off.norm() / y.norm()) - NOISE) < 1e-4
+    torch.testing.assert_close(off[48:], mixed @ off[:48], rtol=1e-3, atol=1e-3 * float(off.std()))
+    of_matrix = torch.linalg.solve(tokens.double(), off[:48].double())
+    small, large = of_matrix[:, ::2].std(), of_matrix[:, 1::2].std()
+    assert 2.9 < float(large / small) < 3.1
+    assert 0.95 < float(small / (NOISE * rows[::2].std())) < 1.05
+    torch.testing.assert_close(with_noise(y, x, Weight.of(rows), 1) - y, off)
+
+
+def test_sensitivity_is_measured_in_float32(folder: Path, tmp_path: Path) -> None:
+    """Roundings of bfloat16 move logits as much as noise does: they are not in it, whatever the model computes in."""
+    model = load(folder)
+    found = observe(model, IDS, tmp_path / "released").sensitivity
+    assert model.arithmetic.released and model.experts.arithmetic.released
+    assert found.shape == (model.config.num_hidden_layers, 3) and (found > 0).all()
+    assert torch.equal(found, observe(exact(folder), IDS, tmp_path / "exact").sensitivity)
 
 
 def test_files_of_another_text_or_model_are_refused(folder: Path, tmp_path: Path) -> None:

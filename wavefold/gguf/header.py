@@ -24,9 +24,11 @@ from wavefold.gguf.types import BY_NUMBER, TYPES
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_KEYS, MOST_TENSORS, MOST_TEXTS = 1 << 16, 1 << 20, 1 << 22
-MOST_TEXT, MOST_NAME, PIECE = 1 << 26, 1 << 16, 1 << 16
+MOST_TEXT, MOST_NAME = 1 << 26, 1 << 16
+PIECE = 1 << 10
+"""Bytes of a text that are decoded at a time. An error of Python's holds several times as many."""
 SHOWN = 80
-"""Characters of a key in an error."""
+"""Characters of a name in an error: escapes may take four times the name."""
 MOST_DIMENSIONS = 4
 MOST_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
@@ -114,16 +116,18 @@ class _Cursor:
         length = self.number("Q")
         if length > most:
             raise ValueError(f"{self.subject} needs {length:,} bytes at byte {self.at:,}; at most {most:,}")
-        at = self.take(length)
+        at, text = self.take(length), ""
         decoder = codecs.getincrementaldecoder("utf-8")()
-        pieces = []
         try:
             for begin in range(at, at + length, PIECE):  # what is no text is seen before much memory is taken
                 end = min(begin + PIECE, at + length)
-                pieces.append(decoder.decode(self.data[begin:end], end == at + length))
+                text = decoder.decode(self.data[begin:end], end == at + length)
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.subject} is no UTF-8 ({error.reason} at byte {begin + error.start:,})") from None
-        return "".join(pieces)
+        if length <= PIECE:
+            return text
+        with memoryview(self.data) as data, data[at : at + length] as whole:
+            return str(whole, "utf-8")
 
     def count(self, most: int, least_bytes: int, things: str) -> int:
         """Returns a number of things that take so many bytes each at least."""
@@ -189,7 +193,7 @@ def _tensor(cursor: _Cursor, number: int) -> tuple[str, tuple[int, ...], int, in
     """Returns name, dimensions (the shortest step first), type and offset of the next tensor."""
     cursor.subject = f"the name of tensor {number}"
     name = cursor.text(MOST_NAME)
-    cursor.subject = f"tensor {name!r}"
+    cursor.subject = f"tensor {name[:SHOWN]!r}"
     num_dimensions = cursor.number("I")
     if not 1 <= num_dimensions <= MOST_DIMENSIONS:
         raise ValueError(f"{cursor.subject} has {num_dimensions:,} dimensions; expected 1 to {MOST_DIMENSIONS}")
@@ -204,26 +208,26 @@ def _places(
     places: dict[str, Place] = {}
     for name, dimensions, number, offset in found:
         if name in places:
-            raise ValueError(f"tensor {name!r} is there twice")
+            raise ValueError(f"tensor {name[:SHOWN]!r} is there twice")
         if (form := BY_NUMBER.get(number)) is None:
             named = OTHER_TYPES.get(number, f"of number {number}")
             allowed = ", ".join(name.upper() for name in TYPES)
-            raise _Unread(f"tensor {name!r} is of type {named}, which is not read; expected one of {allowed}")
+            raise _Unread(f"tensor {name[:SHOWN]!r} is of type {named}, which is not read; expected one of {allowed}")
         kind, values, block_bytes = form.name.upper(), form.block, form.block_bytes
         if not all(dimensions) or dimensions[0] % values:
             shape = list(reversed(dimensions))
             raise ValueError(
-                f"tensor {name!r} has shape {shape}; expected rows of whole blocks of {values} {kind} values"
+                f"tensor {name[:SHOWN]!r} has shape {shape}; expected rows of whole blocks of {values} {kind} values"
             )
         nbytes = math.prod(dimensions) // values * block_bytes
         if offset % alignment or start + offset + nbytes > size:
             raise ValueError(
-                f"tensor {name!r} takes {nbytes:,} bytes from byte {start + offset:,} of {size:,}; expected a multiple "
-                f"of {alignment} in the data, and its end in the file"
+                f"tensor {name[:SHOWN]!r} takes {nbytes:,} bytes from byte {start + offset:,} of {size:,}; expected a "
+                f"multiple of {alignment} in the data, and its end in the file"
             )
         places[name] = Place(path, start + offset, nbytes, kind, tuple(reversed(dimensions)))
     ordered = sorted(places.items(), key=lambda item: item[1].offset)
     for (first, before), (second, after) in itertools.pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
-            raise ValueError(f"tensors {first!r} and {second!r} overlap")
+            raise ValueError(f"tensors {first[:SHOWN]!r} and {second[:SHOWN]!r} overlap")
     return places

@@ -23,6 +23,7 @@ from torch import Tensor
 from wavefold.atomic import write_bytes
 from wavefold.checkpoint.write_gguf import GgufTensor, Value, write_gguf
 from wavefold.config import ModelConfig
+from wavefold.experts.table import MATRICES
 from wavefold.gguf.table import experts_name
 from wavefold.gguf.types import SUPER
 from wavefold.quant.encode import TYPES, as_bytes
@@ -47,7 +48,8 @@ class Importance:
     norms: Tensor
     """Norms of what the experts added: float32 [layers, experts]."""
     sensitivity: Tensor
-    """KL divergence of the logits in nats, over the relative noise in a layer's routed output: float32 [layers].
+    """KL divergence of the logits in nats, over the squared relative noise in the products of all w1, w2 or w3 of a
+    layer: float32 [layers, 3].
 
     0 where it was not measured."""
     h_moments: Tensor
@@ -66,7 +68,7 @@ class Importance:
             _empty_moments(layers, (experts, 1), config.hidden_size),
             _empty_moments(layers, (experts,), config.moe_intermediate_size),
         )
-        counts = torch.zeros(layers, experts), torch.zeros(layers, experts), torch.zeros(layers)
+        counts = torch.zeros(layers, experts), torch.zeros(layers, experts), torch.zeros(layers, len(MATRICES))
         return cls(h, inner, *counts, *moments)
 
     def add(self, layer: int, expert: int, h: Tensor, inner: Tensor, y: Tensor) -> None:

@@ -4,7 +4,7 @@
 
 A GGUF file holds a layer's experts of one matrix in one tensor of one type, so that is the finest choice. The loss of a
 type is the weighted error of a sample of rows over their weighted energy (the share of noise in the product), times the
-layer's sensitivity: an estimate of the KL divergence in nats a token, in which errors of different places add up.
+place's sensitivity: an estimate of the KL divergence in nats a token, in which errors of different places add up.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def measure(
     options = {}
     for number, (layer, matrix) in enumerate(places, 1):
         rows, columns = source.expert(layer, 0, matrix).shape
-        weight = 1.0 if importance is None or not importance.sensitivity.any() else float(importance.sensitivity[layer])
+        weight = 1.0
+        if importance is not None and importance.sensitivity.any():
+            weight = float(importance.sensitivity[layer, MATRICES.index(matrix)])
         noise = _noise(
             source, importance, layer, matrix, kept[layer], [name for name in types if name in fitting(columns)]
         )

@@ -1,7 +1,9 @@
 """One pass of a text through a model, for its `Importance`; the pass may be interrupted and go on later.
 
-Experts are computed one after another, as `LocalExperts` does, and told on the way. A layer's sensitivity comes from a
-second, short pass for each layer: noise of a known share is added to the routed output, and the logits move.
+Experts are computed one after another, as `LocalExperts` does, and told on the way. The sensitivity of a layer's w1, w2
+or w3 comes from a second, short pass for each: every expert's matrix is off by noise, the same for all tokens as that
+of rounding is, and the logits move. (Noise that is anew for each token in a layer's output says that early layers
+matter most, and nothing of the gate, which hides most of what w1 and w3 are off by.)
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.experts import LocalExperts
+from wavefold.experts.table import MATRICES
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
 from wavefold.ops.reference import expert as reference
@@ -25,17 +28,17 @@ from wavefold.quantize.importance import Importance
 CHUNK_TOKENS = 512
 """Tokens of a sequence: each chunk begins a new one."""
 SAVE_S = 60.0
-NOISE = 0.1
-"""Share of noise in a layer's routed output, as a norm."""
+NOISE = 0.2
+"""Share of noise in the products of a matrix, as a norm: that of about two bits."""
 SEED = 20
 
 
 class ObservedExperts(LocalExperts):
-    """Computes experts here and adds what they saw to `importance`. With `noisy_layer`, adds noise to its output."""
+    """Computes experts here and adds what they saw to `importance`. With `noisy`, a layer's w1, w2 or w3 are off."""
 
     takes_views = False
     importance: Importance | None = None
-    noisy_layer: int | None = None
+    noisy: tuple[int, str] | None = None
 
     def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
@@ -44,23 +47,34 @@ class ObservedExperts(LocalExperts):
             with self.store.acquire(layer, [expert]) as view:
                 y = self._expert(layer, expert, h[rows], tuple(view[expert]), weights[rows, slots][:, None])
             out.index_add_(0, rows, y.to(out.dtype))
-        if layer == self.noisy_layer:
-            noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(SEED), dtype=out.dtype)
-            out += noise * (NOISE * out.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
         return out
 
     def _expert(self, layer: int, expert: int, x: Tensor, matrices: tuple[Weight, ...], route: Tensor) -> Tensor:
         inputs: list[Tensor] = []
 
         def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
+            y = ops.linear(x, weight, arithmetic)
+            matrix = ("w1", "w3", "w2")[len(inputs)]
             inputs.append(x)
-            return ops.linear(x, weight, arithmetic)
+            return y if (layer, matrix) != self.noisy else with_noise(y, x, weight, SEED + expert)
 
         w1, w2, w3 = matrices
         y = reference.expert(x, w1, w2, w3, route, self.limit, self.arithmetic, linear)
         if self.importance is not None and layer < len(self.importance.h):
             self.importance.add(layer, expert, inputs[0], inputs[2], y)
         return y
+
+
+def with_noise(y: Tensor, x: Tensor, weight: Weight, seed: int) -> Tensor:
+    """Returns the products y [tokens, rows] of x [tokens, columns] with a matrix that is off by random noise.
+
+    Each row of the matrix is off in proportion to its size, so that all products together are off by `NOISE` of their
+    norm. Of the noise N [columns, rows] only what meets x is made: x N = R' (Q' N) for x = R' Q', and Q' N is noise.
+    """
+    of_x = torch.linalg.qr(x.float().T, mode="r").R.T
+    noise = torch.randn(of_x.shape[1], y.shape[1], generator=torch.Generator().manual_seed(seed))
+    off = of_x @ (noise * weight.decode(torch.float32).square().mean(1).sqrt())
+    return y + (off * (NOISE * y.float().norm() / off.norm().clamp(min=torch.finfo(torch.float32).tiny))).to(y.dtype)
 
 
 def observe(
@@ -70,9 +84,9 @@ def observe(
     """Returns the importance of a model's experts for the text `ids`, in chunks of `chunk_tokens`.
 
     The file `path` is written every minute and at the end; a file of the same text, chunks and sizes goes on where it
-    stopped, and a complete one is returned at once. `sensitivity_tokens`: of the first chunk, for the layers'
-    sensitivity (0: none). `on_chunk(done, of)` counts chunks and then layers. The model computes as before afterwards.
-    Raises ValueError for a text without ids and for a file of another text.
+    stopped, and a complete one is returned at once. `sensitivity_tokens`: of the first chunk, for the sensitivity of
+    layers' matrices (0: none). `on_chunk(done, of)` counts chunks and then these. The model computes as before
+    afterwards. Raises ValueError for a text without ids and for a file of another text.
     """
     if not ids:
         raise ValueError("the text has no tokens; expected some thousands")
@@ -80,8 +94,8 @@ def observe(
     digest = hashlib.sha256(torch.tensor(ids, dtype=torch.int32).numpy().tobytes()).hexdigest()
     notes = {"text": digest, "chunk": str(chunk_tokens), "of": str(len(chunks)), "noise": str(sensitivity_tokens)}
     importance = _begun(path, model, notes)
-    layers = model.config.num_hidden_layers if sensitivity_tokens else 0
-    usual = model.experts
+    probes = len(MATRICES) * model.config.num_hidden_layers if sensitivity_tokens else 0
+    usual, arithmetic = model.experts, model.arithmetic
     observed = ObservedExperts(usual.store, model.arithmetic, model.config.swiglu_limit)
     model.experts = observed
     model.tell_chosen(None)  # what was prepared for the usual experts is prepared anew
@@ -91,20 +105,22 @@ def observe(
         for number in range(int(importance.notes["chunks"]), len(chunks)):
             _run(model, chunks[number])
             importance.notes["chunks"] = str(number + 1)
-            on_chunk(number + 1, len(chunks) + layers)
+            on_chunk(number + 1, len(chunks) + probes)
             if time.monotonic() - saved > SAVE_S:
                 importance.save(path)
                 saved = time.monotonic()
         importance.save(path)
         observed.importance = None
-        if layers and not importance.sensitivity.any():
+        if probes and not importance.sensitivity.any():
             done = len(chunks)
+            model.arithmetic = Arithmetic("exact", torch.float32)  # roundings of bfloat16 move the logits more
             importance.sensitivity = _sensitivity(
-                model, observed, chunks[0][:sensitivity_tokens], lambda layer: on_chunk(done + layer, done + layers)
+                model, observed, chunks[0][:sensitivity_tokens], lambda probe: on_chunk(done + probe, done + probes)
             )
             importance.save(path)
     finally:
         model.experts = usual
+        model.arithmetic = arithmetic
         model.tell_chosen(None)
     return importance
 
@@ -132,15 +148,16 @@ def _run(model: Transformer, ids: Sequence[int]) -> Tensor:
 
 
 def _sensitivity(
-    model: Transformer, observed: ObservedExperts, ids: Sequence[int], on_layer: Callable[[int], None]
+    model: Transformer, observed: ObservedExperts, ids: Sequence[int], on_probe: Callable[[int], None]
 ) -> Tensor:
-    """Returns KL(usual || noisy) of the logits, over the squared share of noise: [layers]."""
+    """Returns KL(usual || noisy) of the logits, over the squared share of noise: [layers, 3], for w1, w2, w3."""
     usual = model.logits(_run(model, ids)).log_softmax(1)
     measured = []
     for layer in range(model.config.num_hidden_layers):
-        observed.noisy_layer = layer
-        noisy = model.logits(_run(model, ids)).log_softmax(1)
-        measured.append(float((usual.exp() * (usual - noisy)).sum(1).mean()) / NOISE**2)
-        on_layer(layer + 1)
-    observed.noisy_layer = None
-    return torch.tensor(measured).clamp_(min=0)
+        for matrix in MATRICES:
+            observed.noisy = layer, matrix
+            noisy = model.logits(_run(model, ids)).log_softmax(1)
+            measured.append(float((usual.exp() * (usual - noisy)).sum(1).mean()) / NOISE**2)
+            on_probe(len(measured))
+    observed.noisy = None
+    return torch.tensor(measured).clamp_(min=0).view(-1, len(MATRICES))
