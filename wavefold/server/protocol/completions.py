@@ -234,13 +234,13 @@ class Texts(Writer):
         return sse.dumped({**self._head(), "choices": choices, "usage": self._usage()}).encode()
 
     def _usage(self) -> dict[str, Any]:
-        each = self.state.body.n or 1
-        prompt = sum(text.usage.prompt_tokens for text in self.texts[::each])
+        answers = self.state.body.n or 1
+        prompt = sum(text.usage.prompt_tokens for text in self.texts[::answers])
         cached = [text.usage.cached_tokens + text.usage.disk_tokens for text in self.texts]
-        of_prompts = [min(cached[first : first + each]) for first in range(0, len(cached), each)]
-        answer = sum(text.num_tokens for text in self.texts)
+        of_prompts = [min(cached[first : first + answers]) for first in range(0, len(cached), answers)]
+        completion = sum(text.num_tokens for text in self.texts)
         return {
-            "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,
+            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(of_prompts)},
         }  # fmt: skip
 
