@@ -233,10 +233,10 @@ class Texts(Writer):
         return sse.dumped({**self._head(), "choices": choices, "usage": self._usage()}).encode()
 
     def _usage(self) -> dict[str, Any]:
-        each = self.state.body.n or 1
-        prompt = sum(text.usage.prompt_tokens for text in self.texts[::each])
+        count = self.state.body.n or 1
+        prompt = sum(text.usage.prompt_tokens for text in self.texts[::count])
         cached = [text.usage.cached_tokens + text.usage.disk_tokens for text in self.texts]
-        of_prompts = [min(cached[first : first + each]) for first in range(0, len(cached), each)]
+        of_prompts = [min(cached[first : first + count]) for first in range(0, len(cached), count)]
         answer = sum(text.num_tokens for text in self.texts)
         return {
             "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer,
