@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import pytest
@@ -273,3 +273,35 @@ def test_reading_leaves_out_what_was_cut_off(tmp_path: Path) -> None:
     whole = calls_text([ToolCall("f", {"x": "a"}), ToolCall("g", {"n": [1]})])
     content, calls = read_calls("text" + whole[: whole.index("[1]")])
     assert content == "text" and calls == (ToolCall("f", {"x": "a"}),)
+
+
+class TestSchemaBesideTools:
+    """An answer is JSON of the schema, or calls."""
+
+    SCHEMA: ClassVar[Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": "#/$defs/n",
+        "$defs": {"n": {"type": "object", "properties": {"a": {"enum": [3, "x"]}}, "required": ["a"],
+                        "additionalProperties": False}},
+    }  # fmt: skip
+    TOOLS: ClassVar[Any] = [function("f", {"a": {"enum": [1, 2]}}, required=["a"])]
+
+    @pytest.mark.parametrize(
+        ("text", "auto", "required"),
+        [
+            ('{"a": 3}', True, False), ('{"a": "x"}', True, False), ('{"a": 4}', False, False), ("Now", False, False),
+            (call("f", a=1), True, True), (call("f", a=3), False, False), ("Now" + call("f", a=1), False, False),
+            ('{"a": 3}' + call("f", a=1), False, False), ("", False, False),
+        ],
+    )  # fmt: skip
+    def test_what_is_taken(self, text: str, auto: bool, required: bool) -> None:
+        assert takes(compiled(self.TOOLS, "auto", json_schema=self.SCHEMA), text) == auto
+        assert takes(compiled(self.TOOLS, "required", json_schema=self.SCHEMA), text) == required
+        assert takes(compiled(self.TOOLS, "none", json_schema=self.SCHEMA), text) == (auto and text.startswith("{"))
+
+    def test_what_cannot_be_held_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"json_schema: .*not"):
+            compiled(self.TOOLS, "auto", json_schema={"not": {}})
+        with pytest.raises(ValueError, match=r"json_schema .* is not allowed: #: keyword 'nonsense'"):
+            Sampling(tools=self.TOOLS, json_schema={"nonsense": 1})
+        with pytest.raises(ValueError, match="not allowed together"):
+            Sampling(tools=self.TOOLS, json_schema={}, regex="a")

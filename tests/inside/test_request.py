@@ -20,13 +20,18 @@ TOKENIZER = byte_tokenizer()
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
-def test_three_ways_to_say_which_tokens() -> None:
+def test_ways_to_say_which_tokens() -> None:
     assert asked({"ids": [0, 5, 7], "position": 1}, None, SMALL_WITH_TEXT) == ([0, 5, 7], 1)
     text = asked({"text": "ab"}, TOKENIZER, SMALL_WITH_TEXT)
     assert text == (TOKENIZER.encode("ab", bos=True), 2)
     chat = asked({"messages": MESSAGES, "answer": "Yes", "position": 4}, TOKENIZER, SMALL_WITH_TEXT)
     assert chat == (chat_ids(TOKENIZER, MESSAGES) + TOKENIZER.encode("Yes"), 4)
     assert asked({"messages": MESSAGES}, TOKENIZER, SMALL_WITH_TEXT).ids == chat_ids(TOKENIZER, MESSAGES)
+    hole = asked({"text": "a", "suffix": "c", "answer": "b"}, TOKENIZER, SMALL_WITH_TEXT).ids
+    markers = [TOKENIZER.token_id(f"<｜fim▁{name}｜>") for name in ("begin", "hole", "end")]
+    begin, middle, end = markers
+    a, b, c = (TOKENIZER.encode(letter) for letter in "abc")
+    assert hole == [TOKENIZER.bos_id, begin, *a, middle, *c, end, *b]
     thinking = asked({"messages": MESSAGES, "answer": "so</think>Yes"}, TOKENIZER, SMALL_WITH_TEXT).ids
     assert thinking[-4] == TOKENIZER.token_id("</think>")
 
@@ -53,6 +58,9 @@ def test_three_ways_to_say_which_tokens() -> None:
         ({"ids": [1], "answer": "x"}, "answer beside ids"),
         ({"text": "a", "answer": "x"}, "answer beside text"),
         ({"text": 5}, "text = 5"),
+        ({"text": "a", "suffix": 5}, "suffix = 5"),
+        ({"text": "a", "suffix": "x" * 2000}, "suffix: 2,000 characters are not allowed"),
+        ({"messages": MESSAGES, "suffix": "x"}, "suffix beside messages"),
         ({"text": "x" * 2000}, "text: 2,000 characters are not allowed"),
         ({"text": "\ud800"}, "surrogates not allowed"),
         ({"messages": "Hi"}, "messages = 'Hi'"),
@@ -61,7 +69,10 @@ def test_three_ways_to_say_which_tokens() -> None:
         ({"messages": [*MESSAGES, {"role": "assistant", "content": "x"}]}, "'assistant' is not allowed at the end"),
         ({"messages": [{"role": "user", "content": "x" * 2000}]}, "message 1: content: 2,000 characters"),
         ({"messages": MESSAGES, "answer": 5}, "answer = 5"),
-        ({"ids": [1], "layers": 3}, "'layers' is not known; expected some of ids, text, messages, answer, position"),
+        (
+            {"ids": [1], "layers": 3},
+            "'layers' is not known; expected some of ids, text, messages, suffix, answer, position",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(request_: object, named: str) -> None:

@@ -95,7 +95,8 @@ def layer_record(layer: int, ratio: int, position: int) -> dict[str, Any]:
 def inside_record(request: Mapping[str, Any]) -> dict[str, Any]:
     """What /v1/wavefold/inside answers, by the contract."""
     turns = [message["content"] for message in request.get("messages", [])]
-    text = request.get("text") or "\n".join([*turns, request.get("answer", "")])
+    parts = [request["text"]] if "text" in request else turns
+    text = "\n".join(parts + [request[name] for name in ("suffix", "answer") if name in request])
     words = ["<bos>", *tokens_of(text)]
     position = request.get("position", len(words) - 1)
     ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
@@ -145,7 +146,9 @@ class FakeServer:
     async def machine(self, request: Request) -> Response:
         return self._refusal(request) or JSONResponse({
             "model": "wavefold-nano", "tokens_per_s": 41.5, "bound_tokens_per_s": 60.0, "bytes_read": 123_456_789,
-            "memory": 1_234_567_890, "requests": {"running": 1, "waiting": 2},
+            "drafts": {"guessed": 20, "right": 15},
+            "memory": {"resident_bytes": 1_234_567_890, "limit_bytes": 4_000_000_000},
+            "requests": {"running": 1, "waiting": 2},
             "prefix_blocks": {"used": 12, "total": 48},
         })  # fmt: skip
 

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from tests.page.tools import ANSWERED, NO_AXE, axe_source, send, until
+from tests.page.tools import ANSWERED, NO_AXE, axe_source, findings, send, until
 
 PHONE = {"viewport": {"width": 360, "height": 720}, "has_touch": True, "is_mobile": True}
-RULES = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-}
 LONG = " ".join(f"The river number {number} runs past the old mill." for number in range(40))
-
-
-def findings(page: Any, axe: str) -> list[str]:
-    """What axe-core finds wrong with the page as it is now."""
-    page.evaluate(axe)
-    result = page.evaluate(f"axe.run(document, {json.dumps(RULES)})")
-    assert len(result["passes"]) > 10
-    return [
-        f"{found['impact']} {found['id']}: {node['target']} {node['failureSummary']}"
-        for found in result["violations"]
-        for node in found["nodes"]
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -260,3 +260,21 @@ def test_themes_and_models(page, fake) -> None:
     assert fake.asked[0][1]["model"] == "other-model"
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_two_tabs_show_the_same_conversations(page, address) -> None:
+    send(page, "hello")
+    other = page.context.new_page()
+    other.goto(address)
+    other.click(".talks .talk")
+    send(other, "from the other tab")
+    until(page, "document.querySelectorAll('.turn').length === 4")
+    assert texts(page)[2] == "from the other tab"
+    send(page, "and back")
+    until(other, "document.querySelectorAll('.turn').length === 6")
+    other.hover(".talks li")
+    other.click("[aria-label='Delete hello']")
+    other.click("dialog .danger")
+    until(
+        page, "document.querySelectorAll('.talks li').length === 0 && document.querySelectorAll('.turn').length === 0"
+    )

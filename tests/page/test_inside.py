@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install wavefold[serve]")
 from tests.page.fake_server import inside_record
+from tests.page.shown import check_shown, percent
 from tests.page.tools import send, until
 
 TEXT = " ".join(f"The river number {number} runs past the old mill." for number in range(40))
@@ -18,14 +19,6 @@ def look(page: Any, text: str = TEXT) -> None:
     send(page, text)
     page.click(".turn.last [data-act=look]")
     page.wait_for_selector(".strip")
-
-
-def percent(share: float) -> str:
-    """The page's way to write a share."""
-    value = share * 100
-    if value == 0:
-        return "0 %"
-    return "< 0.01 %" if value < 0.01 else f"{value:.2f} %" if value < 1 else f"{value:.1f} %"
 
 
 def record(fake: Any) -> dict[str, Any]:
@@ -47,52 +40,7 @@ def test_the_first_token_of_an_answer_is_looked_at(page, fake) -> None:
 
 def test_numbers_are_those_of_the_server(page, fake) -> None:
     look(page)
-    said = record(fake)
-    rows = page.locator(".heat tbody tr")
-    assert rows.count() == len(said["layers"])
-    for index, layer in enumerate(said["layers"]):
-        entries = layer["entries"]
-        shares = [sum(layer["window"]["mass"]), sum(entries["mass"]) if entries else None, layer["sink_mass"]]
-        kind = {"window": "Window", "csa": "CSA", "hca": "HCA"}[layer["kind"]]
-        expected = [str(layer["layer"]), kind, *("–" if share is None else percent(share) for share in shares)]
-        cells = [cell.strip() for cell in rows.nth(index).locator("th, td").all_inner_texts() if cell.strip()]
-        assert cells == expected
-        rows.nth(index).locator(".strip").focus()
-        check_details(page, said, layer)
-    top = page.locator("[aria-labelledby=inside-top] tbody tr")
-    assert [text.split("\t")[-1] for text in top.all_inner_texts()] == [
-        percent(one["probability"]) for one in said["top"]
-    ]
-    assert page.locator(".written").count() == 1
-    experts = page.locator(".experts tbody tr")
-    for index, layer in enumerate(said["layers"]):
-        numbers = experts.nth(index).locator(".expert").all_inner_texts()
-        assert numbers == [str(one["expert"]) for one in layer["experts"]]
-    guess = page.inner_text("[aria-labelledby=inside-mtp]")
-    assert "·guess" in guess and "25.0 %" in guess and ("accepted" in guess) == said["mtp"]["accepted"]
-    cache = page.inner_text("[aria-labelledby=inside-cache]")
-    assert f"{said['cache']['blocks']} blocks" in cache and str(said["cache"]["prefix_hit_tokens"]) in cache
-    assert page.locator(".blocks i").count() == said["cache"]["blocks"]
-
-
-def check_details(page: Any, said: dict[str, Any], layer: dict[str, Any]) -> None:
-    """The layer's own part: entries by score or mass, with their texts, and the weights of its experts."""
-    entries = layer["entries"]
-    if entries:
-        chosen = entries["chosen"] or range(entries["count"])
-        order = range(len(chosen)) if entries["chosen"] else sorted(chosen, key=lambda one: -entries["mass"][one])
-        rows = page.locator(".entry-table tbody tr")
-        for index, place in enumerate(list(order)[:12]):
-            entry = chosen[place]
-            cells = rows.nth(index).locator("td").all_inner_texts()
-            assert cells[0] == str(entry) and cells[-1] == percent(entries["mass"][place])
-            first = entry * entries["ratio"]
-            text = "".join(token["text"] for token in said["tokens"][first : first + entries["ratio"]])
-            assert cells[1].replace("·", " ").replace("↵", "\n") == text
-            if entries["chosen"]:
-                assert cells[2] == f"{entries['scores'][place]:.3f}"
-    weights = page.locator(".expert-table tbody .number:last-child").all_inner_texts()
-    assert weights == [f"{one['weight']:.3f}" for one in layer["experts"]]
+    check_shown(page, record(fake))
 
 
 def test_another_token_is_chosen(page, fake) -> None:
@@ -173,7 +121,14 @@ def test_the_machine_is_shown(page) -> None:
     look(page, "hi")
     page.wait_for_selector(".machine dd")
     machine = page.inner_text(".machine")
-    for words in ("41.5 tokens/s of at most 60.0", "1 running, 2 waiting", "12 of 48", "1.2 GB", "123 MB"):
+    for words in (
+        "41.5 tokens/s of at most 60.0",
+        "1 running, 2 waiting",
+        "12 of 48",
+        "15 of 20",
+        "1.2 GB of 4.0 GB",
+        "123 MB",
+    ):
         assert words in machine
 
 
@@ -207,3 +162,7 @@ def test_completion_and_the_gap_between_two_texts(page, fake) -> None:
     page.wait_for_selector("text=Take over")
     assert page.inner_text("#complete-answer") == " filled the gap"
     assert fake.asked[-1][1]["suffix"] == "the end"
+    page.click(".completion-foot >> text=Look inside")
+    page.wait_for_selector(".strip")
+    looked = {name: fake.asked[-1][1][name] for name in ("text", "suffix", "answer")}
+    assert looked == {"text": page.input_value("#complete-before"), "suffix": "the end", "answer": " filled the gap"}

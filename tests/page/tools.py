@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,10 @@ from typing import Any
 STATIC = Path(__file__).parents[2] / "wavefold" / "server" / "page" / "static"
 ANSWERED = ".turn.last.assistant:not(.writing) [data-act=again]"
 """The newest answer is complete."""
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+}
+"""What axe-core judges: WCAG AA and its own best practice."""
 NO_NODE = "Node 20.19 or newer is not installed (older ones take the page's .js files for CommonJS)"
 NO_CHROMIUM = "Chromium is not installed; WAVEFOLD_CHROMIUM may name its program"
 NO_AXE = "axe-core is not installed: pip install axe-playwright-python, or WAVEFOLD_AXE names its axe.min.js"
@@ -64,3 +69,15 @@ def send(page: Any, text: str, wait: bool = True) -> None:
 def texts(page: Any) -> list[str]:
     """What is said in the turns that are shown."""
     return [text.strip() for text in page.locator(".said, .turn-body > .prose").all_inner_texts()]
+
+
+def findings(page: Any, axe: str) -> list[str]:
+    """What axe-core finds wrong with the page as it is now."""
+    page.evaluate(axe)
+    result = page.evaluate(f"axe.run(document, {json.dumps(RULES)})")
+    assert len(result["passes"]) > 10
+    return [
+        f"{found['impact']} {found['id']}: {node['target']} {node['failureSummary']}"
+        for found in result["violations"]
+        for node in found["nodes"]
+    ]

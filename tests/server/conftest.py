@@ -1,4 +1,7 @@
-"""The model that ships, in a small pool. Tests need the packages of the server's extra, and the clients."""
+"""The model that ships on the CPU kernels, in a small pool.
+
+The server's tests need the packages of its extra, and the clients that they stand for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 
 from wavefold import LLM, ops
 
-NEEDS = ("pydantic", "deepseek_recipe", "openai", "anthropic")
+NEEDS = ("pydantic", "deepseek_recipe", "starlette", "uvicorn", "prometheus_client", "openai", "anthropic")
 if any(importlib.util.find_spec(name) is None for name in NEEDS):
     collect_ignore_glob = ["test_*.py"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,11 @@ from tests.server.feeding import PARAMETERS, answered, context
 from wavefold.server.protocol import PROTOCOLS, Refused, count_messages, count_responses
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": [1]}, "b": {"$ref": "#/$defs/b"}},
+    "$defs": {"b": {"const": 2}},
+}
 VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "model": "m", "stream": True, "n": 2, "temperature": 0.5, "stop": ["x"], "max_tokens": 5, "seed": 3,
@@ -29,6 +35,7 @@ VALID: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS, "strict": False}}],
         "tool_choice": "auto", "thinking": {"type": "enabled"}, "stream_options": {"include_usage": True},
         "logprobs": True, "top_logprobs": 2, "logit_bias": {"5": 1}, "reasoning_effort": "low",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
     },
     "/v1/messages": {
         "model": "m", "max_tokens": 5, "system": [{"type": "text", "text": "s"}], "stop_sequences": ["x"],
@@ -41,7 +48,8 @@ VALID: dict[str, dict[str, Any]] = {
                                          {"type": "text", "text": "y"}]},
         ],
         "tools": [{"name": "f", "input_schema": PARAMETERS}], "tool_choice": {"type": "any"}, "stream": True,
-        "thinking": {"type": "enabled", "budget_tokens": 5}, "output_config": {"effort": "high"},
+        "thinking": {"type": "enabled", "budget_tokens": 5},
+        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": SCHEMA}},
     },
     "/v1/responses": {
         "model": "m", "instructions": "i", "max_output_tokens": 5, "temperature": 0.1, "top_logprobs": 1,
@@ -55,7 +63,7 @@ VALID: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "name": "f", "parameters": PARAMETERS},
                   {"type": "namespace", "name": "n", "description": "d", "tools": [{"type": "function", "name": "g"}]}],
         "reasoning": {"effort": "low"}, "metadata": {"a": "b"}, "stream": True,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
     },
     "/v1/completions": {
         "model": "m", "prompt": [[5, 6]], "max_tokens": 2, "echo": True, "logprobs": 1, "n": 2, "stop": ["a"],
@@ -63,9 +71,9 @@ VALID: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, "", "a", "auto", "required", "none",
-    "json_schema", "\x00", "\ud7ff", "é" * 3, "</think>", "x" * 2000, [], {}, [[]], [None], {"type": "text"}, ["a"],
-    {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}},
+    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**24, 10**400, 0.5, -0.0, 1e308, "", "a", "auto", "required",
+    "none", "json_schema", "\x00", "\ud7ff", "é" * 3, "</think>", "x" * 2000, [], {}, [[]], [None], {"type": "text"},
+    ["a"], {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}},
     {"type": "function", "name": "f"}, {"role": "assistant", "content": ""}, {"role": "user", "content": [5]},
     {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, {"type": ["object"]}, {"a": {"b": []}},
 ]  # fmt: skip
@@ -112,6 +120,7 @@ def run(path: str, count: int, seed: int) -> tuple[int, int]:
             assert got.wire or got.whole
         except Refused as error:
             assert 400 <= error.status < 500, (error.message, body)
+            assert not re.search(r"[^a-z0-9_. ]", error.param or ""), error.param
             json.loads(PROTOCOLS[path].error(error, "r"))
         for counting, of in ((count_messages, "/v1/messages"), (count_responses, "/v1/responses")):
             if of == path:

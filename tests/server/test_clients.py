@@ -178,3 +178,15 @@ def test_a_tool_loop_with_the_clients_own_objects_replays_what_was_sampled() -> 
                for body in server.bodies]  # fmt: skip
     sampled = TOKENIZER.encode("so</think>" + CALL, allow_special=True)
     assert prompts[1][: len(prompts[0]) + len(sampled)] == [*prompts[0], *sampled]
+
+
+def test_odd_separators_and_emoji_come_through() -> None:
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\nh 😀 \u0000"
+    chunks = Server((text, "eos")).openai.chat.completions.create(model="m", messages=USER, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    with Server((text, "eos")).anthropic.messages.stream(model="m", max_tokens=9, messages=USER) as stream:
+        assert "".join(stream.text_stream) == text
+    with Server((text, "eos")).openai.responses.stream(model="m", input="hey") as responses:
+        assert responses.get_final_response().output_text == text
+    texts = Server((text, "eos")).openai.completions.create(model="m", prompt="a b", stream=True, logprobs=0)
+    assert "".join(chunk.choices[0].text for chunk in texts) == text

@@ -119,6 +119,37 @@ def test_a_tool_may_be_called_as_a_choice_is(name: str) -> None:
         held = got.asked.parts[0].sampling._constraint
         assert held is not None and calls_of(held.text)[1] == "required"
         assert [one.name for one in calls_of(held.text).tools] == [name]
-        assert f'"name":"{name}"' in json.dumps(got.whole, separators=(",", ":")) and "DSML" not in json.dumps(
-            got.whole
-        )
+        answer = json.dumps(got.whole)
+        assert f'"name": "{name}"' in answer and "DSML" not in answer
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "none"])
+def test_a_schema_beside_tools_is_of_answers_without_calls(choice: str) -> None:
+    schema = {"type": "object", "properties": {"b": {"enum": [1]}}, "required": ["b"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    got = sampling(tools=[tool(PARAMETERS)], tool_choice=choice, response_format=form)
+    assert got.json_schema == schema and (got.tools is None) == (choice == "none")
+    body = {"model": "m", "messages": USER, "tools": [tool(PARAMETERS)], "response_format": form}
+    for text in ('{"b": 1}', CALL):
+        message = answered(PATH, body, text, "stop").whole["choices"][0]["message"]
+        assert bool(message.get("tool_calls")) == (text == CALL)
+
+
+ASKS = {
+    PATH: {"messages": USER, "tools": [tool(PARAMETERS)]},
+    "/v1/messages": {"messages": USER, "tools": [{"name": "f", "input_schema": PARAMETERS}], "max_tokens": 9},
+    "/v1/responses": {"input": "hey", "tools": [{"type": "function", "name": "f", "parameters": PARAMETERS}]},
+}
+
+
+@pytest.mark.parametrize("path", ASKS)
+@pytest.mark.parametrize("value", ["", "True", "{"])
+def test_arguments_that_are_no_json_are_an_error_of_the_answer(path: str, value: str) -> None:
+    """Where no grammar held the model. Arguments that were cut off stay open: `length` says so."""
+    broken = CALL.replace("12<", f"{value}<")
+    with pytest.raises(Refused, match="'f' with arguments that are no JSON object") as error:
+        answered(path, {"model": "m", **ASKS[path]}, broken, "eos")
+    assert error.value.status == 500
+    name, data = answered(path, {"model": "m", "stream": True, **ASKS[path]}, broken, "eos").frames[-1]
+    assert "no JSON object" in json.dumps(data) and name in (None, "error")
+    answered(path, {"model": "m", **ASKS[path]}, broken, "length")

@@ -77,7 +77,6 @@ def test_log_probabilities_are_shown_where_they_were_asked_for() -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input.0.content.0"),
         ({"truncation": "auto"}, "truncation"), ({"include": ["file_search_call.results"]}, "include.0"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"), ({"input": []}, "input"),
-        ({"tools": [TOOL], "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text.format"),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], place: str) -> None:

@@ -1,6 +1,6 @@
 """Tool calls in DeepSeek-V4's form (encoding_dsv4), as a grammar in Lark.
 
-    text that is free                                      with "auto" and "none"
+    text that is free, or JSON in place of calls           with "auto" and "none"
     <blank line>
     <｜DSML｜tool_calls>
     <｜DSML｜invoke name="f">
@@ -50,7 +50,7 @@ def call_grammar(calls: Calls, marker: int, json_options: dict[str, Any]) -> Cal
 
     Raises ValueError, which names tool, parameter and keyword, for what an answer cannot be held to.
     """
-    block = r'"\n\n<" block' if calls.choice == "required" else "FREE block?"
+    block = r'"\n\n<" block' if calls.choice == "required" or calls.answer is not None else "FREE block?"
     repeated = "call+" if calls.parallel else "call"
     lines = [
         "start: FREE" if calls.choice == "none" else f"start: {block}",
@@ -59,6 +59,10 @@ def call_grammar(calls: Calls, marker: int, json_options: dict[str, Any]) -> Cal
         f"d: <[{marker}]>",
     ]
     heads, parts = [], []
+    if calls.answer is not None and calls.choice == "auto":
+        schema = json.dumps({**calls.answer, "x-guidance": json_options}, ensure_ascii=False)
+        lines[0] = f"start: answer | {block}"
+        parts.append(Part("json_schema", (f"answer: %json {schema}",)))
     for number, tool in enumerate(calls.tools):
         names = []
         for part, symbol in _parameters(tool, number, json_options):

@@ -60,11 +60,13 @@ class Constraint:
         cls, json_schema: object = None, regex: str | None = None, choices: Sequence[str] = (),
         calls: Calls | None = None,
     ) -> Constraint | None:  # fmt: skip
-        """Returns the constraint of the one argument that is used, or None.
+        """Returns the constraint of the one argument that is used, or None. A schema beside calls: of answers without.
 
-        `json_schema` is a mapping, or its text in JSON. Raises ValueError for several, for a text that is no JSON, for
-        choices that are not texts, and for a constraint that is too long.
+        `json_schema` is a mapping, or its text in JSON. Raises ValueError for several others, for a text that is no
+        JSON, for choices that are not texts, and for a constraint that is too long.
         """
+        if json_schema is not None and calls is not None and not regex and not len(choices):
+            calls, json_schema = _with_answer(calls, json_schema)
         used = {
             "json_schema": json_schema is not None, "regex": regex is not None, "choices": bool(len(choices)),
             "tools": calls is not None,
@@ -88,6 +90,13 @@ class Constraint:
                 f"{names[0]} of {length:,} characters is not allowed; expected at most {MOST_CHARACTERS:,}"
             )
         return constraint
+
+
+def _with_answer(calls: Calls, json_schema: object) -> tuple[Calls | None, object]:
+    """Returns calls and a schema as one of the two: a schema alone, where nothing may be called."""
+    if calls.choice == "none":
+        return None, json_schema
+    return calls._replace(answer=json.loads(_schema_text(json_schema))), None
 
 
 def _choices_text(choices: Sequence[str]) -> str:

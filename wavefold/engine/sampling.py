@@ -120,8 +120,9 @@ class Sampling:
     another type or range. None is allowed for all but `seed`, `n`, `echo` and `show_special`, and means the default.
     Numbers may be numpy's; lists become tuples.
 
-    At most one of `json_schema`, `regex`, `choices` and `tools` holds the answer to a form. See `Completion` for how
-    such an answer ends, and `Grammars.compile` for what is refused.
+    At most one of `json_schema`, `regex`, `choices` and `tools` holds the answer to a form; with `json_schema` and
+    `tools` it is JSON of that schema, or calls. See `Completion` for how such an answer ends, and `Grammars.compile`
+    for what is refused.
 
     Log probabilities are the model's own: those before temperature, filters, penalties, bias and the mask of a form.
     """

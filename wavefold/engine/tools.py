@@ -38,23 +38,29 @@ class Tool(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """What an answer may call. `choice`: "auto", "required" or "none". `parallel`: several calls are allowed."""
+    """What an answer may call. `choice`: "auto", "required" or "none". `parallel`: several calls are allowed.
+
+    `answer`: the schema of an answer without calls, which is JSON then; None: free text.
+    """
 
     tools: tuple[Tool, ...]
     choice: str
     parallel: bool
+    answer: Schema | None = None
 
     @property
     def text(self) -> str:
         """All of it in JSON, from which `calls_of` makes it again."""
         tools = [tool._asdict() for tool in self.tools]
-        return json.dumps({"choice": self.choice, "parallel": self.parallel, "tools": tools}, ensure_ascii=False)
+        values = {"choice": self.choice, "parallel": self.parallel, "tools": tools, "answer": self.answer}
+        return json.dumps(values, ensure_ascii=False)
 
 
 def calls_of(text: str) -> Calls:
     """Returns what `Calls.text` wrote."""
     values = json.loads(text)
-    return Calls(tuple(Tool(**tool) for tool in values["tools"]), values["choice"], values["parallel"])
+    tools = tuple(Tool(**tool) for tool in values["tools"])
+    return Calls(tools, values["choice"], values["parallel"], values["answer"])
 
 
 def checked_calls(tools: Sequence[object], choice: object, parallel: bool) -> Calls | None:

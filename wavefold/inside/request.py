@@ -2,6 +2,7 @@
 
     {"ids": [0, 5, 7], "position": 2}
     {"text": "def main():", "position": 3}                         after BOS, as a completion's prompt
+    {"text": "a", "suffix": "c", "answer": "b", "position": 5}     a hole between two texts, and what fills it
     {"messages": [{"role": "user", "content": "Hi"}], "answer": "Hello", "position": 9}
 
 `position` counts from 0, BOS included. Without it, the last token is looked at.
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from wavefold.chat import Tokenizer
 from wavefold.chat.encoding import chat_ids
+from wavefold.chat.special_tokens import FIM_BEGIN, FIM_END, FIM_HOLE
 from wavefold.config import ModelConfig
 from wavefold.engine.arguments import TEXT, as_whole, refused, shown
 from wavefold.engine.prompts import token_ids
@@ -23,7 +25,7 @@ MOST_TOKENS = 65_536
 MOST_CHARACTERS = 16
 """Characters of a text for each token that is allowed, and for BOS: longer texts are refused before they are read."""
 SOURCES = ("ids", "text", "messages")
-KEYS = (*SOURCES, "answer", "position")
+KEYS = (*SOURCES, "suffix", "answer", "position")
 
 
 class Asked(NamedTuple):
@@ -56,21 +58,38 @@ def asked(
 
 
 def _ids(source: str, request: Mapping[str, object], tokenizer: Tokenizer | None, most: int) -> list[int]:
-    if source != "messages" and request.get("answer") is not None:
-        raise ValueError(f"answer beside {source} is not allowed; expected messages with it")
+    suffix, answer = request.get("suffix"), request.get("answer")
+    if suffix is not None and source != "text":
+        raise ValueError(f"suffix beside {source} is not allowed; expected text with it")
+    if answer is not None and source != "messages" and suffix is None:
+        raise ValueError(f"answer beside {source} is not allowed; expected messages, or text and suffix, with it")
     if source == "ids":
         return token_ids("ids", request["ids"])
     if tokenizer is None:
         raise ValueError("the model has no tokenizer that can be used; give ids in place of a text")
     if source == "text":
-        return tokenizer.encode(_short("text", request["text"], most), bos=True)
-    messages, answer = request["messages"], request.get("answer")
+        text = _short("text", request["text"], most)
+        ids = tokenizer.encode(text, bos=True) if suffix is None else _hole(text, suffix, tokenizer, most)
+    else:
+        ids = _chat(request["messages"], tokenizer, most)
+    return ids if answer is None else ids + tokenizer.encode(_short("answer", answer, most), allow_special=True)
+
+
+def _hole(text: str, suffix: object, tokenizer: Tokenizer, most: int) -> list[int]:
+    """A prompt to fill the hole between two texts, as models are trained on it (`data/fim.py`)."""
+    if lacking := [marker for marker in (FIM_BEGIN, FIM_HOLE, FIM_END) if not tokenizer.has(marker)]:
+        raise ValueError(f"suffix needs the token {lacking[0]!r}, which this model lacks; leave suffix out")
+    begin, hole, end = map(tokenizer.token_id, (FIM_BEGIN, FIM_HOLE, FIM_END))
+    after = tokenizer.encode(_short("suffix", suffix, most))
+    return [tokenizer.bos_id, begin, *tokenizer.encode(text), hole, *after, end]
+
+
+def _chat(messages: object, tokenizer: Tokenizer, most: int) -> list[int]:
     if isinstance(messages, list | tuple):
         for number, message in enumerate(messages, 1):
             if isinstance(message, Mapping) and isinstance(content := message.get("content"), str):
                 _short(f"message {number}: content", content, most)
-    ids = chat_ids(tokenizer, messages)  # type: ignore[arg-type]
-    return ids if answer is None else ids + tokenizer.encode(_short("answer", answer, most), allow_special=True)
+    return chat_ids(tokenizer, messages)  # type: ignore[arg-type]
 
 
 def _short(name: str, value: object, most: int) -> str:

@@ -52,11 +52,15 @@ class RowWatcher(Watcher):
         self._attended = None
 
     def _normalised(self, layer: int, streams: Tensor) -> Tensor:
-        """Returns attention's input h [1, hidden] of the streams before the layer."""
+        """Returns attention's input h [1, hidden] of the streams before the layer, as the kernels round it.
+
+        By the op of the last collapse, which has the first rows' formula: its kernel sums as the layer's does. That of
+        `hc_read` divides by an RMS that torch sums in another order, which moves single roundings.
+        """
         block: Block = self._model.layers[layer]  # type: ignore[assignment]
         fn, base, scale = (block.get_parameter(f"hc_attn_{name}") for name in ("fn", "base", "scale"))
-        numbers = block.iters, block.hc_eps, block.norm_eps
-        x, *_ = ops.hc_read(streams, fn, base, scale, *numbers, self._model.arithmetic)
+        first = fn[: block.num_streams], base[: block.num_streams], scale[:1]
+        x = ops.hc_head(streams, *first, block.hc_eps, block.norm_eps, self._model.arithmetic)
         return block.attn_norm(x, self._model.arithmetic)  # type: ignore[no-any-return]
 
     def _attend(self, layer: int, h: Tensor, by_kernels: bool) -> None:

@@ -30,11 +30,12 @@ class Bodies:
         Raises Refused: 413 for one that is too large, 408 for one that does not come in time, 503 where bodies of
         others leave no room, 400 for a client that left.
         """
-        if declared is not None and declared.isdigit() and int(declared) > self.most * (1 + DRAINED):
+        num_declared = int(declared) if declared is not None and declared.isdecimal() else 0
+        if num_declared > self.most * DRAINED:
             raise self._too_large()
         chunks: list[bytes] = []
         try:
-            return await asyncio.wait_for(self._read(receive, chunks), self._seconds)
+            return await asyncio.wait_for(self._read(receive, chunks, num_declared > self.most), self._seconds)
         except asyncio.TimeoutError:
             self.release(chunks)
             raise Refused(408, f"the body did not come within {self._seconds:g} s", "request_timeout") from None
@@ -42,8 +43,9 @@ class Bodies:
             self.release(chunks)
             raise
 
-    async def _read(self, receive: Receive, chunks: list[bytes]) -> bytes:
+    async def _read(self, receive: Receive, chunks: list[bytes], is_too_large: bool) -> bytes:
         num_bytes = num_dropped = 0
+        refused: Refused | None = self._too_large() if is_too_large else None
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -51,18 +53,20 @@ class Bodies:
             chunk: bytes = message.get("body", b"")
             num_bytes += len(chunk)
             if num_bytes > self.most:
+                refused = self._too_large()
+            elif refused is None and self.num_bytes + len(chunk) > TOGETHER * self.most:
+                refused = Refused(503, "bodies of other requests take all the room there is; try again", "overloaded")
+            if refused is None:
+                chunks.append(chunk)
+                self.num_bytes += len(chunk)
+            else:  # a client that is still writing does not read the answer
                 self.release(chunks)
                 chunks.clear()
                 num_dropped += len(chunk)
-            elif self.num_bytes + len(chunk) > TOGETHER * self.most:
-                raise Refused(503, "bodies of other requests take all the room there is; try again", "overloaded")
-            else:
-                chunks.append(chunk)
-                self.num_bytes += len(chunk)
             if not message.get("more_body", False) or num_dropped > DRAINED * self.most:
                 break
-        if num_bytes > self.most:
-            raise self._too_large()
+        if refused is not None:
+            raise refused
         return b"".join(chunks)
 
     def release(self, chunks: list[bytes]) -> None:

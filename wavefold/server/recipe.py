@@ -132,14 +132,21 @@ class Reading:
         return [_turn(message) for message in self.conversation.messages]
 
     def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
-        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt."""
+        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt.
+
+        Raises `Unreadable` for a schema that the library cannot hold, as one with an integer of more than 64 bits.
+        """
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
-        schema = old.response_schema if schema is None else schema
-        self.conversation = library().Conversation(
-            old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
-            reasoning_effort=effort, response_schema=schema,
-            response_format="json_object" if schema is None and old.response_format == "json_object" else "text",
+        if effort == old.reasoning_effort and schema is None:
+            return
+        form = old.response_schema if schema is None else schema
+        self.conversation = _told(
+            lambda: library().Conversation(
+                old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
+                reasoning_effort=effort, response_schema=form,
+                response_format="json_object" if form is None and old.response_format == "json_object" else "text",
+            )
         )  # fmt: skip
 
     def max_tokens(self, prompt_tokens: int, window: int) -> int:
@@ -176,6 +183,8 @@ class Stream:
         self._processor, self._response = processor, response
         self._answer_id, self._model, self._created = answer_id, model, created
         self._whole: Any = None
+        self.arguments: list[str] = []
+        """Of the calls in messages, as they were written: a whole answer has {} in place of those that are no JSON."""
 
     def begin(self, prompt_tokens: int, cached_tokens: int) -> list[Event]:
         self._whole = self._response(self._answer_id, self._model, self._created, prompt_tokens, cached_tokens)
@@ -209,9 +218,17 @@ class Stream:
     def _pushed(self, chunk: Any) -> list[Event]:
         events = []
         for piece in self._processor.push(chunk):
-            events.append(Event(self._response.sse_event_name(piece), piece.to_json()))
+            event = Event(self._response.sse_event_name(piece), piece.to_json())
+            self._note_arguments(event)
+            events.append(event)
             self._whole.accumulate(piece)
         return events
+
+    def _note_arguments(self, event: Event) -> None:
+        if event.name == "content_block_start" and '"tool_use"' in event.data:
+            self.arguments.append("")
+        elif event.name == "content_block_delta" and '"input_json_delta"' in event.data:
+            self.arguments[-1] += json.loads(event.data)["delta"].get("partial_json", "")
 
 
 def read(kind: Kind, version: Version, body: dict[str, Any], thinking: bool) -> Reading:

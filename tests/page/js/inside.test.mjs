@@ -48,6 +48,7 @@ test("percent, invisible signs", () => {
   assert.deepEqual([0, 0.00001, 0.0012, 0.0312, 1].map(inside.percent), ["0 %", "< 0.01 %", "0.12 %", "3.1 %", "100.0 %"]);
   assert.equal(inside.visible(" a\n\tb "), "·a↵⇥b·");
   assert.equal(inside.visible(""), "∅");
+  assert.equal(inside.visible("<｜begin▁of▁sentence｜>"), "<|begin_of_sentence|>");
 });
 
 test("blocks of the cache", () => {

@@ -69,7 +69,7 @@ test("an answer that a closed page left is marked", () => {
 });
 
 test("settings: bounds, what is kept, what is sent", () => {
-  const [temperature, , longest] = settings.FIELDS;
+  const [temperature, longest] = ["temperature", "max_tokens"].map((name) => settings.FIELDS.find((field) => field.name === name));
   assert.equal(settings.valueOf(temperature, " "), null);
   assert.equal(settings.valueOf(temperature, "0.5"), 0.5);
   for (const typed of ["-1", "3", "x", "Infinity"]) assert.throws(() => settings.valueOf(temperature, typed), RangeError);
@@ -79,5 +79,6 @@ test("settings: bounds, what is kept, what is sent", () => {
   for (const text of [null, "", "{", "[]", "3", '{"values":3}']) assert.deepEqual(settings.readSettings(text), settings.defaults());
   assert.deepEqual(settings.chatFields(kept), { temperature: 0.5, thinking: { type: "enabled" }, reasoning_effort: "low" });
   assert.deepEqual(settings.chatFields({ ...kept, thinking: "off" }).thinking, { type: "disabled" });
-  assert.deepEqual(settings.completionFields(kept), { temperature: 0.5 });
+  assert.deepEqual(settings.completionFields(kept), { max_tokens: 256, temperature: 0.5 });
+  assert.equal(settings.completionFields({ ...kept, values: { max_tokens: 9 } }).max_tokens, 9);
 });

@@ -61,7 +61,10 @@ BY_FORM = Discriminator(_form)
 """Tells a text from a list of parts: tags `~text` and `~parts`."""
 AsText = Annotated[str, Tag("~text")]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
-AsStop = Annotated[StopText, Tag("~text")]
+Stops = Annotated[
+    Annotated[StopText, Tag("~text")] | Annotated[Annotated[list[StopText], Field(max_length=16)], Tag("~parts")],
+    BY_FORM,
+]
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -139,6 +142,8 @@ def _missing(place: str, problem: Any) -> str:
 
 def _other(place: str, problem: Any) -> str:
     said = problem["msg"].removeprefix("Value error, ")
+    if problem["loc"][-1] == "~parts" and problem["type"] in ("list_type", "model_type"):
+        said = f"expected a text or {'a list' if problem['type'] == 'list_type' else 'an object'}"
     if problem["type"] == "value_error":
         return f"{place}: {said}" if place else said
     return f"{place} = {_shown(problem['input'])} is not allowed: {said[:1].lower()}{said[1:]}"

@@ -9,7 +9,6 @@ from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
-    AsStop,
     AsText,
     Body,
     Count,
@@ -18,7 +17,7 @@ from wavefold.server.protocol.bodies import (
     Schema,
     Seed,
     Share,
-    StopText,
+    Stops,
     Temperature,
     by,
 )  # fmt: skip
@@ -109,6 +108,11 @@ class FunctionChoice(Body):
     function: NamedFunction
 
 
+Choice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[FunctionChoice, Tag("~parts")], BY_FORM
+]
+
+
 class TextFormat(Body):
     type: Literal["text"]
 
@@ -159,10 +163,6 @@ Format = Annotated[
     by("type"),
 ]
 Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
-Stops = Annotated[AsStop | Annotated[list[StopText], Field(max_length=16), Tag("~parts")], BY_FORM]
-Choice = Annotated[
-    Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[FunctionChoice, Tag("~parts")], BY_FORM
-]
 
 
 class ChatBody(Body):
@@ -213,7 +213,8 @@ def sampling_of(body: Any) -> dict[str, Any]:
 
 def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
     """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
-    if wrong := next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None):
+    wrong = next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None)
+    if wrong is not None:
         raise Refused(
             400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys",
             "invalid_request_error", "logit_bias",

@@ -8,7 +8,6 @@ from pydantic import Discriminator, Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
-    AsStop,
     Body,
     Harmless,
     Penalty,
@@ -39,7 +38,12 @@ Prompts = Annotated[
     | Annotated[Annotated[list[str], Field(min_length=1, max_length=MOST_PARTS)], Tag("~texts")],
     Discriminator(_form),
 ]
-Stops = Annotated[AsStop | Annotated[list[StopText], Field(max_length=64), Tag("~parts")], BY_FORM]
+MOST_STOPS = 64
+Stops = Annotated[
+    Annotated[StopText, Tag("~text")]
+    | Annotated[Annotated[list[StopText], Field(max_length=MOST_STOPS)], Tag("~parts")],
+    BY_FORM,
+]
 
 
 class CompletionBody(Body):

@@ -161,11 +161,6 @@ class NamedChoice(Body):
     name: str
 
 
-Choice = Annotated[
-    Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[NamedChoice, Tag("~parts")], BY_FORM
-]
-
-
 class TextFormat(Body):
     type: Literal["text"]
 
@@ -210,7 +205,13 @@ class InputTokensBody(Body):
     input: Annotated[AsText | Annotated[Annotated[list[Item], Field(min_length=1)], Tag("~parts")], BY_FORM]
     instructions: str | None = None
     tools: list[AnyTool] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[NamedChoice, Tag("~parts")],
+            BY_FORM,
+        ]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningConfig | None = None
     text: TextConfig | None = None

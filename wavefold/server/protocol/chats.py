@@ -64,9 +64,9 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
+        reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     except recipe.Unreadable as error:
         raise _refused(error) from None
-    reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
     if profile.template is not None and (reading.tools or reading.thinking):
         named = "tools" if reading.tools else "thinking"
         raise Refused(
@@ -204,6 +204,8 @@ class ChatWriter(Writer):
         frames = self._written(stream.finish("length" if reason in ("length", "context") else "stop"), index)
         if not by_stop_text:
             shown = self._shown(json.loads(stream.whole))
+            if reason not in ("length", "context"):
+                _check_calls(shown.calls)
             answered = Answered(self.state.reading.reasons_first, *shown, tuple(self.ids[index]))
             self.state.context.replay.keep(answered)
         return frames
@@ -243,3 +245,14 @@ class ChatWriter(Writer):
     @abstractmethod
     def _shown(self, answer: dict[str, Any]) -> Shown:
         """What the protocol's whole answer shows."""
+
+
+def _check_calls(calls: Sequence[Call]) -> None:
+    """Raises `Refused` for arguments that are no JSON object, as a model may write them where no grammar holds it."""
+    for call in calls:
+        try:
+            is_object = isinstance(json.loads(call.arguments), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise Refused(500, f"the model called {call.name!r} with arguments that are no JSON object", "invalid_call")

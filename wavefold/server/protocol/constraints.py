@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from wavefold.engine import Sampling
+from wavefold.server.protocol.bodies import INVALID
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import Refused
 from wavefold.server.protocol.sse import dumped
@@ -39,7 +40,7 @@ class Wanted(NamedTuple):
 def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
     """Returns the fields of `Sampling` that hold the answer, an empty mapping where it is free.
 
-    Raises `Refused` for what cannot be held, and for a schema beside tools.
+    A schema beside tools is of answers without calls. Raises `Refused` for what cannot be held.
     """
     if not tools or wanted.choice == "none":
         if wanted.choice == "required":
@@ -52,11 +53,6 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
         fields = {"json_schema": wanted.schema, "thinking": thinking}
         _check(fields, context, wanted.schema_field)
         return fields
-    if wanted.schema is not None:
-        raise Refused(
-            400, f"{wanted.schema_field} beside tools is not held here; send one of them, or tool_choice 'none'",
-            "invalid_request_error", wanted.schema_field,
-        )  # fmt: skip
     return _calls(wanted, tools, thinking, context)
 
 
@@ -64,10 +60,10 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
     name = wanted.name
     is_free = wanted.choice == "auto"
     if not context.chats.holds_calls:
-        if not is_free or not wanted.parallel or wanted.strict:
+        if not is_free or not wanted.parallel or wanted.strict or wanted.schema is not None:
             raise Refused(
                 400, f"with the prompt profile {context.chats.name!r} calls are not held: expected tool_choice 'auto', "
-                "several calls, and tools that are not strict", "invalid_request_error", "tools",
+                "several calls, tools that are not strict, and no schema of the answer", INVALID, "tools",
             )  # fmt: skip
         return {}
     if name is not None and name not in [tool.name for tool in tools]:
@@ -81,7 +77,7 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
     ]
     fields = {
         "tools": functions, "tool_choice": wanted.choice if name is None else _named(name),
-        "parallel_tool_calls": wanted.parallel, "thinking": thinking,
+        "parallel_tool_calls": wanted.parallel, "thinking": thinking, "json_schema": wanted.schema,
     }  # fmt: skip
     _check(fields, context, "tools")
     return fields

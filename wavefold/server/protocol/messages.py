@@ -156,9 +156,9 @@ class MessageEvents(ChatWriter):
         said = {
             kind: "".join(block[kind] for block in blocks if block["type"] == kind) for kind in ("thinking", "text")
         }
+        called = [block for block in blocks if block["type"] == "tool_use"]
         calls = [
-            Call(block["id"], block["name"], json.dumps(block["input"], ensure_ascii=False))
-            for block in blocks
-            if block["type"] == "tool_use"
+            Call(block["id"], block["name"], arguments)
+            for block, arguments in zip(called, self.streams[0].arguments, strict=True)
         ]
         return Shown(said["thinking"], said["text"], tuple(calls))

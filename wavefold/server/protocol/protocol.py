@@ -83,8 +83,11 @@ class Writer(ABC):
             return b""
         if reason in ("error", "interrupted") and not self.ended(index):
             return self.failure(_failed(reason, error))
+        try:
+            frames = self._finished(reason, usage, index, prompt_logprobs)
+        except Refused as refused:
+            return self.failure(refused)
         self._left.discard(index)
-        frames = self._finished(reason, usage, index, prompt_logprobs)
         if self._left:
             return frames
         return frames + self._last()
@@ -112,9 +115,8 @@ class Writer(ABC):
         return sse.comment(f"progress {min(sum(self._read.values()), total)}/{total}")
 
     @abstractmethod
-    def _finished(
-        self, reason: str, usage: Usage, index: int, prompt_logprobs: Sequence[TokenLogprob | None]
-    ) -> bytes: ...
+    def _finished(self, reason: str, usage: Usage, index: int, prompt_logprobs: Sequence[TokenLogprob | None]) -> bytes:
+        """The last frames of a part. Raises `Refused` for an answer that a client cannot use."""
 
     @abstractmethod
     def _last(self) -> bytes: ...

@@ -49,7 +49,7 @@ export class CompletionView {
 
   /** @param {string} id @param {string} label @param {string} hint @param {string} text */
   #field(id, label, hint, text) {
-    const area = h("textarea", { id, rows: "3", spellcheck: "false", autocapitalize: "off", value: text, "aria-describedby": `${id}-hint` });
+    const area = h("textarea", { id, rows: "2", spellcheck: "false", autocapitalize: "off", value: text, "aria-describedby": `${id}-hint` });
     area.addEventListener("input", () => grow(area));
     return { area, row: h("div", { class: "field" }, h("label", { for: id }, label), h("span", { class: "note", id: `${id}-hint` }, hint), area) };
   }
@@ -123,7 +123,7 @@ export class CompletionView {
   lookInside() {
     if (!this.asked || !this.text) return;
     const { prompt, suffix } = this.asked;
-    const body = suffix ? { prompt, suffix, answer: this.text } : { text: prompt + this.text };
+    const body = suffix ? { text: prompt, suffix, answer: this.text } : { text: prompt + this.text };
     this.place.look({ body, position: Math.max(0, (this.#usage?.prompt ?? 1) - 1), title: "the completion" });
   }
 

@@ -96,9 +96,12 @@ export function markWords(layer, mark, tokens) {
 /** @param {number} rank */
 const ordinal = (rank) => (rank === 1 ? "first" : `as number ${rank}`);
 
+/** A marker of the model in letters that every font has: <｜User｜> as <|User|>. @param {string} text */
+export const marker = (text) => text.replace(/<｜([^<>｜]*)｜>/g, (_, name) => `<|${name.replaceAll("▁", "_")}|>`);
+
 /** A text with its invisible signs shown. @param {string} text */
 export function visible(text) {
-  const shown = text.replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "⇥");
+  const shown = marker(text).replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "⇥");
   return shown.replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)) || "∅";
 }
 

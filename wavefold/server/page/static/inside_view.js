@@ -108,7 +108,7 @@ export class InsideView {
     const probability = inside.next?.probability ?? inside.top.find(({ id }) => id === next?.id)?.probability;
     const told = next ? `“${visible(next.text)}”` : "the next token";
     this.made.replaceChildren(h("p", { class: "made-token" }, h("code", {}, visible(next ? next.text : (inside.top[0]?.text ?? "")))),
-      h("p", {}, next ? "was written" : "would come next", probability === undefined ? "" : ` with ${percent(probability)}`, h("br"),
+      h("p", {}, next ? "was written" : "would come next", probability === undefined ? "" : `: probability ${percent(probability)}`, h("br"),
         h("span", { class: "note" }, `token ${length}, made at position ${inside.position} after `, h("code", { class: "token-text" }, visible(inside.token)))));
     this.ribbon.show(inside.tokens, length, fromRibbon);
     this.#rows = inside.layers.map((layer) => new HeatRow(layer, inside.tokens, length, this.#heatActs()));

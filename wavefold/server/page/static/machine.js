@@ -6,9 +6,10 @@
  * @property {number | null} [tokens_per_s]
  * @property {number | null} [bound_tokens_per_s]
  * @property {number | null} [bytes_read]
- * @property {any} [memory]
+ * @property {{resident_bytes: number, limit_bytes: number}} [memory]
  * @property {{running: number, waiting: number}} [requests]
  * @property {{used: number, total: number}} [prefix_blocks]
+ * @property {{guessed: number, right: number}} [drafts] guesses that were verified
  */
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
@@ -36,12 +37,15 @@ export function machineRows(machine) {
   if (machine.requests) rows.push({ label: "Requests", value: `${machine.requests.running} running, ${machine.requests.waiting} waiting`, share: null });
   if (machine.prefix_blocks) {
     const { used, total } = machine.prefix_blocks;
-    rows.push({ label: "Prefix blocks", value: `${used} of ${total}`, share: total ? used / total : null });
+    rows.push({ label: "Blocks of the cache", value: `${used} of ${total}`, share: total ? used / total : null });
   }
-  if (typeof machine.memory === "number") rows.push({ label: "Memory", value: bytes(machine.memory), share: null });
-  else if (machine.memory) {
+  if (machine.drafts?.guessed) {
+    const { guessed, right } = machine.drafts;
+    rows.push({ label: "Guesses", value: `${right} of ${guessed} accepted`, share: right / guessed });
+  }
+  if (machine.memory) {
     const { resident_bytes: resident, limit_bytes: limit } = machine.memory;
-    if (resident !== undefined) rows.push({ label: "Memory", value: limit ? `${bytes(resident)} of ${bytes(limit)}` : bytes(resident), share: limit ? resident / limit : null });
+    rows.push({ label: "Memory", value: `${bytes(resident)} of ${bytes(limit)}`, share: resident / limit });
   }
   if (typeof machine.bytes_read === "number") rows.push({ label: "Read from disk", value: bytes(machine.bytes_read), share: null });
   return rows;

@@ -1,5 +1,6 @@
 /** The machine's panel, fetched anew while it is on the page and the page is seen. */
 
+import { ApiError } from "./api.js";
 import { h } from "./dom.js";
 import { part } from "./inside_parts.js";
 import { machineRows } from "./machine.js";
@@ -41,6 +42,7 @@ export class MachineView {
         this.note.textContent = "";
       } catch (error) {
         this.note.textContent = error instanceof Error ? error.message : String(error);
+        if (error instanceof ApiError && error.status === 404) this.#on = false;
       }
     }
     clearTimeout(this.#timer);

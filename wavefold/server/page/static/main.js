@@ -63,6 +63,7 @@ class Page {
       remove: (talk) => this.remove(talk),
     });
     store.onProblem = (problem) => this.alert(problem);
+    store.onOther = (id) => this.takeOther(id);
     this.#bars();
     this.#tabs();
     this.#keys();
@@ -172,6 +173,13 @@ class Page {
     this.closeInside(false);
     if (narrow.matches) this.toggleSidebar(false);
     byId("composer-text").focus();
+  }
+
+  /** Another tab has changed a conversation: it is shown anew, unless its answer is being written here. @param {string} id */
+  takeOther(id) {
+    if (this.talking.running?.talk.id === id) return;
+    if (this.talking.talk.id !== id) this.sidebar.render(this.store.list(), this.talking.talk.id);
+    else this.talking.open(this.store.get(id) ?? newConversation());
   }
 
   begin() {

@@ -1,7 +1,7 @@
 /** The text as tokens, one of them chosen: arrow keys walk, Enter or a click chooses. Long texts show a part. */
 
 import { h } from "./dom.js";
-import { around, visible } from "./inside_numbers.js";
+import { around, marker, visible } from "./inside_numbers.js";
 
 /** @typedef {import("./inside_numbers.js").Token} Token */
 
@@ -61,7 +61,7 @@ export class Ribbon {
     const chosen = this.#chosen;
     const isNext = token === this.#tokens.length;
     const state = token === chosen ? "chosen" : token > chosen ? "later" : "";
-    const shown = isNext ? "next…" : text.replace(/\n/g, "↵\n") || "∅";
+    const shown = isNext ? "next…" : marker(text).replace(/\n/g, "↵\n") || "∅";
     const chip = h("span", { class: `token ${state} ${isNext ? "next" : ""}`, role: "option", "data-token": String(token),
       tabindex: token === chosen ? "0" : "-1", "aria-selected": String(token === chosen) }, shown);
     if (token === 0) chip.setAttribute("aria-disabled", "true");

@@ -14,7 +14,9 @@
 /** A field that is left empty is not sent: the server's default holds. @type {readonly Field[]} */
 export const FIELDS = [
   { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", least: 0, most: 2, step: 0.05 },
-  { name: "top_p", label: "Top-p", hint: "the likeliest tokens of this total probability", least: 0, most: 1, step: 0.01 },
+  { name: "top_p", label: "Top-p", hint: "the likeliest tokens of this total probability", least: 0.01, most: 1, step: 0.01 },
+  { name: "top_k", label: "Top-k", hint: "the likeliest so many tokens; 0: all", least: 0, most: 2147483647, step: 1, whole: true },
+  { name: "min_p", label: "Min-p", hint: "tokens of this share of the likeliest one", least: 0, most: 1, step: 0.01 },
   { name: "max_tokens", label: "Longest answer", hint: "in tokens", least: 1, most: 393216, step: 1, whole: true },
   { name: "seed", label: "Seed", hint: "the same number gives the same answer", least: 0, most: 4294967295, step: 1, whole: true },
 ];
@@ -85,5 +87,7 @@ export function chatFields(settings) {
   return { ...values, thinking: { type: "enabled" }, reasoning_effort: thinking };
 }
 
-/** Fields of a completion request, which knows no thinking. @param {Settings} settings @returns {Record<string, unknown>} */
-export const completionFields = (settings) => ({ ...settings.values });
+const COMPLETION_TOKENS = 256;
+
+/** Fields of a completion request, which knows no thinking, and whose default length is short. @param {Settings} settings @returns {Record<string, unknown>} */
+export const completionFields = (settings) => ({ max_tokens: COMPLETION_TOKENS, ...settings.values });

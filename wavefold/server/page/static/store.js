@@ -78,6 +78,10 @@ export class Store {
   #shelf;
   /** Told of a write that failed, in words. @type {(problem: string) => void} */
   onProblem = () => {};
+  /** Told that another tab has written or removed a conversation. @type {(id: string) => void} */
+  onOther = () => {};
+  /** @type {BroadcastChannel | null} */
+  #channel = null;
 
   /** @param {Shelf} shelf */
   constructor(shelf) {
@@ -96,7 +100,21 @@ export class Store {
     }
     const store = new Store(shelf);
     await store.load();
+    if (store.lasting && globalThis.BroadcastChannel) store.#join(new BroadcastChannel(NAME));
     return store;
+  }
+
+  /** Other tabs of this page tell what they have written; a conversation that is being written here stays. @param {BroadcastChannel} channel */
+  #join(channel) {
+    this.#channel = channel;
+    channel.onmessage = async ({ data }) => {
+      const id = String(data);
+      if (this.#waiting.has(id)) return;
+      const found = (await this.#shelf.all()).find((talk) => talk.id === id);
+      if (found) this.#talks.set(id, found);
+      else this.#talks.delete(id);
+      this.onOther(id);
+    };
   }
 
   /** True if conversations outlive the page. */
@@ -129,6 +147,7 @@ export class Store {
     clearTimeout(timer);
     this.#waiting.delete(talk.id);
     await this.#try(() => this.#shelf.put(talk));
+    this.#channel?.postMessage(talk.id);
   }
 
   /** @param {Conversation} talk @param {string} title blank: named by its first words again */
@@ -144,6 +163,7 @@ export class Store {
     this.#waiting.delete(id);
     this.#talks.delete(id);
     await this.#try(() => this.#shelf.remove(id));
+    this.#channel?.postMessage(id);
   }
 
   /** Writes what waits: the page is leaving. */
