@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from wavefold.server.protocol.errors import Refused
 
 INVALID = "invalid_request_error"
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SHOWN = 200
 """Characters of a value that an error repeats, at most."""
 
@@ -69,8 +71,8 @@ def parsed(body: bytes) -> dict[str, Any]:
     """Returns the object of JSON in a body. Raises `Refused` for anything else, and for what JSON does not have."""
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-        body_text = json.dumps(value, ensure_ascii=False)
-        body_text.encode("utf-8")
+        if SURROGATE.search(body):  # an escape alone makes one, of what is UTF-8
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise Refused(400, "the body has half of a surrogate pair; expected Unicode characters", INVALID) from None
     except UnicodeDecodeError:

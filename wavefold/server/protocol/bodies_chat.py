@@ -213,7 +213,8 @@ def sampling_of(body: Any) -> dict[str, Any]:
 
 def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
     """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
-    if wrong := next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None):
+    wrong = next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None)
+    if wrong is not None:
         raise Refused(
             400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys",
             "invalid_request_error", "logit_bias",
