@@ -213,7 +213,7 @@ def draw(path: Path, warm: list[dict[str, Any]], cold: list[dict[str, Any]], res
         seconds = np.array([line["first_s"] for line in lines])
         p50, p99 = np.percentile(seconds, 50), np.percentile(seconds, 99)
         left.semilogx(np.sort(seconds), 100 * np.arange(1, len(seconds) + 1) / len(seconds), color=color,
-                      label=f"{label}: p50 {p50:.2g} s, p99 {p99:.2g} s")  # fmt: skip
+                      label=f"{label}: p50 {p50:.3g} s, p99 {p99:.3g} s")  # fmt: skip
     left.set(xlabel="seconds to the first token", ylabel="% of requests", ylim=(0, 130), yticks=range(0, 101, 25))
     left.xaxis.set_minor_formatter(NullFormatter())
     for label, color in (("asked", "tab:gray"), ("computed", "tab:blue")):
@@ -261,7 +261,7 @@ def main() -> None:
         append(out, [head | figures, *({"kind": "with", **line} for line in warm),
                      *({"kind": "without", **line} for line in cold)])  # fmt: skip
     if figure:
-        draw(figure, warm, cold, restarts, model_path(args.model).name)
+        draw(figure, warm, cold, restarts, model_path(args.model).name if args.model else "the shipped model")
 
 
 if __name__ == "__main__":
