@@ -131,3 +131,10 @@ def test_arguments_that_are_no_json_are_an_error_of_the_answer(path: str, value:
     name, data = answered(path, {"model": "m", "stream": True, **ASKS[path]}, broken, "eos").frames[-1]
     assert "no JSON object" in json.dumps(data) and name in (None, "error")
     answered(path, {"model": "m", **ASKS[path]}, broken, "length")
+
+
+def test_a_tool_called_as_a_choice_is_not_taken_for_it() -> None:
+    with pytest.raises(Refused, match="cannot be chosen by its name") as error:
+        sampling(tools=[tool(PARAMETERS, "none")], tool_choice={"type": "function", "function": {"name": "none"}})
+    assert error.value.param == "tool_choice"
+    assert sampling(tools=[tool(PARAMETERS, "none")]).tool_choice == "auto"

@@ -20,7 +20,7 @@ from wavefold.server.protocol.bodies_chat import (
     sampling_of,
 )
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat
-from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted
+from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted, named
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import Refused, openai_body, openai_error
 from wavefold.server.protocol.protocol import Asked, Protocol
@@ -106,7 +106,8 @@ def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
-    choice = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else body.tool_choice
+    chosen = body.tool_choice
+    choice = named(chosen.function.name) if isinstance(chosen, FunctionChoice) else chosen
     strict = [tool.function.name for tool in body.tools or () if tool.function.strict]
     parallel = body.parallel_tool_calls is not False
     return Wanted(choice or "auto", parallel, strict, schema)

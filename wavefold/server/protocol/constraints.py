@@ -35,6 +35,13 @@ class Wanted(NamedTuple):
     schema_field: str = "response_format"
 
 
+def named(name: str) -> str:
+    """Returns the choice of a tool by name. Raises `Refused` for names that stand for something else."""
+    if name in ("auto", "required", "none"):
+        raise Refused(400, f"a tool called {name!r} cannot be chosen by its name; rename it", INVALID, "tool_choice")
+    return name
+
+
 def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
     """Returns the fields of `Sampling` that hold the answer, an empty mapping where it is free.
 
@@ -63,13 +70,13 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
                 "several calls, tools that are not strict, and no schema of the answer", INVALID, "tools",
             )  # fmt: skip
         return {}
-    named = wanted.choice not in ("auto", "required")
-    if named and wanted.choice not in [tool.name for tool in tools]:
+    is_named = wanted.choice not in ("auto", "required")
+    if is_named and wanted.choice not in [tool.name for tool in tools]:
         names = ", ".join(repr(tool.name) for tool in tools)
         raise Refused(
             400, f"tool_choice {wanted.choice!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
         )
-    used = [tool for tool in tools if not named or tool.name == wanted.choice]
+    used = [tool for tool in tools if not is_named or tool.name == wanted.choice]
     functions = [
         _loosened(tool, context) if is_free and tool.name not in wanted.strict else _function(tool) for tool in used
     ]

@@ -15,7 +15,7 @@ from wavefold.server.protocol.bodies import INVALID, checked, parsed
 from wavefold.server.protocol.bodies_chat import sampling_of
 from wavefold.server.protocol.bodies_messages import AutoChoice, CountBody, MessagesBody, ToolChoice
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat, prompt_ids, read
-from wavefold.server.protocol.constraints import Wanted
+from wavefold.server.protocol.constraints import Wanted, named
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import Refused, anthropic_body
 from wavefold.server.protocol.protocol import Asked, Protocol
@@ -95,11 +95,15 @@ def _blocks(content: Any) -> Any:
 
 def _wanted(body: CountBody | MessagesBody) -> Wanted:
     choice = body.tool_choice
-    named = choice.name if isinstance(choice, ToolChoice) else "auto" if choice is None else choice.type
+    if isinstance(choice, ToolChoice):
+        chosen = named(choice.name)
+    else:
+        kind = "auto" if choice is None else choice.type
+        chosen = "required" if kind == "any" else kind
     strict = [tool.name for tool in body.tools or () if tool.strict]
     schema = body.output_config.format.schema_ if body.output_config and body.output_config.format else None
     return Wanted(
-        "required" if named == "any" and not isinstance(choice, ToolChoice) else named,
+        chosen,
         not (choice is not None and choice.disable_parallel_tool_use), strict, schema, "output_config.format",
     )  # fmt: skip
 

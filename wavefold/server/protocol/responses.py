@@ -23,7 +23,7 @@ from wavefold.server.protocol.bodies_responses import (
     SchemaFormat,
 )  # fmt: skip
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat, prompt_ids, read
-from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted
+from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted, named
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import Refused, openai_body
 from wavefold.server.protocol.protocol import Asked, Protocol
@@ -120,7 +120,7 @@ def _schema(body: InputTokensBody, sent: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _wanted(body: InputTokensBody, schema: dict[str, Any] | None) -> Wanted:
-    choice = body.tool_choice.name if isinstance(body.tool_choice, NamedChoice) else body.tool_choice
+    choice = named(body.tool_choice.name) if isinstance(body.tool_choice, NamedChoice) else body.tool_choice
     strict = []
     for tool in body.tools or ():
         if isinstance(tool, FunctionTool) and tool.strict:
