@@ -49,7 +49,7 @@ def new_page(browser: Any, address: str) -> Iterator[Any]:
     def opened(**settings: Any) -> Any:
         settings = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"} | settings
         context = browser.new_context(**settings)
-        context.set_default_timeout(8000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))

@@ -123,7 +123,9 @@ class FakeServer:
     """Streams whose client left."""
     refuse: tuple[int, dict[str, str], str] | None = None
     """(status, headers, message) for the next chat."""
-    pause_s: float = 0.005
+    answers: dict[str, str] = field(default_factory=dict)
+    """By message, beside the rules above."""
+    pause_s: float = 0.001
 
     def app(self) -> Starlette:
         return Starlette(routes=[
@@ -180,7 +182,8 @@ class FakeServer:
         if text == "think":
             for piece in tokens_of("The reader wants a thought."):
                 yield {"delta": {"reasoning_content": piece}}
-        answer = MARKDOWN if text == "markdown" else f"Answer {number} to: {text}"
+        known = {"markdown": MARKDOWN} | self.answers
+        answer = known.get(text, f"Answer {number} to: {text}")
         pieces = re.findall(r"\s*\S+\s*?", answer) + ([""] if answer.endswith("\n") else [])
         count = 0
         while text == "slow":

@@ -34,6 +34,8 @@ def test_axe_finds_nothing(new_page, axe, theme) -> None:
     page.locator(".turn.user").first.locator("[data-act=edit]").click()
     assert findings(page, axe) == []
     page.keyboard.press("Escape")
+    page.keyboard.press("Alt+Shift+KeyN")
+    send(page, "A short text, since axe-core looks long at each token.")
     page.keyboard.press("Alt+Shift+KeyI")
     page.wait_for_selector(".strip")
     page.focus(".strip[tabindex='0']")
@@ -70,7 +72,8 @@ def test_axe_finds_nothing_on_a_phone(new_page, axe) -> None:
     assert findings(page, axe) == []
     page.click("#menu")
     assert findings(page, axe) == []
-    page.keyboard.press("Escape")
+    page.tap("#new-talk button")
+    send(page, "short")
     page.click(".turn.last [data-act=look]")
     page.wait_for_selector(".strip")
     assert findings(page, axe) == []
@@ -81,7 +84,7 @@ def overflow(page: Any) -> int:
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
-@pytest.mark.parametrize("width", [320, 360, 768, 1024])
+@pytest.mark.parametrize("width", [320, 1024])
 def test_all_fits_into_narrow_windows(new_page, width) -> None:
     page = new_page(viewport={"width": width, "height": 700})
     send(page, "markdown")

@@ -123,6 +123,20 @@ def hit_of(page: Any) -> int:
     )
 
 
+def test_a_completion_is_looked_at_from_its_first_token(page) -> None:
+    """The last blank of the prompt joins the first word that is written: the text has a token less than the prompt."""
+    page.keyboard.press("Alt+Shift+KeyC")
+    settings(page, max_tokens="8", temperature="0")
+    page.fill("#complete-before", "import os\n\n\ndef read(path):\n    with ")
+    page.click("#complete")
+    page.wait_for_selector("text=Take over")
+    written = page.evaluate("document.querySelector('#complete-answer').textContent")
+    page.click(".completion-foot >> text=Look inside")
+    page.wait_for_selector(".strip")
+    first = page.inner_text(".made-token").replace("·", " ").strip()
+    assert first and written.strip().startswith(first)
+
+
 def test_a_gap_is_filled_and_looked_into(page, model) -> None:
     page.keyboard.press("Alt+Shift+KeyC")
     settings(page, max_tokens="12", temperature="0")
@@ -194,7 +208,7 @@ def test_axe_finds_nothing(page) -> None:
     if axe is None:
         pytest.skip(NO_AXE)
     settings(page, max_tokens="8")
-    send(page, CODE)
+    send(page, QUESTION)
     page.click(".turn.last [data-act=look]")
     page.wait_for_selector(".machine dd")
     assert findings(page, axe) == []

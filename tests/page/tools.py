@@ -50,7 +50,7 @@ def axe_source() -> str | None:
     return (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
-def until(page: Any, expression: str, timeout_s: float = 8.0) -> None:
+def until(page: Any, expression: str, timeout_s: float = 30.0) -> None:
     """Waits until an expression holds. Playwright's own way evaluates within the page, which its policy forbids."""
     end = time.monotonic() + timeout_s
     while not page.evaluate(expression):

@@ -62,6 +62,11 @@ test("the part of a long text that is shown holds the token", () => {
   }
 });
 
+test("the first token that was written", () => {
+  const texts = ["<bos>", "ab", "", "cd", "e"].map((text, id) => ({ id, text }));
+  assert.deepEqual([0, 1, 2, 3, 4, 5].map((characters) => inside.firstBehind(texts, characters)), [1, 1, 3, 3, 4, 5]);
+});
+
 test("the machine in words", () => {
   assert.deepEqual([0, 999, 1000, 123_456_789, 5e15].map(bytes), ["0 B", "999 B", "1.0 kB", "123 MB", "5000 TB"]);
   const rows = machineRows({ tokens_per_s: 30, bound_tokens_per_s: 60, bytes_read: 5, requests: { running: 1, waiting: 0 }, prefix_blocks: { used: 1, total: 4 } });

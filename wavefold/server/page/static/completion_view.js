@@ -123,8 +123,9 @@ export class CompletionView {
   lookInside() {
     if (!this.asked || !this.text) return;
     const { prompt, suffix } = this.asked;
-    const body = suffix ? { text: prompt, suffix, answer: this.text } : { text: prompt + this.text };
-    this.place.look({ body, position: Math.max(0, (this.#usage?.prompt ?? 1) - 1), title: "the completion" });
+    const position = this.#usage ? this.#usage.prompt - 1 : null;
+    if (suffix) this.place.look({ body: { text: prompt, suffix, answer: this.text }, position });
+    else this.place.look({ body: { text: prompt + this.text }, position, written: prompt.length });
   }
 
   shown() {

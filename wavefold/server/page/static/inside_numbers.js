@@ -123,6 +123,20 @@ export function blockFills(length, cache) {
   });
 }
 
+/**
+ * The first token that ends behind so many characters of the text, which token 0, BOS, has none of: the first one that
+ * was written, where a text went on from a prompt of that length.
+ * @param {Token[]} tokens @param {number} characters
+ */
+export function firstBehind(tokens, characters) {
+  let end = 0;
+  for (let token = 1; token < tokens.length; token++) {
+    end += tokens[token].text.length;
+    if (end > characters) return token;
+  }
+  return tokens.length;
+}
+
 /** Which tokens a ribbon shows: at most `most`, around `at`. @param {number} count @param {number} at @param {number} most */
 export function around(count, at, most) {
   const from = Math.max(0, Math.min(at - Math.floor(most * 0.7), count - most));

@@ -7,13 +7,19 @@
 import { ApiError } from "./api.js";
 import { h, iconButton } from "./dom.js";
 import { HeatRow, KINDS } from "./heat_row.js";
-import { heatOfTokens, markWords, percent, shares, visible } from "./inside_numbers.js";
+import { firstBehind, heatOfTokens, markWords, percent, shares, visible } from "./inside_numbers.js";
 import { cacheBlocks, experts, guess, layerDetails, likeliest, part } from "./inside_parts.js";
 import { MachineView } from "./machine_view.js";
 import { Ribbon } from "./ribbon.js";
 
 /** @typedef {import("./inside_numbers.js").Inside} Inside */
-/** @typedef {{body: Record<string, unknown>, position: number | null, title: string}} Subject a text, as the server is asked about it */
+/**
+ * @typedef {object} Subject a text, as the server is asked about it
+ * @property {Record<string, unknown>} body
+ * @property {number | null} position that is shown first; null: the last
+ * @property {number} [written] characters before the first that the model wrote. Its tokens may be cut otherwise than
+ *   the prompt's were, so that the first position is looked for
+ */
 
 export class InsideView {
   /** @type {Subject | null} */
@@ -76,7 +82,7 @@ export class InsideView {
     this.machine.stop();
   }
 
-  /** @param {number | null} position null: the last token @param {boolean} fromRibbon */
+  /** @param {number | null} position null: the last token @param {boolean} fromRibbon @returns {Promise<void>} */
   async #ask(position, fromRibbon) {
     if (!this.#subject) return;
     this.#asking?.abort();
@@ -88,7 +94,8 @@ export class InsideView {
       const body = position === null ? this.#subject.body : { ...this.#subject.body, position };
       const inside = await this.api.post("v1/wavefold/inside", body, asking.signal);
       if (asking.signal.aborted) return;
-      this.state.textContent = "";
+      const first = this.#firstWritten(inside);
+      if (first !== null && first !== inside.position) return this.#ask(first, false);
       this.#show(inside, fromRibbon);
     } catch (error) {
       if (asking.signal.aborted) return;
@@ -97,6 +104,14 @@ export class InsideView {
       this.problem.textContent = error instanceof ApiError ? error.message : `The page failed: ${error}`;
     }
     this.content.removeAttribute("aria-busy");
+  }
+
+  /** Where the first token was made that the model wrote, told once; null: the position was right. @param {Inside} inside */
+  #firstWritten(inside) {
+    const characters = this.#subject?.written;
+    if (!this.#subject || characters === undefined) return null;
+    this.#subject = { ...this.#subject, written: undefined };
+    return Math.min(firstBehind(inside.tokens, characters), inside.tokens.length - 1) - 1;
   }
 
   /** @param {Inside} inside @param {boolean} fromRibbon */

@@ -238,7 +238,7 @@ class Page {
   /** @param {Turn} turn */
   look(turn) {
     const body = { messages: messagesOf(this.talking.talk, turn.id), answer: turn.content };
-    this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null, title: "the answer" });
+    this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null });
   }
 
   /** @param {import("./inside_view.js").Subject} subject */

@@ -38,8 +38,8 @@ export class Ribbon {
     this.#chosen = chosen;
     this.#shift(chosen);
     const current = this.#chips[chosen - this.#from];
-    current?.scrollIntoView({ block: "nearest" });
-    if (withFocus) current?.focus();
+    if (current) this.root.scrollTop = current.offsetTop - this.root.clientHeight * 0.6;
+    if (withFocus) current?.focus({ preventScroll: true });
   }
 
   /** Shows the tokens around one. @param {number} at */

@@ -1,0 +1,127 @@
+"""Pictures of the page for docs/: `python -m tests.page.screenshots [FOLDER]`.
+
+    page_inside.webp    a completion by the model that ships, and what it saw at one of its tokens
+    page_phone.webp     the same on a phone
+    page_chat.webp      a chat, dark; its answer is scripted
+
+It needs Chromium, Playwright and Pillow. Each picture has at most 40 kB: colours are left out until it fits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from tests.page.fake_server import FakeServer, serving
+from tests.page.tools import NO_CHROMIUM, chromium, send
+from tests.server.running import running
+from wavefold import LLM
+from wavefold.server.protocol import PROTOCOLS
+from wavefold.server.start import context_for
+
+MOST_BYTES = 40_000
+DESKTOP = {"viewport": {"width": 1320, "height": 860}, "reduced_motion": "reduce"}
+DARK = DESKTOP | {"color_scheme": "dark"}
+PHONE = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True, "reduced_motion": "reduce"}
+CODE = inspect.getsource(heapq)
+CODE = CODE[CODE.index("def heappush(") : CODE.index("def _heapreplace_max(")] + "def _heapreplace_max(heap, "
+QUESTION = "How does a model read a long text without attending to every token?"
+ANSWER = """It compresses. Each layer keeps the last 128 tokens as they are, and *entries* of all that came before:
+
+- **CSA** makes an entry of every 4 tokens. An indexer scores all of them and attends to the best few.
+- **HCA** makes an entry of every 128 tokens, and attends to all of them.
+
+So the cost of a token hardly grows with the text. For a million tokens there are
+
+```python
+csa = 1_000_000 // 4    # 250,000 entries, of which the indexer chooses
+hca = 1_000_000 // 128  # 7,812 entries, all of them attended to
+```
+
+Choose **Look inside** below to see which entries this answer was made from.
+"""
+
+
+def settings(page: Any, **fields: str) -> None:
+    page.keyboard.press("Alt+Shift+KeyS")
+    for name, value in fields.items():
+        page.fill(f"#set-{name}", value)
+    page.click("dialog [type=submit]")
+
+
+def save(page: Any, path: Path) -> None:
+    """Takes a picture as lossless WebP, of so many colours that it fits."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    for num_colors in (256, 128, 96, 64, 48, 32):
+        data = io.BytesIO()
+        few = picture.quantize(num_colors, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+        few.convert("RGB").save(data, "WEBP", lossless=True, quality=100, method=6)
+        if data.tell() <= MOST_BYTES:
+            break
+    path.write_bytes(data.getvalue())
+    print(f"{path}: {data.tell():,} bytes, {num_colors} colours")
+
+
+def inside(page: Any, phone: bool) -> None:
+    """A completion of a module of the standard library, and a look at one of its tokens."""
+    page.keyboard.press("Alt+Shift+KeyC")
+    settings(page, max_tokens="40", temperature="0")
+    page.fill("#complete-before", CODE)
+    page.click("#complete")
+    page.wait_for_selector("text=Take over")
+    page.evaluate("document.querySelector('#complete-before').scrollTop = 1e6")
+    page.click(".completion-foot >> text=Look inside")
+    page.wait_for_selector(".machine dd")
+    strip = page.locator("tr[data-layer='2'] .strip")
+    strip.scroll_into_view_if_needed()
+    page.locator("tr[data-layer='1'] .strip").focus()
+    box = strip.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 6)
+    if not phone:
+        page.evaluate("document.querySelector('.inside-scroll').scrollTop = 0")
+
+
+def chat(page: Any) -> None:
+    """A question whose answer is scripted, asked twice."""
+    send(page, QUESTION)
+    page.click(".turn.last [data-act=again]")
+    page.wait_for_selector(".turn.last:not(.writing) .place")
+    page.mouse.move(5, 5)
+
+
+def main(folder: Path) -> None:
+    program = chromium()
+    if program is None:
+        raise SystemExit(NO_CHROMIUM)
+    fake = FakeServer(answers={QUESTION: ANSWER}, pause_s=0.01)
+    with (
+        LLM(width=4, cache_tokens=8192) as llm,
+        running(llm, PROTOCOLS, context_for(llm, ("wavefold",))) as server,
+        serving(fake.app()) as scripted,
+        sync_playwright() as playwright,
+    ):
+        served = f"http://127.0.0.1:{server.port}/"
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        pictures = (("inside", DESKTOP, served), ("phone", PHONE, served), ("chat", DARK, scripted))
+        for name, profile, address in pictures:
+            page = browser.new_context(**profile).new_page()
+            page.goto(address)
+            page.wait_for_selector("#model option", state="attached")
+            if name == "chat":
+                chat(page)
+            else:
+                inside(page, name == "phone")
+            page.wait_for_timeout(300)
+            save(page, folder / f"page_{name}.webp")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
