@@ -27,7 +27,8 @@ def inside_answer(
     """Returns what the model saw when it made the token after the request's `position`, in values of JSON.
 
     Any thread may call it; requests that run beside it have the same tokens as without. `on_read(done, of)` counts
-    tokens read. Raises ValueError that names what is wrong with the request, and where `look` does.
+    tokens read, between passes; an error that it raises ends the look. Raises ValueError that names what is wrong with
+    the request, and where `look` does.
     """
     ids, position = asked(request, llm.tokenizer, llm.model.config, most_tokens)
     return values_of(look(llm, ids, position, on_read), ids, llm.tokenizer)
