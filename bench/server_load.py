@@ -191,11 +191,11 @@ def crowd(args: argparse.Namespace) -> None:
 
 
 def slow_reader(port: int, number: int) -> socket.socket:
-    """A client that asks for a long answer and reads none of it."""
+    """A client that reads nothing of its answer."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", port))
-    data = json.dumps(body_of([0, 5, 6], 400, number)).encode()
+    data = json.dumps(body_of([0, 5, 6], 150, number)).encode()
     connection.sendall(HEAD % len(data) + data)
     return connection
 
@@ -259,7 +259,7 @@ def soak(args: argparse.Namespace) -> None:
     more_files()
     arguments = ["--cache-tokens", "16384", "--max-queue", "64", *([str(args.model)] if args.model else [])]
     with served(*arguments) as place:
-        asyncio.run(badly(place.port, min(60.0, args.seconds / 4), args.clients, 0))  # fills pool and caches
+        asyncio.run(badly(place.port, min(600.0, args.seconds / 4), args.clients, 0))  # fills pool and caches
         before = settled(place)
         seen: Counter[str] = Counter()
         parts = max(1, round(args.seconds / 300))
