@@ -151,7 +151,15 @@ class TestGenerate:
         """A field that somebody adds to `Sampling` reaches the answer."""
         honoured = {field.name for field in fields(ResolvedSampling)} | {field.name for field in fields(Adjustments)}
         renamed = {"stop_ids", "show_special"}  # eos_ids and other_ids; an argument of Answer
-        renamed |= {"json_schema", "regex", "choices", "tools", "tool_choice", "parallel_tool_calls"}  # constraint
+        renamed |= {
+            "json_schema",
+            "regex",
+            "choices",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "thinking",
+        }  # constraint
         assert {field.name for field in fields(Sampling)} == (honoured | renamed) - {
             "fit_window", "eos_ids", "other_ids", "adjustments", "constraint",
         }  # fmt: skip

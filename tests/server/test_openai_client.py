@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -180,19 +181,22 @@ class TestErrors:
     def test_a_full_queue_is_tried_again(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """The client waits as Retry-After says."""
         monkeypatch.setattr(server.served.running, "max_queue", 0)
-        others = [server.open_stream("/v1/chat/completions", messages=HELLO, max_tokens=300, logit_bias={"1": -100})
-                  for _ in range(4)]  # fmt: skip
-        wait_until(lambda: server.served.running.num_open == 4)
-        address = f"http://127.0.0.1:{server.port}/v1"
-        with (
-            openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client,
-            pytest.raises(openai.RateLimitError),
-        ):
-            client.chat.completions.create(messages=HELLO, **MORE)
-        with openai.OpenAI(base_url=address, api_key="none", max_retries=100) as client:
-            assert client.chat.completions.create(messages=HELLO, **MORE).choices[0].message.content
-        for other in others:
-            other.close()
+        fields = {"messages": HELLO, "max_tokens": 8000, "logit_bias": {"1": -100}}
+        others = [server.open_stream("/v1/chat/completions", **fields) for _ in range(4)]
+        leaving = threading.Timer(1.5, lambda: [other.close() for other in others])
+        try:
+            wait_until(lambda: server.served.running.num_open == 4)
+            address = f"http://127.0.0.1:{server.port}/v1"
+            with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+                with pytest.raises(openai.RateLimitError):
+                    client.chat.completions.create(messages=HELLO, **MORE)
+                leaving.start()
+                patient = client.with_options(max_retries=20)
+                assert patient.chat.completions.create(messages=HELLO, **MORE).choices[0].message.content
+        finally:
+            leaving.cancel()
+            for other in others:
+                other.close()
         wait_until(lambda: server.served.running.num_open == 0)
 
     def test_a_failure_in_a_stream(self, client: Any, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

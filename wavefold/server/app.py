@@ -6,9 +6,10 @@ Front (who asks, ids, the log) -> Starlette's router -> Answers of a protocol, m
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,16 +29,20 @@ from wavefold.server.machine import inside, machine
 from wavefold.server.openapi import docs_page, openapi
 from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
+from wavefold.server.protocol.bodies_messages import CountBody
+from wavefold.server.protocol.bodies_responses import InputTokensBody
 from wavefold.server.served import Served
+
+Count = Callable[[bytes, Mapping[str, str], Context], bytes]
 
 MAX_BODY = 16 * 2**20
 MAX_QUEUE = 64
 
-COUNTS = {
-    "/v1/messages/count_tokens": ("/v1/messages", count_messages),
-    "/v1/responses/input_tokens": ("/v1/responses", count_responses),
+COUNTS: Mapping[str, tuple[type[BaseModel], Count]] = {
+    "/v1/messages/count_tokens": (CountBody, count_messages),
+    "/v1/responses/input_tokens": (InputTokensBody, count_responses),
 }
-"""Paths that count tokens: the protocol whose body they take, and what counts."""
+"""Paths that count tokens: the body that they take, and what counts."""
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 """They need no key: they show nothing of anybody."""
 
@@ -76,7 +81,7 @@ def new_app(
 
 
 def _routes(served: Served) -> list[BaseRoute]:
-    description = openapi(served.protocols, {path: of for path, (of, _) in COUNTS.items()}, served.context.names[0])
+    description = openapi(served.protocols, {path: body for path, (body, _) in COUNTS.items()}, served.context.names[0])
     listing, page = Listing(served), docs_page(description)
 
     async def health(request: Request) -> Response:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from wavefold import __version__
 from wavefold.server.protocol import Protocol
 
@@ -17,13 +19,13 @@ ERRORS = {400: "The request is wrong: `message` says what, `param` where.", 401:
           503: "The server is shutting down, or has no room for the body."}  # fmt: skip
 
 
-def openapi(protocols: Mapping[str, Protocol], counts: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Returns the description of the API. `counts`: paths that count tokens, with the protocol whose body they take."""
+def openapi(protocols: Mapping[str, Protocol], counts: Mapping[str, type[BaseModel]], name: str) -> dict[str, Any]:
+    """Returns the description of the API. `counts`: paths that count tokens, with the bodies that they take."""
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
-    for path, protocol in [*protocols.items(), *((path, protocols[of]) for path, of in counts.items())]:
-        body = _component(protocol.model_body, schemas)
-        summary = (protocol.__doc__ or path).strip().splitlines()[0] if path in protocols else "Counts tokens."
+    summaries = {path: (protocol.__doc__ or path).strip().splitlines()[0] for path, protocol in protocols.items()}
+    for path, model in {**{path: one.model_body for path, one in protocols.items()}, **counts}.items():
+        body, summary = _component(model, schemas), summaries.get(path, "Counts tokens.")
         paths[path] = {"post": {
             "summary": summary,
             "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": body}}}},
@@ -44,7 +46,7 @@ def openapi(protocols: Mapping[str, Protocol], counts: Mapping[str, str], name: 
     }
 
 
-def _component(model: Any, schemas: dict[str, Any]) -> str:
+def _component(model: type[BaseModel], schemas: dict[str, Any]) -> str:
     """Adds a model's schema and those that it refers to. Returns a reference to it."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schema.pop("$defs", {}))
