@@ -413,7 +413,9 @@ class TestWhatItSays:
             LLM(folder, "exact", batch_invariant=True)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="no such folder; expected a folder with an official config"):
+        with pytest.raises(
+            ValueError, match="no such folder; expected a GGUF file, or a folder with an official config"
+        ):
             LLM(tmp_path / "nowhere")
 
 

@@ -44,7 +44,7 @@ def model_folder(path: str | Path | None) -> Path:
     if is_gguf(path):
         raise ValueError(f"{path}: is a GGUF file, which is not read here; give a folder with the official safetensors")
     if not path.is_dir():
-        raise ValueError(f"{path}: is a file; give the folder with its config.json and *.safetensors")
+        raise ValueError(f"{path}: is a file; give a GGUF file, or the folder with its config.json and *.safetensors")
     return path
 
 
@@ -96,7 +96,7 @@ def _advice(path: Path) -> str:
     elif not path.is_absolute() and (found := REPOSITORY.fullmatch(name)):
         repository = found[1]
         return f"; if it is a repository, {_download(repository, repository.rpartition('/')[2])}"
-    return "; expected a folder with an official config.json and *.safetensors"
+    return "; expected a GGUF file, or a folder with an official config.json and *.safetensors"
 
 
 def _download(repository: str, folder: str) -> str:

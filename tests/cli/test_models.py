@@ -57,7 +57,7 @@ def test_plan_and_run_take_a_gguf_file(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "holds no config.json; expected a folder with an official config.json and *.safetensors"),
+        ([], "holds no config.json; expected a GGUF file, or a folder with an official config.json and *.safetensors"),
         (["model.safetensors"], "holds no config.json; add the config.json that belongs to its weights"),
         (["q4.gguf"], "holds no config.json; give its GGUF file, of several parts the first: {folder}/q4.gguf"),
         (["flash/config.json"], "holds no config.json; give a folder in it that does: flash"),
@@ -77,7 +77,7 @@ def test_a_folder_without_config(
     ("name", "message"),
     [
         ("model.safetensors", "holds weights alone; give its folder, which must hold config.json too"),
-        ("config.json", "is a file; give the folder with its config.json and *.safetensors"),
+        ("config.json", "is a file; give a GGUF file, or the folder with its config.json and *.safetensors"),
         ("model.bin", "is not read, as it may hold code; use the official safetensors"),
     ],
 )
@@ -92,4 +92,7 @@ def test_a_preset_has_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(RUN, str(tmp_path / "nowhere"), capsys)
-    assert "nowhere: no such folder; expected a folder with an official config.json and *.safetensors" in message
+    assert (
+        "nowhere: no such folder; expected a GGUF file, or a folder with an official config.json and *.safetensors"
+        in message
+    )

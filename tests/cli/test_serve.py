@@ -45,6 +45,28 @@ def test_it_answers_until_sigterm(tmp_path: Path) -> None:
     assert hits[0] == 0 and hits[1] >= 128
 
 
+def test_a_second_signal_ends_a_stream_in_words() -> None:
+    """Its client is told why, and the log has lines of JSON alone."""
+    process = subprocess.Popen([*COMMAND, "--port", "0", "--threads", "1"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        place = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
+        assert place is not None
+        body = {"model": "wavefold", "prompt": "a", "max_tokens": 60_000, "stream": True, "logit_bias": {"1": -100}}
+        with urllib.request.urlopen(f"{place[0]}/v1/completions", json.dumps(body).encode(), timeout=60) as stream:
+            stream.readline()
+            process.send_signal(signal.SIGTERM)
+            for _ in range(20):
+                stream.readline()
+            process.send_signal(signal.SIGTERM)
+            assert b"the server is shutting down" in stream.read()
+        _, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0 and [json.loads(line)["finish"] for line in rest.splitlines()] == ["error"]
+
+
 def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
     for arguments, message in (
@@ -52,6 +74,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--max-body", "2G"], "expected 1 to 1G"), (["--drain-seconds", "nan"], "--drain-seconds nan is not allowed"),
         (["--api-key-file", str(tmp_path / "none")], "No such file"),
         (["--api-key-file", str(tmp_path / "keys")], "line 1 is not allowed"),
+        (["--cache-dir", str(tmp_path / "keys"), "--port", "0"], "is a file; expected a folder"),
         (["--host", "256.1.1.1", "--port", "0"], "cannot be listened to"),
         (["nowhere", "--port", "0"], "nowhere"), (["--width", "0", "--port", "0"], "--width 0 is not allowed"),
         (["--profile", "v9", "--port", "0"], "v9"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{flag} {path} is not allowed; expected the name of a file in a folder that exists")
     if args.svg is not None and args.svg.suffix not in (".svg", ".png"):
         raise ValueError(f"--svg {args.svg} is not allowed; expected a name that ends in .svg or .png")
+    if args.svg is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--svg needs matplotlib; install it with: pip install 'wavefold[train]'")
     request: dict[str, object] = {"position": args.position}
     if args.tokens is not None:
         request["ids"] = prompts.read_tokens(args.tokens)

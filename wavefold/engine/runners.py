@@ -43,8 +43,8 @@ def prefix_settings(
 ) -> PrefixSettings:  # fmt: skip
     """Returns what applies: over ranks (not `alone`) and on other devices than a CPU there is no prefix cache.
 
-    Raises ValueError for a distance that is no multiple of 128, for a folder where nothing is kept, for a size without
-    a folder, and for a text that is no size. `disk_cache` None: DISK_CACHE.
+    Raises ValueError for a distance that is no multiple of 128, for a folder where nothing is kept, for a file in its
+    place, for a size without a folder, and for a text that is no size. `disk_cache` None: DISK_CACHE.
     """
     if snapshot_every % BLOCK_TOKENS:
         raise ValueError(
@@ -61,6 +61,8 @@ def prefix_settings(
             f"disk_cache = {disk_cache} is not allowed without cache_dir; give the folder, or leave it out"
         )
     folder = None if cache_dir is None else Path(cache_dir)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"cache_dir = {cache_dir} is a file; expected a folder, which need not be there yet")
     return PrefixSettings(is_on and possible, snapshot_every, folder, num_bytes)
 
 

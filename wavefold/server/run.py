@@ -52,6 +52,7 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             ending.cancel()
+            await self._served.stop()  # a second signal has skipped the application's own end
 
     async def _end_later(self) -> None:
         await asyncio.sleep(self._drain_s)
@@ -73,6 +74,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signal = sig
         self.force_exit, self.should_exit = self.should_exit, True
+        if self.force_exit:  # what is cancelled then is no error
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def listen(host: str, port: int) -> socket.socket:
