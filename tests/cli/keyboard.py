@@ -41,10 +41,29 @@ class Keyboard:
 
     def expect(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Returns the match of an expression in what was written since the last one. Fails if it does not come."""
+        found = self._found(pattern, seconds)
+        assert found is not None, f"{pattern!r} did not come: {self.text[self._seen :]!r}"
+        return found
+
+    def interrupt(self, pattern: str) -> None:
+        """Presses Ctrl-C until an expression comes.
+
+        readline (Python 3.11) sees a signal that falls between two of its waits only with the next key.
+        """
+        tries = 0
+        while True:
+            self.press(CTRL_C)
+            if self._found(pattern, 2):
+                return
+            tries += 1
+            assert tries < 20, f"{pattern!r} did not come: {self.text[self._seen :]!r}"
+
+    def _found(self, pattern: str, seconds: float) -> re.Match[str] | None:
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.text[self._seen :])):
             left = deadline - time.monotonic()
-            assert left > 0 and self._read(left), f"{pattern!r} did not come: {self.text[self._seen :]!r}"
+            if left <= 0 or not self._read(left):
+                return None
         self._seen += found.end()
         return found
 

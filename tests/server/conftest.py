@@ -17,7 +17,7 @@ if any(importlib.util.find_spec(name) is None for name in NEEDS):
     collect_ignore_glob = ["test_*.py"]
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def kernels() -> Iterator[None]:
     """Steps of about a millisecond."""
     with ops.using(backend="auto"):
