@@ -232,7 +232,7 @@ def test_in_a_terminal(model: Path, tmp_path: Path) -> None:
         keyboard.expect(r"> \Z")
         keyboard.press("dropped")
         keyboard.expect("dropped")
-        keyboard.press(CTRL_C)
+        keyboard.interrupt(r"\n")
         keyboard.type("/undo")
         keyboard.expect("forgotten: a long one")
         keyboard.type("/set max_tokens 8")
