@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import random
 import re
+import resource
 import time
 from collections import Counter
 from typing import Any, NamedTuple
@@ -59,6 +60,10 @@ def length_of(number: int, kind: Kind) -> int:
     return 4 + number * 7 % (kind.longest - 3)
 
 
+SPARE_FILES = 200
+"""Files that are no connections."""
+
+
 def body_of(prompt: str, max_tokens: int, stream: bool) -> dict[str, Any]:
     """A request whose answer begins with its prompt."""
     return {"model": "wavefold", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "echo": True,
@@ -78,11 +83,17 @@ def answered_alone(llm: LLM, texts: list[str], kind: Kind) -> list[str]:
 async def traffic(
     server: Running, texts: list[str], expected: list[str], count: int, kind: Kind, seed: int
 ) -> Counter[str]:
-    """Sends `count` requests, all at once. Returns what became of them. Fails where an answer is another one's."""
+    """Sends `count` requests, all at once, or as many as this process may have connections for at both ends.
+
+    Returns what became of them. Fails where an answer is another one's.
+    """
     rng, seen = random.Random(seed), Counter[str]()
+    at_once = asyncio.Semaphore((resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES) // 2)
 
     async def one(number: int, stream: bool, leave_after: int | None) -> None:
-        answer = await ask(server.port, PATH, body_of(texts[number], length_of(number, kind), stream), leave_after)
+        body = body_of(texts[number], length_of(number, kind), stream)
+        async with at_once:
+            answer = await ask(server.port, PATH, body, leave_after)
         if answer is None:
             seen["left"] += 1
             return
