@@ -140,6 +140,13 @@ class Answer:
         return self._pieces.popleft() if self._pieces else None
 
     @property
+    def scores(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Log probabilities of the prompt's tokens so far, None for those before `scored_from`; None: not asked for."""
+        if self.sampling.prompt_logprobs is None:
+            return None
+        return (*[None] * self.scored_from, *self.prompt_logprobs)
+
+    @property
     def completion(self) -> Completion:
         """The answer as far as it has come; its `finish_reason` is "interrupted" until it has ended by itself."""
         text = calls = None
@@ -148,14 +155,13 @@ class Answer:
             if self.sampling.constraint is not None and self.sampling.constraint.kind == "tools":
                 calls = read_calls(text)[1]
             text = self._echo_text + (text[: self._stops.num_shown] if self._stops.found else text)
-        scored = self.sampling.prompt_logprobs is not None
         return Completion(
             text=text,
             tokens=tuple(self.tokens),
             finish_reason=self.finish_reason or "interrupted",
             usage=self.usage,
             logprobs=None if self.sampling.logprobs is None else tuple(self.logprobs),
-            prompt_logprobs=(*[None] * self.scored_from, *self.prompt_logprobs) if scored else None,
+            prompt_logprobs=self.scores,
             index=self.index,
             error=self.error,
             tool_calls=calls,

@@ -89,7 +89,7 @@ def _routes(served: Served) -> list[BaseRoute]:
         is_well = engine.is_alive and not served.is_draining
         status = "ok" if is_well else "stopping"
         return JSONResponse({"status": status, "model": served.context.names[0], "waiting": engine.num_waiting,
-                             "running": engine.num_open - engine.num_waiting}, 200 if is_well else 503)  # fmt: skip
+                             "running": engine.num_running}, 200 if is_well else 503)  # fmt: skip
 
     async def metrics(request: Request) -> Response:
         return Response(served.metrics.text(), media_type=served.metrics.content_type)

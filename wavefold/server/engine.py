@@ -88,6 +88,10 @@ class Engine:
         return max(0, len(self._open) - self.width)
 
     @property
+    def num_running(self) -> int:
+        return self.num_open - self.num_waiting
+
+    @property
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from wavefold.server.protocol import Refused
+from wavefold.server.protocol.errors import no_such_model
 from wavefold.server.served import Served
 
 MOST_LISTED = 1000
@@ -35,8 +36,7 @@ class Listing:
     async def one(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self._served.context.names:
-            served = ", ".join(map(repr, self._served.context.names))
-            refused = Refused(404, f"model {name[:200]!r} is not served here; served: {served}", "model_not_found")
+            refused = no_such_model(name, self._served.context.names, param=None)
             return self._served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
         is_anthropic = "anthropic-version" in request.headers
         return JSONResponse(self._anthropic(name) if is_anthropic else self._openai(name))

@@ -18,16 +18,15 @@ MOST_INSIDE = 16_384
 
 def machine(served: Served) -> Response:
     """Returns rates, memory and counts of this moment. `bytes_read`: of experts, from files, since the start."""
-    engine, runner, store = served.running, served.llm.runner, served.llm.model.experts.store
-    counts = getattr(store, "counts", None)
+    engine, runner = served.running, served.llm.runner
     limit = tightest()
     return JSONResponse({
         "model": served.context.names[0],
         "tokens_per_s": round(engine.rate.per_s, 2) if engine.rate.total else None,
         "bound_tokens_per_s": None,
-        "bytes_read": counts.bytes if counts else None,
+        "bytes_read": served.expert_bytes_read,
         "memory": {"resident_bytes": rss_bytes(), "limit_bytes": limit.total},
-        "requests": {"running": engine.num_open - engine.num_waiting, "waiting": engine.num_waiting},
+        "requests": {"running": engine.num_running, "waiting": engine.num_waiting},
         "prefix_blocks": {"used": runner.num_used_blocks, "total": runner.num_blocks},
         "drafts": {"guessed": runner.num_drafted, "right": runner.num_accepted},
     })  # fmt: skip

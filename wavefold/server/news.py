@@ -103,11 +103,8 @@ class Reader:
     def so_far(self, reason: str, error: str = "") -> Ended:
         """Returns the end of the request, if it were now."""
         answer, now = answer_of(self.request), time.perf_counter()
-        usage = answer.usage
-        scored: tuple[TokenLogprob | None, ...] = ()
-        if answer.sampling.prompt_logprobs is not None:
-            scored = (*[None] * answer.scored_from, *answer.prompt_logprobs)
-        return Ended(reason, usage, error, self.queue_s, self.first_s, now - self.submitted, scored)
+        times = self.queue_s, self.first_s, now - self.submitted
+        return Ended(reason, answer.usage, error, *times, answer.scores or ())
 
     def close(self, reason: str = "interrupted") -> None:
         """Ends the request here, for a reason that is counted. What was read of its prompt stays cached."""

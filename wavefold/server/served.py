@@ -62,6 +62,12 @@ class Served:
         assert self.engine is not None, "the application has not been started"
         return self.engine
 
+    @property
+    def expert_bytes_read(self) -> int | None:
+        """Bytes of routed experts that were read from files; None where they are not streamed."""
+        counts = getattr(self.llm.model.experts.store, "counts", None)
+        return counts.bytes if counts else None
+
     async def in_thread(self, is_long: bool, function: Callable[[], Result]) -> Result:
         """Calls a function beside the event loop; long ones one after another. Raises Refused where many wait."""
         if self.num_long >= MOST_LONG and is_long:
@@ -74,16 +80,15 @@ class Served:
 
     def values(self) -> dict[str, tuple[float, str]]:
         """What the engine counts, for /metrics."""
-        engine, runner, store = self.running, self.llm.runner, self.llm.model.experts.store
-        counts = getattr(store, "counts", None)
+        engine, runner = self.running, self.llm.runner
         return {
-            "wavefold_requests_running": (engine.num_open - engine.num_waiting, "Requests that run."),
+            "wavefold_requests_running": (engine.num_running, "Requests that run."),
             "wavefold_requests_waiting": (engine.num_waiting, "Requests that wait for a place."),
             "wavefold_engine_steps_total": (runner.num_steps, "Passes of the model."),
             "wavefold_draft_tokens_total": (runner.num_drafted, "Guessed tokens that were verified."),
             "wavefold_accepted_tokens_total": (runner.num_accepted, "Guessed tokens that were right."),
             "wavefold_expert_bytes_read_total": (
-                counts.bytes if counts else 0, "Bytes of routed experts that were read from files."
+                self.expert_bytes_read or 0, "Bytes of routed experts that were read from files."
             ),
             "wavefold_body_bytes": (self.bodies.num_bytes, "Bytes of bodies that are in memory."),
         }  # fmt: skip

@@ -38,9 +38,10 @@ class Refused(ValueError):
         return error if isinstance(error, Refused) else cls(400, str(error), "invalid_request_error", param)
 
 
-def no_such_model(model: str, names: tuple[str, ...]) -> Refused:
+def no_such_model(model: str, names: tuple[str, ...], param: str | None = "model") -> Refused:
+    """Returns the refusal of a model's name. `param`: where it stood in the body, if it did."""
     served = ", ".join(map(repr, names))
-    return Refused(404, f"model {model[:200]!r} is not served here; served: {served}", "model_not_found", "model")
+    return Refused(404, f"model {model[:200]!r} is not served here; served: {served}", "model_not_found", param)
 
 
 def openai_error(refused: Refused) -> dict[str, Any]:
