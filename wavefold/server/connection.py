@@ -12,6 +12,23 @@ STALL_S = 120.0
 """For a client to read something, while more than a buffer of its answer waits."""
 
 
+class Clock:
+    """Ends a connection unless it is stopped within its time. Starting it again while it runs changes nothing."""
+
+    def __init__(self, protocol: H11Protocol, seconds: float):
+        self._protocol, self._seconds = protocol, seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        if self._timer is None:
+            self._timer = self._protocol.loop.call_later(self._seconds, self._protocol.transport.abort)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Connection(H11Protocol):
     """Ends where a head does not come in time, where nothing is read for long, and where nobody reads the last bytes.
 
@@ -19,11 +36,10 @@ class Connection(H11Protocol):
     """
 
     request_s, stall_s = REQUEST_S, STALL_S
-    _head: asyncio.TimerHandle | None = None
-    _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._head, self._stall = Clock(self, self.request_s), Clock(self, self.stall_s)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -33,35 +49,23 @@ class Connection(H11Protocol):
     def _await_head(self) -> None:
         """Starts or stops the clock of a request's head. What comes after an answer, of a body too, is under it."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_head()
-        elif self._head is None and not self.transport.is_closing():
-            self._head = self.loop.call_later(self.request_s, self.transport.abort)
-
-    def _stop_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+            self._head.stop()
+        elif not self.transport.is_closing():
+            self._head.start()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._stall is None:
-            self._stall = self.loop.call_later(self.stall_s, self.transport.abort)
+        self._stall.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_stall()
-
-    def _stop_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+        self._stall.stop()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        if self._stall is None:  # what has not been read yet keeps a closed connection open
-            self._stall = self.loop.call_later(self.stall_s, self.transport.abort)
+        self._stall.start()  # what has not been read yet keeps a closed connection open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head()
-        self._stop_stall()
+        self._head.stop()
+        self._stall.stop()
         super().connection_lost(exc)
