@@ -154,6 +154,10 @@ class Tokenizer:
         """True if the vocabulary holds this special token."""
         return self._whole.token_to_id(token) in self._added
 
+    def lacking(self, tokens: Iterable[str]) -> str | None:
+        """The first of these special tokens that the vocabulary does not hold, or None."""
+        return next((token for token in tokens if not self.has(token)), None)
+
     def encode(self, text: str, bos: bool = False, allow_special: bool = False) -> list[int]:
         """`text` as ids, after BOS if `bos`. Special tokens' strings in it become those tokens if `allow_special`."""
         tokenizer = self._whole if allow_special else self._plain

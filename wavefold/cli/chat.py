@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts
-from wavefold.cli.session_flags import add_choosing, add_computing, add_model, add_thinking
+from wavefold.cli.models import add_model
+from wavefold.cli.session_flags import add_choosing, add_computing, add_thinking
 from wavefold.cli.tuning import tuned
 from wavefold.waves import agreement
 

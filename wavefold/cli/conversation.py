@@ -33,10 +33,9 @@ class Conversation:
 
     def __init__(self, tokenizer: Tokenizer, system: str | None = None, thinks: bool = False):
         """Raises ValueError for a tokenizer without the markers of V4's chats."""
-        for marker in (*MARKERS, *((THINK,) if thinks else ())):
-            if not tokenizer.has(marker):
-                raise ValueError(f"a chat needs the token {marker!r}, which the model's tokenizer lacks; "
-                                 "complete texts with `wavefold run`")  # fmt: skip
+        if lacking := tokenizer.lacking((*MARKERS, *((THINK,) if thinks else ()))):
+            raise ValueError(f"a chat needs the token {lacking!r}, which the model's tokenizer lacks; complete texts "
+                             "with `wavefold run`")  # fmt: skip
         self.system, self.thinks = system, thinks
         self.turns: list[Turn] = []
         self._tokenizer = tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli import prompts
-from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.models import add_arithmetic, add_memory, add_model, arithmetic_of
 from wavefold.cli.terminal import bar, printable, wide_console
 from wavefold.cli.tuning import add_tuning, tuned
 
@@ -20,8 +20,7 @@ HELP = "look at what a model saw when it made a token: window, entries, experts,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+    add_model(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help="the text, after BOS (default: all of stdin)")
     source.add_argument("--tokens", metavar="FILE",

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from wavefold.model import Transformer
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, by default the shipped one."""
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
+                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+
+
 def add_arithmetic(parser: argparse.ArgumentParser) -> None:
     """Add `--arithmetic`. Its default is the library's, which is looked up when the command runs."""
     parser.add_argument(

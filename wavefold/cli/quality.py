@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli.flags import as_flags
-from wavefold.cli.models import add_activations, add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.models import add_activations, add_arithmetic, add_memory, add_model, arithmetic_of
 from wavefold.cli.terminal import bar, printable
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ HELP = "measure what a model is worth: a card with standard errors, beside anoth
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+    add_model(parser)
     parser.add_argument("--against", type=Path, metavar="MODEL",
                         help="another model of the same vocabulary: KL divergence and the same best token")  # fmt: skip
     parser.add_argument("--compare", nargs=2, type=Path, metavar="CARD",

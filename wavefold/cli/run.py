@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from wavefold.cli import prompts, ranks
 from wavefold.cli.chat import converse
 from wavefold.cli.form import add_form
-from wavefold.cli.session_flags import add_choosing, add_computing, add_model, add_thinking
+from wavefold.cli.models import add_model
+from wavefold.cli.session_flags import add_choosing, add_computing, add_thinking
 from wavefold.cli.tuning import tuned
 from wavefold.waves import agreement
 

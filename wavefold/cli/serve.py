@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory, arithmetic_of, prefix_of
+from wavefold.cli.models import (
+    add_activations,
+    add_arithmetic,
+    add_huge_pages,
+    add_memory,
+    add_model,
+    arithmetic_of,
+    prefix_of,
+)  # fmt: skip
 from wavefold.cli.tuning import add_tuning, tuned
 from wavefold.system.sizes import bytes_of
 
@@ -22,12 +30,10 @@ WIDTH = 16
 MAX_QUEUE = 64
 MAX_BODY = "16M"
 DRAIN_SECONDS = 30.0
-PROFILES = ("preview", "0731", "pro-0813", "v4.1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+    add_model(parser)
     _add_network(parser)
     _add_limits(parser)
     parser.add_argument("--name", action="append", metavar="NAME",

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory
 from wavefold.cli.tuning import add_tuning
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
 
 
 def add_choosing(parser: argparse.ArgumentParser, max_tokens: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavefold.cli import prompts
-from wavefold.cli.models import add_arithmetic, add_memory, arithmetic_of
+from wavefold.cli.models import add_arithmetic, add_memory, add_model, arithmetic_of
 from wavefold.cli.tuning import add_tuning, tuned
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ HELP = "record which experts a model chooses, for `wavefold plan MODEL --trace F
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL",
-                        help="a checkpoint folder or GGUF file (default: the shipped model)")  # fmt: skip
+    add_model(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE",
                         help="the trace: ids of experts by pass, layer and token, and no text")  # fmt: skip
     source = parser.add_mutually_exclusive_group()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from wavefold.chat import Tokenizer
 from wavefold.chat.encoding import chat_ids
-from wavefold.chat.special_tokens import FIM_BEGIN, FIM_END, FIM_HOLE
+from wavefold.chat.fim import FIM_MARKERS, hole_ids
 from wavefold.config import ModelConfig
 from wavefold.engine.arguments import TEXT, as_whole, refused, shown
 from wavefold.engine.prompts import token_ids
@@ -77,11 +77,9 @@ def _ids(source: str, request: Mapping[str, object], tokenizer: Tokenizer | None
 
 def _hole(text: str, suffix: object, tokenizer: Tokenizer, most: int) -> list[int]:
     """A prompt to fill the hole between two texts, as models are trained on it (`data/fim.py`)."""
-    if lacking := [marker for marker in (FIM_BEGIN, FIM_HOLE, FIM_END) if not tokenizer.has(marker)]:
-        raise ValueError(f"suffix needs the token {lacking[0]!r}, which this model lacks; leave suffix out")
-    begin, hole, end = map(tokenizer.token_id, (FIM_BEGIN, FIM_HOLE, FIM_END))
-    after = tokenizer.encode(_short("suffix", suffix, most))
-    return [tokenizer.bos_id, begin, *tokenizer.encode(text), hole, *after, end]
+    if lacking := tokenizer.lacking(FIM_MARKERS):
+        raise ValueError(f"suffix needs the token {lacking!r}, which this model lacks; leave suffix out")
+    return hole_ids(tokenizer, text, _short("suffix", suffix, most))
 
 
 def _chat(messages: object, tokenizer: Tokenizer, most: int) -> list[int]:

@@ -78,7 +78,7 @@ def profile_of(folder: Path, tokenizer: Tokenizer, name: str | None = None) -> P
 def _lacking(profile: Profile, tokenizer: Tokenizer) -> str | None:
     """The first marker of a profile that a tokenizer does not have."""
     markers = (*MARKERS, SYSTEM) if profile.version == "v4.1" else MARKERS
-    return next((marker for marker in markers if not tokenizer.has(marker)), None)
+    return tokenizer.lacking(markers)
 
 
 def _found(folder: Path, tokenizer: Tokenizer) -> Profile:
