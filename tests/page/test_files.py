@@ -54,6 +54,14 @@ def test_style_sheets_fetch_nothing() -> None:
         assert not re.search(r"url\(|@import", path.read_text(encoding="utf-8")), path.name
 
 
+def test_dark_is_the_same_by_choice_and_by_the_system() -> None:
+    """Both blocks stand in the sheet: a query cannot share one with a selector."""
+    text = (STATIC / "base.css").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:\[data-theme=\"dark\"\]|:not\(\[data-theme\]\)) \{(.*?)\}", text, re.DOTALL)
+    chosen, by_system = ([line.strip() for line in block.strip().splitlines()] for block in blocks)
+    assert chosen == by_system and len(chosen) > 15
+
+
 def test_every_script_is_reached_from_the_index() -> None:
     reached, waiting = set(), ["main.js"]
     while waiting:
