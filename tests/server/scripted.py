@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 from wavefold.chat import Prompt
 from wavefold.engine import Sampling, TokenLogprob, Usage
 from wavefold.server.protocol import Asked, Context, Part, Protocol, Refused, Writer
-from wavefold.server.protocol.errors import openai_body
 
 
 class Body(BaseModel):
@@ -44,12 +43,6 @@ class Ids(Protocol):
 
     def writer(self, asked: Asked, request_id: str) -> Writer:
         return IdsWriter(asked)
-
-    def error(self, refused: Refused, request_id: str) -> bytes:
-        return openai_body(refused, request_id)
-
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        return {}
 
 
 class IdsWriter(Writer):

@@ -31,6 +31,7 @@ from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
 from wavefold.server.protocol.bodies_messages import CountBody
 from wavefold.server.protocol.bodies_responses import InputTokensBody
+from wavefold.server.protocol.errors import INVALID
 from wavefold.server.served import Served
 
 Count = Callable[[bytes, Mapping[str, str], Context], bytes]
@@ -129,7 +130,7 @@ def _http_error(served: Served):  # type: ignore[no-untyped-def]
     async def handler(request: Request, error: HTTPException) -> Response:
         path, method = request.url.path[:200], request.method
         message = {404: f"there is no {path}", 405: f"{path} takes no {method}"}.get(error.status_code, error.detail)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request_error")
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, INVALID)
         allow = {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
         refused = Refused(error.status_code, message, code)
         return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused, **allow)

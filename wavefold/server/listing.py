@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from wavefold.server.protocol import Refused
-from wavefold.server.protocol.errors import no_such_model
+from wavefold.server.protocol.errors import INVALID, no_such_model
 from wavefold.server.served import Served
 
 MOST_LISTED = 1000
@@ -58,11 +58,11 @@ def _page(names: tuple[str, ...], request: Request) -> tuple[str, ...]:
     limit = request.query_params.get("limit", "20")
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_LISTED):
         raise Refused(400, f"limit = {limit[:20]!r} is not allowed; expected 1 to {MOST_LISTED}",
-                      "invalid_request_error", "limit")  # fmt: skip
+                      INVALID, "limit")  # fmt: skip
     for parameter in ("after_id", "before_id"):
         name = request.query_params.get(parameter)
         if name is not None and name not in names:
-            raise Refused(400, f"{parameter} = {name[:200]!r} is no model", "invalid_request_error", parameter)
+            raise Refused(400, f"{parameter} = {name[:200]!r} is no model", INVALID, parameter)
         if name is not None:
             place = names.index(name)
             names = names[place + 1 :] if parameter == "after_id" else names[:place]

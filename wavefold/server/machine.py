@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from wavefold.inside import inside_answer
 from wavefold.server.protocol import Refused
+from wavefold.server.protocol.errors import INVALID
 from wavefold.server.served import Served
 from wavefold.system.memory import rss_bytes, tightest
 
@@ -40,4 +41,4 @@ def inside(body: bytes, headers: Mapping[str, str], served: Served) -> bytes:
             raise ValueError("the body is no JSON object; expected one with ids, text or messages")
         return json.dumps(inside_answer(served.llm, asked, most_tokens=MOST_INSIDE)).encode()
     except (ValueError, RecursionError) as error:
-        raise Refused(400, str(error), "invalid_request_error") from None
+        raise Refused(400, str(error), INVALID) from None

@@ -8,17 +8,15 @@ had not asked.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from wavefold.server.protocol.errors import Refused
+from wavefold.server.protocol.errors import INVALID, Refused
 
-INVALID = "invalid_request_error"
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SHOWN = 200
 """Characters of a value that an error repeats, at most."""
@@ -32,12 +30,10 @@ class Body(BaseModel):
 
 AnyBody = TypeVar("AnyBody", bound=Body)
 Harmless = Annotated[Any, Field(default=None, description="Accepted, and changes nothing here.")]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Schema = dict[str, Any]
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
 
 
 def by(key: str, default: str | None = None) -> Discriminator:
@@ -60,11 +56,14 @@ def _form(value: Any) -> str:
 BY_FORM = Discriminator(_form)
 """Tells a text from a list of parts: tags `~text` and `~parts`."""
 AsText = Annotated[str, Tag("~text")]
-StopText = Annotated[str, Field(min_length=1, max_length=1024)]
-Stops = Annotated[
-    Annotated[StopText, Tag("~text")] | Annotated[Annotated[list[StopText], Field(max_length=16)], Tag("~parts")],
-    BY_FORM,
-]
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    type: Literal["json_object"]
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -152,9 +151,3 @@ def _other(place: str, problem: Any) -> str:
 _SAID: dict[str, Callable[[str, Any], str]] = {
     "extra_forbidden": _extra, "union_tag_invalid": _tag, "union_tag_not_found": _tag, "missing": _missing,
 }  # fmt: skip
-
-
-@functools.cache
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a body."""
-    return model.model_json_schema()

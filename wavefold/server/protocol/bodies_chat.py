@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
@@ -12,19 +11,28 @@ from wavefold.server.protocol.bodies import (
     AsText,
     Body,
     Count,
+    Efforts,
     Harmless,
-    Penalty,
+    ObjectFormat,
     Schema,
+    TextFormat,
+    ToolName,
+    by,
+)  # fmt: skip
+from wavefold.server.protocol.choosing import (
+    Biases,
+    MinP,
+    NumLogprobs,
+    Penalty,
+    Repetition,
     Seed,
     Share,
     Stops,
     Temperature,
-    by,
+    TopK,
 )  # fmt: skip
-from wavefold.server.protocol.errors import Refused
 
 MOST_ANSWERS = 16
-TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 class TextPart(Body):
@@ -88,7 +96,7 @@ class ToolTurn(Body):
 
 
 class Function(Body):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: ToolName
     description: str | None = None
     parameters: Schema | None = None
     strict: bool | None = None
@@ -111,14 +119,6 @@ class FunctionChoice(Body):
 Choice = Annotated[
     Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[FunctionChoice, Tag("~parts")], BY_FORM
 ]
-
-
-class TextFormat(Body):
-    type: Literal["text"]
-
-
-class ObjectFormat(Body):
-    type: Literal["json_object"]
 
 
 class NamedSchema(Body):
@@ -162,7 +162,6 @@ Format = Annotated[
     | Annotated[SchemaFormat, Tag("~json_schema")],
     by("type"),
 ]
-Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
 
 
 class ChatBody(Body):
@@ -175,16 +174,16 @@ class ChatBody(Body):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    repetition_penalty: Repetition | None = None
+    logit_bias: Biases | None = None
     seed: Seed | None = None
     stop: Stops | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: NumLogprobs | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
@@ -200,23 +199,3 @@ class ChatBody(Body):
     prompt_cache_key: Harmless
     prompt_cache_retention: Harmless
     safety_identifier: Harmless
-
-
-def sampling_of(body: Any) -> dict[str, Any]:
-    """The fields of `Sampling` that a body sets under their own names."""
-    names = (
-        "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
-    )  # fmt: skip
-    values = {name: getattr(body, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
-    """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
-    wrong = next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None)
-    if wrong is not None:
-        raise Refused(
-            400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys",
-            "invalid_request_error", "logit_bias",
-        )  # fmt: skip
-    return {int(token): float(bias) for token, bias in (biases or {}).items()}

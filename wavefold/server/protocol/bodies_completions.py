@@ -10,13 +10,20 @@ from wavefold.server.protocol.bodies import (
     BY_FORM,
     Body,
     Harmless,
+)  # fmt: skip
+from wavefold.server.protocol.bodies_chat import StreamOptions
+from wavefold.server.protocol.choosing import (
+    Biases,
+    MinP,
+    NumLogprobs,
     Penalty,
+    Repetition,
     Seed,
     Share,
     StopText,
     Temperature,
+    TopK,
 )  # fmt: skip
-from wavefold.server.protocol.bodies_chat import StreamOptions
 
 MOST_PARTS = 128
 """Prompts times `n`."""
@@ -54,17 +61,17 @@ class CompletionBody(Body):
     n: Annotated[int, Field(ge=1, le=MOST_PARTS)] | None = None
     best_of: Literal[1] | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: NumLogprobs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    repetition_penalty: Repetition | None = None
+    logit_bias: Biases | None = None
     seed: Seed | None = None
     stop: Stops | None = None
     user: Harmless

@@ -11,13 +11,18 @@ from wavefold.server.protocol.bodies import (
     AsText,
     Body,
     Count,
+    Efforts,
     Harmless,
     Schema,
+    ToolName,
+    by,
+)  # fmt: skip
+from wavefold.server.protocol.choosing import (
     Seed,
     Share,
     StopText,
     Temperature,
-    by,
+    TopK,
 )  # fmt: skip
 
 
@@ -90,7 +95,7 @@ AnyTurn = Annotated[
 
 class MessageTool(Body):
     type: Literal["custom"] | None = None
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: ToolName
     description: str | None = None
     input_schema: Schema
     strict: bool | None = None
@@ -133,7 +138,7 @@ class JsonFormat(Body):
 
 
 class OutputConfig(Body):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
+    effort: Efforts | None = None
     format: JsonFormat | None = None
 
 
@@ -155,7 +160,7 @@ class MessagesBody(CountBody):
     stop_sequences: Annotated[list[StopText], Field(max_length=16)] | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    top_k: TopK | None = None
     seed: Seed | None = Field(None, description="Not Anthropic's: the same seed draws the same answer.")
     metadata: Harmless
     service_tier: Harmless

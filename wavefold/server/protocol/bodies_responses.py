@@ -11,13 +11,22 @@ from wavefold.server.protocol.bodies import (
     AsText,
     Body,
     Count,
+    Efforts,
     Harmless,
-    Penalty,
+    ObjectFormat,
     Schema,
+    TextFormat,
+    ToolName,
+    by,
+)  # fmt: skip
+from wavefold.server.protocol.choosing import (
+    MinP,
+    NumLogprobs,
+    Penalty,
     Seed,
     Share,
     Temperature,
-    by,
+    TopK,
 )  # fmt: skip
 
 
@@ -123,7 +132,7 @@ Item = Annotated[
 
 class FunctionTool(Body):
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: ToolName
     description: str | None = None
     parameters: Schema | None = None
     strict: bool | None = None
@@ -166,14 +175,6 @@ Choice = Annotated[
 ]
 
 
-class TextFormat(Body):
-    type: Literal["text"]
-
-
-class ObjectFormat(Body):
-    type: Literal["json_object"]
-
-
 class SchemaFormat(Body):
     type: Literal["json_schema"]
     name: str
@@ -196,7 +197,7 @@ class TextConfig(Body):
 
 
 class ReasoningConfig(Body):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
+    effort: Efforts | None = None
     summary: Harmless
     generate_summary: Harmless
 
@@ -223,12 +224,12 @@ class ResponsesBody(InputTokensBody):
     max_output_tokens: Count | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Seed | None = Field(None, description="Not OpenAI's: the same seed draws the same answer.")
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: NumLogprobs | None = None
     include: list[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] | None = None
     store: Literal[False] | None = None
     background: Literal[False] | None = None

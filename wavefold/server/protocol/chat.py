@@ -10,19 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from wavefold.server.protocol import sse
-from wavefold.server.protocol.bodies import checked, parsed
-from wavefold.server.protocol.bodies_chat import (
-    ChatBody,
-    FunctionChoice,
-    ObjectFormat,
-    SchemaFormat,
-    biases_of,
-    sampling_of,
-)
+from wavefold.server.protocol.bodies import ObjectFormat, checked, parsed
+from wavefold.server.protocol.bodies_chat import ChatBody, FunctionChoice, SchemaFormat
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat
-from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted
+from wavefold.server.protocol.choosing import biases_of, sampling_of
+from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted, choice_of
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused, openai_body, openai_error
+from wavefold.server.protocol.errors import INVALID, Refused, openai_error
 from wavefold.server.protocol.protocol import Asked, Protocol
 from wavefold.server.recipe import Call, Event
 
@@ -39,12 +33,6 @@ class Chat(Protocol):
     def writer(self, asked: Asked, request_id: str) -> ChatChunks:
         return ChatChunks(asked, f"chatcmpl-{request_id}")
 
-    def error(self, refused: Refused, request_id: str) -> bytes:
-        return openai_body(refused, request_id)
-
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        return {"x-request-id": request_id}
-
 
 def _wish(body: ChatBody) -> Wish:
     values = body.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
@@ -60,7 +48,7 @@ def _wish(body: ChatBody) -> Wish:
         sent["thinking"] = {"type": "enabled" if asked else "disabled"}
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise Refused(
-            400, "max_tokens and max_completion_tokens differ; expected one of them", "invalid_request_error",
+            400, "max_tokens and max_completion_tokens differ; expected one of them", INVALID,
             "max_tokens",
         )  # fmt: skip
     if (longest := body.max_completion_tokens or body.max_tokens) is not None:
@@ -73,7 +61,7 @@ def _wish(body: ChatBody) -> Wish:
         sent["tool_choice"] = "none" if body.tool_choice == "none" else "auto"
     schema = _schema(body, sent)
     if body.stream_options is not None and not body.stream:
-        raise Refused(400, "stream_options without stream", "invalid_request_error", "stream_options")
+        raise Refused(400, "stream_options without stream", INVALID, "stream_options")
     sampling = {**sampling_of(body), "logit_bias": biases_of(body.logit_bias)}
     if body.logprobs:
         sampling["logprobs"] = body.top_logprobs or 0
@@ -99,7 +87,7 @@ def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
         return None
     schema = body.response_format.json_schema.schema_
     if schema is None:
-        raise Refused(400, "response_format.json_schema.schema is missing", "invalid_request_error", "response_format")
+        raise Refused(400, "response_format.json_schema.schema is missing", INVALID, "response_format")
     name = body.response_format.json_schema.name or "answer"
     sent["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
     return schema
@@ -107,10 +95,9 @@ def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
 
 def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
     named = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else None
-    choice = "auto" if body.tool_choice is None else "required" if named is not None else str(body.tool_choice)
     strict = [tool.function.name for tool in body.tools or () if tool.function.strict]
     parallel = body.parallel_tool_calls is not False
-    return Wanted(choice, parallel, strict, schema, name=named)
+    return Wanted(choice_of(body.tool_choice, named), parallel, strict, schema, name=named)
 
 
 class ChatChunks(ChatWriter):

@@ -22,7 +22,7 @@ from wavefold.engine.usage import Usage
 from wavefold.server import recipe
 from wavefold.server.protocol.constraints import Wanted, held
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused, of_recipe
+from wavefold.server.protocol.errors import INVALID, Refused, of_recipe
 from wavefold.server.protocol.protocol import Asked, Part, Writer, wants_progress
 from wavefold.server.protocol.replay import Answered
 from wavefold.server.recipe import Call, Event, Kind, Reading, Stream
@@ -69,14 +69,12 @@ def read(wish: Wish, context: Context) -> Reading:
         raise _refused(error) from None
     if profile.template is not None and (reading.tools or reading.thinking):
         named = "tools" if reading.tools else "thinking"
-        raise Refused(
-            400, f"{named} are not known to this model's chat template; leave them out", "invalid_request_error", named
-        )
+        raise Refused(400, f"{named} are not known to this model's chat template; leave them out", INVALID, named)
     return reading
 
 
 def _refused(error: recipe.Unreadable) -> Refused:
-    return of_recipe(error.body) if error.body else Refused(400, str(error), "invalid_request_error")
+    return of_recipe(error.body) if error.body else Refused(400, str(error), INVALID)
 
 
 def prompt_ids(reading: Reading, context: Context) -> list[int]:
@@ -122,18 +120,19 @@ def _by_template(template: str, reading: Reading, context: Context) -> list[int]
 def asked_chat(wish: Wish, headers: Mapping[str, str], context: Context) -> Asked:
     """Returns the request with its prompt encoded. Raises `Refused`."""
     reading = read(wish, context)
+    tools = reading.tools
     if wish.wanted.schema is not None and any(turn.continued and turn.content for turn in reading.turns):
         raise Refused(
             400, f"a prefix that is not empty beside {wish.wanted.schema_field} is not held here: the answer would "
-            "begin anew", "invalid_request_error", "messages",
+            "begin anew", INVALID, "messages",
         )  # fmt: skip
-    fields = held(wish.wanted, reading.tools, reading.reasons_first, context)
+    fields = held(wish.wanted, tools, reading.reasons_first, context)
     ids = prompt_ids(reading, context)
     try:
         longest = reading.max_tokens(len(ids), context.window)
     except recipe.Unreadable as error:
         raise _refused(error) from None
-    calls = bool(reading.tools) and wish.wanted.choice != "none"
+    calls = bool(tools) and wish.wanted.choice != "none"
     sampling = {"max_tokens": longest, "stop_ids": context.turn_ids, **wish.sampling, **fields}
     parts = tuple(Part(Prompt(ids), one) for one in samplings(sampling, wish.answers, context))
     return Asked(wish.model, parts, wish.stream, wants_progress(headers), ChatState(wish, reading, context, calls))
@@ -150,7 +149,7 @@ def samplings(fields: dict[str, Any], count: int, context: Context) -> list[Samp
         found = [Sampling(**fields, seed=(seed + number) % (MOST_SEED + 1)) for number in range(count)]
         found[0].check(context.vocab_size)
     except ValueError as error:
-        raise Refused(400, str(error), "invalid_request_error") from None
+        raise Refused(400, str(error), INVALID) from None
     return found
 
 

@@ -14,17 +14,17 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wavefold.chat import Prompt, StreamDecoder, heal
-from wavefold.chat.special_tokens import FIM_BEGIN, FIM_END, FIM_HOLE
+from wavefold.chat.fim import FIM_MARKERS, hole_ids
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.stops import StopTexts
 from wavefold.engine.usage import Usage
 from wavefold.server.protocol import sse
-from wavefold.server.protocol.bodies import INVALID, checked, parsed
-from wavefold.server.protocol.bodies_chat import biases_of, sampling_of
+from wavefold.server.protocol.bodies import checked, parsed
 from wavefold.server.protocol.bodies_completions import MOST_PARTS, CompletionBody, prompts_of
 from wavefold.server.protocol.chats import samplings
+from wavefold.server.protocol.choosing import biases_of, sampling_of
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused, openai_body, openai_error
+from wavefold.server.protocol.errors import INVALID, Refused, openai_error
 from wavefold.server.protocol.protocol import Asked, Part, Protocol, Writer, wants_progress
 from wavefold.server.protocol.token_logprobs import Entries
 
@@ -48,12 +48,6 @@ class Completions(Protocol):
 
     def writer(self, asked: Asked, request_id: str) -> Texts:
         return Texts(asked, f"cmpl-{request_id}")
-
-    def error(self, refused: Refused, request_id: str) -> bytes:
-        return openai_body(refused, request_id)
-
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        return {"x-request-id": request_id}
 
 
 def _asked(body: CompletionBody, headers: Mapping[str, str], context: Context) -> Asked:
@@ -115,11 +109,9 @@ def _prompt(text: str | list[int], body: CompletionBody, context: Context) -> Pr
             raise Refused(400, f"token id {max(text)}; expected 0 to {context.vocab_size - 1}", INVALID, "prompt")
         return Prompt(text)
     if body.suffix is not None:
-        if lacking := [marker for marker in (FIM_BEGIN, FIM_HOLE, FIM_END) if not tokenizer.has(marker)]:
-            raise Refused(400, f"suffix needs the token {lacking[0]!r}, which this model lacks", INVALID, "suffix")
-        begin, hole, end = map(tokenizer.token_id, (FIM_BEGIN, FIM_HOLE, FIM_END))
-        before, after = tokenizer.encode(text), tokenizer.encode(body.suffix)
-        return Prompt([tokenizer.bos_id, begin, *before, hole, *after, end])
+        if lacking := tokenizer.lacking(FIM_MARKERS):
+            raise Refused(400, f"suffix needs the token {lacking!r}, which this model lacks", INVALID, "suffix")
+        return Prompt(hole_ids(tokenizer, text, body.suffix))
     prompt = Prompt(tokenizer.encode(text, bos=True))
     return prompt if body.echo or body.logprobs is not None else heal(tokenizer, prompt.ids)
 

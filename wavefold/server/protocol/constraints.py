@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from wavefold.engine import Sampling
-from wavefold.server.protocol.bodies import INVALID
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused
+from wavefold.server.protocol.errors import INVALID, Refused
 from wavefold.server.protocol.sse import dumped
 from wavefold.server.recipe import Tool
 
@@ -37,6 +36,11 @@ class Wanted(NamedTuple):
     """Apart from `choice`: a tool may be called "none"."""
 
 
+def choice_of(choice: object, name: str | None) -> str:
+    """Returns `Wanted.choice` of a choice as OpenAI has it, which may be of the tool `name`."""
+    return "required" if name is not None else "auto" if choice is None else str(choice)
+
+
 def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context) -> dict[str, Any]:
     """Returns the fields of `Sampling` that hold the answer, an empty mapping where it is free.
 
@@ -46,7 +50,7 @@ def held(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Context
         if wanted.choice == "required":
             raise Refused(
                 400, f"tool_choice = {wanted.name or wanted.choice!r} is not allowed without tools",
-                "invalid_request_error", "tool_choice",
+                INVALID, "tool_choice",
             )  # fmt: skip
         if wanted.schema is None:
             return {}
@@ -68,9 +72,7 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
         return {}
     if name is not None and name not in [tool.name for tool in tools]:
         names = ", ".join(repr(tool.name) for tool in tools)
-        raise Refused(
-            400, f"tool_choice {name!r} is none of the tools: {names}", "invalid_request_error", "tool_choice"
-        )
+        raise Refused(400, f"tool_choice {name!r} is none of the tools: {names}", INVALID, "tool_choice")
     used = [tool for tool in tools if name in (None, tool.name)]
     functions = [
         _loosened(tool, context) if is_free and tool.name not in wanted.strict else _function(tool) for tool in used
@@ -96,7 +98,7 @@ def _check(fields: dict[str, Any], context: Context, place: str) -> None:
     try:
         context.check(Sampling(**fields))
     except ValueError as error:
-        raise Refused(400, str(error), "invalid_request_error", place) from None
+        raise Refused(400, str(error), INVALID, place) from None
 
 
 def _loosened(tool: Tool, context: Context) -> dict[str, Any]:

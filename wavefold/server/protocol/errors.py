@@ -12,6 +12,8 @@ from typing import Any
 
 from wavefold.server.protocol.sse import dumped
 
+INVALID = "invalid_request_error"
+"""The code of a request that is wrong."""
 OPENAI_TYPES = {429: "rate_limit_error"}
 ANTHROPIC_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -35,7 +37,7 @@ class Refused(ValueError):
     @classmethod
     def of(cls, error: ValueError, param: str | None = None) -> Refused:
         """Returns the refusal of a request that the engine does not take: 400, with what it says."""
-        return error if isinstance(error, Refused) else cls(400, str(error), "invalid_request_error", param)
+        return error if isinstance(error, Refused) else cls(400, str(error), INVALID, param)
 
 
 def no_such_model(model: str, names: tuple[str, ...], param: str | None = "model") -> Refused:
@@ -51,7 +53,7 @@ def openai_error(refused: Refused) -> dict[str, Any]:
     return {"message": refused.message, "type": kind, "param": refused.param, "code": refused.code}
 
 
-def openai_body(refused: Refused, request_id: str) -> bytes:
+def openai_body(refused: Refused) -> bytes:
     """Returns the body of an error in OpenAI's protocols."""
     return dumped({"error": openai_error(refused)}).encode()
 
@@ -71,5 +73,5 @@ def anthropic_body(refused: Refused, request_id: str) -> bytes:
 def of_recipe(body: str) -> Refused:
     """Returns the refusal that the library of DeepSeek's protocols answers with: 400 in OpenAI's shape."""
     message = str(json.loads(body)["error"]["message"])
-    code = "context_length_exceeded" if "maximum context length" in message else "invalid_request_error"
+    code = "context_length_exceeded" if "maximum context length" in message else INVALID
     return Refused(400, message, code)

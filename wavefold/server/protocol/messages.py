@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from wavefold.server.protocol import sse
-from wavefold.server.protocol.bodies import INVALID, checked, parsed
-from wavefold.server.protocol.bodies_chat import sampling_of
+from wavefold.server.protocol.bodies import checked, parsed
 from wavefold.server.protocol.bodies_messages import AutoChoice, CountBody, MessagesBody, ToolChoice
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat, prompt_ids, read
+from wavefold.server.protocol.choosing import sampling_of
 from wavefold.server.protocol.constraints import Wanted
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused, anthropic_body
+from wavefold.server.protocol.errors import INVALID, Refused, anthropic_body
 from wavefold.server.protocol.protocol import Asked, Protocol
 from wavefold.server.recipe import Call, Event
 
@@ -36,9 +36,6 @@ class Messages(Protocol):
 
     def error(self, refused: Refused, request_id: str) -> bytes:
         return anthropic_body(refused, request_id)
-
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        return {"request-id": request_id}
 
 
 def count_messages(body: bytes, headers: Mapping[str, str], context: Context) -> bytes:

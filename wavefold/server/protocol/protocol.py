@@ -18,7 +18,7 @@ from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.usage import Usage
 from wavefold.server.protocol import sse
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused
+from wavefold.server.protocol.errors import Refused, openai_body
 
 PROGRESS_HEADER = "x-wavefold-progress"
 
@@ -151,10 +151,6 @@ class Protocol(ABC):
     def writer(self, asked: Asked, request_id: str) -> Writer:
         """Returns what writes the answer. `request_id`: letters, digits, `_` and `-`."""
 
-    @abstractmethod
     def error(self, refused: Refused, request_id: str) -> bytes:
-        """Returns the body of an error."""
-
-    @abstractmethod
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        """The headers in which this protocol's clients look for the request's id."""
+        """Returns the body of an error: OpenAI's, unless a protocol has another shape."""
+        return openai_body(refused)

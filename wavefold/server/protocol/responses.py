@@ -11,21 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from wavefold.server.protocol import sse
-from wavefold.server.protocol.bodies import checked, parsed
-from wavefold.server.protocol.bodies_chat import sampling_of
+from wavefold.server.protocol.bodies import ObjectFormat, checked, parsed
 from wavefold.server.protocol.bodies_responses import (
     FunctionTool,
     InputTokensBody,
     NamedChoice,
     NamespaceTool,
-    ObjectFormat,
     ResponsesBody,
     SchemaFormat,
 )  # fmt: skip
 from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat, prompt_ids, read
-from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted
+from wavefold.server.protocol.choosing import sampling_of
+from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted, choice_of
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused, openai_body
+from wavefold.server.protocol.errors import Refused
 from wavefold.server.protocol.protocol import Asked, Protocol
 from wavefold.server.recipe import Call, Event
 
@@ -43,12 +42,6 @@ class Responses(Protocol):
 
     def writer(self, asked: Asked, request_id: str) -> ResponseEvents:
         return ResponseEvents(asked, f"resp_{request_id}")
-
-    def error(self, refused: Refused, request_id: str) -> bytes:
-        return openai_body(refused, request_id)
-
-    def id_headers(self, request_id: str) -> dict[str, str]:
-        return {"x-request-id": request_id}
 
 
 def count_responses(body: bytes, headers: Mapping[str, str], context: Context) -> bytes:
@@ -121,13 +114,13 @@ def _schema(body: InputTokensBody, sent: dict[str, Any]) -> dict[str, Any] | Non
 
 def _wanted(body: InputTokensBody, schema: dict[str, Any] | None) -> Wanted:
     named = body.tool_choice.name if isinstance(body.tool_choice, NamedChoice) else None
-    choice = "auto" if body.tool_choice is None else "required" if named is not None else str(body.tool_choice)
     strict = []
     for tool in body.tools or ():
         if isinstance(tool, FunctionTool) and tool.strict:
             strict.append(tool.name)
         elif isinstance(tool, NamespaceTool):
             strict += [f"{tool.name}__{one.name}" for one in tool.tools if one.strict]
+    choice = choice_of(body.tool_choice, named)
     return Wanted(choice, body.parallel_tool_calls is not False, strict, schema, "text.format", named)
 
 

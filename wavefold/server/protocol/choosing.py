@@ -1,0 +1,49 @@
+"""How a client says by which rules tokens are chosen: values, their bounds, and the fields of `Sampling` they are."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field, Tag
+
+from wavefold.server.protocol.bodies import BY_FORM
+from wavefold.server.protocol.errors import INVALID, Refused
+
+TOKEN_ID = re.compile("[0-9]{1,9}")
+OWN_NAMES = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
+)  # fmt: skip
+"""Fields of bodies that `Sampling` has under the same names."""
+
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+TopK = Annotated[int, Field(ge=0, lt=1 << 31)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+Repetition = Annotated[float, Field(ge=1e-3, le=1e3)]
+Biases = dict[str, Annotated[float, Field(ge=-100, le=100)]]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+NumLogprobs = Annotated[int, Field(ge=0, le=20)]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+Stops = Annotated[
+    Annotated[StopText, Tag("~text")] | Annotated[Annotated[list[StopText], Field(max_length=16)], Tag("~parts")],
+    BY_FORM,
+]
+
+
+def sampling_of(body: Any) -> dict[str, Any]:
+    """The fields of `Sampling` that a body sets under their own names."""
+    values = {name: getattr(body, name, None) for name in OWN_NAMES}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
+    """Returns `logit_bias` by token id. Raises `Refused` for keys that are none."""
+    wrong = next((token for token in biases or {} if not TOKEN_ID.fullmatch(token)), None)
+    if wrong is not None:
+        raise Refused(
+            400, f"logit_bias: {wrong[:50]!r} is no token id; expected whole numbers as texts, as keys", INVALID,
+            "logit_bias",
+        )  # fmt: skip
+    return {int(token): float(bias) for token, bias in (biases or {}).items()}
