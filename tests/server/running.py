@@ -16,9 +16,10 @@ from tests.server.scripted import SCRIPTED
 from wavefold import LLM
 from wavefold.server.app import Limits, new_app
 from wavefold.server.line import Line
-from wavefold.server.protocol import Context, Protocol
+from wavefold.server.protocol import PROTOCOLS, Context, Protocol
 from wavefold.server.run import Server, listen
 from wavefold.server.served import Served
+from wavefold.server.start import context_for
 
 
 def bare_context(llm: LLM) -> Context:
@@ -66,6 +67,11 @@ class Running:
             answer = connection.getresponse()
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
+    def line_of(self, request_id: str) -> Line:
+        """Returns a request's line of the log, which is written after its client has the answer."""
+        wait_until(lambda: any(line.request_id == request_id for line in self.lines))
+        return next(line for line in self.lines if line.request_id == request_id)
+
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
@@ -91,6 +97,13 @@ def running(
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def served_model(**settings: Any) -> Iterator[Running]:
+    """The model that ships, behind all protocols. `settings` of its LLM."""
+    with LLM(width=4, threads=1, **settings) as llm, running(llm, PROTOCOLS, context_for(llm, ("wavefold",))) as server:
+        yield server
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -9,10 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from tests.server.running import Running, running, wait_until
-from wavefold import LLM
-from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
+from tests.server.running import Running, served_model, wait_until
 
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
@@ -32,10 +29,7 @@ class Point(BaseModel):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with (
-        LLM(width=4, cache_tokens=16_384, threads=1) as llm,
-        running(llm, PROTOCOLS, context_for(llm, ("wavefold",))) as server,
-    ):
+    with served_model(cache_tokens=16_384) as server:
         yield server
 
 
@@ -56,7 +50,7 @@ class TestMessages:
     def test_create(self, client: Any, server: Running) -> None:
         answer = client.messages.create(messages=HELLO, **MORE)
         assert answer.content[0].text and (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 12)
-        assert answer._request_id == server.lines[-1].request_id
+        assert server.line_of(answer._request_id) is server.lines[-1]
 
     def test_streams_are_the_whole(self, client: Any, server: Running) -> None:
         whole = client.messages.create(messages=HELLO, **MORE).content[0].text

@@ -11,10 +11,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from tests.server.running import Running, running, wait_until
-from wavefold import LLM
-from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
+from tests.server.running import Running, served_model, wait_until
 
 openai = pytest.importorskip("openai")
 
@@ -39,10 +36,7 @@ class Line(BaseModel):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with (
-        LLM(width=4, cache_tokens=16_384, threads=1) as llm,
-        running(llm, PROTOCOLS, context_for(llm, ("wavefold",))) as server,
-    ):
+    with served_model(cache_tokens=16_384) as server:
         yield server
 
 
@@ -68,7 +62,7 @@ class TestChat:
         answer = client.chat.completions.create(messages=HELLO, **MORE)
         assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
         assert (answer.usage.completion_tokens, answer.usage.prompt_tokens > 3) == (12, True)
-        assert answer._request_id == server.lines[-1].request_id
+        assert server.line_of(answer._request_id) is server.lines[-1]
 
     def test_streams_are_the_whole(self, client: Any, server: Running) -> None:
         """Greedy: the same text in one, in pieces, by the helper, and in an event loop."""

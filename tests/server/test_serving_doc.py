@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import Running, frames, running
-from wavefold import LLM
-from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
+from tests.server.running import Running, frames, served_model
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 CURLS = [text for text in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if text.startswith("curl")]
@@ -24,7 +21,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with LLM(width=4, threads=1) as llm, running(llm, PROTOCOLS, context_for(llm, ("wavefold",))) as server:
+    with served_model() as server:
         yield server
 
 
