@@ -336,29 +336,44 @@ struct AttentionHalf {
             const wf_view &view = *span.view;
             const int64_t token = i - span.first;
             keep_in_window(span, token);
-            if (g.ratio) keep_in_tail(span, token, block.entries, rows, view.tail, view.tail_rows, span.staged.tail);
+            if (g.ratio)
+                keep_in_tail(span, token, block.entries, rows, {view.tail, view.tail_rows}, span.staged.tail,
+                             span.marked.tail);
             if (g.index_heads)
-                keep_in_tail(span, token, block.keys, key_rows, view.key_tail, view.key_tail_rows,
-                             span.staged.key_tail);
+                keep_in_tail(span, token, block.keys, key_rows, {view.key_tail, view.key_tail_rows},
+                             span.staged.key_tail, span.marked.key_tail);
         });
+    }
+
+    // The place of a token's row among the last `rows` of the first `tokens` tokens, oldest first; negative: none.
+    static int64_t place_of(int64_t token, int64_t tokens, int64_t rows) {
+        return token < tokens ? token - (tokens - std::min(tokens, rows)) : -1;
     }
 
     void keep_in_window(const Span &span, int64_t token) {
         const Rows &window = span.window;
-        const int64_t place = token - (span.tokens - std::min(span.tokens, window.num_rows));
-        if (place < 0) return;
-        uint8_t *to =
-            span.staged.window ? span.staged.window + place * window.row_bytes : window.at(span.position + token);
-        encode_row(kv + (span.first + token) * g.head_dim, window, to);
+        const uint16_t *row = kv + (span.first + token) * g.head_dim;
+        const int64_t place = place_of(token, span.tokens, window.num_rows),
+                      marked = place_of(token, span.mark, window.num_rows);
+        uint8_t *const staged = span.staged.window;
+        if (place >= 0)
+            encode_row(row, window, staged ? staged + place * window.row_bytes : window.at(span.position + token));
+        if (marked >= 0) encode_row(row, window, span.marked.window + marked * window.row_bytes);
     }
 
-    void keep_in_tail(const Span &span, int64_t token, const Compressor &compressor, const float *all_rows, float *tail,
-                      int64_t tail_rows, float *new_tail) {
-        const int64_t row = 2 * compressor.width;
-        const int64_t place = token - (span.tokens - std::min(span.tokens, tail_rows));
-        if (place < 0) return;
-        float *to = new_tail ? new_tail + place * row : tail + (span.position + token) % tail_rows * row;
-        std::memcpy(to, all_rows + (span.first + token) * row, size_t(4 * row));
+    struct Tail {
+        float *ring;
+        int64_t rows;
+    };
+
+    void keep_in_tail(const Span &span, int64_t token, const Compressor &compressor, const float *all_rows, Tail tail,
+                      float *staged, float *to_mark) {
+        const int64_t width = 2 * compressor.width;
+        const float *row = all_rows + (span.first + token) * width;
+        const int64_t place = place_of(token, span.tokens, tail.rows), marked = place_of(token, span.mark, tail.rows);
+        const auto put = [&](float *to) { std::memcpy(to, row, size_t(4 * width)); };
+        if (place >= 0) put(staged ? staged + place * width : tail.ring + (span.position + token) % tail.rows * width);
+        if (marked >= 0) put(to_mark + marked * width);
     }
 };
 

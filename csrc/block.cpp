@@ -75,24 +75,30 @@ int check_block(const wf_block &given, Block &block) {
 int check_span(const wf_span &given, const wf_block &block, int64_t layer, int64_t first, Span &span) {
     if (!given.views) return WF_ERROR_NULL;
     const wf_view &view = given.views[layer];
-    span = {given.position, given.tokens, first, {}, {}, {}, &view, given.staged ? given.staged[layer] : wf_staged{}};
+    span = {given.position, given.tokens, first, {}, {}, {}, &view, {}, {}, given.marked ? given.mark : 0};
+    if (given.staged) span.staged = given.staged[layer];
+    if (given.marked) span.marked = given.marked[layer];
     if (given.position < 0 || given.position > LARGEST || bad(given.tokens)) return WF_ERROR_SHAPE;
+    if (given.marked && bad(given.mark, given.tokens)) return WF_ERROR_SHAPE;
+    const auto lacks = [&](auto field) {
+        return (given.staged && !(span.staged.*field)) || (given.marked && !(span.marked.*field));
+    };
     if (const int error = check_rows(&view.window, 0, span.window)) return error;
     if (span.window.table || span.window.dim != block.head_dim || span.window.form == WF_ROWS_INDEX)
         return WF_ERROR_SHAPE;
     if (span.window.num_rows < block.window) return WF_ERROR_SHAPE;
-    if (given.staged && !span.staged.window) return WF_ERROR_NULL;
+    if (lacks(&wf_staged::window)) return WF_ERROR_NULL;
     if (!block.ratio) return WF_OK;
     const int64_t entries = span.end() / block.ratio, reach = block.ratio * (block.overlap ? 2 : 1);
     if (const int error = check_rows(&view.entries, entries, span.entries)) return error;
     if (span.entries.dim != block.head_dim || span.entries.form == WF_ROWS_INDEX || !span.entries.table)
         return WF_ERROR_SHAPE;
-    if (!view.tail || (given.staged && !span.staged.tail)) return WF_ERROR_NULL;
+    if (!view.tail || lacks(&wf_staged::tail)) return WF_ERROR_NULL;
     if (view.tail_rows < reach || view.tail_rows > LARGEST) return WF_ERROR_SHAPE;
     if (!block.index_heads) return WF_OK;
     if (const int error = check_rows(&view.keys, entries, span.keys)) return error;
     if (span.keys.dim != block.keys.dim || span.keys.form == WF_ROWS_KV || !span.keys.table) return WF_ERROR_SHAPE;
-    if (!view.key_tail || (given.staged && !span.staged.key_tail)) return WF_ERROR_NULL;
+    if (!view.key_tail || lacks(&wf_staged::key_tail)) return WF_ERROR_NULL;
     return view.key_tail_rows < reach || view.key_tail_rows > LARGEST ? WF_ERROR_SHAPE : WF_OK;
 }
 

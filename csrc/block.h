@@ -35,6 +35,8 @@ struct Span {
     Rows window, entries, keys;
     const wf_view *view;
     wf_staged staged;  // null: rows go into the rings
+    wf_staged marked;  // of the first `mark` tokens, where there are any
+    int64_t mark;
 
     int64_t end() const { return position + tokens; }
 };

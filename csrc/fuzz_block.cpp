@@ -8,10 +8,10 @@ bool fuzz_block(Fuzz &fuzz) {
     const int64_t all = b.streams * b.hidden;
     std::vector<wf_span> spans(size_t(1 + fuzz.below(3)));
     std::vector<wf_view> views(spans.size());
-    std::vector<wf_staged> staged(spans.size());
+    std::vector<wf_staged> staged(spans.size()), marked(spans.size());
     int64_t tokens = 0;
     for (size_t s = 0; s < spans.size(); s++) {
-        spans[s] = span_of(held, b, views[s], staged[s]);
+        spans[s] = span_of(held, b, views[s], staged[s], marked[s]);
         tokens += spans[s].tokens;
     }
     std::unique_ptr<int64_t[]> ids(new int64_t[size_t(tokens)]), chosen(new int64_t[size_t(tokens * b.topk)]);
@@ -62,7 +62,8 @@ bool fuzz_block(Fuzz &fuzz) {
             break;
         case 15:
             if (fuzz.below(2)) num_next = -1;
-            else spans[0].views = nullptr;
+            else if (fuzz.below(2)) spans[0].views = nullptr;
+            else spans[0].marked = &marked[0], spans[0].mark = fuzz.below(2) ? 0 : spans[0].tokens + 1;
             break;
         case 16: next.assign(1, {&b, -1}), num_next = 1; break;
         default:

@@ -43,21 +43,22 @@ struct Model {
 struct Sequences {
     std::vector<wf_span> spans;
     std::vector<std::vector<wf_view>> views;
-    std::vector<std::vector<wf_staged>> staged;
+    std::vector<std::vector<wf_staged>> staged, marked;
     int64_t tokens = 0;
 
     Sequences(Held &held, const Model &model) : spans(size_t(1 + held.fuzz.below(3))) {
         Fuzz &fuzz = held.fuzz;
         const size_t layers = size_t(model.whole.layers);
-        views.resize(spans.size()), staged.resize(spans.size());
+        views.resize(spans.size()), staged.resize(spans.size()), marked.resize(spans.size());
         for (size_t s = 0; s < spans.size(); s++) {
-            views[s].resize(layers), staged[s].resize(layers);
+            views[s].resize(layers), staged[s].resize(layers), marked[s].resize(layers);
             const uint64_t seed = fuzz.random();
             for (size_t l = 0; l < layers; l++) {
                 fuzz.random.seed(seed);
-                spans[s] = span_of(held, model.blocks[l], views[s][l], staged[s][l]);
+                spans[s] = span_of(held, model.blocks[l], views[s][l], staged[s][l], marked[s][l]);
             }
             spans[s].views = views[s].data(), spans[s].staged = staged[s].data();
+            if (spans[s].marked) spans[s].marked = marked[s].data();
             tokens += spans[s].tokens;
         }
     }

@@ -134,25 +134,35 @@ inline wf_block block_of(Held &held, int64_t hidden, int64_t streams, int64_t to
 }
 
 // New tokens of a sequence, its cache in one layer, and where new rows go: into the rings, or into buffers of their size.
-inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &staged) {
+// Of some spans a part's last rows are wanted too.
+inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &staged, wf_staged &marked) {
     Fuzz &fuzz = held.fuzz;
-    wf_span span = {fuzz.below(2) ? fuzz.below(200) : 0, fuzz.below(3) ? 1 + fuzz.below(4) : 1 + fuzz.below(40), &view,
-                    fuzz.below(2) ? &staged : nullptr};
-    view = {}, staged = {};
+    wf_span span = {fuzz.below(2) ? fuzz.below(200) : 0,
+                    fuzz.below(3) ? 1 + fuzz.below(4) : 1 + fuzz.below(40),
+                    &view,
+                    fuzz.below(2) ? &staged : nullptr,
+                    fuzz.below(2) ? &marked : nullptr,
+                    0};
+    span.mark = 1 + fuzz.below(span.tokens);
+    view = {}, staged = {}, marked = {};
     const bool packed = fuzz.below(2);
     const int64_t ring = b.window + fuzz.below(20), reach = b.ratio * (b.overlap ? 2 : 1) + fuzz.below(9);
     view.window = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, ring, false);
-    staged.window = held.raw(std::min(span.tokens, ring) * record_bytes(view.window.form, b.head_dim, b.rope_dim));
+    const int64_t row_bytes = record_bytes(view.window.form, b.head_dim, b.rope_dim);
+    staged.window = held.raw(std::min(span.tokens, ring) * row_bytes);
+    marked.window = held.raw(std::min(span.mark, ring) * row_bytes);
     if (!b.ratio) return span;
     const int64_t entries = (span.position + span.tokens) / b.ratio;
     const auto tail_of = [&](int64_t rows, int64_t dim) { return held.floats(rows * 2 * dim * (b.overlap ? 2 : 1)); };
     view.entries = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, entries, true);
     view.tail = tail_of(reach, b.entries.dim), view.tail_rows = reach;
     staged.tail = tail_of(std::min(span.tokens, reach), b.entries.dim);
+    marked.tail = tail_of(std::min(span.mark, reach), b.entries.dim);
     if (!b.index_heads) return span;
     view.keys = rows_of(held, packed ? WF_ROWS_INDEX : WF_ROWS_BF16, b.keys.dim, b.rope_dim, entries, true);
     view.key_tail = tail_of(reach, b.keys.dim), view.key_tail_rows = reach;
     staged.key_tail = tail_of(std::min(span.tokens, reach), b.keys.dim);
+    marked.key_tail = tail_of(std::min(span.mark, reach), b.keys.dim);
     return span;
 }
 

@@ -24,7 +24,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 15
+#define WF_ABI 16
 
 enum {
     WF_FP4 = 0,
@@ -243,11 +243,14 @@ typedef struct {
 } wf_staged;
 
 /* The `tokens` new tokens of a sequence, the first at `position`, and its cache by layer. Entries that they complete are
- * written to it; rows of the rings go to `staged` or, where it is null, into the rings. */
+ * written to it; rows of the rings go to `staged` or, where it is null, into the rings. `marked`, unless null, takes what
+ * `staged` would if the first `mark` tokens were all: a sequence can go on there. */
 typedef struct {
     int64_t position, tokens;
     const wf_view *views;
     const wf_staged *staged;
+    const wf_staged *marked;
+    int64_t mark;
 } wf_span;
 
 /* Bytes that a call to come reads first. A hint: threads that wait ask for them in advance, whatever is there. */

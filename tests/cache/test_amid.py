@@ -122,10 +122,10 @@ def test_an_interruption_while_a_text_is_opened_loses_no_block(
     run(runner, request_of(model, 0, text, 8))
     with monkeypatch.context() as patched:
 
-        def stops(*arguments: object) -> list[int]:
+        def marks(*arguments: object) -> list[int]:
             raise KeyboardInterrupt
 
-        patched.setattr(Prefixes, "_stops", stops)
+        patched.setattr(Prefixes, "_marks", marks)
         runner.add(request_of(model, 1, [*text, 1], 8))
         with pytest.raises(KeyboardInterrupt):
             runner.step()

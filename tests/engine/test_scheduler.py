@@ -176,25 +176,25 @@ class TestStep:
 
 
 class TestPrefixes:
-    def test_a_prompt_begins_behind_what_is_cached_and_ends_spans_at_stops(self) -> None:
+    def test_a_prompt_begins_behind_what_is_cached_and_goes_over_one_mark_at_a_time(self) -> None:
         def find(request: Request) -> int:
-            request.stops = [256, 384]
+            request.marks = [256, 384, 512]
             return 130
 
-        scheduler = Scheduler(8, 2, 200)
-        added(scheduler, "a", 500)
-        assert [rows(step(scheduler, find=find)[0]) for _ in range(4)] == [
-            [("a", 130, 126, 0)], [("a", 256, 128, 0)], [("a", 384, 116, 0)], [("a", 500, 1, 0)],
+        scheduler = Scheduler(8, 2, 300)
+        added(scheduler, "a", 600)
+        assert [rows(step(scheduler, find=find)[0]) for _ in range(3)] == [
+            [("a", 130, 254, 0)], [("a", 384, 216, 0)], [("a", 600, 1, 0)],
         ]  # fmt: skip
 
-    def test_rows_that_a_stop_leaves_go_to_the_next_prompt(self) -> None:
+    def test_rows_that_a_mark_leaves_go_to_the_next_prompt(self) -> None:
         def find(request: Request) -> int:
-            request.stops = [128]
+            request.marks = [128, 256]
             return 0
 
-        scheduler = Scheduler(8, 2, 200)
+        scheduler = Scheduler(8, 2, 300)
         added(scheduler, "a", 400), added(scheduler, "b", 100)
-        assert rows(step(scheduler, find=find)[0]) == [("a", 0, 128, 0), ("b", 0, 72, 0)]
+        assert rows(step(scheduler, find=find)[0]) == [("a", 0, 256, 0), ("b", 0, 44, 0)]
 
     def test_a_whole_prompt_in_the_cache_has_its_last_token_run(self) -> None:
         scheduler = Scheduler(8, 2, 200)

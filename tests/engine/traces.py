@@ -120,7 +120,7 @@ class Episode:
             count = min(random.choice([random.randrange(request.num_tokens), 10**9]), request.num_tokens - 1)
             self.counts["hits"] += count > 0
         places = range((count // 128 + 1) * 128, request.num_tokens if self.caches else 0, 128)
-        request.stops = [place for place in places if random.random() < 0.5]
+        request.marks = [place for place in places if random.random() < 0.5]
         self.watch.found(request, count)
         return count
 

@@ -131,7 +131,8 @@ class Watch:
             pending = seen.known - seen.cached
             assert span.first == seen.cached and 1 <= span.num_tokens <= pending, "the span has other tokens"
             end = span.first + span.num_tokens
-            assert not any(span.first < stop < end for stop in span.request.stops), "the span goes over a stop"
+            crossed = sum(span.first < mark < end for mark in span.request.marks)
+            assert crossed <= 1, "the span goes over two marks"
             assert span.wanted == (span.num_tokens == pending), "a token is chosen too early, or not"
             planned = len(span.drafts)
             assert planned <= seen.drafts, "drafts that nobody offered, or beyond the depth"
@@ -191,7 +192,7 @@ class Watch:
         cut = [
             seen.standing for seen in self.running
             if seen.known - seen.cached > max(1, read.get(seen, 0))
-            and seen.cached + read.get(seen, 0) not in seen.request.stops
+            and [seen.cached + read.get(seen, 0)] != [mark for mark in seen.request.marks if mark > seen.cached][1:2]
         ]  # fmt: skip
         if cut:
             assert is_full, "a prompt waits although the step has rows left"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from wavefold.cache.record import Record
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.state import SequenceState, ring_rows, ring_store
+from wavefold.cache.tip import Tip
 from wavefold.cache.view import View
 from wavefold.ops import native
 from wavefold.ops.native import RowSource
 
 NATIVE_FORMS = frozenset(native.ROW_FORMS)
+RingOf = Callable[[SequenceState], Tensor]
+"""Returns a layer's ring in a state."""
 
 
 class PagedView(View):
@@ -26,20 +31,26 @@ class PagedView(View):
         self.start, self.length = past, length
         self.places = sequence.places
         self._mtp = mtp
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        mark = sequence.mark - past
+        self.mark = mark if 0 < mark < length and not mtp else 0
+        """The first tokens of the pass up to the sequence's mark. 0: it does not go over one."""
+        self._pending: list[tuple[RingOf, Tensor]] = []
+        self._pending_mark: list[tuple[RingOf, Tensor]] = []
         self._staged: SequenceState | None = None
+        self._staged_mark: SequenceState | None = None
+        self._tip: Tip | None = None
         records = self.pool.layout.records
         self.has_rows = {records.kv.form, records.index.form} <= NATIVE_FORMS and self.pool.device.type == "cpu"
 
     def window(self, layer: int, kv: Tensor) -> Tensor:
         ring, record = self.sequence.state.windows[layer], self.pool.layout.records.kv
-        self._store_at_commit(ring, record.encode(kv[-len(ring) :]))
+        self._store_at_commit(lambda state: state.windows[layer], kv, record)
         first = max(0, self.start - self.pool.layout.config.sliding_window + 1)
         return torch.cat((record.decode(ring_rows(ring, first, self.start)).to(kv.dtype), kv))
 
     def tail(self, kind: str, layer: int, rows: Tensor, first: int) -> Tensor:
-        ring = self.tail_rows(kind, layer)
-        self._store_at_commit(ring, rows)
+        ring, number = self.tail_rows(kind, layer), self._tail_number(kind, layer)
+        self._store_at_commit(lambda state: state.tails[kind][number], rows)
         return torch.cat((ring_rows(ring, first, self.start), rows)) if first < self.start else rows
 
     def append(self, kind: str, layer: int, rows: Tensor, first: int) -> None:
@@ -73,8 +84,10 @@ class PagedView(View):
 
     def tail_rows(self, kind: str, layer: int) -> Tensor:
         """A compressor's ring [rows, 2, width]."""
-        tail = next(tail for tail in self.pool.layout.tail_kinds if tail.name == kind)
-        return self.sequence.state.tails[kind][tail.layers.index(layer)]
+        return self.sequence.state.tails[kind][self._tail_number(kind, layer)]
+
+    def _tail_number(self, kind: str, layer: int) -> int:
+        return next(tail for tail in self.pool.layout.tail_kinds if tail.name == kind).layers.index(layer)
 
     def rows(self, kind: str, layer: int) -> RowSource:
         """A layer's entries, including those of this pass."""
@@ -98,13 +111,37 @@ class PagedView(View):
         self._staged = SequenceState(self.pool.layout, self.pool.device)
         return self._staged
 
-    def _store_at_commit(self, ring: Tensor, rows: Tensor) -> None:
-        self._pending.append((ring, rows[-len(ring) :].clone()))  # a view would keep the whole pass's rows
+    def stage_mark(self) -> SequenceState | None:
+        """Returns the state that holds the last rows of the first `mark` tokens until then; None without a mark."""
+        if self.mark:
+            self._staged_mark = SequenceState(self.pool.layout, self.pool.device)
+        return self._staged_mark
+
+    def _store_at_commit(self, ring_of: RingOf, rows: Tensor, record: Record | None = None) -> None:
+        """Puts rows, as a `record` has them, into a ring when the pass is complete."""
+        size = len(ring_of(self.sequence.state))
+        for pending, part in ((self._pending, rows), (self._pending_mark, rows[: self.mark])):
+            last = part[-size:]
+            if len(last):  # cloned: a view would keep the whole pass's rows
+                pending.append((ring_of, last.clone() if record is None else record.encode(last).clone()))
+
+    def take_mark(self) -> None:
+        """Makes the tip at the sequence's mark, if the pass goes over it, of the rings as they are before `commit`."""
+        if not self.mark:
+            return
+        end, state = self.start + self.mark, self.sequence.state.copy(self.pool.spare())
+        for ring_of, rows in self._pending_mark:
+            ring_store(ring_of(state), rows, end)
+        if self._staged_mark is not None:
+            state.take(self._staged_mark, self.mark, end, mtp=False)
+        self._tip = self.sequence.tip_ahead(end, state)
+        self._staged_mark = None
 
     def commit(self) -> None:
         """The pass is complete: its tokens are now the sequence's past. A second call changes nothing."""
-        for ring, rows in self._pending:
-            ring_store(ring, rows, self.end)
+        self.sequence.marked = self._tip
+        for ring_of, rows in self._pending:
+            ring_store(ring_of(self.sequence.state), rows, self.end)
         if self._staged is not None:
             self.sequence.state.take(self._staged, self.length, self.end, self._mtp)
         if self._mtp:

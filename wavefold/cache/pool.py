@@ -179,6 +179,8 @@ class Pool:
         """The pass over `views` is complete: its tokens are now their sequences' past."""
         try:
             for view in views:
+                view.take_mark()
+            for view in views:
                 view.commit()
         except BaseException:  # half a commit has lost old rows already; a whole one may be repeated
             for view in views:

@@ -41,6 +41,9 @@ class Sequence:
         """Tokens in the rings of the MTP layers, which lag behind the main layers."""
         self.mtp_first = 0
         """The first token in the rings of the MTP layers. They count positions from it."""
+        self.mark = 0
+        """A pass that goes over this position, and not a pass that ends there, leaves the tip of it in `marked`."""
+        self.marked: Tip | None = None
         self._places: Places | None = None
         self._high = 0  # the rings hold rows up to this position, which bounds a rewind
         self.closed = False
@@ -82,6 +85,10 @@ class Sequence:
         end = min(self.num_mtp_tokens, max(0, num_tokens - 1))
         tokens = range(min(self.mtp_first, end), end)
         return Tip(num_tokens, self._high, tokens, self.state.copy(self.pool.spare()) if copied else self.state)
+
+    def tip_ahead(self, num_tokens: int, state: SequenceState) -> Tip:
+        """Returns the tip at `num_tokens`, amid a pass that is not committed, with the rings as they are there."""
+        return Tip(num_tokens, max(self._high, num_tokens), self._sure_mtp_range, state)
 
     def skip_mtp(self, num_tokens: int) -> None:
         """The MTP layers forget their rows and go on at token `num_tokens`, as if none were before it.

@@ -1,9 +1,11 @@
-"""Requests and the prefix cache: where a prompt is opened, where its spans end, what is kept of it and when.
+"""Requests and the prefix cache: where a prompt is opened, where its marks are, what is kept of it and when.
 
     admitted      open: the longest cached beginning, in memory or on disk          a prompt whose beginning another
-    a stop        keep: every `snapshot_every` tokens, and where texts part         request is reading waits for it
+    a mark        keep: every `snapshot_every` tokens, and where texts part         request is reading waits for it
     prompt read   keep: a copy of the state
     ended         take: the sequence's own state, of answers, of what is cancelled or preempted
+
+A pass that goes over a mark leaves the state of that place, from rows that it computes anyway, and is not cut there.
 
 A prompt's last token is always run: its logits are not cached. Nor are those of tokens whose log probabilities are
 wanted.
@@ -23,7 +25,7 @@ SNAPSHOT_EVERY = 2048
 LEAST_GAIN = 32
 """A state is worth its bytes if it saves so many tokens."""
 PARTS = 8
-"""A span of a prompt is cut for a state that saves an eighth of the distance between states."""
+"""A state beside those of every so many tokens is worth its bytes if it saves an eighth of their distance."""
 
 
 def nowhere(layout: CacheLayout) -> tuple[bytes, Space | None]:
@@ -82,20 +84,20 @@ class Prefixes:
     def _promised(self, other: Request, chain: Chain, limit: int) -> int:
         """Returns the tokens of `chain` that can be opened once another request's prompt has been read.
 
-        It gets a stop where the two part, if that is far behind the stop before.
+        It gets a mark where the two part, if that is far behind the mark before.
         """
         ahead = self._texts[other].chain
         common = min(chain.common(ahead), limit)
         if len(ahead) - common <= REWIND:
             return common
-        stop = max((stop for stop in other.stops if stop <= common), default=0)
+        mark = max((mark for mark in other.marks if mark <= common), default=0)
         parts = common // BLOCK_TOKENS * BLOCK_TOKENS
-        if parts > other.num_cached and parts - max(stop, other.num_cached) >= self._every // PARTS:
-            other.stops, stop = sorted((*other.stops, parts)), parts
-        return stop
+        if parts > other.num_cached and parts - max(mark, other.num_cached) >= self._every // PARTS:
+            other.marks, mark = sorted((*other.marks, parts)), parts
+        return mark
 
     def open(self, request: Request) -> Cached | None:
-        """Returns a sequence with the tokens of a request that are cached, or None. Sets the request's stops.
+        """Returns a sequence with the tokens of a request that are cached, or None. Sets the request's marks.
 
         The first time, its answer's usage says what was found.
         """
@@ -107,7 +109,7 @@ class Prefixes:
         if not request.num_preemptions:
             found = {"cached_tokens": text.begun - on_disk, "disk_tokens": on_disk, "left_chain_at": shared}
             answer.usage = replace(answer.usage, **found)
-        request.stops = self._stops(request, text.begun, min(shared, limit) // BLOCK_TOKENS * BLOCK_TOKENS)
+        request.marks = self._marks(request, text.begun, min(shared, limit) // BLOCK_TOKENS * BLOCK_TOKENS)
         return sequence
 
     def _text(self, request: Request) -> _Text:
@@ -121,26 +123,31 @@ class Prefixes:
         next_scored = answer_of(request).next_scored
         return request.num_tokens - 1 if next_scored is None else min(request.num_tokens, next_scored) - 1
 
-    def _stops(self, request: Request, begun: int, parts: int) -> list[int]:
-        """Returns where spans of a prompt end: every so many tokens, where it leaves a cached text, and at its end.
+    def _marks(self, request: Request, begun: int, parts: int) -> list[int]:
+        """Returns where states of a prompt are kept: every so many tokens, where it leaves a cached text, at its end.
 
-        The last two only where they are worth a cut. The end: what is inside a block is not on the disk.
+        The last two only where they are worth their bytes. The end: what is inside a block is not on the disk.
         """
         every, end = self._every, request.num_tokens
-        stops = list(range(begun // every * every + every, end, every))
+        marks = list(range(begun // every * every + every, end, every))
         last = (end - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         for place in (parts, *((last,) if self._on_disk else ())):
-            before = max((stop for stop in (begun, *stops) if stop <= place), default=begun)
+            before = max((mark for mark in (begun, *marks) if mark <= place), default=begun)
             if place - before >= every // PARTS and place < end:
-                stops = sorted((*stops, place))
-        return stops
+                marks = sorted((*marks, place))
+        return marks
 
-    # -- after a pass ------------------------------------------------------------------------------------------------
+    # -- a pass ------------------------------------------------------------------------------------------------------
+
+    def mark(self, request: Request, sequence: Cached) -> None:
+        """A span of the request is about to be run: it leaves the state of the next mark, if it goes over it."""
+        sequence.mark = next((mark for mark in request.marks if mark > sequence.num_tokens), 0)
 
     def passed(self, request: Request, sequence: Cached, is_read: bool) -> None:
         """A span of the request is in its sequence. `is_read`: with it, its prompt."""
         text, num_tokens = self._texts[request], sequence.num_tokens
-        if num_tokens in request.stops or (is_read and num_tokens - text.kept >= LEAST_GAIN):
+        self._keep_marked(request, sequence)
+        if num_tokens in request.marks or (is_read and num_tokens - text.kept >= LEAST_GAIN):
             self._keep(request, sequence, sequence.tip(num_tokens))
         elif self._on_disk and not is_read and num_tokens > len(request.prompt):
             boundary = num_tokens // BLOCK_TOKENS * BLOCK_TOKENS
@@ -153,6 +160,7 @@ class Prefixes:
         text = self._texts[request]
         num_tokens = min(sequence.num_tokens, request.num_tokens)
         try:
+            self._keep_marked(request, sequence)
             crossed = text.crossed
             # an abort amid a step comes before the step's tokens are the request's
             if crossed and text.kept + LEAST_GAIN <= crossed.num_tokens <= num_tokens:
@@ -167,6 +175,11 @@ class Prefixes:
         finally:
             if not sequence.closed:
                 sequence.leave()  # its state may be the cache's already
+
+    def _keep_marked(self, request: Request, sequence: Cached) -> None:
+        marked, sequence.marked = sequence.marked, None
+        if marked is not None:
+            self._keep(request, sequence, marked)
 
     def _keep(self, request: Request, sequence: Cached, tip: Tip) -> None:
         text = self._text(request)

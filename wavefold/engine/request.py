@@ -7,6 +7,7 @@ Request --add--> waiting --schedule--> running --complete--> finished
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -47,13 +48,14 @@ class Request:
     drafts: Sequence[int] = ()
     """Guesses of the next tokens, from the runner."""
     num_preemptions: int = 0
-    stops: Sequence[int] = ()
-    """Ascending multiples of 128, fewer than its blocks. A span that would go over one ends there. From `find`."""
+    marks: Sequence[int] = ()
+    """Ascending multiples of 128, fewer than its blocks. A span goes over one of them at most. From `find`."""
 
     @property
     def readable(self) -> int:
-        """Tokens that may be run in one span: all that are known and not cached, or those up to the next stop."""
-        end = next((stop for stop in self.stops if stop > self.num_cached), self.num_tokens)
+        """Tokens that may be run in one span: all that are known and not cached, or those up to the mark after next."""
+        second = bisect_right(self.marks, self.num_cached) + 1
+        end = self.marks[second] if second < len(self.marks) else self.num_tokens
         return min(end, self.num_tokens) - self.num_cached
 
     @property

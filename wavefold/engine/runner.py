@@ -257,6 +257,8 @@ class Runner:
             if span.request not in self._sequences:
                 self._sequences[span.request] = self._pool.open()
             assert self._sequences[span.request].num_tokens == span.first, "a sequence is not as the scheduler counts"
+            if self._prefixes:
+                self._prefixes.mark(span.request, self._sequences[span.request])
         tokens = torch.tensor(rows.tokens, dtype=torch.int64)
         sequences = [self._sequences[span.request] for span in plan.spans]
         return Step(tokens, sequences, rows.counts, rows.wanted, rows.streams_of)

@@ -20,7 +20,7 @@ Prefixes. Whoever makes the scheduler may `find` tokens of a request in a cache 
 them, and so does a request that was preempted. Its blocks are counted as if all were its own, those of the found tokens
 too. Requests may share blocks, so fewer are in use than are counted, and whatever else a cache holds must be free as
 soon as it is needed. A request that is found to go along one of lower rank, whose prompt is being read, waits for it. A
-span of a prompt ends at a `stop` of its request, a block boundary where the cache takes a copy of the state.
+span of a prompt goes over one `mark` of its request at most, a block boundary whose state the cache takes.
 
 Order. The effective priority of a request is priority + age / age_steps, where its age counts the steps since its
 arrival, waiting or running. All ages grow alike, so two requests never change places and the order can be a number that
@@ -36,10 +36,10 @@ num_blocks + M. A request of priority p ends at most
 where N requests of lower rank have not ended after the first summand. Proof. Later arrivals have a higher rank, so from
 then on only those N are ahead. Let f be the request of lowest rank. (1) If f waits, nobody else is admitted. The tokens
 that running requests have yet to read lie in blocks that they hold, at most 128 * num_blocks tokens. Each step reads C
-of them, or of each request those up to its next stop; of stops a request has fewer than blocks. Then each of these
+of them, or of each request those up to its second mark; of marks a request has fewer than blocks. Then each of these
 requests decodes a token in every step, or is preempted. After T steps nobody else runs, so all blocks are free, `add`
 has checked that f fits, and there is nobody whose prompt it could wait for. (2) If f runs, it is not preempted, since
-victims are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step or up to a stop, then a
+victims are of last rank. Its prompt comes first, at most 128 * num_blocks tokens at C a step or up to a mark, then a
 token a step: at most T steps. So one of the N + 1 ends in every 2 * T steps. A step that is cancelled counts for
 nothing. The same proof shows that there is no deadlock.
 """

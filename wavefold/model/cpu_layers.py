@@ -233,9 +233,9 @@ def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
     structs: native.Views | None = derived.get(name)  # type: ignore[assignment]
     if structs is None or len(structs) != len(layers):
         structs = derived[name] = native.views([_view_struct(layer, view) for layer in layers])
-    state = view.stage()
-    staged = None if state is None else native.staged(_staged_addresses(layers, view, state))
-    return native.span(view.start, view.length, structs, staged)
+    states = view.stage(), view.stage_mark()
+    staged, marked = (state and native.staged(_staged_addresses(layers, view, state)) for state in states)
+    return native.span(view.start, view.length, structs, staged, marked, view.mark)
 
 
 def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:

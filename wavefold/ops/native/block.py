@@ -71,12 +71,15 @@ class StagedStruct(ctypes.Structure):
 class SpanStruct(ctypes.Structure):
     """wf_span: a sequence's new tokens, and its cache by layer.
 
-    `views` and `staged` are addresses of arrays. `kept` keeps these arrays alive.
+    `views`, `staged` and `marked` are addresses of arrays. `kept` keeps these arrays alive.
     """
 
-    kept: tuple[object, object]
+    kept: tuple[object, ...]
 
-    _fields_ = (("position", _int64), ("tokens", _int64), ("views", _pointer), ("staged", _pointer))
+    _fields_ = (
+        ("position", _int64), ("tokens", _int64), ("views", _pointer), ("staged", _pointer), ("marked", _pointer),
+        ("mark", _int64),
+    )  # fmt: skip
 
 
 Spans = ctypes.Array[SpanStruct]
@@ -94,10 +97,18 @@ def staged(addresses: np.ndarray) -> Staged:
     return (StagedStruct * len(addresses)).from_buffer(addresses)  # type: ignore[arg-type]
 
 
-def span(position: int, tokens: int, views: Views, staged: Staged | None) -> SpanStruct:
-    """Returns a sequence's span: `tokens` new tokens from `position` on. Without `staged`, rows go into the rings."""
-    struct = SpanStruct(position, tokens, ctypes.addressof(views), None if staged is None else ctypes.addressof(staged))
-    struct.kept = views, staged
+def span(
+    position: int, tokens: int, views: Views, staged: Staged | None, marked: Staged | None = None, mark: int = 0
+) -> SpanStruct:  # fmt: skip
+    """Returns a sequence's span: `tokens` new tokens from `position` on. Without `staged`, rows go into the rings.
+
+    `marked` takes the last rows of the first `mark` tokens.
+    """
+    arrays = views, staged, marked
+    struct = SpanStruct(
+        position, tokens, *(array if array is None else ctypes.addressof(array) for array in arrays), mark
+    )
+    struct.kept = arrays
     return struct
 
 

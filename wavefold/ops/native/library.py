@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 15
+ABI = 16
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
