@@ -233,8 +233,7 @@ def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
     structs: native.Views | None = derived.get(name)  # type: ignore[assignment]
     if structs is None or len(structs) != len(layers):
         structs = derived[name] = native.views([_view_struct(layer, view) for layer in layers])
-    states = view.stage(), view.stage_mark()
-    staged, marked = (state and native.staged(_staged_addresses(layers, view, state)) for state in states)
+    staged, marked = (_staged(layers, view, state) for state in (view.stage(), view.stage_mark()))
     return native.span(view.start, view.length, structs, staged, marked, view.mark)
 
 
@@ -249,6 +248,10 @@ def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:
         setattr(struct, tail, ring.data_ptr())
         setattr(struct, tail_rows, len(ring))
     return struct
+
+
+def _staged(layers: Sequence[CpuLayer], view: PagedView, state: SequenceState | None) -> native.Staged | None:
+    return None if state is None else native.staged(_staged_addresses(layers, view, state))
 
 
 def _staged_addresses(layers: Sequence[CpuLayer], view: PagedView, state: SequenceState) -> np.ndarray:
