@@ -10,6 +10,8 @@ REQUEST_S = 15.0
 """For the head of a request, from its first byte on, or from the connection's first moment on."""
 STALL_S = 120.0
 """For a client to read something, while more than a buffer of its answer waits."""
+LATE_S = 1.0
+"""A clock that rings later than this was stopped itself, with its process or machine: the client gets its time anew."""
 
 
 class Clock:
@@ -21,7 +23,15 @@ class Clock:
 
     def start(self) -> None:
         if self._timer is None:
-            self._timer = self._protocol.loop.call_later(self._seconds, self._protocol.transport.abort)
+            self._timer = self._protocol.loop.call_later(self._seconds, self._ring)
+
+    def _ring(self) -> None:
+        late = self._timer is not None and self._protocol.loop.time() - self._timer.when() > LATE_S
+        self._timer = None
+        if late:
+            self.start()
+        else:
+            self._protocol.transport.abort()
 
     def stop(self) -> None:
         if self._timer is not None:
