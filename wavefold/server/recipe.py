@@ -131,21 +131,23 @@ class Reading:
     def turns(self) -> list[Turn]:
         return [_turn(message) for message in self.conversation.messages]
 
-    def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
-        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt.
+    def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None, any_object: bool = False) -> None:
+        """Puts other efforts in the place of the library's, and a schema of the answer, or JSON's, into the prompt.
+
+        The library itself takes `json_object` only where a message has the word "json".
 
         Raises `Unreadable` for a schema that the library cannot hold, as one with an integer of more than 64 bits.
         """
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
-        if effort == old.reasoning_effort and schema is None:
+        if effort == old.reasoning_effort and schema is None and not any_object:
             return
         form = old.response_schema if schema is None else schema
         self.conversation = _told(
             lambda: library().Conversation(
                 old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
                 reasoning_effort=effort, response_schema=form,
-                response_format="json_object" if form is None and old.response_format == "json_object" else "text",
+                response_format="json_object" if any_object else "text",
             )
         )  # fmt: skip
 

@@ -81,7 +81,6 @@ def _joined(content: Any) -> Any:
 
 def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
     if isinstance(body.response_format, ObjectFormat):
-        sent["response_format"] = {"type": "json_object"}
         return ANY_OBJECT
     if not isinstance(body.response_format, SchemaFormat):
         return None
@@ -97,7 +96,8 @@ def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
     named = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else None
     strict = [tool.function.name for tool in body.tools or () if tool.function.strict]
     parallel = body.parallel_tool_calls is not False
-    return Wanted(choice_of(body.tool_choice, named), parallel, strict, schema, name=named)
+    any_object = isinstance(body.response_format, ObjectFormat)
+    return Wanted(choice_of(body.tool_choice, named), parallel, strict, schema, any_object=any_object, name=named)
 
 
 class ChatChunks(ChatWriter):

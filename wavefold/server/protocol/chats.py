@@ -64,7 +64,8 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
-        reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
+        schema = wish.wanted.schema if wish.kind == "messages" else None
+        reading.revised(profile.effort, schema, wish.wanted.any_object)
     except recipe.Unreadable as error:
         raise _refused(error) from None
     if profile.template is not None and (reading.tools or reading.thinking):

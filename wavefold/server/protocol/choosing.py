@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Tag
 
-from wavefold.server.protocol.bodies import BY_FORM
+from wavefold.server.protocol.bodies import BY_FORM, Many
 from wavefold.server.protocol.errors import INVALID, Refused
 
 TOKEN_ID = re.compile("[0-9]{1,9}")
@@ -27,7 +27,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 NumLogprobs = Annotated[int, Field(ge=0, le=20)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 Stops = Annotated[
-    Annotated[StopText, Tag("~text")] | Annotated[Annotated[list[StopText], Field(max_length=16)], Tag("~parts")],
+    Annotated[StopText, Tag("~text")] | Annotated[Annotated[Many[StopText], Field(max_length=16)], Tag("~parts")],
     BY_FORM,
 ]
 

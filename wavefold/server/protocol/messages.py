@@ -98,7 +98,7 @@ def _wanted(body: CountBody | MessagesBody) -> Wanted:
     schema = body.output_config.format.schema_ if body.output_config and body.output_config.format else None
     return Wanted(
         kind, not (choice is not None and choice.disable_parallel_tool_use), strict, schema, "output_config.format",
-        named,
+        name=named,
     )  # fmt: skip
 
 
