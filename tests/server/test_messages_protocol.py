@@ -11,6 +11,7 @@ from anthropic.types.shared import ErrorResponse
 
 from tests.server.feeding import CALL, PARAMETERS, USER, answered, check_type, context
 from wavefold.server.protocol import PROTOCOLS, Refused, count_messages
+from wavefold.server.protocol.messages import ended_members
 
 PATH = "/v1/messages"
 TOOL = {"name": "f", "input_schema": PARAMETERS}
@@ -157,3 +158,43 @@ def test_blocks_of_the_client_come_back_as_they_were() -> None:
         turns = [*USER, {"role": "assistant", "content": dumped}, {"role": "user", "content": [result]}]
         got = answered(PATH, {**BODY, "tools": [TOOL], **THINKING, "messages": turns}, "so</think>It is 7")
         assert got.whole["content"][-1]["text"] == "It is 7"
+
+
+VALUES = {"a": 12, "b": "hel</｜DSML", "c": [1, {"d": None}], "e": True}
+PARTS = "".join(
+    f'<｜DSML｜parameter name="{name}" string="{str(name == "b").lower()}">{value}</｜DSML｜parameter>\n'
+    for name, value in {**{name: json.dumps(one) for name, one in VALUES.items()}, "b": VALUES["b"]}.items()
+)
+LONG_CALL = f'\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n{PARTS}</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
+
+
+def test_a_call_that_is_cut_off_shows_the_values_that_were_written_to_their_end() -> None:
+    """At every character. The client's own helper, which puts a stream together, may show half of one value more."""
+    properties = {name: {} for name in VALUES}
+    body = {**BODY, "tools": [{"name": "f", "input_schema": {"type": "object", "properties": properties}}]}
+    names, shown = list(VALUES), []
+    for end in range(LONG_CALL.index('"f"') + 5, len(LONG_CALL)):
+        whole = answered(PATH, body, LONG_CALL[:end], "length").whole
+        [block] = whole["content"]
+        assert whole["stop_reason"] == "max_tokens"
+        assert block["input"] == {name: VALUES[name] for name in names[: len(block["input"])]}
+        shown.append(len(block["input"]))
+    assert shown == sorted(shown) and set(shown) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [("", {}), ("{", {}), ('{"a', {}), ('{"a": 12', {}), ('{"a": 12,', {"a": 12}), ('{"a": 12}', {"a": 12}), ("5", {}),
+     ('{"a" : [1] , "b": "x"', {"a": [1]}), ('{"a" 1', {}), ('{"a": {"b": 1}, "c": tr', {"a": {"b": 1}}),
+     ("[" * 5000, {})],
+)  # fmt: skip
+def test_ended_members(text: str, members: dict[str, Any]) -> None:
+    assert ended_members(text) == members
+
+
+def test_stop_texts_end_the_answer_and_not_its_reasoning() -> None:
+    """They cut what a client shows. Reasoning often repeats the words of a task, and nothing would follow it."""
+    body = {**BODY, **THINKING, "stop_sequences": ["the"]}
+    whole = answered(PATH, body, "so the</think>Hello the end").whole
+    assert [block.get("thinking", block.get("text")) for block in whole["content"]] == ["so the", "Hello "]
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "the")

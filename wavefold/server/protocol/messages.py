@@ -136,6 +136,9 @@ class MessageEvents(ChatWriter):
         whole = json.loads(self.streams[0].whole)
         whole["usage"] = self._usage()
         self._correct(whole)
+        called = [block for block in whole["content"] if block["type"] == "tool_use"]
+        for block, arguments in zip(called, self.streams[0].arguments, strict=True):
+            block["input"] = block["input"] or ended_members(arguments)
         return sse.dumped(whole).encode()
 
     def _usage(self) -> dict[str, Any]:
@@ -159,3 +162,34 @@ class MessageEvents(ChatWriter):
             for block, arguments in zip(called, self.streams[0].arguments, strict=True)
         ]
         return Shown(said["thinking"], said["text"], tuple(calls))
+
+
+def ended_members(arguments: str) -> dict[str, Any]:
+    """Returns the members of an object that is cut off, without the last, which may be half of a value.
+
+    As Anthropic's own service and client show a call that `max_tokens` cut off: `stop_reason` says that it is not
+    whole, and their tool runner does not run it.
+    """
+    members: dict[str, Any] = {}
+    decoder, at = json.JSONDecoder(), 1
+    try:
+        while True:
+            name, at = decoder.raw_decode(arguments, _not_blank(arguments, at))
+            at = _not_blank(arguments, at)
+            if arguments[at] != ":":
+                return members
+            value, at = decoder.raw_decode(arguments, _not_blank(arguments, at + 1))
+            at = _not_blank(arguments, at)
+            if arguments[at] not in ",}":
+                return members
+            members[name] = value
+            at += 1
+    except (ValueError, IndexError, RecursionError):
+        return members
+
+
+def _not_blank(text: str, at: int) -> int:
+    """The first place from `at` on without a blank."""
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
