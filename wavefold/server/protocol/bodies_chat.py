@@ -26,6 +26,7 @@ from wavefold.server.protocol.choosing import (
     NumLogprobs,
     Penalty,
     Repetition,
+    ReturnIds,
     Seed,
     Share,
     Stops,
@@ -185,6 +186,7 @@ class ChatBody(Body):
     stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
+    return_token_ids: ReturnIds | None = None
     tools: Many[FunctionTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None

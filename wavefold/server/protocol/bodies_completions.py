@@ -19,6 +19,7 @@ from wavefold.server.protocol.choosing import (
     NumLogprobs,
     Penalty,
     Repetition,
+    ReturnIds,
     Seed,
     Share,
     StopText,
@@ -63,6 +64,7 @@ class CompletionBody(Body):
     best_of: Literal[1] | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
+    return_token_ids: ReturnIds | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None

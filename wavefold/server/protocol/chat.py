@@ -67,7 +67,7 @@ def _wish(body: ChatBody) -> Wish:
         sampling["logprobs"] = body.top_logprobs or 0
     return Wish(
         "chat", body.model, sent, bool(body.stream), _wanted(body, schema), sampling, body.n or 1,
-        usage=bool(body.stream_options and body.stream_options.include_usage),
+        usage=bool(body.stream_options and body.stream_options.include_usage), ids=bool(body.return_token_ids),
     )  # fmt: skip
 
 
@@ -103,6 +103,12 @@ def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
 class ChatChunks(ChatWriter):
     """Chunks of a chat, or the whole of it."""
 
+    def __init__(self, asked: Asked, answer_id: str):
+        super().__init__(asked, answer_id)
+        self._num_told = [0] * len(self.ids)
+        """Ids of each answer that a chunk has had."""
+        self._is_first = True
+
     def _frames(self, event: Event, index: int) -> bytes:
         chunk = json.loads(event.data)
         chunk.pop("usage", None)
@@ -110,6 +116,12 @@ class ChatChunks(ChatWriter):
         for choice in chunk["choices"]:
             choice["index"] = index
             _complete(choice)
+            if self.state.wish.ids:
+                choice["token_ids"] = self.ids[index][self._num_told[index] :]
+                self._num_told[index] = len(self.ids[index])
+        if self._is_first and self.state.wish.ids:
+            chunk["prompt_token_ids"] = self.asked.parts[0].prompt.ids
+        self._is_first = False
         return sse.frame(sse.dumped(chunk))
 
     def _last(self) -> bytes:
@@ -136,7 +148,11 @@ class ChatChunks(ChatWriter):
             _complete(choice)
             for call in choice["message"].get("tool_calls") or ():
                 call.pop("index", None)
+            if self.state.wish.ids:
+                choice["token_ids"] = self.ids[index]
         whole |= {"choices": choices, "usage": self._usage()}
+        if self.state.wish.ids:
+            whole["prompt_token_ids"] = self.asked.parts[0].prompt.ids
         return sse.dumped(whole).encode()
 
     def _usage(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MOST_SEED = (1 << 63) - 1
 class Wish(NamedTuple):
     """A checked request. `body`: for recipe, without what it would leave out. `sampling`: fields of `Sampling`.
 
-    `echo`: what the protocol repeats in its answers. `usage`: usage is wanted in a stream.
+    `echo`: what the protocol repeats in its answers. `usage`: usage is wanted in a stream. `ids`: token ids are wanted.
     """
 
     kind: Kind
@@ -46,6 +46,7 @@ class Wish(NamedTuple):
     answers: int = 1
     usage: bool = True
     echo: Mapping[str, Any] = {}
+    ids: bool = False
 
 
 class ChatState(NamedTuple):

@@ -22,6 +22,10 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=0, lt=1 << 31)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Repetition = Annotated[float, Field(ge=1e-3, le=1e3)]
+ReturnIds = Annotated[
+    bool,
+    Field(description="As vLLM has it: `prompt_token_ids`, and `token_ids` of each choice, those of a chunk in it."),
+]
 Biases = dict[str, Annotated[float, Field(ge=-100, le=100)]]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 NumLogprobs = Annotated[int, Field(ge=0, le=20)]
