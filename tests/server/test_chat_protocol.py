@@ -244,6 +244,7 @@ PREFIX = {"role": "assistant", "content": "Hel", "prefix": True}
     ("turn", "more", "end", "text", "shown"),
     [
         (PREFIX, {}, "</think>Hel", "lo", (None, "lo")),
+        (PREFIX, {}, "</think>Hel", "\n\nlo", (None, "\n\nlo")),
         ({**PREFIX, "reasoning_content": "so"}, THINKING, "<think>so</think>Hel", "lo", (None, "lo")),
         ({**PREFIX, "content": "", "reasoning_content": "so"}, THINKING, "<think>so", " it</think>x", (" it", "x")),
     ],

@@ -198,3 +198,24 @@ def test_stop_texts_end_the_answer_and_not_its_reasoning() -> None:
     whole = answered(PATH, body, "so the</think>Hello the end").whole
     assert [block.get("thinking", block.get("text")) for block in whole["content"]] == ["so the", "Hello "]
     assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "the")
+
+
+@pytest.mark.parametrize("thinking", [{}, THINKING], ids=["plain", "thinking"])
+@pytest.mark.parametrize("content", ["Hel", [{"type": "text", "text": "Hel"}]])
+def test_an_answer_goes_on_where_a_last_turn_of_the_assistants_ends(thinking: dict[str, Any], content: Any) -> None:
+    """As Anthropic's clients prefill it; the library would end that turn and begin another."""
+    body = {**BODY, **thinking, "messages": [*USER, {"role": "assistant", "content": content}]}
+    got = answered(PATH, body, "\nlo")
+    assert context().tokenizer.decode(got.asked.parts[0].prompt.ids).endswith("</think>Hel")
+    assert got.whole["content"][-1] == {"type": "text", "text": "\nlo"}
+    counted = {name: value for name, value in body.items() if name != "max_tokens"}
+    count = json.loads(count_messages(json.dumps(counted).encode(), {}, context()))["input_tokens"]
+    assert count == len(got.asked.parts[0].prompt.ids)
+    form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    assert "prefix" in refused({**body, "output_config": form}).message
+
+
+def test_a_last_turn_with_a_call_is_not_gone_on_with() -> None:
+    turn = {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}]}
+    error = refused({**BODY, "tools": [TOOL], "messages": [*USER, turn]})
+    assert error.status == 400 and "tool_result" in error.message

@@ -65,8 +65,9 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
-        schema = wish.wanted.schema if wish.kind == "messages" else None
-        reading.revised(profile.effort, schema, wish.wanted.any_object)
+        is_messages = wish.kind == "messages"
+        schema = wish.wanted.schema if is_messages else None
+        reading.revised(profile.effort, schema, wish.wanted.any_object, goes_on=is_messages)
     except recipe.Unreadable as error:
         raise _refused(error) from None
     if profile.template is not None and (reading.tools or reading.thinking):
