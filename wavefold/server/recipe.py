@@ -112,6 +112,8 @@ class Reading:
         self.conversation = request.conversation
         self.namespaces = namespaces
         self._request, self._echo = request, echo
+        self.arguments: dict[str, str] = {}
+        """Of calls in messages, by id, as they were sent: the library rounds integers of more than 64 bits."""
         self._first_stage = request.parsing_options.thinking_initial_stage
 
     @property
@@ -137,7 +139,7 @@ class Reading:
 
     @property
     def turns(self) -> list[Turn]:
-        return [_turn(message) for message in self.conversation.messages]
+        return [_turn(message, self.arguments) for message in self.conversation.messages]
 
     def revised(
         self, efforts: Callable[[Effort], Effort], schema: Any = None, any_object: bool = False, goes_on: bool = False
@@ -263,7 +265,10 @@ def read(kind: Kind, version: Version, body: dict[str, Any], thinking: bool) -> 
     request = _told(lambda: _dialect(kind)[0](json.dumps({**body, "model": NAME}, ensure_ascii=False).encode()))
     echo = request.echo() if kind == "responses" else None
     namespaces = _told(lambda: request.namespace_tool_map(options)) if kind == "responses" else {}
-    return Reading(kind, version, _told(lambda: request.convert(options)), echo, namespaces)
+    reading = Reading(kind, version, _told(lambda: request.convert(options)), echo, namespaces)
+    if kind == "messages":
+        reading.arguments = _inputs(body)
+    return reading
 
 
 def _dialect(kind: Kind) -> tuple[Any, Any]:
@@ -280,6 +285,11 @@ def _told(call: Callable[[], Any]) -> Any:
         raise Unreadable(str(error)) from None
 
 
-def _turn(message: Any) -> Turn:
-    calls = tuple(Call(call.id, call.name, call.arguments) for call in message.tool_calls or ())
+def _inputs(body: dict[str, Any]) -> dict[str, str]:
+    blocks = [block for turn in body["messages"] if isinstance(turn["content"], list) for block in turn["content"]]
+    return {block["id"]: json.dumps(block["input"]) for block in blocks if block["type"] == "tool_use"}
+
+
+def _turn(message: Any, arguments: dict[str, str]) -> Turn:
+    calls = tuple(Call(call.id, call.name, arguments.get(call.id, call.arguments)) for call in message.tool_calls or ())
     return Turn(message.role, message.content, message.reasoning_content or "", calls, message.prefix)

@@ -68,6 +68,7 @@ class UserTurn(Body):
 class CalledFunction(Body):
     name: str
     arguments: str
+    parsed_arguments: Harmless
 
 
 class CallOfTool(Body):
@@ -86,6 +87,7 @@ class AssistantTurn(Body):
     refusal: Harmless
     name: Harmless
     annotations: Harmless
+    parsed: Harmless
     audio: None = None
     function_call: None = None
 

@@ -39,8 +39,10 @@ def _wish(body: ChatBody) -> Wish:
     sent = {name: values[name] for name in FOR_RECIPE if name in values}
     for message in sent["messages"]:
         message["role"] = "system" if message["role"] == "developer" else message["role"]
-        for name in ("name", "refusal", "annotations"):
+        for name in ("name", "refusal", "annotations", "parsed"):
             message.pop(name, None)
+        for call in message.get("tool_calls", ()):
+            call["function"].pop("parsed_arguments", None)
         message["content"] = _joined(message.get("content"))
     flags = body.chat_template_kwargs
     asked = None if flags is None else flags.thinking if flags.thinking is not None else flags.enable_thinking

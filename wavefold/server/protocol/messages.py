@@ -138,7 +138,7 @@ class MessageEvents(ChatWriter):
         self._correct(whole)
         called = [block for block in whole["content"] if block["type"] == "tool_use"]
         for block, arguments in zip(called, self.streams[0].arguments, strict=True):
-            block["input"] = block["input"] or ended_members(arguments)
+            block["input"] = ended_members(arguments)  # the library's own are {} if cut off, and round long integers
         return sse.dumped(whole).encode()
 
     def _usage(self) -> dict[str, Any]:
@@ -165,10 +165,10 @@ class MessageEvents(ChatWriter):
 
 
 def ended_members(arguments: str) -> dict[str, Any]:
-    """Returns the members of an object that is cut off, without the last, which may be half of a value.
+    """Returns the members of an object; of one that is cut off, without the last, which may be half of a value.
 
-    As Anthropic's own service and client show a call that `max_tokens` cut off: `stop_reason` says that it is not
-    whole, and their tool runner does not run it.
+    So do Anthropic's service and client. `stop_reason` says that the call is not whole, and their tool runner does not
+    run it.
     """
     members: dict[str, Any] = {}
     decoder, at = json.JSONDecoder(), 1
