@@ -36,6 +36,7 @@ CASES = [
     ({"logprobs": True, "thinking": {"type": "enabled"}}, "so</think>Hello", "eos"),
     ({"n": 2}, "Hello", "length"),
     ({"stop": ["lo"]}, "Hello there", "length"),
+    ({"messages": [*USER, {"role": "assistant", "content": "a", "tool_calls": []}, *USER]}, "Hello", "eos"),
 ]
 
 

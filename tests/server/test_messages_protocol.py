@@ -33,6 +33,8 @@ CASES = [
     ({}, "Hello", "length", "max_tokens"),
     ({}, "Hello", "context", "model_context_window_exceeded"),
     ({"stop_sequences": ["lo"]}, "Hello there", "length", "stop_sequence"),
+    ({"tools": [TOOL]}, "Now" + CALL[:-70], "length", "max_tokens"),
+    ({"tools": [TOOL], **THINKING}, "so", "length", "max_tokens"),
 ]
 
 

@@ -21,6 +21,8 @@ from wavefold.server.protocol.errors import INVALID, Refused
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SHOWN = 200
 """Characters of a value that an error repeats, at most."""
+MOST_TURNS = 100_000
+"""As Anthropic's service has it."""
 MOST_PROBLEMS = 1000
 """Of a body: those of more are not looked at one by one, which takes longer than all else."""
 
@@ -96,9 +98,12 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def checked(model: type[AnyBody], value: dict[str, Any]) -> AnyBody:
-    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong."""
+    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong.
+
+    Fields that are null ask for nothing: some clients send all that they know, also those that are not known here.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate({name: one for name, one in value.items() if one is not None})
     except ValidationError as error:
         raise refusal(error) from None
     except RecursionError:

@@ -8,6 +8,7 @@ from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
@@ -170,7 +171,7 @@ Format = Annotated[
 
 class ChatBody(Body):
     model: str
-    messages: Annotated[Many[AnyTurn], Field(min_length=1)]
+    messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None

@@ -8,6 +8,7 @@ from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
@@ -145,7 +146,7 @@ class OutputConfig(Body):
 
 class CountBody(Body):
     model: str
-    messages: Annotated[Many[AnyTurn], Field(min_length=1)]
+    messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     system: ResultTexts | None = None
     tools: Many[MessageTool] | None = None
     tool_choice: Choice | None = None

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
@@ -209,7 +210,9 @@ class StreamOptions(Body):
 
 class InputTokensBody(Body):
     model: str
-    input: Annotated[AsText | Annotated[Annotated[Many[Item], Field(min_length=1)], Tag("~parts")], BY_FORM]
+    input: Annotated[
+        AsText | Annotated[Annotated[Many[Item], Field(min_length=1, max_length=MOST_TURNS)], Tag("~parts")], BY_FORM
+    ]
     instructions: str | None = None
     tools: Many[AnyTool] | None = None
     tool_choice: Choice | None = None

@@ -35,14 +35,15 @@ class Chat(Protocol):
 
 
 def _wish(body: ChatBody) -> Wish:
-    values = body.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
-    sent = {name: values[name] for name in FOR_RECIPE if name in values}
+    sent = body.model_dump(include=set(FOR_RECIPE), by_alias=True, exclude_none=True, exclude_unset=True)
     for message in sent["messages"]:
         message["role"] = "system" if message["role"] == "developer" else message["role"]
         for name in ("name", "refusal", "annotations", "parsed"):
             message.pop(name, None)
         for call in message.get("tool_calls", ()):
             call["function"].pop("parsed_arguments", None)
+        if not message.get("tool_calls"):
+            message.pop("tool_calls", None)
         message["content"] = _joined(message.get("content"))
     flags = body.chat_template_kwargs
     asked = None if flags is None else flags.thinking if flags.thinking is not None else flags.enable_thinking

@@ -53,8 +53,8 @@ def _values(body: bytes) -> dict[str, Any]:
 
 
 def _wish(body: CountBody | MessagesBody) -> Wish:
-    values = body.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
     names = ("messages", "system", "thinking", "max_tokens", "stop_sequences")
+    values = body.model_dump(include={*names, "tools"}, by_alias=True, exclude_none=True, exclude_unset=True)
     sent = {name: values[name] for name in names if name in values}
     for message in sent["messages"]:
         message["content"] = _blocks(message["content"])
