@@ -25,7 +25,7 @@ def test_a_message_is_typed_and_the_answer_streams(page, fake) -> None:
     assert kind == "chat" and body["stream"] is True and body["stream_options"] == {"include_usage": True}
     assert body["messages"] == [{"role": "user", "content": "one two three four five six"}]
     assert body["model"] == "wavefold-nano"
-    assert set(body) == {"model", "messages", "stream", "stream_options"}
+    assert set(body) == {"model", "messages", "stream", "stream_options", "return_token_ids"}
 
 
 def test_an_answer_is_stopped_and_kept(page, fake) -> None:

@@ -16,6 +16,7 @@ from tests.page.tools import ANSWERED, NO_AXE, axe_source, findings, send, texts
 from tests.server.running import Running, running
 from wavefold import LLM, ops
 from wavefold.chat.encoding import chat_ids
+from wavefold.chat.fim import hole_ids
 from wavefold.inside import look, values_of
 from wavefold.server.keys import Keys, new_key
 from wavefold.server.protocol import PROTOCOLS
@@ -50,11 +51,9 @@ def settings(page: Any, **fields: str) -> None:
     page.click("dialog [type=submit]")
 
 
-def ids_of(model: LLM, question: str, answer: str) -> list[int]:
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    prompt = chat_ids(tokenizer, [{"role": "user", "content": question}])
-    return prompt + tokenizer.encode(answer, allow_special=True)
+def ids_of(model: LLM, question: str) -> list[int]:
+    assert model.tokenizer is not None
+    return chat_ids(model.tokenizer, [{"role": "user", "content": question}])
 
 
 def test_an_answer_streams_is_stopped_regenerated_and_edited(page, model) -> None:
@@ -102,8 +101,9 @@ def test_look_inside_shows_the_record_of_the_model(page, model) -> None:
         page.click(".turn.last [data-act=look]")
     page.wait_for_selector(".strip")
     body = asked.value.post_data_json
-    ids = ids_of(model, CODE, body["answer"])
-    assert body["position"] == len(ids_of(model, CODE, "")) - 1
+    ids = body["ids"]
+    assert body["position"] == len(prompt := ids_of(model, CODE)) - 1 and ids[: len(prompt)] == prompt
+    assert model.tokenizer.decode(ids[len(prompt) :]).strip() == texts(page)[1]
     record = values_of(look(model, ids, body["position"]), ids, model.tokenizer)
     check_shown(page, record | {"cache": record["cache"] | {"prefix_hit_tokens": hit_of(page)}})
     assert any(
@@ -148,7 +148,9 @@ def test_a_gap_is_filled_and_looked_into(page, model) -> None:
         page.click(".completion-foot >> text=Look inside")
     page.wait_for_selector(".strip")
     body = asked.value.post_data_json
-    assert (body["text"], body["suffix"]) == ("def mean(values):\n    return ", " / len(values)\n")
+    prompt = hole_ids(model.tokenizer, "def mean(values):\n    return ", " / len(values)\n")
+    assert body["ids"][: body["position"] + 1] == prompt
+    assert model.tokenizer.decode(body["ids"][len(prompt) :]) == page.inner_text("#complete-answer")
     top = page.locator("[aria-labelledby=inside-top] tbody tr")
     assert "written" in top.first.inner_text(), "at temperature 0 the first token written is the likeliest"
     assert "<|fim_end|>" in page.inner_text(".made")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,19 +102,20 @@ _adapter = functools.cache(TypeAdapter)
 def check_type(model: Any, value: Any, extras: frozenset[str] = frozenset()) -> Any:
     """Returns a value of a client's own type, which must know all of its fields but `extras`."""
     parsed = _adapter(model).validate_python(value)
-    unknown = set(_unknown(parsed))
-    assert unknown <= extras, unknown - extras
+    found = set(unknown(parsed))
+    assert found <= extras, found - extras
     return parsed
 
 
-def _unknown(value: Any) -> Any:
+def unknown(value: Any) -> Iterator[str]:
+    """The fields of a client's own objects that their types do not have."""
     if isinstance(value, BaseModel):
         yield from value.model_extra or ()
         for name in type(value).model_fields:
-            yield from _unknown(getattr(value, name, None))
+            yield from unknown(getattr(value, name, None))
     elif isinstance(value, list):
         for part in value:
-            yield from _unknown(part)
+            yield from unknown(part)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from _unknown(part)
+            yield from unknown(part)

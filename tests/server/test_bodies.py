@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.server.feeding import PARAMETERS, answered, context
 from wavefold.server.protocol import PROTOCOLS, Refused, count_messages, count_responses
@@ -141,6 +142,66 @@ def test_a_valid_body_is_answered(path: str) -> None:
 def test_bodies_are_answered_or_refused(path: str) -> None:
     answers, refusals = run(path, 150, 5)
     assert answers > 10 and refusals > 10
+
+
+NULLS = (
+    "previous_response_id",
+    "conversation",
+    "container",
+    "mcp_servers",
+    "functions",
+    "audio",
+    "best_of",
+    "unheard_of",
+)
+
+
+@pytest.mark.parametrize("path", VALID)
+def test_fields_that_are_null_ask_for_nothing(path: str) -> None:
+    protocol, served = PROTOCOLS[path], context()
+    bodies = [VALID[path], {**VALID[path], **dict.fromkeys(NULLS)}]
+    asked = [protocol.asked(json.dumps(body).encode(), {}, served) for body in bodies]
+    assert asked[0].parts[0].prompt.ids == asked[1].parts[0].prompt.ids
+    name = next(name for name in ("messages", "input", "prompt") if name in VALID[path])
+    with pytest.raises(Refused, match=f"{name} is missing"):
+        protocol.asked(json.dumps({**VALID[path], name: None}).encode(), {}, served)
+
+
+FIRST_WRONG = {
+    "/v1/chat/completions": ("messages", {"role": "user"}, "messages.0.content"),
+    "/v1/messages": ("messages", {"role": "user"}, "messages.0.content"),
+    "/v1/responses": ("input", {"type": "function_call"}, "input.0.call_id"),
+    "/v1/completions": ("prompt", [-1], "prompt.0.0"),
+}
+
+
+@pytest.mark.parametrize("path", VALID)
+def test_wrong_bodies_are_read_up_to_the_first_wrong_element(path: str) -> None:
+    """4 MB of wrong elements took ten seconds under Python's lock, one error each."""
+    field, wrong, place = FIRST_WRONG[path]
+    body = {"model": "m", field: [wrong] * 5000, **({"max_tokens": 5} if path == "/v1/messages" else {})}
+    with pytest.raises(ValidationError) as found:
+        PROTOCOLS[path].model_body.model_validate(body)
+    assert found.value.error_count() < 5
+    with pytest.raises(Refused) as refused:
+        PROTOCOLS[path].asked(json.dumps(body).encode(), {}, context())
+    assert refused.value.param == place
+
+
+MANY = {str(number): None for number in range(5000)}
+
+
+@pytest.mark.parametrize("more", [dict.fromkeys(MANY, 1), {"logit_bias": MANY}], ids=["unknown", "biases"])
+def test_many_wrong_fields_are_counted(more: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="5,000 fields that are wrong or unknown"):
+        PROTOCOLS["/v1/completions"].asked(json.dumps({"model": "m", "prompt": "a", **more}).encode(), {}, context())
+
+
+def test_a_large_wrong_value_is_shown_from_its_beginning() -> None:
+    body = {"model": "m", "prompt": "a", "temperature": [[]] * 100_000}
+    with pytest.raises(Refused) as error:
+        PROTOCOLS["/v1/completions"].asked(json.dumps(body).encode(), {}, context())
+    assert error.value.message.startswith("temperature = [[], [], ") and len(error.value.message) < 400
 
 
 @pytest.mark.parametrize("path", VALID)

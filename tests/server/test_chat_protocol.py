@@ -36,6 +36,7 @@ CASES = [
     ({"logprobs": True, "thinking": {"type": "enabled"}}, "so</think>Hello", "eos"),
     ({"n": 2}, "Hello", "length"),
     ({"stop": ["lo"]}, "Hello there", "length"),
+    ({"messages": [*USER, {"role": "assistant", "content": "a", "tool_calls": []}, *USER]}, "Hello", "eos"),
 ]
 
 
@@ -244,6 +245,7 @@ PREFIX = {"role": "assistant", "content": "Hel", "prefix": True}
     ("turn", "more", "end", "text", "shown"),
     [
         (PREFIX, {}, "</think>Hel", "lo", (None, "lo")),
+        (PREFIX, {}, "</think>Hel", "\n\nlo", (None, "\n\nlo")),
         ({**PREFIX, "reasoning_content": "so"}, THINKING, "<think>so</think>Hel", "lo", (None, "lo")),
         ({**PREFIX, "content": "", "reasoning_content": "so"}, THINKING, "<think>so", " it</think>x", (" it", "x")),
     ],
@@ -264,3 +266,29 @@ def test_a_prefix_beside_a_schema_is_refused() -> None:
     turns = [*USER, {**PREFIX, "content": "", "reasoning_content": "so"}]
     part = answered(PATH, {**BODY, **THINKING, "messages": turns, "response_format": form}, "</think>1").asked.parts[0]
     assert part.sampling.thinking
+
+
+IDS_CASES: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "Hello there 😀é.", "eos"), (THINKING, "so</think>Hello", "eos"), ({"stop": ["lo"]}, "Hello there", "length"),
+    ({"tools": [TOOL]}, "Now" + CALL, "stop"), ({"n": 2}, "Hello", "length"), ({}, "Hel😀", "length"), ({}, "", "eos"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "text", "reason"), IDS_CASES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_token_ids_for_who_asks(changes: dict[str, Any], text: str, reason: str, steps: int) -> None:
+    """Those of all chunks together are those of the whole, under names that vLLM gave them and clients let through."""
+    body = {**BODY, **changes, "return_token_ids": True}
+    got = answered(PATH, body, text, reason, steps=steps)
+    whole = check_type(types.ChatCompletion, got.whole, EXTRAS | {"prompt_token_ids", "token_ids"})
+    assert whole.prompt_token_ids == got.asked.parts[0].prompt.ids
+    frames = [data for _, data in answered(PATH, {**body, "stream": True}, text, reason, steps=steps).frames[:-1]]
+    assert [data.get("prompt_token_ids") for data in frames] == [whole.prompt_token_ids] + [None] * (len(frames) - 1)
+    for index, choice in enumerate(whole.choices):
+        ids = [
+            token for data in frames for one in data["choices"] if one["index"] == index for token in one["token_ids"]
+        ]
+        sampled = TOKENIZER.encode(text, allow_special=True)
+        assert ids == choice.token_ids == (sampled if "stop" not in changes else sampled[: len(ids)])
+        assert sum(len(choice.token_ids) for choice in whole.choices) == whole.usage.completion_tokens
+    assert "token_ids" not in json.dumps(answered(PATH, {**BODY, **changes}, text, reason).whole)

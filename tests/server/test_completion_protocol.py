@@ -146,3 +146,23 @@ def test_the_default_of_max_tokens_is_cut_to_the_window() -> None:
         with pytest.raises(Refused) as error:
             PROTOCOLS[PATH].asked(json.dumps({**body, **changes}).encode(), {}, context(window=100))
         assert error.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"n": 2, "prompt": ["a", "b c"]}, {"suffix": "x"}, {"logprobs": 1}, {"stop": "rn"}]
+)
+def test_token_ids_for_who_asks(changes: dict[str, Any]) -> None:
+    """Prompt and answer are what the model had: the last token of a text may be the model's to finish."""
+    body = {**BODY, **changes, "return_token_ids": True}
+    got = answered(PATH, body, " return é", "length")
+    frames = answered(PATH, {**body, "stream": True}, " return é", "length").frames[:-1]
+    for index, choice in enumerate(got.whole["choices"]):
+        assert choice["prompt_token_ids"] == got.asked.parts[index].prompt.ids
+        pieces = [data["choices"][0] for _, data in frames if data["choices"][0]["index"] == index]
+        assert [piece.get("prompt_token_ids") for piece in pieces] == [
+            choice["prompt_token_ids"],
+            *[None] * (len(pieces) - 1),
+        ]
+        assert [token for piece in pieces for token in piece["token_ids"]] == choice["token_ids"]
+        assert TOKENIZER.decode(choice["token_ids"]).startswith(" return é" if "stop" not in changes else " return")
+    assert got.whole["usage"]["completion_tokens"] == sum(len(one["token_ids"]) for one in got.whole["choices"])

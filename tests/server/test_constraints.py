@@ -9,6 +9,7 @@ import pytest
 
 from tests.server.feeding import CALL, PARAMETERS, USER, answered, context
 from wavefold.engine.tools import calls_of
+from wavefold.server import recipe
 from wavefold.server.protocol import PROTOCOLS, Refused
 
 PATH = "/v1/chat/completions"
@@ -80,13 +81,29 @@ def test_schemas_reach_the_engine_as_they_were_sent(strict: bool, schema: dict[s
         assert held == schema
 
 
-def test_any_object_and_the_word_that_must_be_there() -> None:
+@pytest.mark.parametrize("word", ["as JSON", "hey"])
+def test_any_object_needs_no_word_for_it(word: str) -> None:
+    """The library and both services want "json" in a message, since a model may go on for ever without it."""
     form = {"type": "json_object"}
-    assert sampling(response_format=form, messages=[{"role": "user", "content": "as JSON"}]).json_schema == {
-        "type": "object"
+    turns = [{"role": "user", "content": word}]
+    bodies = {
+        PATH: {"messages": turns, "response_format": form},
+        "/v1/responses": {"input": word, "text": {"format": form}},
     }
-    with pytest.raises(Refused, match="json"):
-        sampling(response_format=form)
+    for path, body in bodies.items():
+        for more in ({}, {"tools": ASKS[path]["tools"]}):
+            part = answered(path, {"model": "m", **body, **more}, "{}").asked.parts[0]
+            assert part.sampling.json_schema == {"type": "object"}
+            assert "Reply with JSON object ONLY." in context().tokenizer.decode(part.prompt.ids)
+
+
+def test_any_object_is_written_into_the_prompt_as_the_library_does() -> None:
+    """Where it takes the request: with the word."""
+    served, body = context(), {"messages": [{"role": "user", "content": "as json"}]}
+    form = {"response_format": {"type": "json_object"}}
+    for more in ({}, {"tools": [tool(PARAMETERS)]}):
+        theirs = served.vocabulary.encoded(recipe.read("chat", "v4", {**body, **more, **form}, False))
+        assert answered(PATH, {"model": "m", **body, **more, **form}, "{}").asked.parts[0].prompt.ids == theirs
 
 
 def test_an_answer_in_json_is_not_changed() -> None:

@@ -11,6 +11,7 @@ from anthropic.types.shared import ErrorResponse
 
 from tests.server.feeding import CALL, PARAMETERS, USER, answered, check_type, context
 from wavefold.server.protocol import PROTOCOLS, Refused, count_messages
+from wavefold.server.protocol.messages import ended_members
 
 PATH = "/v1/messages"
 TOOL = {"name": "f", "input_schema": PARAMETERS}
@@ -32,6 +33,8 @@ CASES = [
     ({}, "Hello", "length", "max_tokens"),
     ({}, "Hello", "context", "model_context_window_exceeded"),
     ({"stop_sequences": ["lo"]}, "Hello there", "length", "stop_sequence"),
+    ({"tools": [TOOL]}, "Now" + CALL[:-70], "length", "max_tokens"),
+    ({"tools": [TOOL], **THINKING}, "so", "length", "max_tokens"),
 ]
 
 
@@ -157,3 +160,64 @@ def test_blocks_of_the_client_come_back_as_they_were() -> None:
         turns = [*USER, {"role": "assistant", "content": dumped}, {"role": "user", "content": [result]}]
         got = answered(PATH, {**BODY, "tools": [TOOL], **THINKING, "messages": turns}, "so</think>It is 7")
         assert got.whole["content"][-1]["text"] == "It is 7"
+
+
+VALUES = {"a": 12, "b": "hel</｜DSML", "c": [1, {"d": None}], "e": True}
+PARTS = "".join(
+    f'<｜DSML｜parameter name="{name}" string="{str(name == "b").lower()}">{value}</｜DSML｜parameter>\n'
+    for name, value in {**{name: json.dumps(one) for name, one in VALUES.items()}, "b": VALUES["b"]}.items()
+)
+LONG_CALL = f'\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n{PARTS}</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
+
+
+def test_a_call_that_is_cut_off_shows_the_values_that_were_written_to_their_end() -> None:
+    """At every character. The client's own helper, which puts a stream together, may show half of one value more."""
+    properties = {name: {} for name in VALUES}
+    body = {**BODY, "tools": [{"name": "f", "input_schema": {"type": "object", "properties": properties}}]}
+    names, shown = list(VALUES), []
+    for end in range(LONG_CALL.index('"f"') + 5, len(LONG_CALL)):
+        whole = answered(PATH, body, LONG_CALL[:end], "length").whole
+        [block] = whole["content"]
+        assert whole["stop_reason"] == "max_tokens"
+        assert block["input"] == {name: VALUES[name] for name in names[: len(block["input"])]}
+        shown.append(len(block["input"]))
+    assert shown == sorted(shown) and set(shown) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [("", {}), ("{", {}), ('{"a', {}), ('{"a": 12', {}), ('{"a": 12,', {"a": 12}), ('{"a": 12}', {"a": 12}), ("5", {}),
+     ('{"a" : [1] , "b": "x"', {"a": [1]}), ('{"a" 1', {}), ('{"a": {"b": 1}, "c": tr', {"a": {"b": 1}}),
+     ("[" * 5000, {})],
+)  # fmt: skip
+def test_ended_members(text: str, members: dict[str, Any]) -> None:
+    assert ended_members(text) == members
+
+
+def test_stop_texts_end_the_answer_and_not_its_reasoning() -> None:
+    """They cut what a client shows. Reasoning often repeats the words of a task, and nothing would follow it."""
+    body = {**BODY, **THINKING, "stop_sequences": ["the"]}
+    whole = answered(PATH, body, "so the</think>Hello the end").whole
+    assert [block.get("thinking", block.get("text")) for block in whole["content"]] == ["so the", "Hello "]
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "the")
+
+
+@pytest.mark.parametrize("thinking", [{}, THINKING], ids=["plain", "thinking"])
+@pytest.mark.parametrize("content", ["Hel", [{"type": "text", "text": "Hel"}]])
+def test_an_answer_goes_on_where_a_last_turn_of_the_assistants_ends(thinking: dict[str, Any], content: Any) -> None:
+    """As Anthropic's clients prefill it; the library would end that turn and begin another."""
+    body = {**BODY, **thinking, "messages": [*USER, {"role": "assistant", "content": content}]}
+    got = answered(PATH, body, "\nlo")
+    assert context().tokenizer.decode(got.asked.parts[0].prompt.ids).endswith("</think>Hel")
+    assert got.whole["content"][-1] == {"type": "text", "text": "\nlo"}
+    counted = {name: value for name, value in body.items() if name != "max_tokens"}
+    count = json.loads(count_messages(json.dumps(counted).encode(), {}, context()))["input_tokens"]
+    assert count == len(got.asked.parts[0].prompt.ids)
+    form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    assert "prefix" in refused({**body, "output_config": form}).message
+
+
+def test_a_last_turn_with_a_call_is_not_gone_on_with() -> None:
+    turn = {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}]}
+    error = refused({**BODY, "tools": [TOOL], "messages": [*USER, turn]})
+    assert error.status == 400 and "tool_result" in error.message

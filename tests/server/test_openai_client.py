@@ -169,7 +169,7 @@ class TestErrors:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(messages="none", **MORE)
         with pytest.raises(openai.APIStatusError) as large:
-            client.chat.completions.create(messages=[{"role": "user", "content": "a" * 20_000_000}], **MORE)
+            client.chat.completions.create(messages=[{"role": "user", "content": "a" * 12_000_000}], **MORE)
         assert large.value.status_code == 413
 
     def test_a_full_queue_is_tried_again(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ CASES = [
     ({"tools": [NAMESPACE]}, CALL.replace('"f"', '"ns__f"'), "stop", "completed"),
     ({"tools": [{"type": "custom", "name": "apply_patch"}]}, PATCH, "stop", "completed"),
     ({"top_logprobs": 2}, "Hello", "eos", "completed"),
+    ({"tools": [TOOL]}, "Now" + CALL[:-70], "length", "incomplete"),
+    (THINKING, "so", "length", "incomplete"),
+    ({"top_logprobs": 2, **THINKING}, "so</think>Hello", "eos", "completed"),
     ({"metadata": {"a": "b"}, "parallel_tool_calls": False}, "Hello", "length", "incomplete"),
 ]
 

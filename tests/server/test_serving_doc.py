@@ -1,4 +1,4 @@
-"""The examples of docs/serving.md, as they stand there, against a server on its own port."""
+"""The examples of docs/serving.md, as they stand there, against a server on its own port: all that ask one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 
 from tests.server.running import Running, frames, served_model
 
-TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-CURLS = [text for text in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if text.startswith("curl")]
-PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+TEXTS = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = [block for text in TEXTS for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+CURLS = [block for block in BLOCKS if block.startswith("curl")]
+PROGRAMS = [block for block in BLOCKS if "localhost:8000" in block and "curl" not in block]
 
 
 @pytest.fixture(scope="module")
@@ -48,4 +50,7 @@ def test_programs(server: Running, program: str) -> None:
 
 
 def test_there_are_examples() -> None:
+    """And no other place in README and docs has one that is not run."""
     assert len(CURLS) == 4 and len(PROGRAMS) == 1
+    assert sum(text.count("curl -") for text in TEXTS) == len(CURLS)
+    assert sum(text.count("localhost:8000") for text in TEXTS) == len(CURLS) + len(PROGRAMS)

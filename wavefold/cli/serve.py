@@ -28,7 +28,7 @@ HELP = "serve a model over HTTP, for the clients of OpenAI and Anthropic and for
 HOST, PORT = "127.0.0.1", 8000
 WIDTH = 16
 MAX_QUEUE = 64
-MAX_BODY = "16M"
+MAX_BODY = "8M"
 DRAIN_SECONDS = 30.0
 
 
@@ -112,7 +112,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     try:
-        from wavefold.server.run import Server, listen, more_files
+        from wavefold.server.run import Server, listen, more_files, settle
         from wavefold.server.start import app_of
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("wavefold"):
@@ -127,6 +127,7 @@ def serve(args: argparse.Namespace) -> int:
             args.allow_host, keys,
         )  # fmt: skip
         server = Server(app, served, args.drain_seconds)
+        settle()
         place = f"[{args.host}]" if ":" in args.host else args.host
         print(f"{llm.model.path}: served as {names[0]} at http://{place}:{listening.getsockname()[1]}", file=sys.stderr)
         server.run([listening])

@@ -36,7 +36,8 @@ from wavefold.server.served import Served
 
 Count = Callable[[bytes, Mapping[str, str], Context], bytes]
 
-MAX_BODY = 16 * 2**20
+MAX_BODY = 8 * 2**20
+"""A million tokens are 4 to 6 MB of text. JSON is read under Python's lock, and no step begins meanwhile."""
 MAX_QUEUE = 64
 
 COUNTS: Mapping[str, tuple[type[BaseModel], Count]] = {

@@ -112,6 +112,9 @@ class Reading:
         self.conversation = request.conversation
         self.namespaces = namespaces
         self._request, self._echo = request, echo
+        self.arguments: dict[str, str] = {}
+        """Of calls in messages, by id, as they were sent: the library rounds integers of more than 64 bits."""
+        self._first_stage = request.parsing_options.thinking_initial_stage
 
     @property
     def thinking(self) -> bool:
@@ -120,8 +123,15 @@ class Reading:
     @property
     def reasons_first(self) -> bool:
         """True if the answer begins with reasoning: not where it goes on in a content that was sent."""
-        stage = self._request.parsing_options.thinking_initial_stage
-        return stage is not None and bool(stage.starts_in_reasoning())
+        return self._stage is not None and bool(self._stage.starts_in_reasoning())
+
+    @property
+    def _stage(self) -> Any:
+        """Where parsing begins. An answer that goes on keeps its first line breaks, those of a new one are dropped."""
+        last, stages = self.conversation.messages[-1], library().ThinkingInitialStage
+        if last.prefix and (last.content or not self.thinking):
+            return stages.ContentContinuation
+        return stages.ReasoningContinuation if last.prefix and last.reasoning_content else self._first_stage
 
     @property
     def tools(self) -> list[Tool]:
@@ -129,23 +139,33 @@ class Reading:
 
     @property
     def turns(self) -> list[Turn]:
-        return [_turn(message) for message in self.conversation.messages]
+        return [_turn(message, self.arguments) for message in self.conversation.messages]
 
-    def revised(self, efforts: Callable[[Effort], Effort], schema: Any = None) -> None:
-        """Puts other efforts in the place of the library's, and a schema of the answer into the prompt.
+    def revised(
+        self, efforts: Callable[[Effort], Effort], schema: Any = None, any_object: bool = False, goes_on: bool = False
+    ) -> None:  # fmt: skip
+        """Puts other efforts in the place of the library's, and a schema of the answer, or JSON's, into the prompt.
+
+        The library itself takes `json_object` only where a message has the word "json". `goes_on`: the answer goes on
+        where a last turn of the assistant's ends.
 
         Raises `Unreadable` for a schema that the library cannot hold, as one with an integer of more than 64 bits.
         """
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
-        if effort == old.reasoning_effort and schema is None:
+        messages = old.messages
+        last = messages[-1]
+        goes_on = goes_on and last.role == "assistant" and not last.tool_calls
+        if effort == old.reasoning_effort and schema is None and not any_object and not goes_on:
             return
+        if goes_on:
+            messages = [*messages[:-1], library().AssistantMessage(last.content, last.reasoning_content, prefix=True)]
         form = old.response_schema if schema is None else schema
         self.conversation = _told(
             lambda: library().Conversation(
-                old.messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
+                messages, thinking_mode=old.thinking_mode, tools=old.tools, tool_choice=old.tool_choice,
                 reasoning_effort=effort, response_schema=form,
-                response_format="json_object" if form is None and old.response_format == "json_object" else "text",
+                response_format="json_object" if any_object else "text",
             )
         )  # fmt: skip
 
@@ -165,6 +185,7 @@ class Reading:
         options = self._request.parsing_options
         options.parse_json_output = False  # a grammar holds the answer: nothing is blanked out around it
         options.parse_tool_calls = options.parse_tool_calls and parse_calls
+        options.thinking_initial_stage = self._stage
         processor = library().StreamProcessor(generator, options, vocabulary.tokenizer)
         return Stream(processor, response, answer_id, model, created)
 
@@ -244,7 +265,10 @@ def read(kind: Kind, version: Version, body: dict[str, Any], thinking: bool) -> 
     request = _told(lambda: _dialect(kind)[0](json.dumps({**body, "model": NAME}, ensure_ascii=False).encode()))
     echo = request.echo() if kind == "responses" else None
     namespaces = _told(lambda: request.namespace_tool_map(options)) if kind == "responses" else {}
-    return Reading(kind, version, _told(lambda: request.convert(options)), echo, namespaces)
+    reading = Reading(kind, version, _told(lambda: request.convert(options)), echo, namespaces)
+    if kind == "messages":
+        reading.arguments = _inputs(body)
+    return reading
 
 
 def _dialect(kind: Kind) -> tuple[Any, Any]:
@@ -261,6 +285,11 @@ def _told(call: Callable[[], Any]) -> Any:
         raise Unreadable(str(error)) from None
 
 
-def _turn(message: Any) -> Turn:
-    calls = tuple(Call(call.id, call.name, call.arguments) for call in message.tool_calls or ())
+def _inputs(body: dict[str, Any]) -> dict[str, str]:
+    blocks = [block for turn in body["messages"] if isinstance(turn["content"], list) for block in turn["content"]]
+    return {block["id"]: json.dumps(block["input"]) for block in blocks if block["type"] == "tool_use"}
+
+
+def _turn(message: Any, arguments: dict[str, str]) -> Turn:
+    calls = tuple(Call(call.id, call.name, arguments.get(call.id, call.arguments)) for call in message.tool_calls or ())
     return Turn(message.role, message.content, message.reasoning_content or "", calls, message.prefix)

@@ -42,7 +42,23 @@ test("DeepSeek's name of cached tokens", () => assert.equal(usageOf({ prompt_tok
 test("what is asked for", async () => {
   const log = [];
   await streamAnswer(apiOf("data: [DONE]\n\n", log), "v1/completions", { prompt: "p" }, new AbortController().signal, {});
-  assert.deepEqual(log, [["v1/completions", { prompt: "p", stream: true, stream_options: { include_usage: true } }]]);
+  assert.deepEqual(log, [["v1/completions", { prompt: "p", stream: true, stream_options: { include_usage: true }, return_token_ids: true }]]);
+});
+
+test("token ids of prompt and answer are told, up to as many as can be looked into", () => {
+  const told = [];
+  const gathering = new Gathering({ tokens: (tokens) => told.push(tokens && { ...tokens, ids: [...tokens.ids] }) });
+  const event = (value) => gathering.event(JSON.stringify(value));
+  event({ prompt_token_ids: [0, 5], choices: [{ delta: { role: "assistant" }, token_ids: [] }] });
+  event({ choices: [{ delta: { content: "a" }, token_ids: [7, 8] }] });
+  event({ choices: [{ delta: {}, finish_reason: "stop", token_ids: [] }] });
+  assert.deepEqual(told, [{ prompt: 2, ids: [0, 5] }, { prompt: 2, ids: [0, 5, 7, 8] }]);
+  event({ choices: [{ delta: {}, token_ids: Array(20000).fill(1) }] });
+  event({ choices: [{ delta: {}, token_ids: [1] }] });
+  assert.deepEqual(told.slice(2), [null]);
+  const completion = new Gathering({ tokens: (tokens) => told.push(tokens) });
+  completion.event(JSON.stringify({ choices: [{ text: "x", prompt_token_ids: [0], token_ids: [3] }] }));
+  assert.deepEqual(told[3], { prompt: 1, ids: [0, 3] });
 });
 
 test("a stream without its end is an error", () => assert.rejects(answer(delta({ content: "a" })), /ended in the middle/));

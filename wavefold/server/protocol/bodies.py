@@ -8,6 +8,7 @@ had not asked.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from wavefold.server.protocol.errors import INVALID, Refused
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SHOWN = 200
 """Characters of a value that an error repeats, at most."""
+MOST_TURNS = 100_000
+"""As Anthropic's service has it."""
+MOST_PROBLEMS = 1000
+"""Of a body: those of more are not looked at one by one, which takes longer than all else."""
 
 
 class Body(BaseModel):
@@ -29,6 +34,9 @@ class Body(BaseModel):
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+AnyPart = TypeVar("AnyPart")
+Many = Annotated[list[AnyPart], Field(fail_fast=True)]
+"""A list that is read up to its first wrong element: 4 MB of wrong ones would take ten seconds, and hold the GIL."""
 Harmless = Annotated[Any, Field(default=None, description="Accepted, and changes nothing here.")]
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Schema = dict[str, Any]
@@ -90,9 +98,12 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def checked(model: type[AnyBody], value: dict[str, Any]) -> AnyBody:
-    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong."""
+    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong.
+
+    Fields that are null ask for nothing: some clients send all that they know, also those that are not known here.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate({name: one for name, one in value.items() if one is not None})
     except ValidationError as error:
         raise refusal(error) from None
     except RecursionError:
@@ -101,6 +112,8 @@ def checked(model: type[AnyBody], value: dict[str, Any]) -> AnyBody:
 
 def refusal(error: ValidationError) -> Refused:
     """Returns what says which field is wrong, and what is expected there."""
+    if (count := error.error_count()) > MOST_PROBLEMS:
+        return Refused(400, f"the body has {count:,} fields that are wrong or unknown here; see /docs", INVALID)
     problems = error.errors(include_url=False, include_context=True)
     problem = next((one for one in problems if one["type"] == "missing"), problems[0])
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problem)
@@ -119,7 +132,8 @@ def _kind(place: str, problem: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    pieces = json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)  # not all of a large one
+    text = "".join(itertools.islice(pieces, SHOWN + 1))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

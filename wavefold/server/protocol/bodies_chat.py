@@ -8,11 +8,13 @@ from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
     Efforts,
     Harmless,
+    Many,
     ObjectFormat,
     Schema,
     TextFormat,
@@ -25,6 +27,7 @@ from wavefold.server.protocol.choosing import (
     NumLogprobs,
     Penalty,
     Repetition,
+    ReturnIds,
     Seed,
     Share,
     Stops,
@@ -46,9 +49,9 @@ class RefusalPart(Body):
     refusal: str
 
 
-Texts = Annotated[AsText | Annotated[list[TextPart], Tag("~parts")], BY_FORM]
+Texts = Annotated[AsText | Annotated[Many[TextPart], Tag("~parts")], BY_FORM]
 AnswerPart = Annotated[Annotated[TextPart, Tag("~text")] | Annotated[RefusalPart, Tag("~refusal")], by("type")]
-AnswerTexts = Annotated[AsText | Annotated[list[AnswerPart], Tag("~parts")], BY_FORM]
+AnswerTexts = Annotated[AsText | Annotated[Many[AnswerPart], Tag("~parts")], BY_FORM]
 
 
 class SystemTurn(Body):
@@ -66,6 +69,7 @@ class UserTurn(Body):
 class CalledFunction(Body):
     name: str
     arguments: str
+    parsed_arguments: Harmless
 
 
 class CallOfTool(Body):
@@ -79,11 +83,12 @@ class AssistantTurn(Body):
     role: Literal["assistant"]
     content: AnswerTexts | None = None
     reasoning_content: str | None = None
-    tool_calls: list[CallOfTool] | None = None
+    tool_calls: Many[CallOfTool] | None = None
     prefix: bool | None = Field(None, description="The answer goes on where this content ends: of the last message.")
     refusal: Harmless
     name: Harmless
     annotations: Harmless
+    parsed: Harmless
     audio: None = None
     function_call: None = None
 
@@ -166,7 +171,7 @@ Format = Annotated[
 
 class ChatBody(Body):
     model: str
-    messages: Annotated[list[AnyTurn], Field(min_length=1)]
+    messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -184,14 +189,15 @@ class ChatBody(Body):
     stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
-    tools: list[FunctionTool] | None = None
+    return_token_ids: ReturnIds | None = None
+    tools: Many[FunctionTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     thinking: Thinking | None = None
     reasoning_effort: Efforts | None = None
     chat_template_kwargs: TemplateFlags | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Many[Literal["text"]] | None = None
     store: Literal[False] | None = None
     user: Harmless
     metadata: Harmless

@@ -10,6 +10,7 @@ from wavefold.server.protocol.bodies import (
     BY_FORM,
     Body,
     Harmless,
+    Many,
 )  # fmt: skip
 from wavefold.server.protocol.bodies_chat import StreamOptions
 from wavefold.server.protocol.choosing import (
@@ -18,6 +19,7 @@ from wavefold.server.protocol.choosing import (
     NumLogprobs,
     Penalty,
     Repetition,
+    ReturnIds,
     Seed,
     Share,
     StopText,
@@ -28,7 +30,7 @@ from wavefold.server.protocol.choosing import (
 MOST_PARTS = 128
 """Prompts times `n`."""
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[Many[TokenId], Field(min_length=1)]
 
 
 def _form(value: Any) -> str:
@@ -41,14 +43,14 @@ def _form(value: Any) -> str:
 Prompts = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[Ids, Tag("~ids")]
-    | Annotated[Annotated[list[Ids], Field(max_length=MOST_PARTS)], Tag("~lists")]
-    | Annotated[Annotated[list[str], Field(min_length=1, max_length=MOST_PARTS)], Tag("~texts")],
+    | Annotated[Annotated[Many[Ids], Field(max_length=MOST_PARTS)], Tag("~lists")]
+    | Annotated[Annotated[Many[str], Field(min_length=1, max_length=MOST_PARTS)], Tag("~texts")],
     Discriminator(_form),
 ]
 MOST_STOPS = 64
 Stops = Annotated[
     Annotated[StopText, Tag("~text")]
-    | Annotated[Annotated[list[StopText], Field(max_length=MOST_STOPS)], Tag("~parts")],
+    | Annotated[Annotated[Many[StopText], Field(max_length=MOST_STOPS)], Tag("~parts")],
     BY_FORM,
 ]
 
@@ -62,6 +64,7 @@ class CompletionBody(Body):
     best_of: Literal[1] | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
+    return_token_ids: ReturnIds | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None

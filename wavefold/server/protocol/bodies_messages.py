@@ -8,11 +8,13 @@ from pydantic import Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
     Efforts,
     Harmless,
+    Many,
     Schema,
     ToolName,
     by,
@@ -49,7 +51,7 @@ class ToolUseBlock(Body):
     toolset_name: None = None
 
 
-ResultTexts = Annotated[AsText | Annotated[list[TextBlock], Tag("~parts")], BY_FORM]
+ResultTexts = Annotated[AsText | Annotated[Many[TextBlock], Tag("~parts")], BY_FORM]
 
 
 class ToolResultBlock(Body):
@@ -72,7 +74,7 @@ AnswerBlock = Annotated[
 
 class UserTurn(Body):
     role: Literal["user"]
-    content: Annotated[AsText | Annotated[list[UserBlock], Tag("~parts")], BY_FORM]
+    content: Annotated[AsText | Annotated[Many[UserBlock], Tag("~parts")], BY_FORM]
 
 
 class SystemTurn(Body):
@@ -82,7 +84,7 @@ class SystemTurn(Body):
 
 class AnswerTurn(Body):
     role: Literal["assistant"]
-    content: Annotated[AsText | Annotated[list[AnswerBlock], Tag("~parts")], BY_FORM]
+    content: Annotated[AsText | Annotated[Many[AnswerBlock], Tag("~parts")], BY_FORM]
 
 
 AnyTurn = Annotated[
@@ -102,7 +104,7 @@ class MessageTool(Body):
     cache_control: Harmless
     eager_input_streaming: Harmless
     input_examples: Harmless
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Many[Literal["direct"]] | None = None
     defer_loading: Literal[False] | None = None
 
 
@@ -144,9 +146,9 @@ class OutputConfig(Body):
 
 class CountBody(Body):
     model: str
-    messages: Annotated[list[AnyTurn], Field(min_length=1)]
+    messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     system: ResultTexts | None = None
-    tools: list[MessageTool] | None = None
+    tools: Many[MessageTool] | None = None
     tool_choice: Choice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
@@ -157,7 +159,7 @@ class CountBody(Body):
 class MessagesBody(CountBody):
     max_tokens: Count
     stream: bool | None = None
-    stop_sequences: Annotated[list[StopText], Field(max_length=16)] | None = None
+    stop_sequences: Annotated[Many[StopText], Field(max_length=16)] | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: TopK | None = None

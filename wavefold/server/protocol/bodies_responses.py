@@ -8,11 +8,13 @@ from pydantic import AliasChoices, Field, Tag
 
 from wavefold.server.protocol.bodies import (
     BY_FORM,
+    MOST_TURNS,
     AsText,
     Body,
     Count,
     Efforts,
     Harmless,
+    Many,
     ObjectFormat,
     Schema,
     TextFormat,
@@ -60,7 +62,7 @@ Part = Annotated[
 class MessageItem(Body):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[AsText | Annotated[list[Part], Tag("~parts")], BY_FORM]
+    content: Annotated[AsText | Annotated[Many[Part], Tag("~parts")], BY_FORM]
     id: Harmless
     status: Harmless
     phase: Harmless
@@ -73,7 +75,7 @@ class ReasoningText(Body):
 
 class ReasoningItem(Body):
     type: Literal["reasoning"]
-    content: list[ReasoningText] | None = None
+    content: Many[ReasoningText] | None = None
     summary: list[Any] | None = None
     id: Harmless
     status: Harmless
@@ -96,7 +98,7 @@ class CallItem(Body):
 class OutputItem(Body):
     type: Literal["function_call_output"]
     call_id: str
-    output: Annotated[AsText | Annotated[list[InputText], Tag("~parts")], BY_FORM]
+    output: Annotated[AsText | Annotated[Many[InputText], Tag("~parts")], BY_FORM]
     id: Harmless
     status: Harmless
 
@@ -114,7 +116,7 @@ class CustomCallItem(Body):
 class CustomOutputItem(Body):
     type: Literal["custom_tool_call_output"]
     call_id: str
-    output: Annotated[AsText | Annotated[list[InputText], Tag("~parts")], BY_FORM]
+    output: Annotated[AsText | Annotated[Many[InputText], Tag("~parts")], BY_FORM]
     id: Harmless
     status: Harmless
 
@@ -138,14 +140,14 @@ class FunctionTool(Body):
     strict: bool | None = None
     output_schema: Harmless
     defer_loading: Literal[False] | None = None
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Many[Literal["direct"]] | None = None
 
 
 class NamespaceTool(Body):
     type: Literal["namespace"]
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
-    tools: list[FunctionTool]
+    tools: Many[FunctionTool]
 
 
 class PatchTool(Body):
@@ -208,9 +210,11 @@ class StreamOptions(Body):
 
 class InputTokensBody(Body):
     model: str
-    input: Annotated[AsText | Annotated[Annotated[list[Item], Field(min_length=1)], Tag("~parts")], BY_FORM]
+    input: Annotated[
+        AsText | Annotated[Annotated[Many[Item], Field(min_length=1, max_length=MOST_TURNS)], Tag("~parts")], BY_FORM
+    ]
     instructions: str | None = None
-    tools: list[AnyTool] | None = None
+    tools: Many[AnyTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningConfig | None = None
@@ -230,7 +234,7 @@ class ResponsesBody(InputTokensBody):
     frequency_penalty: Penalty | None = None
     seed: Seed | None = Field(None, description="Not OpenAI's: the same seed draws the same answer.")
     top_logprobs: NumLogprobs | None = None
-    include: list[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] | None = None
+    include: Many[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] | None = None
     store: Literal[False] | None = None
     background: Literal[False] | None = None
     user: Harmless

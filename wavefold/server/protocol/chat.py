@@ -35,12 +35,15 @@ class Chat(Protocol):
 
 
 def _wish(body: ChatBody) -> Wish:
-    values = body.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
-    sent = {name: values[name] for name in FOR_RECIPE if name in values}
+    sent = body.model_dump(include=set(FOR_RECIPE), by_alias=True, exclude_none=True, exclude_unset=True)
     for message in sent["messages"]:
         message["role"] = "system" if message["role"] == "developer" else message["role"]
-        for name in ("name", "refusal", "annotations"):
+        for name in ("name", "refusal", "annotations", "parsed"):
             message.pop(name, None)
+        for call in message.get("tool_calls", ()):
+            call["function"].pop("parsed_arguments", None)
+        if not message.get("tool_calls"):
+            message.pop("tool_calls", None)
         message["content"] = _joined(message.get("content"))
     flags = body.chat_template_kwargs
     asked = None if flags is None else flags.thinking if flags.thinking is not None else flags.enable_thinking
@@ -67,7 +70,7 @@ def _wish(body: ChatBody) -> Wish:
         sampling["logprobs"] = body.top_logprobs or 0
     return Wish(
         "chat", body.model, sent, bool(body.stream), _wanted(body, schema), sampling, body.n or 1,
-        usage=bool(body.stream_options and body.stream_options.include_usage),
+        usage=bool(body.stream_options and body.stream_options.include_usage), ids=bool(body.return_token_ids),
     )  # fmt: skip
 
 
@@ -81,7 +84,6 @@ def _joined(content: Any) -> Any:
 
 def _schema(body: ChatBody, sent: dict[str, Any]) -> dict[str, Any] | None:
     if isinstance(body.response_format, ObjectFormat):
-        sent["response_format"] = {"type": "json_object"}
         return ANY_OBJECT
     if not isinstance(body.response_format, SchemaFormat):
         return None
@@ -97,11 +99,18 @@ def _wanted(body: ChatBody, schema: dict[str, Any] | None) -> Wanted:
     named = body.tool_choice.function.name if isinstance(body.tool_choice, FunctionChoice) else None
     strict = [tool.function.name for tool in body.tools or () if tool.function.strict]
     parallel = body.parallel_tool_calls is not False
-    return Wanted(choice_of(body.tool_choice, named), parallel, strict, schema, name=named)
+    any_object = isinstance(body.response_format, ObjectFormat)
+    return Wanted(choice_of(body.tool_choice, named), parallel, strict, schema, any_object=any_object, name=named)
 
 
 class ChatChunks(ChatWriter):
     """Chunks of a chat, or the whole of it."""
+
+    def __init__(self, asked: Asked, answer_id: str):
+        super().__init__(asked, answer_id)
+        self._num_told = [0] * len(self.ids)
+        """Ids of each answer that a chunk has had."""
+        self._is_first = True
 
     def _frames(self, event: Event, index: int) -> bytes:
         chunk = json.loads(event.data)
@@ -110,6 +119,12 @@ class ChatChunks(ChatWriter):
         for choice in chunk["choices"]:
             choice["index"] = index
             _complete(choice)
+            if self.state.wish.ids:
+                choice["token_ids"] = self.ids[index][self._num_told[index] :]
+                self._num_told[index] = len(self.ids[index])
+        if self._is_first and self.state.wish.ids:
+            chunk["prompt_token_ids"] = self.asked.parts[0].prompt.ids
+        self._is_first = False
         return sse.frame(sse.dumped(chunk))
 
     def _last(self) -> bytes:
@@ -136,7 +151,11 @@ class ChatChunks(ChatWriter):
             _complete(choice)
             for call in choice["message"].get("tool_calls") or ():
                 call.pop("index", None)
+            if self.state.wish.ids:
+                choice["token_ids"] = self.ids[index]
         whole |= {"choices": choices, "usage": self._usage()}
+        if self.state.wish.ids:
+            whole["prompt_token_ids"] = self.asked.parts[0].prompt.ids
         return sse.dumped(whole).encode()
 
     def _usage(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MOST_SEED = (1 << 63) - 1
 class Wish(NamedTuple):
     """A checked request. `body`: for recipe, without what it would leave out. `sampling`: fields of `Sampling`.
 
-    `echo`: what the protocol repeats in its answers. `usage`: usage is wanted in a stream.
+    `echo`: what the protocol repeats in its answers. `usage`: usage is wanted in a stream. `ids`: token ids are wanted.
     """
 
     kind: Kind
@@ -46,6 +46,7 @@ class Wish(NamedTuple):
     answers: int = 1
     usage: bool = True
     echo: Mapping[str, Any] = {}
+    ids: bool = False
 
 
 class ChatState(NamedTuple):
@@ -64,7 +65,9 @@ def read(wish: Wish, context: Context) -> Reading:
     context.check_name(wish.model)
     try:
         reading = recipe.read(wish.kind, profile.version, wish.body, context.thinks)
-        reading.revised(profile.effort, wish.wanted.schema if wish.kind == "messages" else None)
+        is_messages = wish.kind == "messages"
+        schema = wish.wanted.schema if is_messages else None
+        reading.revised(profile.effort, schema, wish.wanted.any_object, goes_on=is_messages)
     except recipe.Unreadable as error:
         raise _refused(error) from None
     if profile.template is not None and (reading.tools or reading.thinking):

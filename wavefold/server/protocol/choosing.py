@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Tag
 
-from wavefold.server.protocol.bodies import BY_FORM
+from wavefold.server.protocol.bodies import BY_FORM, Many
 from wavefold.server.protocol.errors import INVALID, Refused
 
 TOKEN_ID = re.compile("[0-9]{1,9}")
@@ -22,12 +22,16 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=0, lt=1 << 31)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Repetition = Annotated[float, Field(ge=1e-3, le=1e3)]
+ReturnIds = Annotated[
+    bool,
+    Field(description="As vLLM has it: `prompt_token_ids`, and `token_ids` of each choice, those of a chunk in it."),
+]
 Biases = dict[str, Annotated[float, Field(ge=-100, le=100)]]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 NumLogprobs = Annotated[int, Field(ge=0, le=20)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 Stops = Annotated[
-    Annotated[StopText, Tag("~text")] | Annotated[Annotated[list[StopText], Field(max_length=16)], Tag("~parts")],
+    Annotated[StopText, Tag("~text")] | Annotated[Annotated[Many[StopText], Field(max_length=16)], Tag("~parts")],
     BY_FORM,
 ]
 

@@ -123,8 +123,11 @@ class _Text:
         self.decoder = StreamDecoder(state.context.tokenizer, len(part.prompt.taken), show_special=False)
         self.stops = StopTexts(tuple(part.sampling.stop))
         self.pieces: list[str] = []
-        self.num_characters = self.num_scored = self.num_tokens = 0
+        self.num_characters = self.num_scored = self.num_told = 0
+        self.ids: list[int] = []
         self.reason = ""
+        self.is_begun = False
+        """A chunk of it has been written."""
         self.usage = Usage(part.prompt.num_tokens)
         self.entries = Entries(state.context.tokenizer, len(echo)) if part.sampling.logprobs is not None else None
         self.add(echo)
@@ -168,7 +171,7 @@ class Texts(Writer):
             return b""
         piece = ""
         for number, token in enumerate(ids):
-            text.num_tokens += 1
+            text.ids.append(token)
             piece += text.stops.push(text.decoder.push(token))
             if text.entries is not None:
                 text.entries.add(token, logprobs[number])
@@ -205,8 +208,13 @@ class Texts(Writer):
         """A frame with a piece of text, and with the log probabilities of its tokens."""
         if not self.asked.stream:
             return b""
-        logprobs = self.texts[index].new_logprobs()
-        choice = {"text": piece, "index": index, "logprobs": logprobs, "finish_reason": reason}
+        text = self.texts[index]
+        choice = {"text": piece, "index": index, "logprobs": text.new_logprobs(), "finish_reason": reason}
+        if self.state.body.return_token_ids:
+            choice["token_ids"] = text.ids[text.num_told :]
+            if not text.is_begun:
+                choice["prompt_token_ids"] = self.asked.parts[index].prompt.ids
+            text.num_told, text.is_begun = len(text.ids), True
         return sse.frame(sse.dumped({**self._head(), "choices": [choice]}))
 
     def _head(self) -> dict[str, Any]:
@@ -222,6 +230,8 @@ class Texts(Writer):
             if text.entries is not None:
                 logprobs = text.entries.value(0, len(whole) if text.stops.found else None)
             choice = {"text": whole, "index": index, "logprobs": logprobs, "finish_reason": text.reason}
+            if self.state.body.return_token_ids:
+                choice |= {"prompt_token_ids": self.asked.parts[index].prompt.ids, "token_ids": text.ids}
             choices.append(choice)
         return sse.dumped({**self._head(), "choices": choices, "usage": self._usage()}).encode()
 
@@ -230,7 +240,7 @@ class Texts(Writer):
         prompt = sum(text.usage.prompt_tokens for text in self.texts[::answers])
         cached = [text.usage.cached_tokens + text.usage.disk_tokens for text in self.texts]
         of_prompts = [min(cached[first : first + answers]) for first in range(0, len(cached), answers)]
-        completion = sum(text.num_tokens for text in self.texts)
+        completion = sum(len(text.ids) for text in self.texts)
         return {
             "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(of_prompts)},

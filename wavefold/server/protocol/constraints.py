@@ -32,6 +32,8 @@ class Wanted(NamedTuple):
     strict: Collection[str] = ()
     schema: dict[str, Any] | None = None
     schema_field: str = "response_format"
+    any_object: bool = False
+    """The schema is that of any object: a prompt has words for it."""
     name: str | None = None
     """Apart from `choice`: a tool may be called "none"."""
 

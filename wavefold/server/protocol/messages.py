@@ -53,8 +53,8 @@ def _values(body: bytes) -> dict[str, Any]:
 
 
 def _wish(body: CountBody | MessagesBody) -> Wish:
-    values = body.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
     names = ("messages", "system", "thinking", "max_tokens", "stop_sequences")
+    values = body.model_dump(include={*names, "tools"}, by_alias=True, exclude_none=True, exclude_unset=True)
     sent = {name: values[name] for name in names if name in values}
     for message in sent["messages"]:
         message["content"] = _blocks(message["content"])
@@ -98,7 +98,7 @@ def _wanted(body: CountBody | MessagesBody) -> Wanted:
     schema = body.output_config.format.schema_ if body.output_config and body.output_config.format else None
     return Wanted(
         kind, not (choice is not None and choice.disable_parallel_tool_use), strict, schema, "output_config.format",
-        named,
+        name=named,
     )  # fmt: skip
 
 
@@ -136,6 +136,9 @@ class MessageEvents(ChatWriter):
         whole = json.loads(self.streams[0].whole)
         whole["usage"] = self._usage()
         self._correct(whole)
+        called = [block for block in whole["content"] if block["type"] == "tool_use"]
+        for block, arguments in zip(called, self.streams[0].arguments, strict=True):
+            block["input"] = ended_members(arguments)  # the library's own are {} if cut off, and round long integers
         return sse.dumped(whole).encode()
 
     def _usage(self) -> dict[str, Any]:
@@ -159,3 +162,34 @@ class MessageEvents(ChatWriter):
             for block, arguments in zip(called, self.streams[0].arguments, strict=True)
         ]
         return Shown(said["thinking"], said["text"], tuple(calls))
+
+
+def ended_members(arguments: str) -> dict[str, Any]:
+    """Returns the members of an object; of one that is cut off, without the last, which may be half of a value.
+
+    So do Anthropic's service and client. `stop_reason` says that the call is not whole, and their tool runner does not
+    run it.
+    """
+    members: dict[str, Any] = {}
+    decoder, at = json.JSONDecoder(), 1
+    try:
+        while True:
+            name, at = decoder.raw_decode(arguments, _not_blank(arguments, at))
+            at = _not_blank(arguments, at)
+            if arguments[at] != ":":
+                return members
+            value, at = decoder.raw_decode(arguments, _not_blank(arguments, at + 1))
+            at = _not_blank(arguments, at)
+            if arguments[at] not in ",}":
+                return members
+            members[name] = value
+            at += 1
+    except (ValueError, IndexError, RecursionError):
+        return members
+
+
+def _not_blank(text: str, at: int) -> int:
+    """The first place from `at` on without a blank."""
+    while text[at : at + 1].isspace():
+        at += 1
+    return at

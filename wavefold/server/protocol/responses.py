@@ -104,7 +104,6 @@ def _without_strict(tool: dict[str, Any]) -> dict[str, Any]:
 def _schema(body: InputTokensBody, sent: dict[str, Any]) -> dict[str, Any] | None:
     form = body.text.format if body.text is not None else None
     if isinstance(form, ObjectFormat):
-        sent["text"] = {"format": {"type": "json_object"}}
         return ANY_OBJECT
     if isinstance(form, SchemaFormat):
         sent["text"] = {"format": {"type": "json_schema", "name": form.name, "schema": form.schema_}}
@@ -120,8 +119,9 @@ def _wanted(body: InputTokensBody, schema: dict[str, Any] | None) -> Wanted:
             strict.append(tool.name)
         elif isinstance(tool, NamespaceTool):
             strict += [f"{tool.name}__{one.name}" for one in tool.tools if one.strict]
-    choice = choice_of(body.tool_choice, named)
-    return Wanted(choice, body.parallel_tool_calls is not False, strict, schema, "text.format", named)
+    choice, parallel = choice_of(body.tool_choice, named), body.parallel_tool_calls is not False
+    any_object = body.text is not None and isinstance(body.text.format, ObjectFormat)
+    return Wanted(choice, parallel, strict, schema, "text.format", any_object, named)
 
 
 def _echo(body: InputTokensBody, values: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ export class CompletionView {
   #running = null;
   /** @type {import("./tree.js").Usage | null} */
   #usage = null;
+  /** @type {import("./tree.js").Tokens | null} */
+  #tokens = null;
 
   /** @param {HTMLElement} root @param {CompletionPlace} place */
   constructor(root, place) {
@@ -72,6 +74,7 @@ export class CompletionView {
     this.asked = { prompt, suffix };
     this.text = "";
     this.#usage = null;
+    this.#tokens = null;
     this.#show("");
     announcer.begin();
     announcer.say("The model writes");
@@ -80,6 +83,7 @@ export class CompletionView {
       const outcome = await streamAnswer(api, "v1/completions", body, this.#running.signal, {
         progress: (read, of) => (this.cost.textContent = `Reading ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens`),
         text: (text) => { this.text += text; this.#show(""); announcer.grow(this.text); },
+        tokens: (tokens) => (this.#tokens = tokens),
       });
       this.#usage = outcome.usage;
       finish = outcome.finish;
@@ -122,6 +126,8 @@ export class CompletionView {
 
   lookInside() {
     if (!this.asked || !this.text) return;
+    const tokens = this.#tokens;
+    if (tokens) return this.place.look({ body: { ids: tokens.ids }, position: tokens.prompt - 1 });
     const { prompt, suffix } = this.asked;
     const position = this.#usage ? this.#usage.prompt - 1 : null;
     if (suffix) this.place.look({ body: { text: prompt, suffix, answer: this.text }, position });

@@ -237,8 +237,11 @@ class Page {
 
   /** @param {Turn} turn */
   look(turn) {
-    const body = { messages: messagesOf(this.talking.talk, turn.id), answer: turn.content };
-    this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null });
+    if (turn.tokens) this.openInside({ body: { ids: turn.tokens.ids }, position: turn.tokens.prompt - 1 });
+    else {
+      const body = { messages: messagesOf(this.talking.talk, turn.id), answer: turn.content };
+      this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null });
+    }
   }
 
   /** @param {import("./inside_view.js").Subject} subject */

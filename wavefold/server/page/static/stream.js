@@ -4,11 +4,13 @@ import { ApiError, errorWords } from "./api.js";
 import { EventParser, progressOf, readEvents } from "./sse.js";
 
 /** @typedef {import("./tree.js").Usage} Usage */
+/** @typedef {import("./tree.js").Tokens} Tokens */
 /**
  * @typedef {object} Listener
  * @property {(read: number, of: number) => void} [progress] tokens of the prompt that are read
  * @property {(text: string) => void} [reasoning]
  * @property {(text: string) => void} [text]
+ * @property {(tokens: Tokens | null) => void} [tokens] of the prompt and of the answer so far
  */
 /** @typedef {{finish: string, usage: Usage | null}} Outcome */
 
@@ -23,7 +25,7 @@ import { EventParser, progressOf, readEvents } from "./sse.js";
  * @returns {Promise<Outcome>}
  */
 export async function streamAnswer(api, path, body, signal, listener) {
-  const asked = { ...body, stream: true, stream_options: { include_usage: true } };
+  const asked = { ...body, stream: true, stream_options: { include_usage: true }, return_token_ids: true };
   const gathering = new Gathering(listener);
   const parser = new EventParser((event) => gathering.event(event.data), (comment) => gathering.comment(comment));
   const source = await api.stream(path, asked, signal);
@@ -37,6 +39,9 @@ export async function streamAnswer(api, path, body, signal, listener) {
   return gathering.outcome();
 }
 
+/** Tokens of a text that the server looks into, at most. */
+const MOST_TOKENS = 16384;
+
 export class Gathering {
   #listener;
   #finish = "";
@@ -44,6 +49,8 @@ export class Gathering {
   /** @type {Usage | null} */
   #usage = null;
   #begin = 0;
+  /** @type {Tokens | null} */
+  #tokens = null;
 
   /** @param {Listener} listener */
   constructor(listener) {
@@ -65,6 +72,7 @@ export class Gathering {
     const chunk = parsed(data);
     if (chunk.error) throw new ApiError(errorWords(0, chunk));
     const choice = chunk.choices?.[0];
+    this.#gather(chunk.prompt_token_ids ?? choice?.prompt_token_ids, choice?.token_ids);
     const reasoning = choice?.delta?.reasoning_content;
     const text = choice?.delta?.content ?? choice?.text;
     if (reasoning || text) this.#begin ||= performance.now();
@@ -72,6 +80,15 @@ export class Gathering {
     if (text) this.#listener.text?.(text);
     if (choice?.finish_reason) this.#finish = choice.finish_reason;
     if (chunk.usage) this.#usage = usageOf(chunk.usage, this.#begin ? (performance.now() - this.#begin) / 1000 : 0);
+  }
+
+  /** @param {number[] | undefined} prompt the first chunk has it @param {number[] | undefined} ids that are new */
+  #gather(prompt, ids) {
+    if (prompt) this.#tokens = { prompt: prompt.length, ids: [...prompt] };
+    if (!this.#tokens || !(prompt || ids?.length)) return;
+    this.#tokens.ids.push(...(ids ?? []));
+    if (this.#tokens.ids.length > MOST_TOKENS) this.#tokens = null;
+    this.#listener.tokens?.(this.#tokens);
   }
 
   /** @returns {Outcome} */

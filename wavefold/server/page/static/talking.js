@@ -112,6 +112,9 @@ export class Talking {
         turn.content += text;
         grown();
       },
+      tokens: (tokens) => {
+        turn.tokens = tokens;
+      },
     };
   }
 }

@@ -11,6 +11,11 @@
 
 /** @typedef {{prompt: number, completion: number, cached: number, seconds: number}} Usage */
 /**
+ * @typedef {object} Tokens an answer as the model made it
+ * @property {number} prompt how many of them are the prompt's
+ * @property {number[]} ids
+ */
+/**
  * @typedef {object} Turn
  * @property {string} id
  * @property {string | null} parent
@@ -21,6 +26,7 @@
  * @property {string} error in words, or ""
  * @property {string} model its name, or ""
  * @property {Usage | null} usage
+ * @property {Tokens | null} [tokens] null or absent: not known, or too many to look into
  * @property {string[]} children
  * @property {number} chosen which child is shown
  */
