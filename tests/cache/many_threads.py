@@ -24,6 +24,8 @@ from wavefold.ops import native
 CONFIG = SMALL_WITH_TEXT.replace(o_lora_rank=128, max_position_embeddings=4096)
 NUM_TEXTS, NUM_PROMPTS = 6, 60
 CACHE_TOKENS = 128 * 16
+LEAST = 2
+"""Turns of each thread, however slow the machine is."""
 
 
 def questions(random: Random) -> list[tuple[list[int], Sampling]]:
@@ -38,7 +40,10 @@ def questions(random: Random) -> list[tuple[list[int], Sampling]]:
 
 
 class Crowd:
-    """Threads that ask `llm` until `seconds` are over. `problems`: what went wrong, which ends all."""
+    """Threads that ask `llm` until `seconds` are over, each `LEAST` times or more.
+
+    `problems`: what went wrong, which ends all.
+    """
 
     def __init__(self, llm: LLM, expected: list[tuple[list[int], Sampling, tuple[int, ...]]], seconds: float):
         self.llm, self.expected, self.end = llm, expected, time.monotonic() + seconds
@@ -59,8 +64,10 @@ class Crowd:
     def _guarded(self, work: object, seed: int) -> None:
         random = Random(seed)
         try:
-            while time.monotonic() < self.end and not self.problems:
+            rounds = 0
+            while (time.monotonic() < self.end or rounds < LEAST) and not self.problems:
                 work(random)  # type: ignore[operator]
+                rounds += 1
         except BaseException as error:
             self.problems.append(f"{type(error).__name__}: {error}")
 

@@ -335,4 +335,4 @@ def test_a_stale_ring_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_threads(tmp_path: Path, on_disk: bool) -> None:
     """Each asks a few times; `python -m tests.cache.many_threads` goes on for ten minutes."""
     counts = many_threads.run(small_model(tmp_path / "model", many_threads.CONFIG), 3, 64, on_disk)
-    assert counts["answers"] >= 64 and counts["checks"] > 3 and counts["computed"] < counts["asked"], counts
+    assert counts["answers"] >= 128 and counts["checks"] >= 1 and counts["computed"] < counts["asked"], counts
