@@ -45,7 +45,14 @@ class News:
     read: int | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_first: bool = False
+    """The first token is among `ids`."""
     ended: Ended | None = None
+
+    @property
+    def is_urgent(self) -> bool:
+        """True if there is more than tokens after the first one."""
+        return self.is_first or bool(self.begun or self.ended) or self.read is not None
 
     def merge(self, later: News) -> None:
         """Adds what came later. Only ids and log probabilities grow, at most by all tokens of an answer."""
@@ -53,6 +60,7 @@ class News:
         self.read = self.read if later.read is None else later.read
         self.ids += later.ids
         self.logprobs += later.logprobs
+        self.is_first |= later.is_first
         self.ended = later.ended or self.ended
 
     def __bool__(self) -> bool:

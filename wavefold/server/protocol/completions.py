@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from wavefold.chat import Prompt, StreamDecoder, heal
@@ -157,6 +158,7 @@ class Texts(Writer):
         pairs = zip(asked.parts, self.state.echoes, strict=True)
         self.texts = [_Text(part, self.state, echo) for part, echo in pairs]
         self.only_echo = self.state.body.max_tokens == 0
+        self._frames = [sse.Frames(partial(self._chunk_value, index)) for index in range(len(self.texts))]
 
     def begin(self, prompt_tokens: int, cached_tokens: int, index: int = 0) -> bytes:
         echo = self.state.echoes[index]
@@ -206,8 +208,15 @@ class Texts(Writer):
         if not self.asked.stream:
             return b""
         logprobs = self.texts[index].new_logprobs()
+        if reason is None and logprobs is None:
+            return self._frames[index].of(piece)
+        return sse.frame(sse.dumped(self._chunk_value(index, piece, logprobs, reason)))
+
+    def _chunk_value(
+        self, index: int, piece: str, logprobs: dict[str, Any] | None = None, reason: str | None = None
+    ) -> dict[str, Any]:  # fmt: skip
         choice = {"text": piece, "index": index, "logprobs": logprobs, "finish_reason": reason}
-        return sse.frame(sse.dumped({**self._head(), "choices": [choice]}))
+        return {**self._head(), "choices": [choice]}
 
     def _head(self) -> dict[str, Any]:
         return {
