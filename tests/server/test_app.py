@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.running import Running, frames, read_all, running, wait_until
 from wavefold import LLM
+from wavefold.server.bound import Bound
 from wavefold.server.connection import Connection
 from wavefold.server.keys import Keys, new_key
 
@@ -324,6 +325,24 @@ class TestOther:
         for body, message in ((b"[]", "no JSON object"), ({"ids": [0], "position": 5}, "position"), (b"{", "")):
             status, _, data = server.ask("/v1/wavefold/inside", body)
             assert status == 400 and message in error_of(data)["message"]
+
+    def test_the_bound_is_measured_once_and_when_nothing_runs(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        sizes: list[int] = []
+        bound = Bound(server.served.llm.model, is_streamed=False)
+        monkeypatch.setattr("wavefold.server.bound.memory_read_rate", lambda size: sizes.append(size) or 1e9)
+        monkeypatch.setattr(server.served, "bound", bound)
+
+        def asked() -> Any:
+            return json.loads(server.ask("/v1/wavefold/machine")[2])
+
+        with server.open_stream(PATH, ids=[7], max_tokens=6000):
+            wait_until(lambda: server.served.running.num_open == 1)
+            assert asked()["bound_tokens_per_s"] is None and not sizes
+        wait_until(lambda: server.served.running.num_open == 0)
+        values = [asked() for _ in range(2)]
+        assert sizes == [bound._num_bytes] and 50 < values[-1]["bound_tokens_per_s"] < 1000
 
     def test_the_page_is_there(self, server: Running) -> None:
         _, headers, data = server.ask("/")

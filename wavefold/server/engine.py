@@ -62,8 +62,9 @@ class Engine:
         self._open: set[Reader] = set()
         self._mean_s = 1.0
         """Of the time that answers take, the more recent ones more."""
-        self.rate = Rate()
-        """Of new tokens."""
+        self.rate, self._passes = Rate(), Rate()
+        """Of new tokens, and of passes."""
+        self._num_passes = llm.runner.num_steps
         self._is_stopping = False
         self._inbox: deque[Callable[[], None]] = deque()
         self._outbox = Outbox(self._loop, self._deliver)
@@ -92,6 +93,11 @@ class Engine:
     @property
     def num_running(self) -> int:
         return self.num_open - self.num_waiting
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """New tokens of a pass in the last seconds; 0 where there was none."""
+        return self.rate.per_s / (self._passes.per_s or 1.0)
 
     @property
     def is_alive(self) -> bool:
@@ -151,6 +157,8 @@ class Engine:
 
     def _deliver(self, batch: Batch) -> None:
         self.rate.add(sum(len(news.ids) for _, news in batch))
+        num_passes, self._num_passes = self._num_passes, self.llm.runner.num_steps
+        self._passes.add(self._num_passes - num_passes)
         for reader, news in batch:
             if (ended := news.ended) is not None:
                 self._open.discard(reader)
