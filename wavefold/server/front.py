@@ -16,6 +16,7 @@ from wavefold.server.keys import Keys
 from wavefold.server.line import Line, Writer
 from wavefold.server.protocol import Refused
 from wavefold.server.served import Served
+from wavefold.server.tidy import Tidy, trim_of_libc
 
 log = logging.getLogger("wavefold.server")
 
@@ -33,12 +34,14 @@ class Front:
         open_paths: Collection[str],
     ):  # fmt: skip
         self._app, self._served, self._hosts, self._keys, self._write = app, served, hosts, keys, write
+        self._tidy = Tidy(trim_of_libc())
         self._paths, self._open_paths = frozenset(paths), frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._tidy.begin()
         line = scope["wavefold.line"] = Line(scope["method"], scope["path"])
         is_complete = False
 
@@ -66,6 +69,7 @@ class Front:
             if not is_complete:
                 raise
         finally:
+            self._tidy.end()
             self._served.metrics.count_request(line, self._named(scope["path"]))
             self._write(line)
 
