@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from server_peer import peer
-from server_soak import soak
+from server_soak import KINDS, soak
 from serving import HEAD, PATH, body_of, prompts, served
 
 from tests.server.asking import ask
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=800, help="of the soak: ten times what the server takes")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--mute", type=int, default=16, help="of the soak: clients that read nothing of long streams")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of the soak's clients")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 4, 16], help="of `peer`: sent at once")
     parser.add_argument("--llama-server", help="of `peer`: the program, of a llama.cpp that knows the model")
     parser.add_argument("--gguf", type=Path, help="of `peer`: the model's weights for it")

@@ -19,6 +19,7 @@ import random
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from serving import HEAD, PATH, Place, body_of, prompts, served
@@ -34,9 +35,9 @@ PATIENCE_S = STALL_S + 120
 REFUSALS = (429, 503)
 
 
-async def one_client(port: int, rng: random.Random, seen: Counter[str]) -> None:
+async def one_client(port: int, kinds: Sequence[str], rng: random.Random, seen: Counter[str]) -> None:
     """One request of a kind, good or bad."""
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    kind = rng.choices(kinds, [KINDS[kind] for kind in kinds])[0]
     body = body_of(prompts(1, rng.randrange(2, 200), rng.randrange(200))[0], rng.randrange(1, 60), 1)
     try:
         if kind == "leaves":
@@ -114,7 +115,7 @@ async def badly(port: int, args: argparse.Namespace, seconds: float, seed: int) 
     async def client(number: int) -> None:
         rng = random.Random(f"{seed} {number}")
         while time.monotonic() < end:
-            await one_client(port, rng, seen)
+            await one_client(port, args.kinds, rng, seen)
 
     async def mute(number: int) -> None:
         while time.monotonic() < end:
