@@ -16,6 +16,7 @@ from wavefold import LLM
 from wavefold.server.bound import Bound
 from wavefold.server.connection import Connection
 from wavefold.server.keys import Keys, new_key
+from wavefold.server.run import SEND_BUFFER, listen
 
 IDS = {"model": "wavefold", "ids": [0, 5, 6], "max_tokens": 8}
 PATH = "/v1/completions"
@@ -181,6 +182,20 @@ class TestClients:
             stuck.sendall(head + body)
             wait_until(lambda: server.served.running.num_open == 1)
             wait_until(lambda: not server.server.server_state.connections)
+
+    def test_what_a_client_does_not_read_is_felt_soon(self) -> None:
+        """The system alone would take megabytes of it."""
+        with listen("127.0.0.1", 0) as listening, socket.socket() as stuck:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect(listening.getsockname())
+            connection, _ = listening.accept()
+            with connection:
+                connection.setblocking(False)
+                taken = 0
+                with pytest.raises(BlockingIOError):
+                    while taken < 2**21:
+                        taken += connection.send(bytes(1000))
+        assert 64 * 1024 < taken < 3 * SEND_BUFFER
 
     @pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: "])
     def test_a_head_that_does_not_come(self, server: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from tests.server.scripted import Body, IdsWriter
 from wavefold import Sampling
@@ -55,70 +54,85 @@ class Loop:
 
 
 def reader() -> Reader:
-    return Reader(None, lambda reader, reason: None)  # type: ignore[arg-type]
+    request = SimpleNamespace(sampling=SimpleNamespace(tokens=[], logprobs=[]))
+    return Reader(request, lambda reader, reason: None)  # type: ignore[arg-type]
+
+
+def choose(one: Reader, *tokens: int) -> None:
+    """The engine has chosen tokens."""
+    answer = one.request.sampling
+    answer.tokens += tokens  # type: ignore[attr-defined]
+    answer.logprobs += [f"of {token}" for token in tokens]  # type: ignore[attr-defined]
+    one.num_known += len(tokens)
+
+
+def step(loop: Loop, *readers: Reader, step_s: float = QUICK_S) -> None:
+    """A step of the engine with a token for each reader: its number among theirs."""
+    for one in readers:
+        choose(one, one.num_known)
+        loop.outbox.hold(one)
+    loop.outbox.put([], step_s)
 
 
 def ids_of(batch: Batch) -> list[list[int]]:
+    assert all(news.logprobs == [f"of {token}" for token in news.ids] for _, news in batch)
     return [news.ids for _, news in batch]
 
 
 def test_tokens_of_quick_steps_go_together_and_wait_no_longer_than_they_may() -> None:
     loop, one = Loop(), reader()
-    loop.outbox.put([(one, News(ids=[1], is_first=True))], QUICK_S)
-    assert ids_of(loop.run(0.0)) == [[1]]
-    for number in range(2, 7):
-        loop.now += HOLD_S / 10
-        loop.outbox.put([(one, News(ids=[number]))], QUICK_S)
+    choose(one, 0)
+    loop.outbox.put([(one, News())], QUICK_S)  # a first token, which is told at once
+    assert ids_of(loop.run(0.0)) == [[0]]
+    for number in range(1, 6):
+        loop.now = HOLD_S * number / 10
+        step(loop, one)
         assert not loop.run(loop.now)
     assert not loop.run(HOLD_S * 0.99)
-    assert ids_of(loop.run(HOLD_S)) == [[2, 3, 4, 5, 6]]
+    assert ids_of(loop.run(HOLD_S * 1.001)) == [[1, 2, 3, 4, 5]]
     assert not loop.run(HOLD_S * 3) and not loop.timers  # nothing is held: nobody wakes the loop
-    loop.outbox.put([(one, News(ids=[7]))], QUICK_S)  # none was told for long
-    assert ids_of(loop.run(loop.now)) == [[7]]
+    step(loop, one)  # none was told for long
+    assert ids_of(loop.run(loop.now)) == [[6]]
 
 
-@pytest.mark.parametrize(
-    "urgent",
-    [{"is_first": True}, {"ended": ENDED}, {"begun": Usage(1)}, {"read": 5}],
-    ids=lambda fields: next(iter(fields)),
-)
-def test_what_is_more_than_tokens_is_told_at_once_with_what_was_held_of_its_request(urgent: dict[str, Any]) -> None:
+def test_news_are_told_at_once_with_the_tokens_of_their_request() -> None:
     loop, one, other = Loop(), reader(), reader()
-    loop.outbox.put([(one, News(ids=[1])), (other, News(ids=[2]))], QUICK_S)
-    loop.run(0.0)
-    loop.outbox.put([(one, News(ids=[3])), (other, News(ids=[4]))], QUICK_S)
-    loop.outbox.put([(one, News(ids=[5], **urgent))], QUICK_S)
+    step(loop, one, other)
+    assert ids_of(loop.run(0.0)) == [[0], [0]]
+    step(loop, one, other)
+    step(loop, one, other)
+    loop.outbox.put([(one, News(ended=ENDED))], QUICK_S)
     [(told, news)] = loop.run(0.0)
-    assert told is one and news.ids == [3, 5] and news.is_urgent
-    assert ids_of(loop.run(HOLD_S)) == [[4]]
+    assert told is one and news.ids == [1, 2] and news.ended is ENDED
+    assert ids_of(loop.run(HOLD_S * 1.001)) == [[1, 2]]
 
 
 def test_slow_steps_hold_nothing() -> None:
     loop, one = Loop(), reader()
     for number in range(4):
-        loop.outbox.put([(one, News(ids=[number]))], SLOW_S)
+        step(loop, one, step_s=SLOW_S)
         assert ids_of(loop.run(loop.now + SLOW_S)) == [[number]]
-    loop.outbox.put([(one, News(ids=[8]))], QUICK_S)
-    loop.outbox.put([(one, News(ids=[9]))], SLOW_S)
-    assert ids_of(loop.run(loop.now)) == [[8, 9]]
+    step(loop, one)
+    step(loop, one, step_s=SLOW_S)
+    assert ids_of(loop.run(loop.now)) == [[4, 5]]
 
 
 def test_every_token_comes_once_and_in_order() -> None:
     drawn = random.Random(0)
     loop, readers = Loop(), [reader() for _ in range(5)]
-    sent: dict[Reader, list[int]] = {one: [] for one in readers}
     seen: dict[Reader, list[int]] = {one: [] for one in readers}
-    for number in range(3000):
-        batch = []
-        for one in drawn.sample(readers, drawn.randrange(6)):
-            sent[one].append(number)
-            batch.append((one, News(ids=[number], read=number if drawn.random() < 0.1 else None)))
-        loop.outbox.put(batch, drawn.choice((QUICK_S, QUICK_S, SLOW_S)))
-        for one, news in loop.run(loop.now + drawn.random() * HOLD_S / 3):
+
+    def look(seconds: float) -> None:
+        for one, news in loop.run(loop.now + seconds):
             seen[one] += news.ids
-    for one, news in loop.run(loop.now + HOLD_S):
-        seen[one] += news.ids
-    assert seen == sent and all(len(ids) > 500 for ids in sent.values())
+
+    for _ in range(3000):
+        step(loop, *drawn.sample(readers, drawn.randrange(6)), step_s=drawn.choice((QUICK_S, QUICK_S, SLOW_S)))
+        if drawn.random() < 0.1:
+            loop.outbox.put([(drawn.choice(readers), News(read=1))], QUICK_S)
+        look(drawn.random() * HOLD_S / 3)
+    look(HOLD_S * 1.001)
+    assert all(ids == list(range(one.num_known)) and len(ids) > 500 for one, ids in seen.items())
 
 
 class OneEach(IdsWriter):

@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from wavefold.engine.request import Output, Request
+from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of, num_read
 from wavefold.engine.runner import Runner
 from wavefold.llm import LLM
@@ -227,23 +227,28 @@ class Engine:
                     answer = answer_of(self._readers[request_id].request)
                     answer.finish_reason, answer.error = "error", f"{type(error).__name__} in the engine"
                 self._num_failures = 0
-        batch = [(reader, news) for output in outputs if (reader := self._readers.get(output.request.id))
-                 and (news := self._news(reader, output))]  # fmt: skip
+        batch: Batch = []
+        for output in outputs:
+            if (reader := self._readers.get(output.request.id)) is not None:
+                self._take(reader, batch)
         return batch + self._others()
 
-    def _news(self, reader: Reader, output: Output) -> News:
-        """Returns the new tokens of a request, and its end."""
-        answer, now = answer_of(reader.request), time.perf_counter()
+    def _take(self, reader: Reader, batch: Batch) -> None:
+        """Counts the new tokens of a request. Its first one and its end are news of the batch."""
+        answer = answer_of(reader.request)
+        reader.num_known = len(answer.tokens)
+        if reader.first_s is not None and answer.finish_reason is None:
+            self._outbox.hold(reader)
+            return
         self._reading.pop(reader, None)
-        news = News(ids=answer.tokens[reader.num_tokens :], logprobs=answer.logprobs[reader.num_tokens :])
+        news = News()
         self._begin(reader, news)
-        reader.num_tokens = len(answer.tokens)
         if reader.first_s is None:
-            news.is_first, reader.first_s = True, now - reader.submitted
+            reader.first_s = time.perf_counter() - reader.submitted
         if answer.finish_reason is not None:
             self._readers.pop(reader.request.id, None)
             news.ended = reader.so_far(answer.finish_reason, answer.error)
-        return news
+        batch.append((reader, news))
 
     def _begin(self, reader: Reader, news: News) -> None:
         if not reader.is_begun:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from wavefold.server.news import News, Reader
 
-HOLD_S = 0.05
-"""The longest that a token waits for others of its request. Twenty times a second is smooth to the eye."""
+HOLD_S = 0.04
+"""The longest that a token waits for others of its request. Twenty-five times a second is smooth to the eye."""
 SLOW_S = HOLD_S / 2
 """Nothing of a step that took so long waits: hardly two tokens would go together."""
 
@@ -25,7 +25,7 @@ Batch = list[tuple[Reader, News]]
 
 
 class Outbox:
-    """Holds news for `deliver`, which is called in the loop. `put` is the other thread's."""
+    """Holds tokens for `deliver`, which is called in the loop. `hold` and `put` are the other thread's."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Batch], None],
@@ -33,46 +33,48 @@ class Outbox:
     ):  # fmt: skip
         self._loop, self._deliver, self._clock = loop, deliver, clock
         self._lock = threading.Lock()
-        self._pending: dict[Reader, News] = {}
+        self._readers: dict[Reader, None] = {}
+        """Those with tokens that were not told."""
         self._is_pulled = False
         """The loop will ask for what is held."""
         self._told = -HOLD_S
-        """When something that was held, or might have been, was told."""
+        """When all that was held was told."""
+
+    def hold(self, reader: Reader) -> None:
+        """A reader has tokens that may wait. `put` follows."""
+        with self._lock:
+            self._readers[reader] = None
 
     def put(self, batch: Batch, step_s: float) -> None:
-        """Tells the news of a step that took so long, or holds them. Raises RuntimeError where the loop has ended."""
-        if not batch:
+        """Tells news at once, each with the tokens of its reader, and what has been held for long enough.
+
+        `step_s`: how long their step took. Raises RuntimeError where the loop has ended.
+        """
+        if not (batch or self._readers):
             return
-        now = self._clock()
+        now, wait_s = self._clock(), None
         with self._lock:
-            is_due = step_s >= SLOW_S or now - self._told >= HOLD_S
-            due: Batch = []
             for reader, news in batch:
-                pending = self._pending.get(reader)
-                if pending is not None:
-                    pending.merge(news)
-                    news = pending
-                if is_due or news.is_urgent:
-                    self._pending.pop(reader, None)
-                    due.append((reader, news))
-                elif pending is None:
-                    self._pending[reader] = news
-            if is_due:
-                self._told = now
-                due += self._pending.items()
-                self._pending = {}
-            wait_s = None
-            if self._pending and not self._is_pulled:
+                self._readers.pop(reader, None)
+                reader.add_tokens(news)
+            if step_s >= SLOW_S or now - self._told >= HOLD_S:
+                batch = batch + self._taken(now)
+            elif self._readers and not self._is_pulled:
                 self._is_pulled, wait_s = True, self._told + HOLD_S - now
-        if due:
-            self._loop.call_soon_threadsafe(self._deliver, due)
+        if batch:
+            self._loop.call_soon_threadsafe(self._deliver, batch)
         if wait_s is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, wait_s, self._pull)
+
+    def _taken(self, now: float) -> Batch:
+        self._told = now
+        readers, self._readers = self._readers, {}
+        return [(reader, reader.add_tokens(News())) for reader in readers]
 
     def _pull(self) -> None:
         """Tells what is held, in the loop."""
         with self._lock:
-            pending, self._pending, self._is_pulled = self._pending, {}, False
-            self._told = self._clock()
-        if pending:
-            self._deliver(list(pending.items()))
+            self._is_pulled = False
+            batch = self._taken(self._clock())
+        if batch:
+            self._deliver(batch)
