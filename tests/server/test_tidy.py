@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from wavefold.ops.native.trim import trim_of_libc
 from wavefold.server import tidy
-from wavefold.server.tidy import Tidy, trim_of_libc
+from wavefold.server.tidy import Tidy
 from wavefold.system.memory import rss_bytes
 
 

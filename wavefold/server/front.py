@@ -11,12 +11,13 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wavefold.ops.native.trim import trim_of_libc
 from wavefold.server.hosts import Hosts
 from wavefold.server.keys import Keys
 from wavefold.server.line import Line, Writer
 from wavefold.server.protocol import Refused
 from wavefold.server.served import Served
-from wavefold.server.tidy import Tidy, trim_of_libc
+from wavefold.server.tidy import Tidy
 
 log = logging.getLogger("wavefold.server")
 

@@ -7,7 +7,6 @@ is a tenth and more of a small model's process, though nothing of it is needed.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import Callable
 
@@ -44,12 +43,3 @@ class Tidy:
         assert self._trim is not None
         self._timer, self._last = None, time.monotonic()
         loop.run_in_executor(None, self._trim)
-
-
-def trim_of_libc() -> Callable[[], object] | None:
-    """Returns what gives free memory back to the system; None where the C library has no such function."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return None
-    return lambda: trim(0)
