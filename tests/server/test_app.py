@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import time
@@ -182,6 +183,7 @@ class TestClients:
             stuck.sendall(head + body)
             wait_until(lambda: server.served.running.num_open == 1)
             wait_until(lambda: not server.server.server_state.connections)
+            wait_until(lambda: stuck.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
 
     def test_what_a_client_does_not_read_is_felt_soon(self) -> None:
         """The system alone would take megabytes of it."""
