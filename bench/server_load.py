@@ -1,10 +1,11 @@
 """`wavefold serve` under load: what HTTP costs, what crowds cost others, and an hour of clients that behave badly.
 
     python bench/server_load.py rate [MODEL]    tokens/s of 16 streams through HTTP, beside the engine alone
+    python bench/server_load.py peer MODEL --llama-server PROGRAM --gguf FILE
+                                                1, 4 and 16 requests, beside llama.cpp's server (server_peer.py)
     python bench/server_load.py crowd [MODEL]   time between tokens beside 2,000 idle connections and 200 slow readers
-    python bench/server_load.py soak            ten times what the server takes for an hour: clients that vanish, huge
-                                                bodies, malformed JSON, slow heads and bodies; then memory, and who got
-                                                what
+    python bench/server_load.py soak [MODEL]    ten times the clients that the server takes for an hour, many of which
+                                                behave badly (server_soak.py)
 
 The server is a process of its own, on the kernels' own number of threads; clients share one event loop here.
 """
@@ -13,102 +14,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import json
-import random
-import re
 import socket
 import statistics
-import subprocess
 import sys
 import time
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.server.asking import ask  # noqa: E402
-from wavefold import LLM, Sampling  # noqa: E402
-from wavefold.server.run import more_files  # noqa: E402
+from server_peer import peer
+from server_soak import KINDS, soak
+from serving import HEAD, PATH, body_of, prompts, served
 
-PATH = "/v1/completions"
-HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
-
-
-HUGE = b"[" * 20_000_000
-
-
-class Place(NamedTuple):
-    """A server that runs."""
-
-    port: int
-    pid: int
-
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-            return bytes(answer.read())
-
-    @property
-    def rss_bytes(self) -> int:
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        return int(found[1]) * 1024 if found else 0
-
-    def value(self, name: str) -> float:
-        found = re.search(rf"^{name} (\S+)$", self.get("/metrics").decode(), re.MULTILINE)
-        assert found is not None, name
-        return float(found[1])
-
-
-@contextlib.contextmanager
-def served(*arguments: str) -> Iterator[Place]:
-    """A block in which a server runs. It has to end in time and with 0."""
-    command = [sys.executable, "-m", "wavefold", "serve", *arguments, "--port", "0", "--name", "bench"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"served as bench at http://127\.0\.0\.1:(\d+)", line):
-            break
-    else:
-        raise SystemExit("the server did not start")
-    drained = kept_lines(process)
-    try:
-        yield Place(int(found[1]), process.pid)
-        process.terminate()
-        if process.wait(120):
-            raise SystemExit(f"the server ended with {process.returncode}:\n{''.join(drained[-20:])}")
-    finally:
-        process.kill()
-
-
-def kept_lines(process: subprocess.Popen[str]) -> list[str]:
-    """Reads the server's log in a thread, so that it never blocks. Returns the list of its last lines."""
-    import threading
-
-    lines: list[str] = []
-
-    def read() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line)
-            del lines[:-200]
-
-    threading.Thread(target=read, daemon=True).start()
-    return lines
-
-
-def body_of(ids: Sequence[int], max_tokens: int, seed: int) -> dict[str, Any]:
-    return {"model": "bench", "prompt": list(ids), "max_tokens": max_tokens, "stream": True, "seed": seed,
-            "temperature": 1, "logit_bias": {"1": -100}}  # fmt: skip
-
-
-def prompts(count: int, length: int, seed: int) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[0, *(rng.randrange(100, 3000) for _ in range(length - 1))] for _ in range(count)]
+from tests.server.asking import ask
+from wavefold import LLM, Sampling
+from wavefold.server.run import more_files
 
 
 async def gaps_of(port: int, body: dict[str, Any]) -> list[float]:
@@ -200,93 +123,9 @@ def slow_reader(port: int, number: int) -> socket.socket:
     return connection
 
 
-# -- clients that behave badly -----------------------------------------------------------------------------------------
-
-
-async def one_client(port: int, rng: random.Random, seen: Counter[str]) -> None:
-    """One request of a kind, good or bad."""
-    kind = rng.choices(("good", "whole", "leaves", "huge", "malformed", "slow head", "slow body"),
-                       (40, 20, 20, 4, 8, 4, 4))[0]  # fmt: skip
-    ids = prompts(1, rng.randrange(2, 200), rng.randrange(200))[0]
-    body = body_of(ids, rng.randrange(1, 60), 1)
-    try:
-        if kind == "leaves":
-            await ask(port, PATH, body, leave_after=rng.randrange(2000))
-            seen["left"] += 1
-        elif kind.startswith("slow"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n"
-            writer.write(head if kind == "slow head" else head + b"\r\n{")
-            await asyncio.wait_for(reader.read(), 90)  # it is cut off, or told
-            writer.close()
-            seen[kind] += 1
-        else:
-            sent: Any = {**body, "stream": kind == "good"}
-            if kind == "huge":
-                sent = HUGE
-            elif kind == "malformed":
-                sent = b'{"model": "bench", "prompt": ' + rng.randbytes(200)
-            answer = await ask(port, PATH, sent)
-            assert answer is not None
-            if answer.status == 200:
-                ended = b"[DONE]" in answer.data if kind == "good" else "usage" in answer.json
-                seen[f"{kind}: {'answered' if ended else 'BROKEN OFF'}"] += 1
-            else:
-                seen[f"{kind}: {answer.status} {answer.json['error']['code']}"] += 1
-                if answer.status in (429, 503):
-                    await asyncio.sleep(rng.random() * 2)
-    except (ConnectionError, asyncio.IncompleteReadError) as error:
-        seen[f"{kind}: {type(error).__name__}"] += 1
-    except asyncio.TimeoutError:
-        seen[f"{kind}: NOT CUT OFF"] += 1
-
-
-async def badly(port: int, seconds: float, clients: int, seed: int) -> Counter[str]:
-    """So many clients at a time, each after the other, for so long. Returns what became of their requests."""
-    seen: Counter[str] = Counter()
-    end = time.monotonic() + seconds
-
-    async def client(number: int) -> None:
-        rng = random.Random(f"{seed} {number}")
-        while time.monotonic() < end:
-            await one_client(port, rng, seen)
-
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return seen
-
-
-def soak(args: argparse.Namespace) -> None:
-    more_files()
-    arguments = ["--cache-tokens", "16384", "--max-queue", "64", *([str(args.model)] if args.model else [])]
-    with served(*arguments) as place:
-        asyncio.run(badly(place.port, min(600.0, args.seconds / 4), args.clients, 0))  # fills pool and caches
-        before = settled(place)
-        seen: Counter[str] = Counter()
-        parts = max(1, round(args.seconds / 300))
-        for part in range(parts):
-            seen += asyncio.run(badly(place.port, args.seconds / parts, args.clients, 1 + part))
-            after = settled(place)
-            print(f"part {part + 1} of {parts}: {sum(seen.values()):,} requests, {after / 2**20:.1f} MiB", flush=True)
-        for name, count in sorted(seen.items()):
-            print(f"{count:9,} {name}")
-        print(f"{sum(seen.values()):,} requests of {args.clients} clients in {args.seconds:.0f} s; resident memory "
-              f"{before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after ({after / before:.3f})")  # fmt: skip
-        wrong = [name for name in seen if "BROKEN" in name or "NOT CUT" in name or ": 500" in name]
-        if wrong or after > before * 1.05:
-            raise SystemExit(f"wrong: {', '.join(wrong) or 'memory'}")
-
-
-def settled(place: Place) -> int:
-    """Resident bytes once nothing runs."""
-    while place.value("wavefold_requests_running") + place.value("wavefold_requests_waiting") > 0:
-        time.sleep(0.2)
-    time.sleep(2)
-    return place.rss_bytes
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("rate", "crowd", "soak"))
+    parser.add_argument("part", choices=("rate", "peer", "crowd", "soak"))
     parser.add_argument("model", nargs="?", type=Path, help="a checkpoint (default: the model that ships)")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=32, help="tokens of a prompt")
@@ -296,8 +135,17 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--clients", type=int, default=800, help="of the soak: ten times what the server takes")
     parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--mute", type=int, default=16, help="of the soak: clients that read nothing of long streams")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of the soak's clients")
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 4, 16], help="of `peer`: sent at once")
+    parser.add_argument("--llama-server", help="of `peer`: the program, of a llama.cpp that knows the model")
+    parser.add_argument("--gguf", type=Path, help="of `peer`: the model's weights for it")
+    parser.add_argument("--threads", type=int, default=2, help="of `peer`: of each server")
+    parser.add_argument("--out", type=Path, help="of `peer`: file to append JSON lines to")
     args = parser.parse_args()
-    {"rate": rate, "crowd": crowd, "soak": soak}[args.part](args)
+    if args.part == "peer" and (args.model is None or (args.llama_server is None) != (args.gguf is None)):
+        parser.error("peer needs MODEL, and --llama-server with --gguf, the file of the same weights")
+    {"rate": rate, "peer": peer, "crowd": crowd, "soak": soak}[args.part](args)
 
 
 if __name__ == "__main__":

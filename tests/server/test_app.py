@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import time
@@ -13,8 +14,10 @@ import pytest
 
 from tests.server.running import Running, frames, read_all, running, wait_until
 from wavefold import LLM
+from wavefold.server.bound import Bound
 from wavefold.server.connection import Connection
 from wavefold.server.keys import Keys, new_key
+from wavefold.server.run import SEND_BUFFER, listen
 
 IDS = {"model": "wavefold", "ids": [0, 5, 6], "max_tokens": 8}
 PATH = "/v1/completions"
@@ -180,6 +183,21 @@ class TestClients:
             stuck.sendall(head + body)
             wait_until(lambda: server.served.running.num_open == 1)
             wait_until(lambda: not server.server.server_state.connections)
+            wait_until(lambda: stuck.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
+
+    def test_what_a_client_does_not_read_is_felt_soon(self) -> None:
+        """The system alone would take megabytes of it."""
+        with listen("127.0.0.1", 0) as listening, socket.socket() as stuck:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect(listening.getsockname())
+            connection, _ = listening.accept()
+            with connection:
+                connection.setblocking(False)
+                taken = 0
+                with pytest.raises(BlockingIOError):
+                    while taken < 2**21:
+                        taken += connection.send(bytes(1000))
+        assert 64 * 1024 < taken < 3 * SEND_BUFFER
 
     @pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: "])
     def test_a_head_that_does_not_come(self, server: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
@@ -324,6 +342,24 @@ class TestOther:
         for body, message in ((b"[]", "no JSON object"), ({"ids": [0], "position": 5}, "position"), (b"{", "")):
             status, _, data = server.ask("/v1/wavefold/inside", body)
             assert status == 400 and message in error_of(data)["message"]
+
+    def test_the_bound_is_measured_once_and_when_nothing_runs(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:  # fmt: skip
+        sizes: list[int] = []
+        bound = Bound(server.served.llm.model, is_streamed=False)
+        monkeypatch.setattr("wavefold.server.bound.memory_read_rate", lambda size: sizes.append(size) or 1e9)
+        monkeypatch.setattr(server.served, "bound", bound)
+
+        def asked() -> Any:
+            return json.loads(server.ask("/v1/wavefold/machine")[2])
+
+        with server.open_stream(PATH, ids=[7], max_tokens=6000):
+            wait_until(lambda: server.served.running.num_open == 1)
+            assert asked()["bound_tokens_per_s"] is None and not sizes
+        wait_until(lambda: server.served.running.num_open == 0)
+        values = [asked() for _ in range(2)]
+        assert sizes == [bound._num_bytes] and 50 < values[-1]["bound_tokens_per_s"] < 1000
 
     def test_the_page_is_there(self, server: Running) -> None:
         _, headers, data = server.ask("/")

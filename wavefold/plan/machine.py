@@ -96,16 +96,20 @@ def fastest(run: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def memory_read_rate() -> float:
-    """Bytes per second, all threads of torch reading."""
-    return max(best_rate(MEMORY_TENSOR, run) for run in reductions())
+def memory_read_rate(num_bytes: int | None = None) -> float:
+    """Bytes per second, all threads of torch reading the same `num_bytes` (None: MEMORY_TENSOR) again and again."""
+    num_bytes = MEMORY_TENSOR if num_bytes is None else num_bytes
+    return max(best_rate(num_bytes, run) for run in reductions(num_bytes))
 
 
-def reductions() -> list[Callable[[], object]]:
-    """Reductions that read a tensor of MEMORY_TENSOR bytes. The fastest depends on threads and processor."""
+def reductions(num_bytes: int | None = None) -> list[Callable[[], object]]:
+    """Reductions that read a tensor of so many bytes (None: MEMORY_TENSOR).
+
+    The fastest depends on threads and processor.
+    """
     import torch
 
-    x = torch.ones(MEMORY_TENSOR // 4)
+    x = torch.ones((MEMORY_TENSOR if num_bytes is None else num_bytes) // 4)
     return [x.sum, x.amax, lambda: torch.dot(x, x), x.view(torch.int32).amax]
 
 

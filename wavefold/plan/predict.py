@@ -88,6 +88,16 @@ def weight_bytes(config: ModelConfig) -> tuple[int, int]:
     return sum(kind.bytes for kind in kinds) - routed, routed
 
 
+def pass_bytes(config: ModelConfig, num_tokens: float) -> float:
+    """Returns the bytes of weights that a pass of so many tokens reads once each, experts chosen evenly."""
+    share = config.num_experts_per_tok / config.n_routed_experts
+    met = 1 - (1 - share) ** num_tokens
+    kinds = [kind for kind in tensor_kinds(config) if kind.active]
+    return sum(
+        kind.bytes * (met if kind.part == "routed" else kind.active_values / kind.values) for kind in kinds
+    )  # fmt: skip
+
+
 def scale_of(config: ModelConfig, bits: float) -> float:
     """The `scale` of routed experts with `bits` a value, scales included."""
     values = sum(kind.values for kind in tensor_kinds(config) if kind.part == "routed")

@@ -104,7 +104,7 @@ def _routes(served: Served) -> list[BaseRoute]:
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
     async def the_machine(request: Request) -> Response:
-        return machine(served)
+        return await machine(served)
 
     return [
         *page_routes(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -31,7 +33,14 @@ class Clock:
         if late:
             self.start()
         else:
-            self._protocol.transport.abort()
+            self._end()
+
+    def _end(self) -> None:
+        """Resets the connection: else the system would keep what was not read, and tell the client nothing."""
+        connection = self._protocol.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._protocol.transport.abort()
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -1,8 +1,8 @@
 """The bridge from the engine to an event loop: one thread steps the runner for all requests.
 
-    loop     submit, abort, call ---> inbox                                    Reader.news
-                                        |                                          ^
-    thread                       admit, abort -> Runner.step -> what is new -> one call_soon_threadsafe a step
+    loop     submit, abort, call ---> inbox                                             Reader.news
+                                        |                                                   ^
+    thread                       admit, abort -> Runner.step -> what is new -> Outbox -> one call into the loop
 
 A request that the runner has no place for waits in order of arrival. The first of them that needs a larger pool than
 there is waits until nothing runs, and all others behind it: then the pool grows.
@@ -18,11 +18,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from wavefold.engine.request import Output, Request
+from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of, num_read
 from wavefold.engine.runner import Runner
 from wavefold.llm import LLM
 from wavefold.server.news import Ended, News, Reader
+from wavefold.server.outbox import Batch, Outbox
 from wavefold.server.rate import Rate
 
 AHEAD = 4
@@ -61,10 +62,12 @@ class Engine:
         self._open: set[Reader] = set()
         self._mean_s = 1.0
         """Of the time that answers take, the more recent ones more."""
-        self.rate = Rate()
-        """Of new tokens."""
+        self.rate, self._passes = Rate(), Rate()
+        """Of new tokens, and of passes."""
+        self._num_passes = llm.runner.num_steps
         self._is_stopping = False
         self._inbox: deque[Callable[[], None]] = deque()
+        self._outbox = Outbox(self._loop, self._deliver)
         self._turn = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="wavefold-engine", daemon=True)
         # the thread's own
@@ -90,6 +93,11 @@ class Engine:
     @property
     def num_running(self) -> int:
         return self.num_open - self.num_waiting
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """New tokens of a pass in the last seconds; 0 where there was none."""
+        return self.rate.per_s / (self._passes.per_s or 1.0)
 
     @property
     def is_alive(self) -> bool:
@@ -147,8 +155,10 @@ class Engine:
             self._inbox.append(task)  # type: ignore[arg-type]
             self._turn.notify()
 
-    def _deliver(self, batch: list[tuple[Reader, News]]) -> None:
+    def _deliver(self, batch: Batch) -> None:
         self.rate.add(sum(len(news.ids) for _, news in batch))
+        num_passes, self._num_passes = self._num_passes, self.llm.runner.num_steps
+        self._passes.add(self._num_passes - num_passes)
         for reader, news in batch:
             if (ended := news.ended) is not None:
                 self._open.discard(reader)
@@ -169,14 +179,15 @@ class Engine:
             for task in inbox:
                 task()
             if not self._is_stopping:
-                batch = self._admit(runner)
-                self._tell(batch + self._step(runner))
+                began = time.perf_counter()
+                batch = self._admit(runner) + self._step(runner)
+                self._tell(batch, time.perf_counter() - began)
         for reader in [*self._waiting, *self._readers.values()]:
             self._abort(reader, "error", STOPPED)
 
-    def _admit(self, runner: Runner) -> list[tuple[Reader, News]]:
+    def _admit(self, runner: Runner) -> Batch:
         """Gives waiting requests to the runner, as many as it may need. Returns those that cannot be run."""
-        batch: list[tuple[Reader, News]] = []
+        batch: Batch = []
         while self._waiting and runner.num_open < self.width + AHEAD:
             reader = next(iter(self._waiting))
             if not self.llm.has_place(reader.request):
@@ -201,7 +212,7 @@ class Engine:
             return
         self._tell([(reader, News(ended=reader.so_far(reason, error)))])
 
-    def _step(self, runner: Runner) -> list[tuple[Reader, News]]:
+    def _step(self, runner: Runner) -> Batch:
         self._began = time.perf_counter()
         try:
             outputs = runner.step()
@@ -216,23 +227,28 @@ class Engine:
                     answer = answer_of(self._readers[request_id].request)
                     answer.finish_reason, answer.error = "error", f"{type(error).__name__} in the engine"
                 self._num_failures = 0
-        batch = [(reader, news) for output in outputs if (reader := self._readers.get(output.request.id))
-                 and (news := self._news(reader, output))]  # fmt: skip
+        batch: Batch = []
+        for output in outputs:
+            if (reader := self._readers.get(output.request.id)) is not None:
+                self._take(reader, batch)
         return batch + self._others()
 
-    def _news(self, reader: Reader, output: Output) -> News:
-        """Returns the new tokens of a request, and its end."""
-        answer, now = answer_of(reader.request), time.perf_counter()
+    def _take(self, reader: Reader, batch: Batch) -> None:
+        """Counts the new tokens of a request. Its first one and its end are news of the batch."""
+        answer = answer_of(reader.request)
+        reader.num_known = len(answer.tokens)
+        if reader.first_s is not None and answer.finish_reason is None:
+            self._outbox.hold(reader)
+            return
         self._reading.pop(reader, None)
-        news = News(ids=answer.tokens[reader.num_tokens :], logprobs=answer.logprobs[reader.num_tokens :])
+        news = News()
         self._begin(reader, news)
-        reader.num_tokens = len(answer.tokens)
         if reader.first_s is None:
-            reader.first_s = now - reader.submitted
+            reader.first_s = time.perf_counter() - reader.submitted
         if answer.finish_reason is not None:
             self._readers.pop(reader.request.id, None)
             news.ended = reader.so_far(answer.finish_reason, answer.error)
-        return news
+        batch.append((reader, news))
 
     def _begin(self, reader: Reader, news: News) -> None:
         if not reader.is_begun:
@@ -240,9 +256,9 @@ class Engine:
             reader.queue_s = max(0.0, self._began - reader.submitted)
             news.begun = answer_of(reader.request).usage
 
-    def _others(self) -> list[tuple[Reader, News]]:
+    def _others(self) -> Batch:
         """Returns what is new of requests without tokens: prompts that were read on, ends that nobody computed."""
-        batch: list[tuple[Reader, News]] = []
+        batch: Batch = []
         for reader in list(self._reading):
             if reader.request.state != "running" and not reader.is_begun:
                 continue
@@ -259,11 +275,9 @@ class Engine:
             batch.append((reader, News(ended=reader.so_far(str(answer.finish_reason), answer.error))))
         return batch
 
-    def _tell(self, batch: list[tuple[Reader, News]]) -> None:
-        """Gives the news of a step to the loop, in one call."""
-        if not batch:
-            return
+    def _tell(self, batch: Batch, step_s: float = 0.0) -> None:
+        """Gives the news of a step, which took so long, to the loop."""
         try:
-            self._loop.call_soon_threadsafe(self._deliver, batch)
+            self._outbox.put(batch, step_s)
         except RuntimeError:  # the loop has ended before the thread
             self._is_stopping = True

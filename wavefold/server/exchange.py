@@ -7,8 +7,11 @@ from dataclasses import replace
 
 from wavefold.server.engine import STOPPED
 from wavefold.server.line import Line
-from wavefold.server.news import Ended, Reader
+from wavefold.server.news import Ended, News, Reader
 from wavefold.server.protocol import Asked, Refused, Writer
+
+MOST_SINGLE = 256
+"""So many tokens that come together are an event each. What has waited longer for a slow client is one event."""
 
 
 class Exchange:
@@ -55,8 +58,7 @@ class Exchange:
         if news.read is not None and self.asked.want_progress:
             data += writer.progress(news.read, len(reader.request.prompt), index)
         if news.ids:
-            self._counts[index] += len(news.ids)
-            data += writer.tokens(news.ids, news.logprobs, index)
+            data += self._tokens(index, news)
             if writer.ended(index):
                 return data + self._stop(index, reader)
         if (ended := news.ended) is None:
@@ -68,6 +70,19 @@ class Exchange:
             raise Refused(*((503, ended.error, "overloaded") if ended.error == STOPPED else
                             (500, ended.error, "server_error")))  # fmt: skip
         return data + writer.finish(ended.reason, ended.usage, index, ended.error, ended.prompt_logprobs)
+
+    def _tokens(self, index: int, news: News) -> bytes:
+        """Returns the frames of new tokens, up to the one that ends the part."""
+        writer, ids, logprobs = self.writer, news.ids, news.logprobs
+        at_once = 1 if len(ids) <= MOST_SINGLE else len(ids)
+        frames = []
+        for first in range(0, len(ids), at_once):
+            last = first + at_once
+            frames.append(writer.tokens(ids[first:last], logprobs[first:last], index))
+            self._counts[index] += last - first
+            if writer.ended(index):
+                break
+        return b"".join(frames)
 
     def _stop(self, index: int, reader: Reader) -> bytes:
         """Ends a part whose text is complete for its protocol. The engine may have gone on by a step."""

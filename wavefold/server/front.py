@@ -11,11 +11,13 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wavefold.ops.native.trim import trim_of_libc
 from wavefold.server.hosts import Hosts
 from wavefold.server.keys import Keys
 from wavefold.server.line import Line, Writer
 from wavefold.server.protocol import Refused
 from wavefold.server.served import Served
+from wavefold.server.tidy import Tidy
 
 log = logging.getLogger("wavefold.server")
 
@@ -33,12 +35,14 @@ class Front:
         open_paths: Collection[str],
     ):  # fmt: skip
         self._app, self._served, self._hosts, self._keys, self._write = app, served, hosts, keys, write
+        self._tidy = Tidy(trim_of_libc())
         self._paths, self._open_paths = frozenset(paths), frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._tidy.begin()
         line = scope["wavefold.line"] = Line(scope["method"], scope["path"])
         is_complete = False
 
@@ -66,6 +70,7 @@ class Front:
             if not is_complete:
                 raise
         finally:
+            self._tidy.end()
             self._served.metrics.count_request(line, self._named(scope["path"]))
             self._write(line)
 

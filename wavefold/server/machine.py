@@ -17,14 +17,19 @@ MOST_INSIDE = 16_384
 """Tokens of a text that is looked into."""
 
 
-def machine(served: Served) -> Response:
-    """Returns rates, memory and counts of this moment. `bytes_read`: of experts, from files, since the start."""
-    engine, runner = served.running, served.llm.runner
-    limit = tightest()
+async def machine(served: Served) -> Response:
+    """Returns rates, memory and counts of this moment. `bytes_read`: of experts, from files, since the start.
+
+    `bound_tokens_per_s`: see bound.py; None until somebody has asked while nothing ran.
+    """
+    engine, runner, bound = served.running, served.llm.runner, served.bound
+    if bound.is_wanted and not engine.num_open:
+        await served.in_thread(False, bound.measure)
+    limit, most = tightest(), bound.tokens_per_s(engine.tokens_per_pass)
     return JSONResponse({
         "model": served.context.names[0],
         "tokens_per_s": round(engine.rate.per_s, 2) if engine.rate.total else None,
-        "bound_tokens_per_s": None,
+        "bound_tokens_per_s": None if most is None else round(most, 2),
         "bytes_read": served.expert_bytes_read,
         "memory": {"resident_bytes": rss_bytes(), "limit_bytes": limit.total},
         "requests": {"running": engine.num_running, "waiting": engine.num_waiting},

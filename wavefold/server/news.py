@@ -76,8 +76,10 @@ class Reader:
         self.queue_s: float | None = None
         self.first_s: float | None = None
         """These two and the next three are the engine thread's."""
-        self.num_tokens = self.num_read = 0
+        self.num_known = self.num_read = 0
         self.is_begun = False
+        self.num_told = 0
+        """Tokens that were told, of the `num_known`."""
 
     def push(self, news: News) -> None:
         """Takes what is new, in the loop's thread."""
@@ -85,6 +87,14 @@ class Reader:
         self.ended = news.ended or self.ended
         if self.woken is not None:
             _wake(self.woken)
+
+    def add_tokens(self, news: News) -> News:
+        """Puts the known tokens that were not told into news, which it returns. One thread at a time."""
+        first, end = self.num_told, self.num_known
+        if first < end:
+            answer, self.num_told = answer_of(self.request), end
+            news.ids, news.logprobs = answer.tokens[first:end], answer.logprobs[first:end]
+        return news
 
     @property
     def has_news(self) -> bool:

@@ -29,6 +29,8 @@ KEEP_ALIVE_S = 75
 LAST_S = 3
 """After the engine has stopped, for the last bytes."""
 BACKLOG = 2048
+SEND_BUFFER = 128 * 1024
+"""Bytes of an answer in the system, which would take megabytes of a client that reads nothing before it is felt."""
 
 
 class Server(uvicorn.Server):
@@ -83,9 +85,11 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens. Raises ValueError for an address that cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise ValueError(f"host = {host} and port = {port} cannot be listened to ({error})") from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # its connections inherit it
+    return listening
 
 
 def more_files() -> None:

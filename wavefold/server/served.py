@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from wavefold.llm import LLM
 from wavefold.server.bodies import Bodies
+from wavefold.server.bound import Bound
 from wavefold.server.engine import Engine
 from wavefold.server.metrics import Metrics
 from wavefold.server.protocol import Context, Protocol, Refused
@@ -33,6 +34,7 @@ class Served:
     max_queue: int
     metrics: Metrics = field(init=False)
     shapes: Shapes = field(init=False)
+    bound: Bound = field(init=False)
     engine: Engine | None = None
     is_draining: bool = False
     """No new request is taken."""
@@ -43,6 +45,7 @@ class Served:
 
     def __post_init__(self) -> None:
         self.shapes, self.metrics = Shapes(self.protocols), Metrics(self.values)
+        self.bound = Bound(self.llm.model, self.expert_bytes_read is not None)
 
     def start(self) -> None:
         """Starts the engine, in the event loop that runs."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from wavefold.chat import Prompt, StreamDecoder, heal
@@ -160,6 +161,7 @@ class Texts(Writer):
         pairs = zip(asked.parts, self.state.echoes, strict=True)
         self.texts = [_Text(part, self.state, echo) for part, echo in pairs]
         self.only_echo = self.state.body.max_tokens == 0
+        self._frames = [sse.Frames(partial(self._chunk_value, index)) for index in range(len(self.texts))]
 
     def begin(self, prompt_tokens: int, cached_tokens: int, index: int = 0) -> bytes:
         echo = self.state.echoes[index]
@@ -208,14 +210,27 @@ class Texts(Writer):
         """A frame with a piece of text, and with the log probabilities of its tokens."""
         if not self.asked.stream:
             return b""
+        logprobs = self.texts[index].new_logprobs()
+        if reason is None and logprobs is None and not self.state.body.return_token_ids:
+            return self._frames[index].of(piece)
+        ids = self._new_ids(index) if self.state.body.return_token_ids else {}
+        return sse.frame(sse.dumped(self._chunk_value(index, piece, logprobs, reason, ids)))
+
+    def _chunk_value(
+        self, index: int, piece: str, logprobs: dict[str, Any] | None = None, reason: str | None = None,
+        ids: Mapping[str, list[int]] = {},
+    ) -> dict[str, Any]:  # fmt: skip
+        choice = {"text": piece, "index": index, "logprobs": logprobs, "finish_reason": reason, **ids}
+        return {**self._head(), "choices": [choice]}
+
+    def _new_ids(self, index: int) -> dict[str, list[int]]:
+        """Ids of the tokens that came since the last frame; with the first, those of the prompt."""
         text = self.texts[index]
-        choice = {"text": piece, "index": index, "logprobs": text.new_logprobs(), "finish_reason": reason}
-        if self.state.body.return_token_ids:
-            choice["token_ids"] = text.ids[text.num_told :]
-            if not text.is_begun:
-                choice["prompt_token_ids"] = self.asked.parts[index].prompt.ids
-            text.num_told, text.is_begun = len(text.ids), True
-        return sse.frame(sse.dumped({**self._head(), "choices": [choice]}))
+        ids = {"token_ids": text.ids[text.num_told :]}
+        if not text.is_begun:
+            ids["prompt_token_ids"] = self.asked.parts[index].prompt.ids
+        text.num_told, text.is_begun = len(text.ids), True
+        return ids
 
     def _head(self) -> dict[str, Any]:
         return {

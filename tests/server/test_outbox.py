@@ -1,0 +1,175 @@
+"""Tokens of quick steps go to the loop together, everything else at once, and nothing is lost or changes its order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from tests.server.scripted import Body, IdsWriter
+from wavefold import Sampling
+from wavefold.chat import Prompt
+from wavefold.engine.usage import Usage
+from wavefold.server.exchange import MOST_SINGLE, Exchange
+from wavefold.server.line import Line
+from wavefold.server.news import Ended, News, Reader
+from wavefold.server.outbox import HOLD_S, SLOW_S, Batch, Outbox
+from wavefold.server.protocol import Asked, Part
+
+QUICK_S = 0.001
+ENDED = Ended("length", Usage(1))
+
+
+class Loop:
+    """An event loop whose clock stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[Callable[[], object]] = []
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.told: list[Batch] = []
+        self.outbox = Outbox(self, self.told.append, lambda: self.now)  # type: ignore[arg-type]
+
+    def call_soon_threadsafe(self, function: Callable[..., object], *arguments: Any) -> None:
+        self.calls.append(lambda: function(*arguments))
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> None:
+        self.timers.append((self.now + seconds, function))
+
+    def run(self, until: float) -> Batch:
+        """Runs what is due until then. Returns what was told."""
+        while self.calls or any(time <= until for time, _ in self.timers):
+            calls, self.calls = self.calls, []
+            for call in calls:
+                call()
+            for timer in sorted(self.timers, key=lambda timer: timer[0])[:1]:
+                if timer[0] <= until:
+                    self.timers.remove(timer)
+                    self.now = max(self.now, timer[0])
+                    timer[1]()
+        self.now = max(self.now, until)
+        told, self.told[:] = [pair for batch in self.told for pair in batch], []
+        return told
+
+
+def reader() -> Reader:
+    request = SimpleNamespace(sampling=SimpleNamespace(tokens=[], logprobs=[]))
+    return Reader(request, lambda reader, reason: None)  # type: ignore[arg-type]
+
+
+def choose(one: Reader, *tokens: int) -> None:
+    """The engine has chosen tokens."""
+    answer = one.request.sampling
+    answer.tokens += tokens  # type: ignore[attr-defined]
+    answer.logprobs += [f"of {token}" for token in tokens]  # type: ignore[attr-defined]
+    one.num_known += len(tokens)
+
+
+def step(loop: Loop, *readers: Reader, step_s: float = QUICK_S) -> None:
+    """A step of the engine with a token for each reader: its number among theirs."""
+    for one in readers:
+        choose(one, one.num_known)
+        loop.outbox.hold(one)
+    loop.outbox.put([], step_s)
+
+
+def ids_of(batch: Batch) -> list[list[int]]:
+    assert all(news.logprobs == [f"of {token}" for token in news.ids] for _, news in batch)
+    return [news.ids for _, news in batch]
+
+
+def test_tokens_of_quick_steps_go_together_and_wait_no_longer_than_they_may() -> None:
+    loop, one = Loop(), reader()
+    choose(one, 0)
+    loop.outbox.put([(one, News())], QUICK_S)  # a first token, which is told at once
+    assert ids_of(loop.run(0.0)) == [[0]]
+    for number in range(1, 6):
+        loop.now = HOLD_S * number / 10
+        step(loop, one)
+        assert not loop.run(loop.now)
+    assert not loop.run(HOLD_S * 0.99)
+    assert ids_of(loop.run(HOLD_S * 1.001)) == [[1, 2, 3, 4, 5]]
+    assert not loop.run(HOLD_S * 3) and not loop.timers  # nothing is held: nobody wakes the loop
+    step(loop, one)  # none was told for long
+    assert ids_of(loop.run(loop.now)) == [[6]]
+
+
+def test_news_are_told_at_once_with_the_tokens_of_their_request() -> None:
+    loop, one, other = Loop(), reader(), reader()
+    step(loop, one, other)
+    assert ids_of(loop.run(0.0)) == [[0], [0]]
+    step(loop, one, other)
+    step(loop, one, other)
+    loop.outbox.put([(one, News(ended=ENDED))], QUICK_S)
+    [(told, news)] = loop.run(0.0)
+    assert told is one and news.ids == [1, 2] and news.ended is ENDED
+    assert ids_of(loop.run(HOLD_S * 1.001)) == [[1, 2]]
+
+
+def test_slow_steps_hold_nothing() -> None:
+    loop, one = Loop(), reader()
+    for number in range(4):
+        step(loop, one, step_s=SLOW_S)
+        assert ids_of(loop.run(loop.now + SLOW_S)) == [[number]]
+    step(loop, one)
+    step(loop, one, step_s=SLOW_S)
+    assert ids_of(loop.run(loop.now)) == [[4, 5]]
+
+
+def test_every_token_comes_once_and_in_order() -> None:
+    drawn = random.Random(0)
+    loop, readers = Loop(), [reader() for _ in range(5)]
+    seen: dict[Reader, list[int]] = {one: [] for one in readers}
+
+    def look(seconds: float) -> None:
+        for one, news in loop.run(loop.now + seconds):
+            seen[one] += news.ids
+
+    for _ in range(3000):
+        step(loop, *drawn.sample(readers, drawn.randrange(6)), step_s=drawn.choice((QUICK_S, QUICK_S, SLOW_S)))
+        if drawn.random() < 0.1:
+            loop.outbox.put([(drawn.choice(readers), News(read=1))], QUICK_S)
+        look(drawn.random() * HOLD_S / 3)
+    look(HOLD_S * 1.001)
+    assert all(ids == list(range(one.num_known)) and len(ids) > 500 for one, ids in seen.items())
+
+
+class OneEach(IdsWriter):
+    """Writes down how tokens come."""
+
+    def __init__(self, asked: Asked):
+        super().__init__(asked)
+        self.calls: list[list[int]] = []
+
+    def tokens(self, ids: Any, logprobs: Any, index: int = 0) -> bytes:
+        self.calls.append(list(ids))
+        return super().tokens(ids, logprobs, index)
+
+
+def exchange_of(stop_after: int = 0) -> tuple[Exchange, OneEach, Reader]:
+    body = Body(model="wavefold", ids=[5], stream=True, stop_after=stop_after)
+    asked = Asked("wavefold", (Part(Prompt([5]), Sampling()),), True, False, body)
+    writer, one = OneEach(asked), reader()
+    one.so_far = lambda reason, error="": Ended(reason, Usage(1))  # type: ignore[method-assign]
+    return Exchange(asked, writer, [one], Line("POST", "/")), writer, one
+
+
+def test_tokens_that_come_together_are_an_event_each() -> None:
+    exchange, writer, one = exchange_of()
+    one.push(News(ids=[7, 8, 9]))
+    assert exchange.frames().count(b"data: ") == 3 and writer.calls == [[7], [8], [9]]
+
+
+def test_a_long_backlog_is_one_event() -> None:
+    """A client that read nothing for long does not make the loop write frame by frame."""
+    exchange, writer, one = exchange_of()
+    one.push(News(ids=list(range(MOST_SINGLE + 1))))
+    assert exchange.frames().count(b"data: ") == 1 and len(writer.calls[0]) == MOST_SINGLE + 1
+
+
+def test_tokens_after_the_one_that_ends_an_answer_are_neither_shown_nor_counted() -> None:
+    exchange, writer, one = exchange_of(stop_after=2)
+    one.push(News(ids=[7, 8, 9, 10]))
+    data = exchange.frames()
+    assert writer.calls == [[7], [8]] and b'"ends": [["stop", 1, 2]]' in data and exchange.is_done
