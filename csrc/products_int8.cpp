@@ -95,7 +95,8 @@ struct Plan {
 
 bool in_int8(const Runtime &runtime, const Product &product) {
     if (!runtime.int8) return false;
-    if (is_units(product.weight.form)) return product.rows > UNITS_FEW && !runtime.batch_invariant;
+    if (is_units(product.weight.form))
+        return product.rows > std::min<int64_t>(UNITS_FEW, runtime.tuning.few_rows) && !runtime.batch_invariant;
     if (!has_int8_form(product.weight.form)) return false;
     const bool is_fp4 = product.weight.form == WF_FP4;
     return product.rows > (is_fp4 ? FP4_BF16 : FP8_BF16) || runtime.batch_invariant;
