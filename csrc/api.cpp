@@ -2,7 +2,9 @@
 #include <cstring>
 
 #include "api.h"
+#include "blocks.h"
 #include "forward.h"
+#include "gguf.h"
 #include "hyper.h"
 #include "products.h"
 #include "quantize.h"
@@ -83,8 +85,12 @@ int wf_decode(wf_runtime *runtime, const wf_matrix *weight, int64_t first, int64
     if (out_bytes != 2 * count * matrix.columns) return WF_ERROR_BYTES;
     const wf::Kernels &kernels = runtime->kernels;
     const wf::Call inside(*runtime);
-    runtime->each(count,
-                  [&](int64_t i, int) { kernels.decode(matrix, first + i, first + i + 1, out + i * matrix.columns); });
+    runtime->each(count, [&](int64_t i, int) {
+        uint16_t *to = out + i * matrix.columns;
+        if (wf::is_blocks(matrix.form))
+            wf::decode_rows(runtime->block_kernels().many, matrix, first + i, first + i + 1, to);
+        else kernels.decode(matrix, first + i, first + i + 1, to);
+    });
     return WF_OK;
 }
 

@@ -32,6 +32,9 @@ struct Avx2 : Vector<8> {
         return (U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
     }
     static WF_INLINE F widen(const uint16_t *from) { return bits(words(from) << 16); }
+    static WF_INLINE F of_bytes(const int8_t *from) {
+        return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+    }
     static WF_INLINE void narrow(uint16_t *to, F value) {
         const __m256i wide = (__m256i)round(value);
         const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));

@@ -37,6 +37,9 @@ struct Avx512 : Vector<16> {
         return (U)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     }
     static WF_INLINE F widen(const uint16_t *from) { return bits(words(from) << 16); }
+    static WF_INLINE F of_bytes(const int8_t *from) {
+        return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+    }
     static WF_INLINE void narrow(uint16_t *to, F value) {
         _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16((__m512i)round(value)));
     }

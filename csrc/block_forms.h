@@ -6,6 +6,29 @@
 
 namespace wf {
 
+// Which scale each pair of bytes of a strip, and each word of a group's sum, belongs to.
+template <int FORM>
+struct ScaleIndex {
+    uint16_t pairs[STRIPS][STRIP / 2];
+    uint32_t words[STRIPS][WORDS];
+    constexpr ScaleIndex() : pairs(), words() {
+        for (int v = 0; v < STRIPS; v++) {
+            for (int i = 0; i < STRIP / 2; i++)
+                pairs[v][i] = uint16_t(block_column(FORM, v, 2 * i) / scale_columns(FORM));
+            const int first = v * STRIPS / strip_groups(FORM) % STRIPS;
+            for (int i = 0; i < WORDS; i++)
+                words[v][i] = uint32_t(block_column(FORM, first, 4 * i) / scale_columns(FORM));
+        }
+    }
+};
+
+constexpr bool has_minima(int form) { return form == WF_Q2_K || form == WF_Q4_K || form == WF_Q5_K; }
+// How much too high the codes are that come apart.
+template <class S>
+constexpr int codes_above(int form) {
+    return has_minima(form) ? 0 : form == WF_Q6_K ? 32 : form == WF_Q3_K ? 4 : S::OFFSET;
+}
+
 // value = d * scale * code - least * minimum
 struct Head {
     Sixteen scales, minima;
@@ -116,6 +139,12 @@ struct BlockForms {
         }
     };
 
+    // Without minima.
+    static WF_INLINE Head scaled(uint64_t first, uint64_t last, float d) { return {{first, last}, {0, 0}, d, 0}; }
+    static WF_INLINE typename S::Floats floats_of(const Head &head) { return S::floats_of(head.scales, head.d); }
+    // Of the upper four bits of eight bytes.
+    static WF_INLINE uint64_t odd_scales(uint64_t bytes) { return (bytes >> 3 & 30 * EVERY) + EVERY; }
+
     // Values of a table, OFFSET too high.
     struct Shifted {
         uint8_t of[16];
@@ -163,9 +192,8 @@ struct BlockForms {
                 w[2 * half] = valued(table.of, both & 15), w[2 * half + 1] = valued(table.of, S::shifted(both, 4) & 15);
             }
         }
-        static WF_INLINE typename S::Floats scales(const uint8_t *b) {
-            return S::floats_of({minus_32(scales_of_iq4(b)), 0}, S::half(b));
-        }
+        static WF_INLINE Head head(const uint8_t *b) { return scaled(minus_32(scales_of_iq4(b)), 0, S::half(b)); }
+        static WF_INLINE typename S::Floats scales(const uint8_t *b) { return floats_of(head(b)); }
     };
 
     // A word's two bytes hold codes that come apart by shifts of `BITS`; a byte of `signs` says which columns of it are negative.
@@ -198,14 +226,12 @@ struct BlockForms {
             }
             values_of_words<2, 4>(S::template read<B>(words), S::bytes(signs), at, TWO_BITS, 16, w);
         }
+        static WF_INLINE Head head(const uint8_t *b) {
+            return scaled(odd_scales(S::template every_nth<8>(b + 9)), 0, S::half(b) * 0.125f);
+        }
         static WF_INLINE auto scales(const uint8_t *b) {
-            if constexpr (S::SHUFFLES_ALL) {
-                return S::iq2_xxs_scales(b);
-            } else {
-                uint64_t bytes = 0;
-                for (int i = 0; i < 8; i++) bytes |= uint64_t(b[2 + 8 * i + 7] >> 4) << 8 * i;
-                return S::floats_of({2 * bytes + EVERY, 0}, S::half(b) * 0.125f);
-            }
+            if constexpr (S::SHUFFLES_ALL) return S::iq2_xxs_scales(b);
+            else return floats_of(head(b));
         }
     };
     struct Iq2Xs {
@@ -222,10 +248,12 @@ struct BlockForms {
             }
             values_of_words<2, 4>(S::template read<B>(words), S::bytes(signs), at, TWO_BITS, 16, w);
         }
-        static WF_INLINE typename S::Floats scales(const uint8_t *b) {
-            const uint64_t both = read_64(b + 66), low = both & 15 * EVERY, high = both >> 4 & 15 * EVERY;
-            return S::floats_of(S::zipped(2 * low + EVERY, 2 * high + EVERY), S::half(b) * 0.125f);
+        static WF_INLINE Head head(const uint8_t *b) {
+            const uint64_t both = read_64(b + 66);
+            const Sixteen scales = S::zipped(odd_scales(both << 4), odd_scales(both));
+            return scaled(scales.first, scales.last, S::half(b) * 0.125f);
         }
+        static WF_INLINE typename S::Floats scales(const uint8_t *b) { return floats_of(head(b)); }
     };
     struct Iq3Xxs {
         static constexpr int FORM = WF_IQ3_XXS;
@@ -245,12 +273,30 @@ struct BlockForms {
                 values_of_words<4, 2>(S::template read<B>(words), S::bytes(signs), at, THREE_BITS, 1, w + 2 * half);
             }
         }
-        static WF_INLINE typename S::Floats scales(const uint8_t *b) {
-            uint64_t bytes = 0;
-            for (int i = 0; i < 8; i++) bytes |= uint64_t(b[66 + 4 * i + 3] >> 4) << 8 * i;
-            return S::floats_of({2 * bytes + EVERY, 0}, S::half(b) * 0.25f);
+        static WF_INLINE Head head(const uint8_t *b) {
+            return scaled(odd_scales(S::template every_nth<4>(b + 69)), 0, S::half(b) * 0.25f);
         }
+        static WF_INLINE typename S::Floats scales(const uint8_t *b) { return floats_of(head(b)); }
     };
 };
+
+// What is done with a form.
+template <class S, class Act>
+WF_INLINE void with_form(int form, Act &act) {
+    using Forms = BlockForms<S>;
+    switch (form) {
+        case WF_Q8_0: return act.template run<typename Forms::Q80>();
+        case WF_Q6_K: return act.template run<typename Forms::Q6K>();
+        case WF_Q5_K: return act.template run<typename Forms::Q5K>();
+        case WF_Q4_K: return act.template run<typename Forms::Q4K>();
+        case WF_Q3_K: return act.template run<typename Forms::Q3K>();
+        case WF_Q2_K: return act.template run<typename Forms::Q2K>();
+        case WF_IQ4_XS: return act.template run<typename Forms::Iq4Xs>();
+        case WF_IQ3_XXS: return act.template run<typename Forms::Iq3Xxs>();
+        case WF_IQ2_XS: return act.template run<typename Forms::Iq2Xs>();
+        case WF_IQ2_XXS: return act.template run<typename Forms::Iq2Xxs>();
+        default: return act.template run<typename Forms::Mxfp4>();
+    }
+}
 
 }  // namespace wf

@@ -7,22 +7,6 @@
 
 namespace wf {
 
-// Which scale each pair of bytes of a strip, and each word of a group's sum, belongs to.
-template <int FORM>
-struct ScaleIndex {
-    uint16_t pairs[STRIPS][STRIP / 2];
-    uint32_t words[STRIPS][WORDS];
-    constexpr ScaleIndex() : pairs(), words() {
-        for (int v = 0; v < STRIPS; v++) {
-            for (int i = 0; i < STRIP / 2; i++)
-                pairs[v][i] = uint16_t(block_column(FORM, v, 2 * i) / scale_columns(FORM));
-            const int first = v * STRIPS / strip_groups(FORM) % STRIPS;
-            for (int i = 0; i < WORDS; i++)
-                words[v][i] = uint32_t(block_column(FORM, first, 4 * i) / scale_columns(FORM));
-        }
-    }
-};
-
 template <class S>
 struct BlockRows {
     using F = typename S::F;
@@ -60,10 +44,23 @@ struct BlockRows {
         float d;
     };
 
+    // Codes that have taken their integer scales in.
+    template <class Form>
+    struct FoldedPart {
+        B w[STRIPS];
+        F least;
+        float d;
+    };
+
     template <class Form>
     static WF_INLINE auto part_of(const uint8_t *b, int at) {
         alignas(64) static constexpr ScaleIndex<Form::FORM> index;
-        if constexpr (has_integer_scales(Form::FORM)) {
+        if constexpr (S::SHUFFLES_ALL && Form::FORM == WF_Q2_K) {
+            FoldedPart<Form> part;
+            part.least = S::q2_k_minima(b), part.d = S::half(b + 80);
+            S::q2_k_scaled(b, part.w);
+            return part;
+        } else if constexpr (has_integer_scales(Form::FORM)) {
             WholePart<Form> part;
             const Head head = Form::head(b);
             Form::codes(b, at, part.w);
@@ -93,6 +90,20 @@ struct BlockRows {
 #pragma GCC unroll 3
                 for (int d = 0; d < D; d++)
                     digits[d] = S::dot_scaled(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at, part.scale[v]);
+            sum[r] = S::fma(total_of<D>(digits), S::all(part.d * x[r].scale), sum[r]);
+            sum[r] = S::fma(part.least, S::load(x[r].sums + at / 4), sum[r]);
+        }
+    }
+    template <class Form, int R, int D>
+    static WF_INLINE void add(const FoldedPart<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            U digits[D] = {};
+#pragma GCC unroll 4
+            for (int v = 0; v < STRIPS; v++)
+#pragma GCC unroll 3
+                for (int d = 0; d < D; d++)
+                    digits[d] = S::template dot_block<false>(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at);
             sum[r] = S::fma(total_of<D>(digits), S::all(part.d * x[r].scale), sum[r]);
             sum[r] = S::fma(part.least, S::load(x[r].sums + at / 4), sum[r]);
         }
@@ -241,47 +252,30 @@ struct BlockRows {
             }
         }
     };
-    template <class Act>
-    static WF_INLINE void with_form(int form, Act &act) {
-        switch (form) {
-            case WF_Q8_0: return act.template run<typename Forms::Q80>();
-            case WF_Q6_K: return act.template run<typename Forms::Q6K>();
-            case WF_Q5_K: return act.template run<typename Forms::Q5K>();
-            case WF_Q4_K: return act.template run<typename Forms::Q4K>();
-            case WF_Q3_K: return act.template run<typename Forms::Q3K>();
-            case WF_Q2_K: return act.template run<typename Forms::Q2K>();
-            case WF_IQ4_XS: return act.template run<typename Forms::Iq4Xs>();
-            case WF_IQ3_XXS: return act.template run<typename Forms::Iq3Xxs>();
-            case WF_IQ2_XS: return act.template run<typename Forms::Iq2Xs>();
-            case WF_IQ2_XXS: return act.template run<typename Forms::Iq2Xxs>();
-            default: return act.template run<typename Forms::Mxfp4>();
-        }
-    }
-
     static int64_t arranged_bytes(const Matrix &m, int64_t x_rows) {
         if (m.form == WF_F16) return generic_blocks.arranged_bytes(m, x_rows);
         Arranged act = {m, x_rows, 0};
-        with_form(m.form, act);
+        with_form<S>(m.form, act);
         return act.bytes;
     }
     static void arrange(const Matrix &m, const uint16_t *x, int64_t x_rows, bool int8, void *arranged) {
         if (m.form == WF_F16) return generic_blocks.arrange(m, x, x_rows, int8, arranged);
         Arrange act = {m, x, x_rows, int8, arranged};
-        with_form(m.form, act);
+        with_form<S>(m.form, act);
     }
     static void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end,
                      float *y, int64_t stride) {
         if (m.form == WF_F16)
             return HalfRows<S>::rows(m, feed, static_cast<const float *>(arranged), x_rows, first, end, y, stride);
         Rows act = {m, feed, arranged, x_rows, first, end, y, stride};
-        with_form(m.form, act);
+        with_form<S>(m.form, act);
     }
 };
 
 template <class S>
-constexpr BlockKernels block_kernels(bool (*supported)(), const BlockKernels *otherwise) {
+constexpr BlockKernels block_kernels(bool (*supported)(), const BlockKernels *otherwise, const ManyRows &many) {
     using Rows = BlockRows<S>;
-    return {supported, otherwise, Rows::arranged_bytes, Rows::arrange, Rows::rows};
+    return {supported, otherwise, Rows::arranged_bytes, Rows::arrange, Rows::rows, many};
 }
 
 }  // namespace wf

@@ -23,6 +23,7 @@ struct BlockVector : V {
     static constexpr int L = V::LANES;
     static constexpr bool SHUFFLES_ALL =
         false;  // bytes and words of 64 bytes are looked up anywhere (avx512vnni_blocks.cpp)
+    static constexpr int BLOCK_ROWS = 2, BLOCK_VECTORS = 2;  // of a product that is held in registers (block_gemm.h)
 
     static WF_INLINE float half(const uint8_t *from) { return read_half(from); }
     static WF_INLINE F half_values(const uint8_t *from) {
@@ -67,6 +68,25 @@ struct BlockVector : V {
         B found;
         for (int i = 0; i < 4 * L; i++) found[i] = table[index[i]];
         return found;
+    }
+
+    // Eight bytes that lie N apart.
+    template <int N>
+    static WF_INLINE uint64_t every_nth(const uint8_t *from) {
+        uint64_t bytes = 0;
+        for (int i = 0; i < 8; i++) bytes |= uint64_t(from[N * i]) << 8 * i;
+        return bytes;
+    }
+
+    // The bytes of two vectors, of four, in turns.
+    static WF_INLINE void zip_two(B a, B b, int8_t *to) {
+        for (int i = 0; i < 4 * L; i++) to[2 * i] = int8_t(a[i]), to[2 * i + 1] = int8_t(b[i]);
+    }
+    static WF_INLINE void zip_four(const B (&w)[4], int8_t *to) {
+        uint8_t all[4][4 * L];
+        for (int v = 0; v < 4; v++) V::write(all[v], w[v]);
+        for (int i = 0; i < 4 * L; i++)
+            for (int v = 0; v < 4; v++) to[4 * i + v] = int8_t(all[v][i]);
     }
 
     // 16 signed bytes as words, and of these [index] for each of 2 L.
@@ -136,6 +156,11 @@ struct BlockVector : V {
         V::write(code, w);
         for (int i = 0; i < 4 * L; i++) sum[i / 4] += uint32_t(int32_t(code[i]) * x[i]);
         return sum;
+    }
+    // sum + two products of words of 16 bits, those of w below 2^15.
+    static WF_INLINE U dot_pairs(U sum, U w, U x) {
+        using J = decltype(F{} > F{});
+        return sum + (w & 0xFFFF) * (U)((J)(x << 16) >> 16) + (w >> 16) * (U)((J)x >> 16);
     }
     static WF_INLINE F to_floats(U sum) { return V::floats(sum); }
 };

@@ -17,6 +17,7 @@ constexpr int64_t GEMM_ROWS = 384;  // rows of x that a decoded tile serves: a m
 
 struct GemmTask {
     const Matrix *weight;
+    const ManyRows *blocks;
     const uint16_t *x;  // [x_rows, columns], rows `stride` apart
     int64_t x_rows, stride;
     int64_t first, count;  // rows of the weight: at most GEMM_TILE
@@ -32,9 +33,11 @@ struct GemmParts {
 
     // Columns first .. first + columns of a row: bfloat16, or float32 of a matrix in it; `first` is a multiple of 256. `wide`:
     // in float32 where bfloat16 may not hold them.
-    static WF_INLINE void decode(const Matrix &m, int64_t row, int64_t first, int64_t columns, bool wide,
+    static WF_INLINE void decode(const GemmTask &task, int64_t row, int64_t first, int64_t columns, bool wide,
                                  uint32_t *out) {
-        if (is_blocks(m.form)) return decode_values(m, row, first, columns, wide, out);
+        const Matrix &m = *task.weight;
+        if (m.form == WF_F16) return values_of(m, row, first, columns, reinterpret_cast<float *>(out));
+        if (is_blocks(m.form)) return decode_blocks(task, row, first, columns, wide, out);
         const uint8_t *codes = m.codes + row * m.row_bytes();
         uint16_t *values = reinterpret_cast<uint16_t *>(out);
         int64_t k = 0;
@@ -58,16 +61,24 @@ struct GemmParts {
         for (; k < columns; k++) values[k] = float_to_bf16(value_at(m, row, first + k) * scale_at(m, row, first + k));
     }
 
-    static void decode_values(const Matrix &m, int64_t row, int64_t first, int64_t columns, bool wide, uint32_t *out) {
-        if (wide) return values_of(m, row, first, columns, reinterpret_cast<float *>(out));
-        alignas(64) float values[UNIT];
-        uint16_t *to = reinterpret_cast<uint16_t *>(out);
-        for (int64_t k = 0; k < columns; k += UNIT, to += UNIT) {
-            const int64_t count = columns - k < UNIT ? columns - k : UNIT;
-            values_of(m, row, first + k, count, values);
-            int64_t i = 0;
-            for (; i + L <= count; i += L) S::narrow(to + i, S::load(values + i));
-            for (; i < count; i++) to[i] = float_to_bf16(values[i]);
+    static void decode_blocks(const GemmTask &task, int64_t row, int64_t first, int64_t columns, bool wide,
+                              uint32_t *out) {
+        constexpr int64_t SOME = 4;
+        BlockUnit units[SOME];
+        for (int64_t k = 0; k < columns; k += SOME * UNIT) {
+            const int64_t left = columns - k, count = left < SOME * UNIT ? left : SOME * UNIT;
+            task.blocks->take_apart(*task.weight, row, first + k, count, units);
+            for (int64_t i = 0; i < count; i += 16) {
+                const BlockUnit &unit = units[i / UNIT];
+                const int64_t at = i % UNIT;
+                const F scale = S::all(unit.scales[at / 16]), minimum = S::all(unit.minima[at / 16]);
+#pragma GCC unroll 4
+                for (int64_t j = 0; j < 16; j += L) {
+                    const F values = S::of_bytes(unit.codes + at + j) * scale - minimum;
+                    if (wide) S::store(reinterpret_cast<float *>(out) + k + i + j, values);
+                    else S::narrow(reinterpret_cast<uint16_t *>(out) + k + i + j, values);
+                }
+            }
         }
     }
 
@@ -83,7 +94,7 @@ struct GemmParts {
                 continue;
             }
             std::memset(line + words - 1, 0, size_t(4 * (whole - words + 1)));
-            decode(*task.weight, task.first + n + i, first, columns, wide, line);
+            decode(task, task.first + n + i, first, columns, wide, line);
         }
     }
 

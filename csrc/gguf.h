@@ -6,8 +6,12 @@
 
 namespace wf {
 
+struct ManyRows;
+
 // Rows first .. end, rounded to bfloat16 [end - first, columns].
 void decode_rows(const Matrix &m, int64_t first, int64_t end, uint16_t *out);
+// The same by an instruction set's kernels.
+void decode_rows(const ManyRows &many, const Matrix &m, int64_t first, int64_t end, uint16_t *out);
 
 // The 6-bit scales and minima of Q4_K and Q5_K, eight of each.
 WF_INLINE void scales_and_minima(const uint8_t *packed, uint64_t &scales, uint64_t &minima) {

@@ -17,6 +17,8 @@
 // multiply-add of one rounding.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels.h"
 
 namespace wf {
@@ -46,7 +48,7 @@ const uint8_t *int8_below_e4m3();
 // y of `count` rows of the weight from `first` (at most INT8_TILE) and x_rows rows of x (at most INT8_ROWS).
 struct Int8Task {
     const Matrix *weight;
-    const Int8Record *x;  // [chunks][stride], the first x_rows of each
+    const void *x;  // records [chunks][stride], the first x_rows of each
     int64_t x_rows, stride;
     int64_t first, count;
     const uint8_t *next;  // rows of the weight that a thread reads after these, or null
@@ -54,6 +56,16 @@ struct Int8Task {
     uint16_t *rounded;
     int64_t y_stride;
 };
+
+// The sums of row r of x, in float32, to where they belong.
+WF_INLINE void store_sums(const Int8Task &task, int64_t r, const float *sums) {
+    if (task.wide) {
+        __builtin_memcpy(task.wide + r * task.y_stride, sums, size_t(4 * task.count));
+        return;
+    }
+    uint16_t *to = task.rounded + r * task.y_stride;
+    for (int64_t n = 0; n < task.count; n++) to[n] = float_to_bf16(sums[n]);
+}
 
 struct Int8Kernels {
     bool (*supported)();

@@ -26,12 +26,12 @@ struct Int8Gemm {
         std::memset(scratch.sums, 0, size_t(4 * T * task.x_rows));
         for (int64_t chunk = 0; chunk < task.weight->chunks(); chunk++) {
             Int8Pack<S>::pack(task, chunk, scratch.panel);
-            const Int8Record *x = task.x + chunk * task.stride;
+            const Int8Record *x = static_cast<const Int8Record *>(task.x) + chunk * task.stride;
             const bool split = task.weight->form == WF_FP4, apart = scratch.panel.apart;
             if (split) apart ? rows<true, true>(task.x_rows, x, scratch) : rows<true, false>(task.x_rows, x, scratch);
             else apart ? rows<false, true>(task.x_rows, x, scratch) : rows<false, false>(task.x_rows, x, scratch);
         }
-        for (int64_t r = 0; r < task.x_rows; r++) store(task, r, scratch.sums + r * T);
+        for (int64_t r = 0; r < task.x_rows; r++) store_sums(task, r, scratch.sums + r * T);
     }
 
   private:
@@ -96,15 +96,6 @@ struct Int8Gemm {
                 for (int j = 0; j < V; j++) dots[r][j] = S::dot4(dots[r][j], w[j], four);
             }
         }
-    }
-
-    static WF_INLINE void store(const Int8Task &task, int64_t r, const float *sums) {
-        if (task.wide) {
-            std::memcpy(task.wide + r * task.y_stride, sums, size_t(4 * task.count));
-            return;
-        }
-        uint16_t *to = task.rounded + r * task.y_stride;
-        for (int64_t n = 0; n < task.count; n++) to[n] = float_to_bf16(sums[n]);
     }
 };
 

@@ -21,6 +21,12 @@ struct Neon : Vector<4> {
     static WF_INLINE float largest(F value) { return vmaxvq_f32((float32x4_t)value); }
     static WF_INLINE U words(const uint16_t *from) { return (U)vmovl_u16(vld1_u16(from)); }
     static WF_INLINE F widen(const uint16_t *from) { return bits(words(from) << 16); }
+    static WF_INLINE F of_bytes(const int8_t *from) {
+        int32_t four;
+        std::memcpy(&four, from, sizeof four);
+        const int16x8_t words = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+        return (F)vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
+    }
     static WF_INLINE void narrow(uint16_t *to, F value) { vst1_u16(to, vmovn_u32((uint32x4_t)round(value))); }
     static WF_INLINE U zip(const uint16_t *low, const uint16_t *high) { return words(low) | words(high) << 16; }
     static WF_INLINE void transpose(const uint32_t *in, int64_t in_stride, uint32_t *out, int64_t out_stride) {

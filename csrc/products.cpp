@@ -14,9 +14,10 @@ namespace wf {
 namespace {
 
 constexpr int64_t LINE = 64;
-constexpr int64_t TILE = 512;      // rows of sums kept before they are rounded
-constexpr int64_t PART = 1 << 16;  // bytes of weights that a thread takes at a time, at the least
-constexpr int64_t NEAR = 1 << 17;  // bytes of weights that several groups of rows of x read one after the other
+constexpr int64_t TILE = 512;       // rows of sums kept before they are rounded
+constexpr int64_t PART = 1 << 16;   // bytes of weights that a thread takes at a time, at the least
+constexpr int64_t BLOCKS_FEW = 16;  // rows of x up to which blocks come apart in registers, at the most (Zen 4)
+constexpr int64_t NEAR = 1 << 17;   // bytes of weights that several groups of rows of x read one after the other
 
 bool same_x(const Product &a, const Product &b) { return same_rows(a, b) && a.x_fp8 == b.x_fp8; }
 
@@ -170,6 +171,7 @@ bool many(Runtime &runtime, const Product *products, int64_t count, const Ahead 
         const uint16_t *x = copied ? reinterpret_cast<uint16_t *>(copies + sims[i]) : p.x;
         const int64_t stride = copied ? p.weight.columns : p.stride;
         const GemmTask task = {&p.weight,
+                               &runtime.block_kernels().many,
                                x + row * stride,
                                p.rows - row < GEMM_ROWS ? p.rows - row : GEMM_ROWS,
                                stride,
@@ -193,7 +195,9 @@ bool multiply(Runtime &runtime, const Product *products, int64_t count, const Ah
     Product parts[3][MOST_PRODUCTS];
     int64_t counts[3] = {0, 0, 0};
     for (int64_t i = 0; i < count; i++) {
-        const bool is_many = !runtime.batch_invariant && products[i].rows > runtime.tuning.few_rows;
+        const int64_t few_rows = std::min<int64_t>(
+            runtime.tuning.few_rows, is_blocks(products[i].weight.form) ? BLOCKS_FEW : runtime.tuning.few_rows);
+        const bool is_many = !runtime.batch_invariant && products[i].rows > few_rows;
         const int way = in_int8(runtime, products[i]) ? 0 : is_many ? 1 : 2;
         parts[way][counts[way]++] = products[i];
     }

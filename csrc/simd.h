@@ -94,6 +94,11 @@ struct Vector {
         return wide;
     }
     static WF_INLINE F widen(const uint16_t *from) { return bits(words(from) << 16); }
+    static WF_INLINE F of_bytes(const int8_t *from) {
+        F wide;
+        for (int i = 0; i < N; i++) wide[i] = from[i];
+        return wide;
+    }
     static WF_INLINE void narrow(uint16_t *to, F value) {
         const U wide = round(value);
         for (int i = 0; i < N; i++) to[i] = uint16_t(wide[i]);

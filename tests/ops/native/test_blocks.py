@@ -81,7 +81,12 @@ def normal(rows: int, columns: int, seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_values_are_those_of_gguf(name: str) -> None:
-    values = decoded(matrix(name, 96, 512)) + 0.0
+    """By tiles of many rows, and by eight rows of x at a time."""
+    weight = matrix(name, 96, 512)
+    values = decoded(weight) + 0.0
+    with ops.using(isa="generic"):
+        parts = [linear(rows.contiguous(), weight) for rows in torch.eye(512, dtype=torch.bfloat16).split(8)]
+    assert torch.equal(torch.cat(parts).T, values)
     assert hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16] == BLOCKS[name].digest
 
 
@@ -129,7 +134,8 @@ def rounded(x: Tensor) -> Tensor:
     for first in range(0, x.shape[1], 256):
         part = x[:, first : first + 256].float()
         amax = part.abs().amax(-1, keepdim=True)
-        out[:, first : first + 256] = (part * (127 / amax)).round().double() * (amax / 127).double()
+        factor = torch.full_like(amax, 127) / amax  # (127 / amax would be 127 times a reciprocal)
+        out[:, first : first + 256] = (part * factor).round().double() * (amax / 127).double()
     return out
 
 
@@ -158,6 +164,46 @@ def test_products_of_many_rows(isa: str, name: str) -> None:
     x = normal(130, 1280)
     exact, size = x.double() @ values.double().T, x.double().abs() @ values.double().abs().T
     assert ((linear(x, weight) - exact).abs() <= 2e-6 * size).all()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_tiles_hold_the_values(isa: str, name: str) -> None:
+    """Many rows, which are those of the identity: each value, or its bfloat16, to the bit."""
+    weight = matrix(name, 70, 1280, seed=5)
+    values = decoded(weight)
+    if isa == "avx512bf16" and name != "F16":
+        values = values.bfloat16().float()
+    assert torch.equal(linear(torch.eye(1280, dtype=torch.bfloat16), weight).T, values)
+
+
+@pytest.mark.parametrize("rows", [9, 17, 130])
+@pytest.mark.parametrize("name", [name for name in BLOCKS if BLOCKS[name].values == 256])
+def test_products_of_many_rows_of_int8_activations(isa: str, name: str, rows: int) -> None:
+    """Sums of 256 columns are exact, whatever rows stand beside one."""
+    weight = matrix(name, 70, 1280)
+    values = decoded(weight).double()
+    x = normal(rows, 1280)
+    exact, size = rounded(x) @ values.T, rounded(x).abs() @ values.abs().T
+    with ops.using(backend="auto", activations="int8"):
+        y = linear(x, weight)
+        assert torch.equal(linear(x[-9:].contiguous(), weight), y[-9:])
+    assert ((y - exact).abs() <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if BLOCKS[name].values == 256])
+def test_largest_codes_of_int8_activations(isa: str, name: str) -> None:
+    """Blocks of ones alone, of zeros, and of the lowest scales, by columns of one size: the largest sums there are."""
+    weight = matrix(name, 6, 512)
+    codes = weight.kept[0].view(-1, BLOCKS[name].size)
+    for value, block in ((0xFF, 0), (0x00, 4), (0x80, 8)):
+        codes[block : block + 2] = value
+        for at in BLOCKS[name].floats:
+            codes[block : block + 2, at : at + 2] = torch.tensor([0x55, 0x2C], dtype=torch.uint8)
+    values = decoded(weight).double()
+    x = torch.ones(12, 512).bfloat16() * (1 - 2 * (torch.arange(12) % 2))[:, None].bfloat16()
+    with ops.using(backend="auto", activations="int8"):
+        y = linear(x, weight)
+    assert ((y - x.double() @ values.T).abs() <= 1e-6 * values.abs().sum(-1)).all()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
