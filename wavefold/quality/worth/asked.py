@@ -77,6 +77,10 @@ class Asked(Measure):
     def sizes(self, case: Any) -> tuple[int, int]:
         """Characters that are read, and tokens that are chosen, about."""
 
+    def key(self, case: Any) -> object:
+        """Returns what a case is, in JSON."""
+        return case
+
     # -- as a part -----------------------------------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
@@ -85,7 +89,7 @@ class Asked(Measure):
             cases = self.cases[first : first + self.together]
             sizes = [self.sizes(case) for case in cases]
             read, chosen = (sum(size[number] for size in sizes) for number in (0, 1))
-            key = f"{first:05}-{digest_of([self.name, self.draws, self.numbers, cases])}"
+            key = f"{first:05}-{digest_of([self.name, self.draws, self.numbers, [self.key(case) for case in cases]])}"
             found.append(Unit(key, read // BYTES_A_TOKEN, chosen * self.draws, first))
         return found
 

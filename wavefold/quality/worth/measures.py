@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.chat.encoding import chat_ids, turn_ids
@@ -16,7 +17,6 @@ from wavefold.quality.settings import BYTES_A_TOKEN
 from wavefold.quality.subject import Subject
 from wavefold.quality.worth.asked import Answer, Asked, answered
 from wavefold.quality.worth.judges import is_filling, is_next_line, parses, stops
-from wavefold.quality.worth.rewrites import Rewrite, is_rewritten
 from wavefold.quality.worth.sources import AFTER_HOLE, BEFORE, BEFORE_HOLE, Head, Hole, NextLine
 
 SPARE_TOKENS = 16
@@ -156,23 +156,34 @@ class Chats(Asked):
         return self.question(case)
 
 
+class Task(Protocol):
+    """A question with a program that judges answers to it."""
+
+    @property
+    def question(self) -> str: ...
+    def check(self, answer: str) -> bool: ...
+
+
 class Rewrites(Chats):
     """Changes of real functions, greedily."""
 
     name, title = "rewrites", "rewrites, checked by a program"
 
-    def __init__(self, cases: Sequence[Rewrite]):
-        super().__init__(cases, questions=[case.question for case in cases])
+    def __init__(self, cases: Sequence[Task]):
+        super().__init__(cases)
 
-    def question(self, case: Rewrite) -> str:  # type: ignore[override]
+    def question(self, case: Task) -> str:  # type: ignore[override]
         return case.question
 
-    def sampling(self, subject: Subject, case: Rewrite, number: int) -> Sampling:
-        most = CHAT_TOKENS + 2 * len(case.source) // BYTES_A_TOKEN
+    def key(self, case: Task) -> object:
+        return case.question
+
+    def sampling(self, subject: Subject, case: Task, number: int) -> Sampling:
+        most = CHAT_TOKENS + 2 * len(case.question) // BYTES_A_TOKEN
         return Sampling(most, 0.0, stop_ids=turn_ids(subject.tokenizer))
 
-    def judged(self, case: Rewrite, answer: Answer) -> bool:
-        return is_rewritten(case, answer.text)
+    def judged(self, case: Task, answer: Answer) -> bool:
+        return case.check(answer.text)
 
 
 class Stops(Chats):

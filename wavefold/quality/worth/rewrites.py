@@ -44,6 +44,10 @@ class Rewrite(NamedTuple):
         }[self.kind]
         return f"{asked}\n\n```python\n{self.source}\n```"
 
+    def check(self, answer: str) -> bool:
+        """True if the answer's code is the source with the change that was asked for, and nothing else."""
+        return is_rewritten(self, answer)
+
 
 def rewrites(source: Source, kind: str, seed: int) -> Iterator[Rewrite]:
     """Yields a rewrite of each short function of a file that allows one, by file, function and seed alone."""
