@@ -19,9 +19,8 @@ from rich.table import Table
 from wavefold.bench.circumstances import circumstances
 from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
-from wavefold.data.batches import fixed_batches
 from wavefold.data.corpus import load_corpus
-from wavefold.train.objective import Objective, evaluate
+from wavefold.quality.worth.bits import nats_by_file
 from wavefold.train.report import held_out_report
 
 
@@ -36,9 +35,8 @@ def main() -> None:
     tokenizer = Tokenizer.load(args.model)
     model = load(args.model, args.arithmetic, getattr(torch, args.dtype))
     documents = load_corpus(args.data).held_out
-    ids = [tokenizer.encode_document(d.text) for d in documents]
-    nats, tokens = evaluate(Objective(model), fixed_batches(ids, args.seq_len, 4 * args.seq_len))
-    report = held_out_report(nats / tokens, tokens, documents)
+    nats, tokens = map(sum, zip(*nats_by_file(model, tokenizer, documents, args.seq_len), strict=True))
+    report = held_out_report(nats / tokens, round(tokens), documents)
     table = Table("arithmetic", "bytes", "model", "xz -9", "gzip -9", title="held-out files, bits per byte")
     figures = (f"{value:.4f}" for value in (report.model, report.xz, report.gzip))
     table.add_row(str(model.arithmetic), str(report.num_bytes), *figures)

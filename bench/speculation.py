@@ -23,8 +23,7 @@ import random
 import statistics
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -40,13 +39,11 @@ from wavefold.engine import Answer, Runner, Sampling
 from wavefold.engine.batch import run_all
 from wavefold.engine.defaults import GenerationDefaults
 from wavefold.engine.drafting import Drafter, Drafts, proposers_of
-from wavefold.engine.mtp import MTPDrafts
-from wavefold.engine.proposer import Text
 from wavefold.engine.request import Request
-from wavefold.engine.speculation import Acceptance, Speculation
 from wavefold.locate import model_folder
 from wavefold.model import Step, Transformer
 from wavefold.ops import Runtime
+from wavefold.quality.worth.drafts import draft_counts
 
 MODES: tuple[Drafts | None, ...] = (None, "lookup", "mtp", "both")
 PAST_TOKENS = 256
@@ -136,38 +133,13 @@ def answer_all(runner: Runner, prompts: Sequence[Sequence[int]], sampling: Sampl
     return tokens, seconds
 
 
-class Fixed(Speculation):
-    """Always the same depth."""
-
-    def depth(
-        self, rows: int, others: int, acceptance: Acceptance, drafting_s: Callable[[int], float] = lambda depth: 0.0,
-        behind_s: float = 0.0,
-    ) -> int:  # fmt: skip
-        return self.most
-
-
-class Counted(MTPDrafts):
-    """MTP drafts; counts those of each depth that were tried, and that were right."""
-
-    def __init__(self, model: Transformer):
-        super().__init__(model)
-        self.tried: Counter[int] = Counter()
-        self.right: Counter[int] = Counter()
-
-    def observe(self, text: Text, streams: Tensor | None, accepted: int, of: int) -> None:
-        super().observe(text, streams, accepted, of)
-        self.tried.update(range(1, min(accepted + 1, of) + 1))
-        self.right.update(range(1, accepted + 1))
-
-
 def acceptance(
     model: Transformer, prompts: Sequence[Sequence[int]], sampling: Sampling, new: int, depth: int
 ) -> dict[int, float]:  # fmt: skip
     """The share of MTP drafts that are right, by depth, of those whose drafts before are right."""
-    counted = Counted(model)
-    runner = Runner(model, 64, draft_depth=depth, drafter=Drafter(depth, [counted], Fixed(depth)))
-    answer_all(runner, prompts, sampling, new)
-    return {number: counted.right[number] / counted.tried[number] for number in sorted(counted.tried)}
+    by_depth = zip(*draft_counts(model, prompts, sampling, new, depth, width=1), strict=True)
+    sums = {level: tuple(map(sum, zip(*pairs, strict=True))) for level, pairs in enumerate(by_depth, 1)}
+    return {level: right / tried for level, (right, tried) in sums.items() if tried}
 
 
 # -- costs -------------------------------------------------------------------------------------------------------------

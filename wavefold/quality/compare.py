@@ -30,12 +30,12 @@ def compare(first: Card, second: Card) -> list[Difference]:
     return [Difference(figure, found[figure.key]) for figure in first.figures if figure.key in found]
 
 
-def verdict(difference: Difference) -> str:
-    """Returns one of "same", "better", "worse", "differs", and "" for a difference that is not clear."""
+def verdict(difference: Difference, clear: float = CLEAR) -> str:
+    """Returns one of "same", "better", "worse", "differs", and "" for a difference of less than `clear` errors."""
     errors = difference.errors
     if difference.value == 0:
         return "same"
-    if errors is None or abs(errors) < CLEAR:
+    if errors is None or abs(errors) < clear:
         return ""
     if not difference.first.better:
         return "differs"
