@@ -37,24 +37,14 @@ def connection(loop: Loop, ended: list[float]) -> SimpleNamespace:
 @pytest.mark.parametrize("late", (0.0, LATE_S / 2))
 def test_a_clock_that_rings_in_time_ends_the_connection(late: float) -> None:
     loop, ended = Loop(), []
-    Clock(
-        SimpleNamespace(
-            loop=loop, transport=SimpleNamespace(abort=lambda: ended.append(loop.now), get_extra_info=lambda name: None)
-        ),
-        5.0,
-    ).start()
+    Clock(connection(loop, ended), 5.0).start()
     loop.ring_at(5.0 + late)
     assert ended == [5.0 + late]
 
 
 def test_a_process_that_was_stopped_gives_its_clients_their_time_anew() -> None:
     loop, ended = Loop(), []
-    Clock(
-        SimpleNamespace(
-            loop=loop, transport=SimpleNamespace(abort=lambda: ended.append(loop.now), get_extra_info=lambda name: None)
-        ),
-        5.0,
-    ).start()
+    Clock(connection(loop, ended), 5.0).start()
     loop.ring_at(600.0)
     assert not ended and loop.due == 605.0
     loop.ring_at(605.0)
