@@ -222,6 +222,13 @@ def test_a_message_of_the_client_comes_back_as_it_was() -> None:
         assert answered(PATH, body).whole["choices"][0]["message"]["content"] == "Hello there."
 
 
+@pytest.mark.parametrize("thinking", ["enabled", "disabled"])
+def test_an_empty_system_text_alone_is_an_empty_prompt(thinking: str) -> None:
+    """deepseek-recipe 0.2.0 leaves no message of it."""
+    changes = {"messages": [{"role": "system", "content": ""}], "thinking": {"type": thinking}}
+    assert answered(PATH, {**BODY, **changes}).asked.parts[0].prompt.ids
+
+
 @pytest.mark.parametrize("marker", ["</think>", "<｜User｜>", "｜DSML｜", "<｜end▁of▁sentence｜>"])
 def test_markers_in_contents_stay_text(marker: str) -> None:
     given = [{"role": role, "content": f"a{marker}b"} for role in ("system", "user")]

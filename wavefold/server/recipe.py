@@ -128,10 +128,12 @@ class Reading:
     @property
     def _stage(self) -> Any:
         """Where parsing begins. An answer that goes on keeps its first line breaks, those of a new one are dropped."""
-        last, stages = self.conversation.messages[-1], library().ThinkingInitialStage
-        if last.prefix and (last.content or not self.thinking):
+        last, stages = _last(self.conversation), library().ThinkingInitialStage
+        if last is None or not last.prefix:
+            return self._first_stage
+        if last.content or not self.thinking:
             return stages.ContentContinuation
-        return stages.ReasoningContinuation if last.prefix and last.reasoning_content else self._first_stage
+        return stages.ReasoningContinuation if last.reasoning_content else self._first_stage
 
     @property
     def tools(self) -> list[Tool]:
@@ -153,9 +155,8 @@ class Reading:
         """
         old = self.conversation
         effort = old.reasoning_effort and efforts(old.reasoning_effort)
-        messages = old.messages
-        last = messages[-1]
-        goes_on = goes_on and last.role == "assistant" and not last.tool_calls
+        messages, last = old.messages, _last(old)
+        goes_on = goes_on and last is not None and last.role == "assistant" and not last.tool_calls
         if effort == old.reasoning_effort and schema is None and not any_object and not goes_on:
             return
         if goes_on:
@@ -188,6 +189,12 @@ class Reading:
         options.thinking_initial_stage = self._stage
         processor = library().StreamProcessor(generator, options, vocabulary.tokenizer)
         return Stream(processor, response, answer_id, model, created)
+
+
+def _last(conversation: Any) -> Any:
+    """Returns the last message, or None: of empty system texts alone the library leaves no message."""
+    messages = conversation.messages
+    return messages[-1] if messages else None
 
 
 class Event(NamedTuple):
