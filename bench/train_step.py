@@ -1,6 +1,7 @@
-"""A training step beside transformers' on the same model, in one run: tokens a second, peak memory.
+"""A training step beside transformers' on the same model, or beside an earlier commit's: tokens a second, peak memory.
 
-    python bench/train_step.py [MODEL]       4 sequences of 1,024 tokens; forward, backward, AdamW
+    python bench/train_step.py [MODEL]              4 sequences of 1,024 tokens; forward, backward, AdamW
+    python bench/train_step.py --against COMMIT     the nano preset in three phases of training (`train_phases.py`)
 
 Each in a process of its own, turns alternating, quantization and MTP off in both: ours with float32 masters and
 bfloat16 activations, transformers in bfloat16 throughout. In both, torch's threads sleep while they wait, as the
@@ -100,9 +101,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each (5)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/train_step.jsonl"))
+    parser.add_argument("--against", metavar="COMMIT", help="beside this commit's step, instead of transformers'")
     parser.add_argument("--who", choices=("ours", "theirs"), help="one side, in this process")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.against:
+        from train_phases import compare
+
+        append(args.out, compare(args.against, args.steps, args.threads))
+        return
     if args.who:
         (ours if args.who == "ours" else theirs)(args.model, args.steps)
         return

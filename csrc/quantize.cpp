@@ -110,4 +110,86 @@ WF_CLONES void fp4_sim(uint16_t *x, int64_t columns, int64_t block) {
     }
 }
 
+namespace {
+
+WF_INLINE uint32_t largest(const float *x, int64_t count) {
+    uint32_t top = 0;
+    for (int64_t k = 0; k < count; k++) {
+        const uint32_t magnitude = float_to_bits(x[k]) & 0x7FFFFFFF;
+        top = magnitude > top ? magnitude : top;
+    }
+    return top;
+}
+
+// The byte of 2^ceil(log2(max(amax, 2^-126 limit) / limit)); 255 where amax is not finite.
+WF_INLINE uint8_t weight_scale(uint32_t top, float limit) {
+    if (top >= 0x7F800000) return 255;
+    const float floor = limit * 0x1p-126f, amax = bits_to_float(top) > floor ? bits_to_float(top) : floor;
+    return uint8_t((float_to_bits(amax * (1.0f / limit)) + 0x7FFFFF) >> 23);
+}
+
+// The nearest integer, ties to even, of 0 .. 2^22.
+WF_INLINE float to_integer(float value) { return (value + 0x1.8p23f) - 0x1.8p23f; }
+
+// Bits of the product rounded to bfloat16, with the sign of `of`.
+WF_INLINE uint16_t rounded(float magnitude, float of) {
+    const uint32_t bits = float_to_bits(magnitude);
+    return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 | (float_to_bits(of) >> 16 & 0x8000));
+}
+
+WF_INLINE void round_fp4(const float *x, int64_t count, uint8_t byte, uint16_t *out) {
+    const float scale = e8m0_to_float(byte), reciprocal = e8m0_to_float(uint8_t(254 - byte));
+    for (int64_t k = 0; k < count; k++) {
+        const float m = bits_to_float(float_to_bits(x[k]) & 0x7FFFFFFF) * reciprocal;
+        const float low = to_integer(m * 2) * 0.5f, middle = to_integer(m), high = to_integer(m * 0.5f) * 2;
+        out[k] = rounded((m < 2 ? low : m < 4 ? middle : high) * scale, x[k]);
+    }
+}
+
+WF_INLINE void round_fp8(const float *x, int64_t count, uint8_t byte, uint16_t *out) {
+    const float scale = e8m0_to_float(byte), reciprocal = e8m0_to_float(uint8_t(254 - byte));
+    for (int64_t k = 0; k < count; k++) {
+        const uint32_t magnitude = float_to_bits(x[k] * reciprocal) & 0x7FFFFFFF;
+        const uint32_t normal = (magnitude + 0x7FFFF + (magnitude >> 20 & 1)) & 0xFFF00000;
+        const float small = (bits_to_float(magnitude) + 0x1.8p14f) - 0x1.8p14f;
+        out[k] = rounded((magnitude < 0x3C800000 ? small : bits_to_float(normal)) * scale, x[k]);
+    }
+}
+
+WF_INLINE void all_nan(int64_t count, uint16_t *out) {
+    for (int64_t k = 0; k < count; k++) out[k] = 0x7FC0;
+}
+
+}  // namespace
+
+WF_CLONES void round_weights(int form, const float *weights, int64_t rows, int64_t columns, uint16_t *out, uint8_t &low,
+                             uint8_t &high) {
+    low = 255, high = 0;
+    if (form == WF_BF16) {
+        for (int64_t k = 0; k < rows * columns; k++) out[k] = float_to_bf16(weights[k]);
+        return;
+    }
+    const int64_t block = form == WF_FP4 ? 32 : 128, together = form == WF_FP4 ? 1 : 128;
+    for (int64_t row = 0; row < rows; row += together) {
+        const int64_t last = row + together < rows ? row + together : rows;
+        for (int64_t first = 0; first < columns; first += block) {
+            const int64_t count = columns - first < block ? columns - first : block;
+            uint32_t top = 0;
+            for (int64_t r = row; r < last; r++) {
+                const uint32_t of_row = largest(weights + r * columns + first, count);
+                top = of_row > top ? of_row : top;
+            }
+            const uint8_t byte = weight_scale(top, form == WF_FP4 ? 6 : 448);
+            if (byte > 1 && byte < low) low = byte;
+            if (byte > high) high = byte;
+            for (int64_t r = row; r < last; r++) {
+                const int64_t at = r * columns + first;
+                if (byte == 255) all_nan(count, out + at);
+                else if (form == WF_FP4) round_fp4(weights + at, count, byte, out + at);
+                else round_fp8(weights + at, count, byte, out + at);
+            }
+        }
+    }
+}
+
 }  // namespace wf

@@ -15,4 +15,9 @@ void fp4_sim(uint16_t *x, int64_t columns, int64_t block);
 void fp8_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales);
 void fp4_encode(const uint16_t *x, int64_t columns, int64_t block, uint8_t *codes, uint8_t *scales);
 
+// Weights [rows, columns] through a form, WF_FP4, WF_FP8 or WF_BF16, and back to bfloat16 (quant/blocks.py). Of FP4, `low` and
+// `high` become the least scale but those of blocks of zeros (255: there is none) and the largest.
+void round_weights(int form, const float *weights, int64_t rows, int64_t columns, uint16_t *out, uint8_t &low,
+                   uint8_t &high);
+
 }  // namespace wf

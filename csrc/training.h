@@ -6,7 +6,9 @@
 #include "joint.h"
 #include "loss.h"
 #include "move.h"
+#include "multiply.h"
 #include "norm_grad.h"
+#include "orthogonal.h"
 #include "compress_grad.h"
 #include "swiglu.h"
 
@@ -34,6 +36,10 @@ struct TrainingKernels {
     int64_t (*index_loss_bytes)(const IndexLoss &);
     void (*index_loss)(const IndexLoss &, int64_t first, int64_t end, uint8_t *scratch);
     void (*combine)(const Combine &, int64_t first, int64_t end);
+    int64_t (*multiply_bytes)();
+    void (*multiply)(const Multiply &, int64_t row, int64_t rows, int64_t column, int64_t columns, uint8_t *scratch);
+    int64_t (*orthogonal_bytes)(const Orthogonal &);
+    void (*orthogonal)(const Orthogonal &, uint8_t *scratch);
 };
 
 template <class S>
@@ -43,7 +49,8 @@ constexpr TrainingKernels training_kernels() {
         HyperKernel<S>::give_grad,    NormKernel<S>::forward,     NormKernel<S>::grad,        NormKernel<S>::rotate,
         SwigluKernel<S>::forward,     SwigluKernel<S>::grad,      CompressKernel<S>::forward, CompressKernel<S>::grad,
         JointKernel<S>::bytes,        JointKernel<S>::forward,    JointKernel<S>::grad,       JointKernel<S>::join,
-        LossKernel<S>::cross_entropy, LossKernel<S>::index_bytes, LossKernel<S>::index,       MoveKernel<S>::combine};
+        LossKernel<S>::cross_entropy, LossKernel<S>::index_bytes, LossKernel<S>::index,       MoveKernel<S>::combine,
+        MultiplyKernel<S>::bytes,     MultiplyKernel<S>::run,     OrthogonalKernel<S>::bytes, OrthogonalKernel<S>::run};
 }
 
 extern const TrainingKernels generic_training;

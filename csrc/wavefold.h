@@ -24,7 +24,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 16
+#define WF_ABI 17
 
 enum {
     WF_FP4 = 0,
@@ -395,6 +395,58 @@ WF_API int wf_compress_grad(wf_runtime *runtime, const wf_compression *compressi
  * added [count, dim], in float32 and rounded once. */
 WF_API int wf_combine_rows(wf_runtime *runtime, const uint16_t *rows, int64_t num_rows, const int64_t *index,
                            int64_t count, int64_t each, int64_t dim, const uint16_t *added, uint16_t *out);
+
+/* A factor of a product: A [rows, depth], or turned [depth, rows]; B [depth, columns], or turned [columns, depth]; their rows
+ * are `stride` values apart. The depth, and the stride, of an A that is not turned and of a B that is are even. */
+typedef struct {
+    const uint16_t *a, *b; /* bfloat16 */
+    int64_t a_stride, b_stride, depth;
+    int32_t a_turned, b_turned;
+} wf_factor;
+
+/* The sum of A B over the factors: bfloat16 in `out` or, where that is null, float32 in `wide` (added to it if `more` is not
+ * 0); [rows, columns], rows `out_stride` apart. */
+typedef struct {
+    const wf_factor *factors;
+    int64_t num_factors, rows, columns;
+    uint16_t *out;
+    float *wide;
+    int64_t out_stride;
+    int32_t more;
+} wf_product;
+
+WF_API int wf_multiply(wf_runtime *runtime, const wf_product *products, int64_t count);
+
+/* Muon's matrix: momentum <- mu momentum + grad; o, the nearest (semi-)orthogonal matrix to mu momentum + grad, by steps
+ * x <- a x + b (x xT) x + c (x xT)^2 x in bfloat16 from x / |x|; values <- keep values - rate o. Where there is no momentum,
+ * values <- o of the values. A matrix of zeros stays one. coefficients [steps, 3]. */
+typedef struct {
+    float *values; /* [rows, columns], and so are the others */
+    float *momentum;
+    const float *grad;
+    int64_t rows, columns;
+    float keep, rate;
+} wf_orthogonal;
+
+WF_API int wf_orthogonalize(wf_runtime *runtime, const wf_orthogonal *matrices, int64_t count,
+                            const float *coefficients, int64_t steps, float mu);
+
+/* The orthonormal Hadamard transform of rows of bfloat16, of a power of two values up to 1,024; `rounded`: through e2m1 and
+ * back, a scale for 32 columns. */
+WF_API int wf_hadamard(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t columns, int32_t rounded,
+                       uint16_t *out);
+
+/* Weights as a form holds them, WF_FP4, WF_FP8 or WF_BF16, back in bfloat16. Of FP4 and FP8, least and largest become the
+ * smallest scale but those of zeros (255: there is none), and the largest. */
+typedef struct {
+    const float *values; /* [rows, columns] */
+    int64_t rows, columns;
+    int32_t form;
+    uint16_t *out;
+    int32_t least, largest;
+} wf_rounding;
+
+WF_API int wf_round_weights(wf_runtime *runtime, wf_rounding *weights, int64_t count);
 
 /* Cross-entropy: logits [rows, vocabulary] become their own gradient, nats [rows] the losses; a row whose target is negative
  * counts nothing. */

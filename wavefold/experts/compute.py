@@ -84,8 +84,6 @@ class LocalExperts(ExpertCompute):
             return super().with_shared(layer, h, weights, ids, shared)
         rows = ops.ExpertRows(ids, self.store.table.num_experts)
         with self.store.acquire(layer, rows.experts) as view:
-            outputs = [
-                ops.expert(x, *view[expert], route, self.limit, self.arithmetic)
-                for expert, (x, route) in zip(rows.experts, rows.take(h, weights), strict=True)
-            ]
+            matrices = [view[expert] for expert in rows.experts]
+            outputs = ops.experts(*rows.take(h, weights), rows.counts, matrices, self.limit, self.arithmetic)
         return rows.sum(outputs, shared)

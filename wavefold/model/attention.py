@@ -101,10 +101,11 @@ class Attention(nn.Module):
     def project(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
         """Returns qr [n, q_lora], q [n, H, c] and kv [n, c]. q and kv are rotated to their positions."""
         table = batch.table(self.spec.compressed)
-        qr = self.q_norm(self.wq_a(h, arithmetic), arithmetic)
+        low, latent = ops.linears(h, (self.wq_a.stored, self.wkv.stored), arithmetic)
+        qr = self.q_norm(low, arithmetic)
         heads = self.num_heads, self.head_dim  # nested calls: each step's copy of q is the largest tensor of a pass
         q = ops.rms_norm_rotated(self.wq_b(qr, arithmetic).unflatten(-1, heads), None, self.eps, table, arithmetic)
-        kv = self.kv_norm.rotated(self.wkv(h, arithmetic), table, arithmetic)
+        kv = self.kv_norm.rotated(latent, table, arithmetic)
         return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
 
     def output(self, o: Tensor, arithmetic: Arithmetic) -> Tensor:

@@ -40,14 +40,14 @@ def attend_training(
         raise ValueError(f"training of {spec} is not allowed; expected layers that need nothing of another layer")
     entries = attention.compressor.compress(h, batch, arithmetic) if spec.compressed else kv[:0]
     operands = q, kv, entries, attention.attn_sink, attention.window, spec.ratio, lengths
-    if not spec.indexed:
+    sparse, learns = training.attention == "sparse", training.attention != "dense"
+    if not spec.indexed or not (learns or training.watch_capture):
         return ops.attend_sequences(*operands, None, False, arithmetic)[0]
 
     detached = h.detach(), qr.detach()  # the indexer learns only from its loss, and no gradient flows through it
     num_entries = [length // spec.ratio for length in lengths]
     keys = attention.indexer.compressor.compress(detached[0], batch, arithmetic).split(num_entries)
     queries, weights = (x.split(lengths) for x in attention.indexer.queries(*detached, batch, arithmetic))
-    sparse, learns = training.attention == "sparse", training.attention != "dense"
     chosen: list[Tensor | None] = [None] * len(lengths)
     if sparse or training.watch_capture:
         chosen = [

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import kernels_train
-from wavefold.ops.flops import count, count_linear
-from wavefold.ops.linear import linear_wide
+from wavefold.ops.flops import count
+from wavefold.ops.linear import linear_wide, linears
 from wavefold.ops.native import compress_grad
 from wavefold.ops.reference.compress import compress_blocks
 from wavefold.quant import Weight
@@ -33,10 +32,9 @@ def compress(
     """
     width = wkv.shape[0]
     if not arithmetic.released and any(n >= ratio for n in lengths) and kernels_train(h, wkv.codes, wgate.codes, ape):
-        count_linear(h, wkv.codes)
-        count_linear(h, wgate.codes)
         count("pooling", 7 * len(h) * width)
-        kv, score = F.linear(h, wkv.decode(h.dtype)), F.linear(h, wgate.decode(h.dtype))
+        plain = [Weight.of(weight.decode(h.dtype)) for weight in (wkv, wgate)]
+        kv, score = linears(h, plain, arithmetic)
         return compress_grad.compress_sequences(kv, score, ape, ratio, overlap, lengths)
     kv, score = linear_wide(h, wkv, arithmetic), linear_wide(h, wgate, arithmetic)
     entries = [h.new_empty(0, width // (2 if overlap else 1), dtype=arithmetic.dtype)]

@@ -1,16 +1,22 @@
-"""One expert: SwiGLU with clamped inputs. Its meaning: `ops/reference/expert.py`."""
+"""Experts: SwiGLU with clamped inputs. The meaning: `ops/reference/expert.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import kernels_train
-from wavefold.ops.flops import count
+from wavefold.ops.flops import count, count_linear
 from wavefold.ops.linear import linear
-from wavefold.ops.native import swiglu
+from wavefold.ops.native import expert_grad, multiply, swiglu
 from wavefold.ops.reference import expert as reference
 from wavefold.quant import Weight
+
+Matrices = tuple[Weight, Weight, Weight]
+"""w1 gate, w2 down, w3 up."""
 
 
 def expert(
@@ -20,8 +26,41 @@ def expert(
 
     `route` [n, 1] float32: the tokens' routing weights, applied before w2 (None: 1).
     """
-    count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1.shape[0])  # three clamps, a sigmoid of three, two products
+    if _trains(x, route, [(w1, w2, w3)], arithmetic):
+        return experts(x, route, [len(x)], [(w1, w2, w3)], limit, arithmetic)
+    _count_swiglu(x, w1)
     if not arithmetic.released and kernels_train(x, w1.codes, *(() if route is None else (route,))):
         inner = swiglu.swiglu(linear(x, w1, arithmetic), linear(x, w3, arithmetic), route, limit)
         return linear(inner, w2, arithmetic)
     return reference.expert(x, w1, w2, w3, route, limit, arithmetic, linear)
+
+
+def experts(
+    x: Tensor, route: Tensor | None, counts: Sequence[int], weights: Sequence[Matrices], limit: float,
+    arithmetic: Arithmetic,
+) -> Tensor:  # fmt: skip
+    """x [n, hidden], route [n, 1] or None -> `expert` of each row: the first counts[0] by weights[0], and so on."""
+    if not _trains(x, route, weights, arithmetic):
+        routes = [None] * len(counts) if route is None else route.split(list(counts))
+        lines = zip(x.split(list(counts)), weights, routes, strict=True)
+        return torch.cat([expert(rows, *matrices, part, limit, arithmetic) for rows, matrices, part in lines])
+    for rows, matrices in zip(x.split(list(counts)), weights, strict=True):
+        _count_swiglu(rows, matrices[0])
+        for matrix in matrices:
+            count_linear(torch.empty(len(rows), matrix.shape[1], device="meta"), matrix.codes)
+    codes = [(w1.codes, w2.codes, w3.codes) for w1, w2, w3 in weights]
+    return expert_grad.experts(x, route, counts, codes, limit)
+
+
+def _count_swiglu(x: Tensor, w1: Weight) -> None:
+    """Three clamps, a sigmoid of three operations, two products."""
+    count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1.shape[0])
+
+
+def _trains(x: Tensor, route: Tensor | None, weights: Sequence[Matrices], arithmetic: Arithmetic) -> bool:
+    codes = [matrix.codes for matrices in weights for matrix in matrices]
+    plain = all(matrix.scales is None for matrices in weights for matrix in matrices)
+    operands = (*codes, *(() if route is None else (route,)))
+    return (
+        not arithmetic.released and x.dim() == 2 and plain and multiply.takes(x, *codes) and kernels_train(x, *operands)
+    )

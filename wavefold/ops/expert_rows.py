@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -29,11 +27,10 @@ class ExpertRows:
         self.experts = [expert for expert, count in enumerate(counts) if count]
         self.counts = [count for count in counts if count]
 
-    def take(self, h: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """h [n, d], weights [n, k] -> for each of `experts`, rows [count, d] and their weights [count, 1]."""
-        rows = native.take_rows(h, self.tokens, self.places).split(self.counts)
-        return list(zip(rows, weights.flatten()[self.order, None].split(self.counts), strict=True))
+    def take(self, h: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """h [n, d], weights [n, k] -> rows [n * k, d] in the order of `experts`, and their weights [n * k, 1]."""
+        return native.take_rows(h, self.tokens, self.places), weights.flatten()[self.order, None]
 
-    def sum(self, outputs: Sequence[Tensor], added: Tensor) -> Tensor:
-        """`outputs` of the experts -> each token's sum of outputs and `added` [n, d], rounded once: [n, d]."""
-        return native.sum_rows(torch.cat(list(outputs)), self.tokens, self.places, added)
+    def sum(self, outputs: Tensor, added: Tensor) -> Tensor:
+        """`outputs` in the order of `take` -> each token's sum with `added` [n, d], rounded once: [n, d]."""
+        return native.sum_rows(outputs, self.tokens, self.places, added)

@@ -1,14 +1,19 @@
-"""A linear layer in groups for training. Each group's product is written in place, forward and backward.
+"""A linear layer in groups for training: the kernels' products of all groups in one call, or torch's, one by one.
+
+Each group's product is written in place, forward and backward.
 
 torch's batched product of strided operands would copy them, transposed once more for the gradient of the weight.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from wavefold.ops.native.multiply import Product, multiply
 
 
 def grouped_linear(x: Tensor, weight: Tensor, num_groups: int) -> Tensor:
@@ -16,30 +21,33 @@ def grouped_linear(x: Tensor, weight: Tensor, num_groups: int) -> Tensor:
     return _GroupedLinear.apply(x, weight, num_groups)
 
 
-def _columns(x: Tensor, num_groups: int) -> tuple[Tensor, ...]:
-    return x.chunk(num_groups, -1)
+def _multiply(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """out = A B for each (out, A, B)."""
+    if all(out.dtype == torch.bfloat16 and (a.stride(1) != 1 or a.shape[1] % 2 == 0) for out, a, _ in products):
+        multiply([Product(out, (a, b)) for out, a, b in products])
+        return
+    for out, a, b in products:
+        torch.mm(a, b, out=out)
 
 
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, num_groups: int) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.num_groups = num_groups
         out = x.new_empty(len(x), len(weight))
-        parts = zip(_columns(x, num_groups), weight.chunk(num_groups), _columns(out, num_groups), strict=True)
-        for inputs, rows, to in parts:
-            torch.mm(inputs, rows.T, out=to)
+        parts = out.chunk(num_groups, -1), x.chunk(num_groups, -1), weight.chunk(num_groups)
+        _multiply([(to, inputs, rows.T) for to, inputs, rows in zip(*parts, strict=True)])
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        num_groups = ctx.num_groups
+        num_groups, grad = ctx.num_groups, grads[0].contiguous()
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-        for grad, inputs, rows, to, to_rows in zip(
-            _columns(grads[0], num_groups), _columns(x, num_groups), weight.chunk(num_groups),
-            _columns(grad_x, num_groups), grad_weight.chunk(num_groups), strict=True,
-        ):  # fmt: skip
-            torch.mm(grad, rows, out=to)
-            torch.mm(grad.T, inputs, out=to_rows)
+        columns = grad.chunk(num_groups, -1), x.chunk(num_groups, -1), grad_x.chunk(num_groups, -1)
+        parts = list(zip(*columns, weight.chunk(num_groups), grad_weight.chunk(num_groups), strict=True))
+        _multiply([(to, g, rows) for g, _, to, rows, _ in parts])
+        _multiply([(to, g.T, inputs) for g, inputs, _, _, to in parts])
         return grad_x, grad_weight, None

@@ -1,4 +1,4 @@
-"""The indexer's choice for whole sequences. Its meaning: `ops/reference/index.py`."""
+"""The indexer's queries and keys, and its choice for whole sequences. Their meaning: `ops/reference/index.py`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from torch import Tensor
 
 from wavefold.ops import native
 from wavefold.ops.arithmetic import Arithmetic
-from wavefold.ops.backend import kernels_serve
+from wavefold.ops.backend import kernels_serve, kernels_train
 from wavefold.ops.flops import count
+from wavefold.ops.native import hadamard
 from wavefold.ops.reference.index import RunningTopK, index_scores
+from wavefold.ops.reference.index import index_rotate as reference_rotate
 
 SCORE_BLOCK = 512
 """Entries scored at a time: scores take queries x heads x SCORE_BLOCK values, whatever the context."""
+
+
+def index_rotate(x: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Transforms index queries or keys [..., dim] before scoring. Released: Hadamard, FP4 in blocks of 32."""
+    if not (arithmetic.rounds_index and hadamard.takes(x) and kernels_train(x)):
+        return reference_rotate(x, arithmetic)
+    count("hadamard", x.numel() * x.shape[-1].bit_length())
+    count("quantize", 2 * x.numel())
+    return hadamard.hadamard_fp4(x)
 
 
 def choose_entries(q: Tensor, weights: Tensor, keys: Tensor, ratio: int, k: int, arithmetic: Arithmetic) -> Tensor:

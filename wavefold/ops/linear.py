@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import kernels_serve, kernels_train
 from wavefold.ops.flops import count, count_linear
 from wavefold.ops.grouped_linear import grouped_linear as in_groups
+from wavefold.ops.native import multiply
 from wavefold.ops.reference import linear as reference
 from wavefold.quant import Weight
 
@@ -23,9 +26,22 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
     rounds = weight.format.is_quantized and arithmetic.released
     if rounds:
         count("quantize", 2 * x.numel())
+    if weight.scales is None and multiply.takes(x, weight.codes) and kernels_train(x, weight.codes):
+        return multiply.linear(x, weight.codes)
     if not (native.takes(weight) and kernels_serve(x, weight.codes)):
         return reference.linear(x, weight, arithmetic)
     return native.linear(x, weight, x.dtype, x_fp8=rounds)
+
+
+def linears(x: Tensor, weights: Sequence[Weight], arithmetic: Arithmetic) -> list[Tensor]:
+    """x [n, in], weights [out, in] -> `linear` of each. The gradient of x is the sum of theirs, rounded once."""
+    codes = [weight.codes for weight in weights]
+    plain = all(weight.scales is None for weight in weights)
+    if not (plain and multiply.takes(x, *codes) and kernels_train(x, *codes)):
+        return [linear(x, weight, arithmetic) for weight in weights]
+    for weight in weights:
+        count_linear(x, weight.codes)
+    return list(multiply.linears(x, codes))
 
 
 def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wavefold import ops
@@ -42,11 +41,13 @@ class _CrossEntropySum(torch.autograd.Function):
         for first in range(0, len(hidden), piece):
             rows = slice(first, first + piece)
             chunk = targets[rows]
-            nats, grad = ops.cross_entropy_(F.linear(hidden[rows], weight), chunk, IGNORED)
+            logits = hidden.new_empty(len(chunk), len(weight))
+            ops.multiply_(logits, hidden[rows], weight.T)
+            nats, grad = ops.cross_entropy_(logits, chunk, IGNORED)
             total += nats.sum(dtype=torch.float64)
             if grad_hidden is not None and grad_head is not None:
-                torch.mm(grad, weight, out=grad_hidden[rows])
-                grad_head += grad.T @ hidden[rows]
+                ops.multiply_(grad_hidden[rows], grad, weight)
+                ops.multiply_(grad_head, grad.T, hidden[rows], more=True)
         if learns:
             ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))  # type: ignore[union-attr]
         return total.to(wide)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavefold import quant
+from wavefold import ops, quant
 from wavefold.experts import ExpertStore, ExpertView, ExpertWeights
 from wavefold.model import Transformer
 from wavefold.model.official import (
@@ -29,6 +29,7 @@ from wavefold.model.official import (
     own_tensors,
 )
 from wavefold.model.parameters import Linear
+from wavefold.quant.blocks import LARGEST_SPREAD
 from wavefold.quant.weight import DECODED, Weight
 from wavefold.train.lora import adapted, has_adapter
 
@@ -49,6 +50,10 @@ class StraightThrough(torch.autograd.Function):
 
 def rounded(weight: Tensor, form: str, dtype: torch.dtype) -> Tensor:
     """weight [out, in] -> the same after storing it in `form` and decoding it to `dtype`, as an export does."""
+    if ops.kernels_round(weight, form, dtype):
+        value, spread = ops.round_weight(weight, form)
+        if form != "fp4" or spread <= LARGEST_SPREAD:
+            return value  # else the count of lossy tiles is wanted
     if form not in QUANTIZE:
         return weight.to(torch.bfloat16).to(dtype) if form == "bf16" else weight.to(dtype)
     codes, scale = QUANTIZE[form](weight)

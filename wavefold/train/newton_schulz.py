@@ -7,12 +7,37 @@ Eight steps with coefficients that grow small singular values fast and leave all
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from wavefold import ops
 
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 8 + ((2.0, -1.5, 0.5),) * 2
 TINY = 1e-30
 """A matrix without a larger absolute value counts as zero and stays zero."""
+BATCH_NUMBERS = 1 << 22
+"""Largest number of values of equal matrices that are stacked: few calls, with bounded memory."""
+
+
+def orthogonalize_(matrices: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Replaces each matrix [n, m] float32 by `orthogonalize` of it: by the CPU kernels, or equal shapes together."""
+    alike: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    natively: list[Tensor] = []
+    for matrix in matrices:
+        if dtype == torch.bfloat16 and ops.kernels_orthogonalize(matrix):
+            natively.append(matrix)
+        else:
+            alike[tuple(matrix.shape)].append(matrix)
+    ops.orthogonalize_(natively, COEFFICIENTS)
+    for (n, m), members in alike.items():
+        most = max(1, BATCH_NUMBERS // (n * m))
+        for first in range(0, len(members), most):
+            batch = members[first : first + most]
+            for matrix, result in zip(batch, orthogonalize(torch.stack(batch), dtype), strict=True):
+                matrix.copy_(result)
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:

@@ -49,8 +49,8 @@ class Optimizer:
                 groups,
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
-                whole=shards.whole,
-                share=shards.share,
+                whole=shards.whole if shards.group.size > 1 else None,
+                share=shards.share if shards.group.size > 1 else None,
                 dtype=model.arithmetic.dtype,
             )
         self._all: list[torch.optim.Optimizer] = [o for o in (self.adamw, self.muon) if o is not None]

@@ -60,6 +60,11 @@ def _elsewhere(parameter: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
+def _has_values(grad: Tensor) -> bool:
+    """True if a gradient has a value other than zero. Most have one in their first row."""
+    return bool(grad[:1].any()) or bool(grad.any())
+
+
 class Shards:
     """The local shards of the parameters of an objective."""
 
@@ -95,14 +100,14 @@ class Shards:
         for name, share in self.trained.items():
             grad = self._parameters[name].grad
             if self._is_shared_out(name):
-                share.grad = grad if grad is not None and bool(grad.any()) else None
+                share.grad = grad if grad is not None and _has_values(grad) else None
                 continue
             if grad is None:
                 grad = torch.zeros_like(share) if self.group.size > 1 else None
             if grad is not None:
                 grads[name] = grad.to_local() if isinstance(grad, DTensor) else grad
         self.group.sum_([grad for name, grad in grads.items() if not self._is_sharded(name)])
-        norms = self.group.largest([float(grad.any()) for grad in grads.values()])
+        norms = self.group.largest([float(_has_values(grad)) for grad in grads.values()])
         for name in grads:
             self.trained[name].grad = None
         for (name, grad), any_ in zip(grads.items(), norms, strict=True):

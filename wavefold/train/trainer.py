@@ -22,6 +22,7 @@ from wavefold.atomic import write_text
 from wavefold.data.batches import IGNORED, Batches, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.training_pass import AttentionStage, TrainingPass
+from wavefold.ops.native.heap import keep_freed_memory
 from wavefold.system import Notice
 from wavefold.train import schedule
 from wavefold.train.anticipate import Anticipation
@@ -112,6 +113,7 @@ class Trainer:
         self.optimizer = Optimizer(self.shards, model, recipe)
         self.anticipation = Anticipation(recipe.anticipate, recipe.spike)
         self.step = 0
+        keep_freed_memory()  # of the process: each step allocates the same tensors
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._resume()
         if recipe.anticipate and self.step == 0:

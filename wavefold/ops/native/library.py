@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 16
+ABI = 17
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -105,6 +105,10 @@ SIGNATURES: dict[str, list[Any]] = {
     "wf_compress": [*[_pointer] * 3],
     "wf_compress_grad": [*[_pointer] * 6],
     "wf_combine_rows": [*[_pointer] * 2, _int64, _pointer, *[_int64] * 3, *[_pointer] * 2],
+    "wf_multiply": [*[_pointer] * 2, _int64],
+    "wf_orthogonalize": [*[_pointer] * 2, _int64, _pointer, _int64, ctypes.c_float],
+    "wf_hadamard": [*[_pointer] * 2, *_two, _int32, _pointer],
+    "wf_round_weights": [*[_pointer] * 2, _int64],
     "wf_cross_entropy": [*[_pointer] * 3, *_two, _pointer],
     "wf_index_loss": [*[_pointer] * 5, *[_int64] * 5, _int32, *[_pointer] * 3],
     "wf_joint_attention": [*[_pointer] * 5],

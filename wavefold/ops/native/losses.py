@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.native.library import bf16, check, pointer, require, runtime
-from wavefold.ops.native.linear import linear
-from wavefold.quant import Weight
+from wavefold.ops.native.multiply import Product, multiply
 
 PIECE_DOTS = 1 << 21
 """Dots of index queries and keys that are allocated at a time."""
@@ -67,14 +66,19 @@ class _IndexLoss(torch.autograd.Function):
         for first in range(0, n, piece):
             rows = slice(first, first + piece)
             q_rows = q[rows].flatten(0, 1)
-            dots = linear(q_rows, Weight.of(keys), torch.float32)
+            dots = torch.empty(len(q_rows), m, dtype=torch.float32)
+            multiply([Product(dots, (q_rows, keys.T))])
             grad_dots = torch.empty_like(dots, dtype=torch.bfloat16)
             operands = dots, weights[rows], mass[rows], None if chosen is None else chosen[rows]
             sizes = first, len(weights[rows]), heads, m, ratio, rounded
             results = (t.data_ptr() for t in (loss[rows], grad_dots, grad_weights[rows]))
             check(require().wf_index_loss(runtime(), *(pointer(t) for t in operands), *sizes, *results))
-            torch.mm(grad_dots, keys, out=grad_q[rows].view(-1, dim))
-            grad_keys += grad_dots.T @ q_rows
+            products = [Product(grad_keys, (grad_dots.T, q_rows), more=True)]
+            if m % 2 == 0:
+                products.append(Product(grad_q[rows].view(-1, dim), (grad_dots, keys)))
+            else:  # the kernels take pairs
+                torch.mm(grad_dots, keys, out=grad_q[rows].view(-1, dim))
+            multiply(products)
         ctx.save_for_backward(grad_q, grad_weights.to(weights.dtype), grad_keys.to(keys.dtype))
         return loss.sum()
 
