@@ -55,7 +55,7 @@ def make_shards(args: argparse.Namespace) -> int:
 
     listing, corpus = read_listing(), load_corpus("stdlib+packages")
     share = tokens.HELD_OUT_SHARE
-    chats = (tokens.chats_of(tokens.sampled(corpus.train, tokens.SAMPLE), tokens.CHATS, tokens.EXERCISES),
+    chats = (tokens.chats_of(tokens.sampled(corpus.train, tokens.ASKED), tokens.CHATS, tokens.EXERCISES),
              tokens.chats_of(corpus.held_out, tokens.CHATS // share, tokens.EXERCISES // share))  # fmt: skip
     print(f"{len(chats[0])} chats to learn from, {len(chats[1])} held out")
     for size in args.vocab:

@@ -22,11 +22,14 @@ from wavefold.data.corpus import Corpus, Document
 from wavefold.data.exercises.make import exercises
 from wavefold.data.instruct import instruct_chats
 from wavefold.data.packages.fetch import file_hash
-from wavefold.data.shards import INDEX_NAME, write_shards
+from wavefold.data.shards import INDEX_NAME, TokenShards, write_shards
 
-SAMPLE = 4
-"""One document in this many trains the tokenizer, and is asked about in chats."""
+SAMPLE = 16
+"""One document in this many trains the tokenizer: 9 MB."""
+ASKED = 4
+"""One document in this many to learn from is asked about in chats."""
 KEPT_TEXT = 8
+"""One document in this many is text in the last part."""
 CHATS, EXERCISES = 40_000, 40_000
 HELD_OUT_SHARE = 20
 """Of held-out documents come a twentieth of these numbers."""
@@ -77,13 +80,14 @@ def build_shards(
         write_shards(folder / name, train, vocab_size, tokenizer=tokenizer.fingerprint, held_out=held_out)
         hashes[name] = file_hash(folder / name / INDEX_NAME)
         tell(f"{folder / name}: {hashes[name]}")
+    tell(f"{folder}: {bytes_a_token(folder / 'text', corpus.held_out):.3f} bytes a token of held-out documents")
     return hashes
 
 
-def bytes_a_token(tokenizer: Tokenizer, documents: Sequence[Document]) -> float:
-    """Returns the UTF-8 bytes of documents for each of their tokens, BOS and EOS left out."""
-    num_bytes = sum(len(d.text.encode()) for d in documents)
-    return num_bytes / sum(len(tokenizer.encode(d.text)) for d in documents)
+def bytes_a_token(folder: Path, held_out: Sequence[Document]) -> float:
+    """Returns the UTF-8 bytes of held-out documents for each of their tokens in shards, BOS and EOS left out."""
+    num_tokens = TokenShards(folder).lengths[-len(held_out) :] - 2
+    return sum(len(d.text.encode()) for d in held_out) / int(num_tokens.sum())
 
 
 def _encoded(tokenizer: Tokenizer, documents: Sequence[Document], chats: Chats) -> Iterator[Tokens]:
