@@ -25,7 +25,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces kills-batch soak-stream distribution package train instruct bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces kills-batch soak-stream distribution package train instruct corpus bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -47,6 +47,7 @@ help:
 	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make instruct  train the model that ships to answer questions about the standard library, into runs/instruct"
+	@echo "make corpus    download the listed packages again and compare documents and token shards with the list"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
 	@echo "PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX) (index to take torch from; empty: the default)"
@@ -145,6 +146,11 @@ train: $(STAMP)
 
 instruct: $(STAMP)
 	$(BIN)/wavefold train --recipe recipes/instruct.py --init wavefold/models/default --data instruct:stdlib --out runs/instruct
+
+# Some minutes and 206 MB of downloads; the chats of the shards need the list's Python.
+corpus: $(STAMP)
+	XDG_CACHE_HOME=$(CURDIR)/build/corpus $(BIN)/wavefold data fetch
+	XDG_CACHE_HOME=$(CURDIR)/build/corpus $(BIN)/wavefold data shards --vocab 4096 --out build/corpus/shards
 
 # Namespaces and pacing need root; a quarter of an hour on two otherwise idle cores.
 bench-waves: $(STAMP)

@@ -44,6 +44,7 @@ for _user in ("engine", "train", "llm", "server", "bench", "cli"):
     ALLOWED[_user].add("plan")
 
 HOMES = {
+    "wavefold.data.packages.duplicates": {"datasketch"},
     "wavefold.engine.grammar": {"llguidance"},
     "wavefold.lm_eval": {"lm_eval"},
     "wavefold.ops.tilelang": {"tilelang", "tvm"},

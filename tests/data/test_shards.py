@@ -269,3 +269,21 @@ def test_numbers_out_of_range_end_an_iteration(folder):
     assert len(list(shards)) == 60
     with pytest.raises(IndexError):
         shards[60]
+
+
+def test_a_writer_names_what_is_held_out(tmp_path: Path) -> None:
+    documents = some(20)
+    write_shards(tmp_path / "s", documents[:17], VOCAB, shard_bytes=400, held_out=iter(documents[17:]))
+    shards = TokenShards(tmp_path / "s")
+    assert (len(shards), shards.num_held_out) == (20, 3)
+    train, held_out = split_shards(shards)
+    for part, written in ((train, documents[:17]), (held_out, documents[17:])):
+        for read, document in zip(part, written, strict=True):
+            assert_same(read, document)
+    with pytest.raises(ValueError, match="no documents to write as token shards"):
+        write_shards(tmp_path / "s", [], VOCAB, held_out=documents)
+    index = json.loads((tmp_path / "s" / "index.json").read_text())
+    for wrong in (0, -1, 20, 21, "3", True):
+        (tmp_path / "s" / "index.json").write_text(json.dumps(index | {"held_out": wrong}))
+        with pytest.raises(ValueError, match="is not an index of token shards"):
+            TokenShards(tmp_path / "s")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/wavefold`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavefold"
+from wavefold.system.folders import cache_folder
 
 
 def prefix_folder() -> Path:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wavefold.cli.folders import cache_folder
+from wavefold.system.folders import cache_folder
 
 HISTORY_LINES = 1000
 

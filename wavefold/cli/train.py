@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", default="stdlib",
-        help="'stdlib' (the shipped file list), a folder, a .txt list of files, a .jsonl of chats, a folder of token "
-        "shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: before one makes chats of its docstrings (default stdlib)",
+        help="'stdlib' (the shipped file list), 'packages' or 'stdlib+packages' (after wavefold data fetch), a folder, "
+        "a .txt list of files, a .jsonl of chats, a folder of token shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: "
+        "before one makes chats of its docstrings, exercises: of its functions (default stdlib)",
     )  # fmt: skip
     parser.add_argument(
         "--long-chats", choices=("refuse", "truncate", "drop"), default="refuse",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavefold.cli.folders import cache_folder
+from wavefold.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from wavefold.bench.tune import Found

@@ -1,14 +1,16 @@
 """Corpora of text. A source is one of:
 
     stdlib                           the Python standard library, by a list of files that ships with the package
+    packages                         packages from the index, by a list that ships; `wavefold data fetch` brings them
+    stdlib+packages                  both
     FOLDER                           the files in it
     LIST.txt                         the files and folders that it names, one a line
     CHATS.jsonl                      chats, one a line (chat_data.py)
     datasets:NAME[:SPLIT[:COLUMN]]   Hugging Face's dataset of that name, or the folder of one that was saved
 
-A document is one file, one chat, or one row. Whole documents are held out, never lines. The shipped list
-(`corpora/stdlib.json`) has the SHA-256 of each file, so a run elsewhere reads the same bytes or names the files that
-differ.
+A document is one file, one chat, or one row. Whole documents are held out, never lines; of packages, whole ones. The
+shipped lists (`corpora/stdlib.json`, `corpora/packages.json`) have the SHA-256 of each file and archive, so a run
+elsewhere reads the same bytes or names the files that differ.
 """
 
 from __future__ import annotations
@@ -23,11 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from wavefold.data.chat_data import Chat, chat_text, checked_chat, read_chats
+from wavefold.data.packages import documents as package_documents
+from wavefold.data.packages.listing import read_listing
+from wavefold.system.folders import cache_folder
 
 STDLIB_LIST = Path(__file__).parent / "corpora" / "stdlib.json"
 HELD_OUT_ONE_IN = 20
 """One document in this many is held out, by a hash of its name."""
-EXPECTED = "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, or datasets:NAME[:SPLIT[:COLUMN]]"
+EXPECTED = (
+    "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, datasets:NAME[:SPLIT[:COLUMN]], 'packages' "
+    "or 'stdlib+packages'"
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,9 @@ def load_corpus(source: str) -> Corpus:
     Raises ValueError if there is nothing to read, if a part cannot be read, or if the standard library differs from the
     list.
     """
-    if source == "stdlib":
-        return _stdlib()
+    if source in LISTED:
+        parts = [read() for read in LISTED[source]]
+        return Corpus(source, sum((p.train for p in parts), ()), sum((p.held_out for p in parts), ()))
     if source.startswith("datasets:"):
         return _dataset(source)
     path = Path(source)
@@ -106,6 +115,17 @@ def _stdlib() -> Corpus:
             f"list is of another Python release; use that one, or train on a folder: --data {root}"
         )
     return _split("stdlib", documents, f"{STDLIB_LIST}: names {len(documents)} files")
+
+
+def packages_file() -> Path:
+    """Where the documents of the listed packages are kept."""
+    return cache_folder() / "corpora" / "packages.jsonl"
+
+
+def _packages() -> Corpus:
+    parts = package_documents.read(read_listing(), packages_file())
+    train, held_out = (tuple(Document(name, text) for name, text in part) for part in parts)
+    return Corpus("packages", train, held_out)
 
 
 def _listed(path: Path) -> Corpus:
@@ -205,3 +225,7 @@ def _split(name: str, documents: list[Document], holds: str) -> Corpus:
     held_out = [d for d, is_held in zip(documents, flags, strict=True) if is_held]
     names = {d.name for d in held_out}
     return Corpus(name, tuple(d for d in documents if d.name not in names), tuple(held_out))
+
+
+LISTED = {"stdlib": (_stdlib,), "packages": (_packages,), "stdlib+packages": (_stdlib, _packages)}
+"""Corpora of the shipped lists, by the name of a source."""

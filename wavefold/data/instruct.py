@@ -31,6 +31,11 @@ WRITE = ("Write a Python {kind} `{signature}`: {sentence}",
 PURPOSE = ("What does `{path}` do?", "What is `{path}` for?", "Explain `{path}`.")
 ARGUMENTS = ("What are the arguments of `{path}`?", "How is `{path}` called?", "What is the signature of `{path}`?")
 
+PACKAGE = re.compile(r"[\w.-]+-\d[^/]*/(?:(?:src|lib|Lib|python)/)?")
+"""The beginning of a document's name that is no part of its module: a package's folder, and the one of its sources."""
+BESIDE = frozenset(("docs", "doc", "docs_src", "examples", "example", "galleries", "tools", "scripts", "ci", "bench"))
+"""Folders of a package that nobody imports from."""
+
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -87,7 +92,10 @@ def _definitions(document: Document) -> Iterator[_Found]:
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
-    module = document.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    inside = PACKAGE.sub("", document.name, count=1) if PACKAGE.match(document.name) else document.name
+    if inside != document.name and inside.partition("/")[0] in BESIDE:
+        return
+    module = inside.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     yield from _within(tree, module, text.split("\n"), False)
 
 

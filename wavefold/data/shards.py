@@ -4,7 +4,8 @@
            learned-00001.bin   a byte for each of those ids, 1 if it is learned; only for documents with marks
            lengths.bin         tokens of each document, int64; the documents fill the shards in order
            masked.bin          a byte for each document, 1 if learned-*.bin applies to it
-           index.json          vocabulary, fingerprint of the tokenizer if the writer passed one, counts, and bytes
+           index.json          vocabulary, fingerprint of the tokenizer if the writer passed one, counts (with the
+                               number of held-out documents, which come last, if the writer named them), and bytes
                                and SHA-256 of each file
 
 The folder is written beside its place and then moved there whole. Only its owner can read it.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,11 +42,13 @@ def write_shards(
     vocab_size: int,
     shard_bytes: int = SHARD_BYTES,
     tokenizer: str | None = None,
+    held_out: Iterable[Tokens] = (),
 ) -> None:
     """Writes `documents`, one at a time, to `folder`. The folder may be new, empty, or shards, which are replaced.
 
     `tokenizer`: `Tokenizer.fingerprint` of the tokenizer that made the ids. The index keeps it, and a run compares it
-    with the tokenizer of its model. Without it a run can compare only `vocab_size`.
+    with the tokenizer of its model. Without it a run can compare only `vocab_size`. `held_out`: documents that a run
+    evaluates and never learns. Without them a run holds out a fixed share.
 
     Raises ValueError for ids outside of the vocabulary, an empty document, no documents, and a folder with other
     content. The folder then stays as it was.
@@ -55,7 +59,7 @@ def write_shards(
         raise ValueError(f"{folder}: is not a folder; give another name")
     if folder.is_dir() and any(folder.iterdir()) and not is_shards(folder):
         raise ValueError(f"{folder}: holds no token shards, so it is not replaced; give another name")
-    write_folder(folder, lambda fresh: _fill(fresh, documents, vocab_size, shard_bytes, tokenizer))
+    write_folder(folder, lambda fresh: _fill(fresh, documents, held_out, vocab_size, shard_bytes, tokenizer))
 
 
 def is_shards(folder: Path) -> bool:
@@ -79,6 +83,7 @@ class TokenShards(Documents):
         index = _index(folder)
         self.vocab_size: int = index["vocab_size"]
         self.tokenizer: str | None = index.get("tokenizer")
+        self.num_held_out: int = index.get("held_out", 0)
         self._files: dict[str, dict[str, Any]] = index["files"]
         for name, record in self._files.items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else -1
@@ -168,23 +173,36 @@ class Chosen(Documents):
 
 
 def split_shards(shards: TokenShards) -> tuple[Documents, Documents]:
-    """Returns the documents to learn from and the held-out ones: a fixed one in twenty, by a hash of its number.
+    """Returns the documents to learn from and the held-out ones: those that the writer named.
 
-    Raises ValueError for fewer than two documents.
+    If the writer named none, a fixed one in twenty is held out, by a hash of its number. Raises ValueError for fewer
+    than two documents.
     """
+    if shards.num_held_out:
+        numbers = np.arange(len(shards))
+        return Chosen(shards, numbers[: -shards.num_held_out]), Chosen(shards, numbers[-shards.num_held_out :])
     names = [str(number) for number in range(len(shards))]
     held_out = np.array(which_held_out(names, f"{shards.folder}: holds {len(shards)} document"))
     return Chosen(shards, np.flatnonzero(~held_out)), Chosen(shards, np.flatnonzero(held_out))
 
 
-def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_bytes: int, tokenizer: str | None) -> None:
+def _fill(
+    folder: Path,
+    documents: Iterable[Tokens],
+    held_out: Iterable[Tokens],
+    vocab_size: int,
+    shard_bytes: int,
+    tokenizer: str | None,
+) -> None:
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     room = max(1, shard_bytes // dtype.itemsize)
     lengths: list[int] = []
     masked: list[bool] = []
+    num_train = 0
     with contextlib.ExitStack() as files:
         shard: _Shard | None = None
-        for document in documents:
+        for document, learns in itertools.chain(((d, 1) for d in documents), ((d, 0) for d in held_out)):
+            num_train += learns
             ids = _checked(document.ids, len(lengths), vocab_size).astype(dtype)
             if shard is None or shard.num_tokens + len(ids) > room:
                 files.close()
@@ -192,7 +210,7 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
             shard.add(ids, document.learned)
             lengths.append(len(ids))
             masked.append(document.learned is not None)
-    if not lengths:
+    if not num_train:
         raise ValueError("no documents to write as token shards; expected at least one")
     np.array(lengths, "<i8").tofile(folder / "lengths.bin")
     np.array(masked, np.uint8).tofile(folder / "masked.bin")
@@ -201,6 +219,8 @@ def _fill(folder: Path, documents: Iterable[Tokens], vocab_size: int, shard_byte
              "tokens": sum(lengths), "files": sums}  # fmt: skip
     if tokenizer is not None:
         record["tokenizer"] = tokenizer
+    if num_train < len(lengths):
+        record["held_out"] = len(lengths) - num_train
     write_json(folder / INDEX_NAME, record)
 
 
@@ -254,8 +274,10 @@ def _index(folder: Path) -> dict[str, Any]:
     expected = {f"tokens-{number:05d}.bin" for number in range(1, num_shards + 1)} | {"lengths.bin", "masked.bin"}
     allowed = expected | {f"learned-{number:05d}.bin" for number in range(1, num_shards + 1)}
     fits = expected <= set(names) <= allowed and num_shards and sizes == {int} and sums == {str}
-    fits = fits and isinstance(index.get("tokenizer"), str | None)
-    if record[0] != FORMAT or record[1] not in ("<u2", "<u4") or record[2:] != (int, int) or not fits:
+    fits = fits and isinstance(index.get("tokenizer"), str | None) and record[2:] == (int, int)
+    if fits and "held_out" in index:
+        fits = type(index["held_out"]) is int and 0 < index["held_out"] < index["documents"]
+    if record[0] != FORMAT or record[1] not in ("<u2", "<u4") or not fits:
         raise _damaged(path, "is not an index of token shards")
     index["files"] = {name: index["files"][name] for name in names}
     return index

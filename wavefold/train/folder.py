@@ -15,7 +15,7 @@ from wavefold.atomic import holding, sweep
 from wavefold.checkpoint.side_files import side_files
 from wavefold.checkpoint.write import check_replaceable
 from wavefold.train.state import sweep_states
-from wavefold.train.texts import INSTRUCT, SOURCE
+from wavefold.train.texts import SOURCE, asked_about
 from wavefold.waves.agreement import agreed
 from wavefold.waves.group import Group
 
@@ -34,7 +34,7 @@ def check_places(out: Path, data: str, init: Path | None) -> None:
         raise ValueError(f"--out {out}: holds a checkpoint; give a folder for the run, which gets model/ in it")
     if init is not None and (init.resolve().is_relative_to(place) or place.is_relative_to(init.resolve())):
         raise ValueError(f"--init {init} and --out {out} lie in each other; copy the model out of the run first")
-    source = Path(data.removeprefix(INSTRUCT))
+    source = Path(asked_about(data)[1])
     if source.is_dir() and place.is_relative_to(source.resolve()):
         raise ValueError(f"--out {out} lies in --data {source}, and would be trained on; give another --out")
     for name in ("model", "transformers"):

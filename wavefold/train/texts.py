@@ -4,6 +4,7 @@
     text, a folder, stdlib    that of --init, else one trained on the text and stored in OUT
     chats                     that of --init, which must have the chat markers, else one trained on the chats
     instruct: and a source    the same; chats are generated from the docstrings in its Python files
+    exercises: and a source   the same; rewrites and errors of its functions, whose answers a program checks
     token shards              that of --init, which encoded the shards
 
 Only the answers of chats are learned; of other documents every token is. Chats longer than a sequence are never cut
@@ -15,7 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from wavefold.chat.encoding import encode_chat
 from wavefold.chat.tokenizer import FILE_NAME, Tokenizer, train_tokenizer
 from wavefold.data.batches import Documents, InMemory, as_tokens
 from wavefold.data.corpus import Corpus, Document, load_corpus
+from wavefold.data.exercises.make import exercises
 from wavefold.data.instruct import instruct_chats
 from wavefold.data.long_chats import LongChats, fit_chats, fit_documents
 from wavefold.data.shards import TokenShards, is_shards, split_shards
@@ -34,7 +36,11 @@ from wavefold.train.identity import of_documents, of_shards
 from wavefold.waves.agreement import by_first
 from wavefold.waves.group import Group
 
-INSTRUCT = "instruct:"
+ASKED: dict[str, Callable[[Sequence[Document]], list[list[dict[str, str]]]]] = {
+    "instruct:": lambda documents: instruct_chats(documents, 0),
+    "exercises:": lambda documents: [exercise.chat for exercise in exercises(documents, 0)],
+}
+"""How chats are made of documents, by the word before a source."""
 SOURCE = "tokenizer_source.json"
 
 
@@ -73,9 +79,10 @@ def read_text(
         check_shards(shards, tokenizer.fingerprint, tokenizer.vocab_size, vocab_size)
         train, held_out = fit_documents(split_shards(shards), seq_len, long_chats, source, group.first)
         return Text(train, held_out, tokenizer, of_shards(shards))
-    corpus = load_corpus(source.removeprefix(INSTRUCT))
-    if source.startswith(INSTRUCT):
-        corpus = _asked_about(corpus)
+    kind, documents = asked_about(source)
+    corpus = load_corpus(documents)
+    if kind:
+        corpus = _questions(corpus, kind)
     identity = of_documents(corpus.train, corpus.held_out)
     if init is not None:
         tokenizer = Tokenizer.load(init)
@@ -124,14 +131,20 @@ def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any
     train_tokenizer((d.text for d in corpus.train), vocab_size).save(out)
 
 
-def _asked_about(corpus: Corpus) -> Corpus:
-    """Returns the docstrings of a corpus as chats."""
+def asked_about(source: str) -> tuple[str, str]:
+    """Returns (word of `ASKED` before a source, or "", and the source of documents after it)."""
+    kind = next((kind for kind in ASKED if source.startswith(kind)), "")
+    return kind, source.removeprefix(kind)
+
+
+def _questions(corpus: Corpus, kind: str) -> Corpus:
+    """Returns chats about the documents of a corpus."""
 
     def chats(documents: Sequence[Document]) -> tuple[Document, ...]:
-        dialogues = enumerate(instruct_chats(documents, 0))
+        dialogues = enumerate(ASKED[kind](documents))
         return tuple(
             Document(f"chat {number}", "\n".join(message["content"] for message in chat), tuple(chat))
             for number, chat in dialogues
         )
 
-    return Corpus(f"{INSTRUCT}{corpus.name}", chats(corpus.train), chats(corpus.held_out))
+    return Corpus(f"{kind}{corpus.name}", chats(corpus.train), chats(corpus.held_out))

@@ -1,0 +1,1 @@
+"""Questions about real functions whose answers a program checks: rewrites, and errors with their remedy."""

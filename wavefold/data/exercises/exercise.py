@@ -1,0 +1,51 @@
+"""A question, the answer to learn, and a check of any other answer. What a check looks at is parsed, never run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FENCE = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`kind`: which sort of question. `accepts`: True for a right answer; `check` guards it."""
+
+    kind: str
+    question: str
+    answer: str
+    accepts: Callable[[str], bool]
+
+    def check(self, answer: str) -> bool:
+        """True if the answer is right. Text that does not parse is wrong, never an error."""
+        try:
+            return self.accepts(answer)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The exercise as messages to learn."""
+        return [{"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}]
+
+
+def code_of(answer: str) -> str:
+    """Returns the code of an answer: the first fenced block, or all of it."""
+    fenced = FENCE.search(answer)
+    return fenced[1] if fenced else answer
+
+
+def parsed(source: str) -> ast.Module:
+    """Returns the tree of a source, without warnings. Raises what `ast.parse` raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+def same_code(answer: str, expected: str) -> bool:
+    """True if both are the same program: comments, blanks and quotes may differ."""
+    return ast.dump(parsed(code_of(answer))) == ast.dump(parsed(expected))
