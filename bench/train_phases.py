@@ -83,6 +83,7 @@ def work(root: str, phase: str, threads: int) -> None:
         return {"seconds": time.perf_counter() - began, "tokens": tokens}
 
     turn()
+    print("ready", flush=True)
     for _ in sys.stdin:
         figures = turn()
         print(json.dumps(figures | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
@@ -119,6 +120,8 @@ def compare(revision: str, turns: int, threads: int) -> list[dict[str, Any]]:
     lines = []
     for phase in PHASES:
         sides = [Side(checkout(revision), phase, threads), Side(ROOT, phase, threads)]
+        for side in sides:  # neither warms up beside the other's first turn
+            assert side.process.stdout is not None and side.process.stdout.readline().strip() == "ready"
         for number in range(turns):
             for side in sides[:: 1 if number % 2 else -1]:
                 side.turn()

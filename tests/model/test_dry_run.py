@@ -88,7 +88,8 @@ def test_every_op_states_its_operations() -> None:
             source = inspect.getsource(inspect.unwrap(op))
             states = name in COUNTED or "count(" in source or "count_linear(" in source
             training = "attend_sequences", "balance_loss", "cross_entropy_", "moves_rows", "sequence_index_loss"
-            assert states or name in ("hc_split", "sinkhorn", *training), name
+            optimizer = "kernels_orthogonalize", "kernels_round", "multiply_", "muon_", "orthogonalize_", "round_weight"
+            assert states or name in ("hc_split", "sinkhorn", *training, *optimizer), name
 
 
 def test_nothing_is_counted_outside_and_blocks_do_not_nest() -> None:

@@ -28,7 +28,7 @@ def expert(
     """
     if _trains(x, route, [(w1, w2, w3)], arithmetic):
         return experts(x, route, [len(x)], [(w1, w2, w3)], limit, arithmetic)
-    _count_swiglu(x, w1)
+    count("swiglu", _swiglu_operations(x, w1))
     if not arithmetic.released and kernels_train(x, w1.codes, *(() if route is None else (route,))):
         inner = swiglu.swiglu(linear(x, w1, arithmetic), linear(x, w3, arithmetic), route, limit)
         return linear(inner, w2, arithmetic)
@@ -45,16 +45,16 @@ def experts(
         lines = zip(x.split(list(counts)), weights, routes, strict=True)
         return torch.cat([expert(rows, *matrices, part, limit, arithmetic) for rows, matrices, part in lines])
     for rows, matrices in zip(x.split(list(counts)), weights, strict=True):
-        _count_swiglu(rows, matrices[0])
+        count("swiglu", _swiglu_operations(rows, matrices[0]))
         for matrix in matrices:
             count_linear(torch.empty(len(rows), matrix.shape[1], device="meta"), matrix.codes)
     codes = [(w1.codes, w2.codes, w3.codes) for w1, w2, w3 in weights]
     return expert_grad.experts(x, route, counts, codes, limit)
 
 
-def _count_swiglu(x: Tensor, w1: Weight) -> None:
+def _swiglu_operations(x: Tensor, w1: Weight) -> int:
     """Three clamps, a sigmoid of three operations, two products."""
-    count("swiglu", 8 * (x.numel() // x.shape[-1]) * w1.shape[0])
+    return 8 * (x.numel() // x.shape[-1]) * w1.shape[0]
 
 
 def _trains(x: Tensor, route: Tensor | None, weights: Sequence[Matrices], arithmetic: Arithmetic) -> bool:
