@@ -4,7 +4,7 @@
 
     held_out     bits a byte of held-out files of --data             completions  200 functions x 5 seeds that parse
     packages     the same of --packages, a corpus or folder          next_lines   2,000 exact next lines, greedy
-    holes        500 holes filled exactly, lines and parts of lines  rewrites     300 changes that `ast` checks
+    holes        500 holes filled exactly, lines and parts of lines  rewrites     300 changes, checked by `ast`
     stops        200 answers that end by themselves                  loops        500 continuations that repeat
     drafts       MTP's guesses that are right, greedy, depth 1
 
@@ -43,7 +43,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="*", metavar="MODEL", help="the old one first (none: what ships)")
     parser.add_argument("--data", default="stdlib", help="a corpus, whose held-out files make all cases")
-    parser.add_argument("--packages", help="another corpus or folder, for held-out bits a byte alone")
+    parser.add_argument("--packages", help="another corpus or folder, for held-out bits a byte alone "
+                        "('packages': those of the list, after wavefold data fetch)")  # fmt: skip
     parser.add_argument("--measures", default=",".join(NAMES), metavar="NAME,...", help="some of the nine")
     parser.add_argument("--cases", type=int, help="of each measure, and little text: a look, no measurement")
     parser.add_argument("--work", type=Path, default=Path("worth.work"), help="a folder that keeps answers")
@@ -80,11 +81,15 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     counts = Counts() if args.cases is None else Counts.of(args.cases)
-    packages = None if args.packages is None else load_corpus(args.packages)
-    measures = planned(load_corpus(args.data), packages, counts, args.seed, args.measures.split(","))
+    try:
+        packages = None if args.packages is None else load_corpus(args.packages)
+        measures = planned(load_corpus(args.data), packages, counts, args.seed, args.measures.split(","))
+    except ValueError as error:
+        raise SystemExit(f"{error}") from None
     worths = measured(args, measures)
     found = table.table(worths, measures)
-    shown = Table(*found.columns, title=f"{', '.join(worth.label for worth in worths)}; {args.arithmetic}")
+    shown = Table(*found.columns, title=f"{', '.join(worth.label for worth in worths)}; {args.arithmetic}",
+                  caption=table.notes(measures))  # fmt: skip
     for row in found.rows:
         shown.add_row(*row)
     Console().print(shown)

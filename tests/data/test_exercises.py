@@ -6,6 +6,7 @@ import ast
 import itertools
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_a_rename_reaches_every_use() -> None:
     "body",
     ["return [apples for apples in apples]", "return lambda apples: apples", "return locals()", "return f'{apples}'",
      "global apples", "import apples", "return weigh(apples=apples)", "'Return apples.'\n    return apples",
-     "def inner(apples):\n        return apples\n    return inner(apples)"],
+     "def inner(apples):\n        return apples\n    return inner(apples)",
+     "try:\n        return apples\n    except OSError as apples:\n        return 1"],
 )  # fmt: skip
 def test_a_name_that_could_be_another_variable_keeps_its_name(body: str) -> None:
     source = f"def weigh(apples):\n    {body}"
@@ -118,6 +120,19 @@ def test_an_annotation_is_asked_for() -> None:
         "def weigh(self, apples: int, scale, unit=None):",
     }
     assert rewrites.annotate(TOTAL, dice()) is None
+
+
+@pytest.mark.parametrize("maker", [rewrites.rename, rewrites.annotate, rewrites.docstring])
+def test_fences_in_a_docstring_are_no_code(maker: Callable[[Function, random.Random], Exercise | None]) -> None:
+    """As in httpx's and mkdocs' docstrings."""
+    fenced = '    """Return the price of apples.\n\n    ```python\n    y = 1\n    ```\n    """\n'
+    source = f"def price(kilos: int) -> int:\n{fenced}    return kilos * kilos"
+    exercise = maker(Function("a", source, source), dice())
+    assert exercise is not None
+    bare = exercise.question.partition("\n\n")[2]
+    for around in ("{}", "```\n{}\n```", "So:\n\n```python\n{}\n```\nThat is all."):
+        assert exercise.check(around.format(exercise.answer)) and not exercise.check(around.format(bare))
+    assert not exercise.check(exercise.answer.replace("return ", "return 1 + ")) and not exercise.check("")
 
 
 def test_a_docstring_is_asked_for_and_any_sentence_is_right() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import random
 
 import pytest
 
 from wavefold.data.corpus import Document
+from wavefold.data.exercises.functions import Function
+from wavefold.data.exercises.rewrites import annotate, docstring, rename
 from wavefold.quality.worth import sources
 from wavefold.quality.worth.judges import is_filling, is_next_line, parses, stops
-from wavefold.quality.worth.rewrites import KINDS, Rewrite, code_of, is_rewritten, rewrites
 from wavefold.quality.worth.sources import python_of, window
 
 HEAD = "    def half(self, n):\n        self.n = n"
-SOURCE = "def scale(size, by=2):\n    total = size * by\n    return total"
+SOURCE = 'def scale(size: int, by=2):\n    """Scale a size."""\n    return size * size'
 TEXT = '''import os
 
 
@@ -84,67 +86,36 @@ def test_answers_stop() -> None:
     assert not stops("Yes, yes", "length") and not stops(" \n", "eos") and not stops("Yes.", "error")
 
 
-@pytest.mark.parametrize(
-    ("case", "right", "wrong"),
-    [
-        (
-            Rewrite("rename", SOURCE, "size", "number"),
-            ["def scale(number, by=2):\n    total = number * by\n    return total",
-             "Here:\n```\ndef scale(number,\n    by=2):  # renamed\n    total = number * by\n    return total\n```"],
-            [SOURCE, "def scale(number, by=2):\n    total = size * by\n    return total",
-             "def scale(number, by=3):\n    total = number * by\n    return total",
-             "def scale(number, by=2):\n    total = number * by\n    return total\nprint(1)",
-             "def scale(size, by=2):\n    total = number * by\n    return total",
-             "def scale(number, by=2", "", "number"],
-        ),
-        (
-            Rewrite("annotate", SOURCE, "by", "int"),
-            ["def scale(size, by: int = 2):\n    total = size * by\n    return total"],
-            [SOURCE, "def scale(size, by: str = 2):\n    total = size * by\n    return total",
-             "def scale(size: int, by=2):\n    total = size * by\n    return total",
-             "def scale(size, by: int):\n    total = size * by\n    return total"],
-        ),
-        (
-            Rewrite("docstring", SOURCE),
-            [SOURCE.replace("\n", '\n    """Scale it."""\n', 1), SOURCE.replace("\n", "\n    'Scale it.'\n", 1)],
-            [SOURCE, SOURCE.replace("\n", '\n    """ """\n', 1), SOURCE.replace("\n", "\n    # Scale it.\n", 1),
-             SOURCE.replace("\n", '\n    """Scale it."""\n', 1).replace("total", "sum"),
-             SOURCE.replace("\n", '\n    """Scale it."""\n    """Twice."""\n', 1)],
-        ),
-    ],
-    ids=KINDS,
-)  # fmt: skip
-def test_rewrites(case: Rewrite, right: list[str], wrong: list[str]) -> None:
-    assert [is_rewritten(case, answer) for answer in right] == [True] * len(right)
-    assert [is_rewritten(case, answer) for answer in wrong] == [False] * len(wrong)
-    assert case.source in case.question
+def test_a_rename_is_that_and_nothing_else() -> None:
+    source = SOURCE.replace("Scale a size.", "Square.")
+    case = rename(Function("", source, source), random.Random(0))
+    assert case is not None and source in case.question
+    new = ast.parse(case.answer).body[0].args.args[0].arg  # type: ignore[attr-defined]
+    head, body = f"def scale({new}: int, by=2):", f'\n    """Square."""\n    return {new} * {new}'
+    for right in (head + body, f"Here:\n```\n{head}  # renamed{body}\n```\nDone."):
+        assert case.check(right)
+    wrong = [source, head.replace("by=2", "by=3") + body, head.replace("by", "times") + body, f"{head}{body}\nprint(1)",
+             head.replace(new, "size") + body, head + body.replace(f"* {new}", "* size"), head, head[:-4], "", new,
+             head.replace(": int", "") + body]  # fmt: skip
+    assert [case.check(answer) for answer in wrong] == [False] * len(wrong)
 
 
-def test_code_of_an_answer() -> None:
-    assert code_of("x = 1") == "x = 1" and code_of("So:\n```\n  x = 1\n```\nand\n```\ny\n```") == "x = 1\n"
+def test_an_annotation_is_that_and_nothing_else() -> None:
+    case = annotate(Function("", SOURCE, SOURCE), random.Random(0))
+    assert case is not None and SOURCE.replace(": int", "") in case.question and case.check(SOURCE)
+    heads = ["size, by=2", "size: str, by=2", "size, by: int=2", "size: int, by: int=2", "size: int, by", "size: int"]
+    for head in heads:
+        assert not case.check(SOURCE.replace("size: int, by=2", head)), head
 
 
-def test_rewrites_of_a_file_can_be_done_rightly() -> None:
-    """Done here by text, since `changed` works on trees."""
-    (file,) = python_of([Document("box.py", TEXT)])
-    (rename,), (annotate,), (docstring,) = (list(rewrites(file, kind, 0)) for kind in KINDS)
-    assert rename.parameter == annotate.parameter == "size" and not docstring.parameter
-    right = rename.source.replace("size)", f"{rename.change})", 1).replace("= size", f"= {rename.change}")
-    assert is_rewritten(rename, right) and not is_rewritten(rename, rename.source)
-    assert is_rewritten(annotate, annotate.source.replace("size)", f"size: {annotate.change})", 1))
-    assert '"""' not in docstring.source
-    assert is_rewritten(docstring, docstring.source.replace("size):", 'size):\n    """Half."""', 1))
-
-
-@pytest.mark.parametrize(
-    "body",
-    ["    f = lambda n: n\n    return f(n)", "    def n(): ...\n    return n", "    import n\n    return n",
-     "    x = locals()\n    return x", "    global n2\n    n2 = n",
-     "    try:\n        n()\n    except E as n:\n        pass"],
-)  # fmt: skip
-def test_functions_in_which_a_name_means_several_things_are_not_asked_about(body: str) -> None:
-    (file,) = python_of([Document("f.py", f"def f(n):\n    a = n\n{body}\n")])
-    assert not list(rewrites(file, "rename", 0))
+def test_a_docstring_is_one_sentence_at_its_place() -> None:
+    case = docstring(Function("", SOURCE, SOURCE), random.Random(0))
+    assert case is not None and '"""' not in case.question
+    said = '    """Scale a size."""\n'
+    assert case.check(SOURCE) and case.check(SOURCE.replace(said, "    'Return the square.'\n"))
+    for wrong in ("", '    """ """\n', "    # Scale a size.\n", said * 2, f"{said}    size += 1\n"):
+        assert not case.check(SOURCE.replace(said, wrong)), wrong
+    assert not case.check(SOURCE.replace(said, "") + "\n" + said)
 
 
 def test_cases_of_a_file() -> None:

@@ -8,7 +8,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FENCE = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```[a-z]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""A block that ends at the margin: fences within a docstring are indented."""
+INVALID = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What `ast.parse` raises about texts."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Exercise:
         """True if the answer is right. Text that does not parse is wrong, never an error."""
         try:
             return self.accepts(answer)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except INVALID:
             return False
 
     @property
@@ -34,9 +37,13 @@ class Exercise:
 
 
 def code_of(answer: str) -> str:
-    """Returns the code of an answer: the first fenced block, or all of it."""
-    fenced = FENCE.search(answer)
-    return fenced[1] if fenced else answer
+    """Returns the code of an answer: all of it if it parses (fences may stand in a docstring), or its first block."""
+    try:
+        parsed(answer)
+    except INVALID:
+        fenced = FENCE.search(answer)
+        return fenced[1] if fenced else answer
+    return answer
 
 
 def parsed(source: str) -> ast.Module:

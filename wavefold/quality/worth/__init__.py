@@ -3,7 +3,7 @@
 held_out, packages      bits a byte of held-out files                                          bits.py
 completions             functions that go on and parse                                         measures.py
 next_lines, holes       the line, or the hole's text, to the character                         measures.py
-rewrites                a parameter renamed, annotated, a docstring added: judged by `ast`     rewrites.py
+rewrites                a parameter renamed, annotated, a docstring added: judged by `ast`     data/exercises
 stops, loops            answers that end by themselves; continuations that repeat themselves   measures.py
 drafts                  guesses of the MTP module that are right                               drafts.py
 

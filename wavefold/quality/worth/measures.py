@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.chat.encoding import chat_ids, turn_ids
 from wavefold.chat.fim import FIM_MARKERS, hole_ids
 from wavefold.chat.special_tokens import ASSISTANT, END_THINK, USER
+from wavefold.data.exercises.exercise import Exercise
 from wavefold.engine import Sampling
 from wavefold.quality.loops import ANSWER_TOKENS, loops
 from wavefold.quality.part import Result, Unit
@@ -156,33 +156,25 @@ class Chats(Asked):
         return self.question(case)
 
 
-class Task(Protocol):
-    """A question with a program that judges answers to it."""
-
-    @property
-    def question(self) -> str: ...
-    def check(self, answer: str) -> bool: ...
-
-
 class Rewrites(Chats):
-    """Changes of real functions, greedily."""
+    """Changes of real functions, greedily; the exercise judges (`wavefold/data/exercises/rewrites.py`)."""
 
     name, title = "rewrites", "rewrites, checked by a program"
 
-    def __init__(self, cases: Sequence[Task]):
+    def __init__(self, cases: Sequence[Exercise]):
         super().__init__(cases)
 
-    def question(self, case: Task) -> str:  # type: ignore[override]
+    def question(self, case: Exercise) -> str:  # type: ignore[override]
         return case.question
 
-    def key(self, case: Task) -> object:
+    def key(self, case: Exercise) -> object:
         return case.question
 
-    def sampling(self, subject: Subject, case: Task, number: int) -> Sampling:
+    def sampling(self, subject: Subject, case: Exercise, number: int) -> Sampling:
         most = CHAT_TOKENS + 2 * len(case.question) // BYTES_A_TOKEN
         return Sampling(most, 0.0, stop_ids=turn_ids(subject.tokenizer))
 
-    def judged(self, case: Task, answer: Answer) -> bool:
+    def judged(self, case: Exercise, answer: Answer) -> bool:
         return case.check(answer.text)
 
 

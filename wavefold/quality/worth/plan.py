@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from wavefold.data.corpus import Corpus
+from wavefold.data.corpus import Corpus, Document
+from wavefold.data.exercises.exercise import Exercise
+from wavefold.data.exercises.functions import functions
+from wavefold.data.exercises.rewrites import annotate, docstring, rename
 from wavefold.data.instruct import instruct_chats
 from wavefold.quality.loops import PROMPT_BYTES
-from wavefold.quality.worth import measures, rewrites, sources
+from wavefold.quality.worth import measures, sources
 from wavefold.quality.worth.asked import Measure
 from wavefold.quality.worth.bits import MOST_BYTES, Bits, bounded
 from wavefold.quality.worth.drafts import Accepted
@@ -17,6 +21,8 @@ from wavefold.quality.worth.sources import drawn, python_of
 
 NAMES = ("held_out", "packages", "completions", "next_lines", "holes", "rewrites", "stops", "loops", "drafts")
 DRAFT_BYTES = 768
+KINDS = {"rename": rename, "annotate": annotate, "docstring": docstring}
+"""Of rewrites. Exercises of errors are left out: their answers have a form that the question does not say."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ def _of(name: str, corpus: Corpus, packages: Corpus | None, counts: Counts, seed
     if name == "stops":
         chats = instruct_chats(corpus.held_out, seed)[: counts.stops]
         return [measures.Stops([chat[0]["content"] for chat in chats], seed)]
+    if name == "rewrites":
+        return [measures.Rewrites(_by_turns(rewrites(corpus.held_out, seed), counts.rewrites, seed))]
     files = python_of(corpus.held_out)
     if name == "completions":
         heads = drawn([case for file in files for case in sources.heads(file)], counts.completions, seed)
@@ -81,15 +89,22 @@ def _of(name: str, corpus: Corpus, packages: Corpus | None, counts: Counts, seed
         kinds = {"line": [case for file in files for case in sources.line_holes(file)],
                  "span": [case for file in files for case in sources.span_holes(file, seed)]}  # fmt: skip
         return [measures.Holes(_by_turns(kinds, counts.holes, seed))]
-    if name == "rewrites":
-        asked = {kind: [case for file in files for case in rewrites.rewrites(file, kind, seed)]
-                 for kind in rewrites.KINDS}  # fmt: skip
-        return [measures.Rewrites(_by_turns(asked, counts.rewrites, seed))]
     size = PROMPT_BYTES if name == "loops" else DRAFT_BYTES
     texts = [text for file in files for text in sources.places(file, size)]
     if name == "loops":
         return [measures.Loops(drawn(texts, counts.loops, seed), seed)]
     return [Accepted(drawn(texts, counts.drafts, seed))]
+
+
+def rewrites(documents: Sequence[Document], seed: int) -> dict[str, list[Exercise]]:
+    """Returns by kind the rewrites that the documents' functions allow; each depends on its function and the seed."""
+    asked: dict[str, list[Exercise]] = {kind: [] for kind in KINDS}
+    for function in functions(documents):
+        for kind, maker in KINDS.items():
+            exercise = maker(function, random.Random(f"{seed} {kind} {function.place}"))
+            if exercise is not None:
+                asked[kind].append(exercise)
+    return asked
 
 
 def _by_turns(kinds: Mapping[str, Sequence[sources.Case]], num: int, seed: int) -> list[sources.Case]:

@@ -12,6 +12,9 @@ from wavefold.quality.worth.run import Worth
 
 CLEAR = 2.0
 """Standard errors from which on a model is called better or worse."""
+NOTES = {"loops": "Continuations are sampled as the checkpoint says; the rate of greedy ones is in the quality card "
+                  "(wavefold quality)."}  # fmt: skip
+"""What is said below the table, by measure."""
 
 
 def differences(old: Worth, new: Worth) -> dict[str, Difference]:
@@ -35,6 +38,11 @@ def table(worths: Sequence[Worth], measures: Sequence[Measure]) -> Table:
             one.title, cases, one.better, *(_cell(worth, one.name) for worth in worths), *map(_errors, compared),
         ))  # fmt: skip
     return Table("worth", tuple(columns), rows)
+
+
+def notes(measures: Sequence[Measure]) -> str:
+    """Returns what there is to say about the measures, a line each."""
+    return "\n".join(NOTES[one.name] for one in measures if one.name in NOTES)
 
 
 def verdict_of(old: Worth, new: Worth) -> dict[str, list[str]]:
