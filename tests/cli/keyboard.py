@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 CTRL_C, CTRL_D = "\x03", "\x04"
-BEGIN = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from wavefold.cli.main import main; "
-"""The terminal becomes the process's own, so that Ctrl-C is a signal."""
+BEGIN = """
+import fcntl, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from wavefold.cli.main import main
+"""
+"""The terminal becomes the process's own, so that Ctrl-C is a signal; tests in the background of a shell inherit that
+it is ignored."""
 
 
 class Keyboard:

@@ -10,9 +10,12 @@ import pytest
 from tests.page.tools import NO_CHROMIUM, chromium, until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium. Skips where it or Playwright is absent."""
+    """Chromium. Skips where it or Playwright is absent.
+
+    Not for a session: while Playwright runs, its thread has an event loop, which other files' tests want themselves.
+    """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
     )
