@@ -22,7 +22,6 @@ import ast
 import random
 import statistics
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from wavefold.bench.circumstances import append, circumstances, described
 from wavefold.chat import Prompt, Tokenizer
 from wavefold.checkpoint import load
 from wavefold.data.corpus import Document, load_corpus
+from wavefold.data.python_source import python_of
 from wavefold.engine import Answer, Runner, Sampling
 from wavefold.engine.batch import run_all
 from wavefold.engine.defaults import GenerationDefaults
@@ -104,10 +104,9 @@ def replays(
 
 def _functions(document: Document) -> Iterator[tuple[list[str], str]]:
     """(lines, a name in them) of the functions of 8 to 30 lines."""
-    text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in old files
-        tree = ast.parse(text)
+    if (python := python_of(document)) is None:
+        return
+    text, tree = python
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or not node.args.args:
             continue

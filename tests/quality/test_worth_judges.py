@@ -12,7 +12,7 @@ from wavefold.data.exercises.functions import Function
 from wavefold.data.exercises.rewrites import annotate, docstring, rename
 from wavefold.quality.worth import sources
 from wavefold.quality.worth.judges import is_filling, is_next_line, parses, stops
-from wavefold.quality.worth.sources import python_of, window
+from wavefold.quality.worth.sources import sources_of, window
 
 HEAD = "    def half(self, n):\n        self.n = n"
 SOURCE = 'def scale(size: int, by=2):\n    """Scale a size."""\n    return size * size'
@@ -119,7 +119,7 @@ def test_a_docstring_is_one_sentence_at_its_place() -> None:
 
 
 def test_cases_of_a_file() -> None:
-    (file,) = python_of([Document("box.py", TEXT), Document("no.py", "def"), Document("read.md", "x = 1\n")])
+    (file,) = sources_of([Document("box.py", TEXT), Document("no.py", "def"), Document("read.md", "x = 1\n")])
     (head,) = sources.heads(file)
     assert head.head.endswith("self.size = size // 2") and TEXT.startswith(head.before + head.head + "\n")
     lines = sources.next_lines(file)
@@ -132,7 +132,7 @@ def test_cases_of_a_file() -> None:
     assert sources.places(file, 60) and all(text in TEXT for text in sources.places(file, 60))
     ast.parse(TEXT)
     with pytest.raises(ValueError, match="no Python"):
-        python_of([Document("read.md", "x = 1\n")])
+        sources_of([Document("read.md", "x = 1\n")])
 
 
 def test_windows_of_neighbours_begin_alike() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -28,3 +29,24 @@ def kernels() -> Iterator[None]:
 def llm() -> Iterator[LLM]:
     with LLM(width=4, cache_tokens=4096, threads=1) as llm:
         yield llm
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """A running server whose engine says what it is told (`saying.Saying`)."""
+    from tests.server.saying import saying
+
+    with saying() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def gpt(engine: Any) -> Iterator[Any]:
+    with engine.openai() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def claude(engine: Any) -> Iterator[Any]:
+    with engine.anthropic() as client:
+        yield client

@@ -23,7 +23,7 @@ from openai.lib.responses_tool_runner import (
 from pydantic import BaseModel
 
 from tests.server.feeding import TOKENIZER
-from tests.server.saying import Said, Saying, call, calls, saying
+from tests.server.saying import Said, Saying, call, calls
 
 USER: Any = [{"role": "user", "content": "How warm is it?"}]
 PARAMETERS: dict[str, Any] = {
@@ -37,12 +37,6 @@ FIRST = "I ask." + calls(("weather", ROME), ("weather", OSLO))
 THEN = call("weather", city=(True, "Bari"), days=(False, "184467440737095516190"))
 END = "Warm."
 ASKED = [("Rome", 2), ('Oslo é😀 \\ "', None), ("Bari", 184467440737095516190)]
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Saying]:
-    with saying() as engine:
-        yield engine
 
 
 @pytest.fixture

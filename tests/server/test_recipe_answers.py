@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -11,25 +10,7 @@ import pytest
 
 from tests.server.feeding import PARAMETERS, TOKENIZER, unknown
 from tests.server.rows import CALL, CHAT_TOOL, ON, TOOL, USER, chat, message, respond
-from tests.server.saying import CACHED, Said, Saying, call, saying
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Saying]:
-    with saying() as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def gpt(engine: Saying) -> Iterator[openai.OpenAI]:
-    with engine.openai() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def claude(engine: Saying) -> Iterator[anthropic.Anthropic]:
-    with engine.anthropic() as client:
-        yield client
+from tests.server.saying import CACHED, Said, Saying, call
 
 
 class TestTools:

@@ -29,7 +29,7 @@ elsewhere. Classes that are not here are in `test_recipe_answers.py`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -37,25 +37,7 @@ import openai
 import pytest
 
 from tests.server.rows import CHAT_TOOL, IMAGE, ON, USER, chat, message, respond
-from tests.server.saying import Saying, saying
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Saying]:
-    with saying() as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def gpt(engine: Saying) -> Iterator[openai.OpenAI]:
-    with engine.openai() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def claude(engine: Saying) -> Iterator[anthropic.Anthropic]:
-    with engine.anthropic() as client:
-        yield client
+from tests.server.saying import Saying
 
 
 class TestNames:

@@ -14,11 +14,11 @@ import ast
 import inspect
 import random
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wavefold.data.corpus import Document
+from wavefold.data.python_source import python_of
 
 MAX_SOURCE_LINES = 40
 """Number of source lines at which an answer is too long."""
@@ -83,15 +83,9 @@ def _questions(found: _Found, wording: random.Random) -> Iterator[tuple[str, str
 
 def _definitions(document: Document) -> Iterator[_Found]:
     """Yields functions and classes with a docstring, outermost first. The bodies of functions are not searched."""
-    if not document.name.endswith(".py"):
+    if (python := python_of(document)) is None:
         return
-    text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in old files
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
+    text, tree = python
     inside = PACKAGE.sub("", document.name, count=1) if PACKAGE.match(document.name) else document.name
     if inside != document.name and inside.partition("/")[0] in BESIDE:
         return

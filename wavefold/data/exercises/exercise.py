@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wavefold.data.python_source import INVALID, parsed, parses
+
 FENCE = re.compile(r"```[a-z]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A block that ends at the margin: fences within a docstring are indented."""
-INVALID = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What `ast.parse` raises about texts."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,10 @@ class Exercise:
 
 def code_of(answer: str) -> str:
     """Returns the code of an answer: all of it if it parses (fences may stand in a docstring), or its first block."""
-    try:
-        parsed(answer)
-    except INVALID:
-        fenced = FENCE.search(answer)
-        return fenced[1] if fenced else answer
-    return answer
-
-
-def parsed(source: str) -> ast.Module:
-    """Returns the tree of a source, without warnings. Raises what `ast.parse` raises."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.parse(source)
+    if parses(answer):
+        return answer
+    fenced = FENCE.search(answer)
+    return fenced[1] if fenced else answer
 
 
 def same_code(answer: str, expected: str) -> bool:

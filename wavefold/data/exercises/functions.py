@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wavefold.data.corpus import Document
-from wavefold.data.exercises.exercise import parsed
+from wavefold.data.python_source import parsed, python_of
 
 MIN_LINES, MAX_LINES = 4, 24
 MAX_WIDTH = 100
@@ -38,13 +38,9 @@ def functions(documents: Sequence[Document]) -> Iterator[Function]:
     """Yields the functions and methods of Python documents in their order. Of equal sources the first comes alone."""
     seen: set[str] = set()
     for document in documents:
-        if not document.name.endswith(".py"):
+        if (python := python_of(document)) is None:
             continue
-        text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-        try:
-            tree = parsed(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
+        text, tree = python
         lines = text.split("\n")
         for path, node in _within(tree, ""):
             source = _alone(node, lines)

@@ -14,8 +14,9 @@ import functools
 import random
 from collections.abc import Callable, Iterator
 
-from wavefold.data.exercises.exercise import Exercise, code_of, parsed, same_code
+from wavefold.data.exercises.exercise import Exercise, code_of, same_code
 from wavefold.data.exercises.functions import Definition, Function
+from wavefold.data.python_source import parsed
 
 NAMES = ("value", "item", "result", "name", "target", "source", "count", "text", "other", "index", "data", "path",
          "key", "options", "total", "first", "current", "entry", "size", "element")  # fmt: skip

@@ -7,9 +7,7 @@ out.
 
 from __future__ import annotations
 
-import ast
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from wavefold.data.packages.duplicates import near_duplicates
 from wavefold.data.packages.fetch import download, file_hash, measured, missing
 from wavefold.data.packages.listing import Listing, Package, digest_of
 from wavefold.data.packages.selection import select
+from wavefold.data.python_source import parses
 
 
 def lock(
@@ -73,14 +72,3 @@ def summed(package: Package, archives: Path, part: Documents) -> Package:
         digest=digest_of(selection.documents),
         left_out=selection.left_out,
     )
-
-
-def parses(text: str) -> bool:
-    """True if this Python parses a source."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in old files
-            ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True

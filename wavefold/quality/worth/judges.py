@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import warnings
+from wavefold.data import python_source
 
 
 def function_of(head: str, answer: str) -> str:
@@ -28,13 +27,7 @@ def parses(head: str, answer: str) -> bool:
     indent = len(head) - len(head.lstrip(" "))
     for level in range(0, indent, 4):  # a method: the classes around it
         text = " " * (indent - 4 - level) + "class _:\n" + text
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    return python_source.parses(text)
 
 
 def is_next_line(answer: str, line: str) -> bool | None:

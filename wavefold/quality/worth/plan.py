@@ -17,7 +17,7 @@ from wavefold.quality.worth import measures, sources
 from wavefold.quality.worth.asked import Measure
 from wavefold.quality.worth.bits import MOST_BYTES, Bits, bounded
 from wavefold.quality.worth.drafts import Accepted
-from wavefold.quality.worth.sources import drawn, python_of
+from wavefold.quality.worth.sources import drawn, sources_of
 
 NAMES = ("held_out", "packages", "completions", "next_lines", "holes", "rewrites", "stops", "loops", "drafts")
 DRAFT_BYTES = 768
@@ -78,7 +78,7 @@ def _of(name: str, corpus: Corpus, packages: Corpus | None, counts: Counts, seed
         return [measures.Stops([chat[0]["content"] for chat in chats], seed)]
     if name == "rewrites":
         return [measures.Rewrites(_by_turns(rewrites(corpus.held_out, seed), counts.rewrites, seed))]
-    files = python_of(corpus.held_out)
+    files = sources_of(corpus.held_out)
     if name == "completions":
         heads = drawn([case for file in files for case in sources.heads(file)], counts.completions, seed)
         return [measures.Completions(heads, seed, counts.draws)]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import random
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from wavefold.data.corpus import Document
+from wavefold.data.python_source import python_of
 
 LEAST_STATEMENTS = 3
 """Of a function that is to be completed, docstring aside."""
@@ -69,18 +69,12 @@ class Hole(NamedTuple):
     after: str
 
 
-def python_of(documents: Sequence[Document]) -> list[Source]:
+def sources_of(documents: Sequence[Document]) -> list[Source]:
     """Returns the documents that are Python. Raises ValueError if there are none."""
     found = []
     for document in documents:
-        text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in old files
-                tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        if document.name.endswith(".py"):
+        if (python := python_of(document)) is not None:
+            text, tree = python
             found.append(Source(document.name, text, text.split("\n"), tree))
     if not found:
         raise ValueError(f"{len(documents)} held-out documents hold no Python; expected some to make cases of")
