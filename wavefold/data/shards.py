@@ -26,6 +26,7 @@ import numpy as np
 from wavefold.atomic import write_folder, write_json
 from wavefold.data.batches import Documents, Tokens
 from wavefold.data.corpus import which_held_out
+from wavefold.data.file_hash import file_hash
 
 INDEX_NAME = "index.json"
 FORMAT = "wavefold token shards"
@@ -144,7 +145,7 @@ class TokenShards(Documents):
     def check(self) -> None:
         """Reads all files. Raises ValueError if one has changed since it was written."""
         for name, record in self._files.items():
-            if _sha256(self.folder / name) != record["sha256"]:
+            if file_hash(self.folder / name) != record["sha256"]:
                 raise _damaged(self.folder / name, "is not what was written (its SHA-256 differs)")
 
     def _places(self, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +215,7 @@ def _fill(
         raise ValueError("no documents to write as token shards; expected at least one")
     np.array(lengths, "<i8").tofile(folder / "lengths.bin")
     np.array(masked, np.uint8).tofile(folder / "masked.bin")
-    sums = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
+    sums = {file.name: {"bytes": file.stat().st_size, "sha256": file_hash(file)} for file in sorted(folder.iterdir())}
     record = {"format": FORMAT, "vocab_size": vocab_size, "dtype": dtype.str, "documents": len(lengths),
              "tokens": sum(lengths), "files": sums}  # fmt: skip
     if tokenizer is not None:
@@ -281,14 +282,6 @@ def _index(folder: Path) -> dict[str, Any]:
         raise _damaged(path, "is not an index of token shards")
     index["files"] = {name: index["files"][name] for name in names}
     return index
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, fault: str) -> ValueError:

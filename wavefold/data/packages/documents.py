@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wavefold.atomic import write_file
 from wavefold.data.packages.fetch import check_archive
-from wavefold.data.packages.listing import Listing, Package, digest_of
+from wavefold.data.packages.listing import Listing, digest_of
 from wavefold.data.packages.selection import select
 
 Documents = list[tuple[str, str]]
@@ -86,8 +86,3 @@ def check_digests(listing: Listing, train: Documents, held_out: Documents) -> No
             f"{len(train)} + {len(held_out)} documents are not those of the list (digest {digest_of(train)[:16]}, "
             f"expected {listing.train[:16]}); make them anew: wavefold data fetch"
         )
-
-
-def of_package(package: Package, documents: Documents) -> Documents:
-    """Returns the documents of one package."""
-    return [pair for pair in documents if pair[0].startswith(f"{package.folder}/")]

@@ -6,7 +6,6 @@ is no obstacle: put the files into the folder by other means.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from wavefold.data.file_hash import file_hash
 from wavefold.data.packages.listing import Package
 
 CLIENT = Path(__file__).with_name("pip_client.py")
-BLOCK = 1 << 20
 
 
 def missing(packages: Sequence[Package], folder: Path) -> list[Package]:
@@ -86,12 +85,3 @@ def measured(package: Package, folder: Path, file: str) -> Package:
     """Returns the package with name, hash and size of an archive that is there."""
     path = folder / file
     return replace(package, file=file, sha256=file_hash(path), archive_bytes=path.stat().st_size)
-
-
-def file_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

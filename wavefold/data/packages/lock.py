@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from wavefold.data.file_hash import file_hash
 from wavefold.data.packages.documents import Documents, write
 from wavefold.data.packages.duplicates import near_duplicates
-from wavefold.data.packages.fetch import download, file_hash, measured, missing
+from wavefold.data.packages.fetch import download, measured, missing
 from wavefold.data.packages.listing import Listing, Package, digest_of
 from wavefold.data.packages.selection import select
 from wavefold.data.python_source import parses

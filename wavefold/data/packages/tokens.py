@@ -20,8 +20,8 @@ from wavefold.chat.tokenizer import Tokenizer, train_tokenizer
 from wavefold.data.batches import Tokens, as_tokens
 from wavefold.data.corpus import Corpus, Document
 from wavefold.data.exercises.make import exercises
+from wavefold.data.file_hash import file_hash
 from wavefold.data.instruct import instruct_chats
-from wavefold.data.packages.fetch import file_hash
 from wavefold.data.shards import INDEX_NAME, TokenShards, write_shards
 
 SAMPLE = 16
