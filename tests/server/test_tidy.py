@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from wavefold.ops.native.trim import trim_of_libc
+from wavefold.ops.native.heap import trim_of_libc
 from wavefold.server import tidy
 from wavefold.server.tidy import Tidy
 from wavefold.system.memory import rss_bytes

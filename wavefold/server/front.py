@@ -11,7 +11,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wavefold.ops.native.trim import trim_of_libc
+from wavefold.ops.native.heap import trim_of_libc
 from wavefold.server.hosts import Hosts
 from wavefold.server.keys import Keys
 from wavefold.server.line import Line, Writer
