@@ -10,8 +10,8 @@ from torch import Tensor
 from wavefold.ops.arithmetic import Arithmetic
 from wavefold.ops.backend import kernels_train
 from wavefold.ops.flops import count, count_linear
-from wavefold.ops.linear import linear
-from wavefold.ops.native import expert_grad, multiply, swiglu
+from wavefold.ops.linear import linear, products_train
+from wavefold.ops.native import expert_grad, swiglu
 from wavefold.ops.reference import expert as reference
 from wavefold.quant import Weight
 
@@ -58,9 +58,7 @@ def _swiglu_operations(x: Tensor, w1: Weight) -> int:
 
 
 def _trains(x: Tensor, route: Tensor | None, weights: Sequence[Matrices], arithmetic: Arithmetic) -> bool:
-    codes = [matrix.codes for matrices in weights for matrix in matrices]
-    plain = all(matrix.scales is None for matrices in weights for matrix in matrices)
-    operands = (*codes, *(() if route is None else (route,)))
-    return (
-        not arithmetic.released and x.dim() == 2 and plain and multiply.takes(x, *codes) and kernels_train(x, *operands)
-    )
+    if arithmetic.released or x.dim() != 2:
+        return False
+    others = () if route is None else (route,)
+    return products_train(x, [matrix for matrices in weights for matrix in matrices], *others)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavefold.ops.native.multiply import Product, multiply
+from wavefold.ops.native.multiply import Product, multiply, takes_product
 
 
 def grouped_linear(x: Tensor, weight: Tensor, num_groups: int) -> Tensor:
@@ -23,7 +23,7 @@ def grouped_linear(x: Tensor, weight: Tensor, num_groups: int) -> Tensor:
 
 def _multiply(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """out = A B for each (out, A, B)."""
-    if all(out.dtype == torch.bfloat16 and (a.stride(1) != 1 or a.shape[1] % 2 == 0) for out, a, _ in products):
+    if all(out.dtype == torch.bfloat16 and takes_product(a, b) for out, a, b in products):
         multiply([Product(out, (a, b)) for out, a, b in products])
         return
     for out, a, b in products:

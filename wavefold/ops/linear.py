@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
     rounds = weight.format.is_quantized and arithmetic.released
     if rounds:
         count("quantize", 2 * x.numel())
-    if weight.scales is None and multiply.takes(x, weight.codes) and kernels_train(x, weight.codes):
+    if products_train(x, [weight]):
         return multiply.linear(x, weight.codes)
     if not (native.takes(weight) and kernels_serve(x, weight.codes)):
         return reference.linear(x, weight, arithmetic)
@@ -35,13 +35,19 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
 
 def linears(x: Tensor, weights: Sequence[Weight], arithmetic: Arithmetic) -> list[Tensor]:
     """x [n, in], weights [out, in] -> `linear` of each. The gradient of x is the sum of theirs, rounded once."""
-    codes = [weight.codes for weight in weights]
-    plain = all(weight.scales is None for weight in weights)
-    if not (plain and multiply.takes(x, *codes) and kernels_train(x, *codes)):
+    if not products_train(x, weights):
         return [linear(x, weight, arithmetic) for weight in weights]
     for weight in weights:
         count_linear(x, weight.codes)
-    return list(multiply.linears(x, codes))
+    return list(multiply.linears(x, [weight.codes for weight in weights]))
+
+
+def products_train(x: Tensor, weights: Sequence[Weight], *others: Tensor) -> bool:
+    """True if the kernels' products of training take x and the weights. `others`: more of the op's inputs."""
+    if any(weight.scales is not None for weight in weights):
+        return False
+    codes = [weight.codes for weight in weights]
+    return multiply.takes(x, *codes) and kernels_train(x, *codes, *others)
 
 
 def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:

@@ -15,7 +15,7 @@ def multiply_(out: Tensor, a: Tensor, b: Tensor, more: bool = False) -> None:
     The rows of `out` are contiguous, and so are those of a and b or of their transposes.
     """
     kernels = current().backend == "auto" and a.dtype == torch.bfloat16 and a.is_cpu and len(out) > 0 and available()
-    if kernels and (a.stride(1) != 1 or a.shape[1] % 2 == 0) and (b.stride(1) == 1 or len(b) % 2 == 0):
+    if kernels and multiply.takes_product(a, b):
         multiply.multiply([multiply.Product(out, (a, b), more=more)])
     elif more:
         out += a @ b

@@ -82,6 +82,11 @@ def multiply(products: Sequence[Product]) -> None:
         check(require().wf_multiply(runtime(), structs, len(products)))
 
 
+def takes_product(a: Tensor, b: Tensor) -> bool:
+    """True if `multiply` takes the product of bfloat16 a and b: where rows lie along the depth, that is even."""
+    return (a.stride(1) != 1 or a.shape[1] % 2 == 0) and (b.stride(1) == 1 or len(b) % 2 == 0)
+
+
 def takes(x: Tensor, *weights: Tensor) -> bool:
     """True if `linear` can multiply x [..., in] by the weights [out, in]: bfloat16, of even sizes."""
     return x.dtype == torch.bfloat16 and all(
