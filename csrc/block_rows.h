@@ -79,34 +79,36 @@ struct BlockRows {
         }
     }
 
-    // sum[r] += a part of a unit.
-    template <class Form, int R, int D>
-    static WF_INLINE void add(const WholePart<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+    template <class Form>
+    static WF_INLINE U dot(U sum, const WholePart<Form> &part, int v, const int8_t *x) {
+        return S::dot_scaled(sum, part.w[v], x, part.scale[v]);
+    }
+    template <class Form>
+    static WF_INLINE U dot(U sum, const FoldedPart<Form> &part, int v, const int8_t *x) {
+        return S::template dot_block<false>(sum, part.w[v], x);
+    }
+
+    // sum[r] += a part of a unit, of which sums stay integers over all strips.
+    template <class Form, class P, int R, int D>
+    static WF_INLINE void add_whole(const P &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             U digits[D] = {};
 #pragma GCC unroll 4
             for (int v = 0; v < STRIPS; v++)
 #pragma GCC unroll 3
-                for (int d = 0; d < D; d++)
-                    digits[d] = S::dot_scaled(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at, part.scale[v]);
+                for (int d = 0; d < D; d++) digits[d] = dot(digits[d], part, v, x[r].digits[d] + STRIP * v + at);
             sum[r] = S::fma(total_of<D>(digits), S::all(part.d * x[r].scale), sum[r]);
             sum[r] = S::fma(part.least, S::load(x[r].sums + at / 4), sum[r]);
         }
     }
     template <class Form, int R, int D>
+    static WF_INLINE void add(const WholePart<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
+        add_whole<Form>(part, at, x, sum);
+    }
+    template <class Form, int R, int D>
     static WF_INLINE void add(const FoldedPart<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            U digits[D] = {};
-#pragma GCC unroll 4
-            for (int v = 0; v < STRIPS; v++)
-#pragma GCC unroll 3
-                for (int d = 0; d < D; d++)
-                    digits[d] = S::template dot_block<false>(digits[d], part.w[v], x[r].digits[d] + STRIP * v + at);
-            sum[r] = S::fma(total_of<D>(digits), S::all(part.d * x[r].scale), sum[r]);
-            sum[r] = S::fma(part.least, S::load(x[r].sums + at / 4), sum[r]);
-        }
+        add_whole<Form>(part, at, x, sum);
     }
     template <class Form, int R, int D>
     static WF_INLINE void add(const Part<Form> &part, int at, const BlockX<Form::FORM, D> *x, F (&sum)[R]) {
