@@ -181,9 +181,12 @@ def test_a_digest_is_of_names_and_texts() -> None:
 
 
 def test_pip_of_this_python_is_asked(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never reads what is asked is told of as such, also when that is more than a pipe holds."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ValueError, match="pip of /bin/false cannot be asked"):
-        fetch([Package("one", "1.0", file="one-1.0.tar.gz", sha256="0")], tmp_path / "archives")
+    for count in (1, 2000):
+        packages = [Package(f"p{i}", "1.0", file=f"p{i}-1.0.tar.gz", sha256="0") for i in range(count)]
+        with pytest.raises(ValueError, match="pip of /bin/false cannot be asked"):
+            fetch(packages, tmp_path / "archives")
 
 
 def test_lines_of_the_list_are_packages(listing: Listing, tmp_path: Path) -> None:

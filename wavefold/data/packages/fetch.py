@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,17 +53,18 @@ def download(
     request = {"folder": str(folder), "archives": [{"name": p.name, "version": p.version, "file": p.file}
                                                    for p in packages]}  # fmt: skip
     came: dict[str, str] = {}
-    with subprocess.Popen(
-        [sys.executable, str(CLIENT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as client:
-        assert client.stdin is not None and client.stdout is not None
-        client.stdin.write(json.dumps(request))
-        client.stdin.close()
-        for text in client.stdout:
-            line = json.loads(text)
-            tell(f"{line['name']}: {line.get('file') or line['fault']}")
-            if "file" in line:
-                came[line["name"]] = line["file"]
+    with tempfile.TemporaryFile() as asked:  # a client that ends without reading leaves no pipe to break
+        asked.write(json.dumps(request).encode())
+        asked.seek(0)
+        with subprocess.Popen(
+            [sys.executable, str(CLIENT)], stdin=asked, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as client:
+            assert client.stdout is not None
+            for text in client.stdout:
+                line = json.loads(text)
+                tell(f"{line['name']}: {line.get('file') or line['fault']}")
+                if "file" in line:
+                    came[line["name"]] = line["file"]
     if client.returncode:
         raise ValueError(
             f"pip of {sys.executable} cannot be asked (exit code {client.returncode}); it is needed as pip 22 to 26. "
