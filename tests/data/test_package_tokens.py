@@ -55,6 +55,18 @@ def test_text_is_every_document_and_packages_stay_held_out(
     )
 
 
+def test_some_documents_are_there_several_times(tmp_path: Path, chats: tuple[tokens.Chats, tokens.Chats]) -> None:
+    """To learn from; what is held out never is."""
+    often = {TRAIN[1].name, HELD_OUT[0].name}
+    tokens.build_shards(tmp_path, CORPUS, chats, 420, lambda line: None, often)
+    tokenizer, shards = Tokenizer.load(tmp_path), TokenShards(tmp_path / "text")
+    train, held_out = (
+        [tokenizer.decode(document.ids[1:-1].tolist()) for document in part] for part in split_shards(shards)
+    )
+    assert train == [TRAIN[0].text, *[TRAIN[1].text] * tokens.STDLIB_TIMES, *[d.text for d in TRAIN[2:]]]
+    assert held_out == [document.text for document in HELD_OUT]
+
+
 def test_the_last_part_has_text_and_chats(
     tmp_path: Path, chats: tuple[tokens.Chats, tokens.Chats], monkeypatch: pytest.MonkeyPatch
 ) -> None:

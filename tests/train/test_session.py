@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,11 @@ import torch
 
 import wavefold
 from tests.train.tiny import CONFIG, write_corpus
+from wavefold.chat import Tokenizer
 from wavefold.cli.main import main
+from wavefold.data.batches import as_tokens
+from wavefold.data.shards import write_shards
+from wavefold.system import Notice
 from wavefold.train.outcome import Outcome
 from wavefold.train.recipe import Recipe
 from wavefold.train.session import DataSizes, Watch
@@ -44,6 +50,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("session") / "corpus")
 
 
+class StopsAfter(Watch):
+    """Ends the run by an error after a step, as a kill would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def steps(self, first: int, recipe: Recipe, out: Path) -> AbstractContextManager[Callable[[Progress], None]]:
+        def after(progress: Progress) -> None:
+            if progress.step == self.step + 1:
+                raise RuntimeError("stop")
+
+        return nullcontext(after)
+
+
+def logged(out: Path) -> list[dict[str, object]]:
+    """Lines of the log without what the clock says."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in lines]
+
+
 def train(corpus: Path, out: Path, **settings: object) -> Outcome:
     defaults = {"config": CONFIG, "recipe": RECIPE, "dtype": torch.float32}
     outcome = wavefold.train(out, corpus, **(defaults | settings))  # type: ignore[arg-type]
@@ -66,6 +92,52 @@ def test_trains_tells_and_leaves_a_model_that_answers(
     assert capsys.readouterr() == ("", ""), "what is printed is the command's"
     with wavefold.LLM(outcome.model) as llm:
         assert len(llm.generate(["def f"], wavefold.Sampling(max_tokens=3))[0].tokens) <= 3
+
+
+def test_the_last_steps_learn_from_other_data(corpus: Path, tmp_path: Path) -> None:
+    """Steps before it are those of a run without; its first batch is that of a run on the other data alone."""
+    other = write_corpus(tmp_path / "other", "-")
+    recipe = replace(RECIPE, last_steps=2)
+    train(corpus, tmp_path / "out", recipe=recipe, last_data=other)
+    train(corpus, tmp_path / "plain")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "out" / "tokenizer.json", tmp_path / "alone")
+    with pytest.warns(Notice, match="is used as it is"):
+        train(other, tmp_path / "alone")
+    both, plain, alone = (logged(tmp_path / name) for name in ("out", "plain", "alone"))
+    assert both[:2] == plain[:2] and both[2]["tokens"] == alone[0]["tokens"]
+    assert both[2]["loss"] != plain[2]["loss"]
+
+
+def test_a_killed_run_goes_on_within_its_last_part(corpus: Path, tmp_path: Path) -> None:
+    other, recipe = write_corpus(tmp_path / "other", "-"), replace(RECIPE, steps=6, last_steps=4)
+    settings = {"recipe": recipe, "last_data": other}
+    train(corpus, tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError, match="stop"):
+        train(corpus, tmp_path / "cut", **settings, watch=StopsAfter(4))
+    train(corpus, tmp_path / "cut", **settings)
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    with pytest.raises(ValueError, match="last_data"):
+        train(corpus, tmp_path / "cut", recipe=recipe, last_data=corpus)
+
+
+@pytest.mark.parametrize("settings", [{"last_data": "stdlib"}, {"recipe": replace(RECIPE, last_steps=2)}])
+def test_last_data_and_their_steps_go_together(corpus: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="give both, data and the number of steps"):
+        train(corpus, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_token_shards_bring_the_tokenizer_that_lies_beside_them(corpus: Path, tmp_path: Path) -> None:
+    outcome = train(corpus, tmp_path / "text")
+    tokenizer = Tokenizer.load(outcome.model)
+    ids = [as_tokens(tokenizer.encode_document(path.read_text())) for path in sorted(corpus.rglob("*.py"))]
+    write_shards(tmp_path / "data" / "text", ids, tokenizer.vocab_size, tokenizer=tokenizer.fingerprint)
+    with pytest.raises(ValueError, match="give the model with --init"):
+        train(tmp_path / "data" / "text", tmp_path / "out")
+    tokenizer.save(tmp_path / "data")
+    trained = train(tmp_path / "data" / "text", tmp_path / "out")
+    assert Tokenizer.load(trained.model).fingerprint == tokenizer.fingerprint
 
 
 def test_is_the_commands_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

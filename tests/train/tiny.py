@@ -30,11 +30,11 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def write_corpus(folder: Path) -> Path:
-    """Forty small files of Python-like text."""
+def write_corpus(folder: Path, sign: str = "*") -> Path:
+    """Forty small files of Python-like text, in which functions use an operator."""
     folder.mkdir()
     for number in range(40):
-        lines = [f"def f{number}_{i}(x):\n    return x * {i} + {number}\n\n" for i in range(number % 7 + 3)]
+        lines = [f"def f{number}_{i}(x):\n    return x {sign} {i} + {number}\n\n" for i in range(number % 7 + 3)]
         (folder / f"file{number}.py").write_text("".join(lines))
     return folder
 

@@ -54,12 +54,12 @@ def make_shards(args: argparse.Namespace) -> int:
     from wavefold.data.packages.listing import PACKAGES_LIST, read_listing, write_listing
 
     listing, corpus = read_listing(), load_corpus("stdlib+packages")
-    share = tokens.HELD_OUT_SHARE
+    share, often = tokens.HELD_OUT_SHARE, {document.name for document in load_corpus("stdlib").train}
     chats = (tokens.chats_of(tokens.sampled(corpus.train, tokens.ASKED), tokens.CHATS, tokens.EXERCISES),
              tokens.chats_of(corpus.held_out, tokens.CHATS // share, tokens.EXERCISES // share))  # fmt: skip
     print(f"{len(chats[0])} chats to learn from, {len(chats[1])} held out")
     for size in args.vocab:
-        hashes = tokens.build_shards(args.out / str(size), corpus, chats, size, print)
+        hashes = tokens.build_shards(args.out / str(size), corpus, chats, size, print, often)
         if args.record:
             listing = replace(listing, shards={**listing.shards, str(size): hashes})
             write_listing(PACKAGES_LIST, listing)

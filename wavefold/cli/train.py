@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "before one makes chats of its docstrings, exercises: of its functions (default stdlib)",
     )  # fmt: skip
     parser.add_argument(
+        "--last-data", metavar="SOURCE", help="what the last steps learn from, as many as last_steps of the recipe says"
+    )
+    parser.add_argument(
         "--long-chats", choices=("refuse", "truncate", "drop"), default="refuse",
         help="chats longer than the shortest sequence of length_stages: an error (refuse), without their earliest "
         "turns (truncate), or left out (drop); text is cut into sequences, chats never are (default refuse)",
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     with as_flags():
         outcome = train(
             args.out, args.data, args.config, recipe_of(args), args.init, getattr(torch, args.dtype), args.threads,
-            args.extend, args.force_data, args.long_chats, args.transformers, Screen(),
+            args.extend, args.force_data, args.long_chats, args.transformers, Screen(), args.last_data,
         )  # fmt: skip
     if outcome is not None:
         show(outcome, args.out, args.extend or 0)

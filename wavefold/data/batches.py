@@ -371,6 +371,17 @@ class Batches:
         return seq_len, batch_tokens
 
 
+class InTurn:
+    """Batches of documents, and from step `first` on of others. `parts`: one or both; each counts its steps from 0."""
+
+    def __init__(self, parts: Sequence[Callable[[int], PackedBatch]], first: int):
+        self._parts, self._first = parts, first
+
+    def __call__(self, step: int) -> PackedBatch:
+        """Returns the batch of this step."""
+        return self._parts[0](step) if step < self._first else self._parts[1](step - self._first)
+
+
 def _numbered(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of pieces of each document -> for each piece its document and its number in the document."""
     document = np.repeat(np.arange(len(numbers)), numbers)

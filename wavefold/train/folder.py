@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wavefold.atomic import holding, sweep
@@ -25,7 +25,7 @@ WRITTEN = ("model", "adapter", "transformers", SOURCE, "tokenizer.json", "tokeni
 """Files and folders of OUT that a run writes atomically."""
 
 
-def check_places(out: Path, data: str, init: Path | None) -> None:
+def check_places(out: Path, sources: Sequence[str], init: Path | None) -> None:
     """Raises ValueError for an `out` that overlaps inputs of the run or has files that may not be replaced."""
     place = out.resolve()
     if place.exists() and not place.is_dir():
@@ -34,9 +34,9 @@ def check_places(out: Path, data: str, init: Path | None) -> None:
         raise ValueError(f"--out {out}: holds a checkpoint; give a folder for the run, which gets model/ in it")
     if init is not None and (init.resolve().is_relative_to(place) or place.is_relative_to(init.resolve())):
         raise ValueError(f"--init {init} and --out {out} lie in each other; copy the model out of the run first")
-    source = Path(asked_about(data)[1])
-    if source.is_dir() and place.is_relative_to(source.resolve()):
-        raise ValueError(f"--out {out} lies in --data {source}, and would be trained on; give another --out")
+    for source in (Path(asked_about(data)[1]) for data in sources):
+        if source.is_dir() and place.is_relative_to(source.resolve()):
+            raise ValueError(f"--out {out} lies in the data {source}, and would be trained on; give another --out")
     for name in ("model", "transformers"):
         check_replaceable(out / name)
     if init is not None:

@@ -26,3 +26,4 @@ class Options:
     extend: int
     force_data: bool
     long_chats: LongChats
+    last_data: str | None

@@ -72,6 +72,8 @@ class Recipe:
     """"released": inputs of quantized products and KV entries through FP8 too."""
     fim_rate: float = 0.0
     """Share of documents that become fill-in-the-middle."""
+    last_steps: int = 0
+    """Steps at the end that learn from other data, those of `--last-data`."""
 
     lora_rank: int = 0
     """Rank of adapters on attention and shared parts, which alone are trained (0: all parameters are trained)."""
@@ -129,6 +131,7 @@ class Recipe:
         )  # fmt: skip
         if self.quantize_from:
             _require(self.quantize_from < steps, "quantize_from", self.quantize_from, f"fewer than steps = {steps}")
+        _require(self.last_steps < steps, "last_steps", self.last_steps, f"fewer than steps = {steps}")
         _require(self.batch_ramp <= steps, "batch_ramp", self.batch_ramp, f"at most steps = {steps}")
         _require(
             self.batch_first <= self.batch_tokens, "batch_first", self.batch_first,

@@ -46,9 +46,15 @@ def seq_len(recipe: Recipe, step: int) -> int:
     return next(length for first, length in reversed(recipe.length_stages) if step >= first)
 
 
-def shortest_seq_len(recipe: Recipe) -> int:
-    """Returns the tokens of the shortest sequences. Documents that must not be cut have to fit into them."""
-    return min(length for _, length in recipe.length_stages)
+def shortest_seq_len(recipe: Recipe, first: int = 0) -> int:
+    """Returns the tokens of the shortest sequences from step `first` on. What must not be cut has to fit into them."""
+    later = [length for step, length in recipe.length_stages if step > first]
+    return min([seq_len(recipe, first), *later])
+
+
+def last_start(recipe: Recipe) -> int:
+    """Returns the first step of the last part, which learns from other data. Without one it is `steps`."""
+    return recipe.steps - recipe.last_steps
 
 
 def sizes(recipe: Recipe, step: int) -> tuple[int, int]:

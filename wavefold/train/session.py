@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ import torch
 from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.config import ModelConfig
-from wavefold.data.batches import Batches, fixed_batches
+from wavefold.data.batches import Batches, Documents, InTurn, fixed_batches
 from wavefold.data.fim import FillInMiddle
 from wavefold.data.long_chats import LongChats
 from wavefold.locate import config_of, model_folder
@@ -74,6 +73,7 @@ def train(
     long_chats: LongChats = "refuse",
     transformers: bool = False,
     watch: Watch | None = None,
+    last_data: str | Path | None = None,
 ) -> Outcome | None:
     """Train a model, or go on with the run in the folder `out`; export it, evaluate the export, and report.
 
@@ -82,6 +82,7 @@ def train(
     configuration and tokenizer. `recipe`: all other settings that decide the numbers of the run (default `Recipe()`).
     `dtype`: type of exact activations. `extend`: steps beyond those of the recipe. `force_data`: go on with other data.
     `transformers`: also write the model in the layout of transformers. `watch`: observer of data and steps.
+    `last_data`: what the last `recipe.last_steps` steps learn from, as `data`; what is held out of `data` is evaluated.
 
     Every process that torchrun started calls this. Returns the outcome in the first process, None in the others. Raises
     ValueError for impossible settings before anything in `out` is changed. Messages name settings as flags.
@@ -96,9 +97,12 @@ def train(
     model_config = config if isinstance(config, ModelConfig) else config_of(str(base or config or "nano"))
     options = Options(
         Path(out), str(data), model_config, dataclasses.replace(recipe, steps=recipe.steps + (extend or 0)), dtype,
-        base, transformers, extend or 0, force_data, long_chats,
+        base, transformers, extend or 0, force_data, long_chats, None if last_data is None else str(last_data),
     )  # fmt: skip
-    check_places(options.out, options.data, options.init)
+    if (options.last_data is None) != (recipe.last_steps == 0):
+        raise ValueError(f"--last-data {last_data} with last_steps = {recipe.last_steps} is not allowed; give both, "
+                         "data and the number of steps that learn from them, or neither")  # fmt: skip
+    check_places(options.out, [source for source in (options.data, options.last_data) if source], options.init)
     check_trainable(options.config, options.recipe)
     if options.recipe.lora_rank and options.init is None:
         raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")
@@ -112,7 +116,8 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
     out, recipe = options.out, options.recipe
     state = newest_state(out / "state")
     text = agreed(lambda: (_read(options, group, anew=state is None), {}))
-    run_identity = _identity(options, text)
+    last = None if options.last_data is None else agreed(lambda: (_read_last(options, group, text), {}))
+    run_identity = _identity(options, text, last)
     if group.size > 1:
         values: dict[str, object] = {part: json.dumps(value) for part, value in run_identity.items()}
         check_alike(values | {"--extend": options.extend, "--force-data": options.force_data})
@@ -128,16 +133,17 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
             f"{out}: holds the model and report of another run, whose state is gone; give another --out, or remove "
             f"{out / REPORT} to train in its place"
         )
-    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
-    batches = Batches(text.train, recipe.seed, functools.partial(schedule.sizes, recipe), fim)
+    batches = _batches(recipe, text, last)
     held_out = fixed_batches(text.held_out, schedule.seq_len(recipe, recipe.steps - 1), recipe.batch_tokens)
     if group.first:
         held_out_tokens = sum(len(packed.tokens) for packed in held_out)
-        watch.data(DataSizes(len(text.train), batches.num_tokens, len(text.held_out), held_out_tokens))
+        watch.data(DataSizes(len(text.train), batches[0].num_tokens, len(text.held_out), held_out_tokens))
     else:
         watch = Watch()
     model = _first_model(options)
-    trainer = Trainer(model, batches, held_out, recipe, out, group, run_identity, going_on)
+    trainer = Trainer(
+        model, InTurn(batches, schedule.last_start(recipe)), held_out, recipe, out, group, run_identity, going_on
+    )
     with watch.steps(trainer.step, recipe, out) as after_step:
         trained = trainer.run(after_step)
     tensors = trainer.exported()
@@ -158,13 +164,34 @@ def _read(options: Options, group: Group, anew: bool) -> Text:
     )  # fmt: skip
 
 
-def _identity(options: Options, text: Text) -> Identity:
+def _read_last(options: Options, group: Group, text: Text) -> Text:
+    """Reads the documents of the last part, with the tokenizer of the run."""
+    recipe = options.recipe
+    return read_text(
+        str(options.last_data), options.out, options.config.vocab_size, options.init, group,
+        schedule.shortest_seq_len(recipe, schedule.last_start(recipe)), options.long_chats, tokenizer=text.tokenizer,
+    )  # fmt: skip
+
+
+def _batches(recipe: Recipe, text: Text, last: Text | None) -> list[Batches]:
+    """Returns the batches of the documents, and those of the last part if there is one; each counts its own steps."""
+    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
+
+    def from_step(first: int, documents: Documents) -> Batches:
+        return Batches(documents, recipe.seed, lambda step: schedule.sizes(recipe, first + step), fim)
+
+    parts = [from_step(0, text.train)]
+    return parts if last is None else [*parts, from_step(schedule.last_start(recipe), last.train)]
+
+
+def _identity(options: Options, text: Text, last: Text | None) -> Identity:
     """Returns the identity of the run, for its states."""
+    more = {} if last is None else {"last_data": last.identity}
     weights = None if options.init is None else identity(fingerprint(options.init))
     return identity_of(
         options.recipe, data=text.identity, tokenizer=text.tokenizer.fingerprint, init=weights,
         config=options.config.to_dict(), dtype=str(options.dtype).removeprefix("torch."),
-        long_chats=options.long_chats,
+        long_chats=options.long_chats, **more,
     )  # fmt: skip
 
 

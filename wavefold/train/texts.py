@@ -5,7 +5,9 @@
     chats                     that of --init, which must have the chat markers, else one trained on the chats
     instruct: and a source    the same; chats are generated from the docstrings in its Python files
     exercises: and a source   the same; rewrites and errors of its functions, whose answers a program checks
-    token shards              that of --init, which encoded the shards
+    token shards              that of --init, else the one that lies in their folder or beside it; it encoded them
+
+Data for the last part of a run are read with the tokenizer of the run.
 
 Only the answers of chats are learned; of other documents every token is. Chats longer than a sequence are never cut
 (`long_chats`), and every id is compared with the vocabulary of the model (`vocabulary`).
@@ -65,17 +67,18 @@ def read_text(
     seq_len: int,
     long_chats: LongChats = "refuse",
     anew: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> Text:
     """Reads the corpus `source` (see `corpus.load_corpus`, or a folder of token shards) for a run in `out`.
 
     `seq_len`: tokens of the shortest sequences of the run. `long_chats`: policy for chats that are longer. `anew`: True
-    if no run resumes, so a tokenizer in `out` may belong to another text (see `_trained`). Raises ValueError for
-    unreadable sources, for token shards without `init`, and for ids outside of the vocabulary of the model.
+    if no run resumes, so a tokenizer in `out` may belong to another text (see `_trained`). `tokenizer`: the one of the
+    run, where it is known. Raises ValueError for unreadable sources, for token shards without a tokenizer, and for ids
+    outside of the vocabulary of the model.
     """
     if is_shards(Path(source)):
-        if init is None:
-            raise ValueError(f"{source}: token shards are ids of a model's tokenizer; give the model with --init")
-        shards, tokenizer = TokenShards(Path(source)), Tokenizer.load(init)
+        shards = TokenShards(Path(source))
+        tokenizer = tokenizer or Tokenizer.load(init or _beside(shards))
         check_shards(shards, tokenizer.fingerprint, tokenizer.vocab_size, vocab_size)
         train, held_out = fit_documents(split_shards(shards), seq_len, long_chats, source, group.first)
         return Text(train, held_out, tokenizer, of_shards(shards))
@@ -84,9 +87,9 @@ def read_text(
     if kind:
         corpus = _questions(corpus, kind)
     identity = of_documents(corpus.train, corpus.held_out)
-    if init is not None:
+    if tokenizer is None and init is not None:
         tokenizer = Tokenizer.load(init)
-    else:
+    elif tokenizer is None:
 
         def make() -> None:
             if anew or not (out / FILE_NAME).exists():
@@ -105,6 +108,18 @@ def read_text(
         check_ids(part, vocab_size)
     train, held_out = (InMemory(tokens for _, tokens in part) for part in named)
     return Text(train, held_out, tokenizer, identity, () if chats else corpus.held_out)
+
+
+def _beside(shards: TokenShards) -> Path:
+    """Returns the folder with the tokenizer of token shards: theirs, or the one that it is in."""
+    places = (shards.folder, shards.folder.resolve().parent)
+    found = [place for place in places if (place / FILE_NAME).is_file()] if shards.tokenizer else []
+    if not found:
+        raise ValueError(
+            f"{shards.folder}: token shards are ids of a model's tokenizer, which is not known here; give the model "
+            "with --init"
+        )
+    return found[0]
 
 
 def _trained(out: Path, corpus: Corpus, vocab_size: int, identity: dict[str, Any]) -> None:

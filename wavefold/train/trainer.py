@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wavefold.atomic import write_text
-from wavefold.data.batches import IGNORED, Batches, PackedBatch
+from wavefold.data.batches import IGNORED, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.training_pass import AttentionStage, TrainingPass
 from wavefold.ops.native.heap import keep_freed_memory
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(
         self,
         model: Transformer,
-        batches: Batches,
+        batches: Callable[[int], PackedBatch],
         held_out: list[PackedBatch],
         recipe: Recipe,
         out: Path,

@@ -2,15 +2,16 @@
 
     documents --one in SAMPLE--> tokenizer --encode--> FOLDER/tokenizer.json, FOLDER/text, FOLDER/last
 
-`text` holds all documents. `last` is for the last part of a run: chats of docstrings, exercises, and one document in
-`KEPT_TEXT`. The held-out documents of both are those of the corpus. Chats are about functions of its documents, so they
-are held out with them. Everything is in a fixed order, and the hash of a folder's index stands for all of its files.
+`text` holds all documents, those of the standard library several times. `last` is for the last part of a run: chats of
+docstrings, exercises, and one document in `KEPT_TEXT`. The held-out documents of both are those of the corpus. Chats
+are about functions of its documents, so they are held out with them. Everything is in a fixed order, and the hash of a
+folder's index stands for all of its files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from wavefold.data.shards import INDEX_NAME, TokenShards, write_shards
 
 SAMPLE = 16
 """One document in this many trains the tokenizer: 9 MB."""
+STDLIB_TIMES = 3
+"""How often a document of the standard library is there to learn from: it is 7 % of the corpus, and the most read."""
 ASKED = 4
 """One document in this many to learn from is asked about in chats."""
 KEPT_TEXT = 8
@@ -50,6 +53,11 @@ def tokenizer_of_sample(corpus: Corpus, vocab_size: int) -> Tokenizer:
     return train_tokenizer((d.text for d in sampled(corpus.train, SAMPLE)), vocab_size)
 
 
+def weighted(documents: Sequence[Document], often: Collection[str]) -> list[Document]:
+    """Returns the documents, in order, those with a name in `often` `STDLIB_TIMES` times."""
+    return [d for d in documents for _ in range(STDLIB_TIMES if d.name in often else 1)]
+
+
 def chats_of(documents: Sequence[Document], num_chats: int, num_exercises: int) -> Chats:
     """Returns chats of docstrings and exercises, at most so many of each, alternating as far as both go."""
     asked = instruct_chats(documents, SEED)[:num_chats]
@@ -60,21 +68,24 @@ def chats_of(documents: Sequence[Document], num_chats: int, num_exercises: int) 
 
 
 def build_shards(
-    folder: Path, corpus: Corpus, chats: tuple[Chats, Chats], vocab_size: int, tell: Callable[[str], object]
-) -> dict[str, str]:
+    folder: Path, corpus: Corpus, chats: tuple[Chats, Chats], vocab_size: int, tell: Callable[[str], object],
+    often: Collection[str] = (),
+) -> dict[str, str]:  # fmt: skip
     """Writes a tokenizer and both kinds of shards to `folder` and returns their hashes by name.
 
-    `chats`: those to learn from and the held-out ones.
+    `chats`: those to learn from and the held-out ones. `often`: names of documents to learn from that are there
+    `STDLIB_TIMES` times.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of_sample(corpus, vocab_size)
     tokenizer.save(folder)
     tell(f"{folder}: a tokenizer of {tokenizer.vocab_size} tokens")
     hashes = {"tokenizer": tokenizer.fingerprint}
+    documents = weighted(corpus.train, often), corpus.held_out
     parts = {
-        "text": [_encoded(tokenizer, part, []) for part in (corpus.train, corpus.held_out)],
+        "text": [_encoded(tokenizer, part, []) for part in documents],
         "last": [_encoded(tokenizer, sampled(part, KEPT_TEXT), dialogues)
-                 for part, dialogues in zip((corpus.train, corpus.held_out), chats, strict=True)],
+                 for part, dialogues in zip(documents, chats, strict=True)],
     }  # fmt: skip
     for name, (train, held_out) in parts.items():
         write_shards(folder / name, train, vocab_size, tokenizer=tokenizer.fingerprint, held_out=held_out)
