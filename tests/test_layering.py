@@ -1,7 +1,8 @@
 """Imports between the packages of wavefold/ run one way, and a few outside libraries have one home.
 
     gguf < {config, system} < {atomic, drawing, locate} < quant < ops < {cache, waves} < experts < model < checkpoint
-        < data < {engine, train, quantize} < {llm, bench} < inside < {batch, doctor, quality, server} < {cli, lm_eval}
+        < data < {engine, train, quantize} < {llm, bench} < inside < {batch, doctor, jobs, pool, quality} < server
+        < {cli, lm_eval}
 
 `chat` sits beside the engine on `gguf`, `config` and `atomic`; of `train` only what composes a run may use it. `plan`
 needs `config`, `system`, `atomic`, `drawing`. Every import counts: inside a function, under TYPE_CHECKING, or by
@@ -30,7 +31,8 @@ TIERS = [
     {"engine", "train", "quantize"},
     {"llm", "bench"},
     {"inside"},
-    {"batch", "doctor", "quality", "server"},
+    {"batch", "doctor", "jobs", "pool", "quality"},
+    {"server"},
     {"cli", "lm_eval"},
 ]
 # What each package may import: everything in the tiers below its own, nothing beside it.
