@@ -45,8 +45,9 @@ def answer_of(body: str) -> dict[str, Any]:
 class Answering:
     """An `answer` that notes who asks. A body's `status` is answered with; its `fails` first, so often as it says."""
 
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
+    def __init__(self, seconds: float = 0.0, memory: Path | None = None):
+        """`memory`: a folder in which other processes find what has failed."""
+        self.seconds, self.memory = seconds, memory
         self.asked: list[tuple[str, str]] = []
         self.most = self.now = 0
         self.failed: dict[str, int] = {}
@@ -61,14 +62,28 @@ class Answering:
         finally:
             self.now -= 1
         status, times = values.get("fails", (200, 0))
-        if self.failed.setdefault(body, 0) < times:
-            self.failed[body] += 1
+        if self._num_failed(body) < times:
+            self._note(body)
             if status == 0:
                 raise RuntimeError("a fault of the server")
             return Answered(status, {"error": {"message": "not now"}})
         if "status" in values:
             return Answered(values["status"], {"error": {"message": "no"}}, "req_1")
         return Answered(200, answer_of(body), "req_1")
+
+    def _num_failed(self, body: str) -> int:
+        if self.memory is not None:
+            return int(self._mark(body).exists())
+        return self.failed.get(body, 0)
+
+    def _note(self, body: str) -> None:
+        self.failed[body] = self.failed.get(body, 0) + 1
+        if self.memory is not None:
+            self._mark(body).touch()
+
+    def _mark(self, body: str) -> Path:
+        assert self.memory is not None
+        return self.memory / hashlib.sha256(body.encode()).hexdigest()
 
 
 def work(

@@ -26,7 +26,7 @@ DIED = "the process that answered this line has died each time, {} times"
 
 
 class Taken(NamedTuple):
-    """A line that is under way. `attempts`: how often it has been begun, this time included."""
+    """A line that is under way. `attempts`: how often it has been begun, this time included. `failures`: of these."""
 
     number: int
     batch: int
@@ -38,6 +38,7 @@ class Taken(NamedTuple):
     path: str
     body: str
     attempts: int
+    failures: int
 
 
 class Outcome(NamedTuple):
@@ -64,11 +65,11 @@ class Desk:
             sweep(queue.connection, queue.folder)
         with queue.changes() as connection:
             for line in self._lines(connection, f"lines.state = {BEGUN} AND batches.state = '{RUNNING}'", ()):
-                if line.attempts < MOST_DEATHS:
-                    _wait_again(connection, line, keeps_attempt=True)
+                if line.attempts - line.failures < MOST_DEATHS:
+                    _wait_again(connection, line)
                 else:
-                    error = {"message": DIED.format(line.attempts), "type": "server_error", "param": None,
-                             "code": "server_error"}  # fmt: skip
+                    message = DIED.format(line.attempts - line.failures)
+                    error = {"message": message, "type": "server_error", "param": None, "code": "server_error"}
                     _record(connection, Outcome(line, 500, "", {"error": error}))
             connection.execute("UPDATE lines SET state = ? WHERE state = ?", (WAITING, BEGUN))  # of ended batches
 
@@ -93,14 +94,14 @@ class Desk:
     ) -> list[Taken]:  # fmt: skip
         """Records outcomes, puts lines back, and takes up to `room` new ones, which are returned.
 
-        `returned`: lines that wait again, and whether this was an attempt. `num_under_way`: others that go on; a line
-        of another model is taken only where there is none. `seconds`: of work, by group.
+        `returned`: lines that wait again, and whether they failed (else this was no attempt). `num_under_way`: others
+        that go on; a line of another model is taken only where there is none. `seconds`: of work, by group.
         """
         with self.queue.changes() as connection:
             for outcome in outcomes:
                 _record(connection, outcome)
-            for line, keeps_attempt in returned.items():
-                _wait_again(connection, line, keeps_attempt)
+            for line, has_failed in returned.items():
+                _wait_again(connection, line, int(not has_failed), int(has_failed))
             connection.executemany("UPDATE groups SET seconds = seconds + ? WHERE number = ?",
                                    [(spent, group) for group, spent in seconds.items()])  # fmt: skip
             return self._take(connection, room, num_under_way, time.time() if now is None else now) if room else []
@@ -141,7 +142,8 @@ class Desk:
     ) -> list[Taken]:
         rows = connection.execute(
             "SELECT lines.number, lines.batch, batches.id, lines.groups, lines.place, lines.custom_id, groups.model, "
-            "lines.path, lines.body, lines.attempts FROM lines JOIN batches ON batches.number = lines.batch "
+            "lines.path, lines.body, lines.attempts, lines.failures FROM lines "
+            "JOIN batches ON batches.number = lines.batch "
             f"JOIN groups ON groups.number = lines.groups WHERE {condition} "
             "ORDER BY lines.attempts, lines.place LIMIT ?",
             (*values, count),
@@ -152,7 +154,8 @@ class Desk:
         """Returns the groups that have waiting lines and may run at this time, the oldest batches first."""
         rows = self.queue.rows(
             "SELECT groups.number, groups.batch, groups.model, batches.priority, batches.quiet FROM batches "
-            "JOIN groups ON groups.batch = batches.number WHERE batches.state = ? AND groups.waiting > 0 ORDER BY groups.batch",
+            "JOIN groups ON groups.batch = batches.number WHERE batches.state = ? AND groups.waiting > 0 "
+            "ORDER BY groups.batch",
             (RUNNING,),
         )
         minute = minute_of(now)
@@ -193,9 +196,10 @@ def _record(connection: sqlite3.Connection, outcome: Outcome) -> None:
         name_results(connection, line.batch)
 
 
-def _wait_again(connection: sqlite3.Connection, line: Taken, keeps_attempt: bool) -> None:
+def _wait_again(connection: sqlite3.Connection, line: Taken, fewer: int = 0, failures: int = 0) -> None:
+    """Lets a line wait again: with `fewer` attempts and more `failures`. Part of a change."""
     changed = connection.execute(
-        "UPDATE lines SET state = ?, attempts = attempts - ? WHERE number = ? AND state = ?",
-        (WAITING, int(not keeps_attempt), line.number, BEGUN),
+        "UPDATE lines SET state = ?, attempts = attempts - ?, failures = failures + ? WHERE number = ? AND state = ?",
+        (WAITING, fewer, failures, line.number, BEGUN),
     ).rowcount
     connection.execute("UPDATE groups SET waiting = waiting + ? WHERE number = ?", (changed, line.group))

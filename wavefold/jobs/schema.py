@@ -54,7 +54,8 @@ CREATE TABLE groups (
 CREATE TABLE lines (
     number INTEGER PRIMARY KEY, batch INTEGER NOT NULL REFERENCES batches ON DELETE CASCADE, place INTEGER NOT NULL,
     groups INTEGER NOT NULL REFERENCES groups ON DELETE CASCADE, custom_id TEXT NOT NULL, path TEXT NOT NULL,
-    body TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+    body TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0,
     UNIQUE (batch, place), UNIQUE (batch, custom_id)
 );
 CREATE INDEX lines_waiting ON lines (groups, attempts, place) WHERE state = 0;

@@ -205,7 +205,7 @@ class Worker:
         if answered.status in NOT_NOW:
             self._returned[line] = False
             self._next_try = time.monotonic() + self._failed_again()
-        elif answered.status >= 500 and line.attempts < MOST_TRIES:
+        elif answered.status >= 500 and line.failures + 1 < MOST_TRIES:
             self._returned[line] = True
         else:
             self._failures = 0
