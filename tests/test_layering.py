@@ -52,6 +52,7 @@ HOMES = {
     "wavefold.ops.tilelang": {"tilelang", "tvm"},
     "wavefold.ops.native": {"ctypes", "_ctypes", "cffi", "numpy.ctypeslib", "torch.utils.cpp_extension"},
     "wavefold.server.recipe": {"deepseek_recipe"},
+    "wavefold.server.uploads": {"python_multipart", "multipart"},
     "wavefold.server": {
         *("aiohttp", "bottle", "django", "falcon", "fastapi", "flask", "hypercorn", "litestar", "quart"),
         *("sanic", "socketserver", "starlette", "tornado", "uvicorn", "werkzeug", "wsgiref", "http.server"),

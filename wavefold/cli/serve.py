@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -50,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens that are guessed and verified in one pass, at most (default 0)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
                         help="to the bit the answers of each request alone, whatever runs beside it")  # fmt: skip
+    parser.add_argument("--jobs", type=Path, metavar="DIR",
+                        help="work on the queue in DIR while nobody asks, and offer it as /v1/files and /v1/batches"
+    )  # fmt: skip
     add_memory(parser, prefix=True)
     add_arithmetic(parser)
     add_activations(parser)
@@ -114,17 +118,24 @@ def serve(args: argparse.Namespace) -> int:
     try:
         from wavefold.server.run import Server, listen, more_files, settle
         from wavefold.server.start import app_of
+
+        if args.jobs is not None:
+            importlib.import_module("wavefold.server.jobs")  # which reads uploads by a package of its own
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("wavefold"):
             raise
         raise ValueError(f"serve needs {error.name}; install it with pip install 'wavefold[serve]'") from None
     keys = _keys(args)
+    if args.jobs is not None:
+        from wavefold.jobs.worker import check_queue
+
+        check_queue(args.jobs)
     with listen(args.host, args.port) as listening, open_llm(args) as llm:
         more_files()
         names = tuple(args.name or [llm.folder.stem if args.model is not None else "wavefold"])
         app, served = app_of(
             llm, names, args.profile, bytes_of(args.max_body, "--max-body"), args.max_queue, args.host,
-            args.allow_host, keys,
+            args.allow_host, keys, jobs=args.jobs,
         )  # fmt: skip
         server = Server(app, served, args.drain_seconds)
         settle()

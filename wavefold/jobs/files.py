@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wavefold.atomic import PRIVATE, try_lock
-from wavefold.jobs.schema import changing, told
+from wavefold.jobs.schema import changing, flush_folder, told
 
 MOST_BYTES = 512 * 2**20
 """Of a file, as OpenAI has it."""
@@ -67,7 +67,7 @@ class Upload:
                     (file_id, name, purpose, self.num_bytes, time.time()),
                 )
                 os.replace(self._path, place)
-                _flush(place.parent)
+                flush_folder(place.parent)
         except BaseException:
             place.unlink(missing_ok=True)
             raise
@@ -125,14 +125,5 @@ def _is_abandoned(path: Path) -> bool:
         return time.time() - os.fstat(handle).st_mtime > YOUNG_S and try_lock(handle)
     except OSError:
         return False
-    finally:
-        os.close(handle)
-
-
-def _flush(folder: Path) -> None:
-    """Makes sure that names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

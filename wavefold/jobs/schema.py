@@ -100,7 +100,11 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
         if create:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             (folder / "files").mkdir(exist_ok=True, mode=0o700)
+            is_new = not path.exists()
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
+            if is_new:
+                flush_folder(folder)
+                flush_folder(folder.parent)
         elif not path.is_file():
             raise ValueError(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -111,6 +115,15 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes sure that the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_whole(connection: sqlite3.Connection, folder: Path) -> None:

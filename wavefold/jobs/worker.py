@@ -24,7 +24,7 @@ from wavefold.jobs import board
 from wavefold.jobs.desk import Desk, Outcome, Taken
 from wavefold.jobs.outputs import usage_of
 from wavefold.jobs.queue import Queue
-from wavefold.jobs.schema import NotNow
+from wavefold.jobs.schema import NotNow, check_whole
 
 POLL_S, BUSY_POLL_S = 1.0, 0.05
 """How often other processes' changes are looked for; and whether nobody asks any more."""
@@ -38,6 +38,15 @@ NOT_NOW = frozenset((408, 409, 425, 429, 503))
 
 log = logging.getLogger("wavefold.jobs")
 Result = TypeVar("Result")
+
+
+def check_queue(folder: Path) -> None:
+    """Makes the queue if need be. Raises ValueError where it is damaged, or another process works on it."""
+    with contextlib.suppress(NotNow):  # a worker waits until a full disk has room
+        with Queue(folder, create=True) as queue:
+            check_whole(queue.connection, folder)
+        with holding(folder / board.LOCK):
+            pass
 
 
 class Answered(NamedTuple):

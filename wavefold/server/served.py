@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wavefold.llm import LLM
 from wavefold.server.bodies import Bodies
@@ -15,6 +15,9 @@ from wavefold.server.engine import Engine
 from wavefold.server.metrics import Metrics
 from wavefold.server.protocol import Context, Protocol, Refused
 from wavefold.server.shapes import Shapes
+
+if TYPE_CHECKING:
+    from wavefold.server.jobs import Jobs
 
 LARGE = 64 * 1024
 """A body of more bytes may take long to read: it does not stand before small ones."""
@@ -36,6 +39,8 @@ class Served:
     shapes: Shapes = field(init=False)
     bound: Bound = field(init=False)
     engine: Engine | None = None
+    jobs: Jobs | None = None
+    """The queue, where the server has one."""
     is_draining: bool = False
     """No new request is taken."""
     num_long: int = 0
@@ -54,6 +59,8 @@ class Served:
     async def stop(self) -> None:
         """Ends all requests and the engine. What runs is told why."""
         self.is_draining = True
+        if self.jobs is not None:
+            await self.jobs.stop()
         if self.engine is not None:
             await self.engine.stop()
         self.small.shutdown(wait=False, cancel_futures=True)

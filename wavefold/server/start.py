@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.types import ASGIApp
 
@@ -19,9 +20,10 @@ from wavefold.server.served import Served
 def app_of(
     llm: LLM, names: tuple[str, ...], profile: str | None, max_body: int, max_queue: int, host: str,
     hosts: Sequence[str] = (), keys: Keys | None = None, write: Writer | None = None,
+    jobs: Path | None = None,
 ) -> tuple[ASGIApp, Served]:  # fmt: skip
     """Returns the application, and what its parts share. Raises ValueError for a model that cannot be served."""
-    limits = Limits(max_body, max_queue, host, tuple(hosts), keys or Keys())
+    limits = Limits(max_body, max_queue, host, tuple(hosts), keys or Keys(), jobs)
     return new_app(llm, context_for(llm, names, profile), limits, write)
 
 
