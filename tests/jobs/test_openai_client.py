@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ if any(importlib.util.find_spec(name) is None for name in NEEDS):
 import openai  # noqa: E402
 
 from tests.server.running import Running, running, wait_until  # noqa: E402
+from tests.server.test_serving_doc import QUEUED  # noqa: E402
 from wavefold.jobs.queue import Queue  # noqa: E402
 from wavefold.server.protocol import PROTOCOLS  # noqa: E402
 from wavefold.server.start import context_for  # noqa: E402
@@ -236,3 +239,11 @@ def test_it_is_described(server: Running) -> None:
     _, _, data = server.ask("/openapi.json")
     assert json.loads(data)["paths"]["/v1/batches"]["post"]["summary"] == "A batch of the lines of an uploaded file."
     assert b"quiet_hours" in server.ask("/docs")[2]
+
+
+@pytest.mark.parametrize("program", QUEUED)
+def test_the_program_of_the_document(server: Running, tmp_path: Path, program: str) -> None:
+    (tmp_path / "IN.jsonl").write_bytes(jsonl(line("one", prompt="a", max_tokens=2)))
+    program = program.replace("localhost:8000", f"localhost:{server.port}").replace("22:00-07:00", "00:00-24:00")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout)["custom_id"] == "one"
