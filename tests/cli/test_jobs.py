@@ -113,3 +113,15 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert code == 2 and message in err, err
     with Queue(folder) as queue:
         assert queue.batches() == [] and queue.files() == [] and list((folder / "files").iterdir()) == []
+
+
+def test_where_the_queue_is_unless_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert main(["jobs", "add", str(write_lines(tmp_path / "in", LINES[:1])), "--model", "M"]) == 0
+    assert (tmp_path / "data" / "wavefold" / "jobs" / "queue.db").is_file()
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["jobs", "ls"]) == 2
+    assert f"{tmp_path}/home/.local/share/wavefold/jobs: holds no queue" in capsys.readouterr().err

@@ -168,6 +168,14 @@ class TestFiles:
         queue.remove(batch)
         assert queue.files() == [] and queue.rows("SELECT 1 FROM lines") == queue.rows("SELECT 1 FROM results") == []
 
+    def test_nothing_is_left_of_what_is_removed(self, queue: Queue) -> None:
+        batch = added(queue, [line(f"secret {number}", pad="secret" * 300) for number in range(50)])
+        work(queue, Answering())
+        assert b"secret" in (queue.folder / "queue.db").read_bytes() + (queue.folder / "queue.db-wal").read_bytes()
+        (queue.folder / "lines.jsonl").unlink()
+        queue.remove(batch)
+        assert not [path for path in queue.folder.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
 
 class TestLines:
     @pytest.mark.parametrize(("change", "code"), [

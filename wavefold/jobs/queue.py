@@ -22,7 +22,7 @@ from wavefold.jobs import outputs
 from wavefold.jobs.files import Upload, chunks, path_of
 from wavefold.jobs.lines import MOST_LINES, LineError, line_of, numbered, object_of
 from wavefold.jobs.quiet import QuietHours
-from wavefold.jobs.schema import changing, open_database, told
+from wavefold.jobs.schema import NotNow, changing, open_database, told
 
 MOST_ERRORS = 100
 """Of a file that are told of."""
@@ -225,6 +225,8 @@ class Queue:
             ).rowcount
             if not done:
                 raise ValueError(f"{batch_id} has not ended; cancel it first")
+        with contextlib.suppress(NotNow):  # the log has it no more either, once nobody reads
+            self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         with contextlib.suppress(NoSuch):
             if not self.rows("SELECT 1 FROM batches WHERE input_file = ?", (row["input_file"],)):
                 self.delete_file(row["input_file"])
