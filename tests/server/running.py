@@ -16,6 +16,8 @@ from tests.server.scripted import SCRIPTED
 from wavefold import LLM
 from wavefold.server.app import Limits, new_app
 from wavefold.server.line import Line
+from wavefold.server.model import Model
+from wavefold.server.models import OneModel
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol
 from wavefold.server.run import Server, listen
 from wavefold.server.served import Served
@@ -29,10 +31,10 @@ def bare_context(llm: LLM) -> Context:
 
 
 class Running:
-    """A server that runs. `lines`: those of its log."""
+    """A server that runs. `lines`: those of its log. `one`: the model, where it is the only one."""
 
-    def __init__(self, app: Any, served: Served, lines: list[Line], drain_s: float):
-        self.served, self.lines = served, lines
+    def __init__(self, app: Any, served: Served, lines: list[Line], drain_s: float, one: Model | None = None):
+        self.served, self.lines, self._one = served, lines, one
         self.server = Server(app, served, drain_s)
         self.socket = listen("127.0.0.1", 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # slow readers are felt early
@@ -41,6 +43,11 @@ class Running:
         self.thread = threading.Thread(target=self._run, name="server")
         self.thread.start()
         wait_until(lambda: self.server.started)
+
+    @property
+    def one(self) -> Model:
+        assert self._one is not None
+        return self._one
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -91,8 +98,9 @@ def running(
 ) -> Iterator[Running]:  # fmt: skip
     """A block in which a server runs."""
     lines: list[Line] = []
-    app, served = new_app(llm, context or bare_context(llm), Limits(**limits), lines.append, protocols)
-    server = Running(app, served, lines, drain_s)
+    model = Model(llm, context or bare_context(llm))
+    app, served = new_app(OneModel(model), Limits(**limits), lines.append, protocols)
+    server = Running(app, served, lines, drain_s, model)
     try:
         yield server
     finally:

@@ -12,6 +12,8 @@ from wavefold.llm import LLM
 from wavefold.server.app import Limits, new_app
 from wavefold.server.keys import Keys
 from wavefold.server.line import Writer
+from wavefold.server.model import Model
+from wavefold.server.models import OneModel
 from wavefold.server.protocol import Context, context_of
 from wavefold.server.served import Served
 
@@ -22,7 +24,7 @@ def app_of(
 ) -> tuple[ASGIApp, Served]:  # fmt: skip
     """Returns the application, and what its parts share. Raises ValueError for a model that cannot be served."""
     limits = Limits(max_body, max_queue, host, tuple(hosts), keys or Keys())
-    return new_app(llm, context_for(llm, names, profile), limits, write)
+    return new_app(OneModel(Model(llm, context_for(llm, names, profile))), limits, write)
 
 
 def context_for(llm: LLM, names: tuple[str, ...], profile: str | None = None) -> Context:
