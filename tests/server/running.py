@@ -15,13 +15,13 @@ from typing import Any
 from tests.server.scripted import SCRIPTED
 from wavefold import LLM
 from wavefold.server.app import Limits, new_app
+from wavefold.server.contexts import context_for
 from wavefold.server.line import Line
 from wavefold.server.model import Model
-from wavefold.server.models import OneModel
+from wavefold.server.models import Models, OneModel
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol
 from wavefold.server.run import Server, listen
 from wavefold.server.served import Served
-from wavefold.server.start import context_for
 
 
 def bare_context(llm: LLM) -> Context:
@@ -97,10 +97,19 @@ def running(
     **limits: Any,
 ) -> Iterator[Running]:  # fmt: skip
     """A block in which a server runs."""
-    lines: list[Line] = []
     model = Model(llm, context or bare_context(llm))
-    app, served = new_app(OneModel(model), Limits(**limits), lines.append, protocols)
-    server = Running(app, served, lines, drain_s, model)
+    with running_models(OneModel(model), protocols, drain_s, model, **limits) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_models(
+    models: Models, protocols: Mapping[str, Protocol] = PROTOCOLS, drain_s: float = 0.5, one: Model | None = None,
+    **limits: Any,
+) -> Iterator[Running]:  # fmt: skip
+    """A block in which a server of any models runs."""
+    lines: list[Line] = []
+    server = Running(*new_app(models, Limits(**limits), lines.append, protocols), lines, drain_s, one)
     try:
         yield server
     finally:

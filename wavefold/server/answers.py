@@ -94,8 +94,7 @@ class Answers:
 
 async def _watch(receive: Receive, exchange: Exchange) -> None:
     """Ends an answer whose client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _disconnected(receive)
     exchange.leave()
 
 
@@ -142,16 +141,25 @@ async def with_body(
     """
     headers = Headers(scope=scope)
     body = await served.bodies.read(receive, headers.get("content-length"))
-    held, is_long = [body], is_long or len(body) > LARGE
+    held, is_long, left = [body], is_long or len(body) > LARGE, None
     try:
         name = await served.in_thread(is_long, lambda: name_in(body)) if served.models.picks else ""
-        async with served.models.lease(name) as model:
+        left = asyncio.ensure_future(_disconnected(receive))
+        async with served.models.lease(name, left) as model:
+            left.cancel()  # from here on whoever writes the answer looks
             result = await served.in_thread(is_long, lambda: function(model, held[0], headers))
             served.bodies.release(held)
             held.clear()
             yield model, result
     finally:
+        if left is not None:
+            left.cancel()
         served.bodies.release(held)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Counts:

@@ -27,6 +27,7 @@ from wavefold.server.listing import Listing
 from wavefold.server.machine import inside, machine
 from wavefold.server.model import Model
 from wavefold.server.models import Models
+from wavefold.server.models_paths import pool_routes
 from wavefold.server.openapi import docs_page, openapi
 from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
@@ -122,6 +123,7 @@ def _routes(served: Served) -> list[BaseRoute]:
         ),
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
         *(Route(path, Counts(served, _counted(count)), methods=["POST"]) for path, (_, count) in COUNTS.items()),
+        *pool_routes(served),
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
         Route("/health", health, methods=["GET"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from wavefold.llm import LLM
 from wavefold.server.bound import Bound
@@ -19,9 +21,11 @@ class Model:
         self.engine: Engine | None = None
         self.bound = Bound(llm.model, self.expert_bytes_read is not None)
 
-    def start(self, max_queue: int, on_end: Callable[[Ended], None]) -> None:
-        """Starts the engine, in the event loop that runs."""
-        self.engine = Engine(self.llm, max_queue, on_end)
+    def start(
+        self, max_queue: int, on_end: Callable[[Ended], None], turns: AbstractContextManager[object] | None = None
+    ) -> None:
+        """Starts the engine, in the event loop that runs. `turns`: held for each step, beside other models' steps."""
+        self.engine = Engine(self.llm, max_queue, on_end, turns or contextlib.nullcontext())
 
     async def stop(self) -> None:
         """Ends all requests and the engine. What runs is told why."""

@@ -5,6 +5,7 @@ request -> name -> lease: its model, loaded if need be, which stays until the an
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,8 +37,11 @@ class Models(ABC):
         """True while all engines run."""
 
     @abstractmethod
-    def lease(self, name: str) -> AbstractAsyncContextManager[Model]:
-        """Waits for a model. Raises Refused for a name that is not offered, and for what cannot be loaded."""
+    def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AbstractAsyncContextManager[Model]:
+        """Waits for a model. Raises Refused for a name that is not offered, and for what cannot be loaded.
+
+        `left`: is done when the client has left, who is not waited for then: Refused, too.
+        """
 
     @abstractmethod
     def window(self, name: str) -> int | None:
@@ -72,7 +76,7 @@ class OneModel(Models):
         return self._model.running.is_alive
 
     @contextlib.asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[Model]:
+    async def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AsyncIterator[Model]:
         yield self._model
 
     def window(self, name: str) -> int | None:
