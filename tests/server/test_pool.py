@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,8 @@ def test_a_client_that_leaves_while_its_model_is_waited_for_holds_nothing(server
             wait_until(lambda: pool(server).num_waiting("two") == 1)
         wait_until(lambda: pool(server).num_waiting("two") == 0)
         assert states(server)["one"] == "loaded"
-    wait_until(lambda: pool(server).held("one").num_users == 0)  # type: ignore[union-attr]
-    assert pool(server).held("two") is None
+    wait_until(lambda: pool(server).resident("one").num_users == 0)  # type: ignore[union-attr]
+    assert pool(server).resident("two") is None
 
 
 def test_folder_and_settings_are_read_again(server: Running, alone: dict[str, str]) -> None:
@@ -164,6 +165,25 @@ def test_folder_and_settings_are_read_again(server: Running, alone: dict[str, st
     (folder / "pool.toml").write_text("idle_seconds = 1\n")
     wait_until(lambda: states(server)["late"] == "on disk")
     assert complete(server, "two") == alone["two"]
+
+
+def test_a_model_that_is_being_copied_is_not_offered(
+    server: Running, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
+    folder = pool(server).folder
+    (folder / "late").mkdir()
+    files = sorted((folder / "three").iterdir(), key=lambda file: file.suffix != ".json")
+    for file in files:  # config.json is there first, and weights come piece by piece
+        data = file.read_bytes()
+        for end in range(0, len(data), max(1, len(data) // 4)):
+            with (folder / "late" / file.name).open("ab") as copy:
+                copy.write(data[end : end + max(1, len(data) // 4)])
+            if file.suffix == ".safetensors":
+                assert "late" not in pool(server).names
+                time.sleep(0.02)
+    wait_until(lambda: "late" in pool(server).names)
+    assert complete(server, "late") == alone["three"]
 
 
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -180,7 +200,7 @@ def test_what_is_preloaded_is_there_before_anybody_asks(folder: Path, tmp_path: 
     (tmp_path / "models" / "pool.toml").write_text("[models.two]\npreload = true\n")
     with running_models(pool_of(tmp_path / "models", 2.5)) as server:
         wait_until(lambda: states(server)["two"] == "loaded")
-        assert pool(server).held("two").num_users == 0  # type: ignore[union-attr]
+        assert pool(server).resident("two").num_users == 0  # type: ignore[union-attr]
 
 
 def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:

@@ -127,12 +127,12 @@ def serve(args: argparse.Namespace) -> int:
         raise ValueError(f"serve needs {error.name}; install it with pip install 'wavefold[serve]'") from None
     keys = _keys(args)
     limits = Limits(bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys)
-    with listen(args.host, args.port) as listening, offered(args) as (models, what):
+    with listen(args.host, args.port) as listening, offered(args) as (models, words):
         more_files()
         server = Server(*new_app(models, limits), args.drain_seconds)
         settle()
         place = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"{what} at http://{place}:{listening.getsockname()[1]}", file=sys.stderr)
+        print(f"{words} at http://{place}:{listening.getsockname()[1]}", file=sys.stderr)
         server.run([listening])
     if server.signal == signal.SIGINT:
         raise KeyboardInterrupt

@@ -141,20 +141,20 @@ async def with_body(
     """
     headers = Headers(scope=scope)
     body = await served.bodies.read(receive, headers.get("content-length"))
-    held, is_long, left = [body], is_long or len(body) > LARGE, None
+    chunks, is_long, left = [body], is_long or len(body) > LARGE, None
     try:
         name = await served.in_thread(is_long, lambda: name_in(body)) if served.models.picks else ""
         left = asyncio.ensure_future(_disconnected(receive))
         async with served.models.lease(name, left) as model:
             left.cancel()  # from here on whoever writes the answer looks
-            result = await served.in_thread(is_long, lambda: function(model, held[0], headers))
-            served.bodies.release(held)
-            held.clear()
+            result = await served.in_thread(is_long, lambda: function(model, chunks[0], headers))
+            served.bodies.release(chunks)
+            chunks.clear()
             yield model, result
     finally:
         if left is not None:
             left.cancel()
-        served.bodies.release(held)
+        served.bodies.release(chunks)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -19,10 +19,10 @@ class FairLock:
             if not self._is_held:
                 self._is_held = True
                 return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        mine.acquire()  # released by who had the lock before
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()  # released by who had the lock before
 
     def __exit__(self, *error: object) -> None:
         with self._lock:

@@ -56,12 +56,12 @@ def models_of(pool: PooledModels) -> dict[str, Any]:
     record = read_record(pool.folder)
     models = []
     for name, entry in pool.entries.items():
-        held = pool.held(name)
-        state = "faulty" if entry.fault else "on disk" if held is None else "loading" if held.is_coming else (
-            "leaving" if held.is_leaving else "loaded")  # fmt: skip
+        resident = pool.resident(name)
+        state = "faulty" if entry.fault else "on disk" if resident is None else "loading" if resident.is_coming else (
+            "leaving" if resident.is_leaving else "loaded")  # fmt: skip
         models.append({
             "name": name, "kind": entry.kind, "state": state, "bytes": entry.num_bytes,
-            "memory_bytes": 0 if held is None else held.num_bytes, "users": 0 if held is None else held.num_users,
+            "memory_bytes": resident.num_bytes if resident else 0, "users": resident.num_users if resident else 0,
             "waiting": pool.num_waiting(name), "pinned": pool.settings.of(name).pin,
             "last_used": record.get(name, {}).get("last_used"), "fault": entry.fault or None,
         })  # fmt: skip

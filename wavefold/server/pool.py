@@ -15,26 +15,23 @@ import functools
 import gc
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from wavefold.engine.budget import OVERHEAD, Needs
+from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
-from wavefold.experts.streamed import LEAST_SLOTS, StreamedExperts
 from wavefold.ops.native.heap import trim_of_libc
 from wavefold.pool.folder import Entry, entries
 from wavefold.pool.record import write_record
-from wavefold.pool.settings import FILE_NAME, ModelSettings, PoolSettings, read_settings
-from wavefold.pool.slots import Streams, shared_out
-from wavefold.pool.turns import Held, Leave, Load, TooLarge, Wanted, moves, next_look
+from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
+from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
 from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
 from wavefold.server.models import Models
 from wavefold.server.news import Ended
+from wavefold.server.places import Opener, Place, share_slots
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import no_such_model
 from wavefold.system import rss_bytes
@@ -44,32 +41,6 @@ LOOK_S = 2.0
 """So often the folder, its settings and the shares of routed experts are looked at."""
 
 log = logging.getLogger("wavefold.server")
-
-
-class Opener(Protocol):
-    """How a model is opened: by the flags of the server and the settings of the model."""
-
-    def needs(self, entry: Entry, settings: ModelSettings) -> Needs:
-        """Returns the bytes that it needs. Raises ValueError for what cannot be used."""
-
-    def open(self, entry: Entry, settings: ModelSettings, num_bytes: int) -> Model:
-        """Loads it with so many bytes, in any thread. Raises ValueError."""
-
-
-@dataclass
-class _Place:
-    """A model that was asked for: where it is, and who waits for it."""
-
-    entry: Entry
-    held: Held | None = None
-    """None: it is not in memory."""
-    model: Model | None = None
-    waiting: deque[tuple[float, asyncio.Future[Model]]] = field(default_factory=deque)
-    task: asyncio.Task[None] | None = None
-    """Loads or unloads it."""
-    asked_before: int = 0
-    use: float = 0.0
-    """Experts asked for since it was loaded; and how many of late."""
 
 
 class PooledModels(Models):
@@ -86,7 +57,7 @@ class PooledModels(Models):
         if not self._entries:
             raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
         self._settings = read_settings(folder)
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._pressure = Pressure(memory)
         self._turns = FairLock()
         """Of the models' steps: each has all cores while it computes."""
@@ -119,10 +90,10 @@ class PooledModels(Models):
     def is_well(self) -> bool:
         return not self._is_stopping and all(model.running.is_alive for model in self.loaded)
 
-    def held(self, name: str) -> Held | None:
+    def resident(self, name: str) -> Resident | None:
         """Returns what is known of a model in memory, or on its way; None for others."""
         place = self._places.get(name)
-        return None if place is None else place.held
+        return None if place is None else place.resident
 
     def num_waiting(self, name: str) -> int:
         """Requests that wait for a model to be loaded."""
@@ -138,20 +109,20 @@ class PooledModels(Models):
     @contextlib.asynccontextmanager
     async def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AsyncIterator[Model]:
         model = await self._asked(name, left)
-        held = self._places[name].held
-        assert held is not None
+        resident = self._places[name].resident
+        assert resident is not None
         try:
             yield model
         finally:
-            held.num_users -= 1
-            held.last_used = self._clock()
+            resident.num_users -= 1
+            resident.last_used = self._clock()
             self._look()
 
     async def _asked(self, name: str, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
         place = self._place(name)
-        if place.model is not None and place.held is not None and not place.held.is_leaving:
-            place.held.num_users += 1
+        if place.model is not None and place.resident is not None and not place.resident.is_leaving:
+            place.resident.num_users += 1
             return place.model
         if len(place.waiting) >= self._max_queue:
             raise Refused(429, f"{len(place.waiting)} requests wait for {name}, as many as may", "rate_limit_exceeded")
@@ -165,14 +136,14 @@ class PooledModels(Models):
                 raise Refused(400, "the client left before its model was there", "client_disconnected")
             return future.result()
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None and place.held is not None:
-                place.held.num_users -= 1
+            if future.done() and not future.cancelled() and future.exception() is None and place.resident is not None:
+                place.resident.num_users -= 1
             raise
         finally:
             future.cancel()  # of one that nobody waits for any more
             self._look()
 
-    def _place(self, name: str) -> _Place:
+    def _place(self, name: str) -> Place:
         """Returns the place of a model. Raises Refused for one that is not offered."""
         entry = self._entries.get(name)
         if entry is None:
@@ -180,7 +151,7 @@ class PooledModels(Models):
         if entry.fault or entry.kind == "adapter":
             reason = entry.fault or "adapters are not served"
             raise Refused(404, f"model {name!r} cannot be used: {reason}", "model_not_found", "model")
-        return self._places.setdefault(name, _Place(entry))
+        return self._places.setdefault(name, Place(entry))
 
     async def load(self, name: str) -> None:
         """Loads a model, which stays as one that was just used."""
@@ -190,7 +161,7 @@ class PooledModels(Models):
     async def unload(self, name: str) -> None:
         """Unloads a model once its answers have ended. Nothing happens where it is not in memory."""
         place = self._place(name)
-        if place.held is not None:
+        if place.resident is not None:
             self._leave(place)
             while (task := place.task) is not None:
                 await asyncio.shield(task)
@@ -206,11 +177,11 @@ class PooledModels(Models):
             future.add_done_callback(functools.partial(self._preloaded, place))
         self._look()
 
-    def _preloaded(self, place: _Place, done: asyncio.Future[Model]) -> None:
+    def _preloaded(self, place: Place, done: asyncio.Future[Model]) -> None:
         if done.cancelled() or done.exception() is not None:
             log.warning("%s could not be loaded at the beginning: %s", place.entry.name, done)
-        elif place.held is not None:
-            place.held.num_users -= 1
+        elif place.resident is not None:
+            place.resident.num_users -= 1
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -229,7 +200,7 @@ class PooledModels(Models):
             if place.model is not None:
                 await place.model.stop()
                 await asyncio.get_running_loop().run_in_executor(self._thread, place.model.llm.close)
-                place.model = place.held = None
+                place.model = place.resident = None
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._record()
 
@@ -238,9 +209,9 @@ class PooledModels(Models):
         if self._is_stopping:
             return
         now, settings = self._clock(), self._settings
-        held = [place.held for place in self._places.values() if place.held is not None]
+        resident = [place.resident for place in self._places.values() if place.resident is not None]
         wanted = [one for one in (self._wanted(place) for place in self._places.values()) if one is not None]
-        for move in moves(held, wanted, self.room, now, settings.max_wait_seconds, settings.idle_seconds):
+        for move in moves(resident, wanted, self.room, now, settings.max_wait_seconds, settings.idle_seconds):
             place = self._places[move.name]
             if isinstance(move, Leave):
                 self._leave(place)
@@ -251,14 +222,14 @@ class PooledModels(Models):
                 self._refuse(place, f"it needs {gib(least)} at least, and {gib(move.possible)} are not pinned")
         if self._timer is not None:
             self._timer.cancel()
-        wait_s = next_look(held, wanted, now, settings.max_wait_seconds, settings.idle_seconds)
+        wait_s = next_look(resident, wanted, now, settings.max_wait_seconds, settings.idle_seconds)
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
 
-    def _wanted(self, place: _Place) -> Wanted | None:
+    def _wanted(self, place: Place) -> Wanted | None:
         """Returns what a model needs for which somebody waits; None for others. Those are told why there is none."""
         while place.waiting and place.waiting[0][1].done():
             place.waiting.popleft()
-        if not place.waiting or (place.held is not None and not place.held.is_leaving):
+        if not place.waiting or (place.resident is not None and not place.resident.is_leaving):
             return None
         try:
             needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
@@ -267,7 +238,7 @@ class PooledModels(Models):
             return None
         return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
 
-    def _refuse(self, place: _Place, reason: str) -> None:
+    def _refuse(self, place: Place, reason: str) -> None:
         """Tells all who wait for a model that it cannot be had."""
         while place.waiting:
             _, future = place.waiting.popleft()
@@ -275,47 +246,47 @@ class PooledModels(Models):
                 future.set_exception(Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}",
                                              "model_not_loaded", "model"))  # fmt: skip
 
-    def _come(self, place: _Place, num_bytes: int) -> None:
+    def _come(self, place: Place, num_bytes: int) -> None:
         settings = self._settings.of(place.entry.name)
-        place.held = Held(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
+        place.resident = Resident(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
         self._share_out()  # others' routed experts give room before it takes it
         place.task = asyncio.create_task(self._loading(place, settings))
 
-    async def _loading(self, place: _Place, settings: ModelSettings) -> None:
-        held, began = place.held, self._clock()
-        assert held is not None
+    async def _loading(self, place: Place, settings: ModelSettings) -> None:
+        resident, began = place.resident, self._clock()
+        assert resident is not None
         try:
             loop = asyncio.get_running_loop()
-            opened = loop.run_in_executor(self._thread, self._opener.open, place.entry, settings, held.num_bytes)
+            opened = loop.run_in_executor(self._thread, self._opener.open, place.entry, settings, resident.num_bytes)
             model = await opened
         except Exception as error:
             if not isinstance(error, ValueError):
                 log.exception("%s could not be loaded", place.entry.name)
-            place.held = place.task = None
+            place.resident = place.task = None
             self._refuse(place, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
             self._look()
             return
         place.model, place.task = model, None
         self.num_loads += 1
         model.start(self._max_queue, self._on_end, self._turns)
-        held.is_coming, held.load_seconds, held.last_used = False, self._clock() - began, self._clock()
+        resident.is_coming, resident.load_seconds, resident.last_used = False, self._clock() - began, self._clock()
         while place.waiting:
             _, future = place.waiting.popleft()
             if not future.done():
-                held.num_users += 1
+                resident.num_users += 1
                 future.set_result(model)
         self._share_out()
         self._record()
         self._look()
 
-    def _leave(self, place: _Place) -> None:
-        held = place.held
-        if held is not None and not held.is_leaving and not held.is_coming:
-            held.is_leaving = True
-            place.task = asyncio.create_task(self._leaving(place, held))
+    def _leave(self, place: Place) -> None:
+        resident = place.resident
+        if resident is not None and not resident.is_leaving and not resident.is_coming:
+            resident.is_leaving = True
+            place.task = asyncio.create_task(self._leaving(place, resident))
 
-    async def _leaving(self, place: _Place, held: Held) -> None:
-        while held.num_users and not self._is_stopping:
+    async def _leaving(self, place: Place, resident: Resident) -> None:
+        while resident.num_users and not self._is_stopping:
             await asyncio.sleep(0.005)
         if self._is_stopping:
             return
@@ -325,7 +296,7 @@ class PooledModels(Models):
         place.model = None
         await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
         del model
-        place.held = place.task = None
+        place.resident = place.task = None
         await asyncio.get_running_loop().run_in_executor(self._thread, _give_back)
         self._share_out()
         self._record()
@@ -334,56 +305,38 @@ class PooledModels(Models):
     # -- watching ------------------------------------------------------------------------------------------------------
 
     async def _watching(self) -> None:
-        """Reads the folder and its settings when they change, and shares routed experts' memory out."""
-        seen = self._stamp()
+        """Reads the folder and its settings again, and shares routed experts' memory out.
+
+        A model is offered once two looks have found the same of it: one that is being copied is not whole yet.
+        """
+        before = self._entries
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                if (stamp := await asyncio.to_thread(self._stamp)) != seen:
-                    seen = stamp
-                    self._entries, self._settings = await asyncio.to_thread(self._read)
-                    for place in self._places.values():
-                        if place.held is not None:
-                            place.held.is_pinned = self._settings.of(place.entry.name).pin
-                        place.entry = self._entries.get(place.entry.name, place.entry)
+                found, settings = await asyncio.to_thread(lambda: (entries(self.folder), read_settings(self.folder)))
+                self._offer({name: entry for name, entry in found.items() if entry == before.get(name)}, settings)
+                before = found
             except (OSError, ValueError) as error:  # what was there before still holds
                 log.warning("%s could not be read again: %s", self.folder, error)
             self._share_out()
             self._look()
 
-    def _read(self) -> tuple[dict[str, Entry], PoolSettings]:
-        return entries(self.folder), read_settings(self.folder)
-
-    def _stamp(self) -> object:
-        """Returns what changes when models or settings do."""
-        file = self.folder / FILE_NAME
-        return self.folder.stat().st_mtime_ns, file.stat().st_mtime_ns if file.exists() else 0
+    def _offer(self, offered: dict[str, Entry], settings: PoolSettings) -> None:
+        self._entries, self._settings = offered, settings
+        for place in self._places.values():
+            place.entry = offered.get(place.entry.name, place.entry)
+            if place.resident is not None:
+                place.resident.is_pinned = settings.of(place.entry.name).pin
 
     def _share_out(self) -> None:
-        """Gives the stores of streamed models the memory that is left for them, by how much each was asked of late."""
-        streamed: dict[str, tuple[StreamedExperts, Streams]] = {}
-        left = self.room - sum(place.held.num_bytes for place in self._places.values() if place.held is not None)
-        for name, place in self._places.items():
-            store = place.model.llm.model.experts.store if place.model is not None else None
-            if place.model is None or place.model.llm.budget is None or not isinstance(store, StreamedExperts):
-                continue
-            asked = int(store.counts.asked.sum())
-            place.use, place.asked_before = place.use / 2 + asked - place.asked_before, asked
-            all_of_it = store.slots.num_slots * store.slot_bytes
-            streamed[name] = store, Streams(place.use, LEAST_SLOTS * store.slot_bytes, all_of_it)
-            budget = place.model.llm.budget
-            left += max(0, (place.held.num_bytes if place.held else 0) - budget.dense - budget.pool - budget.passes)
-        if streamed:
-            allowed = self._pressure.allowed(sum(store.resident_bytes for store, _ in streamed.values()))
-            shares = shared_out(min(left, allowed), {name: streams for name, (_, streams) in streamed.items()})
-            for name, (store, _) in streamed.items():
-                store.fit(shares[name])
+        """Gives the stores of streamed models the memory that is left for them."""
+        share_slots(self._places, self.room, self._pressure)
 
     def _record(self) -> None:
         """Writes when each model was used last, and what is in memory, for `wavefold models`."""
         states = {name: "loaded" if place.model is not None else "" for name, place in self._places.items()}
-        used = {name: time.time() - (self._clock() - place.held.last_used) for name, place in self._places.items()
-                if place.held is not None and place.held.last_used}  # fmt: skip
+        used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
+                if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
             write_record(self.folder, states, used)
 
