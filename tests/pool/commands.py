@@ -1,7 +1,7 @@
 """Commands of wavefold in processes that can be killed, started quickly: a process that has imported all forks them.
 
-    python -m tests.pool.commands       reads lines {"arguments": [...], "kill_at": N}, answers with a process's id, then
-                                        with its exit code (minus the number of the signal that ended it)
+    python -m tests.pool.commands FILE      reads lines {"arguments": [...], "kill_at": N}, answers with a process's id,
+                                            then with its exit code (minus the number of the signal that ended it)
 
 `kill_at`: the process kills itself before its N-th change to the file system, counted from 0; -1: never.
 """
@@ -42,7 +42,7 @@ def commands(folder: Path, environment: dict[str, str]) -> Iterator[Commands]:
     said = folder / "said"
     with subprocess.Popen(
         [sys.executable, "-m", "tests.pool.commands", str(said)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=os.environ | environment, cwd=Path(__file__).parents[2],
+        text=True, env=os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1"} | environment, cwd=Path(__file__).parents[2],
     ) as process:  # fmt: skip
         yield Commands(process, said)
         assert process.stdin is not None
@@ -50,11 +50,16 @@ def commands(folder: Path, environment: dict[str, str]) -> Iterator[Commands]:
 
 
 def serve(said: str) -> None:
-    import httpx2  # noqa: F401
-    from huggingface_hub import HfApi, hf_hub_url  # noqa: F401
+    import httpx2
+    import rich.progress
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
 
-    import wavefold.pool.pull  # noqa: F401
+    import wavefold.pool.pull
     from wavefold.cli.main import main
+
+    assert all((httpx2, rich.progress, HfApi, hf_hub_url, wavefold.pool.pull)), "what a command imports"
+    build_hf_headers()
 
     for line in sys.stdin:
         asked = json.loads(line)

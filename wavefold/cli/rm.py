@@ -25,13 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.system.folders import models_folder
 
     removal = plan_removal(args.models or models_folder(), args.name, args.with_adapters)
-    what = printable(f"{', '.join(removal.texts)} ({gib(removal.num_bytes)}: {', '.join(map(str, removal.paths))})")
+    summary = printable(f"{', '.join(removal.texts)} ({gib(removal.num_bytes)}: {', '.join(map(str, removal.paths))})")
     if not args.yes:
         if not sys.stdin.isatty():
             raise ValueError(f"{args.name}: nothing is removed without being asked; give --yes")
-        if input(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input(f"remove {summary}? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return 1
     remove(removal)
-    print(f"removed {what}")
+    print(f"removed {summary}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wavefold.pool.folder import entries
-from wavefold.pool.pull import PART
+from wavefold.pool.pull import PART, UNFINISHED
 from wavefold.pool.record import Record, load_record
 from wavefold.system import Notice
 
@@ -55,11 +55,11 @@ def overview(folder: Path) -> list[Line]:
             entry.name, entry.kind, entry.path, entry.num_bytes, entry.num_bytes, inside, entry.base,
             _text(note, "last_used"), _text(note, "state"), record, entry.fault or fault,
         ))  # fmt: skip
-    for staging in sorted(folder.glob(".*.pull")):
+    for staging in sorted(folder.glob(f".*{UNFINISHED}")):
         record, fault = _origin(staging)
         if record is not None or fault:
             there = sum(_size(staging, name) for name in record.files) if record is not None else 0
-            name = staging.name[1:].removesuffix(".pull")
+            name = staging.name[1:].removesuffix(UNFINISHED)
             full = record.num_bytes if record is not None else 0
             lines.append(Line(name, "unfinished", staging, there, full, staging, record=record, fault=fault))
     return lines

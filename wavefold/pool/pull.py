@@ -40,6 +40,7 @@ FIRST_WAIT_S = 1.0
 PRIVATE_FOLDER = 0o700
 PART = ".part"
 LOCK = ".lock"
+UNFINISHED = ".pull"
 
 Told = Callable[[str, int, int], None]
 """Hears the name of a file, and the bytes of all files that are there and that there will be."""
@@ -65,7 +66,7 @@ def check_name(name: str) -> str:
 
 def staging_of(folder: Path, name: str) -> Path:
     """Where a model is while it is pulled."""
-    return folder / f".{name}.pull"
+    return folder / f".{name}{UNFINISHED}"
 
 
 def pull(
@@ -145,7 +146,7 @@ def _unfinished(staging: Path, asked: tuple[str, str, tuple[str, ...]]) -> Recor
         words = " ".join(
             [record.repo, "--revision", record.revision, *(f"--include {one!r}" for one in record.include)]
         )
-        name = staging.name[1:].removesuffix(".pull")
+        name = staging.name[1:].removesuffix(UNFINISHED)
         raise ValueError(
             f"{staging}: holds an unfinished pull of something else ({words}); finish that one, remove it by "
             f"`wavefold rm {name}`, or give another name by --as"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from wavefold.atomic import MARK, sweep
+from wavefold.atomic import MARK, holding, sweep
 from wavefold.pool.folder import ADAPTER_CONFIG, PART, Entry, entries
-from wavefold.pool.pull import staging_of
+from wavefold.pool.pull import LOCK, UNFINISHED, staging_of
 
 
 class Removal(NamedTuple):
@@ -42,20 +42,27 @@ def plan_removal(folder: Path, name: str, with_adapters: bool = False) -> Remova
 
 
 def remove(removal: Removal) -> None:
-    """Removes what was planned. Raises OSError."""
+    """Removes what was planned. Raises OSError; ValueError for a pull that another process is at."""
     for path in removal.paths:
         if path.is_symlink() or path.is_file():
             path.unlink()
-            continue
-        sweep(path)
-        hidden = path.with_name(f".{path.name}.{MARK}{os.urandom(4).hex()}")
-        path.rename(hidden)
-        shutil.rmtree(hidden)
+        elif path.suffix == UNFINISHED:
+            with holding(path / LOCK):
+                _remove_folder(path)
+        else:
+            _remove_folder(path)
+
+
+def _remove_folder(path: Path) -> None:
+    sweep(path)
+    hidden = path.with_name(f".{path.name}.{MARK}{os.urandom(4).hex()}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def _unnamed(folder: Path, name: str, models: Mapping[str, Entry]) -> Removal:
     """What a name that is no model's may mean: an adapter without its base's name, or an unfinished pull."""
-    found = [one for one in models if one.partition(":")[2] == name]
+    found = [one for one in models if name and one.endswith(f":{name}")]
     if len(found) == 1:
         return plan_removal(folder, found[0])
     staging = staging_of(folder, name)

@@ -91,8 +91,8 @@ def _no_weights(files: Sequence[RemoteFile], include: Sequence[str]) -> str:
     """Why nothing can be pulled, and what could."""
     there = [file for file in files if _matches(_name(file), WEIGHTS)]
     if there:
-        what = f"--include {' '.join(include)} matches none" if include else "they lie in folders"
-        return f"holds {len(there)} files of weights, but {what}; choose by --include: {_listed(there)}"
+        reason = f"--include {' '.join(include)} matches none" if include else "they lie in folders"
+        return f"holds {len(there)} files of weights, but {reason}; choose by --include: {_listed(there)}"
     pickles = [file.path for file in files if file.path.lower().endswith(CODE[4:])]
     reason = f" ({pickles[0]} may hold code)" if pickles else ""
     return f"holds no *.safetensors and no *.gguf, and nothing else is pulled{reason}"
@@ -103,9 +103,9 @@ def _check_gguf(repo: str, weights: Sequence[str], chosen: dict[str, RemoteFile]
     gguf = [name for name in weights if name.endswith(".gguf")]
     stems = {part["stem"] if (part := PART.fullmatch(name.removesuffix(".gguf"))) else name for name in gguf}
     if len(stems) > 1 or (gguf and len(gguf) < len(weights)):
-        what = f"{len(stems)} GGUF models" if len(gguf) == len(weights) else "GGUF files beside safetensors"
+        kinds = f"{len(stems)} GGUF models" if len(gguf) == len(weights) else "GGUF files beside safetensors"
         raise ValueError(
-            f"{repo}: holds {what}; choose one by --include: {_listed([chosen[name] for name in weights])}"
+            f"{repo}: holds {kinds}; choose one by --include: {_listed([chosen[name] for name in weights])}"
         )
 
 
