@@ -11,13 +11,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-CHANGES = ("mkdir", "replace", "rename", "fsync", "unlink", "write", "ftruncate")
+CHANGES = ("mkdir", "replace", "rename", "unlink", "write", "ftruncate")
+
+RECEIVE_BYTES = 32 << 10
 
 
 class Commands:
@@ -60,6 +64,7 @@ def serve(said: str) -> None:
 
     assert all((httpx2, rich.progress, HfApi, hf_hub_url, wavefold.pool.pull)), "what a command imports"
     build_hf_headers()
+    limit_receive_buffers()
 
     for line in sys.stdin:
         asked = json.loads(line)
@@ -76,6 +81,18 @@ def serve(said: str) -> None:
                 os._exit(code)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def limit_receive_buffers() -> None:
+    """Connections of this process and its children take little in before it is read: what a kill loses is bounded."""
+    connect = socket.create_connection
+
+    def limited(*arguments: Any, **options: Any) -> socket.socket:
+        connection = connect(*arguments, **options)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        return connection
+
+    socket.create_connection = limited
 
 
 def kill_before(number: int, names: Sequence[str] = CHANGES) -> None:

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 SLICE = 16 << 10
+STALL_S = 0.5
 LFS_SUFFIXES = (".safetensors", ".gguf", ".bin")
 
 
@@ -52,6 +53,8 @@ class FakeHub:
     """Bytes after which a connection breaks; 0: never."""
     pause_s: float = 0.0
     """Between slices."""
+    stalls: int = 0
+    """Answers that begin and then bring nothing for a while."""
     sent: list[Sent] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     on_bytes: Callable[[int], None] = lambda num_bytes: None
@@ -142,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(206 if "Content-Range" in headers else 200, headers)
         if self.command == "HEAD":
             return None
+        if self.hub.stalls:
+            self.hub.stalls -= 1
+            time.sleep(STALL_S)
+            self.close_connection = True
+            return None
         one = Sent(path, begin, authorization=self.headers.get("Authorization"))
         self.hub.sent.append(one)
         for at in range(begin, end, SLICE):
@@ -174,6 +182,10 @@ class _Hub(_Handler):
             commit = hub.commit_of(found[1])
             if commit is None or found[2] not in hub.commits[commit]:
                 return self.answer(404, {"X-Error-Code": "EntryNotFound" if commit else "RevisionNotFound"})
+            if not found[2].endswith(LFS_SUFFIXES):  # on to a cache of the hub itself
+                return self.answer(307, {"Location": f"/cache/{commit}/{quote(found[2])}", "X-Repo-Commit": commit})
+        if found := found or re.fullmatch(r"/cache/([^/]+)/(.+)", path):
+            commit = found[1]
             content = hub.commits[commit][found[2]]
             headers = {"X-Repo-Commit": commit, "ETag": f'"{git_sha1(content)}"'}
             if not found[2].endswith(LFS_SUFFIXES):

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pull and say where it is."""
+    """Pull, and say as what the model is offered."""
+    from wavefold.pool.folder import entries
     from wavefold.pool.pull import pull
     from wavefold.system.folders import models_folder
 
@@ -47,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
             place = pull(args.repo, folder, args.name, args.revision, args.include, told, _say)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
-    print(printable(f"{place}"))
+    for entry in entries(folder).values():
+        if place in (entry.path, entry.path.parent):
+            fault = f"; it cannot be used yet: {entry.fault}" if entry.fault else ""
+            print(printable(f"{entry.name} ({entry.kind}, {gib(entry.num_bytes)}) in {place}{fault}"))
     return 0
 
 

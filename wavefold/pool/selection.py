@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wavefold.pool.folder import PART
+from wavefold.pool.folder import ADAPTER_CONFIG, PART
 from wavefold.pool.hub import RemoteFile
 from wavefold.pool.record import RECORD
 from wavefold.system.sizes import gib
@@ -31,6 +31,7 @@ BESIDE = (
     "*.jinja",
     *PAPERS,
 )
+CONFIGS = ("config.json", ADAPTER_CONFIG)
 CODE = (".py", ".pyc", ".so", ".sh", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".h5")
 """Endings that are never taken, whatever stands before them."""
 LARGEST_BESIDE = 256 << 20
@@ -62,6 +63,11 @@ def select(repo: str, files: Sequence[RemoteFile], include: Sequence[str] = ()) 
     if not weights:
         raise ValueError(f"{repo}: {_no_weights(files, include)}")
     _check_gguf(repo, weights, chosen)
+    tops = {file.path for file in files}
+    if not any(name.endswith(".gguf") for name in weights) and not any(
+        name in tops | chosen.keys() for name in CONFIGS
+    ):
+        raise ValueError(f"{repo}: holds no {' and no '.join(CONFIGS)} with its safetensors; expected a language model")
     beside = PAPERS if all(name.endswith(".gguf") for name in weights) else BESIDE
     for file in files:
         if "/" not in file.path and _is_taken(file) and not _matches(file.path, WEIGHTS):
