@@ -19,7 +19,7 @@ from wavefold import LLM, ModelConfig, Sampling, random_checkpoint
 from wavefold.engine.budget import OVERHEAD
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.pool.folder import entries
-from wavefold.pool.record import read_record
+from wavefold.pool.last_used import read_last_used
 from wavefold.pool.settings import ModelSettings
 from wavefold.server.opening import Opening
 from wavefold.server.pool import PooledModels
@@ -92,7 +92,7 @@ def test_each_model_answers_as_it_does_alone_though_one_is_in_memory_at_a_time(
         assert complete(server, name) == alone[name]
         assert [one for one, state in states(server).items() if state == "loaded"] == [name]
     assert pool(server).num_loads == 6
-    assert set(read_record(pool(server).folder)) == set(NAMES)
+    assert set(read_last_used(pool(server).folder)) == set(NAMES)
 
 
 def test_requests_for_several_models_at_once_are_ordered_and_all_answered(

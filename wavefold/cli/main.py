@@ -25,9 +25,12 @@ from wavefold.cli import (
     doctor,
     init,
     inside,
+    list_models,
     plan,
+    pull,
     quality,
     quantize,
+    rm,
     run,
     serve,
     trace,
@@ -53,6 +56,9 @@ COMMANDS: dict[str, ModuleType] = {
     "trace": trace,
     "bench": bench,
     "cache": cache,
+    "models": list_models,
+    "pull": pull,
+    "rm": rm,
 }
 
 MISTAKE = 2

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from wavefold.pool.record import read_record
+from wavefold.pool.last_used import read_last_used
 from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused, name_in
 from wavefold.server.served import Served
@@ -53,7 +53,7 @@ def pool_routes(served: Served) -> list[BaseRoute]:
 
 def models_of(pool: PooledModels) -> dict[str, Any]:
     """Returns the models of a pool with their states. Sizes are in bytes, on disk and in memory."""
-    record = read_record(pool.folder)
+    record = read_last_used(pool.folder)
     models = []
     for name, entry in pool.entries.items():
         resident = pool.resident(name)

@@ -24,7 +24,7 @@ from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
 from wavefold.ops.native.heap import trim_of_libc
 from wavefold.pool.folder import Entry, entries
-from wavefold.pool.record import write_record
+from wavefold.pool.last_used import write_last_used
 from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
 from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
 from wavefold.server.fair import FairLock
@@ -338,7 +338,7 @@ class PooledModels(Models):
         used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
-            write_record(self.folder, states, used)
+            write_last_used(self.folder, states, used)
 
 
 def _close(model: Model) -> None:

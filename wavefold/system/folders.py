@@ -1,4 +1,4 @@
-"""The folder of files that the program can make again."""
+"""Where the program keeps files: those that it can make again, and models."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ from pathlib import Path
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/wavefold`, by default below `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavefold"
+
+
+def models_folder() -> Path:
+    """`$XDG_DATA_HOME/wavefold/models`, by default below `~/.local/share`."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wavefold" / "models"
