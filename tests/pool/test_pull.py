@@ -25,7 +25,7 @@ from wavefold.pool.pull import pull
 from wavefold.pool.record import RECORD, load_record
 
 CHUNK = 256 << 10
-"""What may be fetched again after a kill: buffers of the hub (32 KiB), of the process's socket (64), of httpx2 (64)."""
+"""What may be fetched again after a kill: buffers of the hub (32 KiB), the process's socket (64) and httpx2 (64)."""
 rng = random.Random(7)
 SHARDS = {f"model-0000{number}-of-00003.safetensors": rng.randbytes(1_500_000 + number) for number in (1, 2, 3)}
 FILES = {
@@ -102,13 +102,15 @@ def test_the_token_stays_with_the_hub(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_killed_at_twenty_random_points(hub: FakeHub, tmp_path: Path, runner: Commands) -> None:
-    hub.put(FILES)
+    draws = random.Random(1)
+    files = FILES | {name: draws.randbytes(4_000_000) for name in SHARDS}
+    hub.put(files)
     hub.pause_s = 0.001
-    draws, total = random.Random(1), sum(map(len, FILES.values()))
+    total = sum(map(len, files.values()))
     models = tmp_path / "models"
     arguments = ("pull", "someone/model", "--models", str(models))
     for _ in range(20):
-        limit = hub.num_bytes + draws.randrange(total // 21)
+        limit = hub.num_bytes + draws.randrange(total // 20)
 
         def armed(pid: int, limit: int = limit) -> None:
             hub.on_bytes = lambda num_bytes: num_bytes >= limit and os.kill(pid, signal.SIGKILL)
@@ -116,9 +118,10 @@ def test_killed_at_twenty_random_points(hub: FakeHub, tmp_path: Path, runner: Co
         assert runner.run(*arguments, started=armed) == -signal.SIGKILL
         hub.on_bytes = lambda num_bytes: None
         assert entries(models) == {}, "a half model is not offered"
+    assert hub.num_bytes > total // 3
     assert runner.run(*arguments) == 0, runner.said.read_text()
-    assert contents(models / "model") == FILES and hidden(models) == []
-    for path in FILES:
+    assert contents(models / "model") == files and hidden(models) == []
+    for path in files:
         requests = [one for one in hub.sent if one.path == path]
         again = [first.begin + first.num_bytes - second.begin for first, second in pairwise(requests)]
         assert all(0 <= num_bytes <= CHUNK for num_bytes in again), (path, again)
