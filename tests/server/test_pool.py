@@ -16,6 +16,7 @@ import pytest
 from tests.server.asking import ask
 from tests.server.running import Running, running_models, wait_until
 from wavefold import LLM, ModelConfig, Sampling, random_checkpoint
+from wavefold.cli.main import main
 from wavefold.engine.budget import OVERHEAD
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.pool.folder import entries
@@ -138,6 +139,18 @@ def test_loading_and_unloading_by_hand(server: Running) -> None:
     assert server.ask("/v1/wavefold/models/load", {"model": "four"})[0] == 404
     assert server.ask("/v1/wavefold/models/unload", {})[0] == 400
     assert server.ask("/v1/wavefold/machine")[0] == 404, "nothing is in memory"
+
+
+def test_the_commands_load_and_unload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    address = ["--server", f"http://127.0.0.1:{server.port}/"]
+    assert main(["load", "two", *address]) == 0 and main(["unload", "two", *address]) == 0
+    assert capsys.readouterr().out == "two: loaded\ntwo: on disk\n"
+    assert main(["load", "four", *address]) == 2
+    assert "model 'four' is not served here" in capsys.readouterr().err
+    assert main(["load", "two", "--server", "http://127.0.0.1:9"]) == 2
+    assert "no server answers there" in capsys.readouterr().err
+    assert main(["load", "two", "--server", "file:///etc/passwd"]) == 2
+    assert "expected an address such as http://" in capsys.readouterr().err
 
 
 def test_a_client_that_leaves_while_its_model_is_waited_for_holds_nothing(server: Running) -> None:

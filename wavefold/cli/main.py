@@ -26,6 +26,7 @@ from wavefold.cli import (
     init,
     inside,
     list_models,
+    load,
     plan,
     pull,
     quality,
@@ -35,6 +36,7 @@ from wavefold.cli import (
     serve,
     trace,
     train,
+    unload,
 )  # fmt: skip
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
@@ -59,6 +61,8 @@ COMMANDS: dict[str, ModuleType] = {
     "models": list_models,
     "pull": pull,
     "rm": rm,
+    "load": load,
+    "unload": unload,
 }
 
 MISTAKE = 2
