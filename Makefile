@@ -60,7 +60,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard csrc/*)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ echo "no venv made; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	$(BIN)/pip install -c constraints.txt -e '.[test,lint,train,gpu,serve]'
+	$(BIN)/pip install -c constraints.txt -e '.[test,lint,train,gpu,serve,hub]'
 	@touch $@
 
 test: $(STAMP)

@@ -1,12 +1,14 @@
 """Rates of the prefix cache on disk beside those of the disk itself, at the record sizes of a preset.
 
     python bench/prefix_disk.py [--preset flash] [--tokens 32768] [--chains 6] [--repeats 5] [--folder DIR] [--plain]
+    python bench/prefix_disk.py --model FOLDER ...        the shapes of a checkpoint, of which config.json is read alone
 
 Writes --chains prompts of --tokens tokens (a state at each end), opens the folder anew, and restores each prompt into
 memory that nothing has touched: as the pool's, at pages or not, in pages of 2 MiB or of 4 KiB. Before and after each
 restore the same records are read without the cache: the same requests, in the same number at a time, into memory of
 2 MiB pages. Both pass the page cache by; what is in it of the files is dropped first. Prints medians, and the ratio of
-each restore to the mean of the two reads around it.
+each restore to the mean of the two reads around it. "opened" is all that a request waits for: `PrefixCache.open` of a
+new pool, which finds the prefix, reads it, and copies its state for the sequence.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wavefold.cache import BLOCK_TOKENS, CacheLayout, packed_records, plain_records
+from wavefold.cache import BLOCK_TOKENS, CacheLayout, Chain, Pool, PrefixCache, packed_records, plain_records
 from wavefold.cache.disk import DiskCache, Space
 from wavefold.cache.disk_index import Place
 from wavefold.cache.disk_read import THREADS, Wanted, runs_of
@@ -39,12 +41,10 @@ from wavefold.system.reading import PIECE, DirectFile, ReadThreads
 DIGEST = hashlib.sha256(b"bench").digest()
 
 
-def keys_of(chain: int, count: int) -> list[bytes]:
-    parent, keys = DIGEST, []
-    for number in range(count):
-        parent = hashlib.sha256(parent + f"{chain} {number}".encode()).digest()
-        keys.append(parent)
-    return keys
+def chain_of(number: int, count: int) -> Chain:
+    """A text of `count` blocks and one token more, which is to be computed."""
+    tokens = np.random.default_rng(number).integers(0, 1000, count * BLOCK_TOKENS + 1)
+    return Chain(DIGEST, tokens.tolist())
 
 
 def write(cache: DiskCache, space: Space, chains: Sequence[list[bytes]], layout: CacheLayout) -> dict[str, float]:
@@ -78,7 +78,8 @@ def memory_of(kind: str, layout: CacheLayout, count: int) -> tuple[list[memoryvi
         memory = memoryview(mmap.mmap(-1, num_bytes))
     else:
         memory = memoryview(torch.empty(num_bytes, dtype=torch.uint8).numpy())
-    blocks = [memory[at * stride : at * stride + layout.block_bytes] for at in range(count)]
+    room = layout.block_stride if kind == "pool" else layout.block_bytes
+    blocks = [memory[at * stride : at * stride + room] for at in range(count)]
     if kind == "pool":
         return blocks, memoryview(SequenceState(layout, torch.device("cpu")).buffer.numpy())
     return blocks, memory[stride * count :]
@@ -128,9 +129,21 @@ def restore(space: Space, keys: list[bytes], kind: str, layout: CacheLayout) -> 
     return (len(keys) * layout.block_bytes + layout.state_bytes) / seconds, seconds
 
 
+def restore_opened(space: Space, chain: Chain, layout: CacheLayout) -> tuple[float, float]:
+    """`restore` into a new pool, with all that `PrefixCache.open` does beside."""
+    count = len(chain.keys)
+    cache = PrefixCache(Pool(layout.config, (count + 1) * BLOCK_TOKENS, layout.records), 1, DIGEST, space)
+    began = time.perf_counter()
+    opened = cache.open(chain, len(chain) - 1)
+    seconds = time.perf_counter() - began
+    assert opened.on_disk == count * BLOCK_TOKENS, f"{opened.on_disk} tokens came back"
+    return (count * layout.block_bytes + layout.state_bytes) / seconds, seconds
+
+
 def measure(folder: Path, layout: CacheLayout, args: argparse.Namespace) -> dict[str, object]:
     count = args.tokens // BLOCK_TOKENS
-    chains = [keys_of(number, count) for number in range(args.chains)]
+    texts = [chain_of(number, count) for number in range(args.chains)]
+    chains = [text.keys for text in texts]
     cap = 2 * args.chains * layout.bytes_for(args.tokens) + (1 << 30)
     figures: dict[str, object] = {}
     with DiskCache(folder, cap) as cache:
@@ -146,13 +159,16 @@ def measure(folder: Path, layout: CacheLayout, args: argparse.Namespace) -> dict
         figures["find_us_per_key"] = 1e6 * (time.perf_counter() - began) / count
         read_alone(space, chains[0], threads)  # a virtual machine gets its memory with the first use
         restore(space, chains[0], "pool", layout)
-        for kind in ("pool", "pages", "anywhere"):
+        for kind in ("opened", "pool", "pages", "anywhere"):
             alone, rates, seconds, ratios = [], [], [], []
             for number in range(args.repeats):
                 keys = chains[number % len(chains)]
                 drop(folder)
                 before = read_alone(space, keys, threads)
-                rate, took = restore(space, keys, kind, layout)
+                if kind == "opened":
+                    rate, took = restore_opened(space, texts[number % len(texts)], layout)
+                else:
+                    rate, took = restore(space, keys, kind, layout)
                 after = read_alone(space, keys, threads)
                 alone += [before, after]
                 rates.append(rate)
@@ -170,17 +186,19 @@ def measure(folder: Path, layout: CacheLayout, args: argparse.Namespace) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="flash")
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder, in place of a preset")
     parser.add_argument("--tokens", type=int, default=32_768)
     parser.add_argument("--chains", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     parser.add_argument("--plain", action="store_true", help="bfloat16 records, as exact arithmetic keeps them")
     args = parser.parse_args()
-    config = ModelConfig.preset(args.preset)
+    config = ModelConfig.preset(args.preset) if args.model is None else ModelConfig.from_file(args.model)
     layout = CacheLayout(config, plain_records(config, torch.bfloat16) if args.plain else packed_records(config))
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         figures = measure(Path(name), layout, args)
-    circumstances = {"cpu": cpu_name(), "preset": args.preset, "tokens": args.tokens, "repeats": args.repeats,
+    name = args.model.name if args.model else args.preset
+    circumstances = {"cpu": cpu_name(), "preset": name, "tokens": args.tokens, "repeats": args.repeats,
                      "block_bytes": layout.block_bytes, "state_bytes": layout.state_bytes}  # fmt: skip
     print(json.dumps(circumstances | figures, indent=1))
 

@@ -1,13 +1,14 @@
 // Random shapes and contents through the C interface, in buffers of exactly the stated size: for the sanitizers. Every
 // instruction set that the processor has against the plain one.
 //
-//     fuzz [CALLS] [SEED]     exit code 0, or a message and 1; every product also with one argument spoiled
+//     fuzz [CALLS] [SEED] [PART ..]     exit code 0, or a message and 1; every call also with one argument spoiled
+//
+// With names of parts, these alone are drawn: `fuzz 1000 3 products rounding`.
 #include "fuzz.h"
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <iterator>
 #include <sstream>
 
 namespace {
@@ -154,18 +155,31 @@ void Fuzz::release() {
     tunings_.clear();
 }
 
+struct Part {
+    const char *name;
+    bool (*call)(Fuzz &);
+};
+
+const Part PARTS[] = {{"product", fuzz_product},   {"attention", fuzz_attention}, {"block", fuzz_block},
+                      {"experts", fuzz_experts},   {"forward", fuzz_forward},     {"marks", fuzz_marks},
+                      {"mtp", fuzz_mtp},           {"training", fuzz_training},   {"int8", fuzz_int8},
+                      {"products", fuzz_products}, {"rounding", fuzz_rounding},   {"choose", fuzz_choose}};
+
 int main(int count, char **arguments) {
     const long calls = count > 1 ? std::atol(arguments[1]) : 10000;
     Fuzz fuzz(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0);
+    std::vector<Part> parts;
+    for (const Part &part : PARTS)
+        if (count <= 3 || std::find(arguments + 3, arguments + count, std::string(part.name)) != arguments + count)
+            parts.push_back(part);
+    if (parts.size() < (count > 3 ? size_t(count - 3) : 1)) return std::puts("no such part"), 1;
     if (!fuzz.renew()) return std::puts("no runtime"), 1;
-    bool (*const parts[])(Fuzz &) = {fuzz_product, fuzz_attention, fuzz_block, fuzz_experts, fuzz_forward,
-                                     fuzz_mtp,     fuzz_training,  fuzz_int8,  fuzz_choose};
     long call = 0;
     for (; call < calls; call++) {
         fuzz.isa();
         fuzz.batch_invariant = fuzz.below(4) == 0, fuzz.int8 = false;
         if (fuzz.below(64) == 0 && !fuzz.renew()) return std::puts("no runtime"), 1;
-        if (!parts[fuzz.below(int64_t(std::size(parts)))](fuzz)) break;
+        if (!parts[size_t(fuzz.below(int64_t(parts.size())))].call(fuzz)) break;
     }
     if (call < calls) return std::printf("call %ld: %s\n", call, fuzz.message.c_str()), 1;
     std::printf("%ld calls, %s: no difference\n", calls, wf_isas());

@@ -1,6 +1,8 @@
 // What the files of the fuzzer share.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -61,6 +63,18 @@ struct Fuzz {
             data[size_t(i)] = uint16_t((random() & 0x8000) | (0x3E00 + random() % 0x200));
         return data;
     }
+    // float32 values of both signs up to `size`.
+    std::unique_ptr<float[]> floats(int64_t count, float size) {
+        std::unique_ptr<float[]> data(new float[size_t(count)]);
+        for (int64_t i = 0; i < count; i++) data[size_t(i)] = size * (float(below(2001)) / 1000 - 1);
+        return data;
+    }
+
+    // True if a bad call came back as an error; else `message` says that it was taken.
+    bool refused(const char *name, int error) {
+        if (!error) message = std::string(name) + ": a bad call was taken";
+        return error != 0;
+    }
 
   private:
     void release();
@@ -79,12 +93,24 @@ inline float bf16_value(uint16_t bits) {
     return value;
 }
 
+// The nearest value that bfloat16 holds, ties to even: a way of its own, not the kernels'.
+inline double rounded_to_bf16(double value) {
+    if (value == 0) return value;
+    int exponent;
+    std::frexp(value, &exponent);
+    const double unit = std::ldexp(1.0, std::max(exponent, -125) - 8), nearest = std::nearbyint(value / unit) * unit;
+    return std::fabs(nearest) < 0x1p128 ? nearest : std::copysign(INFINITY, value);
+}
+
 // One call each; false with a message.
 bool fuzz_attention(Fuzz &fuzz);
 bool fuzz_block(Fuzz &fuzz);
 bool fuzz_choose(Fuzz &fuzz);
 bool fuzz_experts(Fuzz &fuzz);
 bool fuzz_forward(Fuzz &fuzz);
+bool fuzz_marks(Fuzz &fuzz);
 bool fuzz_mtp(Fuzz &fuzz);
 bool fuzz_int8(Fuzz &fuzz);
+bool fuzz_products(Fuzz &fuzz);
+bool fuzz_rounding(Fuzz &fuzz);
 bool fuzz_training(Fuzz &fuzz);

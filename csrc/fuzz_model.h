@@ -133,6 +133,31 @@ inline wf_block block_of(Held &held, int64_t hidden, int64_t streams, int64_t to
     return b;
 }
 
+// Rows of floats of a compressor's tail, at most as many as its ring holds.
+inline int64_t tail_values(const wf_block &b, int64_t dim, int64_t rows) {
+    return rows * 2 * dim * (b.overlap ? 2 : 1);
+}
+
+// What rings take of `tokens` tokens: bytes of the window's rows, values of the tails.
+struct StagedSizes {
+    int64_t window, tail = 0, key_tail = 0;
+
+    StagedSizes(const wf_block &b, const wf_view &view, int64_t tokens) {
+        const int64_t row_bytes = record_bytes(view.window.form, b.head_dim, b.rope_dim);
+        window = std::min(tokens, view.window.bytes / row_bytes) * row_bytes;
+        if (b.ratio) tail = tail_values(b, b.entries.dim, std::min(tokens, view.tail_rows));
+        if (b.index_heads) key_tail = tail_values(b, b.keys.dim, std::min(tokens, view.key_tail_rows));
+    }
+};
+
+inline wf_staged staged_of(Held &held, const wf_block &b, const wf_view &view, int64_t tokens) {
+    const StagedSizes sizes(b, view, tokens);
+    wf_staged staged = {held.raw(sizes.window), nullptr, nullptr};
+    if (b.ratio) staged.tail = held.floats(sizes.tail);
+    if (b.index_heads) staged.key_tail = held.floats(sizes.key_tail);
+    return staged;
+}
+
 // New tokens of a sequence, its cache in one layer, and where new rows go: into the rings, or into buffers of their size.
 // Of some spans a part's last rows are wanted too.
 inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &staged, wf_staged &marked) {
@@ -144,25 +169,20 @@ inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &
                     fuzz.below(2) ? &marked : nullptr,
                     0};
     span.mark = 1 + fuzz.below(span.tokens);
-    view = {}, staged = {}, marked = {};
+    view = {};
     const bool packed = fuzz.below(2);
     const int64_t ring = b.window + fuzz.below(20), reach = b.ratio * (b.overlap ? 2 : 1) + fuzz.below(9);
     view.window = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, ring, false);
-    const int64_t row_bytes = record_bytes(view.window.form, b.head_dim, b.rope_dim);
-    staged.window = held.raw(std::min(span.tokens, ring) * row_bytes);
-    marked.window = held.raw(std::min(span.mark, ring) * row_bytes);
-    if (!b.ratio) return span;
-    const int64_t entries = (span.position + span.tokens) / b.ratio;
-    const auto tail_of = [&](int64_t rows, int64_t dim) { return held.floats(rows * 2 * dim * (b.overlap ? 2 : 1)); };
-    view.entries = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, entries, true);
-    view.tail = tail_of(reach, b.entries.dim), view.tail_rows = reach;
-    staged.tail = tail_of(std::min(span.tokens, reach), b.entries.dim);
-    marked.tail = tail_of(std::min(span.mark, reach), b.entries.dim);
-    if (!b.index_heads) return span;
-    view.keys = rows_of(held, packed ? WF_ROWS_INDEX : WF_ROWS_BF16, b.keys.dim, b.rope_dim, entries, true);
-    view.key_tail = tail_of(reach, b.keys.dim), view.key_tail_rows = reach;
-    staged.key_tail = tail_of(std::min(span.tokens, reach), b.keys.dim);
-    marked.key_tail = tail_of(std::min(span.mark, reach), b.keys.dim);
+    if (b.ratio) {
+        const int64_t entries = (span.position + span.tokens) / b.ratio;
+        view.entries = rows_of(held, packed ? WF_ROWS_KV : WF_ROWS_BF16, b.head_dim, b.rope_dim, entries, true);
+        view.tail = held.floats(tail_values(b, b.entries.dim, reach)), view.tail_rows = reach;
+        if (b.index_heads) {
+            view.keys = rows_of(held, packed ? WF_ROWS_INDEX : WF_ROWS_BF16, b.keys.dim, b.rope_dim, entries, true);
+            view.key_tail = held.floats(tail_values(b, b.keys.dim, reach)), view.key_tail_rows = reach;
+        }
+    }
+    staged = staged_of(held, b, view, span.tokens), marked = staged_of(held, b, view, span.mark);
     return span;
 }
 

@@ -43,12 +43,6 @@ struct Result {
     }
 };
 
-std::unique_ptr<float[]> some_floats(Fuzz &fuzz, int64_t count, float size) {
-    std::unique_ptr<float[]> data(new float[size_t(count)]);
-    for (int64_t i = 0; i < count; i++) data[size_t(i)] = size * (float(fuzz.below(2001)) / 1000 - 1);
-    return data;
-}
-
 using Results = std::vector<Result *>;
 
 // `call` on every instruction set.
@@ -68,21 +62,15 @@ bool agree(Fuzz &fuzz, const char *name, const Results &results, const std::func
     return true;
 }
 
-bool refused(Fuzz &fuzz, const char *name, int error) {
-    if (error) return true;
-    fuzz.message = std::string(name) + ": a bad call was taken";
-    return false;
-}
-
 bool fuzz_hyper(Fuzz &fuzz) {
     const int64_t tokens = 1 + fuzz.below(40), hidden = 1 + fuzz.below(fuzz.below(2) ? 40 : 300), all = 4 * hidden;
     const bool last = fuzz.below(3) == 0;
     const int64_t outputs = last ? 4 : 24, scales = last ? 1 : 3;
-    auto fn = some_floats(fuzz, outputs * all, 1 / std::sqrt(float(all))), base = some_floats(fuzz, outputs, 1);
-    auto scale = some_floats(fuzz, scales, 2);
+    auto fn = fuzz.floats(outputs * all, 1 / std::sqrt(float(all))), base = fuzz.floats(outputs, 1);
+    auto scale = fuzz.floats(scales, 2);
     wf_hc hc = {fn.get(), base.get(), scale.get(), hidden, 4, int32_t(1 + fuzz.below(21)), last, 1e-6f, 1e-6f};
     auto x = fuzz.bf16(tokens * all), grad = fuzz.bf16(tokens * hidden), past = fuzz.bf16(tokens * all);
-    auto grad_post = some_floats(fuzz, tokens * 4, 1), grad_comb = some_floats(fuzz, tokens * 16, 1);
+    auto grad_post = fuzz.floats(tokens * 4, 1), grad_comb = fuzz.floats(tokens * 16, 1);
     Result mixes(tokens * (outputs + 1), true), out(tokens * hidden, false), post(tokens * 4, true);
     Result comb(tokens * 16, true), grad_x(tokens * all, false), grad_fn(outputs * all, true);
     Result grad_base(outputs, true), grad_scale(scales, true);
@@ -118,19 +106,18 @@ bool fuzz_hyper(Fuzz &fuzz) {
         case 4: hc.streams = int32_t(fuzz.below(2) ? 3 : 5 + fuzz.below(9)); break;
         default: hc.last = 0, hc.iters = -int32_t(fuzz.below(2)); break;
     }
-    if (!refused(fuzz, "hc_read", call())) return false;
+    if (!fuzz.refused("hc_read", call())) return false;
     hc = given;
-    return refused(fuzz, "hc_return",
-                   wf_hc_return(fuzz.runtime(), grad.get(), nullptr, grad_post.get(), grad_comb.get(), tokens, 4,
-                                hidden, y.words.get()));
+    return fuzz.refused("hc_return", wf_hc_return(fuzz.runtime(), grad.get(), nullptr, grad_post.get(), grad_comb.get(),
+                                                  tokens, 4, hidden, y.words.get()));
 }
 
 bool fuzz_norm(Fuzz &fuzz) {
     const int64_t heads = 1 + fuzz.below(3), tokens = 1 + fuzz.below(40), rows = heads * tokens;
     const int64_t columns = 2 + fuzz.below(fuzz.below(2) ? 40 : 300), pairs = 1 + fuzz.below(columns / 2);
     auto x = fuzz.bf16(rows * columns), grad = fuzz.bf16(rows * columns);
-    auto weight = some_floats(fuzz, columns, 2), cosine = some_floats(fuzz, tokens * pairs, 1);
-    auto sine = some_floats(fuzz, tokens * pairs, 1);
+    auto weight = fuzz.floats(columns, 2), cosine = fuzz.floats(tokens * pairs, 1);
+    auto sine = fuzz.floats(tokens * pairs, 1);
     wf_turn turn = {cosine.get(), sine.get(), pairs, heads, int32_t(fuzz.below(2))};
     const float *given = fuzz.below(2) ? weight.get() : nullptr;
     const wf_turn *turned = fuzz.below(2) ? &turn : nullptr;
@@ -150,14 +137,14 @@ bool fuzz_norm(Fuzz &fuzz) {
         case 3: turn.pairs = -fuzz.below(2); break;
         default: turn.heads = 0; break;
     }
-    return refused(fuzz, "rotate", wf_rotate(fuzz.runtime(), x.get(), rows, columns, &turn, rotated.words.get())) &&
-           refused(fuzz, "norm", wf_norm(fuzz.runtime(), x.get(), given, rows, columns, 1e-6f, &turn, out.words.get()));
+    return fuzz.refused("rotate", wf_rotate(fuzz.runtime(), x.get(), rows, columns, &turn, rotated.words.get())) &&
+           fuzz.refused("norm", wf_norm(fuzz.runtime(), x.get(), given, rows, columns, 1e-6f, &turn, out.words.get()));
 }
 
 bool fuzz_swiglu(Fuzz &fuzz) {
     const int64_t rows = 1 + fuzz.below(40), inter = 1 + fuzz.below(300), all = rows * inter;
     auto gate = fuzz.bf16(all), up = fuzz.bf16(all), grad = fuzz.bf16(all);
-    auto route = some_floats(fuzz, rows, 2);
+    auto route = fuzz.floats(rows, 2);
     const bool routed = fuzz.below(2);
     Result inner(all, false), grad_gate(all, false), grad_up(all, false), grad_route(rows, true);
     const float limit = fuzz.below(2) ? 10.0f : 0.5f, *weights = routed ? route.get() : nullptr;
@@ -169,12 +156,10 @@ bool fuzz_swiglu(Fuzz &fuzz) {
                                       grad_gate.words.get(), grad_up.words.get(), to);
     };
     if (!agree(fuzz, "swiglu", {&inner, &grad_gate, &grad_up}, call)) return false;
-    return refused(fuzz, "swiglu",
-                   wf_swiglu(fuzz.runtime(), gate.get(), up.get(), weights, rows, -fuzz.below(2), limit,
-                             inner.words.get())) &&
-           refused(fuzz, "swiglu",
-                   wf_swiglu_grad(fuzz.runtime(), gate.get(), up.get(), route.get(), grad.get(), rows, inter, limit,
-                                  grad_gate.words.get(), grad_up.words.get(), nullptr));
+    return fuzz.refused("swiglu", wf_swiglu(fuzz.runtime(), gate.get(), up.get(), weights, rows, -fuzz.below(2), limit,
+                                            inner.words.get())) &&
+           fuzz.refused("swiglu", wf_swiglu_grad(fuzz.runtime(), gate.get(), up.get(), route.get(), grad.get(), rows,
+                                                 inter, limit, grad_gate.words.get(), grad_up.words.get(), nullptr));
 }
 
 bool fuzz_compression(Fuzz &fuzz) {
@@ -187,7 +172,7 @@ bool fuzz_compression(Fuzz &fuzz) {
     lengths[size_t(fuzz.below(int64_t(lengths.size())))] += ratio;
     for (const int64_t length : lengths) tokens += length, entries += length / ratio;
     auto kv = fuzz.bf16(tokens * width), score = fuzz.bf16(tokens * width), grad = fuzz.bf16(entries * dim);
-    auto ape = some_floats(fuzz, ratio * width, 2);
+    auto ape = fuzz.floats(ratio * width, 2);
     wf_compression compression = {kv.get(), score.get(), ape.get(), lengths.data(), int64_t(lengths.size()),
                                   tokens,   ratio,       dim,       overlap};
     Result out(entries * dim, false), grad_kv(tokens * width, false), grad_score(tokens * width, false);
@@ -207,7 +192,7 @@ bool fuzz_compression(Fuzz &fuzz) {
         case 4: compression.dim = -fuzz.below(2); break;
         default: compression.lengths = nullptr; break;
     }
-    return refused(fuzz, "compress", call());
+    return fuzz.refused("compress", call());
 }
 
 std::unique_ptr<uint8_t[]> choices(Fuzz &fuzz, int64_t count) {
@@ -229,7 +214,7 @@ bool fuzz_joint(Fuzz &fuzz) {
     const int64_t all = tokens * heads * dim;
     auto q = fuzz.bf16(all), kv = fuzz.bf16(tokens * dim), of_entries = fuzz.bf16(entries * dim);
     auto grad = fuzz.bf16(all);
-    auto sink = some_floats(fuzz, heads, 2);
+    auto sink = fuzz.floats(heads, 2);
     auto chosen = choices(fuzz, seen);
     wf_joint joint = {q.get(),
                       kv.get(),
@@ -266,7 +251,7 @@ bool fuzz_joint(Fuzz &fuzz) {
         case 6: joint.ratio = -1 - fuzz.below(9); break;
         default: joint.kv = nullptr; break;
     }
-    return refused(fuzz, "joint", call());
+    return fuzz.refused("joint", call());
 }
 
 bool fuzz_losses(Fuzz &fuzz) {
@@ -281,11 +266,11 @@ bool fuzz_losses(Fuzz &fuzz) {
     };
     if (!agree(fuzz, "cross-entropy", {&grad, &nats}, call)) return false;
     targets[size_t(fuzz.below(rows))] = vocabulary + fuzz.below(9);
-    if (!refused(fuzz, "cross-entropy", call())) return false;
+    if (!fuzz.refused("cross-entropy", call())) return false;
 
     const int64_t queries = 1 + fuzz.below(40), heads = 1 + fuzz.below(5), entries = 1 + fuzz.below(60);
     const int64_t ratio = 1 + fuzz.below(5), first = fuzz.below(200), scores = queries * entries;
-    auto dots = some_floats(fuzz, scores * heads, 3), mass = some_floats(fuzz, scores, 1);
+    auto dots = fuzz.floats(scores * heads, 3), mass = fuzz.floats(scores, 1);
     for (int64_t i = 0; i < scores; i++) mass[size_t(i)] = fuzz.below(5) ? std::fabs(mass[size_t(i)]) : 0;
     auto weights = fuzz.bf16(queries * heads);
     auto chosen = choices(fuzz, scores);
@@ -298,7 +283,7 @@ bool fuzz_losses(Fuzz &fuzz) {
     if (!agree(fuzz, "index loss", {}, [&] { return learn(ratio); })) return false;
     for (int64_t i = 0; i < queries; i++)
         if (!std::isfinite(loss.floats[size_t(i)])) return fuzz.message = "an index loss is not finite", false;
-    return refused(fuzz, "index loss", learn(-fuzz.below(2)));
+    return fuzz.refused("index loss", learn(-fuzz.below(2)));
 }
 
 bool fuzz_combine(Fuzz &fuzz) {
@@ -314,7 +299,7 @@ bool fuzz_combine(Fuzz &fuzz) {
     };
     if (!agree(fuzz, "combine", {&out}, call)) return false;
     index[size_t(fuzz.below(count * each))] = fuzz.below(2) ? rows + fuzz.below(9) : -1 - fuzz.below(9);
-    return refused(fuzz, "combine", call());
+    return fuzz.refused("combine", call());
 }
 
 }  // namespace

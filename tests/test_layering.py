@@ -51,6 +51,7 @@ HOMES = {
     "wavefold.lm_eval": {"lm_eval"},
     "wavefold.ops.tilelang": {"tilelang", "tvm"},
     "wavefold.ops.native": {"ctypes", "_ctypes", "cffi", "numpy.ctypeslib", "torch.utils.cpp_extension"},
+    "wavefold.pool.hub": {"huggingface_hub", "httpx2"},
     "wavefold.server.recipe": {"deepseek_recipe"},
     "wavefold.server.uploads": {"python_multipart", "multipart"},
     "wavefold.server": {

@@ -27,7 +27,7 @@ from wavefold.engine import AsyncTextStream, Completion, ResolvedSampling, Runne
 from wavefold.engine import settings as llm_settings
 from wavefold.engine.arguments import PROGRESS
 from wavefold.engine.batch import add_all, answers_of_each, run_added
-from wavefold.engine.budget import checked_budget, watch_budget
+from wavefold.engine.budget import Share, checked_budget, watch_budget
 from wavefold.engine.defaults import generation_defaults
 from wavefold.engine.drafting import Drafts
 from wavefold.engine.logprobs import TokenLogprob
@@ -94,7 +94,7 @@ class LLM:
         cache_tokens: int | None = None,
         draft_depth: int = 0,
         drafts: Drafts | None = None,
-        memory: int | str | None = None,
+        memory: int | str | Share | None = None,
         width: int = MAX_RUNNING,
         prefix_cache: bool = True,
         snapshot_every: int = SNAPSHOT_EVERY,

@@ -35,7 +35,7 @@ class MemorySpace:
             record = self.blocks.get(key)
             if record is None or self._is_bad(self.blocks, key, block):
                 break
-            block[:] = record
+            block[: len(record)] = record
             good += 1
         if state_key is not None:
             assert state is not None

@@ -97,6 +97,27 @@ def test_large_prompts_are_read_in_large_requests(tmp_path: Path, monkeypatch: p
     assert sum(size == 10 * 401_408 for size in sizes) >= 2 and len(sizes) < 50
 
 
+@pytest.mark.parametrize("room", [9_000, 10_000, 12_288, 16_384])
+@pytest.mark.parametrize("shift", [0, 64])
+def test_memory_with_room_for_a_slot_needs_no_other(
+    tmp_path: Path, room: int, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of 9,000 bytes in slots of 12,288: what is behind them in the caller's memory is not the next one's."""
+    keys, sizes, preadv = chain("a", 5), [], os.preadv
+    stride = -(-room // 4096) * 4096
+    memory = memoryview(mmap.mmap(-1, 5 * stride + shift))
+    places = [memory[shift + at * stride :][:room] for at in range(5)]
+    with DiskCache(tmp_path, CAP) as cache:
+        put(space_of(cache), keys)
+        cache.flush()
+        monkeypatch.setattr(os, "preadv", lambda *a: sizes.extend(map(len, a[1])) or preadv(*a))
+        assert space_of(cache).read(keys, places) == 5
+    assert all(place[:9_000] == payload(key, 9_000) for place, key in zip(places, keys, strict=True))
+    straight = shift == 0 and room >= 12_288
+    assert sizes == ([12_288] * 5 if straight else [8_192, 4_096] * 5 if not shift else [12_288] * 5)
+    assert straight or all(not any(memory[shift + at * stride + room : (at + 1) * stride]) for at in range(5))
+
+
 def test_the_bytes_are_those_of_the_document(tmp_path: Path) -> None:
     """docs/prefix_disk.md, read by hand."""
     keys = chain("a", 3)

@@ -179,10 +179,13 @@ def test_poison_shows_what_was_never_written_and_what_was_freed() -> None:
     assert all(tail.isnan().all() for tail in twin.sequence.state.tails.values())
 
 
-def test_large_blocks_begin_at_pages() -> None:
-    """So that a disk is read straight into them."""
+@pytest.mark.parametrize("layers", [43, 8])
+def test_blocks_begin_at_pages(layers: int) -> None:
+    """So that a disk is read straight into them, of few layers too: 64,344 bytes in 65,536."""
     config = ModelConfig.preset("flash")
-    pool = Pool(config, 1024, packed_records(config), poison=True)
+    ratios = [*config.compress_ratios[:layers], config.compress_ratios[-1]]
+    config = config.replace(num_hidden_layers=layers, compress_ratios=tuple(ratios))
+    pool = Pool(config, 8192, packed_records(config), poison=True)
     addresses = [torch.frombuffer(pool.block_bytes(block), dtype=torch.uint8).data_ptr() for block in range(8)]
     assert not any(address % 4096 for address in addresses) and len(set(addresses)) == 8
     assert {len(pool.block_bytes(block)) for block in range(8)} == {pool.layout.block_bytes}

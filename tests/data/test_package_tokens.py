@@ -67,6 +67,15 @@ def test_some_documents_are_there_several_times(tmp_path: Path, chats: tuple[tok
     assert held_out == [document.text for document in HELD_OUT]
 
 
+def test_a_part_of_what_is_held_out_is_evaluated(tmp_path: Path, chats: tuple[tokens.Chats, tokens.Chats]) -> None:
+    held_out = tuple(Document(f"two-2.0/two/{name}.py", module(name)) for name in NAMES)
+    tokens.build_shards(tmp_path, Corpus("stdlib+packages", TRAIN, held_out), chats, 420, lambda line: None)
+    tokenizer, part = Tokenizer.load(tmp_path), split_shards(TokenShards(tmp_path / "text"))[1]
+    expected = [document.text for document in tokens.sampled(held_out, tokens.EVALUATED)]
+    assert [tokenizer.decode(document.ids[1:-1].tolist()) for document in part] == expected
+    assert 0 < len(expected) < len(held_out)
+
+
 def test_the_last_part_has_text_and_chats(
     tmp_path: Path, chats: tuple[tokens.Chats, tokens.Chats], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,7 @@ def run_worker(folder: Path) -> None:
     logging.getLogger("wavefold.jobs").setLevel(logging.CRITICAL)
 
     async def main() -> None:
-        worker = Worker(folder, Answering(memory=folder.parent.parent), WIDTH)
+        worker = Worker(folder, Answering(memory=folder.parent.parent), lambda model: WIDTH)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         await worker.run()
 

@@ -24,8 +24,8 @@ import openai  # noqa: E402
 from tests.server.running import Running, running, wait_until  # noqa: E402
 from tests.server.test_serving_doc import QUEUED  # noqa: E402
 from wavefold.jobs.queue import Queue  # noqa: E402
+from wavefold.server.contexts import context_for  # noqa: E402
 from wavefold.server.protocol import PROTOCOLS  # noqa: E402
-from wavefold.server.start import context_for  # noqa: E402
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 

@@ -94,7 +94,7 @@ def work(
     is_done = until or (lambda: all(row["state"] != "in_progress" for row in queue.batches()))
 
     async def main() -> Worker:
-        worker = Worker(queue.folder, answer, width, **settings)
+        worker = Worker(queue.folder, answer, lambda model: width, **settings)
         running = asyncio.ensure_future(worker.run())
         for _ in range(12_000):
             if running.done() or is_done():

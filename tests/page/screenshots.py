@@ -23,8 +23,8 @@ from tests.page.fake_server import FakeServer, serving
 from tests.page.tools import NO_CHROMIUM, chromium, send
 from tests.server.running import running
 from wavefold import LLM
+from wavefold.server.contexts import context_for
 from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
 
 MOST_BYTES = 40_000
 DESKTOP = {"viewport": {"width": 1320, "height": 860}, "reduced_motion": "reduce"}

@@ -18,9 +18,9 @@ from wavefold import LLM, ops
 from wavefold.chat.encoding import chat_ids
 from wavefold.chat.fim import hole_ids
 from wavefold.inside import look, values_of
+from wavefold.server.contexts import context_for
 from wavefold.server.keys import Keys, new_key
 from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
 
 CODE = "def heappush(heap, item):\n    heap.append(item)\n    _siftdown(heap, 0, len(heap) - 1)\n\n\n" * 12
 QUESTION = "What does os.path.join do?"

@@ -28,6 +28,7 @@ def models(tmp_path: Path) -> Path:
         (tmp_path / f"big-0000{number}-of-00002.gguf").write_bytes(b"12")
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "anything.gguf").write_bytes(b"1")
+    (tmp_path / "inside" / "config.json").write_text("{}")  # as many repositories of GGUF files have one
     adapter(tmp_path / "cron", "someone/flash")
     return tmp_path
 
@@ -66,7 +67,7 @@ def test_what_cannot_be_used_says_why(models: Path) -> None:
         "tiny": "tiny and tiny.gguf have one name; rename one",
         "inside": "it holds 2 GGUF models; expected one in a folder",
         "gone:orphan": f"its base 'gone' is not in {models}",
-        "None:odd": "base_model_name_or_path = '3' is no name",
+        "?:odd": "base_model_name_or_path = '3' is no name",
     }
 
 

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase
 from tests.server.running import running
 from wavefold import LLM, ops
 from wavefold.server.app import COUNTS
+from wavefold.server.contexts import context_for
 from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
 
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from tests.server.asking import ask
 from tests.server.running import Running, running
 from wavefold import LLM, Sampling, ops
+from wavefold.server.contexts import context_for
 from wavefold.server.protocol import PROTOCOLS
-from wavefold.server.start import context_for
 
 MARK = re.compile(r"mark_[a-z]{6}_")
 PATH = "/v1/completions"

@@ -15,11 +15,13 @@ from typing import Any
 from tests.server.scripted import SCRIPTED
 from wavefold import LLM
 from wavefold.server.app import Limits, new_app
+from wavefold.server.contexts import context_for
 from wavefold.server.line import Line
+from wavefold.server.model import Model
+from wavefold.server.models import Models, OneModel
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol
 from wavefold.server.run import Server, listen
 from wavefold.server.served import Served
-from wavefold.server.start import context_for
 
 
 def bare_context(llm: LLM) -> Context:
@@ -29,10 +31,10 @@ def bare_context(llm: LLM) -> Context:
 
 
 class Running:
-    """A server that runs. `lines`: those of its log."""
+    """A server that runs. `lines`: those of its log. `one`: the model, where it is the only one."""
 
-    def __init__(self, app: Any, served: Served, lines: list[Line], drain_s: float):
-        self.served, self.lines = served, lines
+    def __init__(self, app: Any, served: Served, lines: list[Line], drain_s: float, one: Model | None = None):
+        self.served, self.lines, self._one = served, lines, one
         self.server = Server(app, served, drain_s)
         self.socket = listen("127.0.0.1", 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # slow readers are felt early
@@ -41,6 +43,11 @@ class Running:
         self.thread = threading.Thread(target=self._run, name="server")
         self.thread.start()
         wait_until(lambda: self.server.started)
+
+    @property
+    def one(self) -> Model:
+        assert self._one is not None
+        return self._one
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -90,9 +97,19 @@ def running(
     **limits: Any,
 ) -> Iterator[Running]:  # fmt: skip
     """A block in which a server runs."""
+    model = Model(llm, context or bare_context(llm))
+    with running_models(OneModel(model), protocols, drain_s, model, **limits) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_models(
+    models: Models, protocols: Mapping[str, Protocol] = PROTOCOLS, drain_s: float = 0.5, one: Model | None = None,
+    **limits: Any,
+) -> Iterator[Running]:  # fmt: skip
+    """A block in which a server of any models runs."""
     lines: list[Line] = []
-    app, served = new_app(llm, context or bare_context(llm), Limits(**limits), lines.append, protocols)
-    server = Running(app, served, lines, drain_s)
+    server = Running(*new_app(models, Limits(**limits), lines.append, protocols), lines, drain_s, one)
     try:
         yield server
     finally:

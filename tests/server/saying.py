@@ -106,7 +106,7 @@ def saying(**settings: Any) -> Iterator[Saying]:
     """A server that says what it is given."""
     with served_model(cache_tokens=16_384, **settings) as server:
         engine = Saying(server)
-        server.served.running.submit = engine.submit  # type: ignore[method-assign]
+        server.one.running.submit = engine.submit  # type: ignore[method-assign]
         yield engine
 
 

@@ -80,7 +80,7 @@ class TestMessages:
         monkeypatch.setattr("wavefold.server.answers.KEEP_ALIVE_S", 0.02)
         others = [server.open_stream("/v1/completions", prompt="a", max_tokens=200, logit_bias={"1": -100})
                   for _ in range(4)]  # fmt: skip
-        wait_until(lambda: server.served.running.num_open == 4)
+        wait_until(lambda: server.one.running.num_open == 4)
         with client.messages.stream(messages=HELLO, **MORE) as stream:
             assert "".join(stream.text_stream)
         for other in others:
@@ -141,9 +141,9 @@ class TestMessages:
         with pytest.raises(anthropic.NotFoundError):
             client.models.retrieve("../x")
         assert [model.id for model in client.models.list()] == ["wavefold"]
-        monkeypatch.setattr(server.served.running, "width", 0)
-        monkeypatch.setattr(server.served.running, "max_queue", 0)
-        monkeypatch.setattr(type(server.served.running), "retry_after", 1)
+        monkeypatch.setattr(server.one.running, "width", 0)
+        monkeypatch.setattr(server.one.running, "max_queue", 0)
+        monkeypatch.setattr(type(server.one.running), "retry_after", 1)
         with pytest.raises(anthropic.RateLimitError):
             client.messages.create(messages=HELLO, **MORE)
 
@@ -153,16 +153,16 @@ class TestMessages:
 
         stream = client.messages.create(messages=HELLO, stream=True, model="wavefold", max_tokens=8000)
         next(iter(stream))
-        monkeypatch.setattr(server.served.llm.runner, "step", failing)
+        monkeypatch.setattr(server.one.llm.runner, "step", failing)
         with pytest.raises(anthropic.APIStatusError):
             list(stream)
         monkeypatch.undo()
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
     def test_a_client_that_leaves(self, client: Any, server: Running) -> None:
         with client.messages.stream(messages=HELLO, model="wavefold", max_tokens=8000) as stream:
             next(iter(stream))
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
 
 class TestResponses:

@@ -71,7 +71,7 @@ class TestAnswers:
         _, _, data = server.ask(PATH, {**IDS, "max_tokens": 2000, "stop_after": 5})
         [[reason, _, num_tokens]] = json.loads(data)["ends"]
         assert reason == "stop" and 5 <= num_tokens < 100
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
         wait_until(lambda: (count("stop"), count("interrupted")) != before)
         assert (count("stop"), count("interrupted")) == (before[0] + 1, before[1])
 
@@ -90,7 +90,7 @@ class TestAnswers:
         monkeypatch.setattr("wavefold.server.answers.KEEP_ALIVE_S", 0.02)
         others = [server.open_stream(ids=[7], max_tokens=200) for _ in range(4)]
         try:
-            wait_until(lambda: server.served.running.num_open == 4)
+            wait_until(lambda: server.one.running.num_open == 4)
             _, _, data = server.ask(PATH, {**IDS, "stream": True})
             assert data.startswith(b": keep-alive\n\n") and frames(data)[-1] == {"ends": [["length", 3, 8]]}
         finally:
@@ -126,19 +126,19 @@ class TestErrors:
         status, _, data = server.ask(PATH, {**IDS, "max_tokens": 500, "stream": True})
         assert status in (200, 500)  # 500 where the first tokens come with the beginning
         assert b"an error of the server" in data and b"Zero" not in data
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
     def test_a_full_queue_is_429_with_a_time(self, server: Running) -> None:
         others = [server.open_stream(ids=[7], max_tokens=4000) for _ in range(12)]
         try:
-            wait_until(lambda: server.served.running.num_open == 12)
+            wait_until(lambda: server.one.running.num_open == 12)
             status, headers, data = server.ask(PATH, IDS)
             assert status == 429 and 1 <= int(headers["retry-after"]) <= 60
             assert "requests run or wait, as many as may" in error_of(data)["message"]
         finally:
             for other in others:
                 other.close()
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
         assert server.ask(PATH, IDS)[0] == 200
 
 
@@ -151,10 +151,10 @@ class TestClients:
             pass
         whole = server.open_stream(ids=[7], max_tokens=5000, stream=False)
         waiting = [server.open_stream(ids=[7], max_tokens=5000) for _ in range(4)]
-        wait_until(lambda: server.served.running.num_open == 6)
+        wait_until(lambda: server.one.running.num_open == 6)
         for connection in (waiting[-1], stream, whole, *waiting[:-1]):
             connection.close()
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
         _, _, data = server.ask(PATH, {**IDS, "ids": ids, "stream": True})
         assert frames(data)[0]["begun"][2] >= 512
 
@@ -165,9 +165,9 @@ class TestClients:
         body = json.dumps({**IDS, "ids": [7], "max_tokens": 400, "stream": True, "pad": 1000}).encode()
         slow.sendall(b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (PATH.encode(), len(body)))
         slow.sendall(body)
-        wait_until(lambda: server.served.running.num_open == 1)
+        wait_until(lambda: server.one.running.num_open == 1)
         assert server.ask(PATH, IDS)[0] == 200
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
         data = read_all(slow)
         slow.close()
         ids = [one for part in data.split(b"data: ") if part.startswith(b'{"index"')
@@ -181,7 +181,7 @@ class TestClients:
             body = json.dumps({**IDS, "ids": [7], "max_tokens": 4000, "stream": True, "pad": 1000}).encode()
             head = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (PATH.encode(), len(body))
             stuck.sendall(head + body)
-            wait_until(lambda: server.served.running.num_open == 1)
+            wait_until(lambda: server.one.running.num_open == 1)
             wait_until(lambda: not server.server.server_state.connections)
             wait_until(lambda: stuck.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
 
@@ -347,17 +347,17 @@ class TestOther:
         self, server: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:  # fmt: skip
         sizes: list[int] = []
-        bound = Bound(server.served.llm.model, is_streamed=False)
+        bound = Bound(server.one.llm.model, is_streamed=False)
         monkeypatch.setattr("wavefold.server.bound.memory_read_rate", lambda size: sizes.append(size) or 1e9)
-        monkeypatch.setattr(server.served, "bound", bound)
+        monkeypatch.setattr(server.one, "bound", bound)
 
         def asked() -> Any:
             return json.loads(server.ask("/v1/wavefold/machine")[2])
 
         with server.open_stream(PATH, ids=[7], max_tokens=6000):
-            wait_until(lambda: server.served.running.num_open == 1)
+            wait_until(lambda: server.one.running.num_open == 1)
             assert asked()["bound_tokens_per_s"] is None and not sizes
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
         values = [asked() for _ in range(2)]
         assert sizes == [bound._num_bytes] and 50 < values[-1]["bound_tokens_per_s"] < 1000
 
@@ -381,7 +381,7 @@ class TestEnd:
             long = server.open_stream(ids=[7], max_tokens=8000)
             whole = server.open_stream(ids=[7], max_tokens=8000, stream=False)
             kept = server.connect()
-            wait_until(lambda: server.served.running.num_open >= 2)
+            wait_until(lambda: server.one.running.num_open >= 2)
             began = time.monotonic()
             server.server.should_exit = True
             wait_until(lambda: server.served.is_draining)

@@ -139,17 +139,17 @@ class TestChat:
     def test_a_cancelled_stream_ends_its_request(self, client: Any, server: Running) -> None:
         with client.chat.completions.create(messages=HELLO, stream=True, model="wavefold", max_tokens=8000) as stream:
             next(iter(stream))
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
         async def work(client: Any) -> None:
             answer = asyncio.ensure_future(client.chat.completions.create(
                 messages=HELLO, model="wavefold", max_tokens=8000, logit_bias={"1": -100}))  # fmt: skip
-            while not server.served.running.num_open:
+            while not server.one.running.num_open:
                 await asyncio.sleep(0.01)
             answer.cancel()
 
         in_async(server, work)
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
     def test_log_probabilities(self, client: Any) -> None:
         answer = client.chat.completions.create(messages=HELLO, logprobs=True, top_logprobs=3, **MORE)
@@ -174,12 +174,12 @@ class TestErrors:
 
     def test_a_full_queue_is_tried_again(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """The client waits as Retry-After says."""
-        monkeypatch.setattr(server.served.running, "max_queue", 0)
+        monkeypatch.setattr(server.one.running, "max_queue", 0)
         fields = {"messages": HELLO, "max_tokens": 8000, "logit_bias": {"1": -100}}
         others = [server.open_stream("/v1/chat/completions", **fields) for _ in range(4)]
         leaving = threading.Timer(1.5, lambda: [other.close() for other in others])
         try:
-            wait_until(lambda: server.served.running.num_open == 4)
+            wait_until(lambda: server.one.running.num_open == 4)
             address = f"http://127.0.0.1:{server.port}/v1"
             with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
                 with pytest.raises(openai.RateLimitError):
@@ -191,7 +191,7 @@ class TestErrors:
             leaving.cancel()
             for other in others:
                 other.close()
-        wait_until(lambda: server.served.running.num_open == 0)
+        wait_until(lambda: server.one.running.num_open == 0)
 
     def test_a_failure_in_a_stream(self, client: Any, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         def failing(*args: object) -> object:
@@ -201,7 +201,7 @@ class TestErrors:
             messages=HELLO, stream=True, model="wavefold", max_tokens=8000, logit_bias={"1": -100}
         )
         next(iter(stream))
-        monkeypatch.setattr(server.served.llm.runner, "step", failing)
+        monkeypatch.setattr(server.one.llm.runner, "step", failing)
         with pytest.raises(openai.APIError, match="RuntimeError in the engine"):
             list(stream)
         monkeypatch.undo()

@@ -8,7 +8,7 @@ The root is a digest of everything else that decides rows: weights, arithmetic, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ BLOCK_TEXT = BLOCK_TOKENS * TOKEN_BYTES
 class Chain:
     """Grows with its text. Tokens are kept as int32, little endian."""
 
-    def __init__(self, root: bytes, tokens: Iterable[int] = ()):
+    def __init__(self, root: bytes, tokens: Sequence[int] = ()):
         self.root = root
         self._text = bytearray()
         self._keys: list[bytes] = []
@@ -31,8 +31,8 @@ class Chain:
         """The number of tokens."""
         return len(self._text) // TOKEN_BYTES
 
-    def extend(self, tokens: Iterable[int]) -> None:
-        self._text += np.fromiter(tokens, "<i4").tobytes()
+    def extend(self, tokens: Sequence[int]) -> None:
+        self._text += np.asarray(tokens, "<i4").tobytes()
         while len(self._text) >= (len(self._keys) + 1) * BLOCK_TEXT:
             parent = self._keys[-1] if self._keys else self.root
             self._keys.append(hashlib.sha256(parent + self.text(len(self._keys))).digest())

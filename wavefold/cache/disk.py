@@ -167,7 +167,10 @@ class Space:
         self, keys: Sequence[bytes], blocks: Sequence[memoryview], state_key: bytes | None = None,
         state: memoryview | None = None,
     ) -> SpaceReading:  # fmt: skip
-        """Begins to read blocks and a state into memory, which is not the caller's until `SpaceReading.wait`."""
+        """Begins to read blocks and a state into memory, which is not the caller's until `SpaceReading.wait`.
+
+        Memory with room for a whole slot is filled with one: behind the record, `Header.length` bytes, anything lies.
+        """
         wanted = [Wanted(BLOCK, key, memory, self.index.place(BLOCK, key))
                   for key, memory in zip(keys, blocks, strict=True)]  # fmt: skip
         if state_key is not None:
@@ -175,8 +178,10 @@ class Space:
             wanted.insert(0, Wanted(STATE, state_key, state, self.index.place(STATE, state_key)))
         for one in wanted:
             expected = self.headers[one.kind].length
-            if one.memory.nbytes != expected:
-                raise ValueError(f"memory of {one.memory.nbytes:,} bytes is not allowed; expected {expected:,} bytes")
+            if one.memory.nbytes < expected:
+                raise ValueError(
+                    f"memory of {one.memory.nbytes:,} bytes is not allowed; expected {expected:,} bytes or more"
+                )
         return SpaceReading(self._cache, self._cache.reader.start(self.index, wanted), state_key is not None)
 
     def read(

@@ -2,6 +2,7 @@
 
     slots on disk    whole pages of a payload | rest of it, zeros, footer | the next slot ...
     one request      caller's memory          | a page or two of ours     | caller's memory ...
+                     caller's memory, if it has room for a whole slot     | caller's memory ...
 
 A request has slots that follow one another, as a chain's blocks do, up to `RUN_BYTES`; slots larger than `PIECE` are
 read in pieces side by side. Memory that does not begin at a page takes the way over ours: O_DIRECT wants pages.
@@ -36,7 +37,7 @@ LAST_BYTES = 24 << 20
 
 
 class Wanted:
-    """A record that is read into `memory`. `is_right` once all reads have ended.
+    """A record that is read into `memory`, which may have more room. `is_right` once all reads have ended.
 
     `problem`: "missing", "gone" with its segment, "corrupt", or an error's text; "" where there is none.
     """
@@ -46,13 +47,15 @@ class Wanted:
         self.is_right = False
         self.problem = "missing" if place is None else ""
         self.direct_bytes = 0
-        """Bytes of the payload that are read straight into `memory`."""
+        """Bytes of the slot that are read straight into `memory`."""
         if place is not None and _is_aligned(self.memory):
-            self.direct_bytes = place.segment.header.whole_bytes
+            header = place.segment.header
+            has_room = len(self.memory) >= header.slot_bytes
+            self.direct_bytes = header.slot_bytes if has_room else header.whole_bytes
 
     def parts(self, rest: memoryview) -> list[memoryview]:
         """The memory for the slot: the caller's, then ours."""
-        return [self.memory[: self.direct_bytes], rest] if self.direct_bytes else [rest]
+        return [part for part in (self.memory[: self.direct_bytes], rest) if len(part)]
 
     def check(self, parts: Sequence[memoryview], num_bytes: int) -> None:
         """Compares the checksums of a slot of which `num_bytes` came, and copies what did not come straight."""
@@ -64,10 +67,11 @@ class Wanted:
         left = header.length - self.direct_bytes
         if left > PAGE:
             np.copyto(
-                np.frombuffer(self.memory, np.uint8), np.frombuffer(parts[-1], np.uint8)[:left]
+                np.frombuffer(self.memory, np.uint8)[self.direct_bytes : header.length],
+                np.frombuffer(parts[-1], np.uint8)[:left],
             )  # without the GIL
-        elif left:
-            self.memory[self.direct_bytes :] = parts[-1][:left]
+        elif left > 0:
+            self.memory[self.direct_bytes : header.length] = parts[-1][:left]
         self.is_right = True
 
 
@@ -106,14 +110,14 @@ class RecordReader:
 
     def ended(self, index: Index, wanted: Sequence[Wanted]) -> None:
         """Counts what came; what was wrong is no longer in the index."""
+        right = [one.place.segment.header.slot_bytes for one in wanted if one.is_right and one.place is not None]
         with self._lock:
+            self.counts["records"] += len(right)
+            self.counts["bytes"] += sum(right)
             for one in wanted:
-                if one.place is None:
+                if one.place is None or one.is_right:
                     continue
-                if one.is_right:
-                    self.counts["records"] += 1
-                    self.counts["bytes"] += one.place.segment.header.slot_bytes
-                elif one.problem == "gone":
+                if one.problem == "gone":
                     self.counts["gone"] += 1
                     index.forget_segment(one.place.segment.path.name)
                 elif one.problem:
@@ -145,6 +149,8 @@ class Reading:
 
         `wait` comes before it.
         """
+        if all(one.is_right for one in self.wanted):
+            return None
         places = [self._index.place(one.kind, one.key) for one in self.wanted]
         copies = [
             Wanted(one.kind, one.key, one.memory, place)
@@ -177,11 +183,16 @@ class _Files:
         """Raises OSError."""
         path = place.segment.path
         with self._lock:
-            if (file := self._files.get(path.name)) is None:
-                file = self._files[path.name] = DirectFile(path)
-                with contextlib.suppress(OSError):  # somebody removes it now, or there are no locks: it is read anyway
-                    fcntl.flock(file.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return file
+            file = self._files.get(path.name)
+        if file is None:  # opened without the lock: reads of other segments begin meanwhile
+            opened = DirectFile(path)
+            with contextlib.suppress(OSError):  # somebody removes it now, or there are no locks: it is read anyway
+                fcntl.flock(opened.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with self._lock:
+                file = self._files.setdefault(path.name, opened)
+            if file is not opened:
+                opened.close()
+        return file
 
     def is_gone(self, place: Place) -> bool:
         """True if an open segment has no name any more."""
@@ -269,7 +280,7 @@ class _Pieces:
             if self._memory is None:
                 self._memory = buffers.take(header.slot_bytes - record.direct_bytes)
             memory = self._memory
-        parts = record.parts(memoryview(memory))
+        parts = record.parts(memoryview(memory)[: header.slot_bytes - record.direct_bytes])
         count, size, problem = 0, min(PIECE, header.slot_bytes - begin), ""
         try:
             count = files.open(place).read(

@@ -53,6 +53,8 @@ class Buffers:
         self._lock = threading.Lock()
 
     def take(self, num_bytes: int) -> mmap.mmap:
+        """Returns memory of `num_bytes`, and of a page at least."""
+        num_bytes = max(num_bytes, PAGE)
         with self._lock:
             if spare := self._spare.get(num_bytes):
                 self._num_spare_bytes -= num_bytes

@@ -26,8 +26,8 @@ FLOAT_BYTES = 4
 ALIGNMENT = 64
 """Alignment of the blocks in a pool, in bytes."""
 PAGE = 4096
-LARGE_BLOCK = 64 * PAGE
-"""Blocks of so many bytes and more begin at a page: a disk is read straight into them (disk_read.py)."""
+MOST_PADDING = 1 / 16
+"""Blocks begin at a page where this takes at most so much of their bytes: a disk is read straight into them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class CacheLayout:
     @functools.cached_property
     def block_stride(self) -> int:
         """Bytes from one block of a pool to the next."""
-        alignment = PAGE if self.block_bytes >= LARGE_BLOCK else ALIGNMENT
+        padding = -self.block_bytes % PAGE
+        alignment = PAGE if padding <= MOST_PADDING * self.block_bytes else ALIGNMENT
         return max(-(-self.block_bytes // alignment) * alignment, alignment)
 
     @functools.cached_property

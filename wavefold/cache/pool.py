@@ -240,7 +240,12 @@ class Pool:
 
     def block_bytes(self, block: int) -> memoryview:
         """The record of one block, all layers: contiguous, writable, memory of the pool. CPU pools only."""
-        return memoryview(self.storage[block, : self.layout.block_bytes].numpy())  # type: ignore[arg-type]
+        return self.padded_bytes([block])[0][: self.layout.block_bytes]
+
+    def padded_bytes(self, blocks: Iterable[int]) -> list[memoryview]:
+        """The records of blocks, each with what lies between it and the next block, which is nobody's."""
+        memory, stride = memoryview(self.storage.view(-1).numpy()), self.layout.block_stride  # type: ignore[arg-type]
+        return [memory[block * stride : (block + 1) * stride] for block in blocks]
 
     def rows_of(self, kind: str, layer: int) -> tuple[Tensor, RowKind]:
         """Returns a layer's rows where they lie, [blocks, rows, record width], and their kind."""

@@ -345,7 +345,7 @@ class PrefixCache:
                 return False
             blocks = pool.blocks.allocate(wanted)
             state = SequenceState(pool.layout, pool.device)
-            targets = [pool.block_bytes(block) for block in blocks]
+            targets = pool.padded_bytes(blocks)
             keys = chain.keys[len(path) : number]
             if not wanted:  # a block beside the state says that the state is right
                 targets, keys = [memoryview(bytearray(pool.layout.block_bytes))], chain.keys[number - 1 : number]

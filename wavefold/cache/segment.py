@@ -10,6 +10,7 @@ footers alone, and a payload is trusted only after it has been read whole. All n
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Header:
     space: bytes
     about: str
 
-    @property
+    @functools.cached_property
     def slot_bytes(self) -> int:
         """Bytes from one record to the next."""
         return -(-(self.length + FOOTER_BYTES) // PAGE) * PAGE

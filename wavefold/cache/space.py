@@ -18,7 +18,10 @@ class Space(Protocol):
     def read(
         self, keys: Sequence[bytes], blocks: Sequence[memoryview], state_key: bytes | None, state: memoryview | None
     ) -> int:  # fmt: skip
-        """Fills `blocks` and `state`. Returns how many blocks, from the first on, are right; 0 if the state is not."""
+        """Fills `blocks` and `state`. Returns how many blocks, from the first on, are right; 0 if the state is not.
+
+        Memory may have more room than a record takes: what lies behind it has any content then.
+        """
 
     def settle(self) -> None:
         """Returns once nothing is read any more into memory that `read` was given, though it was interrupted."""

@@ -51,9 +51,9 @@ class SequenceState:
 
     def copy(self, into: Tensor | None = None) -> SequenceState:
         """Returns a copy of the state, in a buffer of its own: `into`, unless None."""
-        if into is None:
-            return SequenceState(self.layout, self.buffer.device, self.buffer.clone())
-        return SequenceState(self.layout, self.buffer.device, into.copy_(self.buffer))
+        other = SequenceState(self.layout, self.buffer.device, into)
+        other.buffer.copy_(self.buffer)
+        return other
 
     def take(self, staged: SequenceState, num_tokens: int, end: int, mtp: bool) -> None:
         """Puts the last rows of a pass of `num_tokens` tokens that ends at position `end` into the rings.

@@ -7,6 +7,7 @@ those that begin with its bytes; the answer's text is what follows them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wavefold.chat.tokenizer import Tokenizer
@@ -16,7 +17,7 @@ from wavefold.chat.tokenizer import Tokenizer
 class Prompt:
     """`ids` to run; then, where a token was taken back, its bytes `taken` and the ids that begin with them."""
 
-    ids: list[int]
+    ids: Sequence[int]
     taken: bytes = b""
     first_ids: tuple[int, ...] | None = None
 
@@ -26,7 +27,7 @@ class Prompt:
         return len(self.ids) + (self.first_ids is not None)
 
 
-def heal(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
+def heal(tokenizer: Tokenizer, ids: Sequence[int]) -> Prompt:
     """The prompt `ids` with its last token taken back, where another could stand in its place.
 
     Special tokens are never taken back.

@@ -26,13 +26,18 @@ from wavefold.cli import (
     init,
     inside,
     jobs,
+    list_models,
+    load,
     plan,
+    pull,
     quality,
     quantize,
+    rm,
     run,
     serve,
     trace,
     train,
+    unload,
 )  # fmt: skip
 from wavefold.cli.terminal import printable
 from wavefold.system import Notice, check_address_space
@@ -55,6 +60,11 @@ COMMANDS: dict[str, ModuleType] = {
     "trace": trace,
     "bench": bench,
     "cache": cache,
+    "models": list_models,
+    "pull": pull,
+    "rm": rm,
+    "load": load,
+    "unload": unload,
 }
 
 MISTAKE = 2

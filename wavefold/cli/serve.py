@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +21,13 @@ from wavefold.cli.models import (
     prefix_of,
 )  # fmt: skip
 from wavefold.cli.tuning import add_tuning, tuned
-from wavefold.system.sizes import bytes_of
+from wavefold.system.sizes import bytes_of, gib
 
 if TYPE_CHECKING:
     from wavefold.llm import LLM
     from wavefold.server.keys import Keys
+    from wavefold.server.models import Models
+    from wavefold.server.pool import PooledModels
 
 HELP = "serve a model over HTTP, for the clients of OpenAI and Anthropic and for a browser"
 HOST, PORT = "127.0.0.1", 8000
@@ -35,6 +39,9 @@ DRAIN_SECONDS = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
+    parser.add_argument("--models", type=Path, metavar="DIR",
+                        help="offer all models of a folder: a request's model is loaded, those that nobody uses leave "
+                        "for it; --memory is of all together (docs/models.md)")  # fmt: skip
     _add_network(parser)
     _add_limits(parser)
     parser.add_argument("--name", action="append", metavar="NAME",
@@ -116,8 +123,8 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     try:
+        from wavefold.server.app import Limits, new_app
         from wavefold.server.run import Server, listen, more_files, settle
-        from wavefold.server.start import app_of
 
         if args.jobs is not None:
             importlib.import_module("wavefold.server.jobs")  # which reads uploads by a package of its own
@@ -130,21 +137,59 @@ def serve(args: argparse.Namespace) -> int:
         from wavefold.jobs.worker import check_queue
 
         check_queue(args.jobs)
-    with listen(args.host, args.port) as listening, open_llm(args) as llm:
+    limits = Limits(bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys,
+                    args.jobs)  # fmt: skip
+    with listen(args.host, args.port) as listening, offered(args) as (models, words):
         more_files()
-        names = tuple(args.name or [llm.folder.stem if args.model is not None else "wavefold"])
-        app, served = app_of(
-            llm, names, args.profile, bytes_of(args.max_body, "--max-body"), args.max_queue, args.host,
-            args.allow_host, keys, jobs=args.jobs,
-        )  # fmt: skip
-        server = Server(app, served, args.drain_seconds)
+        server = Server(*new_app(models, limits), args.drain_seconds)
         settle()
         place = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"{llm.model.path}: served as {names[0]} at http://{place}:{listening.getsockname()[1]}", file=sys.stderr)
+        print(f"{words} at http://{place}:{listening.getsockname()[1]}", file=sys.stderr)
         server.run([listening])
     if server.signal == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
+
+
+@contextlib.contextmanager
+def offered(args: argparse.Namespace) -> Iterator[tuple[Models, str]]:
+    """The models that are served, and what is said of them."""
+    from wavefold.server.contexts import context_for
+    from wavefold.server.model import Model
+    from wavefold.server.models import OneModel
+
+    if args.models is not None:
+        pool = pool_of(args)
+        yield pool, f"{args.models}: {len(pool.names)} models are served"
+        return
+    with open_llm(args) as llm:
+        names = tuple(args.name or [llm.folder.stem if args.model is not None else "wavefold"])
+        model = Model(llm, context_for(llm, names, args.profile))
+        yield OneModel(model), f"{llm.model.path}: served as {names[0]}"
+
+
+def pool_of(args: argparse.Namespace) -> PooledModels:
+    """The models of a folder. Raises ValueError for a folder and flags that cannot be used."""
+    from wavefold.cli.flags import as_flags
+    from wavefold.engine.budget import DEFAULT_SHARE
+    from wavefold.ops.threads import use_threads
+    from wavefold.server.opening import Opening
+    from wavefold.server.pool import PooledModels
+    from wavefold.system import memory_bytes
+
+    for flag, value in (("MODEL", args.model), ("--name", args.name)):
+        if value is not None:
+            raise ValueError(f"{flag} and --models are not allowed together; the folder's models have its names")
+    most = memory_bytes()
+    memory = int(DEFAULT_SHARE * most) if args.memory is None else bytes_of(args.memory, "--memory")
+    if memory > most:
+        raise ValueError(f"--memory {args.memory} is not allowed; this process may have {gib(most)}")
+    with as_flags("cache_tokens", "draft_depth"):
+        use_threads(args.threads)
+        settings = {"batch_invariant": args.batch_invariant, "activations": args.activations,
+                    "huge_pages": args.huge_pages, **prefix_of(args)}  # fmt: skip
+        opening = Opening(arithmetic_of(args), args.width, args.cache_tokens, args.draft_depth, args.profile, settings)
+        return PooledModels(args.models, memory, opening)
 
 
 def _keys(args: argparse.Namespace) -> Keys:

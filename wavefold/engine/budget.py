@@ -9,6 +9,9 @@ experts, files are mapped and nothing is streamed.
 
 Over ranks each process has a budget of its own, for its share of the experts. Numbers of slots may differ; ranks run
 the same passes over the same cache, so both are the least that any rank has room for.
+
+Several models of one process have a share each, which Python and libraries are no part of; who shares them out
+watches the process.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -50,6 +54,19 @@ SPARE_STATES = 2
 """Of a pool with a prefix cache (`Pool.prepare`)."""
 
 
+class Share(NamedTuple):
+    """Bytes for one of several models of a process: its weights, cache and passes."""
+
+    num_bytes: int
+
+
+class Needs(NamedTuple):
+    """Bytes of a share with which all of a model is in memory, and of the least with which it runs."""
+
+    whole: int
+    least: int
+
+
 @dataclass(frozen=True)
 class Budget:
     """Bytes of each part; `num_slots` is None where all experts fit and files are mapped."""
@@ -69,6 +86,8 @@ class Budget:
     max_running: int
     num_kept: int = 0
     """States of the prefix cache."""
+    is_share: bool = False
+    """Of one of several models: `base` is no part of it."""
 
     @property
     def slots(self) -> int:
@@ -97,7 +116,7 @@ class Budget:
 
 
 def checked_budget(
-    folder: Path, arithmetic: Arithmetic, memory: int | str | None, cache_tokens: int | None, width: int,
+    folder: Path, arithmetic: Arithmetic, memory: int | str | Share | None, cache_tokens: int | None, width: int,
     device: str | torch.device, over_ranks: bool, snapshot_every: int | None = None, on_disk: bool = False,
 ) -> Budget | None:  # fmt: skip
     """`budget_of` for settings as `LLM` takes them; None on other devices, and `over_ranks` unless one is asked for.
@@ -109,6 +128,10 @@ def checked_budget(
         if memory is None:
             return None
         raise ValueError(f"memory = {memory} is not allowed with device = {device}; expected the CPU")
+    if isinstance(memory, Share):
+        if over_ranks:
+            raise ValueError("a share of memory is for one process; expected a size over ranks")
+        return _share(folder, arithmetic, memory, cache_tokens, width, snapshot_every, on_disk)
     num_bytes = None if memory is None else bytes_of(memory)
     if not over_ranks:
         return budget_of(folder, arithmetic, num_bytes, cache_tokens, width, None, snapshot_every, on_disk)
@@ -160,10 +183,45 @@ def budget_of(
     )  # fmt: skip
 
 
+def _share(
+    folder: Path, arithmetic: Arithmetic, share: Share, cache_tokens: int | None, width: int,
+    snapshot_every: int | None, on_disk: bool,
+) -> Budget:  # fmt: skip
+    model = Transformer(read_config(folder)[0], arithmetic)
+    return _shared_out(
+        folder, model, share.num_bytes, on_disk * DISK_BYTES, *_weights(folder, None), cache_tokens, width,
+        snapshot_every, on_disk, is_share=True,
+    )  # fmt: skip
+
+
+def needs_of(
+    folder: Path, arithmetic: Arithmetic, cache_tokens: int, width: int = MAX_RUNNING,
+    snapshot_every: int | None = None, on_disk: bool = False,
+) -> Needs:  # fmt: skip
+    """Returns what a share must have for the checkpoint in `folder`, with a cache of `cache_tokens`.
+
+    The whole has room for passes of full width, `width` answers at a time, a state for each `snapshot_every` tokens.
+    """
+    model = Transformer(read_config(folder)[0], arithmetic)
+    dense, sizes = _weights(folder, None)
+    base, step = on_disk * DISK_BYTES, 1 << 20
+    least = base + dense + _least(model, sizes, cache_tokens)[0]
+    total = max(least, base + dense + sum(sizes) + model.cache_bytes(cache_tokens) + pass_bytes(model, PASS_TOKENS))
+    while True:
+        budget = _shared_out(
+            folder, model, total, base, dense, sizes, cache_tokens, width, snapshot_every, on_disk, is_share=True
+        )
+        is_wide = budget.step_tokens == PASS_TOKENS and budget.max_running == min(width, PASS_TOKENS // 2)
+        keeps = snapshot_every is None or budget.num_kept >= cache_tokens // snapshot_every
+        if budget.num_slots is None and is_wide and keeps:
+            return Needs(total, least)
+        total, step = total + step, 2 * step
+
+
 def watch_budget(model: Transformer, budget: Budget | None) -> None:
     """Lets streamed experts give memory back while the process comes near its budget, or the machine near a limit."""
     store = model.experts.store
-    if budget is not None and isinstance(store, StreamedExperts):
+    if budget is not None and not budget.is_share and isinstance(store, StreamedExperts):
         watch(store, Pressure(budget.total))
 
 
@@ -182,13 +240,11 @@ def _weights(folder: Path, share: Container[int] | None) -> tuple[int, list[int]
 
 def _shared_out(
     folder: Path, model: Transformer, total: int, base: int, dense: int, sizes: list[int], cache_tokens: int | None,
-    width: int, snapshot_every: int | None, on_disk: bool,
+    width: int, snapshot_every: int | None, on_disk: bool, is_share: bool = False,
 ) -> Budget:  # fmt: skip
     slot = slot_bytes(max(sizes, default=0))
-    least_slots = max(LEAST_SLOTS, min(model.config.num_experts_per_tok, len(sizes)))
     rest = total - base - dense
-    least_tokens = BLOCK_TOKENS * blocks_of(cache_tokens or LEAST_POOL_TOKENS)
-    least = model.cache_bytes(least_tokens) + pass_bytes(model, PASSES[-1]) + least_slots * slot
+    least, least_tokens, least_slots = _least(model, sizes, cache_tokens)
     if rest < least:
         raise ValueError(
             f"memory = {gib(total)} is not enough for {folder}; expected {gib(base + dense + least)} at least: "
@@ -196,12 +252,14 @@ def _shared_out(
             f"{least_tokens:,} tokens, a pass of {PASSES[-1]} and {least_slots} routed experts"
         )
     step = next((rows for rows in PASSES if pass_bytes(model, rows) <= rest / 4), PASSES[-1])
-    share = 16 if width <= MAX_RUNNING else 2  # whoever asks for more has many prompts, and little else
+    share, of_kept = (16 if width <= MAX_RUNNING else 2), 32  # who asks for more has many prompts, and little else
+    if is_share:  # it was cut for what is wanted
+        share, of_kept = 2, 4
     running = min(width, 1 + int(rest / share / model.cache_bytes(0)), step // 2)
     tokens = least_tokens
     while cache_tokens is None and tokens < DEFAULT_POOL_TOKENS and model.cache_bytes(2 * tokens) <= rest / 16:
         tokens *= 2
-    kept = kept_states(model, tokens, snapshot_every, int(rest / 32)) if snapshot_every else 0
+    kept = kept_states(model, tokens, snapshot_every, int(rest / of_kept)) if snapshot_every else 0
     states = running - 1 + kept + (SPARE_STATES if kept else 0) + on_disk * running  # a running answer's last boundary
     pool, passes = model.cache_bytes(tokens) + states * model.cache_bytes(0), pass_bytes(model, step)
     if pool + passes + least_slots * slot > rest:
@@ -212,5 +270,14 @@ def _shared_out(
     if fits and pass_bytes(model, PASS_TOKENS) <= rest - pool - sum(sizes):
         step, passes = PASS_TOKENS, pass_bytes(model, PASS_TOKENS)
     return Budget(
-        total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running, kept
+        total, base, dense, pool, passes, slot, num_slots, len(sizes), sum(sizes), tokens, step, running, kept,
+        is_share,
     )  # fmt: skip
+
+
+def _least(model: Transformer, sizes: list[int], cache_tokens: int | None) -> tuple[int, int, int]:
+    """Returns the least bytes beside dense weights, and the tokens of the cache and the slots that they hold."""
+    slots = max(LEAST_SLOTS, min(model.config.num_experts_per_tok, len(sizes)))
+    tokens = BLOCK_TOKENS * blocks_of(cache_tokens or LEAST_POOL_TOKENS)
+    slots_bytes = slots * slot_bytes(max(sizes, default=0))
+    return model.cache_bytes(tokens) + pass_bytes(model, PASSES[-1]) + slots_bytes, tokens, slots

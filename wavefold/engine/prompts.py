@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from typing import Any
 
+import numpy as np
+
 from wavefold.chat import Prompt
-from wavefold.engine.arguments import LARGEST, as_whole, items_of, refused, shown
+from wavefold.engine.arguments import as_whole, items_of, refused, shown
 from wavefold.engine.sampling import Sampling
 
 TextOrIds = str | Sequence[int] | Prompt
@@ -27,13 +30,21 @@ def listed(name: str, values: Any) -> Sequence[Any]:
 
 def token_ids(name: str, prompt: Any) -> list[int]:
     """Returns a prompt of token ids as a list. Raises ValueError for anything but whole numbers from 0 on."""
+    return packed_ids(name, prompt).tolist()
+
+
+def packed_ids(name: str, prompt: Any) -> array[int]:
+    """`token_ids` as int64. Prompts are long, so that no line of Python runs for each token of a list of numbers."""
     try:
-        tokens = [as_whole(token) for token in items_of(prompt)]
-        if tokens and not (min(tokens) >= 0 and max(tokens) <= LARGEST):
+        tokens = list(items_of(prompt))
+        if list(map(type, tokens)).count(int) < len(tokens):  # a truth value is no number
+            tokens = [as_whole(token) for token in tokens]
+        ids = array("q", tokens)
+        if ids and np.frombuffer(ids, np.int64).min() < 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refused(name, prompt, "a text, or a list of token ids (whole numbers from 0 on)") from None
-    return tokens
+    return ids
 
 
 def one_sampling(sampling: Any) -> Sampling:

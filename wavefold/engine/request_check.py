@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from wavefold.engine.generate import fitted
@@ -15,7 +16,7 @@ def check_request(model: Transformer, request: Request, step_tokens: int) -> Non
     """Raises ValueError for a request that cannot be run in passes of at most `step_tokens` tokens."""
     answer = answer_of(request)
     if request.prompt:
-        model.check_tokens(torch.tensor(request.prompt, dtype=torch.int64))
+        model.check_tokens(torch.from_numpy(np.asarray(request.prompt, np.int64)))
     fitted(len(request.prompt), request.max_tokens, model.config.max_position_embeddings, fit_window=False)
     if request.prompt and request.max_tokens > 0:  # else the scheduler refuses it
         check_answer(model, min(len(request.prompt), step_tokens), request.peak_tokens)

@@ -17,7 +17,7 @@ from wavefold.engine.arguments import TEXT, shown
 from wavefold.engine.defaults import GenerationDefaults, defaults_place
 from wavefold.engine.generate import fitted
 from wavefold.engine.grammar import Grammar, Grammars
-from wavefold.engine.prompts import TextOrIds, token_ids
+from wavefold.engine.prompts import TextOrIds, packed_ids, token_ids
 from wavefold.engine.request import Request
 from wavefold.engine.sampling import ResolvedSampling, Sampling
 from wavefold.system import Notice
@@ -73,7 +73,7 @@ class Requests:
         elif isinstance(prompt, str):
             prompt = self.prompt(prompt)
         elif not isinstance(prompt, Prompt):
-            prompt = Prompt(token_ids("prompt", prompt))
+            prompt = Prompt(packed_ids("prompt", prompt))
         window = self.config.max_position_embeddings
         max_tokens, limit = fitted(len(prompt.ids), resolved.max_tokens, window, resolved.fit_window)
         if resolved.echo and text is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from wavefold.engine.arguments import FLAG, TEXT, Rule, kind, whole
+from wavefold.engine.budget import Share
 from wavefold.engine.open import OverRanks
 from wavefold.engine.runner import MOST_DRAFTS
 
@@ -26,7 +27,7 @@ RULES: Mapping[str, Rule] = {
     "activations": TEXT,
     "huge_pages": FLAG,
     "cache_tokens": whole(1).or_none(),
-    "memory": kind((int, str), "a size such as '24G', 1.5GiB or a number of bytes").or_none(),
+    "memory": kind((int, str, Share), "a size such as '24G', 1.5GiB or a number of bytes").or_none(),
     "width": whole(1, 1024),
     "draft_depth": whole(0, MOST_DRAFTS, " (no guesses)"),
     "drafts": TEXT.or_none(),

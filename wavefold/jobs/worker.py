@@ -1,6 +1,6 @@
 """Lines of the queue through a coroutine that answers them, a few at a time, while nobody else needs the machine.
 
-    worker = Worker(folder, answer, width=8, may_go_on=lambda: nobody_asks)
+    worker = Worker(folder, answer, lambda model: 8, may_go_on=lambda: nobody_asks)
     await worker.run()          until worker.stop()
 
 An answer of 200 is a line's result, and so is a refusal that is the line's own fault (4xx). What is the server's fault
@@ -62,14 +62,15 @@ Answer = Callable[[str, str], Awaitable[Answered]]
 
 
 class Worker:
-    """Works on the queue in `folder`, `width` lines at a time. `may_go_on`: False while no line may be begun.
+    """Works on the queue in `folder`. `may_go_on`: False while no line may be begun.
 
-    `paused`: why it does not go on; None where it does.
+    `width`: how many lines of a model are under way, at most, or may be begun where none is (None). `paused`: why it
+    does not go on; None where it does.
     """
 
     def __init__(
-        self, folder: Path, answer: Answer, width: int, may_go_on: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.time,
+        self, folder: Path, answer: Answer, width: Callable[[str | None], int],
+        may_go_on: Callable[[], bool] = lambda: True, clock: Callable[[], float] = time.time,
     ):  # fmt: skip
         self.folder, self._answer, self._width, self._may_go_on, self._clock = folder, answer, width, may_go_on, clock
         self.paused: str | None = None
@@ -160,8 +161,7 @@ class Worker:
                 if self.paused is not None:
                     self._go_on()
             waits = self._next_try - time.monotonic()
-            can_begin = len(self._tasks) < self._width
-            usual = BUSY_POLL_S if can_begin and not self._may_go_on() else POLL_S
+            usual = BUSY_POLL_S if self._room() > 0 and not self._may_go_on() else POLL_S
             await self._rest(min(waits, POLL_S) if waits > 0 else usual)
 
     async def _turn(self, desk: Desk) -> None:
@@ -169,7 +169,7 @@ class Worker:
         is_time = time.monotonic() >= self._next_try
         if not is_time and self.paused is not None:
             return
-        room = self._width - len(self._tasks) if is_time and self._may_go_on() else 0
+        room = self._room() if is_time and self._may_go_on() else 0
         outcomes, returned, seconds = list(self._outcomes), dict(self._returned), dict(self._seconds)
         batches, num_under_way, now = {line.batch for line in self._tasks.values()}, len(self._tasks), self._clock()
 
@@ -190,6 +190,11 @@ class Worker:
             if line.batch in ended:
                 del self._tasks[task]
                 task.cancel()
+
+    def _room(self) -> int:
+        """Returns how many lines may be begun. All that are under way are of one model."""
+        model = next((line.model for line in self._tasks.values()), None)
+        return max(0, self._width(model) - len(self._tasks))
 
     def _collect(self) -> None:
         """Takes what has come of lines that are under way."""

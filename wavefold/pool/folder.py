@@ -58,7 +58,7 @@ def entries(folder: Path) -> dict[str, Entry]:
                 models[entry.name] = _faulty(models[entry.name], f"{other} and {place.name} have one name; rename one")
             else:
                 models[entry.name] = entry
-    named = {f"{entry.base}:{entry.name}": entry for entry in adapters}
+    named = {f"{entry.base or '?'}:{entry.name}": entry for entry in adapters}
     for name, entry in named.items():
         base = models.get(entry.base or "")
         fault = "" if base is not None else f"its base {entry.base!r} is not in {folder}"
@@ -82,11 +82,12 @@ def _found(place: Path) -> Iterator[Entry]:
     elif (place / ADAPTER_CONFIG).is_file():
         base, fault = _base_of(place / ADAPTER_CONFIG)
         yield Entry(name, place, "adapter", _bytes(place.glob("*.safetensors")), base, fault)
-    elif (place / "config.json").is_file():
-        weights = list(place.glob("*.safetensors"))
-        yield Entry(name, place, "official", _bytes(weights), fault="" if weights else "it holds no *.safetensors")
+    elif place.is_dir() and (weights := sorted(place.glob("*.safetensors"))) and (place / "config.json").is_file():
+        yield Entry(name, place, "official", _bytes(weights))
     elif place.is_dir() and (files := sorted(place.glob("*.gguf"))):
         yield Entry(name, files[0], "gguf", _bytes(files), fault=_one_model(files))
+    elif (place / "config.json").is_file():
+        yield Entry(name, place, "official", 0, fault="it holds no *.safetensors")
 
 
 def _one_model(files: list[Path]) -> str:

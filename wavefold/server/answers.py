@@ -1,13 +1,16 @@
 """The application behind a protocol's path: a body comes, an answer goes, as a stream or whole.
 
-body -> Protocol.asked (in a thread) -> Requests.of -> Engine.submit -> news -> Writer -> frames, or a whole answer
+body -> its model -> Protocol.asked (in a thread) -> Requests.of -> Engine.submit -> news -> Writer -> frames, or whole
+
+The model stays in memory until the answer has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
 from starlette.datastructures import Headers
@@ -18,8 +21,9 @@ from wavefold.engine.request import Request
 from wavefold.server.engine import QueueFull, Stopped
 from wavefold.server.exchange import Exchange
 from wavefold.server.line import Line
+from wavefold.server.model import Model
 from wavefold.server.news import wait
-from wavefold.server.protocol import Asked, Context, Protocol, Refused
+from wavefold.server.protocol import Asked, Protocol, Refused, name_in
 from wavefold.server.served import LARGE, Served
 
 log = logging.getLogger("wavefold.server")
@@ -41,8 +45,9 @@ class Answers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line: Line = scope["wavefold.line"]
         try:
-            exchange = await self._begun(scope, receive, line)
-            await self._answer(exchange, scope, receive, send)
+            async with with_body(self._served, scope, receive, self._read) as (model, (asked, requests)):
+                exchange = self._begun(model, asked, requests, line)
+                await self._answer(exchange, scope, receive, send)
         except Refused as refused:
             await self._served.shapes.answer(scope, line, refused)(scope, receive, send)
         except QueueFull as full:
@@ -53,22 +58,20 @@ class Answers:
             ending = Refused(503, str(stopped), "overloaded")
             await self._served.shapes.answer(scope, line, ending, retry_after="5")(scope, receive, send)
 
-    async def _begun(self, scope: Scope, receive: Receive, line: Line) -> Exchange:
-        """Reads a request and gives it to the engine. Raises Refused, QueueFull, Stopped."""
-        served = self._served
+    def _read(self, model: Model, body: bytes, headers: Mapping[str, str]) -> tuple[Asked, list[Request]]:
+        """Returns what is asked, and the engine's requests. Raises Refused."""
+        asked = self._protocol.asked(body, headers, model.context)
+        try:
+            of_parts = [model.llm.requests.of(part.prompt, part.sampling) for part in asked.parts]
+        except ValueError as error:
+            raise Refused.of(error) from None
+        return asked, [request for requests in of_parts for request in requests]
 
-        def read(body: bytes, headers: Mapping[str, str]) -> tuple[Asked, list[Request]]:
-            asked = self._protocol.asked(body, headers, served.context)
-            try:
-                of_parts = [served.llm.requests.of(part.prompt, part.sampling) for part in asked.parts]
-            except ValueError as error:
-                raise Refused.of(error) from None
-            return asked, [request for requests in of_parts for request in requests]
-
-        asked, requests = await with_body(served, scope, receive, read)
+    def _begun(self, model: Model, asked: Asked, requests: list[Request], line: Line) -> Exchange:
+        """Gives requests to the engine. Raises QueueFull, Stopped."""
         line.model, line.stream = asked.model, asked.stream
         writer = self._protocol.writer(asked, line.request_id)
-        return Exchange(asked, writer, served.running.submit(*requests), line)
+        return Exchange(asked, writer, model.running.submit(*requests), line)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.ensure_future(_watch(receive, exchange))
@@ -91,8 +94,7 @@ class Answers:
 
 async def _watch(receive: Receive, exchange: Exchange) -> None:
     """Ends an answer whose client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _disconnected(receive)
     exchange.leave()
 
 
@@ -127,41 +129,52 @@ async def _stream(exchange: Exchange, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+@contextlib.asynccontextmanager
 async def with_body(
-    served: Served, scope: Scope, receive: Receive, function: Callable[[bytes, Mapping[str, str]], Result],
+    served: Served, scope: Scope, receive: Receive, function: Callable[[Model, bytes, Mapping[str, str]], Result],
     is_long: bool = False,
-) -> Result:  # fmt: skip
-    """Reads a body, and calls a function on it and the headers in a thread. Raises Refused, and what it raises.
+) -> AsyncIterator[tuple[Model, Result]]:  # fmt: skip
+    """Reads a body, and calls a function on its model, it and the headers in a thread.
 
-    `is_long`: the function takes its time, whatever the body.
+    The model is in memory until the block ends. `is_long`: the function takes its time, whatever the body. Raises
+    Refused, and what the function raises.
     """
     headers = Headers(scope=scope)
     body = await served.bodies.read(receive, headers.get("content-length"))
+    chunks, is_long, left = [body], is_long or len(body) > LARGE, None
     try:
-        return await served.in_thread(is_long or len(body) > LARGE, lambda: function(body, headers))
+        name = await served.in_thread(is_long, lambda: name_in(body)) if served.models.picks else ""
+        left = asyncio.ensure_future(_disconnected(receive))
+        async with served.models.lease(name, left) as model:
+            left.cancel()  # from here on whoever writes the answer looks
+            result = await served.in_thread(is_long, lambda: function(model, chunks[0], headers))
+            served.bodies.release(chunks)
+            chunks.clear()
+            yield model, result
     finally:
-        served.bodies.release([body])
+        if left is not None:
+            left.cancel()
+        served.bodies.release(chunks)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Counts:
     """Answers a path whose body goes through one function, as one that counts tokens. `is_long`: it takes its time."""
 
     def __init__(
-        self, served: Served, count: Callable[[bytes, Mapping[str, str], Context], bytes], is_long: bool = False
-    ):  # fmt: skip
+        self, served: Served, count: Callable[[Model, bytes, Mapping[str, str]], bytes], is_long: bool = False
+    ):
         self._served, self._count, self._is_long = served, count, is_long
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self._served
         try:
-            data = await with_body(
-                served,
-                scope,
-                receive,
-                lambda body, headers: self._count(body, headers, served.context),
-                self._is_long,
-            )
-            answer = Response(data, media_type="application/json")
+            async with with_body(served, scope, receive, self._count, self._is_long) as (_, data):
+                answer = Response(data, media_type="application/json")
         except Refused as refused:
             answer = served.shapes.answer(scope, scope["wavefold.line"], refused)
         await answer(scope, receive, send)

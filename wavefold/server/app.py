@@ -19,7 +19,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from wavefold.llm import LLM
 from wavefold.server.answers import Answers, Counts
 from wavefold.server.bodies import Bodies
 from wavefold.server.front import Front
@@ -28,6 +27,9 @@ from wavefold.server.keys import Keys
 from wavefold.server.line import Writer, to_stream
 from wavefold.server.listing import Listing
 from wavefold.server.machine import inside, machine
+from wavefold.server.model import Model
+from wavefold.server.models import Models
+from wavefold.server.models_paths import pool_routes
 from wavefold.server.openapi import docs_page, openapi
 from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
@@ -70,20 +72,19 @@ class Limits:
 
 
 def new_app(
-    llm: LLM, context: Context, limits: Limits, write: Writer | None = None,
-    protocols: Mapping[str, Protocol] = PROTOCOLS,
-) -> tuple[ASGIApp, Served]:  # fmt: skip
+    models: Models, limits: Limits, write: Writer | None = None, protocols: Mapping[str, Protocol] = PROTOCOLS
+) -> tuple[ASGIApp, Served]:
     """Returns the application, and what its parts share. `write` takes the lines of the log (None: to stderr)."""
-    served = Served(llm, context, protocols, Bodies(limits.max_body), limits.max_queue)
+    served = Served(models, protocols, Bodies(limits.max_body), limits.max_queue)
     write = write or to_stream()
     jobs = served.jobs = None if limits.jobs is None else _jobs(limits.jobs, served, write)
     routes = [*_routes(served), *(jobs.routes() if jobs is not None else ())]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        served.start()
+        await served.start()
         if jobs is not None:
-            jobs.start(app, served.running.width)
+            jobs.start(app)
         yield
         await served.stop()
 
@@ -104,15 +105,15 @@ def _jobs(folder: Path, served: Served, write: Writer) -> Jobs:
 
 def _routes(served: Served) -> list[BaseRoute]:
     counts, others = {path: body for path, (body, _) in COUNTS.items()}, served.jobs.bodies if served.jobs else {}
-    description = openapi(served.protocols, counts, served.context.names[0], others)
+    description = openapi(served.protocols, counts, next(iter(served.models.names), "no model"), others)
     listing, page = Listing(served), docs_page(description)
 
     async def health(request: Request) -> Response:
-        engine = served.running
-        is_well = engine.is_alive and not served.is_draining
+        is_well = served.models.is_well and not served.is_draining
         status = "ok" if is_well else "stopping"
-        return JSONResponse({"status": status, "model": served.context.names[0], "waiting": engine.num_waiting,
-                             "running": engine.num_running}, 200 if is_well else 503)  # fmt: skip
+        return JSONResponse({"status": status, "model": next(iter(served.models.names), None),
+                             "waiting": served.num_waiting, "running": served.num_running},
+                            200 if is_well else 503)  # fmt: skip
 
     async def metrics(request: Request) -> Response:
         return Response(served.metrics.text(), media_type=served.metrics.content_type)
@@ -125,18 +126,24 @@ def _routes(served: Served) -> list[BaseRoute]:
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
     async def the_machine(request: Request) -> Response:
-        return await machine(served)
+        asked, loaded = request.query_params.get("model"), served.models.loaded
+        model = next((model for model in loaded if asked is None or asked in model.context.names), None)
+        if model is not None:
+            return await machine(served, model)
+        refused = Refused(404, f"{'no model' if asked is None else repr(asked[:200])} is in memory", "model_not_found")
+        return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
     return [
         *page_routes(),
         Route("/v1/wavefold/machine", the_machine, methods=["GET"]),
         Route(
             "/v1/wavefold/inside",
-            Counts(served, lambda body, headers, _: inside(body, headers, served), is_long=True),
+            Counts(served, inside, is_long=True),
             methods=["POST"],
         ),
         *(Route(path, Answers(served, protocol), methods=["POST"]) for path, protocol in served.protocols.items()),
-        *(Route(path, Counts(served, count), methods=["POST"]) for path, (_, count) in COUNTS.items()),
+        *(Route(path, Counts(served, _counted(count)), methods=["POST"]) for path, (_, count) in COUNTS.items()),
+        *pool_routes(served),
         Route("/v1/models", listing.all, methods=["GET"]),
         Route("/v1/models/{name:path}", listing.one, methods=["GET"]),
         Route("/health", health, methods=["GET"]),
@@ -144,6 +151,10 @@ def _routes(served: Served) -> list[BaseRoute]:
         Route("/openapi.json", described, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
     ]
+
+
+def _counted(count: Count) -> Callable[[Model, bytes, Mapping[str, str]], bytes]:
+    return lambda model, body, headers: count(body, headers, model.context)
 
 
 def _http_error(served: Served):  # type: ignore[no-untyped-def]

@@ -11,11 +11,13 @@ there is waits until nothing runs, and all others behind it: then the pool grows
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from wavefold.engine.request import Request
@@ -52,11 +54,15 @@ class Stopped(Exception):
 class Engine:
     """An `LLM` for one event loop. Make it in the loop, where all methods are called but those with an underscore.
 
-    At most `max_queue` requests wait, beside those that run. `on_end` is told of every end, in the loop.
+    At most `max_queue` requests wait, beside those that run. `on_end` is told of every end, in the loop. `turns` is
+    held for each step: models of one process take turns by it.
     """
 
-    def __init__(self, llm: LLM, max_queue: int, on_end: Callable[[Ended], None] = lambda ended: None):
-        self.llm, self.max_queue, self._on_end = llm, max_queue, on_end
+    def __init__(
+        self, llm: LLM, max_queue: int, on_end: Callable[[Ended], None] = lambda ended: None,
+        turns: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008  holds nothing
+    ):  # fmt: skip
+        self.llm, self.max_queue, self._on_end, self._turns = llm, max_queue, on_end, turns
         self.width = llm.runner.max_running
         self._loop = asyncio.get_running_loop()
         self._open: set[Reader] = set()
@@ -179,8 +185,9 @@ class Engine:
             for task in inbox:
                 task()
             if not self._is_stopping:
-                began = time.perf_counter()
-                batch = self._admit(runner) + self._step(runner)
+                with self._turns:
+                    began = time.perf_counter()
+                    batch = self._admit(runner) + self._step(runner)
                 self._tell(batch, time.perf_counter() - began)
         for reader in [*self._waiting, *self._readers.values()]:
             self._abort(reader, "error", STOPPED)

@@ -66,8 +66,8 @@ class Jobs:
         """Why the worker does not go on; None where it does."""
         return self._failed or (self._worker.paused if self._worker is not None else None)
 
-    def start(self, app: ASGIApp, width: int) -> None:
-        """Starts the worker, in the event loop that runs. `app` is behind the front; `width`: of the engine."""
+    def start(self, app: ASGIApp) -> None:
+        """Starts the worker, in the event loop that runs. `app` is behind the front."""
 
         async def answer(path: str, body: str) -> Answered:
             line = Line("POST", path)
@@ -78,7 +78,7 @@ class Jobs:
                 self.served.metrics.count_request(line, path)
                 self._write(line)
 
-        self._worker = Worker(self.folder, answer, max(1, width - 1), self._may_go_on)
+        self._worker = Worker(self.folder, answer, self._width, self._may_go_on)
         self._working = asyncio.ensure_future(self._worker.run())
         self._working.add_done_callback(self._note_end)
 
@@ -134,6 +134,13 @@ class Jobs:
             return self.served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
         return handle
+
+    def _width(self, name: str | None) -> int:
+        """Returns how many lines may run: one less than the engine takes. One alone loads a model of a pool."""
+        models = self.served.models
+        base = (name or "").partition(":")[0]
+        widths = [model.running.width for model in models.loaded if not models.picks or base in model.context.names]
+        return max(1, widths[0] - 1) if widths else 1
 
     def _may_go_on(self) -> bool:
         return not self.clients.num_open and not self.served.is_draining

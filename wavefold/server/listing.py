@@ -1,4 +1,4 @@
-"""/v1/models: the names of the model that is served, in OpenAI's shape or, with anthropic-version, in Anthropic's."""
+"""/v1/models: the names of the models that are served, in OpenAI's shape or, with anthropic-version, in Anthropic's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Listing:
         self._served, self._created = served, int(time.time())
 
     async def all(self, request: Request) -> Response:
-        names = self._served.context.names
+        names = tuple(self._served.models.names)
         if "anthropic-version" not in request.headers:
             return JSONResponse({"object": "list", "data": [self._openai(name) for name in names]})
         try:
@@ -35,8 +35,8 @@ class Listing:
 
     async def one(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._served.context.names:
-            refused = no_such_model(name, self._served.context.names, param=None)
+        if name not in self._served.models.names:
+            refused = no_such_model(name, self._served.models.names, param=None)
             return self._served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
         is_anthropic = "anthropic-version" in request.headers
         return JSONResponse(self._anthropic(name) if is_anthropic else self._openai(name))
@@ -45,7 +45,7 @@ class Listing:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "wavefold"}
 
     def _anthropic(self, name: str) -> dict[str, Any]:
-        window = self._served.context.window
+        window = self._served.models.window(name)
         return {
             "type": "model", "id": name, "display_name": name, "lifecycle": "active", "capabilities": None,
             "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._created)),

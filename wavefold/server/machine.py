@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse, Response
 
 from wavefold.inside import inside_answer
+from wavefold.server.model import Model
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID
 from wavefold.server.served import Served
@@ -17,20 +18,21 @@ MOST_INSIDE = 16_384
 """Tokens of a text that is looked into."""
 
 
-async def machine(served: Served) -> Response:
-    """Returns rates, memory and counts of this moment. `bytes_read`: of experts, from files, since the start.
+async def machine(served: Served, model: Model) -> Response:
+    """Returns rates, memory and counts of a model at this moment.
 
-    `bound_tokens_per_s`: see bound.py; None until somebody has asked while nothing ran.
+    `bytes_read`: of experts, from files, since the model was loaded. `bound_tokens_per_s`: see bound.py; None until
+    somebody has asked while nothing ran.
     """
-    engine, runner, bound = served.running, served.llm.runner, served.bound
+    engine, runner, bound = model.running, model.llm.runner, model.bound
     if bound.is_wanted and not engine.num_open:
         await served.in_thread(False, bound.measure)
     limit, most = tightest(), bound.tokens_per_s(engine.tokens_per_pass)
     return JSONResponse({
-        "model": served.context.names[0],
+        "model": model.name,
         "tokens_per_s": round(engine.rate.per_s, 2) if engine.rate.total else None,
         "bound_tokens_per_s": None if most is None else round(most, 2),
-        "bytes_read": served.expert_bytes_read,
+        "bytes_read": model.expert_bytes_read,
         "memory": {"resident_bytes": rss_bytes(), "limit_bytes": limit.total},
         "requests": {"running": engine.num_running, "waiting": engine.num_waiting},
         "prefix_blocks": {"used": runner.num_used_blocks, "total": runner.num_blocks},
@@ -38,12 +40,13 @@ async def machine(served: Served) -> Response:
     })  # fmt: skip
 
 
-def inside(body: bytes, headers: Mapping[str, str], served: Served) -> bytes:
+def inside(model: Model, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns what the model saw at a token, as docs/inside.md has it. Raises Refused."""
     try:
         asked = json.loads(body.decode("utf-8"))
         if not isinstance(asked, dict):
             raise ValueError("the body is no JSON object; expected one with ids, text or messages")
-        return json.dumps(inside_answer(served.llm, asked, most_tokens=MOST_INSIDE)).encode()
+        asked.pop("model", None)  # it has been found by it
+        return json.dumps(inside_answer(model.llm, asked, most_tokens=MOST_INSIDE)).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(400, str(error), INVALID) from None

@@ -37,15 +37,19 @@ class _Mount:
     folder: Path
 
 
+LIMIT = "memory.limit_in_bytes"
+"""A group's limit in version 1."""
+
+
 def group_limits(root: Path = Path("/")) -> list[Limit]:
     """Returns the limits of this process's groups, innermost first. `root` is the folder that stands for "/".
 
     The list is empty where the system has no control groups, or none of them limits memory.
     """
-    paths = _paths(root)
+    paths, all_mounts = _paths(root), list(_mounts(root))
     limits: list[Limit] = []
     for version, path in paths.items():
-        mounts = [mount for mount in _mounts(root) if mount.version == version]
+        mounts = [mount for mount in all_mounts if mount.version == version]
         # A container may see the path on the host and its own group at the mount point: then only that one is there.
         fitting = [mount for mount in mounts if path.is_relative_to(mount.top)] or mounts
         for mount in fitting:
@@ -70,12 +74,11 @@ def _paths(root: Path) -> dict[int, PurePosixPath]:
 def _mounts(root: Path) -> Iterator[_Mount]:
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
-        top, point = (_unescaped(field) for field in before.split()[3:5])
         kind, _, options = after.split(maxsplit=2)
-        if kind == "cgroup2":
-            yield _Mount(2, PurePosixPath(top), root / point.lstrip("/"))
-        elif kind == "cgroup" and "memory" in options.split(","):
-            yield _Mount(1, PurePosixPath(top), root / point.lstrip("/"))
+        version = 2 if kind == "cgroup2" else 1
+        if version == 2 or (kind == "cgroup" and "memory" in options.split(",")):
+            top, point = (_unescaped(field) for field in before.split()[3:5])
+            yield _Mount(version, PurePosixPath(top), root / point.lstrip("/"))
 
 
 def _unescaped(field: str) -> str:
@@ -84,26 +87,29 @@ def _unescaped(field: str) -> str:
 
 
 def _first(folder: Path, group: PurePosixPath) -> Iterator[Limit]:
-    """Version 1. A group without a limit has 2^63 less a page."""
-    total, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
-    stat = _stat(folder)
-    if total is None:
+    """Version 1. A group without a limit has 2^63 less a page: of such groups only the top one has more to say."""
+    total, is_top = _number(folder / LIMIT), not (folder.parent / LIMIT).exists()
+    if total is None or (total >= 1 << 62 and not is_top):
         return
+    used, stat = _number(folder / "memory.usage_in_bytes"), _stat(folder)
     cache = stat.get("total_inactive_file", 0) + stat.get("total_active_file", 0)
     free = total - max(0, (used or 0) - cache)
-    yield Limit(f"control group {group} (memory.limit_in_bytes)", total, free)
+    yield Limit(f"control group {group} ({LIMIT})", total, free)
     above = stat.get("hierarchical_memory_limit", total)
-    if above < total and not (folder.parent / "memory.limit_in_bytes").exists():  # above the mount: shows only here
+    if above < total and is_top:  # above the mount: shows only here
         yield Limit(f"a control group above {group} (hierarchical_memory_limit)", above, above - (total - free))
 
 
 def _second(folder: Path, group: PurePosixPath) -> Iterator[Limit]:
     """Version 2. Above memory.max the kernel kills; above memory.high it slows a group down until it hardly runs."""
+    totals = {name: _number(folder / name) for name in ("memory.max", "memory.high")}
+    if all(total is None for total in totals.values()):
+        return
     stat = _stat(folder)
     cache = sum(stat.get(key, 0) for key in ("inactive_file", "active_file", "slab_reclaimable"))
     used = max(0, (_number(folder / "memory.current") or 0) - cache)
-    for name in ("memory.max", "memory.high"):
-        if (total := _number(folder / name)) is not None:
+    for name, total in totals.items():
+        if total is not None:
             yield Limit(f"control group {group} ({name})", total, total - used)
 
 
@@ -123,6 +129,6 @@ def _number(path: Path) -> int | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_bytes().decode(errors="replace").splitlines()  # quicker than text: each request asks
     except OSError:  # the file is absent, or may not be read
         return []

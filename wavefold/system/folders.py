@@ -1,4 +1,4 @@
-"""The folders of wavefold: of files that the program can make again, and of those that it cannot."""
+"""Where the program keeps files: those that it can make again, and others."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """`$XDG_DATA_HOME/wavefold`, by default below `~/.local/share`: what the program cannot make again."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wavefold"
+
+
+def models_folder() -> Path:
+    """`wavefold/models` in the folder of data."""
+    return data_folder() / "models"

@@ -108,7 +108,7 @@ def peak_rss_bytes() -> int:
 
 def _fields(path: Path) -> dict[str, int]:
     """Returns the sizes in a file of /proc, which are kB, as bytes by name; empty without the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     sizes = (line.replace(":", " ").split() for line in lines if line.endswith(" kB"))
     return {words[0]: int(words[1]) * 1024 for words in sizes}
 

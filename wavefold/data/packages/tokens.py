@@ -3,9 +3,9 @@
     documents --one in SAMPLE--> tokenizer --encode--> FOLDER/tokenizer.json, FOLDER/text, FOLDER/last
 
 `text` holds all documents, those of the standard library several times. `last` is for the last part of a run: chats of
-docstrings, exercises, and one document in `KEPT_TEXT`. The held-out documents of both are those of the corpus. Chats
-are about functions of its documents, so they are held out with them. Everything is in a fixed order, and the hash of a
-folder's index stands for all of its files.
+docstrings, exercises, and one document in `KEPT_TEXT`. Of held-out documents each has a part, which a run evaluates as
+it goes. Chats are about functions of the documents, so they are held out with them. Everything is in a fixed order, and
+the hash of a folder's index stands for all of its files.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ ASKED = 4
 """One document in this many to learn from is asked about in chats."""
 KEPT_TEXT = 8
 """One document in this many is text in the last part."""
+EVALUATED = 8
+"""One held-out document in this many is in shards: a run evaluates them again and again."""
 CHATS, EXERCISES = 40_000, 40_000
 HELD_OUT_SHARE = 20
 """Of held-out documents come a twentieth of these numbers."""
@@ -81,7 +83,7 @@ def build_shards(
     tokenizer.save(folder)
     tell(f"{folder}: a tokenizer of {tokenizer.vocab_size} tokens")
     hashes = {"tokenizer": tokenizer.fingerprint}
-    documents = weighted(corpus.train, often), corpus.held_out
+    documents = weighted(corpus.train, often), sampled(corpus.held_out, EVALUATED) or corpus.held_out
     parts = {
         "text": [_encoded(tokenizer, part, []) for part in documents],
         "last": [_encoded(tokenizer, sampled(part, KEPT_TEXT), dialogues)
@@ -91,7 +93,7 @@ def build_shards(
         write_shards(folder / name, train, vocab_size, tokenizer=tokenizer.fingerprint, held_out=held_out)
         hashes[name] = file_hash(folder / name / INDEX_NAME)
         tell(f"{folder / name}: {hashes[name]}")
-    tell(f"{folder}: {bytes_a_token(folder / 'text', corpus.held_out):.3f} bytes a token of held-out documents")
+    tell(f"{folder}: {bytes_a_token(folder / 'text', documents[1]):.3f} bytes a token of held-out documents")
     return hashes
 
 

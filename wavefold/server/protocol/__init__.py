@@ -3,6 +3,7 @@
 No ASGI, no threads, no model: see protocol.py for what the server calls, and in which order.
 """
 
+from wavefold.server.protocol.bodies import name_in
 from wavefold.server.protocol.chat import Chat
 from wavefold.server.protocol.completions import Completions
 from wavefold.server.protocol.context import Context, context_of
@@ -17,5 +18,5 @@ PROTOCOLS: dict[str, Protocol] = {
 
 __all__ = [
     "PROTOCOLS", "Asked", "Context", "Part", "Protocol", "Refused", "Writer", "context_of", "count_messages",
-    "count_responses",
+    "count_responses", "name_in",
 ]  # fmt: skip

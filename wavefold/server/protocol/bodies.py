@@ -93,6 +93,14 @@ def parsed(body: bytes) -> dict[str, Any]:
     return value
 
 
+def name_in(body: bytes) -> str:
+    """Returns the model that a body names. Raises `Refused` for a body that is no JSON object, or names none."""
+    name = parsed(body).get("model")
+    if not isinstance(name, str) or not name:
+        raise Refused(400, "model is missing; expected the name of a model", INVALID, "model")
+    return name
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 

@@ -228,7 +228,7 @@ class Texts(Writer):
         text = self.texts[index]
         ids = {"token_ids": text.ids[text.num_told :]}
         if not text.is_begun:
-            ids["prompt_token_ids"] = self.asked.parts[index].prompt.ids
+            ids["prompt_token_ids"] = list(self.asked.parts[index].prompt.ids)
         text.num_told, text.is_begun = len(text.ids), True
         return ids
 

@@ -7,7 +7,7 @@ Anthropic   {"type": "error", "error": {"type", "message"}, "request_id"}
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wavefold.server.protocol.sse import dumped
@@ -40,7 +40,7 @@ class Refused(ValueError):
         return error if isinstance(error, Refused) else cls(400, str(error), INVALID, param)
 
 
-def no_such_model(model: str, names: tuple[str, ...], param: str | None = "model") -> Refused:
+def no_such_model(model: str, names: Sequence[str], param: str | None = "model") -> Refused:
     """Returns the refusal of a model's name. `param`: where it stood in the body, if it did."""
     served = ", ".join(map(repr, names))
     return Refused(404, f"model {model[:200]!r} is not served here; served: {served}", "model_not_found", param)

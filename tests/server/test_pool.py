@@ -1,0 +1,232 @@
+"""Many models behind one server: each answers as it does alone, in a budget that has no room for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.asking import ask
+from tests.server.running import Running, running_models, wait_until
+from wavefold import LLM, ModelConfig, Sampling, random_checkpoint
+from wavefold.cli.main import main
+from wavefold.engine.budget import OVERHEAD
+from wavefold.locate import DEFAULT_MODEL
+from wavefold.pool.folder import entries
+from wavefold.pool.last_used import read_last_used
+from wavefold.pool.settings import ModelSettings
+from wavefold.server.opening import Opening
+from wavefold.server.pool import PooledModels
+from wavefold.system import rss_bytes
+
+NAMES = "one", "two", "three"
+PROMPT = {"prompt": "def f(", "max_tokens": 6, "temperature": 0}
+OPENING = {"arithmetic": "released", "width": 4, "cache_tokens": 1024, "settings": {"threads": 1}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three random models with the shipped one's tokenizer."""
+    folder = tmp_path_factory.mktemp("models")
+    config = ModelConfig.preset("nano").cut(2)
+    for seed, name in enumerate(NAMES):
+        random_checkpoint(config, folder / name, seed)
+        for file in DEFAULT_MODEL.glob("tokenizer*.json"):
+            shutil.copy(file, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, str]:
+    """What each model answers by itself."""
+    texts = {}
+    for name in NAMES:
+        with LLM(folder / name, threads=1) as llm:
+            texts[name] = llm.generate([PROMPT["prompt"]], Sampling(max_tokens=6, temperature=0))[0].text
+    assert len(set(texts.values())) == len(NAMES)
+    return texts
+
+
+def pool_of(folder: Path, models: float) -> PooledModels:
+    """A pool with room for so many models."""
+    opening = Opening(**OPENING)
+    need = max(opening.needs(entry, ModelSettings()).whole for entry in entries(folder).values() if not entry.fault)
+    return PooledModels(folder, rss_bytes() + OVERHEAD + int(models * need), opening)
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path) -> Iterator[Running]:
+    """A server of a folder of its own, with room for one of its models."""
+    shutil.copytree(folder, tmp_path / "models")
+    with running_models(pool_of(tmp_path / "models", 1.5)) as server:
+        yield server
+
+
+def pool(server: Running) -> PooledModels:
+    assert isinstance(server.served.models, PooledModels)
+    return server.served.models
+
+
+def complete(server: Running, name: str) -> str:
+    status, _, body = server.ask("/v1/completions", {"model": name, **PROMPT})
+    assert status == 200, body
+    return str(json.loads(body)["choices"][0]["text"])
+
+
+def states(server: Running) -> dict[str, str]:
+    status, _, body = server.ask("/v1/wavefold/models")
+    assert status == 200
+    return {one["name"]: one["state"] for one in json.loads(body)["models"]}
+
+
+def test_each_model_answers_as_it_does_alone_though_one_is_in_memory_at_a_time(
+    server: Running, alone: dict[str, str]
+) -> None:
+    for name in (*NAMES, *NAMES):
+        assert complete(server, name) == alone[name]
+        assert [one for one, state in states(server).items() if state == "loaded"] == [name]
+    assert pool(server).num_loads == 6
+    assert set(read_last_used(pool(server).folder)) == set(NAMES)
+
+
+def test_requests_for_several_models_at_once_are_ordered_and_all_answered(
+    server: Running, alone: dict[str, str]
+) -> None:
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(
+            *(ask(server.port, "/v1/completions", {"model": NAMES[i % 3], **PROMPT}) for i in range(24))
+        )
+
+    answers = asyncio.run(all_of_them())
+    assert [a.json["choices"][0]["text"] for a in answers] == [alone[NAMES[i % 3]] for i in range(24)]
+    assert pool(server).num_loads == 3, "each model was loaded once for all of its requests"
+
+
+def test_what_is_not_there_is_refused_by_name(server: Running) -> None:
+    for body, status, message in (
+        ({"model": "four", **PROMPT}, 404, "'four' is not served here; served: 'one'"),
+        (PROMPT, 400, "model is missing"),
+        ({"model": 3, **PROMPT}, 400, "model is missing"),
+    ):
+        found, _, data = server.ask("/v1/completions", body)
+        assert found == status and message in json.loads(data)["error"]["message"]
+    assert server.ask("/v1/completions", b"{")[0] == 400
+    assert "loaded" not in states(server).values()
+
+
+def test_a_damaged_model_says_why_and_others_go_on(server: Running, alone: dict[str, str]) -> None:
+    path = next((pool(server).folder / "two").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+    status, _, data = server.ask("/v1/completions", {"model": "two", **PROMPT})
+    assert status == 503 and "model 'two' cannot be loaded" in json.loads(data)["error"]["message"]
+    assert complete(server, "one") == alone["one"]
+    assert states(server)["two"] == "on disk"
+
+
+def test_loading_and_unloading_by_hand(server: Running) -> None:
+    status, _, data = server.ask("/v1/wavefold/models/load", {"model": "two"})
+    assert (status, json.loads(data)["state"]) == (200, "loaded")
+    for _ in range(2):
+        status, _, data = server.ask("/v1/wavefold/models/unload", {"model": "two"})
+        assert (status, json.loads(data)["state"]) == (200, "on disk")
+    assert server.ask("/v1/wavefold/models/load", {"model": "four"})[0] == 404
+    assert server.ask("/v1/wavefold/models/unload", {})[0] == 400
+    assert server.ask("/v1/wavefold/machine")[0] == 404, "nothing is in memory"
+
+
+def test_the_commands_load_and_unload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    address = ["--server", f"http://127.0.0.1:{server.port}/"]
+    assert main(["load", "two", *address]) == 0 and main(["unload", "two", *address]) == 0
+    assert capsys.readouterr().out == "two: loaded\ntwo: on disk\n"
+    assert main(["load", "four", *address]) == 2
+    assert "model 'four' is not served here" in capsys.readouterr().err
+    assert main(["load", "two", "--server", "http://127.0.0.1:9"]) == 2
+    assert "no server answers there" in capsys.readouterr().err
+    assert main(["load", "two", "--server", "file:///etc/passwd"]) == 2
+    assert "expected an address such as http://" in capsys.readouterr().err
+
+
+def test_a_client_that_leaves_while_its_model_is_waited_for_holds_nothing(server: Running) -> None:
+    with server.open_stream(prompt="def f(", max_tokens=900, model="one") as first:
+        assert first.recv(100)
+        body = json.dumps({"model": "two", **PROMPT}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as second:
+            second.sendall(head + body)
+            wait_until(lambda: pool(server).num_waiting("two") == 1)
+        wait_until(lambda: pool(server).num_waiting("two") == 0)
+        assert states(server)["one"] == "loaded"
+    wait_until(lambda: pool(server).resident("one").num_users == 0)  # type: ignore[union-attr]
+    assert pool(server).resident("two") is None
+
+
+def test_folder_and_settings_are_read_again(server: Running, alone: dict[str, str]) -> None:
+    folder = pool(server).folder
+    shutil.copytree(folder / "one", folder / "late")
+    (folder / "pool.toml").write_text("[models.late]\npin = true\n")
+    wait_until(lambda: "late" in pool(server).names)
+    assert complete(server, "late") == alone["one"]
+    assert complete(server, "two") == alone["two"], "in the memory beside it, with its experts streamed"
+    assert states(server)["late"] == "loaded"
+    (folder / "pool.toml").write_text("idle_seconds = 1\n")
+    wait_until(lambda: states(server)["late"] == "on disk")
+    assert complete(server, "two") == alone["two"]
+
+
+def test_a_model_that_is_being_copied_is_not_offered(
+    server: Running, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
+    folder = pool(server).folder
+    (folder / "late").mkdir()
+    files = sorted((folder / "three").iterdir(), key=lambda file: file.suffix != ".json")
+    for file in files:  # config.json is there first, and weights come piece by piece
+        data = file.read_bytes()
+        for end in range(0, len(data), max(1, len(data) // 4)):
+            with (folder / "late" / file.name).open("ab") as copy:
+                copy.write(data[end : end + max(1, len(data) // 4)])
+            if file.suffix == ".safetensors":
+                assert "late" not in pool(server).names
+                time.sleep(0.02)
+    wait_until(lambda: "late" in pool(server).names)
+    assert complete(server, "late") == alone["three"]
+
+
+def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "models")
+    (tmp_path / "models" / "pool.toml").write_text("[models.one]\npin = true\n")
+    with running_models(pool_of(tmp_path / "models", 1.05)) as server:
+        complete(server, "one")
+        status, _, data = server.ask("/v1/completions", {"model": "two", **PROMPT})
+        assert status == 503 and "are not pinned" in json.loads(data)["error"]["message"]
+
+
+def test_what_is_preloaded_is_there_before_anybody_asks(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "models")
+    (tmp_path / "models" / "pool.toml").write_text("[models.two]\npreload = true\n")
+    with running_models(pool_of(tmp_path / "models", 2.5)) as server:
+        wait_until(lambda: states(server)["two"] == "loaded")
+        assert pool(server).resident("two").num_users == 0  # type: ignore[union-attr]
+
+
+def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:
+    with running_models(pool_of(folder, 3.5)) as server:
+        complete(server, "one")
+        server.ask("/v1/wavefold/models/unload", {"model": "one"})
+        before = rss_bytes()
+        for name in ("one", "two", "one"):
+            complete(server, name)
+            server.ask("/v1/wavefold/models/unload", {"model": name})
+        assert rss_bytes() - before < 30 << 20
+
+
+def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no models; expected folders"):
+        PooledModels(tmp_path, 1 << 30, Opening(**OPENING))

@@ -1,0 +1,353 @@
+"""The models of a folder behind one server: loaded when they are asked for, unloaded when others need their memory.
+
+    lease(name) -> waits in its model's line -> moves (pool/turns.py) -> Leave: last answers, engine, memory
+                                                                      -> Load: a thread opens it, its line goes on
+    routed experts of streamed models share what is left (pool/slots.py)
+
+All of this runs in the event loop; only opening and closing models take a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from wavefold.engine.budget import OVERHEAD
+from wavefold.experts.pressure import Pressure
+from wavefold.ops.native.heap import trim_of_libc
+from wavefold.pool.folder import Entry, entries
+from wavefold.pool.last_used import write_last_used
+from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
+from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
+from wavefold.server.fair import FairLock
+from wavefold.server.model import Model
+from wavefold.server.models import Models
+from wavefold.server.news import Ended
+from wavefold.server.places import Opener, Place, share_slots
+from wavefold.server.protocol import Refused
+from wavefold.server.protocol.errors import no_such_model
+from wavefold.system import rss_bytes
+from wavefold.system.sizes import gib
+
+LOOK_S = 2.0
+"""So often the folder, its settings and the shares of routed experts are looked at."""
+
+log = logging.getLogger("wavefold.server")
+
+
+class PooledModels(Models):
+    """The models of `folder` in `memory` bytes of this process. `opener` opens them."""
+
+    picks = True
+
+    def __init__(self, folder: Path, memory: int, opener: Opener, clock: Callable[[], float] = time.monotonic):
+        """Raises ValueError for a folder that holds no model, and for settings that are not allowed."""
+        self.folder, self.memory, self._opener, self._clock = folder, memory, opener, clock
+        self.room = memory - rss_bytes() - OVERHEAD
+        """Bytes of all models together."""
+        self._entries = entries(folder)
+        if not self._entries:
+            raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
+        self._settings = read_settings(folder)
+        self._places: dict[str, Place] = {}
+        self._pressure = Pressure(memory)
+        self._turns = FairLock()
+        """Of the models' steps: each has all cores while it computes."""
+        self._thread = ThreadPoolExecutor(1, "wavefold-load")
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self.num_loads = 0
+
+    # -- what is offered -----------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [name for name, entry in self._entries.items() if not entry.fault and entry.kind != "adapter"]
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All models of the folder by name, with those that cannot be used."""
+        return self._entries
+
+    @property
+    def settings(self) -> PoolSettings:
+        return self._settings
+
+    @property
+    def loaded(self) -> Sequence[Model]:
+        return [place.model for place in self._places.values() if place.model is not None]
+
+    @property
+    def is_well(self) -> bool:
+        return not self._is_stopping and all(model.running.is_alive for model in self.loaded)
+
+    def resident(self, name: str) -> Resident | None:
+        """Returns what is known of a model in memory, or on its way; None for others."""
+        place = self._places.get(name)
+        return None if place is None else place.resident
+
+    def num_waiting(self, name: str) -> int:
+        """Requests that wait for a model to be loaded."""
+        place = self._places.get(name)
+        return 0 if place is None else len(place.waiting)
+
+    def window(self, name: str) -> int | None:
+        place = self._places.get(name)
+        return None if place is None or place.model is None else place.model.context.window
+
+    # -- use -----------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AsyncIterator[Model]:
+        model = await self._asked(name, left)
+        resident = self._places[name].resident
+        assert resident is not None
+        try:
+            yield model
+        finally:
+            resident.num_users -= 1
+            resident.last_used = self._clock()
+            self._look()
+
+    async def _asked(self, name: str, left: asyncio.Future[None] | None) -> Model:
+        """Waits for a model, of which this request is a user then."""
+        place = self._place(name)
+        if place.model is not None and place.resident is not None and not place.resident.is_leaving:
+            place.resident.num_users += 1
+            return place.model
+        if len(place.waiting) >= self._max_queue:
+            raise Refused(429, f"{len(place.waiting)} requests wait for {name}, as many as may", "rate_limit_exceeded")
+        future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
+        place.waiting.append((self._clock(), future))
+        self._look()
+        try:
+            ways: list[asyncio.Future[Any]] = [future] if left is None else [future, left]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                raise Refused(400, "the client left before its model was there", "client_disconnected")
+            return future.result()
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None and place.resident is not None:
+                place.resident.num_users -= 1
+            raise
+        finally:
+            future.cancel()  # of one that nobody waits for any more
+            self._look()
+
+    def _place(self, name: str) -> Place:
+        """Returns the place of a model. Raises Refused for one that is not offered."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise no_such_model(name, self.names)
+        if entry.fault or entry.kind == "adapter":
+            reason = entry.fault or "adapters are not served"
+            raise Refused(404, f"model {name!r} cannot be used: {reason}", "model_not_found", "model")
+        return self._places.setdefault(name, Place(entry))
+
+    async def load(self, name: str) -> None:
+        """Loads a model, which stays as one that was just used."""
+        async with self.lease(name):
+            pass
+
+    async def unload(self, name: str) -> None:
+        """Unloads a model once its answers have ended. Nothing happens where it is not in memory."""
+        place = self._place(name)
+        if place.resident is not None:
+            self._leave(place)
+            while (task := place.task) is not None:
+                await asyncio.shield(task)
+
+    # -- coming and going ----------------------------------------------------------------------------------------------
+
+    async def start(self, max_queue: int, on_end: Callable[[Ended], None]) -> None:
+        self._max_queue, self._on_end = max_queue, on_end
+        self._watch = asyncio.create_task(self._watching())
+        for name in [name for name in self.names if self._settings.of(name).preload and ":" not in name]:
+            place, future = self._place(name), asyncio.get_running_loop().create_future()
+            place.waiting.append((self._clock(), future))
+            future.add_done_callback(functools.partial(self._preloaded, place))
+        self._look()
+
+    def _preloaded(self, place: Place, done: asyncio.Future[Model]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            log.warning("%s could not be loaded at the beginning: %s", place.entry.name, done)
+        elif place.resident is not None:
+            place.resident.num_users -= 1
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        for place in self._places.values():
+            for _, future in place.waiting:
+                if not future.done():
+                    future.set_exception(Refused(503, "the server is shutting down", "overloaded"))
+            place.waiting.clear()
+        tasks = [place.task for place in self._places.values() if place.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for place in self._places.values():
+            if place.model is not None:
+                await place.model.stop()
+                await asyncio.get_running_loop().run_in_executor(self._thread, place.model.llm.close)
+                place.model = place.resident = None
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._record()
+
+    def _look(self) -> None:
+        """Does what is to be done now, and looks again when time alone may change it."""
+        if self._is_stopping:
+            return
+        now, settings = self._clock(), self._settings
+        resident = [place.resident for place in self._places.values() if place.resident is not None]
+        wanted = [one for one in (self._wanted(place) for place in self._places.values()) if one is not None]
+        for move in moves(resident, wanted, self.room, now, settings.max_wait_seconds, settings.idle_seconds):
+            place = self._places[move.name]
+            if isinstance(move, Leave):
+                self._leave(place)
+            elif isinstance(move, Load):
+                self._come(place, move.num_bytes)
+            elif isinstance(move, TooLarge):
+                least = next(one.least for one in wanted if one.name == move.name)
+                self._refuse(place, f"it needs {gib(least)} at least, and {gib(move.possible)} are not pinned")
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = next_look(resident, wanted, now, settings.max_wait_seconds, settings.idle_seconds)
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _wanted(self, place: Place) -> Wanted | None:
+        """Returns what a model needs for which somebody waits; None for others. Those are told why there is none."""
+        while place.waiting and place.waiting[0][1].done():
+            place.waiting.popleft()
+        if not place.waiting or (place.resident is not None and not place.resident.is_leaving):
+            return None
+        try:
+            needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
+        except ValueError as error:
+            self._refuse(place, str(error))
+            return None
+        return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
+
+    def _refuse(self, place: Place, reason: str) -> None:
+        """Tells all who wait for a model that it cannot be had."""
+        while place.waiting:
+            _, future = place.waiting.popleft()
+            if not future.done():
+                future.set_exception(Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}",
+                                             "model_not_loaded", "model"))  # fmt: skip
+
+    def _come(self, place: Place, num_bytes: int) -> None:
+        settings = self._settings.of(place.entry.name)
+        place.resident = Resident(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
+        self._share_out()  # others' routed experts give room before it takes it
+        place.task = asyncio.create_task(self._loading(place, settings))
+
+    async def _loading(self, place: Place, settings: ModelSettings) -> None:
+        resident, began = place.resident, self._clock()
+        assert resident is not None
+        try:
+            loop = asyncio.get_running_loop()
+            opened = loop.run_in_executor(self._thread, self._opener.open, place.entry, settings, resident.num_bytes)
+            model = await opened
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                log.exception("%s could not be loaded", place.entry.name)
+            place.resident = place.task = None
+            self._refuse(place, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+            self._look()
+            return
+        place.model, place.task = model, None
+        self.num_loads += 1
+        model.start(self._max_queue, self._on_end, self._turns)
+        resident.is_coming, resident.load_seconds, resident.last_used = False, self._clock() - began, self._clock()
+        while place.waiting:
+            _, future = place.waiting.popleft()
+            if not future.done():
+                resident.num_users += 1
+                future.set_result(model)
+        self._share_out()
+        self._record()
+        self._look()
+
+    def _leave(self, place: Place) -> None:
+        resident = place.resident
+        if resident is not None and not resident.is_leaving and not resident.is_coming:
+            resident.is_leaving = True
+            place.task = asyncio.create_task(self._leaving(place, resident))
+
+    async def _leaving(self, place: Place, resident: Resident) -> None:
+        while resident.num_users and not self._is_stopping:
+            await asyncio.sleep(0.005)
+        if self._is_stopping:
+            return
+        model = place.model
+        assert model is not None
+        await model.stop()
+        place.model = None
+        await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
+        del model
+        place.resident = place.task = None
+        await asyncio.get_running_loop().run_in_executor(self._thread, _give_back)
+        self._share_out()
+        self._record()
+        self._look()
+
+    # -- watching ------------------------------------------------------------------------------------------------------
+
+    async def _watching(self) -> None:
+        """Reads the folder and its settings again, and shares routed experts' memory out.
+
+        A model is offered once two looks have found the same of it: one that is being copied is not whole yet.
+        """
+        before = self._entries
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                found, settings = await asyncio.to_thread(lambda: (entries(self.folder), read_settings(self.folder)))
+                self._offer({name: entry for name, entry in found.items() if entry == before.get(name)}, settings)
+                before = found
+            except (OSError, ValueError) as error:  # what was there before still holds
+                log.warning("%s could not be read again: %s", self.folder, error)
+            self._share_out()
+            self._look()
+
+    def _offer(self, offered: dict[str, Entry], settings: PoolSettings) -> None:
+        self._entries, self._settings = offered, settings
+        for place in self._places.values():
+            place.entry = offered.get(place.entry.name, place.entry)
+            if place.resident is not None:
+                place.resident.is_pinned = settings.of(place.entry.name).pin
+
+    def _share_out(self) -> None:
+        """Gives the stores of streamed models the memory that is left for them."""
+        share_slots(self._places, self.room, self._pressure)
+
+    def _record(self) -> None:
+        """Writes when each model was used last, and what is in memory, for `wavefold models`."""
+        states = {name: "loaded" if place.model is not None else "" for name, place in self._places.items()}
+        used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
+                if place.resident is not None and place.resident.last_used}  # fmt: skip
+        with contextlib.suppress(OSError):
+            write_last_used(self.folder, states, used)
+
+
+def _close(model: Model) -> None:
+    model.llm.close()
+
+
+def _give_back() -> None:
+    """Gives memory that nobody refers to back to the system."""
+    gc.collect()
+    trim = trim_of_libc()
+    if trim is not None:
+        trim()
