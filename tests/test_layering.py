@@ -53,6 +53,7 @@ HOMES = {
     "wavefold.ops.native": {"ctypes", "_ctypes", "cffi", "numpy.ctypeslib", "torch.utils.cpp_extension"},
     "wavefold.pool.hub": {"huggingface_hub", "httpx2"},
     "wavefold.server.recipe": {"deepseek_recipe"},
+    "wavefold.server.uploads": {"python_multipart", "multipart"},
     "wavefold.server": {
         *("aiohttp", "bottle", "django", "falcon", "fastapi", "flask", "hypercorn", "litestar", "quart"),
         *("sanic", "socketserver", "starlette", "tornado", "uvicorn", "werkzeug", "wsgiref", "http.server"),

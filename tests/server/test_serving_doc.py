@@ -1,4 +1,7 @@
-"""The examples of docs/serving.md, as they stand there, against a server on its own port: all that ask one."""
+"""The examples of docs/serving.md, as they stand there, against a server on its own port: all that ask one.
+
+Those that ask one with a queue: `tests/jobs/test_openai_client.py`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 TEXTS = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
 CURLS = [block for block in BLOCKS if block.startswith("curl")]
-PROGRAMS = [block for block in BLOCKS if "localhost:8000" in block and "curl" not in block]
+ASKING = [block for block in BLOCKS if "localhost:8000" in block and "curl" not in block]
+QUEUED = [block for block in ASKING if ".batches." in block]
+PROGRAMS = [block for block in ASKING if block not in QUEUED]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,6 @@ def test_programs(server: Running, program: str) -> None:
 
 def test_there_are_examples() -> None:
     """And no other place in README and docs has one that is not run."""
-    assert len(CURLS) == 4 and len(PROGRAMS) == 1
+    assert len(CURLS) == 4 and len(PROGRAMS) == 1 and len(QUEUED) == 1
     assert sum(text.count("curl -") for text in TEXTS) == len(CURLS)
-    assert sum(text.count("localhost:8000") for text in TEXTS) == len(CURLS) + len(PROGRAMS)
+    assert sum(text.count("localhost:8000") for text in TEXTS) == len(CURLS) + len(ASKING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens that are guessed and verified in one pass, at most (default 0)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
                         help="to the bit the answers of each request alone, whatever runs beside it")  # fmt: skip
+    parser.add_argument("--jobs", type=Path, metavar="DIR",
+                        help="work on the queue in DIR while nobody asks, and offer it as /v1/files and /v1/batches"
+    )  # fmt: skip
     add_memory(parser, prefix=True)
     add_arithmetic(parser)
     add_activations(parser)
@@ -121,12 +125,21 @@ def serve(args: argparse.Namespace) -> int:
     try:
         from wavefold.server.app import Limits, new_app
         from wavefold.server.run import Server, listen, more_files, settle
+
+        if args.jobs is not None:
+            importlib.import_module("wavefold.server.jobs")  # which reads uploads by a package of its own
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("wavefold"):
             raise
         raise ValueError(f"serve needs {error.name}; install it with pip install 'wavefold[serve]'") from None
     keys = _keys(args)
-    limits = Limits(bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys)
+    if args.jobs is not None:
+        from wavefold.jobs.worker import check_queue
+
+        check_queue(args.jobs)
+    limits = Limits(
+        bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys, args.jobs
+    )
     with listen(args.host, args.port) as listening, offered(args) as (models, words):
         more_files()
         server = Server(*new_app(models, limits), args.drain_seconds)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -36,6 +38,9 @@ from wavefold.server.protocol.bodies_responses import InputTokensBody
 from wavefold.server.protocol.errors import INVALID
 from wavefold.server.served import Served
 
+if TYPE_CHECKING:
+    from wavefold.server.jobs import Jobs
+
 Count = Callable[[bytes, Mapping[str, str], Context], bytes]
 
 MAX_BODY = 8 * 2**20
@@ -53,13 +58,17 @@ OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes: bytes of a body, requests that wait, names and keys. `hosts`: names beside its own."""
+    """What the server takes: bytes of a body, requests that wait, names and keys. `hosts`: names beside its own.
+
+    `jobs`: the folder of its queue; None: it has none.
+    """
 
     max_body: int = MAX_BODY
     max_queue: int = MAX_QUEUE
     host: str = "127.0.0.1"
     hosts: Sequence[str] = ()
     keys: Keys = field(default_factory=Keys)
+    jobs: Path | None = None
 
 
 def new_app(
@@ -67,11 +76,15 @@ def new_app(
 ) -> tuple[ASGIApp, Served]:
     """Returns the application, and what its parts share. `write` takes the lines of the log (None: to stderr)."""
     served = Served(models, protocols, Bodies(limits.max_body), limits.max_queue)
-    routes = _routes(served)
+    write = write or to_stream()
+    jobs = served.jobs = None if limits.jobs is None else _jobs(limits.jobs, served, write)
+    routes = [*_routes(served), *(jobs.routes() if jobs is not None else ())]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await served.start()
+        if jobs is not None:
+            jobs.start(app, models.width)
         yield
         await served.stop()
 
@@ -79,13 +92,21 @@ def new_app(
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     paths = [route.path for route in routes if isinstance(route, Route)]
-    front = Front(app, served, Hosts(limits.host, limits.hosts), limits.keys, write or to_stream(), paths, OPEN_PATHS)
-    return front, served
+    front = Front(app, served, Hosts(limits.host, limits.hosts), limits.keys, write, paths, OPEN_PATHS)
+    return front if jobs is None else jobs.clients.around(front), served
+
+
+def _jobs(folder: Path, served: Served, write: Writer) -> Jobs:
+    """Returns the server's queue. Only a server that has one needs the package that reads uploads."""
+    from wavefold.server.jobs import Jobs
+
+    return Jobs(folder, served, write)
 
 
 def _routes(served: Served) -> list[BaseRoute]:
     name = next(iter(served.models.names), "no model")
-    description = openapi(served.protocols, {path: body for path, (body, _) in COUNTS.items()}, name)
+    counts, others = {path: body for path, (body, _) in COUNTS.items()}, served.jobs.bodies if served.jobs else {}
+    description = openapi(served.protocols, counts, name, others)
     listing, page = Listing(served), docs_page(description)
 
     async def health(request: Request) -> Response:

@@ -36,6 +36,11 @@ class Models(ABC):
     def is_well(self) -> bool:
         """True while all engines run."""
 
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Answers of a model that are computed together, at most, unless it has a width of its own."""
+
     @abstractmethod
     def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AbstractAsyncContextManager[Model]:
         """Waits for a model. Raises Refused for a name that is not offered, and for what cannot be loaded.
@@ -74,6 +79,10 @@ class OneModel(Models):
     @property
     def is_well(self) -> bool:
         return self._model.running.is_alive
+
+    @property
+    def width(self) -> int:
+        return self._model.running.width
 
     @contextlib.asynccontextmanager
     async def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AsyncIterator[Model]:

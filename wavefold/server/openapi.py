@@ -19,12 +19,21 @@ ERRORS = {400: "The request is wrong: `message` says what, `param` where.", 401:
           503: "The server is shutting down, or has no room for the body."}  # fmt: skip
 
 
-def openapi(protocols: Mapping[str, Protocol], counts: Mapping[str, type[BaseModel]], name: str) -> dict[str, Any]:
-    """Returns the description of the API. `counts`: paths that count tokens, with the bodies that they take."""
+def openapi(
+    protocols: Mapping[str, Protocol],
+    counts: Mapping[str, type[BaseModel]],
+    name: str,
+    others: Mapping[str, type[BaseModel]] = {},
+) -> dict[str, Any]:
+    """Returns the description of the API. `counts`: paths that count tokens, with the bodies that they take.
+
+    `others`: further ones, which the docstrings of their bodies describe.
+    """
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
     summaries = {path: (protocol.__doc__ or path).strip().splitlines()[0] for path, protocol in protocols.items()}
-    for path, model in {**{path: one.model_body for path, one in protocols.items()}, **counts}.items():
+    summaries |= {path: (model.__doc__ or path).strip().splitlines()[0] for path, model in others.items()}
+    for path, model in {**{path: one.model_body for path, one in protocols.items()}, **counts, **others}.items():
         body, summary = _component(model, schemas), summaries.get(path, "Counts tokens.")
         paths[path] = {"post": {
             "summary": summary,

@@ -21,6 +21,10 @@ from wavefold.server.model import Model
 class Opener(Protocol):
     """How a model is opened: by the flags of the server and the settings of the model."""
 
+    @property
+    def width(self) -> int:
+        """Answers of a model that are computed together, at most, unless its settings say otherwise."""
+
     def needs(self, entry: Entry, settings: ModelSettings) -> Needs:
         """Returns the bytes that it needs. Raises ValueError for what cannot be used."""
 

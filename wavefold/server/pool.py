@@ -90,6 +90,10 @@ class PooledModels(Models):
     def is_well(self) -> bool:
         return not self._is_stopping and all(model.running.is_alive for model in self.loaded)
 
+    @property
+    def width(self) -> int:
+        return self._opener.width
+
     def resident(self, name: str) -> Resident | None:
         """Returns what is known of a model in memory, or on its way; None for others."""
         place = self._places.get(name)

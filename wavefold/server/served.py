@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wavefold.server.bodies import Bodies
 from wavefold.server.metrics import Metrics
 from wavefold.server.models import Models
 from wavefold.server.protocol import Protocol, Refused
 from wavefold.server.shapes import Shapes
+
+if TYPE_CHECKING:
+    from wavefold.server.jobs import Jobs
 
 LARGE = 64 * 1024
 """A body of more bytes may take long to read: it does not stand before small ones."""
@@ -31,6 +34,8 @@ class Served:
     max_queue: int
     metrics: Metrics = field(init=False)
     shapes: Shapes = field(init=False)
+    jobs: Jobs | None = None
+    """The queue, where the server has one."""
     is_draining: bool = False
     """No new request is taken."""
     num_long: int = 0
@@ -48,6 +53,8 @@ class Served:
     async def stop(self) -> None:
         """Ends all requests and the engines. What runs is told why."""
         self.is_draining = True
+        if self.jobs is not None:
+            await self.jobs.stop()
         await self.models.stop()
         self.small.shutdown(wait=False, cancel_futures=True)
         self.large.shutdown(wait=False, cancel_futures=True)

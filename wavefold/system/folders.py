@@ -1,4 +1,4 @@
-"""Where the program keeps files: those that it can make again, and models."""
+"""The folders of wavefold: of files that the program can make again, and of those that it cannot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wavefold"
 
 
+def data_folder() -> Path:
+    """`$XDG_DATA_HOME/wavefold`, by default below `~/.local/share`: what the program cannot make again."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wavefold"
+
+
 def models_folder() -> Path:
-    """`$XDG_DATA_HOME/wavefold/models`, by default below `~/.local/share`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wavefold" / "models"
+    """The folder of models, in `data_folder`."""
+    return data_folder() / "models"

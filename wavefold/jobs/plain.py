@@ -1,0 +1,46 @@
+"""Plainer lines than OpenAI's, written as these.
+
+"def f("                                    ->  /v1/completions, {"prompt": "def f(", "max_tokens": 256}
+{"prompt": "def f(", "temperature": 0}      ->  the same with its fields; "id" is its custom_id, else its number
+{"messages": [{"role": "user", ...}]}       ->  /v1/chat/completions
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wavefold.jobs.lines import LineError, object_of
+
+MAX_TOKENS = 256
+"""What `Sampling` has where nothing is said: OpenAI's completions would end after 16."""
+SHARED = frozenset((
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "stop", "logit_bias", "logprobs",
+))  # fmt: skip
+COMPLETION = SHARED | {"prompt", "echo"}
+CHAT = (SHARED - {"logprobs"}) | {"messages"}
+
+
+def official(number: int, data: bytes) -> dict[str, Any]:
+    """Returns a line as an object of OpenAI's format. Raises LineError for a field that would be lost."""
+    if data.lstrip().startswith(b'"'):
+        try:
+            values = {"prompt": json.loads(data.decode("utf-8"))}
+        except ValueError as error:
+            raise LineError("invalid_json_line", f"is no JSON ({error})", number) from None
+    else:
+        values = object_of(number, data)
+    if "custom_id" in values or "url" in values:
+        return values
+    key = str(values.pop("id", number))
+    is_chat = "messages" in values
+    allowed = CHAT if is_chat else COMPLETION
+    if unknown := sorted(values.keys() - allowed):
+        expected = ", ".join(("id", *sorted(allowed)))
+        raise LineError("unknown_parameter", f"{unknown[0][:80]} is not known; expected {expected}", number,
+                        unknown[0][:80])  # fmt: skip
+    if not is_chat and "prompt" not in values:
+        raise LineError("missing_required_parameter", "has neither prompt nor messages", number, "prompt")
+    url = "/v1/chat/completions" if is_chat else "/v1/completions"
+    return {"custom_id": key, "method": "POST", "url": url, "body": {"max_tokens": MAX_TOKENS, **values}}

@@ -1,0 +1,266 @@
+"""Lines of the queue through a coroutine that answers them, a few at a time, while nobody else needs the machine.
+
+    worker = Worker(folder, answer, width=8, may_go_on=lambda: nobody_asks)
+    await worker.run()          until worker.stop()
+
+An answer of 200 is a line's result, and so is a refusal that is the line's own fault (4xx). What is the server's fault
+is tried again: without end where it has no room or is ending (503, 429), `MOST_TRIES` times where it fails (500). A
+disk that is full pauses the work: results that came wait in memory, no line is begun, and it goes on by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from wavefold.atomic import holding
+from wavefold.jobs import board
+from wavefold.jobs.desk import Desk, Outcome, Taken
+from wavefold.jobs.outputs import usage_of
+from wavefold.jobs.queue import Queue
+from wavefold.jobs.schema import NotNow, check_whole
+
+POLL_S, BUSY_POLL_S = 1.0, 0.05
+"""How often other processes' changes are looked for; and whether nobody asks any more."""
+RETRY_S, MOST_RETRY_S = 0.5, 30.0
+"""Until the next try after one that had no room, doubled each time."""
+MOST_TRIES = 3
+LOCK_S = 2.0
+"""For a process before this one to end."""
+NOT_NOW = frozenset((408, 409, 425, 429, 503))
+"""Statuses of a server that could answer later."""
+
+log = logging.getLogger("wavefold.jobs")
+Result = TypeVar("Result")
+
+
+def check_queue(folder: Path) -> None:
+    """Makes the queue if need be. Raises ValueError where it is damaged, or another process works on it."""
+    with contextlib.suppress(NotNow):  # a worker waits until a full disk has room
+        with Queue(folder, create=True) as queue:
+            check_whole(queue.connection, folder)
+        with holding(folder / board.LOCK):
+            pass
+
+
+class Answered(NamedTuple):
+    """`body`: of JSON."""
+
+    status: int
+    body: Any
+    request_id: str = ""
+
+
+Answer = Callable[[str, str], Awaitable[Answered]]
+"""Answers a path and a body in JSON."""
+
+
+class Worker:
+    """Works on the queue in `folder`, `width` lines at a time. `may_go_on`: False while no line may be begun.
+
+    `paused`: why it does not go on; None where it does.
+    """
+
+    def __init__(
+        self, folder: Path, answer: Answer, width: int, may_go_on: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ):  # fmt: skip
+        self.folder, self._answer, self._width, self._may_go_on, self._clock = folder, answer, width, may_go_on, clock
+        self.paused: str | None = None
+        self._tasks: dict[asyncio.Task[Answered], Taken] = {}
+        self._outcomes: list[Outcome] = []
+        self._returned: dict[Taken, bool] = {}
+        self._seconds: dict[int, float] = {}
+        self._thread = ThreadPoolExecutor(1, "wavefold-jobs")
+        self._is_stopping = False
+        self._wakes = asyncio.Event()
+        self._counted_at = time.monotonic()
+        self._version, self._failures, self._next_try = -1, 0, 0.0
+
+    @property
+    def num_under_way(self) -> int:
+        return len(self._tasks)
+
+    def stop(self) -> None:
+        """Ends the run soon: lines under way are left as if they had not been begun."""
+        self._is_stopping = True
+        self._wakes.set()
+
+    def wake(self) -> None:
+        """Looks at the queue now: something was added or cancelled."""
+        self._wakes.set()
+
+    async def run(self) -> None:
+        """Works until `stop`. Raises ValueError where another process works on the queue, and `Damaged`."""
+        try:
+            with await self._lock():
+                desk = await self._opened()
+                if desk is not None:
+                    try:
+                        await self._work(desk)
+                    finally:
+                        await self._leave(desk)
+        finally:
+            self._thread.shutdown(wait=True)
+
+    async def _lock(self) -> contextlib.ExitStack:
+        """Returns the lock of whoever works, which is let go of when the stack is left."""
+        ends = time.monotonic() + LOCK_S
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = contextlib.ExitStack()
+        while True:
+            try:
+                lock.enter_context(holding(self.folder / board.LOCK))
+                return lock
+            except ValueError:
+                if time.monotonic() > ends:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def _opened(self) -> Desk | None:
+        """Returns the desk, once there is room for it; None if it was stopped before."""
+
+        def opened() -> Desk:
+            queue = Queue(self.folder, create=True)
+            try:
+                desk = Desk(queue)
+                desk.begin()
+            except BaseException:
+                queue.close()
+                raise
+            return desk
+
+        while not self._is_stopping:
+            try:
+                desk = await self._in_thread(opened)
+            except NotNow as error:
+                self._pause(error)
+                await self._rest(self._failed_again())
+            else:
+                self._go_on()
+                board.say(self.folder, None)
+                return desk
+        return None
+
+    async def _work(self, desk: Desk) -> None:
+        while not self._is_stopping:
+            self._collect()
+            try:
+                await self._turn(desk)
+            except NotNow as error:
+                self._pause(error)
+                self._next_try = time.monotonic() + self._failed_again()
+            else:
+                if self.paused is not None:
+                    self._go_on()
+            waits = self._next_try - time.monotonic()
+            can_begin = len(self._tasks) < self._width
+            usual = BUSY_POLL_S if can_begin and not self._may_go_on() else POLL_S
+            await self._rest(min(waits, POLL_S) if waits > 0 else usual)
+
+    async def _turn(self, desk: Desk) -> None:
+        """Records what has come, and begins new lines."""
+        is_time = time.monotonic() >= self._next_try
+        if not is_time and self.paused is not None:
+            return
+        room = self._width - len(self._tasks) if is_time and self._may_go_on() else 0
+        outcomes, returned, seconds = list(self._outcomes), dict(self._returned), dict(self._seconds)
+        batches, num_under_way, now = {line.batch for line in self._tasks.values()}, len(self._tasks), self._clock()
+
+        def changes() -> tuple[list[Taken], set[int]]:
+            version = desk.version
+            ended = desk.ended(batches) if version != self._version else set()
+            self._version = version
+            if not (outcomes or returned or (room and desk.has_lines(now))):
+                return [], ended
+            return desk.turn(outcomes, returned, room, num_under_way, seconds, now), ended
+
+        taken, ended = await self._in_thread(changes)
+        if taken or outcomes or returned:
+            self._outcomes, self._returned, self._seconds = [], {}, {}
+        for line in taken:
+            self._tasks[asyncio.ensure_future(self._answer(line.path, line.body))] = line
+        for task, line in list(self._tasks.items()):
+            if line.batch in ended:
+                del self._tasks[task]
+                task.cancel()
+
+    def _collect(self) -> None:
+        """Takes what has come of lines that are under way."""
+        now = time.monotonic()
+        for line in self._tasks.values():
+            spent = (now - self._counted_at) / len(self._tasks)
+            self._seconds[line.group] = self._seconds.get(line.group, 0.0) + spent
+        self._counted_at = now
+        for task in [task for task in self._tasks if task.done()]:
+            self._judge(self._tasks.pop(task), task)
+
+    def _judge(self, line: Taken, task: asyncio.Task[Answered]) -> None:
+        if task.cancelled():
+            self._returned[line] = False
+            return
+        if (error := task.exception()) is not None:
+            log.error("line %d of %s failed", line.place, line.batch_id, exc_info=error)
+            body = {"error": {"message": type(error).__name__, "type": "server_error", "param": None, "code": None}}
+            answered = Answered(500, body)
+        else:
+            answered = task.result()
+        if answered.status in NOT_NOW:
+            self._returned[line] = False
+            self._next_try = time.monotonic() + self._failed_again()
+        elif answered.status >= 500 and line.failures + 1 < MOST_TRIES:
+            self._returned[line] = True
+        else:
+            self._failures = 0
+            usage = usage_of(answered.body)
+            self._outcomes.append(Outcome(line, answered.status, answered.request_id, answered.body, usage))
+
+    async def _leave(self, desk: Desk) -> None:
+        """Ends what is under way, and writes what has come."""
+        self._collect()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._collect()
+        try:
+            await self._in_thread(lambda: desk.turn(self._outcomes, self._returned, seconds=self._seconds))
+        except NotNow as error:  # the next worker takes the lines back
+            log.warning("results of %d lines were lost: %s", len(self._outcomes), error)
+        finally:
+            desk.queue.close()
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits until a line has been answered or somebody wakes it, and so long at most."""
+        waking = asyncio.ensure_future(self._wakes.wait())
+        try:
+            await asyncio.wait([waking, *self._tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waking.cancel()
+        self._wakes.clear()
+
+    async def _in_thread(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def _failed_again(self) -> float:
+        self._failures += 1
+        return min(MOST_RETRY_S, RETRY_S * 2 ** min(self._failures - 1, 10))
+
+    def _pause(self, error: NotNow) -> None:
+        if self.paused is None:
+            log.warning("paused: %s", error)
+            self.paused = error.strerror or str(error)
+            board.say(self.folder, self.paused)
+
+    def _go_on(self) -> None:
+        self._failures, self._next_try = 0, 0.0
+        if self.paused is not None:
+            log.warning("goes on after: %s", self.paused)
+            self.paused = None
+            board.say(self.folder, None)

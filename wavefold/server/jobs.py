@@ -1,0 +1,177 @@
+"""The queue of a server: its routes, and a worker that asks the server's own application.
+
+    /v1/files, /v1/batches -> queue (wavefold/jobs) <- worker -> inner.py -> the application: checks, limits, answers
+
+Lines are begun only while no client's answer is open. One place of the engine stays free for a client that comes while
+lines are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wavefold.jobs.files import MOST_BYTES
+from wavefold.jobs.queue import NoSuch, Queue
+from wavefold.jobs.schema import Damaged, NotNow
+from wavefold.jobs.worker import Answered, Worker
+from wavefold.server.batches import BatchBody, Batches
+from wavefold.server.files import Files
+from wavefold.server.inner import post
+from wavefold.server.line import Line, Writer
+from wavefold.server.protocol import Refused
+from wavefold.server.protocol.errors import INVALID
+
+if TYPE_CHECKING:
+    from wavefold.server.served import Served
+
+Result = TypeVar("Result")
+Handler = Callable[[Request], Awaitable[Response]]
+
+log = logging.getLogger("wavefold.server")
+
+
+class Jobs:
+    """A queue and who works on it. `most_upload`: bytes of an uploaded file.
+
+    Where the queue cannot be worked on, `paused` says why. `check_queue` (jobs/worker.py) does before a model is read.
+    """
+
+    most_upload = MOST_BYTES
+    bodies: Mapping[str, type[BaseModel]] = {"/v1/batches": BatchBody}
+    """Of its paths that take JSON."""
+
+    def __init__(self, folder: Path, served: Served, write: Writer):
+        self.folder, self.served, self._write = folder, served, write
+        self._threads = ThreadPoolExecutor(2, "wavefold-queue")
+        self._worker: Worker | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._failed: str | None = None
+        self.clients = Clients(served.protocols)
+
+    @property
+    def paused(self) -> str | None:
+        """Why the worker does not go on; None where it does."""
+        return self._failed or (self._worker.paused if self._worker is not None else None)
+
+    def start(self, app: ASGIApp, width: int) -> None:
+        """Starts the worker, in the event loop that runs. `app` is behind the front; `width`: of the engine."""
+
+        async def answer(path: str, body: str) -> Answered:
+            line = Line("POST", path)
+            try:
+                inner = await post(app, path, body.encode(), line)
+                return Answered(inner.status, json.loads(inner.body), line.request_id)
+            finally:
+                self.served.metrics.count_request(line, path)
+                self._write(line)
+
+        self._worker = Worker(self.folder, answer, max(1, width - 1), self._may_go_on)
+        self._working = asyncio.ensure_future(self._worker.run())
+        self._working.add_done_callback(self._note_end)
+
+    async def stop(self) -> None:
+        """Ends the worker. Lines under way are left as if they had not been begun."""
+        if self._worker is not None and self._working is not None:
+            self._worker.stop()
+            await asyncio.wait([self._working])
+
+    def wake(self) -> None:
+        """Tells the worker that the queue has changed."""
+        if self._worker is not None:
+            self._worker.wake()
+
+    def queue(self) -> Queue:
+        """Returns the queue, for one thread; its taker closes it."""
+        return Queue(self.folder, create=True)
+
+    async def in_thread(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def with_queue(self, function: Callable[[Queue], Result]) -> Result:
+        """Calls a function on the queue, in a thread."""
+
+        def call() -> Result:
+            with self.queue() as queue:
+                return function(queue)
+
+        return await self.in_thread(call)
+
+    def routes(self) -> list[Route]:
+        files, batches = Files(self), Batches(self)
+        handlers: list[tuple[str, str, Handler]] = [
+            ("POST", "/v1/files", files.create), ("GET", "/v1/files", files.all),
+            ("GET", "/v1/files/{id}", files.one), ("DELETE", "/v1/files/{id}", files.delete),
+            ("GET", "/v1/files/{id}/content", files.content),
+            ("POST", "/v1/batches", batches.create), ("GET", "/v1/batches", batches.all),
+            ("GET", "/v1/batches/{id}", batches.one), ("POST", "/v1/batches/{id}/cancel", batches.cancel),
+        ]  # fmt: skip
+        by_path: dict[str, dict[str, Handler]] = {}
+        for method, path, handler in handlers:
+            by_path.setdefault(path, {})[method] = handler
+        return [Route(path, self._answered(methods), methods=list(methods)) for path, methods in by_path.items()]
+
+    def _answered(self, methods: dict[str, Handler]) -> Handler:
+        """Returns a handler that answers errors in the shape of the API."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await methods["GET" if request.method == "HEAD" else request.method](request)
+            except (ValueError, NotNow) as error:
+                refused = _refusal(error)
+            return self.served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
+
+        return handle
+
+    def _may_go_on(self) -> bool:
+        return not self.clients.num_open and not self.served.is_draining
+
+    def _note_end(self, working: asyncio.Task[None]) -> None:
+        if not working.cancelled() and (error := working.exception()) is not None:
+            self._failed = str(error)
+            log.error("no jobs are worked on: %s", error)
+
+
+def _refusal(error: ValueError | NotNow) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, NoSuch):
+        return Refused(404, str(error), "not_found")
+    if isinstance(error, NotNow):
+        message = error.strerror or str(error)
+        is_full = error.errno == errno.ENOSPC
+        return Refused(507 if is_full else 503, message, "no_room" if is_full else "overloaded")
+    if isinstance(error, Damaged):
+        return Refused(500, str(error), "server_error")
+    return Refused(400, str(error), INVALID)
+
+
+class Clients:
+    """Counts the open requests of clients for answers. `around` an application; `paths`: those of answers."""
+
+    def __init__(self, paths: Collection[str]):
+        self.num_open = 0
+        self._paths = frozenset(paths)
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            counts = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths
+            self.num_open += counts
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.num_open -= counts
+
+        return counted
