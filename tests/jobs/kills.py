@@ -67,14 +67,10 @@ class SmallDisk:
 
 
 class LimitedFiles:
-    """No file of the process may grow beyond a size a little above those that there are."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
+    """The process may write to the first bytes of files alone: none of its changes fits."""
 
     def fill(self, process: int) -> None:
-        largest = max(path.stat().st_size for path in self.folder.rglob("queue.db-wal"))
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
     def free(self, process: int) -> None:
         resource.prlimit(process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -189,9 +185,10 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.002)
 
 
-def is_paused(folder: Path) -> bool:
+def pause_of(folder: Path) -> str:
+    """Returns why the worker does not go on; empty where it does."""
     said = board.look(folder)
-    return bool(said and said["paused"])
+    return str(said["paused"] or "") if said else ""
 
 
 class Disturbed:
@@ -199,13 +196,26 @@ class Disturbed:
 
     def __init__(self, folder: Path, disk: SmallDisk | LimitedFiles, rng: random.Random, counts: Counts):
         self.folder, self.disk, self.rng, self.counts = folder, disk, rng, counts
+        self.process: int | None = None
+
+    def begun(self) -> int:
+        """Returns the process of a new worker."""
+        self.process = forked(lambda: run_worker(self.folder))
+        return self.process
+
+    def close(self) -> None:
+        """Leaves no worker behind."""
+        if self.process is not None:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
 
     def kill(self, process: int) -> None:
+        self.process = None
         os.kill(process, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL, "the worker had ended itself"
 
     def killed_at_random(self, most_s: float) -> None:
-        worker = forked(lambda: run_worker(self.folder))
+        worker = self.begun()
         time.sleep(self.rng.random() * most_s)
         self.kill(worker)
         self.counts.kills += 1
@@ -213,23 +223,24 @@ class Disturbed:
 
     def filled(self) -> None:
         """The disk fills up while a worker works; then the worker goes on, or is killed and another one begins."""
-        worker = forked(lambda: run_worker(self.folder))
+        worker = self.begun()
         before = num_ended(self.folder)
         wait_until(lambda: num_ended(self.folder) > before or is_done(self.folder))
         self.disk.fill(worker)
-        wait_until(lambda: is_paused(self.folder) or is_done(self.folder))
-        if is_done(self.folder):
+        said: list[str] = []
+        wait_until(lambda: said.append(pause_of(self.folder)) or bool(said[-1]) or is_done(self.folder))
+        if not said[-1]:
             self.disk.free(worker)
             self.kill(worker)
             return
         self.counts.full += 1
-        assert "full" in str(board.look(self.folder)) or "cannot be" in str(board.look(self.folder))
+        assert "the disk is full" in said[-1] or "the disk cannot be read or written" in said[-1], said[-1]
         if self.counts.full % 2:
             self.kill(worker)
             self.counts.killed_while_full += 1
-            worker = forked(lambda: run_worker(self.folder))
+            worker = self.begun()
             if isinstance(self.disk, SmallDisk):
-                wait_until(lambda: is_paused(self.folder))
+                wait_until(lambda: bool(pause_of(self.folder)))
                 self.counts.begun_while_full += 1
         self.disk.free(worker)
         before = num_ended(self.folder)
@@ -238,8 +249,9 @@ class Disturbed:
 
     def ended(self) -> None:
         """A worker that nobody disturbs does the rest."""
-        worker = forked(lambda: run_worker(self.folder))
+        worker = self.begun()
         wait_until(lambda: is_done(self.folder), 600)
+        self.process = None
         os.kill(worker, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
 
@@ -292,14 +304,14 @@ def disturb(
     """Disturbs a queue in `place`, which is made, so often, and checks it. Notes are beside it. Returns the counts."""
     rng, counts, began = random.Random(seed), Counts(), time.monotonic()
     place.mkdir(exist_ok=True)
-    disk: SmallDisk | LimitedFiles = LimitedFiles(place) if limit_files else SmallDisk(place, 64)
+    disk: SmallDisk | LimitedFiles = LimitedFiles() if limit_files else SmallDisk(place, 64)
+    folder = place / "jobs"
+    disturbed = Disturbed(folder, disk, rng, counts)
     try:
-        folder = place / "jobs"
         batches = batches_of(rng, num_lines, "ABCDEFGH"[:num_models])
         add_all(folder, batches, rng, counts)
-        disturbed = Disturbed(folder, disk, rng, counts)
         full_at = set(rng.sample(range(num_kills + num_full), num_full))
-        most_s = max(0.05, 1.5 * num_lines * 0.015 / WIDTH / max(1, num_kills + num_full))
+        most_s = max(0.05, num_lines * 0.015 / WIDTH / max(1, num_kills + num_full))
         for number in range(num_kills + num_full):
             assert not is_done(folder), f"the lines were done after {number} disturbances: more lines are needed"
             if number in full_at:
@@ -309,6 +321,7 @@ def disturb(
         disturbed.ended()
         check(folder, batches, counts)
     finally:
+        disturbed.close()
         disk.close()
     counts.seconds = time.monotonic() - began
     return counts

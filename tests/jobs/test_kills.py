@@ -10,8 +10,8 @@ from tests.jobs.kills import disturb
 
 
 def test_killed_workers_and_limited_files(tmp_path: Path) -> None:
-    counts = disturb(tmp_path / "place", 160, 3, 5, 2, limit_files=True)
-    assert (counts.lines, counts.kills) == (160, 5) and counts.full and counts.at_work
+    counts = disturb(tmp_path / "place", 200, 3, 5, 2, limit_files=True)
+    assert (counts.lines, counts.kills) == (200, 5) and counts.full == 2
 
 
 @pytest.mark.slow

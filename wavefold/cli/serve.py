@@ -137,8 +137,9 @@ def serve(args: argparse.Namespace) -> int:
         from wavefold.jobs.worker import check_queue
 
         check_queue(args.jobs)
-    limits = Limits(bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys,
-                    args.jobs)  # fmt: skip
+    limits = Limits(
+        bytes_of(args.max_body, "--max-body"), args.max_queue, args.host, tuple(args.allow_host), keys, args.jobs
+    )
     with listen(args.host, args.port) as listening, offered(args) as (models, words):
         more_files()
         server = Server(*new_app(models, limits), args.drain_seconds)

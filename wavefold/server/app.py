@@ -104,8 +104,9 @@ def _jobs(folder: Path, served: Served, write: Writer) -> Jobs:
 
 
 def _routes(served: Served) -> list[BaseRoute]:
+    name = next(iter(served.models.names), "no model")
     counts, others = {path: body for path, (body, _) in COUNTS.items()}, served.jobs.bodies if served.jobs else {}
-    description = openapi(served.protocols, counts, next(iter(served.models.names), "no model"), others)
+    description = openapi(served.protocols, counts, name, others)
     listing, page = Listing(served), docs_page(description)
 
     async def health(request: Request) -> Response:

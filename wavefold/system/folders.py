@@ -1,4 +1,4 @@
-"""Where the program keeps files: those that it can make again, and others."""
+"""The folders of wavefold: of files that the program can make again, and of those that it cannot."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def data_folder() -> Path:
 
 
 def models_folder() -> Path:
-    """`wavefold/models` in the folder of data."""
+    """The folder of models, in `data_folder`."""
     return data_folder() / "models"
