@@ -52,10 +52,11 @@ first stays.
 | --- | --- |
 {digests}
 
-`wavefold data shards --vocab 4096 --out DIR` makes a tokenizer, token shards of all documents (`DIR/4096/text`, those of
-the standard library {times} times) and shards for the last part of a run (`DIR/4096/last`: chats of docstrings, exercises,
-one document in {kept}), and compares their hashes with the list. In both, one held-out document in {evaluated} is there
-for a run to evaluate. Documents are the same under any Python from 3.10; chats need the parser of Python {python}.
+`wavefold data shards --vocab 4096 --out DIR` makes a tokenizer, token shards of all documents (`DIR/4096/text`, those
+of the standard library {times} times) and shards for the last part of a run (`DIR/4096/last`: chats of docstrings,
+exercises, one document in {kept}), and compares their hashes with the list. In both, one held-out document in
+{evaluated} is there for a run to evaluate. Documents are the same under any Python from 3.10; chats need the parser of
+Python {python}.
 """
 
 
