@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,26 @@ def test_a_model_that_is_being_copied_is_not_offered(
                 time.sleep(0.02)
     wait_until(lambda: "late" in pool(server).names)
     assert complete(server, "late") == alone["three"]
+
+
+def test_a_model_whose_folder_is_gone_leaves(server: Running, alone: dict[str, str]) -> None:
+    assert complete(server, "two") == alone["two"]
+    shutil.rmtree(pool(server).folder / "two")
+    wait_until(lambda: pool(server).resident("two") is None)
+    assert server.ask("/v1/completions", {"model": "two", **PROMPT})[0] == 404
+    shutil.copytree(pool(server).folder / "three", pool(server).folder / "two")
+    wait_until(lambda: "two" in pool(server).names)
+    assert complete(server, "two") == alone["three"]
+
+
+def test_an_unload_amid_a_load_waits_for_it(server: Running) -> None:
+    for _ in range(3):
+        loading = threading.Thread(target=server.ask, args=("/v1/wavefold/models/load", {"model": "two"}))
+        loading.start()
+        wait_until(lambda: pool(server).resident("two") is not None)
+        assert server.ask("/v1/wavefold/models/unload", {"model": "two"})[0] == 200
+        assert states(server)["two"] == "on disk"
+        loading.join()
 
 
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:
