@@ -55,9 +55,9 @@ def alone(folder: Path) -> dict[str, str]:
     return texts
 
 
-def pool_of(folder: Path, models: float) -> PooledModels:
-    """A pool with room for so many models."""
-    opening = Opening(**OPENING)
+def pool_of(folder: Path, models: float, **settings: Any) -> PooledModels:
+    """A pool with room for so many models. `settings`: of each LLM."""
+    opening = Opening(**{**OPENING, "settings": {"threads": 1, **settings}})
     need = max(opening.needs(entry, ModelSettings()).whole for entry in entries(folder).values() if not entry.fault)
     return PooledModels(folder, rss_bytes() + OVERHEAD + int(models * need), opening)
 
@@ -235,6 +235,20 @@ def test_what_is_preloaded_is_there_before_anybody_asks(folder: Path, tmp_path: 
     with running_models(pool_of(tmp_path / "models", 2.5)) as server:
         wait_until(lambda: states(server)["two"] == "loaded")
         assert pool(server).resident("two").num_users == 0  # type: ignore[union-attr]
+
+
+def test_a_prompt_is_found_on_disk_after_a_swap(folder: Path, tmp_path: Path) -> None:
+    prompt = {"prompt": list(range(100, 800)), "max_tokens": 4, "temperature": 0}
+    texts = set()
+    with running_models(pool_of(folder, 1.5, cache_dir=tmp_path / "kept", batch_invariant=True)) as server:
+        for name in ("one", "two", "one"):
+            status, headers, data = server.ask("/v1/completions", {"model": name, **prompt})
+            assert status == 200
+            usage = server.line_of(headers["x-request-id"]).ends[0].usage
+            if name == "one":
+                texts.add(json.loads(data)["choices"][0]["text"])
+        assert pool(server).num_loads == 3
+    assert len(texts) == 1 and usage.disk_tokens >= 640 and usage.computed_tokens <= 60
 
 
 def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:
