@@ -2,6 +2,7 @@
 // checked here. Bits do not depend on the threads: a sum is made in the order of its depth.
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "api.h"
@@ -58,7 +59,7 @@ using namespace wf;
 
 extern "C" {
 
-int wf_multiply(wf_runtime *runtime, const wf_product *products, int64_t count) {
+int wf_multiply(wf_runtime *runtime, const wf_product *products, int64_t count) try {
     if (!runtime || !products) return WF_ERROR_NULL;
     if (bad(count, MOST)) return WF_ERROR_SHAPE;
     int64_t num_factors = 0;
@@ -92,10 +93,12 @@ int wf_multiply(wf_runtime *runtime, const wf_product *products, int64_t count) 
                          scratch + each * thread);
     });
     return WF_OK;
+} catch (const std::bad_alloc &) {
+    return WF_ERROR_MEMORY;
 }
 
 int wf_orthogonalize(wf_runtime *runtime, const wf_orthogonal *matrices, int64_t count, const float *coefficients,
-                     int64_t steps, float mu) {
+                     int64_t steps, float mu) try {
     if (!runtime || !matrices || !coefficients) return WF_ERROR_NULL;
     if (bad(count, MOST) || bad(steps, MOST)) return WF_ERROR_SHAPE;
     const TrainingKernels &kernels = runtime->training();
@@ -117,6 +120,8 @@ int wf_orthogonalize(wf_runtime *runtime, const wf_orthogonal *matrices, int64_t
     if (!scratch) return WF_ERROR_MEMORY;
     runtime->each(count, [&](int64_t i, int thread) { kernels.orthogonal(jobs[size_t(i)], scratch + each * thread); });
     return WF_OK;
+} catch (const std::bad_alloc &) {
+    return WF_ERROR_MEMORY;
 }
 
 int wf_hadamard(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t columns, int32_t rounded, uint16_t *out) {
@@ -133,7 +138,7 @@ int wf_hadamard(wf_runtime *runtime, const uint16_t *x, int64_t rows, int64_t co
     return WF_OK;
 }
 
-int wf_round_weights(wf_runtime *runtime, wf_rounding *weights, int64_t count) {
+int wf_round_weights(wf_runtime *runtime, wf_rounding *weights, int64_t count) try {
     if (!runtime || !weights) return WF_ERROR_NULL;
     if (bad(count, MOST)) return WF_ERROR_SHAPE;
     std::vector<Piece> tasks;
@@ -165,6 +170,8 @@ int wf_round_weights(wf_runtime *runtime, wf_rounding *weights, int64_t count) {
         weight.largest = std::max<int32_t>(weight.largest, scales[number].high);
     }
     return WF_OK;
+} catch (const std::bad_alloc &) {
+    return WF_ERROR_MEMORY;
 }
 
 }  // extern "C"

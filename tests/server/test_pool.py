@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,9 +55,9 @@ def alone(folder: Path) -> dict[str, str]:
     return texts
 
 
-def pool_of(folder: Path, models: float) -> PooledModels:
-    """A pool with room for so many models."""
-    opening = Opening(**OPENING)
+def pool_of(folder: Path, models: float, **settings: Any) -> PooledModels:
+    """A pool with room for so many models. `settings`: of each LLM."""
+    opening = Opening(**{**OPENING, "settings": {"threads": 1, **settings}})
     need = max(opening.needs(entry, ModelSettings()).whole for entry in entries(folder).values() if not entry.fault)
     return PooledModels(folder, rss_bytes() + OVERHEAD + int(models * need), opening)
 
@@ -199,6 +200,26 @@ def test_a_model_that_is_being_copied_is_not_offered(
     assert complete(server, "late") == alone["three"]
 
 
+def test_a_model_whose_folder_is_gone_leaves(server: Running, alone: dict[str, str]) -> None:
+    assert complete(server, "two") == alone["two"]
+    shutil.rmtree(pool(server).folder / "two")
+    wait_until(lambda: pool(server).resident("two") is None)
+    assert server.ask("/v1/completions", {"model": "two", **PROMPT})[0] == 404
+    shutil.copytree(pool(server).folder / "three", pool(server).folder / "two")
+    wait_until(lambda: "two" in pool(server).names)
+    assert complete(server, "two") == alone["three"]
+
+
+def test_an_unload_amid_a_load_waits_for_it(server: Running) -> None:
+    for _ in range(3):
+        loading = threading.Thread(target=server.ask, args=("/v1/wavefold/models/load", {"model": "two"}))
+        loading.start()
+        wait_until(lambda: pool(server).resident("two") is not None)
+        assert server.ask("/v1/wavefold/models/unload", {"model": "two"})[0] == 200
+        assert states(server)["two"] == "on disk"
+        loading.join()
+
+
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "models")
     (tmp_path / "models" / "pool.toml").write_text("[models.one]\npin = true\n")
@@ -214,6 +235,20 @@ def test_what_is_preloaded_is_there_before_anybody_asks(folder: Path, tmp_path: 
     with running_models(pool_of(tmp_path / "models", 2.5)) as server:
         wait_until(lambda: states(server)["two"] == "loaded")
         assert pool(server).resident("two").num_users == 0  # type: ignore[union-attr]
+
+
+def test_a_prompt_is_found_on_disk_after_a_swap(folder: Path, tmp_path: Path) -> None:
+    prompt = {"prompt": list(range(100, 800)), "max_tokens": 4, "temperature": 0}
+    texts = set()
+    with running_models(pool_of(folder, 1.5, cache_dir=tmp_path / "kept", batch_invariant=True)) as server:
+        for name in ("one", "two", "one"):
+            status, headers, data = server.ask("/v1/completions", {"model": name, **prompt})
+            assert status == 200
+            usage = server.line_of(headers["x-request-id"]).ends[0].usage
+            if name == "one":
+                texts.add(json.loads(data)["choices"][0]["text"])
+        assert pool(server).num_loads == 3
+    assert len(texts) == 1 and usage.disk_tokens >= 640 and usage.computed_tokens <= 60
 
 
 def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:

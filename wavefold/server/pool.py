@@ -124,6 +124,7 @@ class PooledModels(Models):
         if place.model is not None and place.resident is not None and not place.resident.is_leaving:
             place.resident.num_users += 1
             return place.model
+        await self._known(place)
         if len(place.waiting) >= self._max_queue:
             raise Refused(429, f"{len(place.waiting)} requests wait for {name}, as many as may", "rate_limit_exceeded")
         future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
@@ -153,6 +154,14 @@ class PooledModels(Models):
             raise Refused(404, f"model {name!r} cannot be used: {reason}", "model_not_found", "model")
         return self._places.setdefault(name, Place(entry))
 
+    async def _known(self, place: Place) -> None:
+        """Finds out what a model needs, which reads its files' headers. Raises Refused for what cannot be used."""
+        settings = self._settings.of(place.entry.name)
+        try:
+            await asyncio.to_thread(self._opener.needs, place.entry, settings)
+        except (ValueError, OSError) as error:
+            raise _not_loaded(place, str(error)) from None
+
     async def load(self, name: str) -> None:
         """Loads a model, which stays as one that was just used."""
         async with self.lease(name):
@@ -160,11 +169,12 @@ class PooledModels(Models):
 
     async def unload(self, name: str) -> None:
         """Unloads a model once its answers have ended. Nothing happens where it is not in memory."""
-        place = self._place(name)
-        if place.resident is not None:
-            self._leave(place)
-            while (task := place.task) is not None:
-                await asyncio.shield(task)
+        place = self._places.get(name) or self._place(name)
+        while place.task is not None and place.resident is not None and place.resident.is_coming:
+            await asyncio.shield(place.task)
+        self._leave(place)
+        if place.task is not None:
+            await asyncio.shield(place.task)
 
     # -- coming and going ----------------------------------------------------------------------------------------------
 
@@ -233,7 +243,7 @@ class PooledModels(Models):
             return None
         try:
             needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self._refuse(place, str(error))
             return None
         return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
@@ -243,8 +253,7 @@ class PooledModels(Models):
         while place.waiting:
             _, future = place.waiting.popleft()
             if not future.done():
-                future.set_exception(Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}",
-                                             "model_not_loaded", "model"))  # fmt: skip
+                future.set_exception(_not_loaded(place, reason))
 
     def _come(self, place: Place, num_bytes: int) -> None:
         settings = self._settings.of(place.entry.name)
@@ -260,10 +269,11 @@ class PooledModels(Models):
             opened = loop.run_in_executor(self._thread, self._opener.open, place.entry, settings, resident.num_bytes)
             model = await opened
         except Exception as error:
-            if not isinstance(error, ValueError):
+            is_known = isinstance(error, ValueError | OSError)
+            if not is_known:
                 log.exception("%s could not be loaded", place.entry.name)
             place.resident = place.task = None
-            self._refuse(place, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+            self._refuse(place, str(error) if is_known else f"{type(error).__name__}: {error}")
             self._look()
             return
         place.model, place.task = model, None
@@ -324,9 +334,12 @@ class PooledModels(Models):
     def _offer(self, offered: dict[str, Entry], settings: PoolSettings) -> None:
         self._entries, self._settings = offered, settings
         for place in self._places.values():
-            place.entry = offered.get(place.entry.name, place.entry)
+            name = place.entry.name
             if place.resident is not None:
-                place.resident.is_pinned = settings.of(place.entry.name).pin
+                place.resident.is_pinned = settings.of(name).pin
+            if offered.get(name) != place.entry:  # it is gone, or another one now
+                self._leave(place)
+            place.entry = offered.get(name, place.entry)
 
     def _share_out(self) -> None:
         """Gives the stores of streamed models the memory that is left for them."""
@@ -338,7 +351,11 @@ class PooledModels(Models):
         used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
-            write_last_used(self.folder, states, used)
+            write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes
+
+
+def _not_loaded(place: Place, reason: str) -> Refused:
+    return Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
 
 
 def _close(model: Model) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from wavefold.data.packages.duplicates import SAME, WORDS
 from wavefold.data.packages.listing import Listing, Package
 from wavefold.data.packages.rules import RULES
+from wavefold.data.packages.tokens import EVALUATED, KEPT_TEXT, STDLIB_TIMES
 
 HEAD = """\
 # Data card
@@ -51,9 +52,11 @@ first stays.
 | --- | --- |
 {digests}
 
-`wavefold data shards --vocab 4096 --out DIR` makes a tokenizer, token shards of all documents (`DIR/4096/text`) and
-shards for the last part of a run (`DIR/4096/last`: chats of docstrings, exercises, one document in eight), and compares
-their hashes with the list. Documents are the same under any Python from 3.10; chats need the parser of Python {python}.
+`wavefold data shards --vocab 4096 --out DIR` makes a tokenizer, token shards of all documents (`DIR/4096/text`, those
+of the standard library {times} times) and shards for the last part of a run (`DIR/4096/last`: chats of docstrings,
+exercises, one document in {kept}), and compares their hashes with the list. In both, one held-out document in
+{evaluated} is there for a run to evaluate. Documents are the same under any Python from 3.10; chats need the parser of
+Python {python}.
 """
 
 
@@ -73,6 +76,7 @@ def card(listing: Listing) -> str:
     for size, hashes in listing.shards.items():
         digests += [(f"index of `{size}/{name}`", hashes[name]) for name in ("text", "last")]
     tail = TAIL.format(same=SAME, words=WORDS, python=listing.python,
+                       times=STDLIB_TIMES, kept=KEPT_TEXT, evaluated=EVALUATED,
                        digests="\n".join(f"| {name} | `{digest}` |" for name, digest in digests))  # fmt: skip
     return head + _by_licence(packages) + "\n" + RULES_HEAD + _rules(packages) + tail
 
