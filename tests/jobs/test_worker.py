@@ -48,18 +48,20 @@ def test_results_are_those_of_the_lines(queue: Queue) -> None:
 def test_whose_fault_a_failure_is(queue: Queue) -> None:
     lines = [line("wrong", status=400), line("absent", status=404), line("busy", fails=(503, 2)),
              line("full", fails=(429, 1)), line("faulty", fails=(500, 2)), line("raises", fails=(0, 1)),
-             line("broken", fails=(500, 99)), line("right")]  # fmt: skip
+             line("broken", fails=(500, 99)), line("no model", fails=(503, 99), code="model_not_loaded"),
+             line("right")]  # fmt: skip
     batch = added(queue, lines)
     answer = Answering()
     work(queue, answer)
     by_id = {result["custom_id"]: result["response"]["status_code"] for result in results(queue, batch)}
     assert by_id == {"wrong": 400, "absent": 404, "busy": 200, "full": 200, "faulty": 200, "raises": 200,
-                     "broken": 500, "right": 200}  # fmt: skip
+                     "broken": 500, "no model": 503, "right": 200}  # fmt: skip
     times = {custom_id: sum(asked == custom_id for _, asked in answer.asked) for custom_id in by_id}
-    assert times == {"wrong": 1, "absent": 1, "busy": 3, "full": 2, "faulty": 3, "raises": 2, "broken": 3, "right": 1}
+    assert times == {"wrong": 1, "absent": 1, "busy": 3, "full": 2, "faulty": 3, "raises": 2, "broken": 3,
+                     "no model": 3, "right": 1}  # fmt: skip
     row = queue.batch(batch)
     errors = [json.loads(text)["custom_id"] for text in b"".join(queue.content(row["error_file"])).splitlines()]
-    assert errors == ["wrong", "absent", "broken"]
+    assert errors == ["wrong", "absent", "broken", "no model"]
     assert queue.file(row["error_file"])["bytes"] == len(b"".join(queue.content(row["error_file"])))
 
 

@@ -66,7 +66,7 @@ class Answering:
             self._note(body)
             if status == 0:
                 raise RuntimeError("a fault of the server")
-            return Answered(status, {"error": {"message": "not now"}})
+            return Answered(status, {"error": {"message": "not now", "code": values.get("code")}})
         if "status" in values:
             return Answered(values["status"], {"error": {"message": "no"}}, "req_1")
         return Answered(200, answer_of(body), "req_1")

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wavefold.locate import DEFAULT_MODEL
 from wavefold.pool.folder import entries
 from wavefold.pool.last_used import read_last_used
 from wavefold.pool.settings import ModelSettings
+from wavefold.server.engine import Engine
 from wavefold.server.opening import Opening
 from wavefold.server.pool import PooledModels
 from wavefold.system import rss_bytes
@@ -249,6 +251,107 @@ def test_a_prompt_is_found_on_disk_after_a_swap(folder: Path, tmp_path: Path) ->
                 texts.add(json.loads(data)["choices"][0]["text"])
         assert pool(server).num_loads == 3
     assert len(texts) == 1 and usage.disk_tokens >= 640 and usage.computed_tokens <= 60
+
+
+def test_an_end_amid_an_unloading(server: Running) -> None:
+    lease = pool(server).lease("one")
+    asyncio.run_coroutine_threadsafe(lease.__aenter__(), server.loop).result(60)
+    with ThreadPoolExecutor(1) as thread:
+        unloading = thread.submit(server.ask, "/v1/wavefold/models/unload", {"model": "one"})
+        wait_until(lambda: states(server)["one"] == "leaving")
+        server.stop()
+        assert unloading.result(60)[0] == 503
+
+
+def test_what_comes_while_a_model_is_loaded_is_unloaded_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opening.open
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.3)
+        return opened(*args)
+
+    monkeypatch.setattr(Opening, "open", slow)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(complete, server, "one")
+        wait_until(lambda: states(server)["one"] == "loading")
+        status, _, data = server.ask("/v1/wavefold/models/unload", {"model": "one"})
+        assert (status, json.loads(data)["state"]) == (200, "on disk")
+        assert loading.result(60), "its answer came first"
+
+
+def test_a_server_is_well_while_a_model_leaves(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Engine.stop
+
+    async def slow(engine: Engine) -> None:
+        engine._is_stopping = True
+        await asyncio.sleep(0.5)
+        await stop(engine)
+
+    monkeypatch.setattr(Engine, "stop", slow)
+    complete(server, "one")
+    with ThreadPoolExecutor(1) as thread:
+        unloading = thread.submit(server.ask, "/v1/wavefold/models/unload", {"model": "one"})
+        wait_until(lambda: states(server)["one"] == "leaving")
+        assert server.ask("/health")[0] == 200
+        status, _, data = server.ask("/v1/wavefold/machine?model=one")
+        assert status == 404 and "model 'one' is not in memory" in json.loads(data)["error"]["message"]
+        assert unloading.result(60)[0] == 200
+
+
+def test_needs_that_cannot_be_told_are_said_and_others_go_on(
+    server: Running, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = Opening.needs
+
+    def failing(opening: Opening, entry: Any, settings: ModelSettings) -> Any:
+        if entry.name == "two":
+            raise OverflowError("too large")
+        return needs(opening, entry, settings)
+
+    monkeypatch.setattr(Opening, "needs", failing)
+    status, _, data = server.ask("/v1/completions", {"model": "two", **PROMPT})
+    assert status == 503 and "OverflowError: too large" in json.loads(data)["error"]["message"]
+    assert complete(server, "one") == alone["one"]
+
+
+@pytest.mark.parametrize("width", [1, 512, 513, 1024])
+def test_every_width_that_is_allowed_has_needs(folder: Path, width: int) -> None:
+    needs = Opening(**OPENING).needs(entries(folder)["one"], ModelSettings(width=width))
+    assert 0 < needs.least < needs.whole < 16 << 30
+
+
+def test_a_model_that_is_removed_leaves(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
+    (pool(server).folder / "pool.toml").write_text("[models.one]\npin = true\n")
+    complete(server, "one")
+    shutil.rmtree(pool(server).folder / "one")
+    wait_until(lambda: pool(server).resident("one") is None)
+    assert "one" not in states(server)
+    for path in "load", "unload":
+        assert server.ask(f"/v1/wavefold/models/{path}", {"model": "one"})[0] == 404
+
+
+def test_broken_settings_are_told_once_and_models_are_offered(
+    server: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.1)
+    folder = pool(server).folder
+    (folder / "pool.toml").write_text("x = [")
+    shutil.copytree(folder / "one", folder / "late")
+    wait_until(lambda: "late" in pool(server).names)
+    time.sleep(0.5)
+    assert caplog.text.count("is no TOML") == 1
+
+
+def test_pages_of_models_say_that_there_are_more(server: Running) -> None:
+    def page(query: str) -> tuple[list[str], bool]:
+        values = json.loads(server.ask(f"/v1/models?{query}", None, {"anthropic-version": "2023-06-01"})[2])
+        return [one["id"] for one in values["data"]], values["has_more"]
+
+    assert page("limit=2") == (["one", "three"], True)
+    assert page("limit=2&after_id=three") == (["two"], False)
+    assert page("limit=1&before_id=two") == (["three"], True)
+    assert page("limit=3") == (["one", "three", "two"], False)
 
 
 def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:

@@ -211,7 +211,7 @@ def needs_of(
         budget = _shared_out(
             folder, model, total, base, dense, sizes, cache_tokens, width, snapshot_every, on_disk, is_share=True
         )
-        is_wide = budget.step_tokens == PASS_TOKENS and budget.max_running == min(width, PASS_TOKENS // 2)
+        is_wide = budget.step_tokens == PASS_TOKENS and budget.max_running >= min(width, PASS_TOKENS // 2)
         keeps = snapshot_every is None or budget.num_kept >= cache_tokens // snapshot_every
         if budget.num_slots is None and is_wide and keeps:
             return Needs(total, least)

@@ -4,7 +4,8 @@
     await worker.run()          until worker.stop()
 
 An answer of 200 is a line's result, and so is a refusal that is the line's own fault (4xx). What is the server's fault
-is tried again: without end where it has no room or is ending (503, 429), `MOST_TRIES` times where it fails (500). A
+is tried again: without end where it has no room or is ending (503, 429), `MOST_TRIES` times where it fails (500) and
+where the line's model cannot be loaded, which would keep all other lines waiting. A
 disk that is full pauses the work: results that came wait in memory, no line is begun, and it goes on by itself.
 """
 
@@ -35,6 +36,8 @@ LOCK_S = 2.0
 """For a process before this one to end."""
 NOT_NOW = frozenset((408, 409, 425, 429, 503))
 """Statuses of a server that could answer later."""
+LASTING = "model_not_loaded"
+"""The code of an error that lasts, whatever its status: a model whose files are damaged, or that has no room."""
 
 log = logging.getLogger("wavefold.jobs")
 Result = TypeVar("Result")
@@ -216,7 +219,7 @@ class Worker:
             answered = Answered(500, body)
         else:
             answered = task.result()
-        if answered.status in NOT_NOW:
+        if answered.status in NOT_NOW and _code_of(answered.body) != LASTING:
             self._returned[line] = False
             self._next_try = time.monotonic() + self._failed_again()
         elif answered.status >= 500 and line.failures + 1 < MOST_TRIES:
@@ -269,3 +272,9 @@ class Worker:
             log.warning("goes on after: %s", self.paused)
             self.paused = None
             board.say(self.folder, None)
+
+
+def _code_of(body: Any) -> Any:
+    """The code of an error; None of what is none."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return error.get("code") if isinstance(error, dict) else None

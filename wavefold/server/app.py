@@ -129,10 +129,13 @@ def _routes(served: Served) -> list[BaseRoute]:
     async def the_machine(request: Request) -> Response:
         asked, loaded = request.query_params.get("model"), served.models.loaded
         model = next((model for model in loaded if asked is None or asked in model.context.names), None)
-        if model is not None:
+        missing = "no model is" if asked is None else f"model {asked[:200]!r} is not"
+        try:
+            if model is None:
+                raise Refused(404, f"{missing} in memory", "model_not_found")
             return await machine(served, model)
-        refused = Refused(404, f"{'no model' if asked is None else repr(asked[:200])} is in memory", "model_not_found")
-        return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
+        except Refused as refused:
+            return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
     return [
         *page_routes(),

@@ -26,12 +26,12 @@ class Listing:
         if "anthropic-version" not in request.headers:
             return JSONResponse({"object": "list", "data": [self._openai(name) for name in names]})
         try:
-            names = _page(names, request)
+            names, has_more = _page(names, request)
         except Refused as refused:
             return self._served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
         data = [self._anthropic(name) for name in names]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        return JSONResponse({"data": data, "has_more": False, **ends})
+        return JSONResponse({"data": data, "has_more": has_more, **ends})
 
     async def one(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -53,8 +53,11 @@ class Listing:
         }  # fmt: skip
 
 
-def _page(names: tuple[str, ...], request: Request) -> tuple[str, ...]:
-    """Returns the names that a page has. Raises Refused for a limit that is none, and for a name that is not served."""
+def _page(names: tuple[str, ...], request: Request) -> tuple[tuple[str, ...], bool]:
+    """Returns the names that a page has, and whether there are more in its direction.
+
+    Raises Refused for a limit that is none, and for a name that is not served.
+    """
     limit = request.query_params.get("limit", "20")
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST_LISTED):
         raise Refused(400, f"limit = {limit[:20]!r} is not allowed; expected 1 to {MOST_LISTED}",
@@ -66,4 +69,5 @@ def _page(names: tuple[str, ...], request: Request) -> tuple[str, ...]:
         if name is not None:
             place = names.index(name)
             names = names[place + 1 :] if parameter == "after_id" else names[:place]
-    return names[: int(limit)]
+    count, is_backwards = int(limit), "before_id" in request.query_params
+    return (names[-count:] if is_backwards else names[:count]), len(names) > count

@@ -22,11 +22,13 @@ async def machine(served: Served, model: Model) -> Response:
     """Returns rates, memory and counts of a model at this moment.
 
     `bytes_read`: of experts, from files, since the model was loaded. `bound_tokens_per_s`: see bound.py; None until
-    somebody has asked while nothing ran.
+    somebody has asked while nothing ran. Raises Refused for a model that leaves meanwhile.
     """
     engine, runner, bound = model.running, model.llm.runner, model.bound
     if bound.is_wanted and not engine.num_open:
         await served.in_thread(False, bound.measure)
+        if not engine.is_alive:  # it was unloaded meanwhile
+            raise Refused(404, f"model {model.name!r} is not in memory", "model_not_found")
     limit, most = tightest(), bound.tokens_per_s(engine.tokens_per_pass)
     return JSONResponse({
         "model": model.name,

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from wavefold.pool.last_used import read_last_used
 from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused, name_in
+from wavefold.server.protocol.errors import no_such_model
 from wavefold.server.served import Served
 from wavefold.system import rss_bytes
 
@@ -40,9 +41,12 @@ def pool_routes(served: Served) -> list[BaseRoute]:
             finally:
                 served.bodies.release([body])
             await (pool.unload(name) if request.url.path.endswith("/unload") else pool.load(name))
+            described = next((one for one in models_of(pool)["models"] if one["name"] == name), None)
+            if described is None:  # its files were removed meanwhile
+                raise no_such_model(name, pool.names)
         except Refused as refused:
             return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
-        return JSONResponse(next(one for one in models_of(pool)["models"] if one["name"] == name))
+        return JSONResponse(described)
 
     return [
         Route(PATH, listed, methods=["GET"]),

@@ -27,6 +27,7 @@ from wavefold.pool.folder import Entry, entries
 from wavefold.pool.last_used import write_last_used
 from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
 from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
+from wavefold.server.engine import STOPPED
 from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
 from wavefold.server.models import Models
@@ -121,6 +122,8 @@ class PooledModels(Models):
     async def _asked(self, name: str, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
         place = self._place(name)
+        if self._is_stopping:
+            raise Refused(503, STOPPED, "overloaded")
         if place.model is not None and place.resident is not None and not place.resident.is_leaving:
             place.resident.num_users += 1
             return place.model
@@ -159,8 +162,8 @@ class PooledModels(Models):
         settings = self._settings.of(place.entry.name)
         try:
             await asyncio.to_thread(self._opener.needs, place.entry, settings)
-        except (ValueError, OSError) as error:
-            raise _not_loaded(place, str(error)) from None
+        except Exception as error:
+            raise _not_loaded(place, _reason(place, error)) from None
 
     async def load(self, name: str) -> None:
         """Loads a model, which stays as one that was just used."""
@@ -168,13 +171,15 @@ class PooledModels(Models):
             pass
 
     async def unload(self, name: str) -> None:
-        """Unloads a model once its answers have ended. Nothing happens where it is not in memory."""
+        """Unloads a model once it has come and its answers have ended. Nothing happens where it is not in memory."""
         place = self._places.get(name) or self._place(name)
-        while place.task is not None and place.resident is not None and place.resident.is_coming:
+        while (resident := place.resident) is not None and resident.is_coming and place.task is not None:
             await asyncio.shield(place.task)
         self._leave(place)
-        if place.task is not None:
+        if resident is not None and place.task is not None:
             await asyncio.shield(place.task)
+            if place.resident is resident:
+                raise Refused(503, STOPPED, "overloaded")
 
     # -- coming and going ----------------------------------------------------------------------------------------------
 
@@ -202,15 +207,16 @@ class PooledModels(Models):
         for place in self._places.values():
             for _, future in place.waiting:
                 if not future.done():
-                    future.set_exception(Refused(503, "the server is shutting down", "overloaded"))
+                    future.set_exception(Refused(503, STOPPED, "overloaded"))
             place.waiting.clear()
         tasks = [place.task for place in self._places.values() if place.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         for place in self._places.values():
-            if place.model is not None:
-                await place.model.stop()
-                await asyncio.get_running_loop().run_in_executor(self._thread, place.model.llm.close)
-                place.model = place.resident = None
+            model, place.model = place.model, None
+            if model is not None:
+                await model.stop()
+                await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
+                place.resident = None
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._record()
 
@@ -243,8 +249,8 @@ class PooledModels(Models):
             return None
         try:
             needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
-        except (ValueError, OSError) as error:
-            self._refuse(place, str(error))
+        except Exception as error:
+            self._refuse(place, _reason(place, error))
             return None
         return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
 
@@ -269,11 +275,8 @@ class PooledModels(Models):
             opened = loop.run_in_executor(self._thread, self._opener.open, place.entry, settings, resident.num_bytes)
             model = await opened
         except Exception as error:
-            is_known = isinstance(error, ValueError | OSError)
-            if not is_known:
-                log.exception("%s could not be loaded", place.entry.name)
             place.resident = place.task = None
-            self._refuse(place, str(error) if is_known else f"{type(error).__name__}: {error}")
+            self._refuse(place, _reason(place, error))
             self._look()
             return
         place.model, place.task = model, None
@@ -300,10 +303,9 @@ class PooledModels(Models):
             await asyncio.sleep(0.005)
         if self._is_stopping:
             return
-        model = place.model
+        model, place.model = place.model, None
         assert model is not None
         await model.stop()
-        place.model = None
         await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
         del model
         place.resident = place.task = None
@@ -319,25 +321,30 @@ class PooledModels(Models):
 
         A model is offered once two looks have found the same of it: one that is being copied is not whole yet.
         """
-        before = self._entries
+        before, fault = self._entries, ""
         while True:
             await asyncio.sleep(LOOK_S)
+            told, fault = fault, ""
             try:
-                found, settings = await asyncio.to_thread(lambda: (entries(self.folder), read_settings(self.folder)))
-                self._offer({name: entry for name, entry in found.items() if entry == before.get(name)}, settings)
+                found = await asyncio.to_thread(entries, self.folder)
+                self._offer({name: entry for name, entry in found.items() if entry == before.get(name)})
                 before = found
+                self._settings = await asyncio.to_thread(read_settings, self.folder)
             except (OSError, ValueError) as error:  # what was there before still holds
-                log.warning("%s could not be read again: %s", self.folder, error)
+                fault = str(error)
+            if fault and fault != told:
+                log.warning("%s could not be read again: %s", self.folder, fault)
+            for place in self._places.values():
+                if place.resident is not None:
+                    place.resident.is_pinned = self._settings.of(place.entry.name).pin
             self._share_out()
             self._look()
 
-    def _offer(self, offered: dict[str, Entry], settings: PoolSettings) -> None:
-        self._entries, self._settings = offered, settings
-        for place in self._places.values():
-            name = place.entry.name
-            if place.resident is not None:
-                place.resident.is_pinned = settings.of(name).pin
-            if offered.get(name) != place.entry:  # it is gone, or another one now
+    def _offer(self, offered: dict[str, Entry]) -> None:
+        """Offers these models. One in memory that is gone, or another one now, leaves."""
+        self._entries = offered
+        for name, place in self._places.items():
+            if offered.get(name) != place.entry:
                 self._leave(place)
             place.entry = offered.get(name, place.entry)
 
@@ -358,8 +365,19 @@ def _not_loaded(place: Place, reason: str) -> Refused:
     return Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
 
 
+def _reason(place: Place, error: Exception) -> str:
+    """Why a model cannot be loaded. What is no fault of its files is in the log too."""
+    if isinstance(error, ValueError):
+        return str(error)
+    log.error("%s could not be loaded", place.entry.name, exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
 def _close(model: Model) -> None:
-    model.llm.close()
+    try:
+        model.llm.close()
+    except Exception:  # its memory is given back all the same
+        log.exception("%s could not be closed", model.name)
 
 
 def _give_back() -> None:
