@@ -25,7 +25,7 @@ endef
 export HELD_OUT
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces kills-batch soak-stream distribution package train instruct corpus bench-waves bench-gpu clean
+.PHONY: help venv test test-all test-copies lint demo fuzz fuzz-aarch64 threads traces kills-batch soak-stream distribution package train instruct specialists corpus bench-waves bench-gpu clean
 
 help:
 	@echo "make venv      create $(VENV) with all that the other targets need"
@@ -47,6 +47,7 @@ help:
 	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
 	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
 	@echo "make instruct  train the model that ships to answer questions about the standard library, into runs/instruct"
+	@echo "make specialists  train three adapters of the model that ships and compare them with it, into runs/"
 	@echo "make corpus    download the listed packages again and compare documents and token shards with the list"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
 	@echo
@@ -60,7 +61,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard csrc/*)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ echo "no venv made; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	$(BIN)/pip install -c constraints.txt -e '.[test,lint,train,gpu,serve,hub]'
+	$(BIN)/pip install -c constraints.txt -e '.[test,lint,train,gpu,serve,hub,specialists]'
 	@touch $@
 
 test: $(STAMP)
@@ -146,6 +147,15 @@ train: $(STAMP)
 
 instruct: $(STAMP)
 	$(BIN)/wavefold train --recipe recipes/instruct.py --init wavefold/models/default --data instruct:stdlib --out runs/instruct
+
+# One command each; the judges are packages of others.
+SPECIALISTS ?= cron dates units
+specialists: $(STAMP)
+	for name in $(SPECIALISTS); do \
+		$(BIN)/wavefold train --recipe recipes/specialist.py --init wavefold/models/default --data specialist:$$name \
+		    --out runs/$$name || exit 1; done
+	$(BIN)/python bench/specialists.py $(foreach name,$(SPECIALISTS),--adapter $(name)=runs/$(name)/model) \
+	    --work runs/specialists --samples runs/specialists.md
 
 # Some minutes and 206 MB of downloads; the chats of the shards need the list's Python.
 corpus: $(STAMP)

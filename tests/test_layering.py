@@ -47,6 +47,9 @@ for _user in ("engine", "train", "llm", "server", "bench", "cli"):
 
 HOMES = {
     "wavefold.data.packages.duplicates": {"datasketch"},
+    "wavefold.data.specialists.cron": {"cron_descriptor", "croniter"},
+    "wavefold.data.specialists.dates": {"dateparser"},
+    "wavefold.data.specialists.units": {"pint"},
     "wavefold.engine.grammar": {"llguidance"},
     "wavefold.lm_eval": {"lm_eval"},
     "wavefold.ops.tilelang": {"tilelang", "tvm"},

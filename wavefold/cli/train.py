@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="stdlib",
         help="'stdlib' (the shipped file list), 'packages' or 'stdlib+packages' (after wavefold data fetch), a folder, "
-        "a .txt list of files, a .jsonl of chats, a folder of token shards, datasets:NAME[:SPLIT[:COLUMN]]; instruct: "
+        "a .txt list of files, a .jsonl of chats, a folder of token shards, datasets:NAME[:SPLIT[:COLUMN]], "
+        "specialist:cron, specialist:dates or specialist:units (after pip install 'wavefold[specialists]'); instruct: "
         "before one makes chats of its docstrings, exercises: of its functions (default stdlib)",
     )  # fmt: skip
     parser.add_argument(

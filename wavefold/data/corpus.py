@@ -6,6 +6,7 @@
     FOLDER                           the files in it
     LIST.txt                         the files and folders that it names, one a line
     CHATS.jsonl                      chats, one a line (chat_data.py)
+    specialist:NAME                  generated questions with answers (specialists/): cron, dates or units
     datasets:NAME[:SPLIT[:COLUMN]]   Hugging Face's dataset of that name, or the folder of one that was saved
 
 A document is one file, one chat, or one row. Whole documents are held out, never lines; of packages, whole ones. The
@@ -27,14 +28,15 @@ from typing import Any
 from wavefold.data.chat_data import Chat, chat_text, checked_chat, read_chats
 from wavefold.data.packages import documents as package_documents
 from wavefold.data.packages.listing import read_listing
+from wavefold.data.specialists import HELD_OUT_CASES, PREFIX, TRAINING_CASES, specialist
 from wavefold.system.folders import cache_folder
 
 STDLIB_LIST = Path(__file__).parent / "corpora" / "stdlib.json"
 HELD_OUT_ONE_IN = 20
 """One document in this many is held out, by a hash of its name."""
 EXPECTED = (
-    "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, datasets:NAME[:SPLIT[:COLUMN]], 'packages' "
-    "or 'stdlib+packages'"
+    "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, datasets:NAME[:SPLIT[:COLUMN]], "
+    "'packages', 'stdlib+packages' or specialist:NAME"
 )
 
 
@@ -67,6 +69,8 @@ def load_corpus(source: str) -> Corpus:
         return Corpus(source, sum((p.train for p in parts), ()), sum((p.held_out for p in parts), ()))
     if source.startswith("datasets:"):
         return _dataset(source)
+    if source.startswith(PREFIX):
+        return _specialist(source)
     path = Path(source)
     if path.is_dir():
         documents, binary = _folder(path, path)
@@ -206,6 +210,17 @@ def _dataset(source: str) -> Corpus:
         )
     documents = list(_rows(rows[column], column, source))
     return _split(Path(name).name, documents, f"{source}: holds {len(documents)} documents")
+
+
+def _specialist(source: str) -> Corpus:
+    """Returns chats of a specialist. What is held out are its held-out cases, by template and by value."""
+    one = specialist(source.removeprefix(PREFIX))
+    parts = one.cases(0, TRAINING_CASES, held_out=False), one.cases(0, HELD_OUT_CASES, held_out=True)
+    train, held_out = (
+        tuple(Document(f"{one.name} {number}", chat_text(case.chat), case.chat) for number, case in enumerate(part))
+        for part in parts
+    )
+    return Corpus(source, train, held_out)
 
 
 def _rows(values: Any, column: str, source: str) -> Iterator[Document]:
