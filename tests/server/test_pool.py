@@ -222,6 +222,16 @@ def test_an_unload_amid_a_load_waits_for_it(server: Running) -> None:
         loading.join()
 
 
+def test_the_last_use_is_kept_when_a_model_leaves(server: Running) -> None:
+    server.ask("/v1/wavefold/models/load", {"model": "one"})
+    before = read_last_used(pool(server).folder)["one"]["last_used"]
+    time.sleep(1.5)
+    complete(server, "one")
+    server.ask("/v1/wavefold/models/unload", {"model": "one"})
+    noted = read_last_used(pool(server).folder)["one"]
+    assert noted["last_used"] > before and noted["state"] == ""
+
+
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "models")
     (tmp_path / "models" / "pool.toml").write_text("[models.one]\npin = true\n")

@@ -308,6 +308,7 @@ class PooledModels(Models):
         await model.stop()
         await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
         del model
+        self._record()  # when it was used last, which is forgotten with it
         place.resident = place.task = None
         await asyncio.get_running_loop().run_in_executor(self._thread, _give_back)
         self._share_out()
