@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 
 #include "attention.h"
 #include "attention_half.h"
@@ -24,6 +25,7 @@ struct AttentionHalf {
     const wf_block &g;
     const Span *const spans;
     const int64_t num_spans, n;  // tokens of all spans
+    const std::vector<Adapted> &adapted;
     const bool released;
     const int64_t lora, half, width, index_width, chunk;
 
@@ -33,10 +35,12 @@ struct AttentionHalf {
     Attend *attends;  // of the spans that meet a chunk
     Index *choices;
 
-    AttentionHalf(Runtime &runtime_, const Block &block_, const Span *spans_, int64_t num_spans_, int64_t tokens)
+    AttentionHalf(Runtime &runtime_, const Block &block_, const Span *spans_, int64_t num_spans_, int64_t tokens,
+                  const std::vector<Adapted> &adapted_)
         : runtime(runtime_), block(block_), g(*block_.given), spans(spans_), num_spans(num_spans_), n(tokens),
-          released(g.released), lora(block.wq_a.rows), half(g.rope_dim / 2), width(g.heads * g.head_dim),
-          index_width(g.index_heads * block.keys.dim), chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
+          adapted(adapted_), released(g.released), lora(block.wq_a.rows), half(g.rope_dim / 2),
+          width(g.heads * g.head_dim), index_width(g.index_heads * block.keys.dim),
+          chunk(n < CHUNK_TOKENS ? n : CHUNK_TOKENS) {}
 
     bool reserve() {
         Arena counting(nullptr);
@@ -83,6 +87,25 @@ struct AttentionHalf {
         return {m, from, tokens, m.columns, released && rounds_x(m.form), wide, rounded, stride};
     }
 
+    // What a matrix's adapters add to y [count, ...] of tokens begin .. begin + count, of x [count, ...].
+    struct Beside {
+        LowRank Adapter::*part;
+        const uint16_t *x;
+        uint16_t *y;
+    };
+    void adapt(int64_t begin, int64_t count, std::initializer_list<Beside> parts) {
+        if (adapted.empty()) return;
+        std::vector<Addition> additions;
+        for (const Beside &beside : parts)
+            for (const Adapted &rows : adapted) {
+                const LowRank &by = rows.adapter.*beside.part;
+                const int64_t end = std::min(rows.first + rows.rows, begin + count);
+                for (int64_t i = std::max(rows.first, begin); by.rank && i < end; i++)
+                    additions.push_back({&by, beside.x + (i - begin) * by.columns, beside.y + (i - begin) * by.rows});
+            }
+        add_low_rank(runtime, additions);
+    }
+
     // streams -> a sublayer's normalised input [n, hidden], and how its output returns.
     bool enter(const Mixer &mixer, const uint16_t *streams, uint16_t *h, float *post_, float *comb_,
                const Ahead &next) {
@@ -117,6 +140,7 @@ struct AttentionHalf {
             products[count++] = product(block.index_weights, x, n, nullptr, index_weights, g.index_heads);
         }
         if (!multiply(runtime, products, count, {&block.wq_b})) return false;
+        adapt(0, n, {{&Adapter::wq_a, x, qr}, {&Adapter::wkv, x, kv}});
         const float index_scale = float(std::pow(double(block.keys.dim), -0.5) * std::pow(double(g.index_heads), -0.5));
         runtime.each(n, [&](int64_t i, int) {
             const Span &span = span_of(i);
@@ -195,6 +219,7 @@ struct AttentionHalf {
         if (g.index_heads)
             products[1] = product(block.index_wq_b, qr + begin * lora, count, nullptr, index_q, index_width);
         if (!multiply(runtime, products, g.index_heads ? 2 : 1, {&block.wo_a})) return false;
+        adapt(begin, count, {{&Adapter::wq_b, qr + begin * lora, q}});
         const int64_t heads = g.heads + g.index_heads;
         runtime.each(
             count * heads,
@@ -283,7 +308,9 @@ struct AttentionHalf {
             if (!multiply(runtime, products, some, {&block.wo_b})) return false;
         }
         const Product out = product(block.wo_b, u, count, nullptr, f + begin * g.hidden, g.hidden);
-        return multiply(runtime, &out, 1, {&block.experts.fn});
+        if (!multiply(runtime, &out, 1, {&block.experts.fn})) return false;
+        adapt(begin, count, {{&Adapter::wo_b, u, f + begin * g.hidden}});
+        return true;
     }
 
     // Which experts the tokens go to, and with what weights.
@@ -381,7 +408,7 @@ struct AttentionHalf {
 
 bool attention_half(Runtime &runtime, const Block &block, const Span *spans, int64_t num_spans, int64_t tokens,
                     const Passed &pass, const Ahead &next) {
-    return AttentionHalf(runtime, block, spans, num_spans, tokens).run(pass, next);
+    return AttentionHalf(runtime, block, spans, num_spans, tokens, *pass.adapted).run(pass, next);
 }
 
 int check_table(const wf_block &block, const int64_t *ids, int64_t tokens) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block.h"
+#include "low_rank.h"
 #include "products.h"
 
 namespace wf {
@@ -13,6 +14,7 @@ struct Passed {
     uint16_t *mixed, *h;
     float *post, *comb, *route;
     int64_t *chosen;
+    const std::vector<Adapted> *adapted;
 };
 
 // streams -> mixed, h, post, comb, route, chosen; new entries to the caches. False when there is no memory for scratch.

@@ -2,6 +2,7 @@
 // after another, each weight read once.
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "experts.h"
@@ -45,6 +46,7 @@ struct Mixture {
     const float *route;
     const float limit;
     const bool released;
+    const std::vector<Adapted> &adapted;
     const Ahead next;
 
     // An expert's share: pairs first .. first + rows of token and weight.
@@ -72,6 +74,30 @@ struct Mixture {
         }
     }
 
+    // What adapters add to a matrix's output for shares begin .. stop: x and y of a pair, by its number from theirs on.
+    template <class X, class Y>
+    void adapt(size_t begin, size_t stop, std::initializer_list<int> which, const X &x, const Y &y) {
+        if (adapted.empty()) return;
+        std::vector<LowRank> parts;
+        parts.reserve((stop - begin) * adapted.size() * which.size());
+        std::vector<Addition> additions;
+        for (size_t s = begin; s < stop; s++)
+            for (const int number : which) {
+                const Share &mine = shares[s];
+                auto rows = adapted.begin();
+                const LowRank *by = nullptr;
+                for (int64_t p = 0; p < mine.rows; p++) {
+                    const int64_t i = token[size_t(mine.first + p)];  // ascending
+                    for (; rows != adapted.end() && i >= rows->first + rows->rows; ++rows) by = nullptr;
+                    if (rows == adapted.end()) break;
+                    if (i < rows->first) continue;
+                    if (!by) parts.push_back(beside(rows->adapter, *mine.expert, number)), by = &parts.back();
+                    if (by->rank) additions.push_back({by, x(s, p, by->columns), y(s, p, number, by->rows)});
+                }
+            }
+        add_low_rank(runtime, additions);
+    }
+
     // Shares begin .. stop through their experts and onto the sum; x, y [rows, hidden] and gate, up [rows, inter].
     bool add(size_t begin, size_t stop, uint16_t *x, uint16_t *gate, uint16_t *up, uint16_t *y, float *sum) {
         const int64_t pair = shares[begin].first, inter = shares[begin].inter_first;
@@ -97,6 +123,15 @@ struct Mixture {
             product(mine.expert->w3, from, mine.rows, up + mine.inter_first - inter);
         }
         if (!multiply(runtime, products.data(), int64_t(products.size()), {&shares[begin].expert->w2})) return false;
+        const auto inner = [&](size_t s, int64_t p, int64_t width) {
+            return shares[s].inter_first - inter + p * width;
+        };
+        adapt(
+            begin, stop, {0, 2},
+            [&](size_t s, int64_t p, int64_t width) {
+                return same ? h + (alone ? p : 0) * width : x + (shares[s].first - pair + p) * width;
+            },
+            [&](size_t s, int64_t p, int which, int64_t width) { return (which ? up : gate) + inner(s, p, width); });
         runtime.each(pairs, [&](int64_t p, int) {
             size_t s = begin;
             while (pair + p >= shares[s].first + shares[s].rows) s++;
@@ -109,6 +144,9 @@ struct Mixture {
             product(shares[s].expert->w2, gate + shares[s].inter_first - inter, shares[s].rows,
                     y + (shares[s].first - pair) * hidden);
         if (!multiply(runtime, products.data(), int64_t(products.size()), next)) return false;
+        adapt(
+            begin, stop, {1}, [&](size_t s, int64_t p, int64_t width) { return gate + inner(s, p, width); },
+            [&](size_t s, int64_t p, int, int64_t width) { return y + (shares[s].first - pair + p) * width; });
         runtime.each((hidden + PART - 1) / PART,
                      [&](int64_t part, int) {
                          const int64_t low = part * PART, high = std::min(low + PART, hidden);
@@ -162,8 +200,8 @@ struct Mixture {
 }  // namespace
 
 bool mix_experts(Runtime &runtime, const Mix &mix, const std::vector<Expert> &experts, const Ahead &next) {
-    Mixture mixture = {runtime,   mix.tokens,   mix.hidden, mix.topk, mix.h, mix.chosen, mix.route,
-                       mix.limit, mix.released, next,       {},       {},    {}};
+    Mixture mixture = {runtime,   mix.tokens,   mix.hidden,   mix.topk, mix.h, mix.chosen, mix.route,
+                       mix.limit, mix.released, *mix.adapted, next,     {},    {},         {}};
     mixture.deal(experts);
     return mixture.run(mix.out, mix.sum);
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "block.h"
+#include "low_rank.h"
 #include "products.h"
 
 namespace wf {
@@ -18,6 +19,7 @@ struct Mix {
     bool released;
     float *sum;
     uint16_t *out;
+    const std::vector<Adapted> *adapted;
 };
 
 // The sum over `experts`, in their order. False when there is no memory for scratch.

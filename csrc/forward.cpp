@@ -24,6 +24,7 @@ namespace {
 struct Layer {
     Block block;
     std::vector<Span> spans;
+    std::vector<Adapted> adapted;
     Expert shared;
 };
 
@@ -69,6 +70,10 @@ struct Forward {
         if (l == 0) hidden = block.hidden, streams = block.streams, topk = block.topk;
         if (block.hidden != hidden || block.streams != streams || block.topk != topk) return WF_ERROR_SHAPE;
         if (const int error = check_spans(given, num_spans, block, l, layer.spans, tokens)) return error;
+        if (const int error = check_adapted(given, num_spans, l, layer.block, layer.adapted)) return error;
+        for (Adapted &rows : layer.adapted)
+            if (const int error = check_shared_adapter(given[rows.span].adapter[l], layer.shared, rows.adapter))
+                return error;
         return check_table(block, ids, tokens);
     }
 
@@ -132,7 +137,7 @@ struct Forward {
             if (const int error = check_expert(model.experts[l][e], hidden, experts.back())) return error;
         }
         experts.push_back(layer.shared);
-        return WF_OK;
+        return check_expert_adapters(layer.adapted, experts);
     }
 
     // Whether what is wanted is there, and has a place to go to.
@@ -177,14 +182,15 @@ struct Forward {
         std::vector<Expert> experts;
         for (int64_t l = 0; l < model.layers; l++) {
             const Layer &layer = layers[size_t(l)];
-            const Passed pass = {ids, x, mixed, h, post, comb, route, chosen};
+            const Passed pass = {ids, x, mixed, h, post, comb, route, chosen, &layer.adapted};
             const int64_t num_spans = int64_t(layer.spans.size());
             if (!attention_half(runtime, layer.block, layer.spans.data(), num_spans, tokens, pass,
                                 {&layer.shared.w1, &layer.shared.w3}))
                 return WF_ERROR_MEMORY;
             if (const int error = experts_of(l, chosen, experts)) return error;
             const bool released = layer.block.given->released != 0;
-            const Mix mix = {tokens, hidden, topk, h, chosen, route, model.limit, released, nullptr, made};
+            const Mix mix = {tokens,      hidden,   topk,    h,    chosen,        route,
+                             model.limit, released, nullptr, made, &layer.adapted};
             if (!mix_experts(runtime, mix, experts, first_of(l + 1))) return WF_ERROR_MEMORY;
             runtime.each(tokens,
                          [&](int64_t i, int) { hc_expand({made, mixed, post, comb, int(streams), hidden, x}, i); });

@@ -24,7 +24,7 @@ extern "C" {
 #define WF_API __attribute__((visibility("default")))
 #endif
 
-#define WF_ABI 17
+#define WF_ABI 18
 
 enum {
     WF_FP4 = 0,
@@ -242,15 +242,40 @@ typedef struct {
     float *tail, *key_tail;
 } wf_staged;
 
+/* What is added to a product with a matrix W [rows, columns]: y = W x + scale * up^T (down x), down [rank, columns], up [rank,
+ * rows], in WF_BF16 or WF_FP32. x is not rounded first. W x is rounded to bfloat16, the addition is float32 up to the sum,
+ * which is rounded again. Rank 0: nothing is added. */
+typedef struct {
+    int32_t form;
+    int64_t rank; /* at most 512 */
+    float scale;
+    const void *down, *up;
+    int64_t down_bytes, up_bytes;
+} wf_low_rank;
+
+/* An adapter in one layer: beside attention's matrices, those of the shared expert and, unless null, w1, w2 and w3 of each
+ * routed expert, by number. */
+typedef struct {
+    wf_low_rank wq_a, wq_b, wkv, wo_b, w1, w2, w3;
+    const wf_low_rank *experts;
+} wf_adapter;
+
+/* Rows first .. first + rows of a pass, and what their adapter is in the layer at hand. */
+typedef struct {
+    int64_t first, rows;
+    const wf_adapter *adapter;
+} wf_adapted;
+
 /* The `tokens` new tokens of a sequence, the first at `position`, and its cache by layer. Entries that they complete are
  * written to it; rows of the rings go to `staged` or, where it is null, into the rings. `marked`, unless null, takes what
- * `staged` would if the first `mark` tokens were all: a sequence can go on there. */
+ * `staged` would if the first `mark` tokens were all: a sequence can go on there. `adapter`, by layer; null: the model alone. */
 typedef struct {
     int64_t position, tokens;
     const wf_view *views;
     const wf_staged *staged;
     const wf_staged *marked;
     int64_t mark;
+    const wf_adapter *adapter;
 } wf_span;
 
 /* Bytes that a call to come reads first. A hint: threads that wait ask for them in advance, whatever is there. */
@@ -277,10 +302,11 @@ typedef struct {
 /* out = the sum over experts of what they make of h, in the order given, in float32, then rounded: bfloat16 [tokens,
  * hidden]. A token goes through the experts of its row of chosen, route [tokens, topk]. gate <= limit, |up| <= limit.
  * With `sum`, float32 [tokens, hidden], these experts are added to it, and out, unless it is null, takes it rounded: several
- * calls, one after the other, have the bits of one. */
+ * calls, one after the other, have the bits of one. `adapted`: rows with adapters, ascending; may be null with num_adapted 0. */
 WF_API int wf_experts(wf_runtime *runtime, int64_t tokens, int64_t hidden, const uint16_t *h, int64_t topk,
                       const int64_t *chosen, const float *route, const wf_expert *experts, int64_t count, float limit,
-                      int32_t released, float *sum, uint16_t *out, const wf_range *next, int64_t num_next);
+                      int32_t released, float *sum, uint16_t *out, const wf_range *next, int64_t num_next,
+                      const wf_adapted *adapted, int64_t num_adapted);
 
 /* A whole model whose experts are all in memory. */
 typedef struct {

@@ -25,6 +25,7 @@ from wavefold.chat import Prompt, tokenizer_of
 from wavefold.chat.encoding import chat_ids, turn_ids
 from wavefold.engine import AsyncTextStream, Completion, ResolvedSampling, Runner, Sampling, TextStream
 from wavefold.engine import settings as llm_settings
+from wavefold.engine.adapters import Adapters, adapters_of
 from wavefold.engine.arguments import PROGRESS
 from wavefold.engine.batch import add_all, answers_of_each, run_added
 from wavefold.engine.budget import Share, checked_budget, watch_budget
@@ -75,7 +76,7 @@ class LLM:
     of answers that are computed together, at most; others wait. `prefix_cache`: a prompt that begins like an earlier
     text goes on from there (on a CPU, in one process; docs/prefix.md), from a state that is taken every
     `snapshot_every` tokens and at the ends of prompts and answers. `cache_dir`: a folder, of at most `disk_cache`
-    bytes, where this outlives the process.
+    bytes, where this outlives the process. `adapters`: folders in PEFT's layout by name, as `load_adapter` reads them.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class LLM:
         snapshot_every: int = SNAPSHOT_EVERY,
         cache_dir: str | Path | None = None,
         disk_cache: int | str | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ):
         """Loads the checkpoint in `path`; None: the model that ships. Raises ValueError for what cannot be used."""
         used = llm_settings.used(locals())
@@ -120,6 +122,9 @@ class LLM:
         config = self._model.config
         defaults = generation_defaults(self.folder, config.vocab_size)
         self._made_by = Requests(self.folder, self.tokenizer, config, defaults)
+        self._is_alone = over_ranks is None
+        for name, folder in (used["adapters"] or {}).items():
+            self.load_adapter(name, folder)
         self._group = quiet_group() if over_ranks is not None and num_ranks() > 1 else None
         self._leader = Leader(self._group) if self._group is not None and is_first() else None
         drafts = usable_drafts(self._model, drafts, 1 if self._group is None else num_ranks())
@@ -142,22 +147,24 @@ class LLM:
 
     def generate(
         self, prompts: Sequence[TextOrIds], sampling: Samplings | None = None, on_progress: Progress | None = None,
-        on_prefill: Progress | None = None,
+        on_prefill: Progress | None = None, adapter: Adapters = None,
     ) -> list[Completion]:  # fmt: skip
         """Complete the prompts, texts or token ids, all together. Returns the answers in order, `n` for each prompt.
 
         A text is run after BOS, and special tokens' strings in it are ordinary characters. Token ids are run as they
         are. `sampling` is one for all prompts or a list of one for each; None: as the checkpoint says.
         `on_progress(done, of)` counts answers that have ended, `on_prefill(done, of)` tokens of all prompts that have
-        been read, pass by pass. An answer that meets logits that are NaN has the finish reason "error". Raises
+        been read, pass by pass. `adapter`: the name of a loaded adapter, for all prompts or one for each; None: the
+        model alone. An answer that meets logits that are NaN has the finish reason "error". Raises
         ValueError, before anything runs, for a prompt or sampling that cannot be used, and for one text in place of a
         list.
         """
         prompts = listed("prompts", prompts)
         progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
-        for prompt, one in zip(prompts, samplings_of(sampling, len(prompts)), strict=True):
-            requests += self.requests.of(prompt, one)
+        each = samplings_of(sampling, len(prompts)), adapters_of(adapter, len(prompts))
+        for prompt, one, name in zip(prompts, *each, strict=True):
+            requests += self.requests.of(prompt, one, name)
         return run_added(self.add(requests), requests, *progress)
 
     def each(
@@ -198,43 +205,48 @@ class LLM:
         return [[entry for entry in completion.prompt_logprobs or () if entry is not None] for completion in scored]
 
     def stream(
-        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None
-    ) -> TextStream:
+        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None,
+        adapter: str | None = None,
+    ) -> TextStream:  # fmt: skip
         """The pieces of one completion's text, computed as they are asked for; `completion` has all of the answer.
 
         Other streams may be open: each of them computes the answers of all, and `close` gives one's cache back.
-        `on_prefill(done, of)` reports how many of the prompt's tokens have been read. Raises ValueError as `generate`,
-        for `n` > 1, and where other open streams leave a pool that cannot hold this answer.
+        `on_prefill(done, of)` reports how many of the prompt's tokens have been read. `adapter`: as in `generate`.
+        Raises ValueError as `generate`, for `n` > 1, and where other open streams leave a pool that cannot hold this
+        answer.
         """
         progress, sampling = PROGRESS.used("on_prefill", on_prefill), one_sampling(sampling)
         if sampling.n != 1:
             raise ValueError(f"n = {sampling.n} is not allowed for a stream; expected 1, or `generate`")
-        [request] = self.requests.of(prompt, sampling)
+        [request] = self.requests.of(prompt, sampling, adapter)
         stream = TextStream(self.add([request]), request, progress)
         self._streams.add(stream)
         return stream
 
     def stream_async(
-        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None
-    ) -> AsyncTextStream:
+        self, prompt: TextOrIds, sampling: Sampling | None = None, on_prefill: Progress | None = None,
+        adapter: str | None = None,
+    ) -> AsyncTextStream:  # fmt: skip
         """`stream` for an event loop: `async for`, while threads compute. Raises what `stream` does, at once."""
-        return AsyncTextStream(self.stream(prompt, sampling, on_prefill))
+        return AsyncTextStream(self.stream(prompt, sampling, on_prefill, adapter))
 
     def chat(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None
-    ) -> Completion:
+        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None,
+        adapter: str | None = None,
+    ) -> Completion:  # fmt: skip
         """Answer a chat whose last message is a user's. The answer ends where a next turn would begin.
 
         Raises ValueError for messages that cannot be encoded, for another last message, and for a tokenizer without the
         markers of V4's chats.
         """
-        return self.stream_chat(messages, sampling, on_prefill).finish()
+        return self.stream_chat(messages, sampling, on_prefill, adapter).finish()
 
     def stream_chat(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None
-    ) -> TextStream:
+        self, messages: Sequence[Message], sampling: Sampling | None = None, on_prefill: Progress | None = None,
+        adapter: str | None = None,
+    ) -> TextStream:  # fmt: skip
         """The pieces of an answer's text in a chat, computed as they are asked for. Raises ValueError as `chat`."""
-        return self.stream(*self._turn(messages, one_sampling(sampling)), on_prefill)
+        return self.stream(*self._turn(messages, one_sampling(sampling)), on_prefill, adapter)
 
     def _turn(self, messages: Sequence[Message], sampling: Sampling) -> tuple[Prompt, Sampling]:
         """Returns a chat as a prompt, and the sampling of an answer that ends where a next turn would begin."""
@@ -256,6 +268,25 @@ class LLM:
         `generation_config.json` that would change answers and are not honoured.
         """
         return self.requests.resolved(sampling)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Reads the adapter in `folder` (PEFT's layout), which requests name as `adapter` from now on.
+
+        What runs goes on as it is, also where the name is taken already. Raises ValueError for a folder that holds no
+        adapter of this model, for options of it that would change numbers and are not honoured, and over ranks.
+        """
+        if not self._is_alone:
+            raise ValueError("adapters are not allowed over several processes; expected one process")
+        self.requests.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Takes an adapter away. Requests that go through it run to their ends. Raises ValueError for no such name."""
+        self.requests.adapters.unload(name)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the loaded adapters."""
+        return self.requests.adapters.names
 
     def close(self) -> None:
         """Give the model's memory back at once and end its streams; other ranks then end `follow`.

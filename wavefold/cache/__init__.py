@@ -1,7 +1,7 @@
 """The state of sequences: a paged pool of compressed entries, and a fixed state per sequence (windows, tails)."""
 
 from wavefold.cache.blocks import BlockAllocator, PoolFull
-from wavefold.cache.chain import Chain
+from wavefold.cache.chain import Chain, adapter_root
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND, CacheLayout, Rows, entries_of, keys_of
 from wavefold.cache.paged_view import PagedView
 from wavefold.cache.pool import Pool
@@ -32,6 +32,7 @@ __all__ = [
     "Space",
     "Tip",
     "View",
+    "adapter_root",
     "entries_of",
     "keys_of",
     "packed_records",

@@ -2,7 +2,8 @@
 
     root  ->  key 0 = SHA-256(root, tokens 0 .. 127)  ->  key 1 = SHA-256(key 0, tokens 128 .. 255)  -> ...
 
-The root is a digest of everything else that decides rows: weights, arithmetic, layout (`engine/prefix_space.py`).
+The root is a digest of everything else that decides rows: weights, arithmetic, layout (`engine/prefix_space.py`), and
+the adapter, if there is one (`adapter_root`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from wavefold.cache.layout import BLOCK_TOKENS
 
 TOKEN_BYTES = 4
 BLOCK_TEXT = BLOCK_TOKENS * TOKEN_BYTES
+
+
+def adapter_root(root: bytes, digest: bytes) -> bytes:
+    """Returns the root of texts that go through an adapter, by its digest. `root`: of those that go through none."""
+    return hashlib.sha256(b"adapter" + root + digest).digest()
 
 
 class Chain:
@@ -48,7 +54,9 @@ class Chain:
         return bytes(self._text[first : first + num_tokens * TOKEN_BYTES])
 
     def common(self, other: Chain) -> int:
-        """Returns the number of tokens at the beginning that are those of `other`."""
+        """Returns the number of tokens at the beginning that are those of `other`: none under another root."""
+        if self.root != other.root:
+            return 0
         low, high = 0, min(len(self._keys), len(other._keys))
         while low < high:  # equal keys mean equal texts
             middle = (low + high + 1) // 2

@@ -27,6 +27,7 @@ class PagedView(View):
         """With `mtp` the pass goes through the MTP layers, which count their tokens from `mtp_first` on."""
         self.sequence = sequence
         self.pool = sequence.pool
+        self.adapter = sequence.adapter
         past = sequence.num_mtp_tokens - sequence.mtp_first if mtp else sequence.num_tokens
         self.start, self.length = past, length
         self.places = sequence.places

@@ -26,41 +26,14 @@ from typing import NamedTuple
 from wavefold.cache.chain import Chain, common_tokens
 from wavefold.cache.layout import BLOCK_TOKENS, REWIND
 from wavefold.cache.pool import Pool
+from wavefold.cache.prefix_nodes import End, Hit, Node
 from wavefold.cache.sequence import Sequence
 from wavefold.cache.space import Space
 from wavefold.cache.state import SequenceState
 from wavefold.cache.tip import Tip
 
-
-class Node:
-    """A whole block. `text`: its tokens, as in `Chain.text`. `ends`: those in the block after it, by their text."""
-
-    def __init__(self, key: bytes, parent: Node | None, text: bytes, block: int):
-        self.key, self.parent, self.text, self.block = key, parent, text, block
-        self.children: dict[bytes, Node] = {}
-        self.ends: dict[bytes, End] = {}
-
-
-class End:
-    """The place of a tip: after `text`, 1 to 128 tokens that begin where `parent` ends. They lie in `block`.
-
-    `node`: the node of a whole block, which holds it; None where the block is the end's own.
-    """
-
-    def __init__(self, parent: Node, text: bytes, block: int, node: Node | None):
-        self.parent, self.text, self.block, self.node = parent, text, block, node
-
-
-class Hit(NamedTuple):
-    """Where a text may be opened: with `num_tokens`, at `end` or before it; None for nowhere.
-
-    `path`: the nodes of its whole blocks. `shared`: with so many tokens the text goes along what is cached.
-    """
-
-    path: list[Node]
-    end: End | None = None
-    num_tokens: int = 0
-    shared: int = 0
+MOST_TOPS = 64
+"""Roots, of which those without a text are forgotten when there are more."""
 
 
 class Opened(NamedTuple):
@@ -77,12 +50,14 @@ class Opened(NamedTuple):
 class PrefixCache:
     """Keeps at most `max_states` states, 1 or more, and blocks of `pool` until others need them.
 
-    One thread calls it at a time. `root`: of all chains. `space`: what outlives the process; None: nothing does.
+    One thread calls it at a time. `root`: of chains without an adapter. `space`: what outlives the process; None:
+    nothing does.
     """
 
     def __init__(self, pool: Pool, max_states: int, root: bytes = b"", space: Space | None = None):
         self.pool, self.max_states, self.root, self.space = pool, max_states, root, space
-        self._top = Node(root, None, b"", -1)
+        self._tops: dict[bytes, Node] = {}
+        """By root: no text goes along one of another root."""
         self._ends: OrderedDict[End, Tip] = OrderedDict()
         """The one used longest ago comes first, here and in `_blocks`. Nodes and ends refer to each other: the states
         are beside them, so that they go with the cache."""
@@ -95,11 +70,11 @@ class PrefixCache:
     def find(self, chain: Chain, limit: int) -> Hit:
         """Returns where a text may be opened in memory, with at most `limit` tokens."""
         path = self._path(chain)
-        node, rest = path[-1] if path else self._top, chain.text(len(path))
+        node, rest = path[-1] if path else self._top(chain), chain.text(len(path))
         texts = (*(child.text for child in node.children.values()), *node.ends)
         shared = len(path) * BLOCK_TOKENS + max((common_tokens(text, rest) for text in texts), default=0)
         for depth in range(len(path), -1, -1):
-            node, most = path[depth - 1] if depth else self._top, 0
+            node, most = path[depth - 1] if depth else self._top(chain), 0
             for end in node.ends.values():
                 num_tokens = min(depth * BLOCK_TOKENS + common_tokens(end.text, chain.text(depth)), limit)
                 tip = self._ends[end]
@@ -109,8 +84,16 @@ class PrefixCache:
                 return Hit(path, best, most, shared)
         return Hit(path, shared=shared)
 
+    def _top(self, chain: Chain) -> Node:
+        """The node before all blocks of texts of this root."""
+        if (top := self._tops.get(chain.root)) is None:
+            if len(self._tops) > MOST_TOPS:
+                self._tops = {root: top for root, top in self._tops.items() if top.children or top.ends}
+            top = self._tops[chain.root] = Node(chain.root, None, b"", -1)
+        return top
+
     def _path(self, chain: Chain) -> list[Node]:
-        path, node = [], self._top
+        path, node = [], self._top(chain)
         for key in chain.keys:
             if (child := node.children.get(key)) is None:
                 break
@@ -187,7 +170,7 @@ class PrefixCache:
     def _keep(self, sequence: Sequence, chain: Chain, tip: Tip) -> None:
         number, rest = divmod(tip.num_tokens, BLOCK_TOKENS)
         assert tip.num_tokens <= len(chain), "a state beyond the text that it is kept under"
-        node = self._top
+        node = self._top(chain)
         for place, key in enumerate(chain.keys[:number]):
             child = node.children.get(key)
             if child is None:
@@ -266,14 +249,14 @@ class PrefixCache:
         path = self._path(chain)[: first // BLOCK_TOKENS + 1]
         if len(path) > first // BLOCK_TOKENS:
             self._drop_tree(path.pop())
-        node = path[-1] if path else self._top
+        node = path[-1] if path else self._top(chain)
         for end in list(node.ends.values()):
             if common_tokens(end.text, chain.text(len(path))) > first % BLOCK_TOKENS:
                 self._drop_end(end)
 
     def clear(self) -> None:
         """Gives all up, whatever its books say."""
-        self._top = Node(self.root, None, b"", -1)
+        self._tops.clear()
         self._ends.clear()
         self._blocks.clear()
         self.pool.recount()
@@ -350,7 +333,7 @@ class PrefixCache:
             if not wanted:  # a block beside the state says that the state is right
                 targets, keys = [memoryview(bytearray(pool.layout.block_bytes))], chain.keys[number - 1 : number]
             good = self.space.read(keys, targets, keys[-1], memoryview(state.buffer.numpy()))  # type: ignore[arg-type]
-            node = path[-1] if path else self._top
+            node = path[-1] if path else self._top(chain)
             for key in keys[: good if wanted else 0]:
                 node = self._adopt(node, key, chain.text(len(path)), blocks.pop(0), is_new=False)
                 path.append(node)
@@ -379,8 +362,9 @@ class PrefixCache:
             if tip is not None and node is path[-1] and not has_state:
                 state = memoryview(tip.state.buffer.numpy())  # type: ignore[arg-type]
             if state is not None or not has_block:
-                parent = node.parent.key if node.parent is not None else self.root
-                self.space.put(node.key, parent, None if has_block else self.pool.block_bytes(node.block), state)
+                parent = node.parent
+                before = self.root if parent is None or parent.parent is None else parent.key
+                self.space.put(node.key, before, None if has_block else self.pool.block_bytes(node.block), state)
 
     # -- books -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from wavefold.cache.layout import BLOCK_TOKENS, REWIND
 from wavefold.cache.snapshot import Snapshot
 from wavefold.cache.state import SequenceState
 from wavefold.cache.tip import Tip
+from wavefold.ops import Adapter
 
 if TYPE_CHECKING:
     from wavefold.cache.pool import Pool
@@ -44,6 +45,8 @@ class Sequence:
         self.mark = 0
         """A pass that goes over this position, and not a pass that ends there, leaves the tip of it in `marked`."""
         self.marked: Tip | None = None
+        self.adapter: Adapter | None = None
+        """What the model's matrices are adapted by, for all of its tokens: whoever opens it sets it before a pass."""
         self._places: Places | None = None
         self._high = 0  # the rings hold rows up to this position, which bounds a rewind
         self.closed = False
@@ -110,9 +113,11 @@ class Sequence:
     @classmethod
     def at(cls, snapshot: Snapshot) -> Sequence:
         """Returns a sequence with the past of `snapshot`, whose blocks it shares. `Pool.open` registers it."""
-        return cls._with_past(
+        other = cls._with_past(
             snapshot.pool, snapshot.table, snapshot.num_tokens, snapshot.high, snapshot.mtp_tokens, snapshot.state
         )
+        other.adapter = snapshot.adapter
+        return other
 
     @classmethod
     def _with_past(
@@ -129,7 +134,9 @@ class Sequence:
         """Returns a second sequence with the same past. The two share a block until one of them writes to it."""
         self._check_open()
         lengths = self.num_tokens, self._high, self._sure_mtp_range
-        return self.pool._adopt(Sequence._with_past(self.pool, self.table, *lengths, self.state))
+        other = self.pool._adopt(Sequence._with_past(self.pool, self.table, *lengths, self.state))
+        other.adapter = self.adapter
+        return other
 
     def snapshot(self) -> Snapshot:
         """Returns the sequence as it is now, at a block boundary. The caller owns the snapshot until its `close`.
@@ -142,9 +149,11 @@ class Sequence:
                 f"a snapshot at {self.num_tokens} tokens is not allowed; expected a multiple of {BLOCK_TOKENS}, where "
                 "all blocks are complete"
             )
-        return Snapshot(
+        snapshot = Snapshot(
             self.pool, list(self.table), self.num_tokens, self._high, self._sure_mtp_range, self.state.copy()
         )
+        snapshot.adapter = self.adapter
+        return snapshot
 
     def rewind(self, num_tokens: int) -> None:
         """Forgets the last `num_tokens` tokens, at most `REWIND` behind the furthest position of the sequence."""

@@ -8,6 +8,7 @@ import torch
 
 from wavefold.cache.layout import REWIND
 from wavefold.cache.state import SequenceState
+from wavefold.ops import Adapter
 
 if TYPE_CHECKING:
     from wavefold.cache.pool import Pool
@@ -25,6 +26,8 @@ class Snapshot:
     ):
         self.pool, self.table, self.num_tokens, self.state = pool, table, num_tokens, state
         self.high, self.mtp_tokens = high, mtp_tokens
+        self.adapter: Adapter | None = None
+        """The sequence's."""
         self.closed = False
         pool.blocks.share(table)
         pool.snapshots.append(self)

@@ -15,6 +15,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from wavefold.ops import Adapter
+
 
 class View(ABC):
     """One sequence during one pass. `start` tokens lie before the pass, `length` tokens in it.
@@ -24,6 +26,8 @@ class View(ABC):
 
     start: int
     length: int
+    adapter: Adapter | None = None
+    """What the model's matrices are adapted by for these tokens; None: the model alone."""
     has_rows = False
     """True if the rows lie in a pool's storage, in records that the CPU kernels read."""
 

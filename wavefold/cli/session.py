@@ -49,6 +49,9 @@ class Session:
                 draft_depth=args.draft_depth, memory=args.memory,
                 prefix_cache=bool(kept) or (args.prompt is None and args.tokens is None), **kept,
             )  # fmt: skip
+        self.adapter = None if args.adapter is None else args.adapter.resolve().name
+        if args.adapter is not None:
+            self.llm.load_adapter(self.adapter, args.adapter)
         if self.llm.budget is not None and not args.json:
             print_budget(Console(stderr=True), self.llm.budget)
         self.conversation = Conversation(self.tokenizer, args.system, args.think) if args.chat else None
@@ -78,7 +81,7 @@ class Session:
         """Answer `prompt` and show the answer, which is chosen as the session's are, unless `sampling` says."""
         screen = None if self.args.json else Screen(self.conversation is not None and self.conversation.thinks)
         with PrefillBar(len(prompt.ids)) as bar, stopping(stoppable) as stop:
-            stream = self.llm.stream(prompt, sampling or self.sampling, stop.checking(bar.update))
+            stream = self.llm.stream(prompt, sampling or self.sampling, stop.checking(bar.update), self.adapter)
             try:
                 for piece in stream:
                     bar.stop()

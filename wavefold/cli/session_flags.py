@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from wavefold.cli.models import add_activations, add_arithmetic, add_huge_pages, add_memory
 from wavefold.cli.tuning import add_tuning
@@ -27,6 +28,9 @@ def add_choosing(parser: argparse.ArgumentParser, max_tokens: str) -> None:
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Add how the model computes, and what it may use."""
+    parser.add_argument("--adapter", type=Path, metavar="DIR",
+                        help="an adapter in PEFT's layout, which answers go through; the model stays as it is"
+    )  # fmt: skip
     parser.add_argument("--draft-depth", type=int, default=0, metavar="N",
                         help="tokens that are guessed and verified in one pass, at most; how many is decided by "
                         "measured time (default 0)")  # fmt: skip

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from wavefold.cache import BLOCK_TOKENS, REWIND, CacheLayout, Chain, Pool, PrefixCache, Space, Tip
+from wavefold.cache import BLOCK_TOKENS, REWIND, CacheLayout, Chain, Pool, PrefixCache, Space, Tip, adapter_root
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.request import Request
-from wavefold.engine.rows import answer_of
+from wavefold.engine.rows import adapter_of, answer_of
 
 SNAPSHOT_EVERY = 2048
 LEAST_GAIN = 32
@@ -114,12 +114,17 @@ class Prefixes:
 
     def _text(self, request: Request) -> _Text:
         if (text := self._texts.get(request)) is None:
-            text = self._texts[request] = _Text(Chain(self.cache.root))
+            text = self._texts[request] = _Text(Chain(self._root(request)))
         num_prompt, known = len(request.prompt), len(text.chain)
         if known < num_prompt:
             text.chain.extend(request.prompt[known : request.num_tokens])
         text.chain.extend(request.output[max(0, known - num_prompt) : max(0, request.num_tokens - num_prompt)])
         return text
+
+    def _root(self, request: Request) -> bytes:
+        """Returns the root of a request's text: what one adapter reads is of no use to others."""
+        adapter = adapter_of(request)
+        return self.cache.root if adapter is None else adapter_root(self.cache.root, adapter.digest)
 
     def _limit(self, request: Request) -> int:
         """Returns the number of tokens whose logits nobody wants."""

@@ -21,9 +21,10 @@ FinishReason = Literal["eos", "stop", "length", "error", "abort"]
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A prompt and its answer so far. The caller fills the first five fields, the scheduler owns the others.
+    """A prompt and its answer so far. The caller fills the first six fields, the scheduler owns the others.
 
-    `prompt` and `output` are token ids. `priority`: larger is more urgent. `sampling` is for the runner alone.
+    `prompt` and `output` are token ids. `priority`: larger is more urgent. `sampling` and `adapter` are for the runner
+    alone.
     """
 
     id: Hashable
@@ -31,6 +32,7 @@ class Request:
     max_tokens: int
     priority: int = 0
     sampling: object = None
+    adapter: object = None
 
     state: State = "waiting"
     finish_reason: FinishReason | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.config import ModelConfig
+from wavefold.engine.adapters import LoadedAdapters
 from wavefold.engine.answer import Answer
 from wavefold.engine.arguments import TEXT, shown
 from wavefold.engine.defaults import GenerationDefaults, defaults_place
@@ -20,6 +21,7 @@ from wavefold.engine.grammar import Grammar, Grammars
 from wavefold.engine.prompts import TextOrIds, packed_ids, token_ids
 from wavefold.engine.request import Request
 from wavefold.engine.sampling import ResolvedSampling, Sampling
+from wavefold.ops import Adapter
 from wavefold.system import Notice
 
 
@@ -31,6 +33,8 @@ class Requests:
 
     def __init__(self, folder: Path, tokenizer: Tokenizer | None, config: ModelConfig, defaults: GenerationDefaults):
         self.folder, self.tokenizer, self.config, self.defaults = folder, tokenizer, config, defaults
+        self.adapters = LoadedAdapters(config)
+        """Those that requests may name."""
         self._numbers = itertools.count()
         self._warned: set[str] = set()
         self._lock = threading.Lock()
@@ -59,12 +63,18 @@ class Requests:
         tokenizer, text = self.needs_tokenizer(), TEXT.used("text", text)
         return heal(tokenizer, tokenizer.encode(text, bos=True, allow_special=allow_special))
 
-    def of(self, prompt: TextOrIds, sampling: Sampling) -> list[Request]:
-        """Returns a request for each of a prompt's `n` answers. Raises ValueError for what cannot be used."""
-        resolved = self.resolved(sampling)
-        return [self.one(prompt, sampling, resolved, index) for index in range(sampling.n)]
+    def of(self, prompt: TextOrIds, sampling: Sampling, adapter: str | None = None) -> list[Request]:
+        """Returns a request for each of a prompt's `n` answers, through the adapter of this name.
 
-    def one(self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0) -> Request:
+        Raises ValueError for what cannot be used.
+        """
+        resolved, through = self.resolved(sampling), self.adapters.get(adapter)
+        return [self.one(prompt, sampling, resolved, index, through) for index in range(sampling.n)]
+
+    def one(
+        self, prompt: TextOrIds, sampling: Sampling, resolved: ResolvedSampling, index: int = 0,
+        adapter: Adapter | None = None,
+    ) -> Request:  # fmt: skip
         """Returns the request for answer `index` to a prompt. Raises ValueError if it does not fit the window."""
         text = prompt if isinstance(prompt, str) else None
         grammar = self._grammar(prompt, resolved)
@@ -84,7 +94,7 @@ class Requests:
             prompt, resolved, limit, self.tokenizer, sampling.show_special, index, echo_text,
             grammar=None if grammar is None else grammar.start(),
         )  # fmt: skip
-        return Request(next(self._numbers), prompt.ids, max_tokens, sampling=answer)
+        return Request(next(self._numbers), prompt.ids, max_tokens, sampling=answer, adapter=adapter)
 
     def scored(self, prompt: TextOrIds, continuation: TextOrIds) -> Request:
         """Returns the request for the log probabilities of a continuation: `LLM.score`."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from wavefold.engine.answer import Answer
 from wavefold.engine.choosing import Row
 from wavefold.engine.request import PlannedSpan, Request
+from wavefold.ops import Adapter
 
 
 class SpanRows(NamedTuple):
@@ -48,6 +49,11 @@ class StepRows(NamedTuple):
 def answer_of(request: Request) -> Answer:
     """Returns the answer that a request of the runner carries as its `sampling`."""
     return request.sampling  # type: ignore[return-value]
+
+
+def adapter_of(request: Request) -> Adapter | None:
+    """Returns the adapter that a request goes through; None: the model alone."""
+    return request.adapter  # type: ignore[return-value]
 
 
 def num_read(request: Request) -> int:

@@ -26,7 +26,7 @@ from wavefold.engine.ranks import Leader
 from wavefold.engine.request import Output, Plan, PlannedSpan, Request, Result
 from wavefold.engine.request_check import check_request
 from wavefold.engine.room import check_pool
-from wavefold.engine.rows import StepRows, answer_of, rows_of
+from wavefold.engine.rows import StepRows, adapter_of, answer_of, rows_of
 from wavefold.engine.scheduler import Scheduler
 from wavefold.engine.turns import Turns
 from wavefold.engine.verdict import Verdict, verdicts
@@ -237,6 +237,7 @@ class Runner:
         sequence = self._prefixes.open(request)
         if sequence is None:
             return 0
+        sequence.adapter = adapter_of(request)
         self._sequences[request] = sequence
         return sequence.num_tokens
 
@@ -255,7 +256,8 @@ class Runner:
         assert self._pool is not None
         for span in plan.spans:
             if span.request not in self._sequences:
-                self._sequences[span.request] = self._pool.open()
+                sequence = self._sequences[span.request] = self._pool.open()
+                sequence.adapter = adapter_of(span.request)
             assert self._sequences[span.request].num_tokens == span.first, "a sequence is not as the scheduler counts"
             if self._prefixes:
                 self._prefixes.mark(span.request, self._sequences[span.request])

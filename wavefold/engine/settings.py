@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wavefold.engine.arguments import FLAG, TEXT, Rule, kind, whole
+from wavefold.engine.arguments import FLAG, TEXT, Rule, by_key, kind, text, whole
 from wavefold.engine.budget import Share
 from wavefold.engine.open import OverRanks
 from wavefold.engine.runner import MOST_DRAFTS
@@ -34,6 +34,7 @@ RULES: Mapping[str, Rule] = {
     "prefix_cache": FLAG,
     "snapshot_every": whole(128),
     "cache_dir": kind((str, os.PathLike), "the path of a folder").or_none(),
+    "adapters": by_key(text(1), kind((str, os.PathLike), "a path"), "adapters' folders by name").or_none(),
     "disk_cache": kind((int, str), "a size such as '20G', 1.5GiB or a number of bytes").or_none(),
 }
 

@@ -68,7 +68,8 @@ class Attention(nn.Module):
             o = attend_training(self, h, qr, q, kv, batch, batch.training, arithmetic)
         else:
             o = self.attend_pieces(h, qr, q, kv, batch, arithmetic)
-        out = self.output(ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True), arithmetic)
+        o = ops.rotate(o, batch.table(self.spec.compressed), arithmetic, inverse=True)
+        out = self.output(o, batch, arithmetic)
         if batch.watcher is not None:
             batch.watcher.attended(self.layer, h, out)
         return out
@@ -102,16 +103,19 @@ class Attention(nn.Module):
         """Returns qr [n, q_lora], q [n, H, c] and kv [n, c]. q and kv are rotated to their positions."""
         table = batch.table(self.spec.compressed)
         low, latent = ops.linears(h, (self.wq_a.stored, self.wkv.stored), arithmetic)
+        place = f"layers.{self.layer}.attn"
+        low, latent = (batch.adapt(f"{place}.{name}", h, y, arithmetic) for name, y in (("wq_a", low), ("wkv", latent)))
         qr = self.q_norm(low, arithmetic)
         heads = self.num_heads, self.head_dim  # nested calls: each step's copy of q is the largest tensor of a pass
-        q = ops.rms_norm_rotated(self.wq_b(qr, arithmetic).unflatten(-1, heads), None, self.eps, table, arithmetic)
+        wide = batch.adapt(f"{place}.wq_b", qr, self.wq_b(qr, arithmetic), arithmetic)
+        q = ops.rms_norm_rotated(wide.unflatten(-1, heads), None, self.eps, table, arithmetic)
         kv = self.kv_norm.rotated(latent, table, arithmetic)
         return qr, q, ops.kv_sim(kv, self.rope_dim, arithmetic)
 
-    def output(self, o: Tensor, arithmetic: Arithmetic) -> Tensor:
+    def output(self, o: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
         """Grouped low-rank output: o [n, H, c] -> [n, hidden]."""
         u = ops.grouped_linear(o.flatten(1), self.wo_a.stored, self.num_groups)
-        return self.wo_b(u, arithmetic)
+        return batch.adapt(f"layers.{self.layer}.attn.wo_b", u, self.wo_b(u, arithmetic), arithmetic)
 
     def attend(
         self, q: Tensor, window: Tensor, index: Sequence[Tensor], span: Span, arithmetic: Arithmetic

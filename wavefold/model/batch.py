@@ -15,7 +15,7 @@ from wavefold.cache import View
 from wavefold.config import ModelConfig
 from wavefold.model.training_pass import TrainingPass
 from wavefold.model.watcher import Watcher
-from wavefold.ops import Table
+from wavefold.ops import Adapter, Arithmetic, Table
 
 Position = TypeVar("Position", int, Tensor)
 
@@ -63,6 +63,29 @@ class Batch:
             row += view.length
         assert row == len(tokens), (row, len(tokens))
         return cls(tokens, tuple(spans), config, training, watcher)
+
+    @functools.cached_property
+    def adapters(self) -> list[tuple[slice, Adapter]]:
+        """The rows that have an adapter, and which: neighbours of the same adapter together, ascending."""
+        rows: list[tuple[slice, Adapter]] = []
+        for span in self.spans:
+            adapter = span.view.adapter
+            if adapter is None:
+                continue
+            if rows and rows[-1][1] is adapter and rows[-1][0].stop == span.rows.start:
+                rows[-1] = slice(rows[-1][0].start, span.rows.stop), adapter
+            else:
+                rows.append((span.rows, adapter))
+        return rows
+
+    def adapt(self, name: str, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """Returns y [n, out], the matrix `name` (layers.3.attn.wq_a) times x [n, in], plus what the adapters add."""
+        parts = [(rows, adapter.parts[name]) for rows, adapter in self.adapters if name in adapter.parts]
+        if parts:
+            y = y.clone()
+        for rows, part in parts:
+            y[rows] = ops.add_low_rank(y[rows], x[rows], part, arithmetic)
+        return y
 
     @functools.cached_property
     def positions(self) -> Tensor:

@@ -34,7 +34,7 @@ from wavefold.model.moe import Expert
 from wavefold.model.mtp import MTP
 from wavefold.model.parameters import Linear, Norm
 from wavefold.model.router import Router
-from wavefold.ops import Arithmetic, native
+from wavefold.ops import Adapter, Arithmetic, native
 from wavefold.quant import Weight
 
 if TYPE_CHECKING:
@@ -198,11 +198,14 @@ def run_layers(
     buffers = native.PassBuffers(batch.tokens, streams, config.num_experts_per_tok)
     spans = spans_of(layers, [span.view for span in batch.spans])  # type: ignore[misc]
     nothing = native.ranges([])
+    adapted = [(rows, _adapter(layers, adapter)) for rows, adapter in batch.adapters]
+    adapted_rows = [(rows.start, rows.stop - rows.start, structs) for rows, structs in adapted if structs is not None]
     ahead = LookAhead([layer.router for layer in layers], experts.store, arithmetic, batch.tokens)
     ahead.begin()
     for number, (layer, after) in enumerate(
         zip(layers, [*(later.first for later in layers[1:]), nothing], strict=True)
     ):
+        buffers.adapted = native.adapted(adapted_rows, number)
         native.block_attention(layer.parameters, number, spans, buffers, layer.first_of_experts)
         if experts.on_chosen is not None:
             experts.on_chosen(layer.layer, buffers.chosen)
@@ -234,7 +237,12 @@ def _span(layers: Sequence[CpuLayer], view: PagedView) -> native.SpanStruct:
     if structs is None or len(structs) != len(layers):
         structs = derived[name] = native.views([_view_struct(layer, view) for layer in layers])
     staged, marked = (_staged(layers, view, state) for state in (view.stage(), view.stage_mark()))
-    return native.span(view.start, view.length, structs, staged, marked, view.mark)
+    return native.span(view.start, view.length, structs, staged, marked, view.mark, _adapter(layers, view.adapter))
+
+
+def _adapter(layers: Sequence[CpuLayer], adapter: Adapter | None) -> native.AdapterStructs | None:
+    """Returns what the adapter adds in these layers."""
+    return None if adapter is None else adapter.structs([layer.layer for layer in layers])
 
 
 def _view_struct(layer: CpuLayer, view: PagedView) -> native.ViewStruct:

@@ -53,5 +53,20 @@ class MoE(nn.Module):
             experts.on_chosen(self.layer, ids)
         if batch.watcher is not None:
             batch.watcher.routed(self.layer, weights, ids)
-        shared = ops.expert(h, *self.shared_experts.weights(), None, self.limit, arithmetic)
+        shared = self._shared(h, batch, arithmetic)
         return experts.with_shared(self.layer, h, weights, ids, shared)
+
+    def _shared(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
+        """Returns the shared expert's output [n, hidden]."""
+        matrices = self.shared_experts.weights()
+        if not batch.adapters:
+            return ops.expert(h, *matrices, None, self.limit, arithmetic)
+        names = {
+            id(matrix): f"layers.{self.layer}.ffn.shared_experts.{name}"
+            for name, matrix in zip(("w1", "w2", "w3"), matrices, strict=True)
+        }
+
+        def adapted(x: Tensor, matrix: Weight, arithmetic: Arithmetic) -> Tensor:
+            return batch.adapt(names[id(matrix)], x, ops.linear(x, matrix, arithmetic), arithmetic)
+
+        return ops.reference_expert(h, *matrices, None, self.limit, arithmetic, adapted)

@@ -1,5 +1,6 @@
 """The operations of a forward pass. Each has one contract, stated at its reference (`ops/reference/`)."""
 
+from wavefold.ops.adapter import Adapter, LowRank, add_low_rank
 from wavefold.ops.arithmetic import DEFAULT_ARITHMETIC, Arithmetic
 from wavefold.ops.backend import kernels_run
 from wavefold.ops.choose import Choice, choose, kernels_choose
@@ -24,6 +25,7 @@ from wavefold.ops.orthogonal import (
 )
 from wavefold.ops.reference.attention import RELEASED_PIECE, RunningSoftmax
 from wavefold.ops.reference.compress import compress_blocks
+from wavefold.ops.reference.expert import expert as reference_expert
 from wavefold.ops.reference.hyper_connection import hc_split, sinkhorn
 from wavefold.ops.reference.index import RunningTopK, index_scores, index_weights
 from wavefold.ops.reference.kv import kv_sim
@@ -35,13 +37,71 @@ from wavefold.ops.runtime import ACTIVATIONS, BACKENDS, Runtime, current, isas, 
 from wavefold.ops.tuning import Tuning
 
 __all__ = [
-    "ACTIVATIONS", "BACKENDS", "DEFAULT_ARITHMETIC", "RELEASED_PIECE", "Arithmetic", "Choice", "ExpertRows",
-    "FlopCounter", "MuonUpdate", "RunningSoftmax", "RunningTopK", "Runtime", "Table", "Tuning", "attend_sequences",
-    "balance_loss", "choose", "choose_entries", "choose_experts", "compress", "compress_blocks", "counting",
-    "cross_entropy_", "current", "expert", "experts", "grouped_linear", "hc_collapse", "hc_expand", "hc_head",
-    "hc_read", "hc_split", "hc_weights", "index_rotate", "index_scores", "index_weights", "isas", "kernels_choose",
-    "kernels_orthogonalize", "kernels_round", "kernels_run", "kv_sim", "linear", "linear_wide", "linears",
-    "moves_rows", "multiply_", "muon_", "orthogonalize_", "part", "rms_norm", "rms_norm_rotated", "rope_frequencies",
-    "rope_table", "rotate", "round_weight", "route_weights", "router_scores", "sequence_index_loss", "sinkhorn",
-    "timing", "unit_rms_norm", "using",
+    "ACTIVATIONS",
+    "BACKENDS",
+    "DEFAULT_ARITHMETIC",
+    "RELEASED_PIECE",
+    "Adapter",
+    "Arithmetic",
+    "Choice",
+    "ExpertRows",
+    "FlopCounter",
+    "LowRank",
+    "MuonUpdate",
+    "RunningSoftmax",
+    "RunningTopK",
+    "Runtime",
+    "Table",
+    "Tuning",
+    "add_low_rank",
+    "attend_sequences",
+    "balance_loss",
+    "choose",
+    "choose_entries",
+    "choose_experts",
+    "compress",
+    "compress_blocks",
+    "counting",
+    "cross_entropy_",
+    "current",
+    "expert",
+    "experts",
+    "grouped_linear",
+    "hc_collapse",
+    "hc_expand",
+    "hc_head",
+    "hc_read",
+    "hc_split",
+    "hc_weights",
+    "index_rotate",
+    "index_scores",
+    "index_weights",
+    "isas",
+    "kernels_choose",
+    "kernels_orthogonalize",
+    "kernels_round",
+    "kernels_run",
+    "kv_sim",
+    "linear",
+    "linear_wide",
+    "linears",
+    "moves_rows",
+    "multiply_",
+    "muon_",
+    "orthogonalize_",
+    "part",
+    "reference_expert",
+    "rms_norm",
+    "rms_norm_rotated",
+    "rope_frequencies",
+    "rope_table",
+    "rotate",
+    "round_weight",
+    "route_weights",
+    "router_scores",
+    "sequence_index_loss",
+    "sinkhorn",
+    "timing",
+    "unit_rms_norm",
+    "using",
 ]  # fmt: skip

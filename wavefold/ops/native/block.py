@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wavefold.ops.native.library import MatrixStruct, check, pointer, require, runtime
 from wavefold.ops.native.linear import matrix_of
+from wavefold.ops.native.low_rank import Adapted, AdapterStructs, adapted
 from wavefold.ops.native.rows import RowsStruct
 from wavefold.quant import Weight
 
@@ -78,7 +79,7 @@ class SpanStruct(ctypes.Structure):
 
     _fields_ = (
         ("position", _int64), ("tokens", _int64), ("views", _pointer), ("staged", _pointer), ("marked", _pointer),
-        ("mark", _int64),
+        ("mark", _int64), ("adapter", _pointer),
     )  # fmt: skip
 
 
@@ -98,16 +99,16 @@ def staged(addresses: np.ndarray) -> Staged:
 
 
 def span(
-    position: int, tokens: int, views: Views, staged: Staged | None, marked: Staged | None = None, mark: int = 0
+    position: int, tokens: int, views: Views, staged: Staged | None, marked: Staged | None = None, mark: int = 0,
+    adapter: AdapterStructs | None = None,
 ) -> SpanStruct:  # fmt: skip
     """Returns a sequence's span: `tokens` new tokens from `position` on. Without `staged`, rows go into the rings.
 
-    `marked` takes the last rows of the first `mark` tokens.
+    `marked` takes the last rows of the first `mark` tokens. `adapter`: by layer; None: the model alone.
     """
-    arrays = views, staged, marked
-    struct = SpanStruct(
-        position, tokens, *(array if array is None else ctypes.addressof(array) for array in arrays), mark
-    )
+    arrays = views, staged, marked, adapter
+    *places, last = (array if array is None else ctypes.addressof(array) for array in arrays)
+    struct = SpanStruct(position, tokens, *places, mark, last)
     struct.kept = arrays
     return struct
 
@@ -187,6 +188,8 @@ class PassBuffers:
         self.chosen = torch.empty(n, topk, dtype=torch.int64)
         self.mixed = torch.empty_like(self.streams)
         self.output = torch.empty(n, hidden, dtype=torch.bfloat16)
+        self.adapted: Adapted = adapted([], 0)
+        """The rows that have adapters, in the layer at hand."""
 
         def addresses(*tensors: Tensor) -> tuple[int, ...]:
             return tuple(tensor.data_ptr() for tensor in tensors)
@@ -246,8 +249,9 @@ def experts(
     n, _, hidden, topk = buffers.sizes
     h, ids, route, output = buffers.of_experts
     outputs = pointer(sum), output if is_last else None
-    arguments = n, hidden, h, topk, ids, route, array, len(chosen), limit, released, *outputs, after, len(after)
-    check(require().wf_experts(runtime(), *arguments))
+    first = runtime(), n, hidden, h, topk, ids, route, array, len(chosen), limit, released
+    rows = buffers.adapted
+    check(require().wf_experts(*first, *outputs, after, len(after), rows, len(rows)))
 
 
 def leave(buffers: PassBuffers) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI = 17
+ABI = 18
 """The WF_ABI of csrc/wavefold.h that this file is written for."""
 
 NAME = {"Darwin": "libwavefold_kernels.dylib"}.get(platform.system(), "libwavefold_kernels.so")
@@ -90,6 +90,8 @@ SIGNATURES: dict[str, list[Any]] = {
         *[_pointer] * 3,
         *[_int64, ctypes.c_float, _int32],
         *[_pointer] * 3,
+        _int64,
+        _pointer,
         _int64,
     ],
     "wf_forward": [_pointer, _pointer, _int64, *[_pointer] * 3],

@@ -1,0 +1,172 @@
+"""Adapters of a folder in PEFT's layout (peft 0.21), for transformers' `DeepseekV4ForCausalLM` of the same base.
+
+    adapter_config.json                        rank, alpha, and options, of which those that change numbers are refused
+    adapter_model.safetensors                  A [rank, in], B [out, rank], float32 or bfloat16
+      base_model.model.model.layers.3.self_attn.q_a_proj.lora_A.weight   ->   layers.3.attn.wq_a
+
+Names, sizes and dtypes are checked against the configuration of the base before a matrix is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from wavefold.checkpoint.index import TensorRef, tensor_refs
+from wavefold.config import ModelConfig
+from wavefold.ops import Adapter, LowRank
+from wavefold.ops.adapter import PLACES
+from wavefold.ops.native.low_rank import MOST_RANK
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+LARGEST_CONFIG = 1 << 20
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+MODULES = {
+    "self_attn.q_a_proj": "attn.wq_a", "self_attn.q_b_proj": "attn.wq_b", "self_attn.kv_proj": "attn.wkv",
+    "self_attn.o_b_proj": "attn.wo_b", "mlp.shared_experts.gate_proj": "ffn.shared_experts.w1",
+    "mlp.shared_experts.down_proj": "ffn.shared_experts.w2", "mlp.shared_experts.up_proj": "ffn.shared_experts.w3",
+}  # fmt: skip
+"""transformers' modules that may be adapted, and the official names of their matrices."""
+NAME = re.compile(r"base_model\.model\.model\.layers\.(\d{1,5})\.([a-z_.]+)\.lora_([AB])\.weight")
+READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias"}
+WITHOUT_EFFECT = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_core",
+    "qalora_group_size", "runtime_config", "ensure_weight_tying", "target_parameters",
+}  # fmt: skip
+"""Options that say where matrices are, which their names do too, or that are for training alone."""
+PLAIN_BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base's weights as they are."""
+
+
+def read_adapter(folder: str | Path, config: ModelConfig, name: str = "") -> Adapter:
+    """Returns the adapter in `folder` for a base of this configuration. `name`: the folder's, unless given.
+
+    Raises ValueError, before it reads a matrix, for a folder that holds none, for options that would change numbers
+    and are not honoured, and for matrices that the base has no place for.
+    """
+    folder = Path(folder)
+    scale, rank = _scale_and_rank(folder / CONFIG_NAME)
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        others = ", ".join(sorted(file.name for file in folder.glob("adapter_model.*")))
+        found = f" ({others} cannot be used: only safetensors files are read)" if others else ""
+        raise ValueError(f"{folder}: holds no {WEIGHTS_NAME}{found}; expected an adapter in PEFT's layout")
+    refs = tensor_refs(path)
+    pairs = _pairs(path, refs)
+    for place, (layer, down, up) in pairs.items():
+        _check(path, place, layer, refs[down], refs[up], rank, config)
+    parts: dict[str, LowRank] = {}
+    with safe_open(path, framework="pt") as file:
+        for place, (_, down, up) in sorted(pairs.items()):
+            matrices = file.get_tensor(down).contiguous(), file.get_tensor(up).T.contiguous()
+            if not all(matrix.isfinite().all() for matrix in matrices):
+                raise ValueError(f"{path}: the adapter of {place} has values that are not finite; make it again")
+            parts[place] = LowRank(*matrices, scale)
+    return Adapter.of(name or folder.name, parts)
+
+
+def _scale_and_rank(path: Path) -> tuple[float, int]:
+    """Returns scale and rank by the options, of which all are honoured or refused."""
+    values = _values(path)
+
+    def refused(key: str, allowed: str) -> ValueError:
+        return ValueError(f"{path}: {key} = {str(values.get(key))[:80]} is not allowed; expected {allowed}")
+
+    if values.get("peft_type") != "LORA":
+        raise refused("peft_type", "LORA")
+    rank, alpha = values.get("r"), values.get("lora_alpha")
+    if type(rank) is not int or not 1 <= rank <= MOST_RANK:
+        raise refused("r", f"a whole number from 1 to {MOST_RANK}")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
+        raise refused("lora_alpha", "a finite number")
+    if type(values.get("use_rslora", False)) is not bool:
+        raise refused("use_rslora", "true or false")
+    if values.get("bias", "none") != "none":
+        raise refused("bias", "none")
+    beginning = values.get("init_lora_weights", True)
+    if beginning is not None and not any(beginning is plain or beginning == plain for plain in PLAIN_BEGINNINGS):
+        raise refused("init_lora_weights", "one that leaves the base's weights as they are (true)")
+    for key in sorted(values.keys() - READ - WITHOUT_EFFECT - {"init_lora_weights"}):
+        if values[key]:
+            raise refused(key, "none: adapters are A and B of linear layers, without it")
+    return float(alpha) / (rank**0.5 if values.get("use_rslora") else rank), rank  # type: ignore[arg-type]
+
+
+def _values(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: holds no {CONFIG_NAME}; expected an adapter in PEFT's layout")
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes are not allowed; expected {LARGEST_CONFIG:,} at most")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable ({error}); expected JSON") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: is no JSON object; expected PEFT's options by name")
+    return values
+
+
+def _pairs(path: Path, refs: dict[str, TensorRef]) -> dict[str, tuple[int, str, str]]:
+    """Returns layer and the names of A and B by the official name of the matrix."""
+    found: dict[str, dict[str, str]] = {}
+    layers: dict[str, int] = {}
+    for name in refs:
+        match = NAME.fullmatch(name)
+        if match is None or match[2] not in MODULES:
+            raise ValueError(
+                f"{path}: {name[:120]} is not allowed; expected lora_A and lora_B of {', '.join(MODULES)} in "
+                "base_model.model.model.layers.N"
+            )
+        place = f"layers.{int(match[1])}.{MODULES[match[2]]}"
+        found.setdefault(place, {})[match[3]] = name
+        layers[place] = int(match[1])
+    if not found:
+        raise ValueError(f"{path}: holds no matrices; expected lora_A and lora_B of some layers")
+    for place, names in found.items():
+        if len(names) != 2:
+            raise ValueError(f"{path}: the adapter of {place} has no lora_{'B' if 'A' in names else 'A'}")
+    return {place: (layers[place], names["A"], names["B"]) for place, names in found.items()}
+
+
+def _check(
+    path: Path, place: str, layer: int, down: TensorRef, up: TensorRef, rank: int, config: ModelConfig
+) -> None:  # fmt: skip
+    if layer >= config.num_hidden_layers:
+        raise ValueError(
+            f"{path}: holds an adapter of {place}, and the base has {config.num_hidden_layers} layers; expected an "
+            "adapter of this base"
+        )
+    rows, columns = _shape(place, config)
+    expected = (rank, columns), (rows, rank)
+    if (down.shape, up.shape) != expected:
+        raise ValueError(
+            f"{path}: the adapter of {place} is {list(down.shape)} and {list(up.shape)}; expected "
+            f"{list(expected[0])} and {list(expected[1])}, as in its base and by its rank"
+        )
+    if down.dtype != up.dtype or down.dtype not in DTYPES:
+        raise ValueError(
+            f"{path}: the adapter of {place} is of {down.dtype} and {up.dtype}; expected both of {' or '.join(DTYPES)}"
+        )
+
+
+def _shape(place: str, config: ModelConfig) -> tuple[int, int]:
+    """Returns the shape [out, in] of a matrix that may be adapted."""
+    hidden, inter = config.hidden_size, config.moe_intermediate_size
+    shapes = {
+        "wq_a": (config.q_lora_rank, hidden),
+        "wq_b": (config.num_attention_heads * config.head_dim, config.q_lora_rank),
+        "wkv": (config.head_dim, hidden),
+        "wo_b": (hidden, config.o_groups * config.o_lora_rank),
+        "w1": (inter, hidden),
+        "w2": (hidden, inter),
+        "w3": (inter, hidden),
+    }
+    assert shapes.keys() == PLACES.keys()
+    return shapes[place.rpartition(".")[2]]
