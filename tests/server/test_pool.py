@@ -330,6 +330,19 @@ def test_every_width_that_is_allowed_has_needs(folder: Path, width: int) -> None
     assert 0 < needs.least < needs.whole < 16 << 30
 
 
+def test_counts_of_a_model_that_leaves_are_kept(server: Running) -> None:
+    def passes() -> float:
+        lines = server.ask("/metrics")[2].decode().splitlines()
+        return next(float(one.split()[1]) for one in lines if one.startswith("wavefold_engine_steps_total "))
+
+    complete(server, "one")
+    before = passes()
+    server.ask("/v1/wavefold/models/unload", {"model": "one"})
+    assert passes() == before > 0
+    complete(server, "two")
+    assert passes() > before
+
+
 def test_a_model_that_is_removed_leaves(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
     (pool(server).folder / "pool.toml").write_text("[models.one]\npin = true\n")
@@ -373,6 +386,11 @@ def test_memory_comes_back_when_a_model_leaves(folder: Path) -> None:
             complete(server, name)
             server.ask("/v1/wavefold/models/unload", {"model": name})
         assert rss_bytes() - before < 30 << 20
+
+
+def test_too_little_memory_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"memory = 0\.00 GiB is not enough; expected more than"):
+        PooledModels(folder, 1 << 20, Opening(**OPENING))
 
 
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ class Model:
         return self.engine
 
     @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Passes, guessed tokens, those that were right, and bytes of experts read, since it was loaded."""
+        runner = self.llm.runner
+        return runner.num_steps, runner.num_drafted, runner.num_accepted, self.expert_bytes_read or 0
+
+    @property
     def expert_bytes_read(self) -> int | None:
         """Bytes of routed experts that were read from files; None where they are not streamed."""
         counts = getattr(self.llm.model.experts.store, "counts", None)

@@ -21,6 +21,9 @@ class Models(ABC):
     picks: bool
     """A request's name decides which model it gets. If False there is one model, which checks the name itself."""
 
+    gone: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """`Model.counts` of all that were unloaded, together: what is counted never falls."""
+
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:

@@ -50,10 +50,13 @@ class PooledModels(Models):
     picks = True
 
     def __init__(self, folder: Path, memory: int, opener: Opener, clock: Callable[[], float] = time.monotonic):
-        """Raises ValueError for a folder that holds no model, and for settings that are not allowed."""
+        """Raises ValueError for a folder without models, too little memory, and settings that are not allowed."""
         self.folder, self.memory, self._opener, self._clock = folder, memory, opener, clock
         self.room = memory - rss_bytes() - OVERHEAD
         """Bytes of all models together."""
+        if self.room <= 0:
+            raise ValueError(f"memory = {gib(memory)} is not enough; expected more than {gib(memory - self.room)}, "
+                             "which Python and libraries take before a model is loaded")  # fmt: skip
         self._entries = entries(folder)
         if not self._entries:
             raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
@@ -305,6 +308,8 @@ class PooledModels(Models):
             return
         model, place.model = place.model, None
         assert model is not None
+        had = model.counts
+        self.gone = (self.gone[0] + had[0], self.gone[1] + had[1], self.gone[2] + had[2], self.gone[3] + had[3])
         await model.stop()
         await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
         del model

@@ -81,20 +81,16 @@ class Served:
 
     def values(self) -> dict[str, tuple[float, str]]:
         """What the engines count, for /metrics."""
-        models = self.models.loaded
-        runners = [model.llm.runner for model in models]
+        models = self.models
+        steps, drafted, accepted, bytes_read = map(
+            sum, zip(models.gone, *(one.counts for one in models.loaded), strict=True)
+        )
         return {
             "wavefold_requests_running": (self.num_running, "Requests that run."),
             "wavefold_requests_waiting": (self.num_waiting, "Requests that wait for a place."),
-            "wavefold_engine_steps_total": (sum(one.num_steps for one in runners), "Passes of the model."),
-            "wavefold_draft_tokens_total": (
-                sum(one.num_drafted for one in runners), "Guessed tokens that were verified."
-            ),
-            "wavefold_accepted_tokens_total": (
-                sum(one.num_accepted for one in runners), "Guessed tokens that were right."
-            ),
-            "wavefold_expert_bytes_read_total": (
-                sum(model.expert_bytes_read or 0 for model in models), "Bytes of routed experts that were read."
-            ),
+            "wavefold_engine_steps_total": (steps, "Passes of the model."),
+            "wavefold_draft_tokens_total": (drafted, "Guessed tokens that were verified."),
+            "wavefold_accepted_tokens_total": (accepted, "Guessed tokens that were right."),
+            "wavefold_expert_bytes_read_total": (bytes_read, "Bytes of routed experts that were read."),
             "wavefold_body_bytes": (self.bodies.num_bytes, "Bytes of bodies that are in memory."),
         }  # fmt: skip
