@@ -121,7 +121,7 @@ class LLM:
         watch_budget(self._model, self.budget)
         config = self._model.config
         defaults = generation_defaults(self.folder, config.vocab_size)
-        self._made_by = Requests(self.folder, self.tokenizer, config, defaults)
+        self._made_by = Requests(self.folder, self.tokenizer, config, defaults, self._model.arithmetic.dtype)
         self._is_alone = over_ranks is None
         for name, folder in (used["adapters"] or {}).items():
             self.load_adapter(name, folder)
