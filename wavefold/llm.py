@@ -162,8 +162,8 @@ class LLM:
         prompts = listed("prompts", prompts)
         progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
-        each = samplings_of(sampling, len(prompts)), adapters_of(adapter, len(prompts))
-        for prompt, one, name in zip(prompts, *each, strict=True):
+        wanted = samplings_of(sampling, len(prompts)), adapters_of(adapter, len(prompts))
+        for prompt, one, name in zip(prompts, *wanted, strict=True):
             requests += self.requests.of(prompt, one, name)
         return run_added(self.add(requests), requests, *progress)
 

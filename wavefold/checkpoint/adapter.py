@@ -148,7 +148,7 @@ def _check(
             f"{path}: holds an adapter of {place}, and the base has {config.num_hidden_layers} layers; expected an "
             "adapter of this base"
         )
-    rows, columns = _shape(place, config)
+    rows, columns = shape_of(place, config)
     expected = (rank, columns), (rows, rank)
     if (down.shape, up.shape) != expected:
         raise ValueError(
@@ -161,7 +161,7 @@ def _check(
         )
 
 
-def _shape(place: str, config: ModelConfig) -> tuple[int, int]:
+def shape_of(place: str, config: ModelConfig) -> tuple[int, int]:
     """Returns the shape [out, in] of a matrix that may be adapted."""
     hidden, inter = config.hidden_size, config.moe_intermediate_size
     shapes = {
