@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from wavefold import LLM, Sampling
 from wavefold.bench.circumstances import append, circumstances
-from wavefold.checkpoint.adapter import MODULES, _shape
+from wavefold.checkpoint.adapter import MODULES, shape_of
 from wavefold.config import ModelConfig
 from wavefold.engine.request import Request
 
@@ -37,7 +37,7 @@ def write_adapter(folder: Path, config: ModelConfig, seed: int, rank: int) -> Pa
     tensors = {}
     for layer in range(config.num_hidden_layers):
         for module, place in MODULES.items():
-            rows, columns = _shape(place, config)
+            rows, columns = shape_of(place, config)
             prefix = f"base_model.model.model.layers.{layer}.{module}"
             a, b = torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
             tensors |= {f"{prefix}.lora_A.weight": a * columns**-0.5, f"{prefix}.lora_B.weight": b * 0.05}

@@ -14,6 +14,8 @@ bool fuzz_block(Fuzz &fuzz) {
         spans[s] = span_of(held, b, views[s], staged[s], marked[s]);
         tokens += spans[s].tokens;
     }
+    wf_adapter adapter = adapter_of(held, &b, nullptr, nullptr, 0);
+    if (fuzz.below(2)) spans[fuzz.below(2) ? 0 : spans.size() - 1].adapter = &adapter;
     std::unique_ptr<int64_t[]> ids(new int64_t[size_t(tokens)]), chosen(new int64_t[size_t(tokens * b.topk)]);
     for (int64_t i = 0; i < tokens; i++) ids[size_t(i)] = fuzz.below(b.vocabulary);
     const uint16_t *streams = held.bf16(tokens * all);
@@ -38,7 +40,7 @@ bool fuzz_block(Fuzz &fuzz) {
     const wf_span span = spans[0];
     const wf_view view = views[0];
     int64_t count = int64_t(spans.size());
-    switch (fuzz.below(18)) {
+    switch (fuzz.below(19)) {
         case 0: bad.hidden = b.hidden + 1; break;
         case 1: bad.heads = -b.heads; break;
         case 2: bad.head_dim += 2; break;
@@ -65,6 +67,7 @@ bool fuzz_block(Fuzz &fuzz) {
             else if (fuzz.below(2)) spans[0].views = nullptr;
             else spans[0].marked = &marked[0], spans[0].mark = fuzz.below(2) ? 0 : spans[0].tokens + 1;
             break;
+        case 17: spans[0].adapter = &adapter, adapter.wkv = {WF_FP8, 1, 1, streams, streams, 1, 1}; break;
         case 16: next.assign(1, {&b, -1}), num_next = 1; break;
         default:
             if (!b.gate_bias) ids[0] = b.vocabulary;
@@ -90,9 +93,18 @@ bool fuzz_experts(Fuzz &fuzz) {
     const int32_t released = int32_t(fuzz.below(2));
     std::vector<wf_range> next = ranges(fuzz);
     int64_t num_next = int64_t(next.size());
+    std::vector<wf_adapter> adapters;
+    for (int64_t a = 0; a < 3; a++)
+        adapters.push_back(adapter_of(held, nullptr, &experts.back(), experts.data(), count - 1));
+    std::vector<wf_adapted> adapted;
+    for (int64_t first = fuzz.below(3); first < tokens && adapted.size() < 3;) {
+        const int64_t rows = 1 + fuzz.below(tokens - first);
+        adapted.push_back({first, rows, &adapters[adapted.size()]});
+        first += rows + fuzz.below(2);
+    }
     const auto call = [&](int64_t n, int64_t k, int64_t some) {
         return wf_experts(fuzz.runtime(), n, hidden, h, k, chosen.get(), route, experts.data(), some, 10, released,
-                          nullptr, out.get(), next.data(), num_next);
+                          nullptr, out.get(), next.data(), num_next, adapted.data(), int64_t(adapted.size()));
     };
     if (const int error = call(tokens, topk, count))
         return fuzz.message = "experts: error " + std::to_string(error), false;
@@ -102,7 +114,8 @@ bool fuzz_experts(Fuzz &fuzz) {
         many = 1 + fuzz.below(count - e);
         const bool last = e + many == count;
         if (wf_experts(fuzz.runtime(), tokens, hidden, h, topk, chosen.get(), route, &experts[size_t(e)], many, 10,
-                       released, sum.get(), last ? parts.get() : nullptr, next.data(), num_next))
+                       released, sum.get(), last ? parts.get() : nullptr, next.data(), num_next, adapted.data(),
+                       int64_t(adapted.size())))
             return fuzz.message = "experts in parts: an error", false;
     }
     for (int64_t i = 0; i < tokens * hidden; i++)  // NaN may differ in its bits
@@ -111,7 +124,12 @@ bool fuzz_experts(Fuzz &fuzz) {
             return fuzz.message = "experts in parts: " + std::to_string(i) + " differs", false;
     if (held.tame && !finite(out.get(), tokens * hidden)) return fuzz.message = "experts: not finite", false;
     bool refused;
-    switch (fuzz.below(6)) {
+    switch (fuzz.below(8)) {
+        case 6: adapted.assign(1, {0, tokens + 1, &adapters[0]}), refused = call(tokens, topk, count); break;
+        case 7:
+            adapters[0].w1 = {WF_BF16, 1, 1, h, h, 2 * hidden + 2, 2 * experts.back().w1.rows};
+            adapted.assign(1, {0, tokens, &adapters[0]}), refused = call(tokens, topk, count);
+            break;
         case 0: refused = call(0, topk, count); break;
         case 1: refused = call(tokens, -1, count); break;
         case 2: refused = call(tokens, topk, 0); break;

@@ -38,6 +38,16 @@ void spoil_model(Model &model, wf_model &whole, int64_t way) {
     }
 }
 
+// Spoils what an adapter adds, where there is one.
+void spoil_adapter(Sequences &sequences) {
+    for (std::vector<wf_adapter> &adapter : sequences.adapters)
+        if (!adapter.empty()) {
+            adapter[0].w2.rank = 513, adapter[0].w2.form = WF_BF16;
+            return;
+        }
+    sequences.spans[0].views = nullptr;
+}
+
 }  // namespace
 
 bool fuzz_forward(Fuzz &fuzz) {
@@ -52,8 +62,9 @@ bool fuzz_forward(Fuzz &fuzz) {
         return wf_forward(runtime, &whole, int64_t(spans.size()), spans.data(), ids.get(), &wanted);
     };
     return twice(held, model, sequences.tokens, "forward", call, [&] {
-        const int64_t way = fuzz.below(SPOILED + 2);
-        if (way == SPOILED) ids[0] = fuzz.below(2) ? -1 : whole.embedding.rows;
+        const int64_t way = fuzz.below(SPOILED + 3);
+        if (way == SPOILED + 2) spoil_adapter(sequences);
+        else if (way == SPOILED) ids[0] = fuzz.below(2) ? -1 : whole.embedding.rows;
         else if (way > SPOILED) spans[0].views = nullptr;
         else spoil_model(model, whole, way);
     });

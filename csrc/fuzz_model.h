@@ -167,7 +167,8 @@ inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &
                     &view,
                     fuzz.below(2) ? &staged : nullptr,
                     fuzz.below(2) ? &marked : nullptr,
-                    0};
+                    0,
+                    nullptr};
     span.mark = 1 + fuzz.below(span.tokens);
     view = {};
     const bool packed = fuzz.below(2);
@@ -190,4 +191,38 @@ inline wf_span span_of(Held &held, const wf_block &b, wf_view &view, wf_staged &
 inline wf_expert expert_of(Held &held, int64_t id, int64_t hidden) {
     const int64_t inter = 1 + held.fuzz.below(150);
     return {id, held.matrix(inter, hidden), held.matrix(hidden, inter), held.matrix(inter, hidden)};
+}
+
+// What an adapter adds beside a matrix, of any rank from 0 on.
+inline wf_low_rank low_rank_of(Held &held, const wf_matrix &matrix) {
+    const int64_t rank = held.fuzz.below(4) ? held.fuzz.below(12) : 0;
+    if (!rank) return {};
+    const bool wide = held.fuzz.below(2);
+    const auto values = [&](int64_t count) -> const void * {
+        return wide ? static_cast<const void *>(held.floats(count)) : held.bf16(count);
+    };
+    const int64_t size = wide ? 4 : 2, down = rank * matrix.columns, up = rank * matrix.rows;
+    return {wide ? WF_FP32 : WF_BF16, rank, 0.25f, values(down), values(up), size * down, size * up};
+}
+
+// An adapter beside a layer, its shared expert and, sometimes, the routed ones, by number.
+inline wf_adapter adapter_of(Held &held, const wf_block *block, const wf_expert *shared, const wf_expert *routed,
+                             int64_t count) {
+    wf_adapter adapter = {};
+    if (block) {
+        adapter.wq_a = low_rank_of(held, block->wq_a), adapter.wq_b = low_rank_of(held, block->wq_b);
+        adapter.wkv = low_rank_of(held, block->wkv), adapter.wo_b = low_rank_of(held, block->wo_b);
+    }
+    if (shared) {
+        adapter.w1 = low_rank_of(held, shared->w1), adapter.w2 = low_rank_of(held, shared->w2);
+        adapter.w3 = low_rank_of(held, shared->w3);
+    }
+    if (!count || held.fuzz.below(2)) return adapter;
+    wf_low_rank *parts = reinterpret_cast<wf_low_rank *>(held.raw(3 * count * int64_t(sizeof(wf_low_rank))));
+    for (int64_t e = 0; e < count; e++) {
+        const wf_matrix *matrices[] = {&routed[e].w1, &routed[e].w2, &routed[e].w3};
+        for (int64_t which = 0; which < 3; which++) parts[3 * e + which] = low_rank_of(held, *matrices[which]);
+    }
+    adapter.experts = parts;
+    return adapter;
 }

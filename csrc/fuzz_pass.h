@@ -44,12 +44,14 @@ struct Sequences {
     std::vector<wf_span> spans;
     std::vector<std::vector<wf_view>> views;
     std::vector<std::vector<wf_staged>> staged, marked;
+    std::vector<std::vector<wf_adapter>> adapters;
     int64_t tokens = 0;
 
     Sequences(Held &held, const Model &model) : spans(size_t(1 + held.fuzz.below(3))) {
         Fuzz &fuzz = held.fuzz;
         const size_t layers = size_t(model.whole.layers);
         views.resize(spans.size()), staged.resize(spans.size()), marked.resize(spans.size());
+        adapters.resize(spans.size());
         for (size_t s = 0; s < spans.size(); s++) {
             views[s].resize(layers), staged[s].resize(layers), marked[s].resize(layers);
             const uint64_t seed = fuzz.random();
@@ -60,6 +62,11 @@ struct Sequences {
             spans[s].views = views[s].data(), spans[s].staged = staged[s].data();
             if (spans[s].marked) spans[s].marked = marked[s].data();
             tokens += spans[s].tokens;
+            if (fuzz.below(2)) continue;
+            for (size_t l = 0; l < layers; l++)
+                adapters[s].push_back(adapter_of(held, &model.blocks[l], &model.shared[l], model.experts[l].data(),
+                                                 int64_t(model.experts[l].size())));
+            spans[s].adapter = adapters[s].data();
         }
     }
 };

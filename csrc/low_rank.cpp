@@ -11,12 +11,24 @@ namespace {
 using S = Vector<16>;
 constexpr int L = S::LANES;
 constexpr int ROWS = 4;         // of x that meet a part of A together
-constexpr int RANKS = 4;        // rows of A that meet a part of x together
+constexpr int SUMS = 16;        // rows of x times rows of A that are summed together, at most 8 of A
 constexpr int64_t PARTS = 512;  // rows of B that are worth a task of their own
 
-WF_INLINE S::F read(const LowRank &by, const uint8_t *from, int64_t at) {
-    return by.form == WF_BF16 ? S::widen(reinterpret_cast<const uint16_t *>(from) + at)
-                              : S::load(reinterpret_cast<const float *>(from) + at);
+typedef uint16_t Half __attribute__((vector_size(2 * L)));
+
+WF_INLINE S::F widen(const uint16_t *from) { return S::bits(__builtin_convertvector(S::read<Half>(from), S::U) << 16); }
+
+// As float_to_bf16.
+WF_INLINE void narrow(uint16_t *to, S::F value) {
+    const S::U word = (S::U)value, rounded = (word + 0x7FFF + (word >> 16 & 1)) >> 16;
+    const S::U wide = (word & 0x7FFFFFFF) > 0x7F800000 ? (word >> 16 | 0x40) : rounded;
+    S::write(to, __builtin_convertvector(wide, Half));
+}
+
+template <int FORM>
+WF_INLINE S::F read(const uint8_t *from, int64_t at) {
+    if (FORM == WF_BF16) return widen(reinterpret_cast<const uint16_t *>(from) + at);
+    return S::load(reinterpret_cast<const float *>(from) + at);
 }
 
 WF_INLINE float value(const LowRank &by, const uint8_t *from, int64_t at) {
@@ -27,17 +39,17 @@ WF_INLINE float value(const LowRank &by, const uint8_t *from, int64_t at) {
 }
 
 // t[row][r] = scale * (A x)[r] for R rows of x and N rows of A from r on.
-template <int R, int N>
+template <int FORM, int R, int N>
 WF_INLINE void down_tile(const LowRank &by, const Addition *rows, int64_t r, float (*t)[MOST_RANK]) {
     S::F sums[R][N] = {};
     int64_t k = 0;
     for (; k + L <= by.columns; k += L) {
         S::F x[R];
 #pragma GCC unroll 4
-        for (int i = 0; i < R; i++) x[i] = S::widen(rows[i].x + k);
-#pragma GCC unroll 4
+        for (int i = 0; i < R; i++) x[i] = widen(rows[i].x + k);
+#pragma GCC unroll 8
         for (int n = 0; n < N; n++) {
-            const S::F a = read(by, by.down, (r + n) * by.columns + k);
+            const S::F a = read<FORM>(by.down, (r + n) * by.columns + k);
 #pragma GCC unroll 4
             for (int i = 0; i < R; i++) sums[i][n] = sums[i][n] + a * x[i];
         }
@@ -51,29 +63,34 @@ WF_INLINE void down_tile(const LowRank &by, const Addition *rows, int64_t r, flo
         }
 }
 
-template <int R>
+template <int FORM, int R>
 WF_INLINE void down_rows(const LowRank &by, const Addition *rows, float (*t)[MOST_RANK]) {
-    by_tiles<RANKS>(by.rank,
-                    [&](auto n, int64_t r) __attribute__((always_inline)) { down_tile<R, n()>(by, rows, r, t); });
+    by_tiles<(SUMS / R < 8 ? SUMS / R : 8)>(
+        by.rank, [&](auto n, int64_t r) __attribute__((always_inline)) { down_tile<FORM, R, n()>(by, rows, r, t); });
+}
+
+// Asks for outputs first .. end of B, which is read after A: an adapter is read once a pass, in small pieces.
+template <int FORM>
+WF_INLINE void ask_up(const LowRank &by, int64_t first, int64_t end) {
+    constexpr int64_t SIZE = FORM == WF_BF16 ? 2 : 4, LINE = 64;
+    for (int64_t r = 0; r < by.rank; r++)
+        for (int64_t at = (r * by.rows + first) * SIZE; at < (r * by.rows + end) * SIZE; at += LINE)
+            __builtin_prefetch(by.up + at);
 }
 
 // y[first .. end] += B t, for R rows.
-template <int R>
+template <int FORM, int R>
 WF_INLINE void up_rows(const LowRank &by, const Addition *rows, int64_t first, int64_t end,
                        const float (*t)[MOST_RANK]) {
     int64_t n = first;
     for (; n + L <= end; n += L) {
         S::F sums[R] = {};
         for (int64_t r = 0; r < by.rank; r++) {
-            const S::F b = read(by, by.up, r * by.rows + n);
+            const S::F b = read<FORM>(by.up, r * by.rows + n);
 #pragma GCC unroll 4
             for (int i = 0; i < R; i++) sums[i] = sums[i] + b * t[i][r];
         }
-        for (int i = 0; i < R; i++) {
-            float y[L];
-            S::store(y, S::widen(rows[i].y + n) + sums[i]);
-            for (int l = 0; l < L; l++) rows[i].y[n + l] = float_to_bf16(y[l]);
-        }
+        for (int i = 0; i < R; i++) narrow(rows[i].y + n, widen(rows[i].y + n) + sums[i]);
     }
     for (; n < end; n++)
         for (int i = 0; i < R; i++) {
@@ -83,19 +100,26 @@ WF_INLINE void up_rows(const LowRank &by, const Addition *rows, int64_t first, i
         }
 }
 
-// `count` rows of one matrix, at most ROWS: outputs first .. end.
-WF_CLONES void add_rows(const Addition *rows, int64_t count, int64_t first, int64_t end) {
+template <int FORM>
+WF_INLINE void add_rows_of(const Addition *rows, int64_t count, int64_t first, int64_t end) {
     const LowRank &by = *rows[0].by;
     float t[ROWS][MOST_RANK];
+    ask_up<FORM>(by, first, end);
     if (count == ROWS) {
-        down_rows<ROWS>(by, rows, t);
-        up_rows<ROWS>(by, rows, first, end, t);
+        down_rows<FORM, ROWS>(by, rows, t);
+        up_rows<FORM, ROWS>(by, rows, first, end, t);
         return;
     }
     for (int64_t i = 0; i < count; i++) {
-        down_rows<1>(by, rows + i, t);
-        up_rows<1>(by, rows + i, first, end, t);
+        down_rows<FORM, 1>(by, rows + i, t);
+        up_rows<FORM, 1>(by, rows + i, first, end, t);
     }
+}
+
+// `count` rows of one matrix, at most ROWS: outputs first .. end.
+WF_CLONES void add_rows(const Addition *rows, int64_t count, int64_t first, int64_t end) {
+    if (rows[0].by->form == WF_BF16) add_rows_of<WF_BF16>(rows, count, first, end);
+    else add_rows_of<WF_FP32>(rows, count, first, end);
 }
 
 struct Cut {

@@ -121,7 +121,7 @@ class LLM:
         watch_budget(self._model, self.budget)
         config = self._model.config
         defaults = generation_defaults(self.folder, config.vocab_size)
-        self._made_by = Requests(self.folder, self.tokenizer, config, defaults)
+        self._made_by = Requests(self.folder, self.tokenizer, config, defaults, self._model.arithmetic.dtype)
         self._is_alone = over_ranks is None
         for name, folder in (used["adapters"] or {}).items():
             self.load_adapter(name, folder)
@@ -162,8 +162,8 @@ class LLM:
         prompts = listed("prompts", prompts)
         progress = PROGRESS.used("on_progress", on_progress), PROGRESS.used("on_prefill", on_prefill)
         requests: list[Request] = []
-        each = samplings_of(sampling, len(prompts)), adapters_of(adapter, len(prompts))
-        for prompt, one, name in zip(prompts, *each, strict=True):
+        wanted = samplings_of(sampling, len(prompts)), adapters_of(adapter, len(prompts))
+        for prompt, one, name in zip(prompts, *wanted, strict=True):
             requests += self.requests.of(prompt, one, name)
         return run_added(self.add(requests), requests, *progress)
 

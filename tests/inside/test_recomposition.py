@@ -91,7 +91,8 @@ class Recomposing(RowWatcher):
     def _output(self, layer: int, o: Tensor) -> Tensor:
         attention, arithmetic = self._model.layers[layer].attn, self._model.arithmetic
         table = self.batch.table(attention.spec.compressed)
-        return attention.output(ops.rotate(o.to(arithmetic.dtype), table, arithmetic, inverse=True), arithmetic)
+        rotated = ops.rotate(o.to(arithmetic.dtype), table, arithmetic, inverse=True)
+        return attention.output(rotated, self.batch, arithmetic)
 
 
 def ways_back(block: Block, streams: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

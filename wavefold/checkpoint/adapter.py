@@ -45,8 +45,12 @@ PLAIN_BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base's weights as they are."""
 
 
-def read_adapter(folder: str | Path, config: ModelConfig, name: str = "") -> Adapter:
+def read_adapter(
+    folder: str | Path, config: ModelConfig, name: str = "", dtype: torch.dtype | None = None
+) -> Adapter:  # fmt: skip
     """Returns the adapter in `folder` for a base of this configuration. `name`: the folder's, unless given.
+
+    `dtype`: the matrices are rounded to it; None: they stay as they are, float32 or bfloat16.
 
     Raises ValueError, before it reads a matrix, for a folder that holds none, for options that would change numbers
     and are not honoured, and for matrices that the base has no place for.
@@ -68,7 +72,8 @@ def read_adapter(folder: str | Path, config: ModelConfig, name: str = "") -> Ada
             matrices = file.get_tensor(down).contiguous(), file.get_tensor(up).T.contiguous()
             if not all(matrix.isfinite().all() for matrix in matrices):
                 raise ValueError(f"{path}: the adapter of {place} has values that are not finite; make it again")
-            parts[place] = LowRank(*matrices, scale)
+            down, up = (matrix if dtype is None else matrix.to(dtype) for matrix in matrices)
+            parts[place] = LowRank(down, up, scale)
     return Adapter.of(name or folder.name, parts)
 
 
@@ -143,7 +148,7 @@ def _check(
             f"{path}: holds an adapter of {place}, and the base has {config.num_hidden_layers} layers; expected an "
             "adapter of this base"
         )
-    rows, columns = _shape(place, config)
+    rows, columns = shape_of(place, config)
     expected = (rank, columns), (rows, rank)
     if (down.shape, up.shape) != expected:
         raise ValueError(
@@ -156,7 +161,7 @@ def _check(
         )
 
 
-def _shape(place: str, config: ModelConfig) -> tuple[int, int]:
+def shape_of(place: str, config: ModelConfig) -> tuple[int, int]:
     """Returns the shape [out, in] of a matrix that may be adapted."""
     hidden, inter = config.hidden_size, config.moe_intermediate_size
     shapes = {

@@ -27,21 +27,20 @@ def merge(model: Transformer, adapter: Adapter, rounded: bool = True) -> Product
     `rounded`: each weight keeps its format; else the adapted ones are float32. Raises ValueError, and changes nothing,
     for weights in a GGUF file's blocks.
     """
-    modules = {name: model.get_submodule(name) for name in adapter.parts}
+    modules: dict[str, Linear] = {name: model.get_submodule(name) for name in adapter.parts}  # type: ignore[misc]
     for name, module in modules.items():
-        assert isinstance(module, Linear), name
         if module.packed is not None:
             raise ValueError(f"{name} is in {module.packed.name}, which is not written; expected a base in a folder")
     products: Products = {}
     for name, part in adapter.parts.items():
-        module: Linear = modules[name]  # type: ignore[assignment]
+        module = modules[name]
         base = module.stored.decode(torch.float32)
         delta = (part.up.float().T * part.scale) @ part.down.float()
         weight, scale = _stored(module, base + delta) if rounded else (base + delta, None)
         module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
         module.register_parameter("scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
-        change = module.stored.decode(torch.float32).double() - base.double()
-        wide = delta.double()
+        stored: Tensor = module.stored.decode(torch.float32)
+        change, wide = stored.double() - base.double(), delta.double()
         products[name] = float((change * wide).sum()), float((wide * wide).sum())
     return products
 

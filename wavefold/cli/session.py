@@ -50,7 +50,7 @@ class Session:
                 prefix_cache=bool(kept) or (args.prompt is None and args.tokens is None), **kept,
             )  # fmt: skip
         self.adapter = None if args.adapter is None else args.adapter.resolve().name
-        if args.adapter is not None:
+        if self.adapter is not None:
             self.llm.load_adapter(self.adapter, args.adapter)
         if self.llm.budget is not None and not args.json:
             print_budget(Console(stderr=True), self.llm.budget)

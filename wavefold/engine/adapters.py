@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wavefold.checkpoint.adapter import read_adapter
 from wavefold.config import ModelConfig
 from wavefold.engine.arguments import shown
@@ -23,8 +25,9 @@ Adapters = str | Sequence[str | None] | None
 class LoadedAdapters:
     """Adapters of one model by name. Any thread may call it."""
 
-    def __init__(self, config: ModelConfig):
-        self._config = config
+    def __init__(self, config: ModelConfig, dtype: torch.dtype):
+        """`dtype`: that of the model's activations, to which matrices are rounded."""
+        self._config, self._dtype = config, dtype
         self._lock = threading.Lock()
         self._adapters: dict[str, Adapter] = {}
 
@@ -35,7 +38,7 @@ class LoadedAdapters:
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"{shown(name)} is no name of an adapter; expected a text")
-        adapter = read_adapter(folder, self._config, name)
+        adapter = read_adapter(folder, self._config, name, self._dtype)
         with self._lock:
             self._adapters[name] = adapter
         return adapter

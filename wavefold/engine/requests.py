@@ -10,6 +10,8 @@ import threading
 import warnings
 from pathlib import Path
 
+import torch
+
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.config import ModelConfig
 from wavefold.engine.adapters import LoadedAdapters
@@ -28,12 +30,15 @@ from wavefold.system import Notice
 class Requests:
     """Makes the requests of one model: the checkpoint in `folder`, with its tokenizer if it has one.
 
-    Any thread may call it. Nothing runs here.
+    Any thread may call it. Nothing runs here. `dtype`: of the model's activations.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer | None, config: ModelConfig, defaults: GenerationDefaults):
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer | None, config: ModelConfig, defaults: GenerationDefaults,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
         self.folder, self.tokenizer, self.config, self.defaults = folder, tokenizer, config, defaults
-        self.adapters = LoadedAdapters(config)
+        self.adapters = LoadedAdapters(config, dtype)
         """Those that requests may name."""
         self._numbers = itertools.count()
         self._warned: set[str] = set()
