@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.adapters import write_adapter
 from tests.server.asking import ask
 from tests.server.running import Running, running_models, wait_until
 from wavefold import LLM, ModelConfig, Sampling, random_checkpoint
@@ -230,6 +231,48 @@ def test_the_last_use_is_kept_when_a_model_leaves(server: Running) -> None:
     server.ask("/v1/wavefold/models/unload", {"model": "one"})
     noted = read_last_used(pool(server).folder)["one"]
     assert noted["last_used"] > before and noted["state"] == ""
+
+
+def test_adapters_are_asked_for_beside_their_base(server: Running, alone: dict[str, str]) -> None:
+    """Each answers as it does through `LLM`; they are added by copying, replaced, and taken away."""
+    folder, config = pool(server).folder, ModelConfig.from_file(pool(server).folder / "one")
+    with LLM(folder / "one", threads=1) as llm:
+        texts = []
+        for seed in range(3):
+            llm.load_adapter("a", write_adapter(folder.parent / f"a{seed}", config, seed))
+            sampling = Sampling(max_tokens=6, temperature=0)
+            texts.append(llm.generate([PROMPT["prompt"]], sampling, adapter="a")[0].text)
+    assert len({*texts, alone["one"]}) == 4
+    for seed, name in enumerate(("cron", "dates")):
+        write_adapter(folder / name, config, seed, base_model_name_or_path="somebody/one")
+    wait_until(lambda: {"one:cron", "one:dates"} <= set(pool(server).names))
+
+    async def together() -> list[Any]:
+        names = ["one", "one:cron", "one:dates"] * 4
+        return await asyncio.gather(*(ask(server.port, "/v1/completions", {"model": n, **PROMPT}) for n in names))
+
+    answers = [answer.json for answer in asyncio.run(together())]
+    assert [answer["choices"][0]["text"] for answer in answers] == [alone["one"], *texts[:2]] * 4
+    assert [answer["model"] for answer in answers[:3]] == ["one", "one:cron", "one:dates"]
+    assert pool(server).num_loads == 1 and states(server)["one:cron"] == "loaded"
+    shutil.rmtree(folder / "cron")
+    write_adapter(folder / "cron", config, 2, rank=5, base_model_name_or_path="somebody/one")
+    wait_until(lambda: "one:cron" not in pool(server).names)
+    wait_until(lambda: "one:cron" in pool(server).names)
+    assert complete(server, "one:cron") != texts[0]
+    assert server.ask("/v1/wavefold/models/unload", {"model": "one:dates"})[0] == 200
+    assert states(server)["one:dates"] == "on disk" and states(server)["one"] == "loaded"
+    assert complete(server, "one:dates") == texts[1]
+
+
+def test_an_adapter_of_another_model_is_refused_and_its_base_goes_on(server: Running, alone: dict[str, str]) -> None:
+    folder = pool(server).folder
+    other = ModelConfig.preset("nano").cut(2).replace(q_lora_rank=128)
+    write_adapter(folder / "odd", other, 0, base_model_name_or_path="one")
+    wait_until(lambda: "one:odd" in pool(server).names)
+    status, _, data = server.ask("/v1/completions", {"model": "one:odd", **PROMPT})
+    assert status == 503 and "adapter 'one:odd' cannot be loaded" in json.loads(data)["error"]["message"]
+    assert complete(server, "one") == alone["one"] and pool(server).resident("one").num_users == 0  # type: ignore[union-attr]
 
 
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Answers:
         """Returns what is asked, and the engine's requests. Raises Refused."""
         asked = self._protocol.asked(body, headers, model.context)
         try:
-            of_parts = [model.llm.requests.of(part.prompt, part.sampling) for part in asked.parts]
+            of_parts = [model.llm.requests.of(part.prompt, part.sampling, model.adapter) for part in asked.parts]
         except ValueError as error:
             raise Refused.of(error) from None
         return asked, [request for requests in of_parts for request in requests]

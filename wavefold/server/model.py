@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from wavefold.llm import LLM
+from wavefold.pool.folder import Entry
 from wavefold.server.bound import Bound
 from wavefold.server.engine import Engine
 from wavefold.server.news import Ended
@@ -14,10 +17,17 @@ from wavefold.server.protocol import Context
 
 
 class Model:
-    """Serves `llm`. `engine` is there from `start` on."""
+    """Serves `llm`. `engine` is there from `start` on.
+
+    `adapter`: the name of what its answers go through; None: the model alone.
+    """
+
+    adapter: str | None = None
 
     def __init__(self, llm: LLM, context: Context):
         self.llm, self.context = llm, context
+        self._adapters: dict[str, Entry] = {}
+        """Those that were read, as they were found."""
         self.engine: Engine | None = None
         self.bound = Bound(llm.model, self.expert_bytes_read is not None)
 
@@ -26,6 +36,24 @@ class Model:
     ) -> None:
         """Starts the engine, in the event loop that runs. `turns`: held for each step, beside other models' steps."""
         self.engine = Engine(self.llm, max_queue, on_end, turns or contextlib.nullcontext())
+
+    def through(self, entry: Entry) -> Model:
+        """Returns the model with an adapter, which is read unless it is there as it is now. Raises ValueError."""
+        if self._adapters.get(entry.name) != entry:
+            self.llm.load_adapter(entry.name, entry.path)
+            self._adapters[entry.name] = entry
+        other = copy.copy(self)
+        other.adapter, other.context = entry.name, dataclasses.replace(self.context, names=(entry.name,))
+        return other
+
+    def has(self, adapter: str) -> bool:
+        """True if the adapter of this name has been read."""
+        return adapter in self._adapters
+
+    def forget(self, adapter: str) -> None:
+        """Takes an adapter away; answers that go through it run to their ends."""
+        if self._adapters.pop(adapter, None) is not None:
+            self.llm.unload_adapter(adapter)
 
     async def stop(self) -> None:
         """Ends all requests and the engine. What runs is told why."""

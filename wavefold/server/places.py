@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +13,15 @@ from typing import Protocol
 from wavefold.engine.budget import Needs
 from wavefold.experts.pressure import Pressure
 from wavefold.experts.streamed import LEAST_SLOTS, StreamedExperts
+from wavefold.ops.native.heap import trim_of_libc
 from wavefold.pool.folder import Entry
 from wavefold.pool.settings import ModelSettings
 from wavefold.pool.slots import Streams, shared_out
 from wavefold.pool.turns import Resident
 from wavefold.server.model import Model
+from wavefold.server.protocol import Refused
+
+log = logging.getLogger("wavefold.server")
 
 
 class Opener(Protocol):
@@ -39,6 +45,12 @@ class Place:
     waiting: deque[tuple[float, asyncio.Future[Model]]] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
     """Loads or unloads it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if a request can use it now."""
+        return self.model is not None and self.resident is not None and not self.resident.is_leaving
+
     asked_before: int = 0
     use: float = 0.0
     """Experts asked for since it was loaded; and how many of late."""
@@ -63,3 +75,32 @@ def share_slots(places: Mapping[str, Place], room: int, pressure: Pressure) -> N
         shares = shared_out(min(left, allowed), {name: streams for name, (_, streams) in streamed.items()})
         for name, (store, _) in streamed.items():
             store.fit(shares[name])
+
+
+def not_loaded(place: Place, reason: str) -> Refused:
+    """Returns the refusal of a request whose model cannot be had."""
+    return Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
+
+
+def reason_of(place: Place, error: Exception) -> str:
+    """Why a model cannot be loaded. What is no fault of its files is in the log too."""
+    if isinstance(error, ValueError):
+        return str(error)
+    log.error("%s could not be loaded", place.entry.name, exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def close_model(model: Model) -> None:
+    """Closes a model, whatever happens."""
+    try:
+        model.llm.close()
+    except Exception:  # its memory is given back all the same
+        log.exception("%s could not be closed", model.name)
+
+
+def give_back() -> None:
+    """Gives memory that nobody refers to back to the system."""
+    gc.collect()
+    trim = trim_of_libc()
+    if trim is not None:
+        trim()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +21,6 @@ from typing import Any
 
 from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
-from wavefold.ops.native.heap import trim_of_libc
 from wavefold.pool.folder import Entry, entries
 from wavefold.pool.last_used import write_last_used
 from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
@@ -32,7 +30,7 @@ from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
 from wavefold.server.models import Models
 from wavefold.server.news import Ended
-from wavefold.server.places import Opener, Place, share_slots
+from wavefold.server.places import Opener, Place, close_model, give_back, not_loaded, reason_of, share_slots
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import no_such_model
 from wavefold.system import rss_bytes
@@ -75,7 +73,7 @@ class PooledModels(Models):
 
     @property
     def names(self) -> Sequence[str]:
-        return [name for name, entry in self._entries.items() if not entry.fault and entry.kind != "adapter"]
+        return [name for name, entry in self._entries.items() if not self._fault(entry)]
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -96,8 +94,11 @@ class PooledModels(Models):
 
     def resident(self, name: str) -> Resident | None:
         """Returns what is known of a model in memory, or on its way; None for others."""
-        place = self._places.get(name)
-        return None if place is None else place.resident
+        base, _, adapter = name.partition(":")
+        place = self._places.get(base)
+        if place is None or (adapter and (place.model is None or not place.model.has(name))):
+            return None
+        return place.resident
 
     def num_waiting(self, name: str) -> int:
         """Requests that wait for a model to be loaded."""
@@ -105,34 +106,48 @@ class PooledModels(Models):
         return 0 if place is None else len(place.waiting)
 
     def window(self, name: str) -> int | None:
-        place = self._places.get(name)
+        place = self._places.get(name.partition(":")[0])
         return None if place is None or place.model is None else place.model.context.window
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AsyncIterator[Model]:
-        model = await self._asked(name, left)
-        resident = self._places[name].resident
+        place = self._place(name)
+        model = await self._asked(place, left)
+        resident = place.resident
         assert resident is not None
         try:
-            yield model
+            yield await self._through(place, model, name)
         finally:
             resident.num_users -= 1
             resident.last_used = self._clock()
             self._look()
 
-    async def _asked(self, name: str, left: asyncio.Future[None] | None) -> Model:
+    async def _through(self, place: Place, model: Model, name: str) -> Model:
+        """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
+        entry = self._entries.get(name)
+        if entry is None or entry.kind != "adapter":
+            return model
+        try:
+            return await asyncio.to_thread(model.through, entry)
+        except Exception as error:
+            raise Refused(503, f"adapter {name!r} cannot be loaded: {reason_of(place, error)}", "model_not_loaded",
+                          "model") from None  # fmt: skip
+
+    async def _asked(self, place: Place, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
-        place = self._place(name)
         if self._is_stopping:
             raise Refused(503, STOPPED, "overloaded")
-        if place.model is not None and place.resident is not None and not place.resident.is_leaving:
+        if not place.is_ready:
+            await self._known(place)  # meanwhile it may have come
+        if place.is_ready and place.model is not None and place.resident is not None:
             place.resident.num_users += 1
             return place.model
-        await self._known(place)
         if len(place.waiting) >= self._max_queue:
-            raise Refused(429, f"{len(place.waiting)} requests wait for {name}, as many as may", "rate_limit_exceeded")
+            raise Refused(
+                429, f"{len(place.waiting)} requests wait for {place.entry.name}, as many as may", "rate_limit_exceeded"
+            )
         future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
         place.waiting.append((self._clock(), future))
         self._look()
@@ -151,14 +166,19 @@ class PooledModels(Models):
             self._look()
 
     def _place(self, name: str) -> Place:
-        """Returns the place of a model. Raises Refused for one that is not offered."""
+        """Returns the place of a model, of an adapter that of its base. Raises Refused for one that is not offered."""
         entry = self._entries.get(name)
         if entry is None:
             raise no_such_model(name, self.names)
-        if entry.fault or entry.kind == "adapter":
-            reason = entry.fault or "adapters are not served"
-            raise Refused(404, f"model {name!r} cannot be used: {reason}", "model_not_found", "model")
-        return self._places.setdefault(name, Place(entry))
+        if fault := self._fault(entry):
+            raise Refused(404, f"model {name!r} cannot be used: {fault}", "model_not_found", "model")
+        base = entry if entry.base is None else self._entries[entry.base]
+        return self._places.setdefault(base.name, Place(base))
+
+    def _fault(self, entry: Entry) -> str:
+        """Returns why a model cannot be used: its own fault, or its base's; an empty text if there is none."""
+        base = self._entries.get(entry.base) if entry.base is not None else None
+        return entry.fault or (f"its base: {base.fault}" if base is not None and base.fault else "")
 
     async def _known(self, place: Place) -> None:
         """Finds out what a model needs, which reads its files' headers. Raises Refused for what cannot be used."""
@@ -166,7 +186,7 @@ class PooledModels(Models):
         try:
             await asyncio.to_thread(self._opener.needs, place.entry, settings)
         except Exception as error:
-            raise _not_loaded(place, _reason(place, error)) from None
+            raise not_loaded(place, reason_of(place, error)) from None
 
     async def load(self, name: str) -> None:
         """Loads a model, which stays as one that was just used."""
@@ -174,7 +194,14 @@ class PooledModels(Models):
             pass
 
     async def unload(self, name: str) -> None:
-        """Unloads a model once it has come and its answers have ended. Nothing happens where it is not in memory."""
+        """Unloads a model once it has come and its answers have ended. Nothing happens where it is not in memory.
+
+        An adapter leaves its base at once; requests that go through it run to their ends.
+        """
+        if ":" in name:
+            if (model := self._place(name).model) is not None:
+                model.forget(name)
+            return
         place = self._places.get(name) or self._place(name)
         while (resident := place.resident) is not None and resident.is_coming and place.task is not None:
             await asyncio.shield(place.task)
@@ -218,7 +245,7 @@ class PooledModels(Models):
             model, place.model = place.model, None
             if model is not None:
                 await model.stop()
-                await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
+                await asyncio.get_running_loop().run_in_executor(self._thread, close_model, model)
                 place.resident = None
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._record()
@@ -253,7 +280,7 @@ class PooledModels(Models):
         try:
             needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
         except Exception as error:
-            self._refuse(place, _reason(place, error))
+            self._refuse(place, reason_of(place, error))
             return None
         return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
 
@@ -262,7 +289,7 @@ class PooledModels(Models):
         while place.waiting:
             _, future = place.waiting.popleft()
             if not future.done():
-                future.set_exception(_not_loaded(place, reason))
+                future.set_exception(not_loaded(place, reason))
 
     def _come(self, place: Place, num_bytes: int) -> None:
         settings = self._settings.of(place.entry.name)
@@ -279,7 +306,7 @@ class PooledModels(Models):
             model = await opened
         except Exception as error:
             place.resident = place.task = None
-            self._refuse(place, _reason(place, error))
+            self._refuse(place, reason_of(place, error))
             self._look()
             return
         place.model, place.task = model, None
@@ -311,11 +338,11 @@ class PooledModels(Models):
         had = model.counts
         self.gone = (self.gone[0] + had[0], self.gone[1] + had[1], self.gone[2] + had[2], self.gone[3] + had[3])
         await model.stop()
-        await asyncio.get_running_loop().run_in_executor(self._thread, _close, model)
+        await asyncio.get_running_loop().run_in_executor(self._thread, close_model, model)
         del model
         self._record()  # when it was used last, which is forgotten with it
         place.resident = place.task = None
-        await asyncio.get_running_loop().run_in_executor(self._thread, _give_back)
+        await asyncio.get_running_loop().run_in_executor(self._thread, give_back)
         self._share_out()
         self._record()
         self._look()
@@ -365,30 +392,3 @@ class PooledModels(Models):
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
             write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes
-
-
-def _not_loaded(place: Place, reason: str) -> Refused:
-    return Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
-
-
-def _reason(place: Place, error: Exception) -> str:
-    """Why a model cannot be loaded. What is no fault of its files is in the log too."""
-    if isinstance(error, ValueError):
-        return str(error)
-    log.error("%s could not be loaded", place.entry.name, exc_info=error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _close(model: Model) -> None:
-    try:
-        model.llm.close()
-    except Exception:  # its memory is given back all the same
-        log.exception("%s could not be closed", model.name)
-
-
-def _give_back() -> None:
-    """Gives memory that nobody refers to back to the system."""
-    gc.collect()
-    trim = trim_of_libc()
-    if trim is not None:
-        trim()
