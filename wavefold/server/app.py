@@ -131,7 +131,8 @@ def _routes(served: Served) -> list[BaseRoute]:
         model = next((model for model in loaded if asked is None or asked in model.context.names), None)
         if model is not None:
             return await machine(served, model)
-        refused = Refused(404, f"{'no model' if asked is None else repr(asked[:200])} is in memory", "model_not_found")
+        reason = "no model is in memory" if asked is None else f"{asked[:200]!r} is not in memory"
+        refused = Refused(404, reason, "model_not_found")
         return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
     return [
