@@ -33,6 +33,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.page.fake_jobs import FakeJobs
+from tests.page.fake_pool import FakePool
 from wavefold.server.page import page_routes
 
 MARKDOWN = """# A heading
@@ -125,11 +127,15 @@ class FakeServer:
     """(status, headers, message) for the next chat."""
     answers: dict[str, str] = field(default_factory=dict)
     """By message, beside the rules above."""
+    pool: FakePool | None = None
+    jobs: FakeJobs | None = None
+    """None: it has one model, and no queue."""
     pause_s: float = 0.001
 
     def app(self) -> Starlette:
+        parts = [part for part in (self.pool, self.jobs) if part is not None]
         return Starlette(routes=[
-            *page_routes(),
+            *page_routes(), *(route for part in parts for route in part.routes(self._refusal)),
             Route("/v1/models", self.models), Route("/v1/wavefold/machine", self.machine),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.complete, methods=["POST"]),
@@ -142,10 +148,14 @@ class FakeServer:
         return None
 
     async def models(self, request: Request) -> Response:
-        data = [{"id": name, "object": "model"} for name in ("wavefold-nano", "other-model")]
+        names = ("wavefold-nano", "other-model") if self.pool is None else self.pool.names
+        data = [{"id": name, "object": "model"} for name in names]
         return self._refusal(request) or JSONResponse({"object": "list", "data": data})
 
     async def machine(self, request: Request) -> Response:
+        self.asked.append(("machine", dict(request.query_params)))
+        if self.pool is not None and self.pool.state(request.query_params["model"]) != "loaded":
+            return JSONResponse({"error": {"message": "it is not in memory", "code": "model_not_found"}}, 404)
         return self._refusal(request) or JSONResponse({
             "model": "wavefold-nano", "tokens_per_s": 41.5, "bound_tokens_per_s": 60.0, "bytes_read": 123_456_789,
             "drafts": {"guessed": 20, "right": 15},

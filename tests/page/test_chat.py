@@ -278,3 +278,12 @@ def test_two_tabs_show_the_same_conversations(page, address) -> None:
     until(
         page, "document.querySelectorAll('.talks li').length === 0 && document.querySelectorAll('.turn').length === 0"
     )
+
+
+def test_a_server_of_one_model_without_a_queue_has_two_tabs(page, fake) -> None:
+    until(page, "document.querySelectorAll('#model option').length === 2")
+    page.wait_for_timeout(200)
+    assert page.locator("[role=tab]:visible").all_inner_texts() == ["Chat", "Completion"]
+    page.keyboard.press("Alt+Shift+KeyO")
+    page.keyboard.press("Alt+Shift+KeyJ")
+    assert page.is_visible("#chat") and page.is_hidden("#models") and page.is_hidden("#jobs")

@@ -23,17 +23,24 @@ const WORDS = /** @type {Record<number, string>} */ ({
   429: "The server has as much to do as it takes on.",
   500: "The server failed while it worked on this.",
   503: "The server is stopping or not ready.",
+  507: "The server's disk is full.",
 });
+
+/** The code of a model that cannot be loaded: its message says why, and the server is well. */
+const NOT_LOADED = "model_not_loaded";
 
 /** What an answer with an error says, for a reader. @param {number} status @param {unknown} body @param {string | null} retryAfter */
 export function errorWords(status, body, retryAfter = null) {
   const inner = /** @type {any} */ (body)?.error;
   const detail = typeof inner === "string" ? inner : typeof inner?.message === "string" ? inner.message : "";
-  const lead = WORDS[status] ?? (status >= 500 ? WORDS[500] : status >= 400 ? "The server refused this." : "");
+  const lead = inner?.code === NOT_LOADED ? "" : WORDS[status] ?? (status >= 500 ? WORDS[500] : status >= 400 ? "The server refused this." : "");
   const wait = status === 429 && retryAfter ? ` Try again in ${retryAfter} s.` : "";
   if (status === 401) return lead + (detail ? ` It says: ${detail}` : "");
   return [lead + wait, detail].filter(Boolean).join(" ") || `The server answered with status ${status}.`;
 }
+
+/** Any error for a reader. @param {unknown} error */
+export const problemWords = (error) => (error instanceof ApiError ? error.message : `The page failed: ${error}`);
 
 export class Api {
   /** @type {Storage | null} */
@@ -91,6 +98,34 @@ export class Api {
   #post(path, body, headers, signal) {
     headers = { "Content-Type": "application/json", ...headers };
     return this.#send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  }
+
+  /** True if the server has this path; false where it cannot be asked, or wants a key. @param {string} path */
+  async has(path) {
+    try {
+      await this.get(path);
+      return true;
+    } catch (error) {
+      return error instanceof ApiError && ![0, 401, 403, 404].includes(error.status);
+    }
+  }
+
+  /** Sends a file, which the server keeps. @param {string} path @param {File} file @param {string} purpose @returns {Promise<any>} */
+  async upload(path, file, purpose) {
+    const form = new FormData();
+    form.append("purpose", purpose);
+    form.append("file", file, file.name);
+    return readJson(await this.#send(path, { method: "POST", body: form }));
+  }
+
+  /** @param {string} path */
+  async remove(path) {
+    await this.#send(path, { method: "DELETE" });
+  }
+
+  /** What a path has, as bytes. @param {string} path */
+  async bytes(path) {
+    return (await this.#send(path, {})).blob();
   }
 
   /** Names of the models that the server has. @returns {Promise<string[]>} */

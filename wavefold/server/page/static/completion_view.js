@@ -1,6 +1,6 @@
 /** Completion of a text, or of the gap between two (fill in the middle), by /v1/completions. */
 
-import { ApiError } from "./api.js";
+import { problemWords } from "./api.js";
 import { h, iconButton } from "./dom.js";
 import { completionFields } from "./settings.js";
 import { costWords, streamAnswer } from "./stream.js";
@@ -14,7 +14,7 @@ const EXAMPLE = { before: "def mean(values):\n    \"\"\"Returns the mean of a li
  * @property {import("./settings.js").Settings} settings
  * @property {import("./announce.js").Announcer} announcer
  * @property {() => string} model
- * @property {(subject: import("./inside_view.js").Subject) => void} look
+ * @property {(subject: () => import("./inside_view.js").Subject | null) => void} look what was written, for the model that is chosen then
  */
 
 export class CompletionView {
@@ -69,9 +69,10 @@ export class CompletionView {
     const { announcer, api } = this.place;
     const prompt = this.before.area.value;
     const suffix = this.after.area.value;
-    const body = { model: this.place.model(), prompt, ...(suffix ? { suffix } : {}), ...completionFields(this.place.settings) };
+    const model = this.place.model();
+    const body = { model, prompt, ...(suffix ? { suffix } : {}), ...completionFields(this.place.settings) };
     this.#running = new AbortController();
-    this.asked = { prompt, suffix };
+    this.asked = { model, prompt, suffix };
     this.text = "";
     this.#usage = null;
     this.#tokens = null;
@@ -98,7 +99,7 @@ export class CompletionView {
 
   /** @param {unknown} error */
   #fail(error) {
-    this.problem.textContent = error instanceof ApiError ? error.message : `The page failed: ${error}`;
+    this.problem.textContent = problemWords(error);
   }
 
   /** @param {string} finish "" while it is written */
@@ -125,13 +126,19 @@ export class CompletionView {
   }
 
   lookInside() {
-    if (!this.asked || !this.text) return;
-    const tokens = this.#tokens;
-    if (tokens) return this.place.look({ body: { ids: tokens.ids }, position: tokens.prompt - 1 });
-    const { prompt, suffix } = this.asked;
-    const position = this.#usage ? this.#usage.prompt - 1 : null;
-    if (suffix) this.place.look({ body: { text: prompt, suffix, answer: this.text }, position });
-    else this.place.look({ body: { text: prompt + this.text }, position, written: prompt.length });
+    if (this.asked && this.text) this.place.look(() => this.#subject());
+  }
+
+  /** Token ids are those of the model that wrote; another one reads the text. @returns {import("./inside_view.js").Subject | null} */
+  #subject() {
+    if (!this.asked || !this.text) return null;
+    const { model: writer, prompt, suffix } = this.asked;
+    const model = this.place.model();
+    const tokens = model === writer ? this.#tokens : null;
+    if (tokens) return { model, writer, body: { ids: tokens.ids }, position: tokens.prompt - 1 };
+    const position = this.#usage && model === writer ? this.#usage.prompt - 1 : null;
+    if (suffix) return { model, writer, body: { text: prompt, suffix, answer: this.text }, position };
+    return { model, writer, body: { text: prompt + this.text }, position, written: prompt.length };
   }
 
   shown() {

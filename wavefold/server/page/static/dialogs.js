@@ -27,11 +27,11 @@ export function showKeys() {
   opened("Keys", "keys", [table, h("p", { class: "note" }, "On a Mac, Ctrl is Command and Alt is Option.")]);
 }
 
-/** @param {string} question @param {string} yes @returns {Promise<boolean>} */
-export function confirmed(question, yes) {
+/** @param {string} question @param {string} yes @param {string} [no] @returns {Promise<boolean>} */
+export function confirmed(question, yes, no = "Cancel") {
   return new Promise((resolve) => {
     let answer = false;
-    const cancel = h("button", { type: "button", class: "button", on: { click: () => dialog.close() } }, "Cancel");
+    const cancel = h("button", { type: "button", class: "button", on: { click: () => dialog.close() } }, no);
     const act = h("button", { type: "button", class: "button danger", on: { click: () => { answer = true; dialog.close(); } } }, yes);
     const dialog = opened(question, "confirm", [h("footer", {}, cancel, act)]);
     dialog.addEventListener("close", () => resolve(answer));
@@ -115,7 +115,7 @@ function numberInput(field, kept) {
 const group = (title, ...content) => h("fieldset", {}, h("legend", {}, title), ...content);
 
 /** @param {string} label @param {HTMLElement} control @param {string} hint @param {HTMLElement} [problem] */
-function labelled(label, control, hint, problem) {
+export function labelled(label, control, hint, problem) {
   const told = hint ? h("p", { class: "note", id: `${control.id}-hint` }, hint) : null;
   control.setAttribute("aria-describedby", [told?.id, problem?.id].filter(Boolean).join(" "));
   return h("div", { class: "field" }, h("label", { for: control.id }, label), control, told, problem ?? null);

@@ -43,6 +43,27 @@ export function byId(id) {
   return found;
 }
 
+/** Sets a text where it is another one: what a reader has selected or hears stays. @param {Element} element @param {string} text */
+export function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Makes children those of a list, in its order. Those that stay are not moved, since that would take their focus. @param {Element} list @param {Element[]} children */
+export function arrange(list, children) {
+  for (const child of [...list.children]) if (!children.includes(child)) child.remove();
+  children.forEach((child, index) => {
+    if (list.children[index] !== child) list.insertBefore(child, list.children[index] ?? null);
+  });
+}
+
+/** Sets labels and values where they are others. @param {HTMLElement} list a dl @param {[string, string][]} rows */
+export function putFacts(list, rows) {
+  const words = JSON.stringify(rows);
+  if (list.dataset.facts === words) return;
+  list.dataset.facts = words;
+  list.replaceChildren(...rows.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+}
+
 const PATHS = {
   plus: "M12 5v14M5 12h14",
   menu: "M4 7h16M4 12h16M4 17h10",

@@ -4,7 +4,7 @@
  *     text as tokens  ->  choose one  ->  POST /v1/wavefold/inside  ->  strips, numbers, experts, guess, cache
  */
 
-import { ApiError } from "./api.js";
+import { problemWords } from "./api.js";
 import { h, iconButton } from "./dom.js";
 import { HeatRow, KINDS } from "./heat_row.js";
 import { firstBehind, heatOfTokens, markWords, percent, shares, visible } from "./inside_numbers.js";
@@ -15,6 +15,8 @@ import { Ribbon } from "./ribbon.js";
 /** @typedef {import("./inside_numbers.js").Inside} Inside */
 /**
  * @typedef {object} Subject a text, as the server is asked about it
+ * @property {string} model that reads it; "": the server's only one
+ * @property {string} writer the model that wrote it, or ""
  * @property {Record<string, unknown>} body
  * @property {number | null} position that is shown first; null: the last
  * @property {number} [written] characters before the first that the model wrote. Its tokens may be cut otherwise than
@@ -36,7 +38,7 @@ export class InsideView {
   constructor(root, api, onClose) {
     this.root = root;
     this.api = api;
-    this.machine = new MachineView(api);
+    this.machine = new MachineView(api, () => this.#subject?.model ?? "");
     this.ribbon = new Ribbon((token) => this.#ask(token - 1, true));
     this.title = h("h2", { id: "inside-title", tabindex: "-1" }, "Look inside");
     this.state = h("p", { class: "note", role: "status" });
@@ -65,14 +67,14 @@ export class InsideView {
     return !this.root.hidden;
   }
 
-  /** @param {Subject} subject */
-  open(subject) {
+  /** @param {Subject} subject @param {boolean} [withFocus] */
+  open(subject, withFocus = true) {
     this.#subject = subject;
     this.#inside = null;
     this.content.hidden = true;
     this.root.hidden = false;
     this.machine.start();
-    this.title.focus();
+    if (withFocus) this.title.focus();
     this.#ask(subject.position, false);
   }
 
@@ -91,7 +93,8 @@ export class InsideView {
     this.state.textContent = "The model reads the text again and is watched…";
     this.problem.hidden = true;
     try {
-      const body = position === null ? this.#subject.body : { ...this.#subject.body, position };
+      const { model, body: text } = this.#subject;
+      const body = { ...(model ? { model } : {}), ...text, ...(position === null ? {} : { position }) };
       const inside = await this.api.post("v1/wavefold/inside", body, asking.signal);
       if (asking.signal.aborted) return;
       const first = this.#firstWritten(inside);
@@ -101,7 +104,7 @@ export class InsideView {
       if (asking.signal.aborted) return;
       this.state.textContent = "";
       this.problem.hidden = false;
-      this.problem.textContent = error instanceof ApiError ? error.message : `The page failed: ${error}`;
+      this.problem.textContent = problemWords(error);
     }
     this.content.removeAttribute("aria-busy");
   }
@@ -132,7 +135,8 @@ export class InsideView {
     if (this.#layer < 0) this.#layer = Math.max(0, inside.layers.findIndex((layer) => layer.entries?.mass.length));
     this.#select(Math.min(this.#layer, this.#rows.length - 1));
     this.#draw();
-    this.state.textContent = `Shown: how ${told} was made.`;
+    const { model, writer } = /** @type {Subject} */ (this.#subject);
+    this.state.textContent = writer && model !== writer ? `Shown: how ${model} reads a text that ${writer} wrote.` : `Shown: how ${told} was made.`;
   }
 
   /** @param {HeatRow} row */

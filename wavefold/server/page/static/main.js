@@ -3,14 +3,18 @@
 import { Announcer } from "./announce.js";
 import { Api, ApiError } from "./api.js";
 import { ChatView } from "./chat_view.js";
+import { Chooser } from "./chooser.js";
 import { CompletionView } from "./completion_view.js";
 import { showKeys, showSettings } from "./dialogs.js";
 import { byId, h, icon, iconButton } from "./dom.js";
 import { InsideView } from "./inside_view.js";
+import { BATCHES, JobsView } from "./jobs_view.js";
+import { POOL, PoolView } from "./pool_view.js";
 import { loadSettings, saveSettings } from "./settings.js";
 import { listenForShortcuts } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
+import { Tabs } from "./tabs.js";
 import { Talking, mended } from "./talking.js";
 import { applyTheme, isDark } from "./theme.js";
 import { choose, messagesOf, newConversation, shownTurns } from "./tree.js";
@@ -57,6 +61,10 @@ class Page {
       this.render({ turn: shown.id, act: by < 0 ? "left" : "right" });
     };
     this.completion = new CompletionView(byId("completion"), { api, settings, announcer, model: () => this.talking.model, look: (subject) => this.openInside(subject) });
+    this.pool = new PoolView(byId("models"), api, announcer, () => this.#models());
+    this.jobs = new JobsView(byId("jobs"), api, announcer, () => this.chooser.names);
+    this.chooser = new Chooser(byId("model"), local, () => this.#chosen());
+    this.tabs = new Tabs(["chat", "completion", "models", "jobs"], (name) => this.#shown(name));
     this.sidebar = new Sidebar({
       open: (talk) => this.open(talk),
       rename: async (talk, title) => { await store.rename(talk, title); this.render(); },
@@ -65,7 +73,6 @@ class Page {
     store.onProblem = (problem) => this.alert(problem);
     store.onOther = (id) => this.takeOther(id);
     this.#bars();
-    this.#tabs();
     this.#keys();
     window.addEventListener("pagehide", () => store.flush());
     byId("talks-note").hidden = store.lasting;
@@ -85,28 +92,22 @@ class Page {
     byId("veil").addEventListener("click", () => this.toggleSidebar(false));
     narrow.addEventListener("change", () => this.toggleSidebar(!narrow.matches));
     this.toggleSidebar(!narrow.matches);
-    byId("model").addEventListener("change", (/** @type {any} */ event) => (this.talking.model = event.target.value));
   }
 
-  #tabs() {
-    for (const name of ["chat", "completion"]) byId(`tab-${name}`).addEventListener("click", () => this.tab(name));
-    byId("tab-chat").parentElement.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      event.preventDefault();
-      this.tab(byId("chat").hidden ? "chat" : "completion", true);
-    });
-  }
-
-  /** @param {string} name @param {boolean} [withFocus] */
-  tab(name, withFocus = false) {
-    for (const one of ["chat", "completion"]) {
-      const tab = byId(`tab-${one}`);
-      tab.setAttribute("aria-selected", String(one === name));
-      tab.tabIndex = one === name ? 0 : -1;
-      byId(one).hidden = one !== name;
-      if (one === name && withFocus) tab.focus();
-    }
+  /** @param {string} name of the part that is shown now */
+  #shown(name) {
     if (name === "completion") this.completion.shown();
+    for (const [one, panel] of Object.entries({ models: this.pool, jobs: this.jobs })) {
+      if (one === name) panel.open();
+      else panel.close();
+    }
+  }
+
+  /** Another model is chosen: Look inside asks that one. */
+  #chosen() {
+    this.talking.model = this.chooser.model;
+    const subject = this.inside.isOpen ? this.#looked?.() : null;
+    if (subject) this.inside.open(subject, false);
   }
 
   #keys() {
@@ -114,7 +115,7 @@ class Page {
       keys: showKeys,
       escape: () => this.escape(),
       new: () => this.begin(),
-      message: () => { this.tab("chat"); byId("composer-text").focus(); },
+      message: () => { this.tabs.show("chat"); byId("composer-text").focus(); },
       edit: () => this.chat.editLast(),
       again: () => {
         const last = shownTurns(this.talking.talk).at(-1);
@@ -123,7 +124,9 @@ class Page {
       inside: () => this.toggleInside(),
       settings: () => this.settings(),
       sidebar: () => this.toggleSidebar(),
-      tab: () => this.tab(byId("chat").hidden ? "chat" : "completion", true),
+      tab: () => this.tabs.show(byId("chat").hidden ? "chat" : "completion", true),
+      models: () => this.tabs.show("models", true),
+      jobs: () => this.tabs.show("jobs", true),
     });
   }
 
@@ -136,12 +139,10 @@ class Page {
 
   async #models() {
     try {
-      const models = await api.models();
-      const select = byId("model");
-      select.replaceChildren(...models.map((id) => h("option", { value: id }, id)));
-      this.talking.model = models.includes(this.talking.model) ? this.talking.model : (models[0] ?? "");
-      select.value = this.talking.model;
+      this.chooser.show(await api.models());
+      this.jobs.form.offer();
       this.alert("");
+      for (const [name, path] of [["models", POOL], ["jobs", `${BATCHES}?limit=1`]]) this.tabs.offer(name, await api.has(path));
     } catch (error) {
       this.alert(error instanceof Error ? error.message : String(error));
       if (error instanceof ApiError && error.status === 401) this.settings("set-key");
@@ -168,7 +169,7 @@ class Page {
 
   /** @param {import("./tree.js").Conversation} talk */
   open(talk) {
-    this.tab("chat");
+    this.tabs.show("chat");
     this.talking.open(this.talking.running?.talk === talk ? talk : mended(talk));
     this.closeInside(false);
     if (narrow.matches) this.toggleSidebar(false);
@@ -237,19 +238,30 @@ class Page {
 
   /** @param {Turn} turn */
   look(turn) {
-    if (turn.tokens) this.openInside({ body: { ids: turn.tokens.ids }, position: turn.tokens.prompt - 1 });
-    else {
-      const body = { messages: messagesOf(this.talking.talk, turn.id), answer: turn.content };
-      this.openInside({ body, position: turn.usage ? turn.usage.prompt - 1 : null });
-    }
+    this.openInside(() => this.#subject(turn));
   }
 
-  /** @param {import("./inside_view.js").Subject} subject */
+  /** Token ids and positions are those of the model that wrote; another one reads the text. @param {Turn} turn @returns {import("./inside_view.js").Subject} */
+  #subject(turn) {
+    const { model, talk } = this.talking;
+    const writer = turn.model;
+    const isOwn = !writer || writer === model;
+    if (turn.tokens && isOwn) return { model, writer, body: { ids: turn.tokens.ids }, position: turn.tokens.prompt - 1 };
+    const body = { messages: messagesOf(talk, turn.id), answer: turn.content };
+    return { model, writer, body, position: turn.usage && isOwn ? turn.usage.prompt - 1 : null };
+  }
+
+  /** @param {() => import("./inside_view.js").Subject | null} subject asked for again when another model is chosen */
   openInside(subject) {
+    const first = subject();
+    if (!first) return;
+    this.#looked = subject;
     this.#before = /** @type {HTMLElement | null} */ (document.activeElement);
     document.body.classList.add("with-inside");
-    this.inside.open(subject);
+    this.inside.open(first);
   }
+  /** @type {(() => import("./inside_view.js").Subject | null) | null} */
+  #looked = null;
   /** @type {HTMLElement | null} */
   #before = null;
 
@@ -262,8 +274,8 @@ class Page {
 
   toggleInside() {
     if (this.inside.isOpen) this.closeInside();
-    else if (byId("chat").hidden) this.completion.lookInside();
-    else {
+    else if (this.tabs.current === "completion") this.completion.lookInside();
+    else if (this.tabs.current === "chat") {
       const last = shownTurns(this.talking.talk).findLast((turn) => turn.role === "assistant" && turn.content !== "");
       if (last && !this.talking.running) this.look(last);
     }

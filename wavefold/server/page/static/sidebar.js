@@ -12,9 +12,9 @@ import { asMarkdown } from "./tree.js";
  * @property {(talk: Conversation) => void} remove
  */
 
-/** Gives a file to the reader. @param {string} name @param {string} text @param {string} type */
-export function download(name, text, type) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
+/** Gives a file to the reader. @param {string} name @param {string | Blob} content @param {string} type */
+export function download(name, content, type) {
+  const address = URL.createObjectURL(new Blob([content], { type }));
   h("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
