@@ -36,6 +36,7 @@ LIMITS = {"minute": (0, 59), "hour": (0, 23), "day": (1, DAYS_28), "month": (1, 
 
 FIELD = re.compile(r"(?:\*|\?|\d{1,2}|[A-Za-z]{3}|[lL]|[-/,#])+", re.ASCII)
 NAMES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+EVERY = ("*", "?")
 STARTS = (datetime(2024, 1, 1), datetime(2027, 6, 15))
 DAYS_COMPARED = 500
 """Days on which both expressions fire, from each start."""
@@ -130,7 +131,10 @@ def _normal(croniter, text: str) -> tuple[frozenset[int], frozenset[int], tuple[
         for values, size in zip(expanded[:2], (60, 24), strict=True)
     )
     days = tuple(",".join(map(str, values)) for values in expanded[2:])
-    if len(fields) == 5 and any(letter in field for field in fields[2:] for letter in "lL#"):
+    if len(fields) == 5 and (
+        any(letter in field for field in fields[2:] for letter in "lL#")
+        or (fields[2] not in EVERY and fields[4] not in EVERY)  # either is enough, also where one is 1-31: not "*"
+    ):
         days = tuple(fields[2:])
     return minutes, hours, days  # type: ignore[return-value]
 
