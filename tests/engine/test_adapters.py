@@ -150,7 +150,7 @@ def test_prefixes_of_one_adapter_are_of_no_use_to_others(base: Path, folders: li
         cold = [llm.generate([prompt], GREEDY, adapter=name)[0].tokens for name in names]
         cold_short = [llm.generate([prompt[:100]], GREEDY, adapter=name)[0].tokens for name in names]
     assert [one.usage.cached_tokens + one.usage.disk_tokens for one in first] == [0, 0, 0]
-    assert all(one.usage.cached_tokens >= len(prompt) - 1 for one in again)
+    assert all(one.usage.cached_tokens >= len(prompt) // 128 * 128 for one in again)  # with a disk states lie there
     assert [one.tokens for one in first] == [one.tokens for one in again] == cold
     assert [one.tokens for one in together] == cold * 2 and [one.tokens for one in short] == cold_short
     assert len(set(cold)) == 3
