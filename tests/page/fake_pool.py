@@ -31,6 +31,9 @@ class FakePool:
     down: bool = False
     """It answers with an error."""
     looks: int = 0
+    limit: int = 700_000_000
+    base: int = 300_000_000
+    """Bytes of memory: of all, and of what is no model."""
 
     @property
     def names(self) -> list[str]:
@@ -59,8 +62,8 @@ class FakePool:
             self.looks += 1
             if self.down:
                 return JSONResponse({"error": {"message": "the folder is gone"}}, 500)
-            resident = 300_000_000 + sum(model["memory_bytes"] for model in self.models.values())
-            memory = {"limit_bytes": 700_000_000, "models_bytes": 400_000_000, "resident_bytes": resident}
+            resident = self.base + sum(model["memory_bytes"] for model in self.models.values())
+            memory = {"limit_bytes": self.limit, "models_bytes": 400_000_000, "resident_bytes": resident}
             return refusal(request) or JSONResponse(
                 {"memory": memory, "loads": self.loads, "models": list(self.models.values())}
             )

@@ -3,6 +3,7 @@
     page_inside.webp    a completion by the model that ships, and what it saw at one of its tokens
     page_phone.webp     the same on a phone
     page_chat.webp      a chat, dark; its answer is scripted
+    page_served.webp    models amid a swap, and a queue at work, side by side; what they show is scripted
 
 It needs Chromium, Playwright and Pillow. Each picture has at most 40 kB: colours are left out until it fits.
 """
@@ -19,6 +20,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests.page.fake_jobs import FakeJobs
+from tests.page.fake_pool import FakePool, pooled
 from tests.page.fake_server import FakeServer, serving
 from tests.page.tools import NO_CHROMIUM, chromium, send
 from tests.server.running import running
@@ -47,6 +50,9 @@ hca = 1_000_000 // 128  # 7,812 entries, all of them attended to
 
 Choose **Look inside** below to see which entries this answer was made from.
 """
+SPECIALISTS = (("contracts", 1_030, "official"), ("medicine", 980, "gguf"), ("old", 960, "gguf"),
+               ("rust-review", 1_100, "official"), ("tax-law", 990, "gguf"))  # fmt: skip
+"""Name, tenths of a gigabyte, kind."""
 
 
 def settings(page: Any, **fields: str) -> None:
@@ -58,7 +64,10 @@ def settings(page: Any, **fields: str) -> None:
 
 def save(page: Any, path: Path) -> None:
     """Takes a picture as lossless WebP, of so many colours that it fits."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    write(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), path)
+
+
+def write(picture: Image.Image, path: Path) -> None:
     for num_colors in (256, 128, 96, 64, 48, 32):
         data = io.BytesIO()
         few = picture.quantize(num_colors, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
@@ -96,6 +105,39 @@ def chat(page: Any) -> None:
     page.mouse.move(5, 5)
 
 
+def served(browser: Any, path: Path) -> None:
+    """The panels of models and jobs, each in a narrow window."""
+    gigabyte = 1_000_000_000
+    pool = FakePool({name: pooled(name, bytes=size * gigabyte // 10, kind=kind) for name, size, kind in SPECIALISTS})
+    pool.set("contracts", "loaded", memory_bytes=64 * gigabyte, pinned=True, users=3, last_used="2100-01-01T00:00:00Z")
+    pool.swap("medicine", "rust-review")
+    pool.models["medicine"]["users"] = 1
+    pool.models["rust-review"]["memory_bytes"] = pool.models["medicine"]["memory_bytes"] = 21 * gigabyte
+    pool.models["old"] |= {"state": "faulty", "fault": "it holds 2 GGUF models; expected one in a folder"}
+    pool.limit, pool.base, pool.loads = 112 * gigabyte, 2 * gigabyte, 14
+    jobs = FakeJobs()
+    jobs.step(jobs.add("letters.jsonl", 1200), 1198, 2)
+    running = jobs.add("contracts-2025.jsonl", 10_000, wavefold={
+        "priority": 1, "quiet_hours": "22:00-07:00",
+        "models": [{"model": "contracts", "total": 8_000, "completed": 6_412, "failed": 3},
+                   {"model": "tax-law", "total": 2_000, "completed": 0, "failed": 0}],
+    })  # fmt: skip
+    jobs.step(running, 6_412, 3, left_s=7_900.0)
+    pictures = []
+    with serving(FakeServer(pool=pool, jobs=jobs).app()) as address:
+        for name in ("models", "jobs"):
+            page = browser.new_context(viewport={"width": 620, "height": 800}, reduced_motion="reduce").new_page()
+            page.goto(address)
+            page.click(f"#tab-{name}")
+            page.wait_for_selector(f"#{name} .served-row")
+            page.wait_for_timeout(300)
+            pictures.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+    both = Image.new("RGB", (620 * 2 + 12, 800), "#8793a5")
+    for index, picture in enumerate(pictures):
+        both.paste(picture, (632 * index, 0))
+    write(both, path)
+
+
 def main(folder: Path) -> None:
     program = chromium()
     if program is None:
@@ -120,6 +162,7 @@ def main(folder: Path) -> None:
                 inside(page, name == "phone")
             page.wait_for_timeout(300)
             save(page, folder / f"page_{name}.webp")
+        served(browser, folder / "page_served.webp")
         browser.close()
 
 

@@ -39,6 +39,7 @@ def test_a_job_is_added_and_followed_to_its_end(page, fake) -> None:
     assert "The queue has no batches." in page.inner_text("#jobs")
     choose(page, "night.jsonl", lines_of(*"abcd"))
     until(page, "document.querySelector('#job-endpoint').value === '/v1/completions'")
+    page.click(".job-form summary")
     page.select_option("#job-model", "two")
     page.fill("#job-priority", "3")
     page.fill("#job-quiet", "22:00-07:00")
@@ -119,7 +120,9 @@ def test_what_is_wrong_is_said_in_words(page, fake) -> None:
     assert page.inner_text(".job-form [role=alert]") == "Choose a file first."
     assert page.evaluate("document.activeElement.id") == "job-file"
     choose(page, "in.jsonl", lines_of("a"))
+    page.click(".job-form summary")
     page.fill("#job-priority", "high")
+    page.click(".job-form summary")
     page.click(".job-form [type=submit]")
     assert page.inner_text(".job-form [role=alert]") == "Priority: high is not a whole number."
     page.fill("#job-priority", "")

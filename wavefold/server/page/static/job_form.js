@@ -27,8 +27,8 @@ export class JobForm {
     this.problem = h("p", { class: "turn-problem", role: "alert", hidden: true });
     this.root = h("form", { class: "job-form", novalidate: true, "aria-labelledby": "job-form-title" }, h("h2", { id: "job-form-title" }, "Add a batch"),
       labelled("File", this.file, "Lines of OpenAI's batch format (.jsonl): custom_id, method, url, body"),
-      h("div", { class: "pair" }, labelled("Model", this.model, "Who answers all lines"), labelled("Endpoint", this.endpoint, "That of the lines, which the file's first one tells"),
-        labelled("Priority", this.priority, "A higher one is first"), labelled("Quiet hours", this.quiet, "The only time at which it runs, the server's clock")),
+      this.more = h("details", {}, h("summary", {}, "Model, endpoint, priority, quiet hours"), h("div", { class: "pair" }, labelled("Model", this.model, "Who answers all lines"), labelled("Endpoint", this.endpoint, "That of the lines, which the file's first one tells"),
+        labelled("Priority", this.priority, "A higher one is first"), labelled("Quiet hours", this.quiet, "The only time at which it runs, the server's clock"))),
       h("footer", { class: "completion-foot" }, this.button, this.state), this.problem);
     this.file.addEventListener("change", () => this.#chosen());
     this.root.addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); this.#add(); });
@@ -53,6 +53,7 @@ export class JobForm {
   #tell(problem, control) {
     for (const one of [this.file, this.priority]) one.removeAttribute("aria-invalid");
     control?.setAttribute("aria-invalid", "true");
+    if (control && this.more.contains(control)) this.more.open = true;
     control?.focus();
     this.problem.hidden = !problem;
     put(this.problem, problem);

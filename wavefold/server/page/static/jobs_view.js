@@ -37,7 +37,7 @@ export class JobsView {
     this.list = h("ul", { class: "served", "aria-label": "Batches" });
     this.more = h("button", { type: "button", class: "button small", hidden: true, on: { click: () => this.#older() } }, "Older batches");
     root.append(h("div", { class: "panel-inner" }, h("h1", {}, "Jobs"),
-      h("p", { class: "note" }, "Requests that are answered when nobody else asks. They go on when this page is closed, and after the server was."),
+      h("p", { class: "note" }, "Requests that are answered when nobody else asks. They go on when this page is closed, and when the server has been started again."),
       this.form.root, this.problem, this.empty, this.list, this.more));
   }
 
