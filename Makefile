@@ -154,7 +154,7 @@ specialists: $(STAMP)
 	for name in $(SPECIALISTS); do \
 		$(BIN)/wavefold train --recipe recipes/specialist.py --init wavefold/models/default --data specialist:$$name \
 		    --out runs/$$name || exit 1; done
-	$(BIN)/python bench/specialists.py $(foreach name,$(SPECIALISTS),--adapter $(name)=runs/$(name)/model) \
+	$(BIN)/python bench/specialists.py $(foreach name,$(SPECIALISTS),--adapter $(name)=runs/$(name)/adapter) \
 	    --work runs/specialists --samples runs/specialists.md
 
 # Some minutes and 206 MB of downloads; the chats of the shards need the list's Python.
