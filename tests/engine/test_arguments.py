@@ -52,6 +52,7 @@ SETTINGS: dict[str, list[Any]] = {
     "snapshot_every": [*NO_WHOLE, None, 0, 127, 200],
     "cache_dir": [3, b"folder", ["a"]],
     "disk_cache": [1.5, [1], "much", 0, "-1G"],
+    "adapters": [3, "folder", ["a"], {3: "a"}, {"": "a"}, {"a": 3}],
 }
 
 
