@@ -142,7 +142,7 @@ def test_loading_and_unloading_by_hand(server: Running) -> None:
         assert (status, json.loads(data)["state"]) == (200, "on disk")
     assert server.ask("/v1/wavefold/models/load", {"model": "four"})[0] == 404
     assert server.ask("/v1/wavefold/models/unload", {})[0] == 400
-    for path, words in (("machine", "no model is in memory"), ("machine?model=two", "'two' is not in memory")):
+    for path, words in (("machine", "no model is in memory"), ("machine?model=two", "model 'two' is not in memory")):
         status, _, data = server.ask(f"/v1/wavefold/{path}")
         assert (status, json.loads(data)["error"]["message"]) == (404, words)
 

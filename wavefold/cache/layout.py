@@ -26,7 +26,7 @@ FLOAT_BYTES = 4
 ALIGNMENT = 64
 """Alignment of the blocks in a pool, in bytes."""
 PAGE = 4096
-MOST_PADDING = 1 / 16
+MOST_PADDING = 1 / 50
 """Blocks begin at a page where this takes at most so much of their bytes: a disk is read straight into them."""
 
 

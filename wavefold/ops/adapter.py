@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wavefold.ops import native
 from wavefold.ops.arithmetic import Arithmetic
+from wavefold.ops.flops import counted
 
 
 class LowRank(NamedTuple):
@@ -81,6 +82,7 @@ PLACES = {
 """The matrices of a layer that may be adapted: the kernels' name and the official one after layers.N."""
 
 
+@counted("adapter", lambda y, x, part, *_: 2 * len(x) * (part.down.numel() + part.up.numel()))
 def add_low_rank(y: Tensor, x: Tensor, part: LowRank, arithmetic: Arithmetic) -> Tensor:
     """y [n, out], x [n, in] -> y + scale (x A^T) B^T [n, out], in y's dtype."""
     wide = arithmetic.accumulate

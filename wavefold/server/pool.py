@@ -50,14 +50,14 @@ class PooledModels(Models):
     def __init__(self, folder: Path, memory: int, opener: Opener, clock: Callable[[], float] = time.monotonic):
         """Raises ValueError for a folder without models, too little memory, and settings that are not allowed."""
         self.folder, self.memory, self._opener, self._clock = folder, memory, opener, clock
+        self._entries = entries(folder)
+        if not self._entries:
+            raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
         self.room = memory - rss_bytes() - OVERHEAD
         """Bytes of all models together."""
         if self.room <= 0:
             raise ValueError(f"memory = {gib(memory)} is not enough; expected more than {gib(memory - self.room)}, "
                              "which Python and libraries take before a model is loaded")  # fmt: skip
-        self._entries = entries(folder)
-        if not self._entries:
-            raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
         self._settings = read_settings(folder)
         self._places: dict[str, Place] = {}
         self._pressure = Pressure(memory)
