@@ -267,6 +267,19 @@ def test_adapters_are_asked_for_beside_their_base(server: Running, alone: dict[s
     assert complete(server, "one:dates") == texts[1]
 
 
+def test_an_adapter_whose_base_is_being_copied_is_not_offered(server: Running) -> None:
+    """The folder has both, and two looks have found the same of the adapter alone."""
+    folder = pool(server).folder
+    write_adapter(folder / "cron", ModelConfig.from_file(folder / "one"), 0, base_model_name_or_path="one")
+    wait_until(lambda: "one:cron" in pool(server).names)
+    offered = {name: entry for name, entry in pool(server).entries.items() if name != "one"}
+    server.loop.call_soon_threadsafe(pool(server)._offer, offered)
+    wait_until(lambda: "one" not in pool(server).names)
+    status, _, data = server.ask("/v1/completions", {"model": "one:cron", **PROMPT})
+    assert status == 404 and "its base 'one': is not there" in json.loads(data)["error"]["message"]
+    wait_until(lambda: "one:cron" in pool(server).names)
+
+
 def test_an_adapter_of_another_model_is_refused_and_its_base_goes_on(server: Running, alone: dict[str, str]) -> None:
     folder = pool(server).folder
     other = ModelConfig.preset("nano").cut(2).replace(q_lora_rank=128)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,14 +55,15 @@ def entries(folder: Path) -> dict[str, Entry]:
                 adapters.append(entry)
             elif entry.name in models:
                 other = models[entry.name].path.name
-                models[entry.name] = _faulty(models[entry.name], f"{other} and {place.name} have one name; rename one")
+                fault = f"{other} and {place.name} have one name; rename one"
+                models[entry.name] = replace(models[entry.name], fault=fault)
             else:
                 models[entry.name] = entry
     named = {f"{entry.base or '?'}:{entry.name}": entry for entry in adapters}
     for name, entry in named.items():
         base = models.get(entry.base or "")
         fault = "" if base is not None else f"its base {entry.base!r} is not in {folder}"
-        models[name] = Entry(name, entry.path, "adapter", entry.num_bytes, entry.base, entry.fault or fault)
+        models[name] = replace(entry, name=name, fault=entry.fault or fault)
     return dict(sorted(models.items()))
 
 
@@ -105,10 +106,6 @@ def _base_of(path: Path) -> tuple[str | None, str]:
         return None, f"{path.name} names no base_model_name_or_path"
     name = base.rstrip("/").rpartition("/")[2].removesuffix(".gguf") if isinstance(base, str) else ""
     return (name, "") if NAME.fullmatch(name) else (None, f"base_model_name_or_path = {str(base)[:80]!r} is no name")
-
-
-def _faulty(entry: Entry, fault: str) -> Entry:
-    return Entry(entry.name, entry.path, entry.kind, entry.num_bytes, entry.base, fault)
 
 
 def _bytes(files: Iterator[Path] | list[Path]) -> int:

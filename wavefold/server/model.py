@@ -72,7 +72,7 @@ class Model:
         return self.engine
 
     @property
-    def counts(self) -> tuple[int, int, int, int]:
+    def counts(self) -> tuple[int, ...]:
         """Passes, guessed tokens, those that were right, and bytes of experts read, since it was loaded."""
         runner = self.llm.runner
         return runner.num_steps, runner.num_drafted, runner.num_accepted, self.expert_bytes_read or 0

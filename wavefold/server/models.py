@@ -21,7 +21,7 @@ class Models(ABC):
     picks: bool
     """A request's name decides which model it gets. If False there is one model, which checks the name itself."""
 
-    gone: tuple[int, int, int, int] = (0, 0, 0, 0)
+    gone: tuple[int, ...] = (0, 0, 0, 0)
     """`Model.counts` of all that were unloaded, together: what is counted never falls."""
 
     @property

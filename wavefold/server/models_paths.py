@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from wavefold.pool.folder import Entry
 from wavefold.pool.last_used import read_last_used
+from wavefold.pool.turns import Resident
 from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused, name_in
 from wavefold.server.protocol.errors import no_such_model
@@ -55,16 +57,23 @@ def pool_routes(served: Served) -> list[BaseRoute]:
     ]
 
 
+def state_of(entry: Entry, resident: Resident | None) -> str:
+    """Returns where a model is, in a word or two."""
+    if entry.fault:
+        return "faulty"
+    if resident is None:
+        return "on disk"
+    return "loading" if resident.is_coming else "leaving" if resident.is_leaving else "loaded"
+
+
 def models_of(pool: PooledModels) -> dict[str, Any]:
     """Returns the models of a pool with their states. Sizes are in bytes, on disk and in memory."""
     record = read_last_used(pool.folder)
     models = []
     for name, entry in pool.entries.items():
         resident = pool.resident(name)
-        state = "faulty" if entry.fault else "on disk" if resident is None else "loading" if resident.is_coming else (
-            "leaving" if resident.is_leaving else "loaded")  # fmt: skip
         models.append({
-            "name": name, "kind": entry.kind, "state": state, "bytes": entry.num_bytes,
+            "name": name, "kind": entry.kind, "state": state_of(entry, resident), "bytes": entry.num_bytes,
             "memory_bytes": resident.num_bytes if resident else 0, "users": resident.num_users if resident else 0,
             "waiting": pool.num_waiting(name), "pinned": pool.settings.of(name).pin,
             "last_used": record.get(name, {}).get("last_used"), "fault": entry.fault or None,

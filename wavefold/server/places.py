@@ -45,15 +45,16 @@ class Place:
     waiting: deque[tuple[float, asyncio.Future[Model]]] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
     """Loads or unloads it."""
-
-    @property
-    def is_ready(self) -> bool:
-        """True if a request can use it now."""
-        return self.model is not None and self.resident is not None and not self.resident.is_leaving
-
     asked_before: int = 0
     use: float = 0.0
     """Experts asked for since it was loaded; and how many of late."""
+
+    def taken(self) -> Model | None:
+        """Returns the model, which has a user more then; None where no request can use it now."""
+        if self.model is None or self.resident is None or self.resident.is_leaving:
+            return None
+        self.resident.num_users += 1
+        return self.model
 
 
 def share_slots(places: Mapping[str, Place], room: int, pressure: Pressure) -> None:

@@ -139,11 +139,11 @@ class PooledModels(Models):
         """Waits for a model, of which this request is a user then."""
         if self._is_stopping:
             raise Refused(503, STOPPED, "overloaded")
-        if not place.is_ready:
-            await self._known(place)  # meanwhile it may have come
-        if place.is_ready and place.model is not None and place.resident is not None:
-            place.resident.num_users += 1
-            return place.model
+        if (model := place.taken()) is not None:
+            return model
+        await self._known(place)
+        if (model := place.taken()) is not None:  # it has come meanwhile
+            return model
         if len(place.waiting) >= self._max_queue:
             raise Refused(
                 429, f"{len(place.waiting)} requests wait for {place.entry.name}, as many as may", "rate_limit_exceeded"
@@ -177,8 +177,11 @@ class PooledModels(Models):
 
     def _fault(self, entry: Entry) -> str:
         """Returns why a model cannot be used: its own fault, or its base's; an empty text if there is none."""
-        base = self._entries.get(entry.base) if entry.base is not None else None
-        return entry.fault or (f"its base: {base.fault}" if base is not None and base.fault else "")
+        if entry.fault or entry.base is None:
+            return entry.fault
+        base = self._entries.get(entry.base)  # it may be one that is being copied
+        fault = "is not there" if base is None else base.fault
+        return f"its base {entry.base!r}: {fault}" if fault else ""
 
     async def _known(self, place: Place) -> None:
         """Finds out what a model needs, which reads its files' headers. Raises Refused for what cannot be used."""
@@ -335,8 +338,7 @@ class PooledModels(Models):
             return
         model, place.model = place.model, None
         assert model is not None
-        had = model.counts
-        self.gone = (self.gone[0] + had[0], self.gone[1] + had[1], self.gone[2] + had[2], self.gone[3] + had[3])
+        self.gone = tuple(map(sum, zip(self.gone, model.counts, strict=True)))
         await model.stop()
         await asyncio.get_running_loop().run_in_executor(self._thread, close_model, model)
         del model
