@@ -20,6 +20,19 @@ def add_server(parser: argparse.ArgumentParser) -> None:
                         help="where it wants one (default: the variable WAVEFOLD_API_KEY)")  # fmt: skip
 
 
+def add_model_there(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a model that a server offers, and the server."""
+    parser.add_argument("name", metavar="NAME", help="as `wavefold models` prints it")
+    add_server(parser)
+
+
+def change_model(args: argparse.Namespace, way: str) -> int:
+    """Has a model loaded or unloaded, and prints its state. Raises ValueError with the server's words."""
+    model = ask(args, f"/v1/wavefold/models/{way}", {"model": args.name})
+    print(f"{model['name']}: {model['state']}")
+    return 0
+
+
 def ask(args: argparse.Namespace, path: str, body: dict[str, Any] | None = None) -> Any:
     """Returns the JSON of a server's answer. Raises ValueError with its words, or where none can be reached."""
     if not args.server.startswith(("http://", "https://")):

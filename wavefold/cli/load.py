@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from wavefold.cli.asking import add_server, ask
+from wavefold.cli.asking import add_model_there, change_model
 
 HELP = "load a model of a running server's folder, and wait until it is in memory"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="as `wavefold models` prints it")
-    add_server(parser)
+add_arguments = add_model_there
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ValueError with the server's words."""
-    model = ask(args, "/v1/wavefold/models/load", {"model": args.name})
-    print(f"{model['name']}: {model['state']}")
-    return 0
+    return change_model(args, "load")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from wavefold.cli.asking import add_server, ask
+from wavefold.cli.asking import add_model_there, change_model
 
 HELP = "unload a model of a running server once its answers have ended, and give its memory back"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="as `wavefold models` prints it")
-    add_server(parser)
+add_arguments = add_model_there
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ValueError with the server's words."""
-    model = ask(args, "/v1/wavefold/models/unload", {"model": args.name})
-    print(f"{model['name']}: {model['state']}")
-    return 0
+    return change_model(args, "unload")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from wavefold.data.chat_data import Chat, chat_text, checked_chat, read_chats
+from wavefold.data.one_in import one_in
 from wavefold.data.packages import documents as package_documents
 from wavefold.data.packages.listing import read_listing
 from wavefold.data.specialists import HELD_OUT_CASES, PREFIX, TRAINING_CASES, specialist
@@ -87,7 +88,7 @@ def load_corpus(source: str) -> Corpus:
 
 def is_held_out(name: str) -> bool:
     """True if the document of this name is held out: a fixed one in twenty."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
+    return one_in(name, HELD_OUT_ONE_IN)
 
 
 def which_held_out(names: Sequence[str], holds: str) -> list[bool]:

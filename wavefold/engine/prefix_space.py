@@ -18,21 +18,21 @@ from wavefold.model import Transformer
 
 
 def space_of(
-    model: Transformer, folder: Path, disk: DiskCache, adapter: str = ""
+    model: Transformer, folder: Path, disk: DiskCache
 ) -> Callable[[CacheLayout], tuple[bytes, Space]]:  # fmt: skip
     """Returns what makes the root of keys and the space on `disk` for a cache layout of `model`, read from `folder`."""
     weights = quick_identity(folder)
 
     def of(layout: CacheLayout) -> tuple[bytes, Space]:
-        root = digest(model, weights, layout, adapter)
+        root = digest(model, weights, layout)
         return root, disk.space(
-            root, layout.block_bytes, layout.state_bytes, about(model, folder.name, weights, layout, adapter)
+            root, layout.block_bytes, layout.state_bytes, about(model, folder.name, weights, layout)
         )
 
     return of
 
 
-def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str = "") -> bytes:
+def digest(model: Transformer, weights: str, layout: CacheLayout) -> bytes:
     """Returns 32 bytes: other weights, arithmetic, layout, kernels or versions have others.
 
     A batch-invariant model has a space of its own: its rows do not depend on how tokens arrived, others' do.
@@ -41,7 +41,7 @@ def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str =
     values: dict[str, object] = {
         **bits,
         "weights": weights,
-        "adapter": adapter,
+        "adapter": "",  # texts through one have another root of this one (`cache.adapter_root`)
         "device": model.device.type,
         "records": [(kind.name, kind.record.form, kind.rows, kind.offset) for kind in layout.row_kinds],
         "block and state bytes": (layout.block_bytes, layout.state_bytes),
@@ -51,14 +51,14 @@ def digest(model: Transformer, weights: str, layout: CacheLayout, adapter: str =
     return hashlib.sha256(lines.encode()).digest()
 
 
-def about(model: Transformer, name: str, weights: str, layout: CacheLayout, adapter: str = "") -> str:
+def about(model: Transformer, name: str, weights: str, layout: CacheLayout) -> str:
     """Returns in words what tells a space from another one of the same model: for `wavefold cache ls`."""
     bits, runtime = _bits(model), model.runtime or ops.current()
     isa = bits["kernels' instruction set"]
     forms = {kind.record.form for kind in layout.row_kinds if kind.layers}
     packed = forms & {"kv", "index"}
     parts = [
-        f"{name} (weights {weights[:8]}{', adapter ' + adapter if adapter else ''})",
+        f"{name} (weights {weights[:8]})",
         str(bits["arithmetic"]),
         "batch-invariant" if runtime.batch_invariant else "",
         f"{runtime.activations} activations" if runtime.activations != "bf16" else "",

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from wavefold.cache import BLOCK_TOKENS, REWIND, CacheLayout, Chain, Pool, PrefixCache, Space, Tip, adapter_root
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.request import Request
-from wavefold.engine.rows import adapter_of, answer_of
+from wavefold.engine.rows import adapter_of, answer_of, known_parts
 
 SNAPSHOT_EVERY = 2048
 LEAST_GAIN = 32
@@ -115,10 +115,8 @@ class Prefixes:
     def _text(self, request: Request) -> _Text:
         if (text := self._texts.get(request)) is None:
             text = self._texts[request] = _Text(Chain(self._root(request)))
-        num_prompt, known = len(request.prompt), len(text.chain)
-        if known < num_prompt:
-            text.chain.extend(request.prompt[known : request.num_tokens])
-        text.chain.extend(request.output[max(0, known - num_prompt) : max(0, request.num_tokens - num_prompt)])
+        for part in known_parts(request, len(text.chain), request.num_tokens):
+            text.chain.extend(part)
         return text
 
     def _root(self, request: Request) -> bytes:

@@ -62,10 +62,16 @@ def num_read(request: Request) -> int:
     return of if answer.num_chosen or answer.finish_reason else min(request.num_cached, of)
 
 
+def known_parts(request: Request, first: int, end: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Returns the tokens `first` to `end`: those of the prompt, and those of the output."""
+    num_prompt = len(request.prompt)
+    return request.prompt[first:end], request.output[max(0, first - num_prompt) : max(0, end - num_prompt)]
+
+
 def known_tokens(request: Request, first: int, end: int) -> list[int]:
     """Returns the tokens `first` to `end` of prompt and output."""
-    num_prompt = len(request.prompt)
-    return [*request.prompt[first:end], *request.output[max(0, first - num_prompt) : max(0, end - num_prompt)]]
+    prompt, output = known_parts(request, first, end)
+    return [*prompt, *output]
 
 
 def rows_of(spans: Sequence[PlannedSpan], windows: Sequence[int] = ()) -> StepRows:

@@ -13,11 +13,15 @@ from pathlib import Path
 from wavefold.atomic import write_json
 
 PLACE = Path(".wavefold") / "pool.json"
+MOST_BYTES = 16 << 20
 
 
 def write_last_used(folder: Path, states: Mapping[str, str], used: Mapping[str, float]) -> None:
     """Writes states and times (seconds since 1970) by name; what is known of others stays. Raises OSError."""
-    known = read_last_used(folder)
+    try:
+        known = read_last_used(folder)
+    except ValueError:  # a damaged file is written anew
+        known = {}
     for name in {*states, *used}:
         entry = known.setdefault(name, {})
         entry["state"] = states.get(name, "")
@@ -28,9 +32,20 @@ def write_last_used(folder: Path, states: Mapping[str, str], used: Mapping[str, 
 
 
 def read_last_used(folder: Path) -> dict[str, dict[str, str]]:
-    """Returns what is known of each model; nothing where the file is missing or is not one."""
-    try:
-        models = json.loads((folder / PLACE).read_bytes())["models"]
-        return {str(name): {str(key): str(value) for key, value in entry.items()} for name, entry in models.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    """Returns what is known of each model, texts by name; nothing without the file.
+
+    Raises ValueError for a damaged one.
+    """
+    path = folder / PLACE
+    if not path.is_file():
         return {}
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"has {path.stat().st_size:,} bytes")
+        models = json.loads(path.read_bytes())["models"]
+        return {
+            name: {key: value for key, value in note.items() if isinstance(value, str)}
+            for name, note in models.items() if isinstance(note, dict)
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None

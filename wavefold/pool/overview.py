@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wavefold.pool.folder import entries
-from wavefold.pool.last_used import PLACE
+from wavefold.pool.last_used import read_last_used
 from wavefold.pool.pull import PART, UNFINISHED
 from wavefold.pool.record import Record, load_record
 from wavefold.system import Notice
-
-MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def overview(folder: Path) -> list[Line]:
         note = notes.get(entry.name, {})
         lines.append(Line(
             entry.name, entry.kind, entry.path, entry.num_bytes, entry.num_bytes, inside, entry.base,
-            _text(note, "last_used"), _text(note, "state"), record, entry.fault or fault,
+            note.get("last_used"), note.get("state"), record, entry.fault or fault,
         ))  # fmt: skip
     for staging in sorted(folder.glob(f".*{UNFINISHED}")):
         record, fault = _origin(staging)
@@ -76,19 +72,9 @@ def _size(staging: Path, name: str) -> int:
     return next((path.stat().st_size for path in paths if path.is_file()), 0)
 
 
-def _notes(folder: Path) -> dict[str, Any]:
-    path = folder / PLACE
-    if not path.is_file():
-        return {}
+def _notes(folder: Path) -> dict[str, dict[str, str]]:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"has {path.stat().st_size:,} bytes")
-        models = json.loads(path.read_bytes())["models"]
-        return {name: note for name, note in models.items() if isinstance(note, dict)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        warnings.warn(f"{path}: cannot be read ({error}); last uses are not shown", Notice, stacklevel=3)
+        return read_last_used(folder)
+    except ValueError as error:
+        warnings.warn(f"{error}; last uses are not shown", Notice, stacklevel=3)
         return {}
-
-
-def _text(note: dict[str, Any], key: str) -> str | None:
-    return note[key] if isinstance(note.get(key), str) else None

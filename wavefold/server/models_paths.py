@@ -7,6 +7,7 @@ POST /v1/wavefold/models/unload       {"model": NAME}      answers once its memo
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from starlette.requests import Request
@@ -68,7 +69,9 @@ def state_of(entry: Entry, resident: Resident | None) -> str:
 
 def models_of(pool: PooledModels) -> dict[str, Any]:
     """Returns the models of a pool with their states. Sizes are in bytes, on disk and in memory."""
-    record = read_last_used(pool.folder)
+    record: dict[str, dict[str, str]] = {}
+    with contextlib.suppress(ValueError):  # a damaged file is written anew when a model comes or goes
+        record = read_last_used(pool.folder)
     models = []
     for name, entry in pool.entries.items():
         resident = pool.resident(name)

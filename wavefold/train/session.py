@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from wavefold.chat.tokenizer import Tokenizer
 from wavefold.checkpoint import load
 from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.config import ModelConfig
@@ -115,8 +116,10 @@ def train(
 def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
     out, recipe = options.out, options.recipe
     state = newest_state(out / "state")
-    text = agreed(lambda: (_read(options, group, anew=state is None), {}))
-    last = None if options.last_data is None else agreed(lambda: (_read_last(options, group, text), {}))
+    text = agreed(lambda: (_read(options, group, options.data, anew=state is None), {}))
+    last, source, begin = None, options.last_data, schedule.last_start(recipe)
+    if source is not None:
+        last = agreed(lambda: (_read(options, group, source, begin, tokenizer=text.tokenizer), {}))
     run_identity = _identity(options, text, last)
     if group.size > 1:
         values: dict[str, object] = {part: json.dumps(value) for part, value in run_identity.items()}
@@ -156,20 +159,13 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
     return report_run(options, text, model, held_out, trained, group.size, run_identity, adapters)
 
 
-def _read(options: Options, group: Group, anew: bool) -> Text:
-    """Reads the documents and the tokenizer of the run."""
+def _read(
+    options: Options, group: Group, source: str, first: int = 0, anew: bool = False, tokenizer: Tokenizer | None = None
+) -> Text:
+    """Reads the documents of the part from step `first` on. `tokenizer`: the run's, where it is known."""
     return read_text(
-        options.data, options.out, options.config.vocab_size, options.init, group,
-        schedule.shortest_seq_len(options.recipe), options.long_chats, anew,
-    )  # fmt: skip
-
-
-def _read_last(options: Options, group: Group, text: Text) -> Text:
-    """Reads the documents of the last part, with the tokenizer of the run."""
-    recipe = options.recipe
-    return read_text(
-        str(options.last_data), options.out, options.config.vocab_size, options.init, group,
-        schedule.shortest_seq_len(recipe, schedule.last_start(recipe)), options.long_chats, tokenizer=text.tokenizer,
+        source, options.out, options.config.vocab_size, options.init, group,
+        schedule.shortest_seq_len(options.recipe, first), options.long_chats, anew, tokenizer,
     )  # fmt: skip
 
 

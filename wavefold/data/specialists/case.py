@@ -12,12 +12,13 @@ that they are the same for every seed and count.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from wavefold.data.one_in import one_in
 
 HeldOut = Literal["", "template", "value"]
 HELD_OUT: tuple[HeldOut, ...] = ("template", "value")
@@ -72,8 +73,8 @@ class Specialist(ABC):
 
     def held_out(self, template: str, value: str) -> HeldOut | None:
         """Returns what a case of them is held out by; None where both are never trained, which is not used."""
-        by_template = share_of(f"{self.name} template {template}", self.template_share)
-        by_value = share_of(f"{self.name} value {value}", self.value_share)
+        by_template = one_in(f"{self.name} template {template}", self.template_share)
+        by_value = one_in(f"{self.name} value {value}", self.value_share)
         if by_template and by_value:
             return None
         return "template" if by_template else "value" if by_value else ""
@@ -104,11 +105,6 @@ class Specialist(ABC):
         if short:
             raise ValueError(f"{self.name}: has no {count} different cases; found {', '.join(short)}")
         return list(_in_turn([list(found[kind].values()) for kind in kinds]))
-
-
-def share_of(text: str, share: int) -> bool:
-    """True for one text in `share`, by its hash."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % share == 0
 
 
 def missing(name: str, packages: str) -> ValueError:
