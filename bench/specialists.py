@@ -27,7 +27,7 @@ from wavefold.checkpoint.fingerprint import fingerprint, identity
 from wavefold.data.specialists import HELD_OUT_CASES, SPECIALISTS, Case, specialist
 from wavefold.data.specialists.case import HELD_OUT
 from wavefold.locate import model_path
-from wavefold.quality.statistics import Figure, one_in
+from wavefold.quality.statistics import Figure, share_of
 
 TOGETHER = 50
 """Cases that are answered together: what a killed run computes again, at most."""
@@ -98,7 +98,7 @@ def figures_of(name: str, cases: list[Case], answers: list[str]) -> dict[str, Fi
     """Returns the share of right answers, by what the cases are held out by, and of all."""
     right = [SPECIALISTS[name].judge(case, answer) for case, answer in zip(cases, answers, strict=True)]
     found = {kind: [one for one, case in zip(right, cases, strict=True) if case.held_out == kind] for kind in HELD_OUT}
-    shares = {kind: one_in(name, "right", kind, counted) for kind, counted in {**found, "all": right}.items()}
+    shares = {kind: share_of(name, "right", kind, counted) for kind, counted in {**found, "all": right}.items()}
     return {kind: figure for kind, figure in shares.items() if figure is not None}
 
 
