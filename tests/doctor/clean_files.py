@@ -83,6 +83,8 @@ FILES: dict[str, Maker] = {
     "wide": random(WIDE),
     "wide, iq2_xxs": exported(random(WIDE), "iq2_xxs"),
     "flash, 3 layers of 8 experts": random(FLASH.cut(3, 8, 2048)),
+    "flash, 2,048 columns": random(FLASH.cut(3, 8, 2048).replace(hidden_size=2048, num_attention_heads=32), 2),
+    "nano, 4 layers of 8 experts: a near tie of experts": random(NANO.cut(4, 8), 10),
 }  # fmt: skip
 
 

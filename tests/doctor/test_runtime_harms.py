@@ -14,6 +14,9 @@ from tests.small import small_model
 from wavefold import ops
 from wavefold.cache.record import KVRecord
 from wavefold.cache.sequence import Sequence
+from wavefold.chat import byte_tokenizer
+from wavefold.checkpoint import random_checkpoint
+from wavefold.config import ModelConfig
 from wavefold.doctor import CHECKS, Finding, Patient, examine
 from wavefold.experts.streamed import StreamedExperts
 from wavefold.locate import default_model
@@ -117,3 +120,23 @@ def test_a_streamed_expert_that_was_not_read(monkeypatch: Patch, small: Path) ->
 
 def test_without_a_harm(small: Path) -> None:
     assert failures(small, "products", "layers", "runs", "streamed") == []
+
+
+def test_a_near_tie_of_experts_is_no_harm(tmp_path: Path) -> None:
+    """One token of 144 goes to another expert in layer 3: 9 % of what the layer adds."""
+    random_checkpoint(ModelConfig.preset("nano").cut(4, 8), tmp_path / "model", 10, finish=byte_tokenizer().save)
+    assert failures(tmp_path / "model", "layers") == []
+
+
+@pytest.mark.parametrize("change", [lambda n: n, lambda n: n - 1])
+def test_a_window_of_a_wide_model(change: Callable[[int], int], monkeypatch: Patch, tmp_path: Path) -> None:
+    """With 2,048 columns roundings fall otherwise in each token: more than in a narrow model, less than a harm."""
+    config = ModelConfig.preset("flash").cut(2, 8, 512).replace(hidden_size=2048, num_attention_heads=32)
+    random_checkpoint(config, tmp_path / "model", 2, finish=byte_tokenizer().save)
+
+    def fields(f: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        return lambda *args: (values := f(*args)) | {"window": change(values["window"])}
+
+    changed(monkeypatch, cpu_layers, "_fields", fields)
+    found = [finding.part for finding in failures(tmp_path / "model", "layers")]
+    assert ("layers.0" in found) == (change(2) != 2)

@@ -33,7 +33,7 @@ class Block(HyperConnected):
         """streams [n, hc, hidden] -> [n, hc, hidden]. Raises ValueError for a layer with late_pre."""
         if self.late_pre:
             raise ValueError("a layer of late_pre does not run alone; expected Block.forward_late, from layer to layer")
-        attend, think = self._sublayers(batch, experts, arithmetic)
+        attend, think = self.sublayers(batch, experts, arithmetic)
         streams = self.connect("hc_attn", streams, attend, arithmetic)
         return self.connect("hc_ffn", streams, think, arithmetic)
 
@@ -41,11 +41,11 @@ class Block(HyperConnected):
         self, streams: Tensor, pre: Tensor, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic
     ) -> tuple[Tensor, Tensor]:
         """Returns streams and `pre` after the block. A sublayer mixes the streams by the `pre` [n, hc] before it."""
-        attend, think = self._sublayers(batch, experts, arithmetic)
+        attend, think = self.sublayers(batch, experts, arithmetic)
         streams, pre = self.connect_late("hc_attn", streams, pre, attend, arithmetic)
         return self.connect_late("hc_ffn", streams, pre, think, arithmetic)
 
-    def _sublayers(self, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> tuple[Sublayer, Sublayer]:
+    def sublayers(self, batch: Batch, experts: ExpertCompute, arithmetic: Arithmetic) -> tuple[Sublayer, Sublayer]:
         """Returns attention and experts, each behind its norm."""
 
         def attend(x: Tensor) -> Tensor:
