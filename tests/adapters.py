@@ -28,7 +28,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def tensors_of(
-    config: ModelConfig, seed: int, rank: int = 4, size: float = 0.5, dtype: torch.dtype = torch.float32
+    config: ModelConfig, seed: int, rank: int = 4, size: float = 0.5, dtype: torch.dtype = torch.float32,
+    routed: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """A and B of all layers: B A has values of about size / sqrt(in)."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,16 +40,23 @@ def tensors_of(
             a, b = torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
             tensors[f"{prefix}.lora_A.weight"] = (a * columns**-0.5).to(dtype)
             tensors[f"{prefix}.lora_B.weight"] = (b * size * rank**-0.5).to(dtype)
+        prefix = f"base_model.model.model.layers.{layer}.mlp.experts"
+        hidden, inter, number = config.hidden_size, config.moe_intermediate_size, config.n_routed_experts
+        for place, rows, columns in ((f"{prefix}.base_layer", 2 * inter, hidden), (prefix, hidden, inter)):
+            if routed:  # as PEFT wraps a module of two stacks
+                a = torch.randn(number * rank, columns, generator=generator) * columns**-0.5
+                b = torch.randn(rows, rank * number, generator=generator) * size * rank**-0.5
+                tensors |= {f"{place}.lora_A.weight": a.to(dtype), f"{place}.lora_B.weight": b.to(dtype)}
     return tensors
 
 
 def write_adapter(
     folder: Path, config: ModelConfig, seed: int, rank: int = 4, size: float = 0.5,
-    dtype: torch.dtype = torch.float32, **options: object,
+    dtype: torch.dtype = torch.float32, routed: bool = False, **options: object,
 ) -> Path:  # fmt: skip
     """Writes an adapter of scale 1, unless the options say otherwise. Returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors_of(config, seed, rank, size, dtype), folder / "adapter_model.safetensors")
+    save_file(tensors_of(config, seed, rank, size, dtype, routed), folder / "adapter_model.safetensors")
     values = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "bias": "none", "target_modules": ["q_a_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(values | options))
     return folder

@@ -42,6 +42,7 @@ from wavefold.engine.room import check_in_pool, pool_blocks
 from wavefold.engine.runner import MAX_RUNNING
 from wavefold.engine.runners import asked_tokens, new_runner, open_disk, prefix_settings, usable_drafts
 from wavefold.engine.scheduler import blocks_of
+from wavefold.experts import LocalExperts
 from wavefold.locate import model_path
 from wavefold.model import Transformer
 from wavefold.ops import DEFAULT_ARITHMETIC, Arithmetic
@@ -277,7 +278,7 @@ class LLM:
         """
         if not self._is_alone:
             raise ValueError("adapters are not allowed over several processes; expected one process")
-        self.requests.adapters.load(name, folder)
+        self.requests.adapters.load(name, folder, isinstance(self.model.experts, LocalExperts))
 
     def unload_adapter(self, name: str) -> None:
         """Takes an adapter away. Requests that go through it run to their ends. Raises ValueError for no such name."""

@@ -19,6 +19,7 @@ from wavefold.checkpoint.adapter import read_adapter
 from wavefold.checkpoint.merge import merge
 from wavefold.cli.main import main
 from wavefold.model import Transformer
+from wavefold.model.official import official_owner
 
 CONFIG = SMALL.replace(index_topk=64)
 """All entries are chosen: which of equal scores come first is arbitrary."""
@@ -45,28 +46,34 @@ def hidden_through(model: Transformer, tokens: Tensor, adapter: Any) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_what_peft_writes_computes_what_peft_computes(base: Path, use_rslora: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("use_rslora", "stacks"), [
+    (True, []), (False, ["gate_up_proj", "down_proj"]), (False, ["down_proj"]),
+])  # fmt: skip
+def test_what_peft_writes_computes_what_peft_computes(
+    base: Path, use_rslora: bool, stacks: list[str], tmp_path: Path
+) -> None:  # fmt: skip
     peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'wavefold[test]'")
     model = load(base, "exact")
     tokens = torch.randint(0, CONFIG.vocab_size, (150,), generator=torch.Generator().manual_seed(0))
     options = peft.LoraConfig(
-        r=4, lora_alpha=6, target_modules=TARGETS, use_rslora=use_rslora, init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+        r=4, lora_alpha=6, target_modules=TARGETS, use_rslora=use_rslora, init_lora_weights=False,
+        task_type="CAUSAL_LM", target_parameters=[f"mlp.experts.{name}" for name in stacks],
+    )  # fmt: skip
     torch.manual_seed(1)
     wrapped = peft.get_peft_model(transformers_model(model), options).eval()
     wrapped.save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
         expected = wrapped(tokens[None]).logits[0]
     adapter = read_adapter(tmp_path / "adapter", CONFIG)
-    assert adapter.name == "adapter" and len(adapter.parts) == 7 * CONFIG.num_hidden_layers
+    routed = CONFIG.n_routed_experts * {0: 0, 1: 1, 2: 3}[len(stacks)]  # gate_up_proj is w1 and w3
+    assert adapter.name == "adapter" and len(adapter.parts) == (7 + routed) * CONFIG.num_hidden_layers
     value, plain = (hidden_through(model, tokens, through) for through in (adapter, None))
     assert rms(value - expected) / rms(expected) < 1e-4
     assert rms(plain - expected) / rms(expected) > 1e-2  # the adapter does something
 
 
 def test_unmerged_is_merged_without_rounding(base: Path, tmp_path: Path) -> None:
-    adapter = read_adapter(write_adapter(tmp_path / "a", CONFIG, 1), CONFIG)
+    adapter = read_adapter(write_adapter(tmp_path / "a", CONFIG, 1, routed=True), CONFIG)
     model, merged = load(base, "exact"), load(base, "exact")
     products = merge(merged, adapter, rounded=False)
     assert all(stored == pytest.approx(norm, rel=1e-4) for stored, norm in products.values())
@@ -81,9 +88,9 @@ def test_unmerged_is_merged_without_rounding(base: Path, tmp_path: Path) -> None
 
 
 def test_merge_writes_a_checkpoint_and_says_what_is_kept(base: Path, tmp_path: Path, capsys) -> None:
-    folder = write_adapter(tmp_path / "cron", CONFIG, 1)
+    folder = write_adapter(tmp_path / "cron", CONFIG, 1, routed=True)
     assert main(["merge", str(base), str(folder), str(tmp_path / "out")]) == 0
-    assert "21 matrices adapted by cron; " in capsys.readouterr().out
+    assert "57 matrices adapted by cron; " in capsys.readouterr().out
     written, model = load(tmp_path / "out", "exact"), load(base, "exact")
     adapter = read_adapter(folder, CONFIG)
     place = "layers.1.attn.wq_a"
@@ -92,6 +99,9 @@ def test_merge_writes_a_checkpoint_and_says_what_is_kept(base: Path, tmp_path: P
     delta = part.scale * part.up.T @ part.down
     assert rms(matrices[0] - matrices[1] - delta) < 0.1 * rms(delta)
     assert written.get_submodule(place).form == "fp8" and written.get_submodule(place).scale is not None
+    name = "layers.1.ffn.experts.3.w3"
+    one, two = (official_owner(m, name).stored.decode(torch.float32) for m in (written, model))
+    assert rms(one - two) > 0.5 * rms(adapter.parts[name].scale * adapter.parts[name].up.T @ adapter.parts[name].down)
     assert main(["merge", str(base), str(folder), str(tmp_path / "out")]) == 2
 
 
@@ -153,6 +163,13 @@ def test_matrices_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> 
     refused(r"is \[4, 65\] and", **{f"{FIRST}A__weight": torch.zeros(4, 65)})
     refused("is of F16 and F32; expected both of", **{f"{FIRST}A__weight": torch.zeros(4, 64).half()})
     refused("values that are not finite", **{f"{FIRST}A__weight": torch.full((4, 64), torch.inf)})
+    experts = "base_model__model__model__layers__0__mlp__experts"
+    stack = {f"{experts}__lora_A__weight": torch.zeros(16, 32), f"{experts}__lora_B__weight": torch.zeros(64, 16)}
+    inner = {name.replace("experts__", "experts__base_layer__"): tensor.clone() for name, tensor in stack.items()}
+    refused("adapts one stack of experts of layer 0 twice", **stack, **inner)
+    refused(r"is \[15, 32\] and \[64, 16\]; expected \[16, 32\]", **{
+        **stack, f"{experts}__lora_A__weight": torch.zeros(15, 32),
+    })  # fmt: skip
     refused("is not allowed; expected lora_A", base_model__model__lm_head__lora_A__weight=torch.zeros(4, 64))
     deep = FIRST.replace("__0__", "__3__")
     refused("holds an adapter of layers.3.attn.wq_a, and the base has 3 layers", **{

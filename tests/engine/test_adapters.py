@@ -40,7 +40,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("adapters")
     dtypes = torch.float32, torch.bfloat16
-    return [write_adapter(root / str(n), CONFIG, n, rank=1 + n % 9, dtype=dtypes[n % 2]) for n in range(NUMBER)]
+    return [
+        write_adapter(root / str(n), CONFIG, n, rank=1 + n % 9, dtype=dtypes[n % 2], routed=n % 3 == 1)
+        for n in range(NUMBER)
+    ]
 
 
 def prompt_of(number: int) -> list[int]:

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from wavefold.checkpoint.index import TensorRef, tensor_refs
 from wavefold.config import ModelConfig
 from wavefold.ops import Adapter, LowRank
-from wavefold.ops.adapter import PLACES
+from wavefold.ops.adapter import PLACES, routed_place
 from wavefold.ops.native.low_rank import MOST_RANK
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -41,6 +42,11 @@ WITHOUT_EFFECT = {
     "qalora_group_size", "runtime_config", "ensure_weight_tying", "target_parameters",
 }  # fmt: skip
 """Options that say where matrices are, which their names do too, or that are for training alone."""
+ROUTED = ".experts"
+ROUTED_NAME = re.compile(
+    r"base_model\.model\.model\.layers\.(\d{1,5})\.mlp\.experts(\.base_layer)?\.lora_([AB])\.weight"
+)
+"""Both stacks of a layer's routed experts: PEFT wraps the module once for each, and shapes say which is which."""
 PLAIN_BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base's weights as they are."""
 
@@ -68,13 +74,38 @@ def read_adapter(
         _check(path, place, layer, refs[down], refs[up], rank, config)
     parts: dict[str, LowRank] = {}
     with safe_open(path, framework="pt") as file:
-        for place, (_, down, up) in sorted(pairs.items()):
-            matrices = file.get_tensor(down).contiguous(), file.get_tensor(up).T.contiguous()
-            if not all(matrix.isfinite().all() for matrix in matrices):
+        for place, (layer, down, up) in sorted(pairs.items()):
+            a, b = file.get_tensor(down), file.get_tensor(up)
+            if not (a.isfinite().all() and b.isfinite().all()):
                 raise ValueError(f"{path}: the adapter of {place} has values that are not finite; make it again")
-            down, up = (matrix if dtype is None else matrix.to(dtype) for matrix in matrices)
-            parts[place] = LowRank(down, up, scale)
-    return Adapter.of(name or folder.name, parts)
+            a, b = (a, b) if dtype is None else (a.to(dtype), b.to(dtype))
+            if place.endswith(ROUTED):
+                routed_parts = _routed_parts(layer, refs[up].shape[0], a, b, scale, config)
+                if parts.keys() & routed_parts.keys():
+                    raise ValueError(f"{path}: adapts one stack of experts of layer {layer} twice; expected it once")
+                parts |= routed_parts
+            else:
+                parts[place] = LowRank(a.contiguous(), b.T.contiguous(), scale)
+    routed = any(place.endswith(ROUTED) for place in pairs)
+    return Adapter.of(name or folder.name, parts, config.n_routed_experts if routed else 0)
+
+
+def _routed_parts(
+    layer: int, rows: int, a: Tensor, b: Tensor, scale: float, config: ModelConfig
+) -> dict[str, LowRank]:  # fmt: skip
+    """Returns the parts of all experts of a layer: of w1 and w3, which transformers stacks, or of w2.
+
+    a [experts * rank, in], b [out, rank * experts]: the experts come first in A, and last in B.
+    """
+    down = a.unflatten(0, (config.n_routed_experts, -1)).contiguous()
+    up = b.unflatten(1, (-1, config.n_routed_experts)).permute(2, 1, 0)
+    is_down = a.shape[1] == config.moe_intermediate_size and rows == config.hidden_size
+    names, pieces = (("w2",), [up]) if is_down else (("w1", "w3"), up.chunk(2, -1))
+    return {
+        routed_place(layer, expert, name): LowRank(down[expert], piece[expert].contiguous(), scale)
+        for name, piece in zip(names, pieces, strict=True)
+        for expert in range(config.n_routed_experts)
+    }
 
 
 def _scale_and_rank(path: Path) -> tuple[float, int]:
@@ -123,13 +154,15 @@ def _pairs(path: Path, refs: dict[str, TensorRef]) -> dict[str, tuple[int, str, 
     found: dict[str, dict[str, str]] = {}
     layers: dict[str, int] = {}
     for name in refs:
-        match = NAME.fullmatch(name)
-        if match is None or match[2] not in MODULES:
+        match = ROUTED_NAME.fullmatch(name) or NAME.fullmatch(name)
+        if match is None or (match.re is NAME and match[2] not in MODULES):
             raise ValueError(
-                f"{path}: {name[:120]} is not allowed; expected lora_A and lora_B of {', '.join(MODULES)} in "
-                "base_model.model.model.layers.N"
+                f"{path}: {name[:120]} is not allowed; expected lora_A and lora_B of {', '.join(MODULES)} and "
+                "mlp.experts in base_model.model.model.layers.N"
             )
-        place = f"layers.{int(match[1])}.{MODULES[match[2]]}"
+        routed = "ffn.base_layer.experts" if match[2] else "ffn.experts"
+        module = MODULES[match[2]] if match.re is NAME else routed
+        place = f"layers.{int(match[1])}.{module}"
         found.setdefault(place, {})[match[3]] = name
         layers[place] = int(match[1])
     if not found:
@@ -149,7 +182,12 @@ def _check(
             "adapter of this base"
         )
     rows, columns = shape_of(place, config)
-    expected = (rank, columns), (rows, rank)
+    many = 1
+    if place.endswith(ROUTED):
+        many, inter = config.n_routed_experts, config.moe_intermediate_size
+        is_down = (up.shape[:1], down.shape[1:]) == ((config.hidden_size,), (inter,))
+        rows, columns = (config.hidden_size, inter) if is_down else (2 * inter, config.hidden_size)
+    expected = (many * rank, columns), (rows, many * rank)
     if (down.shape, up.shape) != expected:
         raise ValueError(
             f"{path}: the adapter of {place} is {list(down.shape)} and {list(up.shape)}; expected "
@@ -173,5 +211,7 @@ def shape_of(place: str, config: ModelConfig) -> tuple[int, int]:
         "w2": (hidden, inter),
         "w3": (inter, hidden),
     }
+    if place.endswith(ROUTED):
+        return 2 * inter, hidden
     assert shapes.keys() == PLACES.keys()
     return shapes[place.rpartition(".")[2]]

@@ -6,15 +6,20 @@ it is what the adapter computes beside the base, up to the rounding of activatio
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from wavefold import quant
 from wavefold.model import Transformer
-from wavefold.model.parameters import Linear
+from wavefold.model.official import Matrix, official_owner
 from wavefold.ops import Adapter
+from wavefold.quant import Weight
 
 QUANTIZE = {"fp4": quant.quantize_fp4, "fp8": quant.quantize_fp8}
+
+ROUTED = re.compile(r"layers\.(\d+)\.ffn\.experts\.(\d+)\.(w[123])")
 
 Products = dict[str, tuple[float, float]]
 """By matrix, in float64: <stored, delta> and <delta, delta>, where stored = decode(W') - decode(W)."""
@@ -27,25 +32,39 @@ def merge(model: Transformer, adapter: Adapter, rounded: bool = True) -> Product
     `rounded`: each weight keeps its format; else the adapted ones are float32. Raises ValueError, and changes nothing,
     for weights in a GGUF file's blocks.
     """
-    modules: dict[str, Linear] = {name: model.get_submodule(name) for name in adapter.parts}  # type: ignore[misc]
-    for name, module in modules.items():
-        if module.packed is not None:
-            raise ValueError(f"{name} is in {module.packed.name}, which is not written; expected a base in a folder")
+    for name in adapter.parts:
+        if (packed := _owner(model, name).packed) is not None:
+            raise ValueError(f"{name} is in {packed.name}, which is not written; expected a base in a folder")
     products: Products = {}
     for name, part in adapter.parts.items():
-        module = modules[name]
-        base = module.stored.decode(torch.float32)
+        owner = _owner(model, name)
+        base = owner.stored.decode(torch.float32)
         delta = (part.up.float().T * part.scale) @ part.down.float()
-        weight, scale = _stored(module, base + delta) if rounded else (base + delta, None)
-        module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-        module.register_parameter("scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
-        stored: Tensor = module.stored.decode(torch.float32)
+        weight, scale = _stored(owner, base + delta) if rounded else (base + delta, None)
+        _put(model, name, weight, scale)
+        stored = _owner(model, name).stored.decode(torch.float32)
         change, wide = stored.double() - base.double(), delta.double()
         products[name] = float((change * wide).sum()), float((wide * wide).sum())
     return products
 
 
-def _stored(module: Linear, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns a weight, and its scale, in the format that the module's is in."""
-    form = module.stored.format.name
-    return QUANTIZE[form](weight) if form in QUANTIZE else (weight.to(module.weight.dtype), None)
+def _owner(model: Transformer, name: str) -> Matrix:
+    return official_owner(model, name)  # type: ignore[return-value]
+
+
+def _put(model: Transformer, name: str, weight: Tensor, scale: Tensor | None) -> None:
+    """Replaces a matrix of the model."""
+    if (found := ROUTED.fullmatch(name)) is not None:
+        layer, expert, store = int(found[1]), int(found[2]), model.experts.store
+        changed = {found[3]: Weight.of(weight, scale)}
+        store.put(layer, expert, store.stored(layer, expert)._replace(**changed))
+        return
+    module = model.get_submodule(name)
+    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    module.register_parameter("scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
+
+
+def _stored(owner: Matrix, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns a weight, and its scale, in the format that the owner's is in."""
+    form = owner.stored.format.name
+    return QUANTIZE[form](weight) if form in QUANTIZE else (weight.to(owner.weight.dtype), None)

@@ -31,7 +31,7 @@ class LoadedAdapters:
         self._lock = threading.Lock()
         self._adapters: dict[str, Adapter] = {}
 
-    def load(self, name: str, folder: str | Path) -> Adapter:
+    def load(self, name: str, folder: str | Path, takes_routed: bool = True) -> Adapter:
         """Reads an adapter. One that has the name already is replaced for requests to come.
 
         Raises ValueError for a folder that holds none of this model, and for a name that is no text.
@@ -39,6 +39,8 @@ class LoadedAdapters:
         if not isinstance(name, str) or not name:
             raise ValueError(f"{shown(name)} is no name of an adapter; expected a text")
         adapter = read_adapter(folder, self._config, name, self._dtype)
+        if adapter.num_experts and not takes_routed:
+            raise ValueError(f"{folder}: adapts routed experts, which are not allowed on a GPU or over ranks")
         with self._lock:
             self._adapters[name] = adapter
         return adapter

@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.experts.store import ExpertStore
+from wavefold.experts.store import ExpertStore, ExpertWeights
 from wavefold.ops import Arithmetic
+from wavefold.quant import Weight
+
+Linear = Callable[[Tensor, Weight, Arithmetic], Tensor]
+Adapted = Callable[[int, Tensor, ExpertWeights], Linear]
+"""Returns what multiplies with the matrices of an expert: its number, rows int64 [m] of a pass, its weights."""
 
 
 class ExpertCompute(ABC):
@@ -61,8 +66,13 @@ class LocalExperts(ExpertCompute):
 
     takes_views = True
 
-    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
-        """Accumulates in ascending order of expert. The result has the accumulation dtype."""
+    def routed(
+        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, adapted: Adapted | None = None
+    ) -> Tensor:  # fmt: skip
+        """Accumulates in ascending order of expert. The result has the accumulation dtype.
+
+        `adapted` multiplies in place of `ops.linear`: it is told the expert and the rows of h.
+        """
         out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
         order = ids.flatten().argsort(stable=True)
         counts = torch.bincount(ids.flatten(), minlength=self.store.table.num_experts).tolist()
@@ -74,7 +84,11 @@ class LocalExperts(ExpertCompute):
                 first += counts[expert]
                 rows = (slots // ids.shape[1]).to(h.device)
                 route = weights.flatten()[slots, None]
-                y = ops.expert(h[rows], *view[expert], route, self.limit, self.arithmetic)
+                if adapted is None:
+                    y = ops.expert(h[rows], *view[expert], route, self.limit, self.arithmetic)
+                else:
+                    linear = adapted(expert, rows, view[expert])
+                    y = ops.reference_expert(h[rows], *view[expert], route, self.limit, self.arithmetic, linear)
                 out.index_add_(0, rows, y.to(out.dtype))
         return out
 

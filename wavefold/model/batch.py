@@ -87,6 +87,15 @@ class Batch:
             y[rows] = ops.add_low_rank(y[rows], x[rows], part, arithmetic)
         return y
 
+    def adapt_rows(self, name: str, rows: Tensor, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """`adapt` for some rows of the batch: rows int64 [m], x [m, in], y [m, out]."""
+        for place, adapter in self.adapters:
+            part = adapter.parts.get(name)
+            own = ((rows >= place.start) & (rows < place.stop)).nonzero().flatten()
+            if part is not None and len(own):
+                y = y.index_copy(0, own, ops.add_low_rank(y[own], x[own], part, arithmetic))
+        return y
+
     @functools.cached_property
     def positions(self) -> Tensor:
         """The tokens' positions in their sequences, int64 [n]."""

@@ -5,18 +5,23 @@ router -> (weights, ids) -> the routed experts of each token, wherever they are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from wavefold import ops
 from wavefold.config import LayerSpec, ModelConfig
-from wavefold.experts import ExpertCompute, ExpertWeights
+from wavefold.experts import ExpertCompute, ExpertWeights, LocalExperts
+from wavefold.experts.compute import Linear as Multiply
 from wavefold.model.batch import Batch
 from wavefold.model.parameters import Linear
 from wavefold.model.router import Router
 from wavefold.ops import Arithmetic
 from wavefold.quant import Weight
+
+Adapt = Callable[[str, Tensor, Tensor, Arithmetic], Tensor]
+"""Returns y [m, out], the product of x [m, in] with the matrix of this name, plus what adapters add."""
 
 
 class Expert(nn.Module):
@@ -54,6 +59,10 @@ class MoE(nn.Module):
         if batch.watcher is not None:
             batch.watcher.routed(self.layer, weights, ids)
         shared = self._shared(h, batch, arithmetic)
+        if any(adapter.num_experts for _, adapter in batch.adapters):
+            assert isinstance(experts, LocalExperts), "adapters of routed experts are refused elsewhere"
+            out = self._routed(h, weights, ids, batch, experts)
+            return (out + shared.to(out.dtype)).to(h.dtype)
         return experts.with_shared(self.layer, h, weights, ids, shared)
 
     def _shared(self, h: Tensor, batch: Batch, arithmetic: Arithmetic) -> Tensor:
@@ -61,12 +70,30 @@ class MoE(nn.Module):
         matrices = self.shared_experts.weights()
         if not batch.adapters:
             return ops.expert(h, *matrices, None, self.limit, arithmetic)
+        linear = self._adapted("shared_experts", matrices, batch.adapt)
+        return ops.reference_expert(h, *matrices, None, self.limit, arithmetic, linear)
+
+    def _routed(
+        self, h: Tensor, weights: Tensor, ids: Tensor, batch: Batch, experts: LocalExperts
+    ) -> Tensor:  # fmt: skip
+        """Returns the routed experts' output [n, hidden], in the accumulation dtype, of rows that have adapters."""
+
+        def adapted(number: int, rows: Tensor, matrices: ExpertWeights) -> Multiply:
+            def adapt(name: str, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+                return batch.adapt_rows(name, rows, x, y, arithmetic)
+
+            return self._adapted(f"experts.{number}", matrices, adapt)
+
+        return experts.routed(self.layer, h, weights, ids, adapted)
+
+    def _adapted(self, place: str, matrices: ExpertWeights, adapt: Adapt) -> Multiply:
+        """Returns what multiplies with an expert's matrices and adds what adapters add."""
         names = {
-            id(matrix): f"layers.{self.layer}.ffn.shared_experts.{name}"
+            id(matrix): f"layers.{self.layer}.ffn.{place}.{name}"
             for name, matrix in zip(("w1", "w2", "w3"), matrices, strict=True)
         }
 
-        def adapted(x: Tensor, matrix: Weight, arithmetic: Arithmetic) -> Tensor:
-            return batch.adapt(names[id(matrix)], x, ops.linear(x, matrix, arithmetic), arithmetic)
+        def linear(x: Tensor, matrix: Weight, arithmetic: Arithmetic) -> Tensor:
+            return adapt(names[id(matrix)], x, ops.linear(x, matrix, arithmetic), arithmetic)
 
-        return ops.reference_expert(h, *matrices, None, self.limit, arithmetic, adapted)
+        return linear

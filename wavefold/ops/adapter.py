@@ -39,16 +39,18 @@ class LowRank(NamedTuple):
 class Adapter:
     """One adapter of one model. `parts` by the official name of the matrix: layers.3.attn.wq_a.
 
-    `digest`: 32 bytes of all that decides its results.
+    `digest`: 32 bytes of all that decides its results. `num_experts`: of the layers whose routed experts have parts;
+    0: none has.
     """
 
     name: str
     parts: Mapping[str, LowRank]
     digest: bytes
+    num_experts: int = 0
     _structs: dict[tuple[int, ...], native.AdapterStructs | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, parts: Mapping[str, LowRank]) -> Adapter:
+    def of(cls, name: str, parts: Mapping[str, LowRank], num_experts: int = 0) -> Adapter:
         """Returns the adapter of these parts, with their digest."""
         digest = hashlib.sha256()
         for place in sorted(parts):
@@ -56,7 +58,7 @@ class Adapter:
             digest.update(repr((place, part.down.dtype, part.down.shape, part.up.shape, part.scale)).encode())
             for tensor in (part.down, part.up):
                 digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
-        return cls(name, parts, digest.digest())
+        return cls(name, parts, digest.digest(), num_experts)
 
     @property
     def num_bytes(self) -> int:
@@ -68,11 +70,26 @@ class Adapter:
         key = tuple(layers)
         if key not in self._structs:
             by_layer = [
-                {name: self.parts.get(f"layers.{layer}.{place}") for name, place in PLACES.items()} for layer in key
-            ]
-            is_there = any(part is not None for parts in by_layer for part in parts.values())
+                ({name: self.parts.get(f"layers.{layer}.{place}") for name, place in PLACES.items()},
+                 self._experts(layer)) for layer in key
+            ]  # fmt: skip
+            is_there = any(any(parts.values()) or experts for parts, experts in by_layer)
             self._structs[key] = native.adapter_structs(by_layer) if is_there else None
         return self._structs[key]
+
+    def _experts(self, layer: int) -> list[LowRank | None]:
+        """Returns the parts of w1, w2 and w3 of each routed expert of a layer; an empty list where there are none."""
+        places = [routed_place(layer, number, name) for number in range(self.num_experts) for name in EXPERT_MATRICES]
+        parts = [self.parts.get(place) for place in places]
+        return parts if any(parts) else []
+
+
+EXPERT_MATRICES = ("w1", "w2", "w3")
+
+
+def routed_place(layer: int, expert: int, name: str) -> str:
+    """Returns the official name of a routed expert's matrix."""
+    return f"layers.{layer}.ffn.experts.{expert}.{name}"
 
 
 PLACES = {

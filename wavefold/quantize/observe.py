@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wavefold import ops
 from wavefold.experts import LocalExperts
+from wavefold.experts.compute import Adapted
 from wavefold.experts.table import MATRICES
 from wavefold.model import Transformer
 from wavefold.ops import Arithmetic
@@ -40,7 +41,9 @@ class ObservedExperts(LocalExperts):
     importance: Importance | None = None
     noisy: tuple[int, str] | None = None
 
-    def routed(self, layer: int, h: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+    def routed(
+        self, layer: int, h: Tensor, weights: Tensor, ids: Tensor, adapted: Adapted | None = None
+    ) -> Tensor:  # fmt: skip
         out = h.new_zeros(h.shape, dtype=self.arithmetic.accumulate)
         for expert in ids.unique().tolist():
             rows, slots = (ids == expert).nonzero(as_tuple=True)

@@ -37,23 +37,37 @@ Part = tuple[Tensor, Tensor, float]
 """down [rank, in], up [rank, out], scale."""
 
 
-def adapter_structs(layers: Sequence[Mapping[str, Part | None]]) -> AdapterStructs:
+Experts = Sequence[Part | None]
+"""w1, w2 and w3 of each routed expert of a layer, by number; or nothing."""
+
+
+def adapter_structs(layers: Sequence[tuple[Mapping[str, Part | None], Experts]]) -> AdapterStructs:
     """Returns an adapter by layer: its parts by the names of wf_adapter. The array keeps their tensors alive."""
     array = (AdapterStruct * len(layers))()
-    kept: list[Tensor] = []
-    for struct, parts in zip(array, layers, strict=True):
+    kept: list[object] = []
+    for struct, (parts, experts) in zip(array, layers, strict=True):
         for name, part in parts.items():
-            if part is None:
-                continue
-            down, up, scale = part
-            if not (down.is_contiguous() and up.is_contiguous() and down.is_cpu and up.dtype == down.dtype):
-                raise ValueError(f"{name}: the CPU kernels take contiguous matrices of one dtype on the CPU")
-            kept += down, up
-            setattr(struct, name, LowRankStruct(
-                FORMS[down.dtype], len(down), scale, down.data_ptr(), up.data_ptr(), down.nbytes, up.nbytes
-            ))  # fmt: skip
+            if part is not None:
+                setattr(struct, name, _struct(name, part, kept))
+        if experts:
+            routed = (LowRankStruct * len(experts))()
+            for number, part in enumerate(experts):
+                if part is not None:
+                    routed[number] = _struct("experts", part, kept)
+            struct.experts = ctypes.addressof(routed)
+            kept.append(routed)
     array.kept = kept  # type: ignore[attr-defined]
     return array
+
+
+def _struct(name: str, part: Part, kept: list[object]) -> LowRankStruct:
+    down, up, scale = part
+    if not (down.is_contiguous() and up.is_contiguous() and down.is_cpu and up.dtype == down.dtype):
+        raise ValueError(f"{name}: the CPU kernels take contiguous matrices of one dtype on the CPU")
+    kept += down, up
+    return LowRankStruct(
+        FORMS[down.dtype], len(down), scale, down.data_ptr(), up.data_ptr(), down.nbytes, up.nbytes
+    )  # fmt: skip
 
 
 class AdaptedStruct(ctypes.Structure):
