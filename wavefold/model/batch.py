@@ -91,9 +91,9 @@ class Batch:
         """`adapt` for some rows of the batch: rows int64 [m], x [m, in], y [m, out]."""
         for place, adapter in self.adapters:
             part = adapter.parts.get(name)
-            own = ((rows >= place.start) & (rows < place.stop)).nonzero().flatten()
-            if part is not None and len(own):
-                y = y.index_copy(0, own, ops.add_low_rank(y[own], x[own], part, arithmetic))
+            found = ((rows >= place.start) & (rows < place.stop)).nonzero().flatten()
+            if part is not None and len(found):
+                y = y.index_copy(0, found, ops.add_low_rank(y[found], x[found], part, arithmetic))
         return y
 
     @functools.cached_property
