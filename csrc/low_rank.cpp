@@ -10,9 +10,10 @@ namespace {
 
 using S = Vector<16>;
 constexpr int L = S::LANES;
-constexpr int ROWS = 4;         // of x that meet a part of A together
-constexpr int SUMS = 16;        // rows of x times rows of A that are summed together, at most 8 of A
-constexpr int64_t PARTS = 512;  // rows of B that are worth a task of their own
+constexpr int ROWS = 4;                  // of x that meet a part of A together
+constexpr int SUMS = 16;                 // rows of x times rows of A that are summed together, at most 8 of A
+constexpr int64_t MOST_AHEAD = 1 << 15;  // bytes of A that are asked for before their turn
+constexpr int64_t PARTS = 512;           // rows of B that are worth a task of their own
 
 typedef uint16_t Half __attribute__((vector_size(2 * L)));
 
@@ -76,6 +77,12 @@ WF_INLINE void ask_up(const LowRank &by, int64_t first, int64_t end) {
     for (int64_t r = 0; r < by.rank; r++)
         for (int64_t at = (r * by.rows + first) * SIZE; at < (r * by.rows + end) * SIZE; at += LINE)
             __builtin_prefetch(by.up + at);
+}
+
+// Asks for A of a task that comes soon.
+void ask_down(const LowRank &by) {
+    const int64_t bytes = by.rank * by.columns * (by.form == WF_BF16 ? 2 : 4);
+    for (int64_t at = 0; at < std::min(bytes, MOST_AHEAD); at += 64) __builtin_prefetch(by.down + at);
 }
 
 // y[first .. end] += B t, for R rows.
@@ -214,6 +221,7 @@ void add_low_rank(Runtime &runtime, const std::vector<Addition> &additions) {
     }
     runtime.each(int64_t(cuts.size()), [&](int64_t item, int) {
         const Cut &cut_of = cuts[size_t(item)];
+        if (item + threads < int64_t(cuts.size())) ask_down(*additions[size_t(cuts[size_t(item + threads)].begin)].by);
         add_rows(&additions[size_t(cut_of.begin)], cut_of.count, cut_of.first, cut_of.end);
     });
 }
