@@ -47,3 +47,18 @@ def test_each_model_is_loaded_once(server: Running, alone: dict[str, str]) -> No
     for one in results:
         assert one["response"]["status_code"] == 200
         assert one["response"]["body"]["choices"][0]["text"] == alone[one["custom_id"].split()[1]]
+
+
+def test_a_client_of_another_model_does_not_wait_for_lines(server: Running, alone: dict[str, str]) -> None:  # noqa: F811
+    """One that is under way would be done first, else: it has 900 tokens to go."""
+    jobs = server.served.jobs
+    assert jobs is not None
+    with Queue(jobs.folder, create=True) as queue:
+        batch = added(queue, [line("long", "one", **{**PROMPT, "max_tokens": 900})])
+        wait_until(lambda: server.served.num_running > 0)
+        status, _, body = server.ask("/v1/completions", {"model": "two", **PROMPT})
+        assert status == 200 and json.loads(body)["choices"][0]["text"] == alone["two"]
+        assert list(queue.results(queue.batch(batch)["number"])) == []
+        wait_until(lambda: queue.batch(batch)["state"] == "completed", 60)
+        [result] = [json.loads(text) for text in queue.results(queue.batch(batch)["number"])]
+        assert result["response"]["body"]["usage"]["completion_tokens"] == 900

@@ -86,6 +86,15 @@ def test_nothing_is_begun_while_others_ask(queue: Queue) -> None:
     assert len(answer.asked) == 8
 
 
+def test_lines_give_way_and_are_done_later(queue: Queue) -> None:
+    """Somebody waits for another model twice; a line that was taken back counts as not begun."""
+    batch = added(queue, [line(str(number), seconds=0.1) for number in range(4)])
+    answer, waits = Answering(), [True, True]
+    work(queue, answer, gives_way=lambda: answer.now > 0 and bool(waits) and waits.pop())
+    assert len(answer.asked) > 4 and len(results(queue, batch)) == 4
+    assert [tuple(row) for row in queue.rows("SELECT state, attempts FROM lines")] == [(2, 1)] * 4
+
+
 def test_quiet_hours(queue: Queue) -> None:
     quiet = added(queue, [line("quiet")], Wanted(quiet=QuietHours.parse("22:00-07:00"), priority=9))
     added(queue, [line("any")])

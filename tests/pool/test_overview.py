@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from wavefold.checkpoint.side_files import side_files
 from wavefold.cli.main import main
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.pool.hub import RemoteFile
+from wavefold.pool.last_used import serve
 from wavefold.pool.record import RECORD, Record
 from wavefold.quality.card import Card
 from wavefold.quality.statistics import Figure
@@ -24,7 +30,8 @@ RECORDED = Record("someone/flash", "main", "0123456789abcdef" * 2 + "01234567", 
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
+def models(tmp_path: Path) -> Iterator[Path]:
+    """A folder that a server has."""
     folder = tmp_path / "models"
     for name in ("flash", "empty", "tiny.quality", ".half.pull"):
         (folder / name).mkdir(parents=True)
@@ -42,7 +49,9 @@ def models(tmp_path: Path) -> Path:
     (folder / ".wavefold").mkdir()
     notes = {"flash": {"last_used": "2026-11-29T12:34:56+00:00", "state": "loaded"}, "gone": {}, "tiny": 3}
     (folder / ".wavefold" / "pool.json").write_text(json.dumps({"models": notes}))
-    return folder
+    server = serve(folder)
+    yield folder
+    os.close(server)
 
 
 def listed(folder: Path, capsys: Capture) -> dict[str, dict[str, Any]]:
@@ -76,6 +85,20 @@ def test_table(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -
     assert "1.5 bits per byte" in rows["flash"] and "2026-11-29 12:34 (loaded)" in rows["flash"]
     assert "someone/flash@0123456789ab" in rows["flash"] and "it holds no *.safetensors" in rows["empty"]
     assert "none" in rows["empty"] and "0.00 GiB of 0.00 GiB" in rows["half"] and "unfinished" in rows["half"]
+
+
+def test_nothing_is_loaded_without_a_server(models: Path, capsys: Capture) -> None:
+    """A killed one leaves what it noted, and no lock."""
+    wait = "import sys, pathlib, wavefold.pool.last_used as notes; notes.serve(pathlib.Path(sys.argv[1])); input()"
+    other = shutil.copytree(models, models.with_name("other"))
+    assert listed(other, capsys)["flash"]["state"] is None
+    with subprocess.Popen([sys.executable, "-c", wait, str(other)], stdin=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while listed(other, capsys)["flash"]["state"] != "loaded":
+            assert time.monotonic() < end
+        process.kill()
+        process.wait()
+        assert listed(other, capsys)["flash"]["state"] is None
 
 
 def test_damaged_files_are_faults(models: Path, capsys: Capture) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -166,8 +169,8 @@ def test_a_client_that_leaves_while_its_model_is_waited_for_holds_nothing(server
         head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         with socket.create_connection(("127.0.0.1", server.port)) as second:
             second.sendall(head + body)
-            wait_until(lambda: pool(server).num_waiting("two") == 1)
-        wait_until(lambda: pool(server).num_waiting("two") == 0)
+            wait_until(lambda: pool(server).num_waiting_for("two") == 1)
+        wait_until(lambda: pool(server).num_waiting_for("two") == 0)
         assert states(server)["one"] == "loaded"
     wait_until(lambda: pool(server).resident("one").num_users == 0)  # type: ignore[union-attr]
     assert pool(server).resident("two") is None
@@ -272,12 +275,28 @@ def test_an_adapter_whose_base_is_being_copied_is_not_offered(server: Running) -
     folder = pool(server).folder
     write_adapter(folder / "cron", ModelConfig.from_file(folder / "one"), 0, base_model_name_or_path="one")
     wait_until(lambda: "one:cron" in pool(server).names)
-    offered = {name: entry for name, entry in pool(server).entries.items() if name != "one"}
-    server.loop.call_soon_threadsafe(pool(server)._offer, offered)
+    offered = {name: entry for name, entry in pool(server).offer.entries.items() if name != "one"}
+    server.loop.call_soon_threadsafe(setattr, pool(server).offer, "entries", offered)
     wait_until(lambda: "one" not in pool(server).names)
     status, _, data = server.ask("/v1/completions", {"model": "one:cron", **PROMPT})
     assert status == 404 and "its base 'one': is not there" in json.loads(data)["error"]["message"]
     wait_until(lambda: "one:cron" in pool(server).names)
+
+
+def test_another_model_of_the_same_size_takes_the_place_of_a_loaded_one(server: Running, alone: dict[str, str]) -> None:
+    folder = pool(server).folder
+    assert complete(server, "one") == alone["one"]
+    for weights in sorted((folder / "two").glob("*.safetensors")):
+        weights.replace(folder / "one" / weights.name)
+    wait_until(lambda: states(server).get("one") == "on disk")
+    assert complete(server, "one") == alone["two"]
+
+
+def test_settings_of_a_model_that_is_not_there_are_told_once(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    (pool(server).folder / "pool.toml").write_text("[models.oen]\npin = true\n[models.one]\npin = true\n")
+    wait_until(lambda: "[models.oen]" in caplog.text)
+    wait_until(lambda: states(server)["one"] == "on disk" and pool(server).offer.settings.of("one").pin)
+    assert caplog.text.count("there is no such model") == 1 and "[models.one]" not in caplog.text
 
 
 def test_an_adapter_of_another_model_is_refused_and_its_base_goes_on(server: Running, alone: dict[str, str]) -> None:
@@ -454,3 +473,21 @@ def test_too_little_memory_is_refused(folder: Path) -> None:
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no models; expected folders"):
         PooledModels(tmp_path, 1 << 30, Opening(**OPENING))
+
+
+def test_a_second_signal_ends_it_while_a_model_is_being_loaded(folder: Path, tmp_path: Path) -> None:
+    """Which takes ten minutes here, and cannot be interrupted."""
+    shutil.copytree(folder, tmp_path / "models")
+    (tmp_path / "models" / "pool.toml").write_text("[models.one]\npreload = true\n")
+    slow = ("import time, wavefold.server.opening as opening, wavefold.cli.main as cli\n"
+            "opening.Opening.open = lambda *args: (print('loads', flush=True), time.sleep(600))\n"
+            f"cli.main(['serve', '--models', {str(tmp_path / 'models')!r}, '--port', '0'])")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "loads" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM

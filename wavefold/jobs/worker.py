@@ -65,7 +65,8 @@ Answer = Callable[[str, str], Awaitable[Answered]]
 
 
 class Worker:
-    """Works on the queue in `folder`. `may_go_on`: False while no line may be begun.
+    """Works on the queue in `folder`. `may_go_on`: False while no line may be begun. `gives_way`: True where those that
+    are under way must end, since somebody waits for their model to leave; they are left as if they had not been begun.
 
     `width`: how many lines of a model are under way, at most, or may be begun where none is (None). `paused`: why it
     does not go on; None where it does.
@@ -73,9 +74,11 @@ class Worker:
 
     def __init__(
         self, folder: Path, answer: Answer, width: Callable[[str | None], int],
-        may_go_on: Callable[[], bool] = lambda: True, clock: Callable[[], float] = time.time,
+        may_go_on: Callable[[], bool] = lambda: True, gives_way: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.time,
     ):  # fmt: skip
-        self.folder, self._answer, self._width, self._may_go_on, self._clock = folder, answer, width, may_go_on, clock
+        self.folder, self._answer, self._width, self._clock = folder, answer, width, clock
+        self._may_go_on, self._gives_way = may_go_on, gives_way
         self.paused: str | None = None
         self._tasks: dict[asyncio.Task[Answered], Taken] = {}
         self._outcomes: list[Outcome] = []
@@ -154,6 +157,8 @@ class Worker:
 
     async def _work(self, desk: Desk) -> None:
         while not self._is_stopping:
+            if self._gives_way():
+                await self._take_back()
             self._collect()
             try:
                 await self._turn(desk)
@@ -164,7 +169,7 @@ class Worker:
                 if self.paused is not None:
                     self._go_on()
             waits = self._next_try - time.monotonic()
-            usual = BUSY_POLL_S if self._room() > 0 and not self._may_go_on() else POLL_S
+            usual = POLL_S if self._may_go_on() else BUSY_POLL_S
             await self._rest(min(waits, POLL_S) if waits > 0 else usual)
 
     async def _turn(self, desk: Desk) -> None:
@@ -231,18 +236,22 @@ class Worker:
 
     async def _leave(self, desk: Desk) -> None:
         """Ends what is under way, and writes what has come."""
-        self._collect()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._collect()
+        await self._take_back()
         try:
             await self._in_thread(lambda: desk.turn(self._outcomes, self._returned, seconds=self._seconds))
         except NotNow as error:  # the next worker takes the lines back
             log.warning("results of %d lines were lost: %s", len(self._outcomes), error)
         finally:
             desk.queue.close()
+
+    async def _take_back(self) -> None:
+        """Ends what is under way."""
+        self._collect()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._collect()
 
     async def _rest(self, seconds: float) -> None:
         """Waits until a line has been answered or somebody wakes it, and so long at most."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,9 @@ from typing import Literal
 Kind = Literal["official", "gguf", "adapter"]
 
 ADAPTER_CONFIG = "adapter_config.json"
+READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+        "model.safetensors.index.json")  # fmt: skip
+"""What is read of a folder in the official layout, beside its weights."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 """Names that are offered: they stand in requests, addresses and commands."""
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-\d{5}")
@@ -28,12 +31,16 @@ PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-\d{5}")
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that can be asked for. `path`: what `LLM` opens, or an adapter's folder. `num_bytes`: on disk."""
+    """A model that can be asked for. `path`: what `LLM` opens, or an adapter's folder. `num_bytes`: on disk.
+
+    `stamps`: names, times of change and numbers of its files, which differ for another model of the same size.
+    """
 
     name: str
     path: Path
     kind: Kind
     num_bytes: int
+    stamps: tuple[tuple[str, int, int], ...]
     base: str | None = None
     """Of an adapter: the name of the model that it adapts."""
     fault: str = ""
@@ -79,16 +86,16 @@ def _found(place: Path) -> Iterator[Entry]:
         return
     if place.suffix == ".gguf" and place.is_file():
         files = sorted(place.parent.glob(f"{_escaped(part['stem'])}-*-of-*.gguf")) if part is not None else [place]
-        yield Entry(name, place, "gguf", _bytes(files))
+        yield Entry(name, place, "gguf", *_seen(files))
     elif (place / ADAPTER_CONFIG).is_file():
         base, fault = _base_of(place / ADAPTER_CONFIG)
-        yield Entry(name, place, "adapter", _bytes(place.glob("*.safetensors")), base, fault)
+        yield Entry(name, place, "adapter", *_seen(place.glob("*.safetensors"), place / ADAPTER_CONFIG), base, fault)
     elif place.is_dir() and (weights := sorted(place.glob("*.safetensors"))) and (place / "config.json").is_file():
-        yield Entry(name, place, "official", _bytes(weights))
+        yield Entry(name, place, "official", *_seen(weights, *(place / file for file in READ)))
     elif place.is_dir() and (files := sorted(place.glob("*.gguf"))):
-        yield Entry(name, files[0], "gguf", _bytes(files), fault=_one_model(files))
+        yield Entry(name, files[0], "gguf", *_seen(files), fault=_one_model(files))
     elif (place / "config.json").is_file():
-        yield Entry(name, place, "official", 0, fault="it holds no *.safetensors")
+        yield Entry(name, place, "official", 0, (), fault="it holds no *.safetensors")
 
 
 def _one_model(files: list[Path]) -> str:
@@ -108,8 +115,12 @@ def _base_of(path: Path) -> tuple[str | None, str]:
     return (name, "") if NAME.fullmatch(name) else (None, f"base_model_name_or_path = {str(base)[:80]!r} is no name")
 
 
-def _bytes(files: Iterator[Path] | list[Path]) -> int:
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _seen(weights: Iterable[Path], *others: Path) -> tuple[int, tuple[tuple[str, int, int], ...]]:
+    """Returns the bytes of weights, and the stamps of all these files."""
+    found = [(file, file.stat()) for file in sorted(weights) if file.is_file()]
+    num_bytes = sum(values.st_size for _, values in found)
+    found += [(file, file.stat()) for file in others if file.is_file()]
+    return num_bytes, tuple((file.name, values.st_mtime_ns, values.st_ino) for file, values in found)
 
 
 def _escaped(text: str) -> str:

@@ -1,19 +1,48 @@
 """When each model of a folder was used last: `DIR/.wavefold/pool.json`, which `wavefold models` shows.
 
 {"models": {NAME: {"last_used": ISO 8601, "state": "loaded" or ""}}}
+
+A server holds a shared lock on `serving` beside it. Without one nothing is loaded, whatever a killed server left there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from wavefold.atomic import write_json
+from wavefold.atomic import PRIVATE, try_lock, write_json
 
 PLACE = Path(".wavefold") / "pool.json"
+SERVING = Path(".wavefold") / "serving"
 MOST_BYTES = 16 << 20
+
+
+def serve(folder: Path) -> int:
+    """Says that a server has the folder, until the returned handle is closed. Raises OSError."""
+    (folder / SERVING).parent.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(folder / SERVING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return handle
+
+
+def is_served(folder: Path) -> bool:
+    """True while a server has the folder."""
+    try:
+        handle = os.open(folder / SERVING, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(handle)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
 
 
 def write_last_used(folder: Path, states: Mapping[str, str], used: Mapping[str, float]) -> None:
@@ -32,7 +61,7 @@ def write_last_used(folder: Path, states: Mapping[str, str], used: Mapping[str, 
 
 
 def read_last_used(folder: Path) -> dict[str, dict[str, str]]:
-    """Returns what is known of each model, texts by name; nothing without the file.
+    """Returns what is known of each model, texts by name; nothing without the file. No state without a server.
 
     Raises ValueError for a damaged one.
     """
@@ -43,8 +72,9 @@ def read_last_used(folder: Path) -> dict[str, dict[str, str]]:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"has {path.stat().st_size:,} bytes")
         models = json.loads(path.read_bytes())["models"]
+        allowed = {"last_used", "state"} if is_served(folder) else {"last_used"}
         return {
-            name: {key: value for key, value in note.items() if isinstance(value, str)}
+            name: {key: value for key, value in note.items() if isinstance(value, str) and key in allowed}
             for name, note in models.items() if isinstance(note, dict)
         }  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -3,7 +3,7 @@
     /v1/files, /v1/batches -> queue (wavefold/jobs) <- worker -> inner.py -> the application: checks, limits, answers
 
 Lines are begun only while no client's answer is open. One place of the engine stays free for a client that comes while
-lines are under way.
+lines are under way; where it waits for another model of a pool, the lines are taken back.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Jobs:
                 self.served.metrics.count_request(line, path)
                 self._write(line)
 
-        self._worker = Worker(self.folder, answer, self._width, self._may_go_on)
+        self._worker = Worker(self.folder, answer, self._width, self._may_go_on, self._gives_way)
         self._working = asyncio.ensure_future(self._worker.run())
         self._working.add_done_callback(self._note_end)
 
@@ -144,6 +144,10 @@ class Jobs:
 
     def _may_go_on(self) -> bool:
         return not self.clients.num_open and not self.served.is_draining
+
+    def _gives_way(self) -> bool:
+        """True where a client waits for a model that has no room beside the one of the lines that are under way."""
+        return self.clients.num_open > 0 and self.served.models.num_waiting > 0
 
     def _note_end(self, working: asyncio.Task[None]) -> None:
         if not working.cancelled() and (error := working.exception()) is not None:

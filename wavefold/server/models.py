@@ -39,6 +39,11 @@ class Models(ABC):
     def is_well(self) -> bool:
         """True while all engines run."""
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a model to be loaded."""
+        return 0
+
     @abstractmethod
     def lease(self, name: str, left: asyncio.Future[None] | None = None) -> AbstractAsyncContextManager[Model]:
         """Waits for a model. Raises Refused for a name that is not offered, and for what cannot be loaded.

@@ -73,12 +73,12 @@ def models_of(pool: PooledModels) -> dict[str, Any]:
     with contextlib.suppress(ValueError):  # a damaged file is written anew when a model comes or goes
         record = read_last_used(pool.folder)
     models = []
-    for name, entry in pool.entries.items():
+    for name, entry in pool.offer.entries.items():
         resident = pool.resident(name)
         models.append({
             "name": name, "kind": entry.kind, "state": state_of(entry, resident), "bytes": entry.num_bytes,
             "memory_bytes": resident.num_bytes if resident else 0, "users": resident.num_users if resident else 0,
-            "waiting": pool.num_waiting(name), "pinned": pool.settings.of(name).pin,
+            "waiting": pool.num_waiting_for(name), "pinned": pool.offer.settings.of(name).pin,
             "last_used": record.get(name, {}).get("last_used"), "fault": entry.fault or None,
         })  # fmt: skip
     memory = {"limit_bytes": pool.memory, "models_bytes": pool.room, "resident_bytes": rss_bytes()}

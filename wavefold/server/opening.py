@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from wavefold.cache import BLOCK_TOKENS
@@ -31,12 +30,12 @@ class Opening:
     draft_depth: int = 0
     profile: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    _needs: dict[tuple[Path, int, int, int], Needs] = field(default_factory=dict)
+    _needs: dict[tuple[Entry, int, int], Needs] = field(default_factory=dict)
 
     def needs(self, entry: Entry, settings: ModelSettings) -> Needs:
         """Returns the bytes that a model needs. Raises ValueError for what cannot be used."""
         tokens, width = self._tokens(settings), settings.width or self.width
-        key = entry.path, entry.num_bytes, tokens, width
+        key = entry, tokens, width
         if key not in self._needs:
             every = self.settings.get("snapshot_every", SNAPSHOT_EVERY)
             on_disk = self.settings.get("cache_dir") is not None

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,18 +22,17 @@ from typing import Any
 
 from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
-from wavefold.pool.folder import Entry, entries
-from wavefold.pool.last_used import write_last_used
-from wavefold.pool.settings import ModelSettings, PoolSettings, read_settings
+from wavefold.pool.last_used import serve, write_last_used
+from wavefold.pool.settings import ModelSettings
 from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
 from wavefold.server.engine import STOPPED
 from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
 from wavefold.server.models import Models
 from wavefold.server.news import Ended
+from wavefold.server.offer import Offer
 from wavefold.server.places import Opener, Place, close_model, give_back, not_loaded, reason_of, share_slots
 from wavefold.server.protocol import Refused
-from wavefold.server.protocol.errors import no_such_model
 from wavefold.system import rss_bytes
 from wavefold.system.sizes import gib
 
@@ -50,15 +50,12 @@ class PooledModels(Models):
     def __init__(self, folder: Path, memory: int, opener: Opener, clock: Callable[[], float] = time.monotonic):
         """Raises ValueError for a folder without models, too little memory, and settings that are not allowed."""
         self.folder, self.memory, self._opener, self._clock = folder, memory, opener, clock
-        self._entries = entries(folder)
-        if not self._entries:
-            raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
+        self.offer = Offer(folder)
         self.room = memory - rss_bytes() - OVERHEAD
         """Bytes of all models together."""
         if self.room <= 0:
             raise ValueError(f"memory = {gib(memory)} is not enough; expected more than {gib(memory - self.room)}, "
                              "which Python and libraries take before a model is loaded")  # fmt: skip
-        self._settings = read_settings(folder)
         self._places: dict[str, Place] = {}
         self._pressure = Pressure(memory)
         self._turns = FairLock()
@@ -66,6 +63,8 @@ class PooledModels(Models):
         self._thread = ThreadPoolExecutor(1, "wavefold-load")
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._serving: int | None = None
+        """Says that this server has the folder."""
         self._is_stopping = False
         self.num_loads = 0
 
@@ -73,16 +72,7 @@ class PooledModels(Models):
 
     @property
     def names(self) -> Sequence[str]:
-        return [name for name, entry in self._entries.items() if not self._fault(entry)]
-
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """All models of the folder by name, with those that cannot be used."""
-        return self._entries
-
-    @property
-    def settings(self) -> PoolSettings:
-        return self._settings
+        return self.offer.names
 
     @property
     def loaded(self) -> Sequence[Model]:
@@ -100,8 +90,12 @@ class PooledModels(Models):
             return None
         return place.resident
 
-    def num_waiting(self, name: str) -> int:
-        """Requests that wait for a model to be loaded."""
+    @property
+    def num_waiting(self) -> int:
+        return sum(map(self.num_waiting_for, self._places))
+
+    def num_waiting_for(self, name: str) -> int:
+        """Requests that wait for this model to be loaded."""
         place = self._places.get(name)
         return 0 if place is None else len(place.waiting)
 
@@ -126,7 +120,7 @@ class PooledModels(Models):
 
     async def _through(self, place: Place, model: Model, name: str) -> Model:
         """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
-        entry = self._entries.get(name)
+        entry = self.offer.entries.get(name)
         if entry is None or entry.kind != "adapter":
             return model
         try:
@@ -167,25 +161,12 @@ class PooledModels(Models):
 
     def _place(self, name: str) -> Place:
         """Returns the place of a model, of an adapter that of its base. Raises Refused for one that is not offered."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise no_such_model(name, self.names)
-        if fault := self._fault(entry):
-            raise Refused(404, f"model {name!r} cannot be used: {fault}", "model_not_found", "model")
-        base = entry if entry.base is None else self._entries[entry.base]
+        base = self.offer.base_of(name)
         return self._places.setdefault(base.name, Place(base))
-
-    def _fault(self, entry: Entry) -> str:
-        """Returns why a model cannot be used: its own fault, or its base's; an empty text if there is none."""
-        if entry.fault or entry.base is None:
-            return entry.fault
-        base = self._entries.get(entry.base)  # it may be one that is being copied
-        fault = "is not there" if base is None else base.fault
-        return f"its base {entry.base!r}: {fault}" if fault else ""
 
     async def _known(self, place: Place) -> None:
         """Finds out what a model needs, which reads its files' headers. Raises Refused for what cannot be used."""
-        settings = self._settings.of(place.entry.name)
+        settings = self.offer.settings.of(place.entry.name)
         try:
             await asyncio.to_thread(self._opener.needs, place.entry, settings)
         except Exception as error:
@@ -218,8 +199,10 @@ class PooledModels(Models):
 
     async def start(self, max_queue: int, on_end: Callable[[Ended], None]) -> None:
         self._max_queue, self._on_end = max_queue, on_end
+        with contextlib.suppress(OSError):  # a folder in which nothing can be written
+            self._serving = serve(self.folder)
         self._watch = asyncio.create_task(self._watching())
-        for name in [name for name in self.names if self._settings.of(name).preload and ":" not in name]:
+        for name in [name for name in self.names if self.offer.settings.of(name).preload and ":" not in name]:
             place, future = self._place(name), asyncio.get_running_loop().create_future()
             place.waiting.append((self._clock(), future))
             future.add_done_callback(functools.partial(self._preloaded, place))
@@ -252,12 +235,15 @@ class PooledModels(Models):
                 place.resident = None
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._record()
+        if self._serving is not None:
+            os.close(self._serving)
+            self._serving = None
 
     def _look(self) -> None:
         """Does what is to be done now, and looks again when time alone may change it."""
         if self._is_stopping:
             return
-        now, settings = self._clock(), self._settings
+        now, settings = self._clock(), self.offer.settings
         resident = [place.resident for place in self._places.values() if place.resident is not None]
         wanted = [one for one in (self._wanted(place) for place in self._places.values()) if one is not None]
         for move in moves(resident, wanted, self.room, now, settings.max_wait_seconds, settings.idle_seconds):
@@ -281,7 +267,7 @@ class PooledModels(Models):
         if not place.waiting or (place.resident is not None and not place.resident.is_leaving):
             return None
         try:
-            needs = self._opener.needs(place.entry, self._settings.of(place.entry.name))
+            needs = self._opener.needs(place.entry, self.offer.settings.of(place.entry.name))
         except Exception as error:
             self._refuse(place, reason_of(place, error))
             return None
@@ -295,7 +281,7 @@ class PooledModels(Models):
                 future.set_exception(not_loaded(place, reason))
 
     def _come(self, place: Place, num_bytes: int) -> None:
-        settings = self._settings.of(place.entry.name)
+        settings = self.offer.settings.of(place.entry.name)
         place.resident = Resident(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
         self._share_out()  # others' routed experts give room before it takes it
         place.task = asyncio.create_task(self._loading(place, settings))
@@ -312,9 +298,9 @@ class PooledModels(Models):
             self._refuse(place, reason_of(place, error))
             self._look()
             return
+        model.start(self._max_queue, self._on_end, self._turns)
         place.model, place.task = model, None
         self.num_loads += 1
-        model.start(self._max_queue, self._on_end, self._turns)
         resident.is_coming, resident.load_seconds, resident.last_used = False, self._clock() - began, self._clock()
         while place.waiting:
             _, future = place.waiting.popleft()
@@ -354,34 +340,20 @@ class PooledModels(Models):
     async def _watching(self) -> None:
         """Reads the folder and its settings again, and shares routed experts' memory out.
 
-        A model is offered once two looks have found the same of it: one that is being copied is not whole yet.
+        A model in memory that is gone, or another one now, leaves.
         """
-        before, fault = self._entries, ""
         while True:
             await asyncio.sleep(LOOK_S)
-            told, fault = fault, ""
-            try:
-                found = await asyncio.to_thread(entries, self.folder)
-                self._offer({name: entry for name, entry in found.items() if entry == before.get(name)})
-                before = found
-                self._settings = await asyncio.to_thread(read_settings, self.folder)
-            except (OSError, ValueError) as error:  # what was there before still holds
-                fault = str(error)
-            if fault and fault != told:
-                log.warning("%s could not be read again: %s", self.folder, fault)
-            for place in self._places.values():
+            await self.offer.read_again()
+            for name, place in self._places.items():
+                entry = self.offer.entries.get(name)
+                if entry != place.entry:
+                    self._leave(place)
+                place.entry = entry or place.entry
                 if place.resident is not None:
-                    place.resident.is_pinned = self._settings.of(place.entry.name).pin
+                    place.resident.is_pinned = self.offer.settings.of(name).pin
             self._share_out()
             self._look()
-
-    def _offer(self, offered: dict[str, Entry]) -> None:
-        """Offers these models. One in memory that is gone, or another one now, leaves."""
-        self._entries = offered
-        for name, place in self._places.items():
-            if offered.get(name) != place.entry:
-                self._leave(place)
-            place.entry = offered.get(name, place.entry)
 
     def _share_out(self) -> None:
         """Gives the stores of streamed models the memory that is left for them."""

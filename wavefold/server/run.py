@@ -1,7 +1,8 @@
 """A server of a model from its first connection to its last: uvicorn, and an end within a time.
 
 SIGTERM -> no new connection, new requests 503 -> what runs goes on -> after `drain_s` it is ended with an error that
-its client is told -> the engine stops. A second signal ends at once.
+its client is told -> the engine stops. A second signal ends at once, and the process within LAST_S seconds: a model
+that is being loaded cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
@@ -79,6 +81,9 @@ class Server(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
         if self.force_exit:  # what is cancelled then is no error
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            last = threading.Timer(LAST_S, os._exit, (128 + sig,))
+            last.daemon = True
+            last.start()
 
 
 def listen(host: str, port: int) -> socket.socket:
