@@ -150,6 +150,8 @@ def test_not_a_positive_float(key: str) -> None:
     ("key", "value", "allowed"),
     [
         ("num_hash_layers", -1, "0 or more"),
+        ("index_topk", 10**9, "at most 1048576"),
+        ("hidden_size", 1 << 21, "at most 1048576"),
         ("num_hash_layers", 44, "at most num_hidden_layers = 43"),
         ("num_key_value_heads", 2, "1"),
         ("n_shared_experts", 2, "1"),
