@@ -270,6 +270,41 @@ def test_adapters_are_asked_for_beside_their_base(server: Running, alone: dict[s
     assert complete(server, "one:dates") == texts[1]
 
 
+def test_adapters_are_in_the_budget(server: Running, alone: dict[str, str]) -> None:
+    """Room is left for one and a half beside `one`; a second takes the place of the first, a large one has none."""
+    folder, config = pool(server).folder, ModelConfig.from_file(pool(server).folder / "one")
+    for seed, name in enumerate(("cron", "dates")):
+        write_adapter(folder / name, config, seed, rank=8, base_model_name_or_path="one")
+    write_adapter(folder / "large", config, 2, rank=64, base_model_name_or_path="one")
+    wait_until(lambda: {"one:cron", "one:dates", "one:large"} <= set(pool(server).names))
+    assert complete(server, "one") == alone["one"]
+    size = pool(server).offer.entries["one:cron"].num_bytes
+    pool(server).room.num_bytes -= pool(server).room.free - int(1.5 * size)
+    texts = {name: complete(server, name) for name in ("one:cron", "one:dates")}
+    resident = pool(server).resident("one")
+    assert resident is not None and resident.adapter_bytes == size
+    assert states(server)["one:cron"] == "on disk" and states(server)["one:dates"] == "loaded"
+    status, _, data = server.ask("/v1/completions", {"model": "one:large", **PROMPT})
+    assert status == 503 and "it needs" in json.loads(data)["error"]["message"]
+    assert {name: complete(server, name) for name in texts} == texts and complete(server, "one") == alone["one"]
+    server.ask("/v1/wavefold/models/unload", {"model": "one:dates"})
+    assert resident.adapter_bytes == 0
+
+
+def test_a_model_that_nobody_uses_leaves_for_an_adapter(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "models")
+    with running_models(pool_of(tmp_path / "models", 2.5)) as server:
+        for name in ("two", "one"):
+            complete(server, name)
+        config = ModelConfig.from_file(folder / "one")
+        write_adapter(tmp_path / "models" / "cron", config, 0, rank=8, base_model_name_or_path="one")
+        wait_until(lambda: "one:cron" in pool(server).names)
+        wait_until(lambda: pool(server).resident("two").num_users == 0)  # type: ignore[union-attr]
+        pool(server).room.num_bytes -= pool(server).room.free
+        complete(server, "one:cron")
+        assert states(server)["two"] == "on disk" and states(server)["one:cron"] == "loaded"
+
+
 def test_an_adapter_whose_base_is_being_copied_is_not_offered(server: Running) -> None:
     """The folder has both, and two looks have found the same of the adapter alone."""
     folder = pool(server).folder
@@ -306,7 +341,8 @@ def test_an_adapter_of_another_model_is_refused_and_its_base_goes_on(server: Run
     wait_until(lambda: "one:odd" in pool(server).names)
     status, _, data = server.ask("/v1/completions", {"model": "one:odd", **PROMPT})
     assert status == 503 and "adapter 'one:odd' cannot be loaded" in json.loads(data)["error"]["message"]
-    assert complete(server, "one") == alone["one"] and pool(server).resident("one").num_users == 0  # type: ignore[union-attr]
+    assert complete(server, "one") == alone["one"]
+    wait_until(lambda: pool(server).resident("one").num_users == 0)  # type: ignore[union-attr]
 
 
 def test_what_does_not_fit_beside_pinned_models_is_refused(folder: Path, tmp_path: Path) -> None:

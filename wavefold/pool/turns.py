@@ -19,7 +19,10 @@ LINGER = 0.25
 
 @dataclass
 class Resident:
-    """A model in memory, or on its way there. `num_users`: requests that it answers. Times are of one clock."""
+    """A model in memory, or on its way there. `num_bytes`: its share, `adapter_bytes`: of its adapters beside it.
+
+    `num_users`: requests that it answers. Times are of one clock.
+    """
 
     name: str
     num_bytes: int
@@ -29,6 +32,11 @@ class Resident:
     is_pinned: bool = False
     is_coming: bool = False
     is_leaving: bool = False
+    adapter_bytes: int = 0
+
+    @property
+    def all_bytes(self) -> int:
+        return self.num_bytes + self.adapter_bytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def moves(
     for one in sorted(wanted, key=lambda one: one.since):
         if one.name in in_memory:  # it is leaving: it comes back once it has left
             continue
-        possible = total - sum(other.num_bytes for other in resident if other.is_pinned)
+        possible = total - sum(other.all_bytes for other in resident if other.is_pinned)
         if possible < one.least:
             found.append(TooLarge(one.name, possible))
             continue
@@ -93,10 +101,10 @@ def moves(
 
 def _for(one: Wanted, resident: Sequence[Resident], total: int, target: int, now: float, max_wait: float) -> list[Move]:
     """Returns the moves that bring a model into memory, with `target` bytes."""
-    free = total - sum(other.num_bytes for other in resident)
+    free = total - sum(other.all_bytes for other in resident)
     if free >= target:
         return [Load(one.name, target)]
-    free += sum(other.num_bytes for other in resident if other.is_leaving)
+    free += sum(other.all_bytes for other in resident if other.is_leaving)
     is_overdue = now - one.since >= max_wait
     leaving: list[Move] = []
     for other in sorted(resident, key=lambda other: (other.num_users > 0, other.last_used)):
@@ -106,8 +114,13 @@ def _for(one: Wanted, resident: Sequence[Resident], total: int, target: int, now
         if other.is_pinned or other.is_coming or other.is_leaving or not (may_leave or is_overdue):
             continue
         leaving.append(Leave(other.name))
-        free += other.num_bytes
+        free += other.all_bytes
     return leaving if free >= target else []
+
+
+def first_to_leave(resident: Sequence[Resident]) -> Resident | None:
+    """Returns the one that nobody has used for longest; None where all are in use, pinned, or on their way."""
+    return min((one for one in resident if _is_idle(one)), key=lambda one: one.last_used, default=None)
 
 
 def _is_idle(one: Resident) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from wavefold.llm import LLM
@@ -27,7 +28,8 @@ class Model:
     def __init__(self, llm: LLM, context: Context):
         self.llm, self.context = llm, context
         self._adapters: dict[str, Entry] = {}
-        """Those that were read, as they were found."""
+        """Those that were read, as they were found, the last used last."""
+        self._users: Counter[str] = Counter()
         self.engine: Engine | None = None
         self.bound = Bound(llm.model, self.expert_bytes_read is not None)
 
@@ -42,6 +44,7 @@ class Model:
         if self._adapters.get(entry.name) != entry:
             self.llm.load_adapter(entry.name, entry.path)
             self._adapters[entry.name] = entry
+        self._adapters[entry.name] = self._adapters.pop(entry.name)  # the last is the one used last
         other = copy.copy(self)
         other.adapter, other.context = entry.name, dataclasses.replace(self.context, names=(entry.name,))
         return other
@@ -50,10 +53,33 @@ class Model:
         """True if the adapter of this name has been read."""
         return adapter in self._adapters
 
-    def forget(self, adapter: str) -> None:
-        """Takes an adapter away; answers that go through it run to their ends."""
-        if self._adapters.pop(adapter, None) is not None:
-            self.llm.unload_adapter(adapter)
+    def new_bytes(self, entry: Entry) -> int:
+        """Returns the bytes that an adapter would add; 0 if it is there as it is now."""
+        known = self._adapters.get(entry.name)
+        return 0 if known == entry else entry.num_bytes - (known.num_bytes if known is not None else 0)
+
+    def forget(self, adapter: str) -> int:
+        """Takes an adapter away; answers that go through it run to their ends. Returns its bytes, 0 for none."""
+        entry = self._adapters.pop(adapter, None)
+        if entry is None:
+            return 0
+        self.llm.unload_adapter(adapter)
+        return entry.num_bytes
+
+    def forget_oldest(self) -> int:
+        """Takes the adapter away that was used first of those that nobody uses. Returns its bytes, 0 for none."""
+        return self.forget(next((name for name in self._adapters if not self._users[name]), ""))
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Its adapter is not forgotten for another one meanwhile."""
+        if self.adapter is not None:
+            self._users[self.adapter] += 1
+        try:
+            yield
+        finally:
+            if self.adapter is not None:
+                self._users[self.adapter] -= 1
 
     async def stop(self) -> None:
         """Ends all requests and the engine. What runs is told why."""

@@ -77,9 +77,9 @@ def models_of(pool: PooledModels) -> dict[str, Any]:
         resident = pool.resident(name)
         models.append({
             "name": name, "kind": entry.kind, "state": state_of(entry, resident), "bytes": entry.num_bytes,
-            "memory_bytes": resident.num_bytes if resident else 0, "users": resident.num_users if resident else 0,
+            "memory_bytes": resident.all_bytes if resident else 0, "users": resident.num_users if resident else 0,
             "waiting": pool.num_waiting_for(name), "pinned": pool.offer.settings.of(name).pin,
             "last_used": record.get(name, {}).get("last_used"), "fault": entry.fault or None,
         })  # fmt: skip
-    memory = {"limit_bytes": pool.memory, "models_bytes": pool.room, "resident_bytes": rss_bytes()}
+    memory = {"limit_bytes": pool.memory, "models_bytes": pool.room.num_bytes, "resident_bytes": rss_bytes()}
     return {"memory": memory, "loads": pool.num_loads, "models": models}

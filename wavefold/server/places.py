@@ -56,26 +56,60 @@ class Place:
         self.resident.num_users += 1
         return self.model
 
+    @property
+    def streamed(self) -> StreamedExperts | None:
+        """The store of a model whose routed experts are streamed; None for others."""
+        if self.model is None or self.model.llm.budget is None:
+            return None
+        store = self.model.llm.model.experts.store
+        return store if isinstance(store, StreamedExperts) else None
 
-def share_slots(places: Mapping[str, Place], room: int, pressure: Pressure) -> None:
-    """Gives the stores of streamed models the memory that is left for them, by how much each was asked of late."""
-    streamed: dict[str, tuple[StreamedExperts, Streams]] = {}
-    left = room - sum(place.resident.num_bytes for place in places.values() if place.resident is not None)
-    for name, place in places.items():
-        store = place.model.llm.model.experts.store if place.model is not None else None
-        if place.model is None or place.model.llm.budget is None or not isinstance(store, StreamedExperts):
-            continue
-        asked = int(store.counts.asked.sum())
-        place.use, place.asked_before = place.use / 2 + asked - place.asked_before, asked
-        all_of_it = store.slots.num_slots * store.slot_bytes
-        streamed[name] = store, Streams(place.use, LEAST_SLOTS * store.slot_bytes, all_of_it)
-        budget = place.model.llm.budget
-        left += max(0, (place.resident.num_bytes if place.resident else 0) - budget.dense - budget.pool - budget.passes)
-    if streamed:
-        allowed = pressure.allowed(sum(store.resident_bytes for store, _ in streamed.values()))
-        shares = shared_out(min(left, allowed), {name: streams for name, (_, streams) in streamed.items()})
-        for name, (store, _) in streamed.items():
-            store.fit(shares[name])
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of its share that its routed experts may have."""
+        budget = self.model.llm.budget if self.model is not None else None
+        if budget is None or self.resident is None:
+            return 0
+        return max(0, self.resident.num_bytes - budget.dense - budget.pool - budget.passes)
+
+
+class Room:
+    """The bytes that all models together may have. `places` are those of the pool, as they come and go."""
+
+    def __init__(self, places: Mapping[str, Place], num_bytes: int, pressure: Pressure):
+        self.num_bytes, self._places, self._pressure = num_bytes, places, pressure
+
+    @property
+    def free(self) -> int:
+        """Bytes that no model and no adapter has."""
+        return self.num_bytes - sum(
+            place.resident.all_bytes for place in self._places.values() if place.resident is not None
+        )
+
+    @property
+    def spare(self) -> int:
+        """Bytes that adapters may take: those that are free, and slots beyond the fewest."""
+        slots = [(place.slot_bytes, store) for place in self._places.values() if (store := place.streamed) is not None]
+        return self.free + sum(max(0, its - LEAST_SLOTS * store.slot_bytes) for its, store in slots)
+
+    def share_out(self) -> None:
+        """Gives the stores of streamed models the memory that is left for them, by how much each was asked of late."""
+        streamed: dict[str, tuple[StreamedExperts, Streams]] = {}
+        left = self.free
+        for name, place in self._places.items():
+            store = place.streamed
+            if store is None:
+                continue
+            asked = int(store.counts.asked.sum())
+            place.use, place.asked_before = place.use / 2 + asked - place.asked_before, asked
+            all_of_it = store.slots.num_slots * store.slot_bytes
+            streamed[name] = store, Streams(place.use, LEAST_SLOTS * store.slot_bytes, all_of_it)
+            left += place.slot_bytes
+        if streamed:
+            allowed = self._pressure.allowed(sum(store.resident_bytes for store, _ in streamed.values()))
+            shares = shared_out(min(left, allowed), {name: streams for name, (_, streams) in streamed.items()})
+            for name, (store, _) in streamed.items():
+                store.fit(shares[name])
 
 
 def not_loaded(place: Place, reason: str) -> Refused:

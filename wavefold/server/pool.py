@@ -24,14 +24,14 @@ from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
 from wavefold.pool.last_used import serve, write_last_used
 from wavefold.pool.settings import ModelSettings
-from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
+from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, first_to_leave, moves, next_look
 from wavefold.server.engine import STOPPED
 from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
 from wavefold.server.models import Models
 from wavefold.server.news import Ended
 from wavefold.server.offer import Offer
-from wavefold.server.places import Opener, Place, close_model, give_back, not_loaded, reason_of, share_slots
+from wavefold.server.places import Opener, Place, Room, close_model, give_back, not_loaded, reason_of
 from wavefold.server.protocol import Refused
 from wavefold.system import rss_bytes
 from wavefold.system.sizes import gib
@@ -51,13 +51,14 @@ class PooledModels(Models):
         """Raises ValueError for a folder without models, too little memory, and settings that are not allowed."""
         self.folder, self.memory, self._opener, self._clock = folder, memory, opener, clock
         self.offer = Offer(folder)
-        self.room = memory - rss_bytes() - OVERHEAD
-        """Bytes of all models together."""
-        if self.room <= 0:
-            raise ValueError(f"memory = {gib(memory)} is not enough; expected more than {gib(memory - self.room)}, "
+        room = memory - rss_bytes() - OVERHEAD
+        if room <= 0:
+            raise ValueError(f"memory = {gib(memory)} is not enough; expected more than {gib(memory - room)}, "
                              "which Python and libraries take before a model is loaded")  # fmt: skip
         self._places: dict[str, Place] = {}
-        self._pressure = Pressure(memory)
+        self.room = Room(self._places, room, Pressure(memory))
+        self._adapting = asyncio.Lock()
+        """Held while an adapter is read, which has made room for itself."""
         self._turns = FairLock()
         """Of the models' steps: each has all cores while it computes."""
         self._thread = ThreadPoolExecutor(1, "wavefold-load")
@@ -112,7 +113,9 @@ class PooledModels(Models):
         resident = place.resident
         assert resident is not None
         try:
-            yield await self._through(place, model, name)
+            through = await self._through(place, model, name)
+            with through.in_use():
+                yield through
         finally:
             resident.num_users -= 1
             resident.last_used = self._clock()
@@ -120,14 +123,34 @@ class PooledModels(Models):
 
     async def _through(self, place: Place, model: Model, name: str) -> Model:
         """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
-        entry = self.offer.entries.get(name)
-        if entry is None or entry.kind != "adapter":
+        entry, resident = self.offer.entries.get(name), place.resident
+        if entry is None or entry.kind != "adapter" or resident is None:
             return model
-        try:
-            return await asyncio.to_thread(model.through, entry)
-        except Exception as error:
-            raise Refused(503, f"adapter {name!r} cannot be loaded: {reason_of(place, error)}", "model_not_loaded",
-                          "model") from None  # fmt: skip
+        if model.new_bytes(entry) == 0:
+            return model.through(entry)
+        async with self._adapting:
+            more = model.new_bytes(entry)
+            await self._make_room(place, model, name, more)
+            resident.adapter_bytes += more
+            try:
+                return await asyncio.to_thread(model.through, entry)
+            except Exception as error:
+                resident.adapter_bytes -= more
+                raise _no_adapter(name, reason_of(place, error)) from None
+            finally:
+                self.room.share_out()
+
+    async def _make_room(self, place: Place, model: Model, name: str, num_bytes: int) -> None:
+        """Makes room for an adapter: the model's oldest ones leave, then models that nobody uses. Raises Refused."""
+        while num_bytes > (spare := self.room.spare):
+            resident = [other.resident for other in self._places.values() if other.resident is not None]
+            if forgotten := model.forget_oldest():
+                place.resident.adapter_bytes -= forgotten  # type: ignore[union-attr]  # this request uses it
+            elif (idle := first_to_leave(resident)) is not None:
+                self._leave(self._places[idle.name])
+                await asyncio.shield(self._places[idle.name].task)  # type: ignore[arg-type]
+            else:
+                raise _no_adapter(name, f"it needs {gib(num_bytes)}, and {gib(max(0, spare))} are not in use or pinned")
 
     async def _asked(self, place: Place, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
@@ -183,8 +206,10 @@ class PooledModels(Models):
         An adapter leaves its base at once; requests that go through it run to their ends.
         """
         if ":" in name:
-            if (model := self._place(name).model) is not None:
-                model.forget(name)
+            place = self._place(name)
+            if (model := place.model) is not None:
+                assert place.resident is not None
+                place.resident.adapter_bytes -= model.forget(name)
             return
         place = self._places.get(name) or self._place(name)
         while (resident := place.resident) is not None and resident.is_coming and place.task is not None:
@@ -246,7 +271,7 @@ class PooledModels(Models):
         now, settings = self._clock(), self.offer.settings
         resident = [place.resident for place in self._places.values() if place.resident is not None]
         wanted = [one for one in (self._wanted(place) for place in self._places.values()) if one is not None]
-        for move in moves(resident, wanted, self.room, now, settings.max_wait_seconds, settings.idle_seconds):
+        for move in moves(resident, wanted, self.room.num_bytes, now, settings.max_wait_seconds, settings.idle_seconds):
             place = self._places[move.name]
             if isinstance(move, Leave):
                 self._leave(place)
@@ -283,7 +308,7 @@ class PooledModels(Models):
     def _come(self, place: Place, num_bytes: int) -> None:
         settings = self.offer.settings.of(place.entry.name)
         place.resident = Resident(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
-        self._share_out()  # others' routed experts give room before it takes it
+        self.room.share_out()  # others' routed experts give room before it takes it
         place.task = asyncio.create_task(self._loading(place, settings))
 
     async def _loading(self, place: Place, settings: ModelSettings) -> None:
@@ -307,7 +332,7 @@ class PooledModels(Models):
             if not future.done():
                 resident.num_users += 1
                 future.set_result(model)
-        self._share_out()
+        self.room.share_out()
         self._record()
         self._look()
 
@@ -331,7 +356,7 @@ class PooledModels(Models):
         self._record()  # when it was used last, which is forgotten with it
         place.resident = place.task = None
         await asyncio.get_running_loop().run_in_executor(self._thread, give_back)
-        self._share_out()
+        self.room.share_out()
         self._record()
         self._look()
 
@@ -352,12 +377,8 @@ class PooledModels(Models):
                 place.entry = entry or place.entry
                 if place.resident is not None:
                     place.resident.is_pinned = self.offer.settings.of(name).pin
-            self._share_out()
+            self.room.share_out()
             self._look()
-
-    def _share_out(self) -> None:
-        """Gives the stores of streamed models the memory that is left for them."""
-        share_slots(self._places, self.room, self._pressure)
 
     def _record(self) -> None:
         """Writes when each model was used last, and what is in memory, for `wavefold models`."""
@@ -366,3 +387,7 @@ class PooledModels(Models):
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
             write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes
+
+
+def _no_adapter(name: str, reason: str) -> Refused:
+    return Refused(503, f"adapter {name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
