@@ -1,11 +1,12 @@
 """Several models behind one server, asked at random: each answers as it does alone, and the budget holds.
 
-    python -m tests.server.many_models --requests 2000 --models 6 --experts 8 --memory 700M [--folder DIR] [--seed 1]
+    python -m tests.server.many_models --requests 2000 --models 6 --adapters 10 --experts 8 --memory 700M [--folder DIR]
 
-Random models of one architecture with weights of their own. Their answers are computed before, one model after another,
-batch-invariant. Then a server has a budget that holds some of them. Requests come in bursts for models drawn by Zipf's
-law; some clients leave, models are loaded and unloaded by hand, pool.toml pins another one now and then. An observer
-reads the server's resident memory 100 times a second. Ends with 1 where an answer differs or memory was above it.
+Random models of one architecture with weights of their own, and random adapters of them. Their answers are computed
+before, one model after another, batch-invariant. Then a server has a budget that holds some of them. Requests come in
+bursts for models drawn by Zipf's law; some clients leave, models are loaded and unloaded by hand, pool.toml pins
+another one now and then. An observer reads the server's resident memory 100 times a second. Ends with 1 where an answer
+differs or memory was above it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.adapters import write_adapter
 from tests.server.asking import ask
 from wavefold import LLM, ModelConfig, Sampling, ops, random_checkpoint
 from wavefold.locate import DEFAULT_MODEL
@@ -47,13 +49,26 @@ def make_models(folder: Path, count: int, experts: int) -> list[str]:
     return names
 
 
-def answers_alone(folder: Path, names: list[str]) -> dict[tuple[str, str], str]:
-    """Returns each model's answers to all prompts."""
+def make_adapters(folder: Path, names: list[str], count: int) -> list[str]:
+    """Writes random adapters, of one model after another. Returns the names by which they are asked for."""
+    adapters = []
+    for number in range(count):
+        base = names[number % len(names)]
+        config = ModelConfig.from_file(folder / base)
+        write_adapter(folder / f"adapter{number}", config, number, rank=8, base_model_name_or_path=base)
+        adapters.append(f"{base}:adapter{number}")
+    return adapters
+
+
+def answers_alone(folder: Path, names: list[str], adapters: list[str]) -> dict[tuple[str, str], str]:
+    """Returns the answers to all prompts of each model, and through each adapter."""
     texts = {}
     for name in names:
-        with ops.using(backend="auto"), LLM(folder / name, batch_invariant=True) as llm:
-            completions = llm.generate(PROMPTS, Sampling(max_tokens=TOKENS, temperature=0))
-        texts |= {(name, prompt): one.text for prompt, one in zip(PROMPTS, completions, strict=True)}
+        of_it = {other: folder / other.partition(":")[2] for other in adapters if other.startswith(f"{name}:")}
+        with ops.using(backend="auto"), LLM(folder / name, batch_invariant=True, adapters=of_it) as llm:
+            for adapter in (None, *of_it):
+                completions = llm.generate(PROMPTS, Sampling(max_tokens=TOKENS, temperature=0), adapter=adapter)
+                texts |= {(adapter or name, prompt): one.text for prompt, one in zip(PROMPTS, completions, strict=True)}
     return texts
 
 
@@ -107,7 +122,7 @@ async def traffic(
     began = time.monotonic()
     while (done := sum(outcomes[key] for key in outcomes if ":" not in key)) < count:
         if draws.random() < 0.1:
-            pinned = draws.choice([None, *names])
+            pinned = draws.choice([None, *(name for name in names if ":" not in name)])
             (folder / "pool.toml").write_text(f"[models.{pinned}]\npin = true\n" if pinned else "")
         jobs: list[Any] = [one() for _ in range(min(count - done, draws.choice((1, 2, 4, 8, 16, 32))))]
         await asyncio.gather(*jobs, *[by_hand() for _ in range(draws.random() < 0.2)])
@@ -121,6 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--models", type=int, default=6)
+    parser.add_argument("--adapters", type=int, default=0)
     parser.add_argument("--experts", type=int, default=8, help="of each layer (default 8); 64 make 45 MB a model")
     parser.add_argument("--memory", default="700M")
     parser.add_argument("--folder", type=Path, help="where models are made and kept (default: a temporary folder)")
@@ -129,7 +145,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         names = make_models(folder, args.models, args.experts)
-        expected = answers_alone(folder, names)
+        adapters = make_adapters(folder, names, args.adapters)
+        expected = answers_alone(folder, names, adapters)
         command = [sys.executable, "-m", "wavefold", "serve", "--models", str(folder), "--memory", args.memory,
                    "--batch-invariant", "--port", "0", "--cache-tokens", "4096", "--max-queue", "200"]  # fmt: skip
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
@@ -141,7 +158,7 @@ def main() -> int:
             observer.start()
             began, draws = time.monotonic(), random.Random(args.seed)
             port = int(address[1])
-            outcomes = asyncio.run(traffic(port, folder, names, expected, args.requests, draws))
+            outcomes = asyncio.run(traffic(port, folder, [*names, *adapters], expected, args.requests, draws))
             seconds = time.monotonic() - began
             listed = asyncio.run(_get(port, "/v1/wavefold/models"))
             observer.is_over = True
