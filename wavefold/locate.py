@@ -73,7 +73,7 @@ def check_model(path: Path) -> None:
         raise ValueError(f"{name}: holds weights alone; give its folder, which must hold config.json too")
     if path.suffix in OTHER_WEIGHTS:
         raise ValueError(f"{name}: is not read, as it may hold code; use the official safetensors: "
-                         f"{_download('ID', 'DIR')}")  # fmt: skip
+                         f"{_download('ID', 'NAME')}")  # fmt: skip
     if path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(f"{name}: holds no config.json{_advice(path)}")
 
@@ -99,5 +99,5 @@ def _advice(path: Path) -> str:
     return "; expected a GGUF file, or a folder with an official config.json and *.safetensors"
 
 
-def _download(repository: str, folder: str) -> str:
-    return f"download it with `hf download {repository} --local-dir {folder}`, then `wavefold run {folder}`"
+def _download(repository: str, name: str) -> str:
+    return f"get it with `wavefold pull {repository} --models DIR`, then `wavefold run DIR/{name}`"

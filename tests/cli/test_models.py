@@ -12,7 +12,7 @@ from tests.gguf_files import TINY
 from wavefold.cli.main import main
 
 FLASH = "deepseek-ai/DeepSeek-V4-Flash"
-DOWNLOAD = f"`hf download {FLASH} --local-dir DeepSeek-V4-Flash`, then `wavefold run DeepSeek-V4-Flash`"
+DOWNLOAD = f"`wavefold pull {FLASH} --models DIR`, then `wavefold run DIR/DeepSeek-V4-Flash`"
 RUN = ["run", "-p", "a"]
 COMMANDS = [RUN, ["bench", "context"], ["bench", "speed"], ["plan"], ["bench", "cache"]]
 
