@@ -95,6 +95,13 @@ def test_lines_give_way_and_are_done_later(queue: Queue) -> None:
     assert [tuple(row) for row in queue.rows("SELECT state, attempts FROM lines")] == [(2, 1)] * 4
 
 
+def test_a_line_gives_way_three_times_at_most(queue: Queue) -> None:
+    batch = added(queue, [line("only", seconds=0.2)])
+    answer = Answering()
+    work(queue, answer, gives_way=lambda: answer.now > 0)
+    assert len(answer.asked) == 4 and len(results(queue, batch)) == 1
+
+
 def test_quiet_hours(queue: Queue) -> None:
     quiet = added(queue, [line("quiet")], Wanted(quiet=QuietHours.parse("22:00-07:00"), priority=9))
     added(queue, [line("any")])

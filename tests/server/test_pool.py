@@ -286,9 +286,60 @@ def test_adapters_are_in_the_budget(server: Running, alone: dict[str, str]) -> N
     assert states(server)["one:cron"] == "on disk" and states(server)["one:dates"] == "loaded"
     status, _, data = server.ask("/v1/completions", {"model": "one:large", **PROMPT})
     assert status == 503 and "it needs" in json.loads(data)["error"]["message"]
+    assert states(server)["one:dates"] == "loaded"  # nothing has left for what has no room
+    write_adapter(folder / ".new", config, 3, rank=8, base_model_name_or_path="one")  # of the same size
+    (folder / ".new" / "adapter_model.safetensors").replace(folder / "dates" / "adapter_model.safetensors")
+    wait_until(lambda: states(server).get("one:dates") == "on disk")
+    assert complete(server, "one:dates") != texts.pop("one:dates") and resident.adapter_bytes == size
     assert {name: complete(server, name) for name in texts} == texts and complete(server, "one") == alone["one"]
-    server.ask("/v1/wavefold/models/unload", {"model": "one:dates"})
+    server.ask("/v1/wavefold/models/unload", {"model": "one:cron"})
     assert resident.adapter_bytes == 0
+
+
+def test_an_adapter_waits_for_what_is_in_use(server: Running) -> None:
+    """As long as a model would; then it is told to try again, which is no lasting fault."""
+    folder, config = pool(server).folder, ModelConfig.from_file(pool(server).folder / "one")
+    (folder / "pool.toml").write_text("max_wait_seconds = 0.5\n")
+    for seed, name in enumerate(("cron", "dates")):
+        write_adapter(folder / name, config, seed, rank=8, base_model_name_or_path="one")
+    wait_until(lambda: {"one:cron", "one:dates"} <= set(pool(server).names))
+    wait_until(lambda: pool(server).offer.settings.max_wait_seconds == 0.5)
+    complete(server, "one:cron")
+    pool(server).room.num_bytes -= pool(server).room.free
+    model = next(iter(pool(server).loaded))
+    with model.through("one:cron").in_use():
+        status, _, data = server.ask("/v1/completions", {"model": "one:dates", **PROMPT})
+        assert status == 503 and json.loads(data)["error"]["code"] == "overloaded"
+    assert complete(server, "one:dates") and states(server)["one:cron"] == "on disk"
+
+
+def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(folder: Path, tmp_path: Path,
+                                                                     alone: dict[str, str]) -> None:  # fmt: skip
+    shutil.copytree(folder, tmp_path / "models")
+    models, opening = pool_of(tmp_path / "models", 1.5), Opening.open
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        model = opening(*args)
+        begun.set()
+        may_end.wait()
+        return model
+
+    with running_models(models) as server, ThreadPoolExecutor(1) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Opening, "open", slow)
+        first = threads.submit(server.ask, "/v1/completions", {"model": "one", **PROMPT})
+        begun.wait()
+        for weights in sorted((tmp_path / "models" / "two").glob("*.safetensors")):
+            weights.replace(tmp_path / "models" / "one" / weights.name)
+        before = models.offer.entries.get("one")
+        wait_until(lambda: models.offer.entries.get("one") not in (None, before))
+        may_end.set()
+        assert first.result()[0] in (
+            200,
+            500,
+        )  # mapped weights, or files that are gone
+        wait_until(lambda: states(server).get("one") == "on disk")
+        assert complete(server, "one") == alone["two"]
 
 
 def test_a_model_that_nobody_uses_leaves_for_an_adapter(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ PRESETS_DIR = Path(__file__).parents[1] / "presets"
 EXPERT_DTYPES = ("fp4", "fp8", "bf16")
 
 MOST = {
-    "num_hidden_layers": 4096, "n_routed_experts": 16384, "hc_mult": 64, "hc_sinkhorn_iters": 1000,
+    "num_hidden_layers": 4096, "n_routed_experts": 16384, "hc_mult": 8, "hc_sinkhorn_iters": 1000,
     "hidden_size": 1 << 20, "num_attention_heads": 1 << 16, "head_dim": 1 << 14, "sliding_window": 1 << 16,
     "index_n_heads": 1 << 16, "index_head_dim": 1 << 10, "index_topk": 1 << 20,
 }  # fmt: skip

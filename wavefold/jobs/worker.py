@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,8 @@ POLL_S, BUSY_POLL_S = 1.0, 0.05
 RETRY_S, MOST_RETRY_S = 0.5, 30.0
 """Until the next try after one that had no room, doubled each time."""
 MOST_TRIES = 3
+MOST_TAKEN_BACK = 3
+"""So often a line gives way to a client of another model; after that it goes on to its end."""
 LOCK_S = 2.0
 """For a process before this one to end."""
 NOT_NOW = frozenset((408, 409, 425, 429, 503))
@@ -83,6 +86,8 @@ class Worker:
         self._tasks: dict[asyncio.Task[Answered], Taken] = {}
         self._outcomes: list[Outcome] = []
         self._returned: dict[Taken, bool] = {}
+        self._given_way: Counter[int] = Counter()
+        """How often lines were taken back, by their numbers."""
         self._seconds: dict[int, float] = {}
         self._thread = ThreadPoolExecutor(1, "wavefold-jobs")
         self._is_stopping = False
@@ -157,7 +162,7 @@ class Worker:
 
     async def _work(self, desk: Desk) -> None:
         while not self._is_stopping:
-            if self._gives_way():
+            if self._gives_way() and self._may_be_taken_back():
                 await self._take_back()
             self._collect()
             try:
@@ -243,6 +248,14 @@ class Worker:
             log.warning("results of %d lines were lost: %s", len(self._outcomes), error)
         finally:
             desk.queue.close()
+
+    def _may_be_taken_back(self) -> bool:
+        """False once a line under way was taken back so often: it would never end where others come again and again."""
+        lines = [line.number for line in self._tasks.values()]
+        if not lines or max(self._given_way[number] for number in lines) >= MOST_TAKEN_BACK:
+            return False
+        self._given_way.update(lines)
+        return True
 
     async def _take_back(self) -> None:
         """Ends what is under way."""

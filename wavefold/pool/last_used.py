@@ -7,7 +7,6 @@ A server holds a shared lock on `serving` beside it. Without one nothing is load
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -26,8 +25,14 @@ def serve(folder: Path) -> int:
     """Says that a server has the folder, until the returned handle is closed. Raises OSError."""
     (folder / SERVING).parent.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(folder / SERVING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    for _ in range(50):  # who looks whether there is a server has it for a moment
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:  # a file system without locks
+            break
     return handle
 
 

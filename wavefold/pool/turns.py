@@ -84,7 +84,7 @@ def moves(
     for one in sorted(wanted, key=lambda one: one.since):
         if one.name in in_memory:  # it is leaving: it comes back once it has left
             continue
-        possible = total - sum(other.all_bytes for other in resident if other.is_pinned)
+        possible = total - sum(other.num_bytes for other in resident if other.is_pinned)
         if possible < one.least:
             found.append(TooLarge(one.name, possible))
             continue
@@ -95,7 +95,7 @@ def moves(
     asked = {one.name for one in wanted}
     gone = {move.name for move in found if isinstance(move, Leave)}
     found += [Leave(one.name) for one in resident
-              if _is_idle(one) and now - one.last_used > idle and one.name not in asked | gone]  # fmt: skip
+              if is_idle(one) and now - one.last_used > idle and one.name not in asked | gone]  # fmt: skip
     return found
 
 
@@ -118,12 +118,14 @@ def _for(one: Wanted, resident: Sequence[Resident], total: int, target: int, now
     return leaving if free >= target else []
 
 
-def first_to_leave(resident: Sequence[Resident]) -> Resident | None:
-    """Returns the one that nobody has used for longest; None where all are in use, pinned, or on their way."""
-    return min((one for one in resident if _is_idle(one)), key=lambda one: one.last_used, default=None)
+def first_to_leave(resident: Sequence[Resident], now: float) -> Resident | None:
+    """Returns the one that nobody has used for longest; None where all are in use, were just now, or do not leave."""
+    left_alone = [one for one in resident if is_idle(one) and now - one.last_used >= LINGER * one.load_seconds]
+    return min(left_alone, key=lambda one: one.last_used, default=None)
 
 
-def _is_idle(one: Resident) -> bool:
+def is_idle(one: Resident) -> bool:
+    """True for a model that nobody uses, and that may leave."""
     return not (one.num_users or one.is_pinned or one.is_coming or one.is_leaving)
 
 
@@ -132,6 +134,6 @@ def next_look(
 ) -> float:
     """Returns the seconds until time alone may change what `moves` returns."""
     times = [one.since + max_wait for one in wanted]
-    times += [one.last_used + LINGER * one.load_seconds for one in resident if wanted and _is_idle(one)]
-    times += [one.last_used + idle for one in resident if _is_idle(one)]
+    times += [one.last_used + LINGER * one.load_seconds for one in resident if wanted and is_idle(one)]
+    times += [one.last_used + idle for one in resident if is_idle(one)]
     return max(0.01, min((time - now for time in times if time > now), default=idle))

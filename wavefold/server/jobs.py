@@ -147,7 +147,7 @@ class Jobs:
 
     def _gives_way(self) -> bool:
         """True where a client waits for a model that has no room beside the one of the lines that are under way."""
-        return self.clients.num_open > 0 and self.served.models.num_waiting > 0
+        return self.clients.num_open > 0 and self.served.models.num_without_room > 0
 
     def _note_end(self, working: asyncio.Task[None]) -> None:
         if not working.cancelled() and (error := working.exception()) is not None:

@@ -39,36 +39,57 @@ class Model:
         """Starts the engine, in the event loop that runs. `turns`: held for each step, beside other models' steps."""
         self.engine = Engine(self.llm, max_queue, on_end, turns or contextlib.nullcontext())
 
-    def through(self, entry: Entry) -> Model:
-        """Returns the model with an adapter, which is read unless it is there as it is now. Raises ValueError."""
-        if self._adapters.get(entry.name) != entry:
-            self.llm.load_adapter(entry.name, entry.path)
-            self._adapters[entry.name] = entry
-        self._adapters[entry.name] = self._adapters.pop(entry.name)  # the last is the one used last
+    def through(self, adapter: str) -> Model:
+        """Returns the model with an adapter that has been read."""
+        self._adapters[adapter] = self._adapters.pop(adapter)  # the last is the one used last
         other = copy.copy(self)
-        other.adapter, other.context = entry.name, dataclasses.replace(self.context, names=(entry.name,))
+        other.adapter, other.context = adapter, dataclasses.replace(self.context, names=(adapter,))
         return other
+
+    def adopt(self, entry: Entry) -> None:
+        """Notes an adapter that `llm` has read."""
+        self._adapters.pop(entry.name, None)
+        self._adapters[entry.name] = entry
 
     def has(self, adapter: str) -> bool:
         """True if the adapter of this name has been read."""
         return adapter in self._adapters
 
-    def new_bytes(self, entry: Entry) -> int:
-        """Returns the bytes that an adapter would add; 0 if it is there as it is now."""
-        known = self._adapters.get(entry.name)
-        return 0 if known == entry else entry.num_bytes - (known.num_bytes if known is not None else 0)
+    def has_now(self, entry: Entry) -> bool:
+        """True if this adapter has been read, as it is now."""
+        return self._adapters.get(entry.name) == entry
 
-    def forget(self, adapter: str) -> int:
-        """Takes an adapter away; answers that go through it run to their ends. Returns its bytes, 0 for none."""
-        entry = self._adapters.pop(adapter, None)
-        if entry is None:
-            return 0
-        self.llm.unload_adapter(adapter)
-        return entry.num_bytes
+    @property
+    def adapter_names(self) -> list[str]:
+        """Those that were read, the last used last."""
+        return list(self._adapters)
 
-    def forget_oldest(self) -> int:
-        """Takes the adapter away that was used first of those that nobody uses. Returns its bytes, 0 for none."""
-        return self.forget(next((name for name in self._adapters if not self._users[name]), ""))
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of its adapters."""
+        return sum(entry.num_bytes for entry in self._adapters.values())
+
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes of those adapters that nobody uses."""
+        return sum(entry.num_bytes for name, entry in self._adapters.items() if not self._users[name])
+
+    def bytes_of(self, adapter: str) -> int:
+        """Bytes of an adapter; 0 if it has not been read."""
+        entry = self._adapters.get(adapter)
+        return 0 if entry is None else entry.num_bytes
+
+    def forget(self, adapter: str) -> None:
+        """Takes an adapter away, if it is there; answers that go through it run to their ends."""
+        if self._adapters.pop(adapter, None) is not None:
+            self.llm.unload_adapter(adapter)
+
+    def forget_oldest(self) -> bool:
+        """Takes the adapter away that was used first of those that nobody uses. Returns False if there is none."""
+        oldest = next((name for name in self._adapters if not self._users[name]), None)
+        if oldest is not None:
+            self.forget(oldest)
+        return oldest is not None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

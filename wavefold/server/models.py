@@ -40,8 +40,8 @@ class Models(ABC):
         """True while all engines run."""
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that wait for a model to be loaded."""
+    def num_without_room(self) -> int:
+        """Requests for models and adapters that have no room beside those in use."""
         return 0
 
     @abstractmethod

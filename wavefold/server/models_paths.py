@@ -77,7 +77,7 @@ def models_of(pool: PooledModels) -> dict[str, Any]:
         resident = pool.resident(name)
         models.append({
             "name": name, "kind": entry.kind, "state": state_of(entry, resident), "bytes": entry.num_bytes,
-            "memory_bytes": resident.all_bytes if resident else 0, "users": resident.num_users if resident else 0,
+            "memory_bytes": pool.bytes_of(name), "users": resident.num_users if resident else 0,
             "waiting": pool.num_waiting_for(name), "pinned": pool.offer.settings.of(name).pin,
             "last_used": record.get(name, {}).get("last_used"), "fault": entry.fault or None,
         })  # fmt: skip

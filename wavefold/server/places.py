@@ -43,6 +43,8 @@ class Place:
     """None: it is not in memory."""
     model: Model | None = None
     waiting: deque[tuple[float, asyncio.Future[Model]]] = field(default_factory=deque)
+    opened: Entry | None = None
+    """As it was when it was loaded last."""
     task: asyncio.Task[None] | None = None
     """Loads or unloads it."""
     asked_before: int = 0

@@ -24,7 +24,8 @@ from wavefold.engine.budget import OVERHEAD
 from wavefold.experts.pressure import Pressure
 from wavefold.pool.last_used import serve, write_last_used
 from wavefold.pool.settings import ModelSettings
-from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, first_to_leave, moves, next_look
+from wavefold.pool.turns import Leave, Load, Resident, TooLarge, Wanted, moves, next_look
+from wavefold.server.adapter_room import AdapterRoom
 from wavefold.server.engine import STOPPED
 from wavefold.server.fair import FairLock
 from wavefold.server.model import Model
@@ -57,8 +58,9 @@ class PooledModels(Models):
                              "which Python and libraries take before a model is loaded")  # fmt: skip
         self._places: dict[str, Place] = {}
         self.room = Room(self._places, room, Pressure(memory))
-        self._adapting = asyncio.Lock()
-        """Held while an adapter is read, which has made room for itself."""
+        self.adapters = AdapterRoom(
+            self._places, self.room, self._leave, clock, lambda: self.offer.settings.max_wait_seconds
+        )
         self._turns = FairLock()
         """Of the models' steps: each has all cores while it computes."""
         self._thread = ThreadPoolExecutor(1, "wavefold-load")
@@ -92,13 +94,27 @@ class PooledModels(Models):
         return place.resident
 
     @property
-    def num_waiting(self) -> int:
-        return sum(map(self.num_waiting_for, self._places))
+    def num_without_room(self) -> int:
+        residents = [place.resident for place in self._places.values() if place.resident is not None]
+        if any(one.is_coming or one.is_leaving for one in residents):  # one after another
+            return self.adapters.num_waiting
+        return self.adapters.num_waiting + sum(
+            len(place.waiting) for place in self._places.values() if place.resident is None
+        )
 
     def num_waiting_for(self, name: str) -> int:
         """Requests that wait for this model to be loaded."""
         place = self._places.get(name)
         return 0 if place is None else len(place.waiting)
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes in memory of a model, or of an adapter alone."""
+        place = self._places.get(name.partition(":")[0])
+        if place is None or place.resident is None:
+            return 0
+        if ":" in name:
+            return 0 if place.model is None else place.model.bytes_of(name)
+        return place.resident.num_bytes
 
     def window(self, name: str) -> int | None:
         place = self._places.get(name.partition(":")[0])
@@ -123,34 +139,12 @@ class PooledModels(Models):
 
     async def _through(self, place: Place, model: Model, name: str) -> Model:
         """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
-        entry, resident = self.offer.entries.get(name), place.resident
-        if entry is None or entry.kind != "adapter" or resident is None:
+        entry = self.offer.entries.get(name)
+        if entry is None or entry.kind != "adapter":
             return model
-        if model.new_bytes(entry) == 0:
-            return model.through(entry)
-        async with self._adapting:
-            more = model.new_bytes(entry)
-            await self._make_room(place, model, name, more)
-            resident.adapter_bytes += more
-            try:
-                return await asyncio.to_thread(model.through, entry)
-            except Exception as error:
-                resident.adapter_bytes -= more
-                raise _no_adapter(name, reason_of(place, error)) from None
-            finally:
-                self.room.share_out()
-
-    async def _make_room(self, place: Place, model: Model, name: str, num_bytes: int) -> None:
-        """Makes room for an adapter: the model's oldest ones leave, then models that nobody uses. Raises Refused."""
-        while num_bytes > (spare := self.room.spare):
-            resident = [other.resident for other in self._places.values() if other.resident is not None]
-            if forgotten := model.forget_oldest():
-                place.resident.adapter_bytes -= forgotten  # type: ignore[union-attr]  # this request uses it
-            elif (idle := first_to_leave(resident)) is not None:
-                self._leave(self._places[idle.name])
-                await asyncio.shield(self._places[idle.name].task)  # type: ignore[arg-type]
-            else:
-                raise _no_adapter(name, f"it needs {gib(num_bytes)}, and {gib(max(0, spare))} are not in use or pinned")
+        while not model.has_now(entry):  # it may leave again between being read and being used
+            await self.adapters.read(place, entry)
+        return model.through(name)
 
     async def _asked(self, place: Place, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
@@ -206,10 +200,7 @@ class PooledModels(Models):
         An adapter leaves its base at once; requests that go through it run to their ends.
         """
         if ":" in name:
-            place = self._place(name)
-            if (model := place.model) is not None:
-                assert place.resident is not None
-                place.resident.adapter_bytes -= model.forget(name)
+            self.adapters.forget(self._place(name), name)
             return
         place = self._places.get(name) or self._place(name)
         while (resident := place.resident) is not None and resident.is_coming and place.task is not None:
@@ -225,6 +216,7 @@ class PooledModels(Models):
     async def start(self, max_queue: int, on_end: Callable[[Ended], None]) -> None:
         self._max_queue, self._on_end = max_queue, on_end
         with contextlib.suppress(OSError):  # a folder in which nothing can be written
+            write_last_used(self.folder, {}, {})  # what a killed server has noted as loaded is not
             self._serving = serve(self.folder)
         self._watch = asyncio.create_task(self._watching())
         for name in [name for name in self.names if self.offer.settings.of(name).preload and ":" not in name]:
@@ -271,6 +263,8 @@ class PooledModels(Models):
         now, settings = self._clock(), self.offer.settings
         resident = [place.resident for place in self._places.values() if place.resident is not None]
         wanted = [one for one in (self._wanted(place) for place in self._places.values()) if one is not None]
+        if wanted:
+            self.adapters.forget_unused(max(one.whole for one in wanted) - self.room.free)
         for move in moves(resident, wanted, self.room.num_bytes, now, settings.max_wait_seconds, settings.idle_seconds):
             place = self._places[move.name]
             if isinstance(move, Leave):
@@ -308,6 +302,7 @@ class PooledModels(Models):
     def _come(self, place: Place, num_bytes: int) -> None:
         settings = self.offer.settings.of(place.entry.name)
         place.resident = Resident(place.entry.name, num_bytes, is_pinned=settings.pin, is_coming=True)
+        place.opened = place.entry
         self.room.share_out()  # others' routed experts give room before it takes it
         place.task = asyncio.create_task(self._loading(place, settings))
 
@@ -372,11 +367,12 @@ class PooledModels(Models):
             await self.offer.read_again()
             for name, place in self._places.items():
                 entry = self.offer.entries.get(name)
-                if entry != place.entry:
+                if entry != place.opened:
                     self._leave(place)
                 place.entry = entry or place.entry
                 if place.resident is not None:
                     place.resident.is_pinned = self.offer.settings.of(name).pin
+            self.adapters.forget_others(self.offer.entries)
             self.room.share_out()
             self._look()
 
@@ -387,7 +383,3 @@ class PooledModels(Models):
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
         with contextlib.suppress(OSError):
             write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes
-
-
-def _no_adapter(name: str, reason: str) -> Refused:
-    return Refused(503, f"adapter {name!r} cannot be loaded: {reason}", "model_not_loaded", "model")

@@ -1,8 +1,8 @@
 """A server of a model from its first connection to its last: uvicorn, and an end within a time.
 
 SIGTERM -> no new connection, new requests 503 -> what runs goes on -> after `drain_s` it is ended with an error that
-its client is told -> the engine stops. A second signal ends at once, and the process within LAST_S seconds: a model
-that is being loaded cannot be interrupted.
+its client is told -> the engine stops. A second signal ends at once, and the process
+after LAST_S seconds in any case, with 128 + the signal's number: a model that is being loaded cannot be interrupted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""Adapters of a pool's models: read one at a time, in room that others give.
+
+    read(place, entry) -> is there room, or can there be?   no: Refused; not now: it waits, as a model does
+                       -> unused adapters leave, those used longest ago first; then models that nobody uses
+                       -> a thread reads it
+
+What a model's adapters take is counted from what it has (`Model.adapter_bytes`), not added up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from wavefold.pool.folder import Entry
+from wavefold.pool.turns import Resident, first_to_leave, is_idle
+from wavefold.server.model import Model
+from wavefold.server.places import Place, Room, reason_of
+from wavefold.server.protocol import Refused
+from wavefold.system.sizes import gib
+
+POLL_S = 0.05
+"""Of a wait until others have left, or are not in use."""
+
+log = logging.getLogger("wavefold.server")
+
+
+class AdapterRoom:
+    """`leave` lets a model leave. `max_wait`: seconds until a request is refused that waits for others in use."""
+
+    def __init__(
+        self, places: Mapping[str, Place], room: Room, leave: Callable[[Place], None], clock: Callable[[], float],
+        max_wait: Callable[[], float],
+    ):  # fmt: skip
+        self._places, self._room, self._leave, self._clock, self._max_wait = places, room, leave, clock, max_wait
+        self._reading = asyncio.Lock()
+        """Held while an adapter is read, and while room is made for it."""
+        self.num_waiting = 0
+        """Requests for adapters that have no room yet."""
+
+    async def read(self, place: Place, entry: Entry) -> None:
+        """Reads an adapter of a model in memory, unless it is there as it is now. Raises Refused.
+
+        A cancellation ends the wait; the reading goes on.
+        """
+        reading = asyncio.ensure_future(self._read(place, entry))
+        reading.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # a request that left asks for none
+        await asyncio.shield(reading)
+
+    async def _read(self, place: Place, entry: Entry) -> None:
+        async with self._reading:
+            model, resident = place.model, place.resident
+            if model is None or resident is None:  # all who asked for it have left, and it has, too
+                raise _refused(entry, f"{place.entry.name} has left", "overloaded")
+            if model.has_now(entry):
+                return
+            await self._make_room(place, entry)
+            with self._counted(place, entry.num_bytes):
+                try:
+                    await asyncio.to_thread(model.llm.load_adapter, entry.name, entry.path)
+                except Exception as error:
+                    raise _refused(entry, reason_of(place, error), "model_not_loaded") from None
+                model.adopt(entry)
+
+    @contextlib.contextmanager
+    def _counted(self, place: Place, num_bytes: int) -> Iterator[None]:
+        """Counts bytes for the adapter that is read; then those of all that the model has."""
+        resident, model = place.resident, place.model
+        assert resident is not None and model is not None
+        resident.adapter_bytes += num_bytes
+        self._room.share_out()  # others' routed experts give room before it takes it
+        try:
+            yield
+        finally:
+            resident.adapter_bytes = model.adapter_bytes
+            self._room.share_out()
+
+    async def _make_room(self, place: Place, entry: Entry) -> None:
+        """Makes room for an adapter. Raises Refused where there is none, and where others use it for too long."""
+        ends = self._clock() + self._max_wait()
+        stays = [one for one in self._residents if one.is_pinned or one is place.resident]
+        most = self._room.num_bytes - sum(one.num_bytes for one in stays)
+        if entry.num_bytes > most:
+            raise _refused(entry, f"it needs {gib(entry.num_bytes)}, and {gib(max(0, most))} are not pinned or its "
+                           "base's", "model_not_loaded")  # fmt: skip
+        self.num_waiting += 1
+        try:
+            while (missing := entry.num_bytes - self._room.spare) > 0:
+                if self._clock() > ends:
+                    raise _refused(entry, f"{gib(missing)} of what it needs are in use; try again", "overloaded")
+                if not self._give(missing):
+                    await asyncio.sleep(POLL_S)
+        finally:
+            self.num_waiting -= 1
+
+    def _give(self, missing: int) -> bool:
+        """Lets what nobody uses leave, where that is enough. Returns True where that has made room at once."""
+        coming = sum(one.all_bytes for one in self._residents if one.is_leaving)
+        idle = [one for one in self._residents if is_idle(one)]
+        unused = sum(model.unused_bytes for resident, model in self._loaded if not resident.is_leaving)
+        if coming >= missing or coming + unused + sum(one.num_bytes for one in idle) < missing:
+            return False
+        if coming + unused >= missing:
+            return self.forget_unused(1)
+        if (first := first_to_leave(idle, self._clock())) is not None:
+            self._leave(self._places[first.name])
+        return False
+
+    @property
+    def _residents(self) -> Iterator[Resident]:
+        return (place.resident for place in self._places.values() if place.resident is not None)
+
+    @property
+    def _loaded(self) -> Iterator[tuple[Resident, Model]]:
+        for place in self._places.values():
+            if place.resident is not None and place.model is not None:
+                yield place.resident, place.model
+
+    def forget_unused(self, num_bytes: int) -> bool:
+        """Lets adapters leave that nobody uses, until so many bytes more are free. Returns True if one has left."""
+        target, forgot = self._room.free + num_bytes, False
+        for resident, model in sorted(self._loaded, key=lambda one: one[0].last_used):
+            while self._room.free < target and model.forget_oldest():
+                resident.adapter_bytes, forgot = model.adapter_bytes, True
+        return forgot
+
+    def forget(self, place: Place, name: str) -> None:
+        """Takes an adapter away; requests that go through it run to their ends."""
+        if place.model is not None and place.resident is not None:
+            place.model.forget(name)
+            place.resident.adapter_bytes = place.model.adapter_bytes
+
+    def forget_others(self, names: Collection[str]) -> None:
+        """Takes all adapters away but those of these names."""
+        for place in self._places.values():
+            gone = set(place.model.adapter_names) - set(names) if place.model is not None else ()
+            for name in gone:
+                self.forget(place, name)
+
+
+def _refused(entry: Entry, reason: str, code: str) -> Refused:
+    return Refused(503, f"adapter {entry.name!r} cannot be loaded: {reason}", code, "model")
