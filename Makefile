@@ -45,8 +45,8 @@ help:
 	@echo "make package   build wheel and sdist, install each into an empty venv (the wheel without a compiler), run them"
 	@echo "make bench-waves  two ranks over a paced link, in network namespaces (root; else over loopback, not paced)"
 	@echo "make bench-gpu    the GPU kernels: compile, and where there is a Hopper GPU check and time them"
-	@echo "make train     train the nano model on the standard library (an hour and a half), into runs/nano"
-	@echo "make instruct  train the model that ships to answer questions about the standard library, into runs/instruct"
+	@echo "make train     train the model that ships on text of packages (two to three hours), into runs/nano"
+	@echo "make instruct  train the model that ships further on questions about the standard library, into runs/instruct"
 	@echo "make specialists  train three adapters of the model that ships and compare them with it, into runs/"
 	@echo "make corpus    download the listed packages again and compare documents and token shards with the list"
 	@echo "make clean     remove build outputs and caches ($(VENV) stays)"
@@ -142,8 +142,9 @@ package: $(STAMP)
 		(cd / && "$(CURDIR)/build/package/bin/python" -c "from wavefold.ops import native; print(native.isas())") || exit 1; \
 	done
 
-train: $(STAMP)
-	$(BIN)/wavefold train --recipe recipes/nano.py --out runs/nano
+train: corpus
+	$(BIN)/wavefold train --config recipes/nano.json --recipe recipes/nano.py --data build/corpus/shards/3072/text \
+	    --last-data build/corpus/shards/3072/last --out runs/nano
 
 instruct: $(STAMP)
 	$(BIN)/wavefold train --recipe recipes/instruct.py --init wavefold/models/default --data instruct:stdlib --out runs/instruct
@@ -160,7 +161,7 @@ specialists: $(STAMP)
 # Some minutes and 206 MB of downloads; the chats of the shards need the list's Python.
 corpus: $(STAMP)
 	XDG_CACHE_HOME=$(CURDIR)/build/corpus $(BIN)/wavefold data fetch
-	XDG_CACHE_HOME=$(CURDIR)/build/corpus $(BIN)/wavefold data shards --vocab 4096 --out build/corpus/shards
+	XDG_CACHE_HOME=$(CURDIR)/build/corpus $(BIN)/wavefold data shards --vocab 3072 --out build/corpus/shards
 
 # Namespaces and pacing need root; a quarter of an hour on two otherwise idle cores.
 bench-waves: $(STAMP)

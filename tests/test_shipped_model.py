@@ -31,7 +31,8 @@ def test_is_at_most_16_megabytes():
 
 def test_is_stored_in_the_official_formats():
     model = wavefold.load(default_model(), "exact")
-    assert model.config == wavefold.ModelConfig.preset("nano")
+    assert model.config == wavefold.ModelConfig.preset("nano").replace(n_routed_experts=4)
+    assert model.config == wavefold.ModelConfig.from_file(Path(__file__).parents[1] / "recipes" / "nano.json")
     assert official_tensor(model, "layers.1.ffn.experts.3.w2.weight").dtype == torch.int8
     assert model.get_parameter("layers.1.attn.wkv.weight").dtype == torch.float8_e4m3fn
     assert model.get_parameter("layers.1.attn.compressor.wkv.weight").dtype == torch.bfloat16

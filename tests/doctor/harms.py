@@ -58,11 +58,11 @@ def with_config(source: Path, folder: Path, **values: Any) -> Path:
     return with_json(source, folder, "config.json", lambda config: config.update(values))
 
 
-def doubled(layer: int) -> Change:
-    """All scales of a layer, times two."""
+def doubled(layer: int, place: str = "") -> Change:
+    """All scales of a layer, or of one place in it, times two."""
 
     def change(tensors: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        names = [name for name in tensors if name.startswith(f"layers.{layer}.") and name.endswith(".scale")]
+        names = [name for name in tensors if name.startswith(f"layers.{layer}.{place}") and name.endswith(".scale")]
         return {name: (tensors[name].view(torch.uint8) + 1).view(tensors[name].dtype) for name in names}
 
     return change

@@ -24,7 +24,7 @@ CONVERTED = {
     "attention.head_count_kv": 1, "rope.scaling.type": "yarn", "rope.scaling.factor": 16.0,
     "rope.scaling.original_context_length": 65536, "rope.scaling.yarn_beta_fast": 32.0,
     "rope.scaling.yarn_beta_slow": 1.0, "rope.freq_base": 10000.0,
-    "attention.layer_norm_rms_epsilon": 9.999999974752427e-07, "expert_count": 6, "expert_used_count": 2,
+    "attention.layer_norm_rms_epsilon": 9.999999974752427e-07, "expert_count": 4, "expert_used_count": 2,
     "expert_gating_func": 4, "attention.key_length": 512, "attention.value_length": 512, "rope.dimension_count": 64,
     "attention.q_lora_rank": 256, "attention.sliding_window": 128, "expert_feed_forward_length": 256,
     "expert_shared_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True,
@@ -74,7 +74,7 @@ def test_keys_are_those_of_llama_cpp_s_converter(tmp_path: Path) -> None:
     assert fields["general.file_type"].contents() == 38
     assert fields["tokenizer.ggml.tokens"].contents(0) == "<｜begin▁of▁sentence｜>"
     assert len(fields["tokenizer.ggml.tokens"].data) == 3072
-    assert fields["tokenizer.ggml.merges"].contents(4) == "s e"
+    assert fields["tokenizer.ggml.merges"].contents(4) == "i n"
     assert [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("bos", "eos", "padding")] == [0, 1, 2]
     assert len(tensors_of(out)) == 126
 

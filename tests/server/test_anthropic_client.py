@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
 
 HELLO = [{"role": "user", "content": "def add(a, b):"}]
-MORE: dict[str, Any] = {"model": "wavefold", "max_tokens": 12, "extra_body": {"temperature": 0}}
+MORE: dict[str, Any] = {"model": "wavefold", "max_tokens": 6, "extra_body": {"temperature": 0}}
 WEATHER = {"name": "weather", "description": "The weather of a city.", "input_schema": {
     "type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"],
     "additionalProperties": False,
@@ -49,14 +50,14 @@ def responses(server: Running) -> Iterator[Any]:
 class TestMessages:
     def test_create(self, client: Any, server: Running) -> None:
         answer = client.messages.create(messages=HELLO, **MORE)
-        assert answer.content[0].text and (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 12)
+        assert answer.content[0].text and (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 6)
         assert server.line_of(answer._request_id) is server.lines[-1]
 
     def test_streams_are_the_whole(self, client: Any, server: Running) -> None:
         whole = client.messages.create(messages=HELLO, **MORE).content[0].text
         with client.messages.stream(messages=HELLO, **MORE) as stream:
             assert "".join(stream.text_stream) == whole
-            assert stream.get_final_message().usage.output_tokens == 12
+            assert stream.get_final_message().usage.output_tokens == 6
         text = ""
         for event in client.messages.create(messages=HELLO, stream=True, **MORE):
             if event.type == "content_block_delta":
@@ -148,12 +149,16 @@ class TestMessages:
             client.messages.create(messages=HELLO, **MORE)
 
     def test_a_failure_in_a_stream(self, client: Any, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-        def failing(*args: object) -> object:
-            raise RuntimeError("the disk is gone")
+        step, steps = server.one.llm.runner.step, itertools.count()
 
+        def failing(*args: Any) -> Any:
+            if next(steps) > 3:
+                raise RuntimeError("the disk is gone")
+            return step(*args)
+
+        monkeypatch.setattr(server.one.llm.runner, "step", failing)
         stream = client.messages.create(messages=HELLO, stream=True, model="wavefold", max_tokens=8000)
         next(iter(stream))
-        monkeypatch.setattr(server.one.llm.runner, "step", failing)
         with pytest.raises(anthropic.APIStatusError):
             list(stream)
         monkeypatch.undo()
@@ -167,9 +172,9 @@ class TestMessages:
 
 class TestResponses:
     def test_create_and_stream(self, responses: Any) -> None:
-        more = {"model": "wavefold", "max_output_tokens": 16, "temperature": 0}
+        more = {"model": "wavefold", "max_output_tokens": 6, "temperature": 0}
         whole = responses.create(input="def add(a, b):", **more)
-        assert whole.output_text and whole.usage.output_tokens == 16
+        assert whole.output_text and whole.usage.output_tokens == 6
         text, kinds = "", []
         for event in responses.create(input="def add(a, b):", stream=True, **more):
             kinds.append(event.type)

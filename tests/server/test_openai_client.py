@@ -16,7 +16,7 @@ from tests.server.running import Running, served_model, wait_until
 openai = pytest.importorskip("openai")
 
 HELLO = [{"role": "user", "content": "def add(a, b):"}]
-MORE: dict[str, Any] = {"model": "wavefold", "max_tokens": 12, "temperature": 0}
+MORE: dict[str, Any] = {"model": "wavefold", "max_tokens": 6, "temperature": 0}
 WEATHER = {"type": "function", "function": {
     "name": "weather", "description": "The weather of a city.",
     "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"enum": [1, 2]}},
@@ -61,7 +61,7 @@ class TestChat:
     def test_create(self, client: Any, server: Running) -> None:
         answer = client.chat.completions.create(messages=HELLO, **MORE)
         assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
-        assert (answer.usage.completion_tokens, answer.usage.prompt_tokens > 3) == (12, True)
+        assert (answer.usage.completion_tokens, answer.usage.prompt_tokens > 3) == (6, True)
         assert server.line_of(answer._request_id) is server.lines[-1]
 
     def test_streams_are_the_whole(self, client: Any, server: Running) -> None:
@@ -70,8 +70,8 @@ class TestChat:
         chunks = list(client.chat.completions.create(
             messages=HELLO, stream=True, stream_options={"include_usage": True}, **MORE))  # fmt: skip
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
-        assert chunks[-1].usage.completion_tokens == 12 and not chunks[-1].choices
-        with client.chat.completions.stream(messages=HELLO, **{**MORE, "max_tokens": 12}) as stream:
+        assert chunks[-1].usage.completion_tokens == 6 and not chunks[-1].choices
+        with client.chat.completions.stream(messages=HELLO, **MORE) as stream:
             try:
                 text = "".join(event.delta for event in stream if event.type == "content.delta")
             except openai.LengthFinishReasonError as error:
@@ -154,7 +154,7 @@ class TestChat:
     def test_log_probabilities(self, client: Any) -> None:
         answer = client.chat.completions.create(messages=HELLO, logprobs=True, top_logprobs=3, **MORE)
         content = answer.choices[0].logprobs.content
-        assert len(content) == 12 and all(len(one.top_logprobs) == 3 for one in content)
+        assert len(content) == 6 and all(len(one.top_logprobs) == 3 for one in content)
         assert all(one.top_logprobs[0].logprob == one.logprob for one in content)  # greedy
 
 
@@ -211,7 +211,7 @@ class TestErrors:
 class TestCompletions:
     def test_text_and_stop(self, client: Any) -> None:
         answer = client.completions.create(prompt="def add(a, b):", **MORE)
-        assert answer.choices[0].text and answer.usage.completion_tokens == 12
+        assert answer.choices[0].text and answer.usage.completion_tokens == 6
         middle = answer.choices[0].text[3:6]
         stopped = client.completions.create(prompt="def add(a, b):", stop=[middle], **MORE)
         assert stopped.choices[0].text == answer.choices[0].text[:3] and stopped.choices[0].finish_reason == "stop"
