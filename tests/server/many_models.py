@@ -6,7 +6,7 @@ Random models of one architecture with weights of their own, and random adapters
 before, one model after another, batch-invariant. Then a server has a budget that holds some of them. Requests come in
 bursts for models drawn by Zipf's law; some clients leave, models are loaded and unloaded by hand, pool.toml pins
 another one now and then. An observer reads the server's resident memory 100 times a second. Ends with 1 where an answer
-differs or memory was above it.
+differs, of which it says whose it is, or memory was above it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,10 @@ async def traffic(
         else:
             is_equal = answer.json["choices"][0]["text"] == expected[name, prompt]
             outcomes["equal" if is_equal else "different"] += 1
+            if not is_equal:
+                got = answer.json["choices"][0]["text"]
+                whose = [key[0] for key, text in expected.items() if key[1] == prompt and text == got]
+                print(f"{name}, {prompt!r}: {got!r}, expected {expected[name, prompt]!r}; the answer of {whose}")
 
     async def by_hand() -> None:
         name, way = draws.choice(names), draws.choice(("load", "unload"))
