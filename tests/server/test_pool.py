@@ -334,10 +334,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(folder: Pat
         before = models.offer.entries.get("one")
         wait_until(lambda: models.offer.entries.get("one") not in (None, before))
         may_end.set()
-        assert first.result()[0] in (
-            200,
-            500,
-        )  # mapped weights, or files that are gone
+        assert first.result()[0] in (200, 500)  # mapped weights, or files that are gone
         wait_until(lambda: states(server).get("one") == "on disk")
         assert complete(server, "one") == alone["two"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from wavefold.pool.folder import Entry
@@ -23,8 +22,6 @@ from wavefold.system.sizes import gib
 
 POLL_S = 0.05
 """Of a wait until others have left, or are not in use."""
-
-log = logging.getLogger("wavefold.server")
 
 
 class AdapterRoom:
@@ -46,9 +43,7 @@ class AdapterRoom:
         A cancellation ends the wait; the reading goes on.
         """
         reading = asyncio.ensure_future(self._read(place, entry))
-        reading.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # a request that left asks for none
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask for it
         await asyncio.shield(reading)
 
     async def _read(self, place: Place, entry: Entry) -> None:
@@ -137,8 +132,7 @@ class AdapterRoom:
     def forget_others(self, names: Collection[str]) -> None:
         """Takes all adapters away but those of these names."""
         for place in self._places.values():
-            gone = set(place.model.adapter_names) - set(names) if place.model is not None else ()
-            for name in gone:
+            for name in set(place.model.adapter_names if place.model is not None else ()) - set(names):
                 self.forget(place, name)
 
 

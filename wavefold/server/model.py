@@ -48,7 +48,6 @@ class Model:
 
     def adopt(self, entry: Entry) -> None:
         """Notes an adapter that `llm` has read."""
-        self._adapters.pop(entry.name, None)
         self._adapters[entry.name] = entry
 
     def has(self, adapter: str) -> bool:

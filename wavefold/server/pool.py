@@ -139,9 +139,10 @@ class PooledModels(Models):
 
     async def _through(self, place: Place, model: Model, name: str) -> Model:
         """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
-        entry = self.offer.entries.get(name)
-        if entry is None or entry.kind != "adapter":
+        if ":" not in name:
             return model
+        self._place(name)  # it may have been taken away while its base was waited for
+        entry = self.offer.entries[name]
         while not model.has_now(entry):  # it may leave again between being read and being used
             await self.adapters.read(place, entry)
         return model.through(name)
