@@ -9,7 +9,7 @@ from tests.page.fake_jobs import FakeJobs
 from tests.page.fake_pool import FakePool, pooled
 from tests.page.fake_server import FakeServer
 from tests.page.test_access import PHONE, overflow
-from tests.page.tools import NO_AXE, axe_source, findings
+from tests.page.tools import NO_AXE, axe_source, findings, until
 
 LONG = "x" * 90
 
@@ -25,12 +25,22 @@ def fake() -> FakeServer:
     return FakeServer(pool=FakePool({model["name"]: model for model in models}), jobs=jobs)
 
 
+def compared(page) -> None:
+    """Two models have answered side by side, one of them of a long name."""
+    page.click("#tab-compare")
+    page.fill("#compare-text", LONG)
+    page.click("#compare-ask")
+    until(page, "!document.querySelector('#compare-ask').hidden && document.querySelectorAll('.column').length > 1")
+
+
 @pytest.mark.parametrize("profile", [{"color_scheme": "light"}, {"color_scheme": "dark"}, PHONE])
 def test_axe_finds_nothing(new_page, profile) -> None:
     axe = axe_source()
     if axe is None:
         pytest.skip(NO_AXE)
     page = new_page(**profile)
+    compared(page)
+    assert findings(page, axe) == []
     for name in ("models", "jobs"):
         page.click(f"#tab-{name}")
         page.wait_for_selector(f"#{name} .served-row")
@@ -41,12 +51,15 @@ def test_axe_finds_nothing(new_page, profile) -> None:
 @pytest.mark.parametrize("width", [320, 1024])
 def test_all_fits_and_targets_are_large(new_page, width) -> None:
     page = new_page(viewport={"width": width, "height": 700})
-    for name in ("models", "jobs"):
-        page.click(f"#tab-{name}")
-        page.wait_for_selector(f"#{name} .served-row")
+    for name in ("compare", "models", "jobs"):
+        if name == "compare":
+            compared(page)
+        else:
+            page.click(f"#tab-{name}")
+            page.wait_for_selector(f"#{name} .served-row")
         assert overflow(page) == 0
         assert page.locator(f"#{name}").evaluate("one => one.scrollWidth - one.clientWidth") == 0
-        small = page.locator("button:visible, select:visible, .job-links a").evaluate_all(
+        small = page.locator("button:visible, select:visible, .tick:visible, .job-links a").evaluate_all(
             "all => all.filter((one) => Math.min(one.offsetWidth, one.offsetHeight) < 24).map((one) => one.outerHTML)"
         )
         assert small == []
@@ -55,7 +68,7 @@ def test_all_fits_and_targets_are_large(new_page, width) -> None:
 def test_by_keys_alone(page) -> None:
     page.wait_for_selector("#tab-jobs:visible")
     page.focus("#tab-chat")
-    for _ in range(2):
+    for _ in range(3):
         page.keyboard.press("ArrowRight")
     page.wait_for_selector("#models .served-row")
     page.keyboard.press("ArrowRight")
@@ -63,6 +76,8 @@ def test_by_keys_alone(page) -> None:
     assert page.evaluate("document.activeElement.id") == "tab-chat", "it goes round"
     page.keyboard.press("Alt+Shift+KeyJ")
     assert page.evaluate("document.activeElement.id") == "tab-jobs" and page.is_visible("#job-file")
+    page.keyboard.press("Alt+Shift+KeyD")
+    assert page.evaluate("document.activeElement.id") == "tab-compare" and page.is_visible("#compare-text")
     page.keyboard.press("Alt+Shift+KeyO")
     assert page.is_hidden("#jobs") and page.is_visible("#models")
     for _ in range(12):

@@ -5,6 +5,7 @@ PEFT on transformers' `DeepseekV4ForCausalLM` is the outside oracle of the unmer
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.train.tiny import CONFIG as TINY
@@ -21,6 +23,7 @@ from tests.train.tiny import write_corpus
 from tests.transformers_bridge import transformers_model
 from wavefold import quant
 from wavefold.checkpoint import load, random_checkpoint
+from wavefold.checkpoint.adapter import read_adapter
 from wavefold.checkpoint.load import assign
 from wavefold.checkpoint.random import random_model
 from wavefold.cli.main import main
@@ -196,6 +199,18 @@ def test_peft_on_transformers_computes_what_our_unmerged_adapter_does(
     value = logits(ours, tokens)
     assert rms(peft_value - value) / rms(value) < 1e-4
     assert rms(plain - value) / rms(value) > 1e-2  # the adapter does something
+
+
+def test_an_adapter_in_bfloat16_is_the_rounded_one_of_half_the_size(tmp_path: Path) -> None:
+    model = with_deltas(base_of(None), 0.05)
+    parameters = dict(official_tensors(model))
+    for name, recipe in (("wide", RECIPE), ("half", dataclasses.replace(RECIPE, lora_dtype="bfloat16"))):
+        save_peft(model, parameters, tmp_path / name, recipe, "base")
+    wide, half = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("wide", "half"))
+    assert {tensor.dtype for tensor in wide.values()} == {torch.float32}
+    assert wide.keys() == half.keys() and all(torch.equal(half[name], wide[name].bfloat16()) for name in wide)
+    rounded = read_adapter(tmp_path / "wide", CONFIG, dtype=torch.bfloat16)
+    assert read_adapter(tmp_path / "half", CONFIG).digest == rounded.digest
 
 
 def test_a_run_writes_both_layouts_and_says_what_is_kept(tmp_path: Path, capsys) -> None:

@@ -2,7 +2,7 @@
 
     layers.3.attn.wq_a.lora_a  -->  base_model.model.model.layers.3.self_attn.q_a_proj.lora_A.weight
 
-    FOLDER/adapter_model.safetensors    A [rank, in], B [out, rank], float32
+    FOLDER/adapter_model.safetensors    A [rank, in], B [out, rank]
            adapter_config.json          rank, alpha, and which modules are adapted
 
 transformers has no MTP module, so the adapters of the MTP module are only in adapters.safetensors.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from wavefold.atomic import write_folder, write_json
@@ -24,6 +25,7 @@ from wavefold.train.lora import has_adapter
 from wavefold.train.recipe import Recipe
 
 CONFIG_NAME = "adapter_config.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_experts\.(gate_proj|up_proj|down_proj))"
 """Pattern of the adapted modules. With last names alone, PEFT would adapt compressors and indexers too."""
 
@@ -31,8 +33,8 @@ TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_exp
 def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path, recipe: Recipe, base: str) -> None:
     """Writes the adapters of the main layers of `model` to `folder`. An older adapter there is replaced.
 
-    `parameters`: whole parameters of the model by name. `base`: name of the checkpoint under the adapters. Raises
-    ValueError for a folder with other content.
+    `parameters`: whole parameters of the model by name, which are rounded to the recipe's `lora_dtype`. `base`: name
+    of the checkpoint under the adapters. Raises ValueError for a folder with other content.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder}: holds no adapter, so it is not replaced; move it away")
@@ -40,7 +42,7 @@ def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path
     for name, module in model.named_modules():
         if isinstance(module, Linear) and has_adapter(module):
             for key, letter in (("lora_a", "A"), ("lora_b", "B")):
-                matrix = parameters[f"{name}.{key}"].detach().contiguous()
+                matrix = parameters[f"{name}.{key}"].detach().to(DTYPES[recipe.lora_dtype]).contiguous()
                 for renamed in to_transformers({f"{name}.weight": matrix}):  # none for the MTP module
                     tensors[f"base_model.model.{renamed.removesuffix('.weight')}.lora_{letter}.weight"] = matrix
     config = {

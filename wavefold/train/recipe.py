@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 Quantize = Literal["fp4", "none"]
 Optimizer = Literal["muon", "adamw"]
 Activations = Literal["exact", "released"]
+StoredAs = Literal["float32", "bfloat16"]
 
-WORDS = {"quantize": Quantize, "optimizer": Optimizer, "activations": Activations}
+WORDS = {"quantize": Quantize, "optimizer": Optimizer, "activations": Activations, "lora_dtype": StoredAs}
 POSITIVE = {"steps", "batch_tokens", "peak_lr", "clip", "mtp_every", "lora_alpha", "eval_every", "save_every"}
 
 LIMIT, SEED_LIMIT = 2**31, 2**63
@@ -78,6 +79,8 @@ class Recipe:
     lora_rank: int = 0
     """Rank of adapters on attention and shared parts, which alone are trained (0: all parameters are trained)."""
     lora_alpha: float = 16.0
+    lora_dtype: StoredAs = "float32"
+    """Dtype of the adapters that are written in PEFT's layout. Training has float32."""
 
     expert_waves: int = 0
     """Number of waves for routed experts that are shared out over processes (0: every process has all experts)."""

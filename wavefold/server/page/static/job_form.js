@@ -25,7 +25,7 @@ export class JobForm {
     this.button = h("button", { type: "submit", class: "button main-button" }, "Add");
     this.state = h("span", { class: "note", role: "status" });
     this.problem = h("p", { class: "turn-problem", role: "alert", hidden: true });
-    this.root = h("form", { class: "job-form", novalidate: true, "aria-labelledby": "job-form-title" }, h("h2", { id: "job-form-title" }, "Add a batch"),
+    this.root = h("form", { class: "panel-form job-form", novalidate: true, "aria-labelledby": "job-form-title" }, h("h2", { id: "job-form-title" }, "Add a batch"),
       labelled("File", this.file, "Lines of OpenAI's batch format (.jsonl): custom_id, method, url, body"),
       this.more = h("details", {}, h("summary", {}, "Model, endpoint, priority, quiet hours"), h("div", { class: "pair" }, labelled("Model", this.model, "Who answers all lines"), labelled("Endpoint", this.endpoint, "That of the lines, which the file's first one tells"),
         labelled("Priority", this.priority, "A higher one is first"), labelled("Quiet hours", this.quiet, "The only time at which it runs, the server's clock"))),

@@ -4,6 +4,7 @@ import { Announcer } from "./announce.js";
 import { Api, ApiError } from "./api.js";
 import { ChatView } from "./chat_view.js";
 import { Chooser } from "./chooser.js";
+import { CompareView } from "./compare_view.js";
 import { CompletionView } from "./completion_view.js";
 import { showKeys, showSettings } from "./dialogs.js";
 import { byId, h, icon, iconButton } from "./dom.js";
@@ -61,10 +62,11 @@ class Page {
       this.render({ turn: shown.id, act: by < 0 ? "left" : "right" });
     };
     this.completion = new CompletionView(byId("completion"), { api, settings, announcer, model: () => this.talking.model, look: (subject) => this.openInside(subject) });
+    this.compare = new CompareView(byId("compare"), { api, settings, announcer });
     this.pool = new PoolView(byId("models"), api, announcer, () => this.#models());
     this.jobs = new JobsView(byId("jobs"), api, announcer, () => this.chooser.names);
     this.chooser = new Chooser(byId("model"), local, () => this.#chosen());
-    this.tabs = new Tabs(["chat", "completion", "models", "jobs"], (name) => this.#shown(name));
+    this.tabs = new Tabs(["chat", "completion", "compare", "models", "jobs"], (name) => this.#shown(name));
     this.sidebar = new Sidebar({
       open: (talk) => this.open(talk),
       rename: async (talk, title) => { await store.rename(talk, title); this.render(); },
@@ -125,6 +127,7 @@ class Page {
       settings: () => this.settings(),
       sidebar: () => this.toggleSidebar(),
       tab: () => this.tabs.show(byId("chat").hidden ? "chat" : "completion", true),
+      compare: () => this.tabs.show("compare", true),
       models: () => this.tabs.show("models", true),
       jobs: () => this.tabs.show("jobs", true),
     });
@@ -133,6 +136,7 @@ class Page {
   escape() {
     if (this.talking.running) this.talking.stop();
     else if (this.completion.isRunning) this.completion.stop();
+    else if (this.compare.isRunning) this.compare.stop();
     else if (narrow.matches && document.body.classList.contains("with-sidebar")) this.toggleSidebar(false);
     else if (this.inside.isOpen) this.closeInside();
   }
@@ -141,8 +145,10 @@ class Page {
     try {
       this.chooser.show(await api.models());
       this.jobs.form.offer();
+      this.compare.offer(this.chooser.names);
       this.alert("");
       for (const [name, path] of [["models", POOL], ["jobs", `${BATCHES}?limit=1`]]) this.tabs.offer(name, await api.has(path));
+      this.tabs.offer("compare", !byId("tab-models").hidden && this.chooser.names.length > 1); // several names may be one model's
     } catch (error) {
       this.alert(error instanceof Error ? error.message : String(error));
       if (error instanceof ApiError && error.status === 401) this.settings("set-key");

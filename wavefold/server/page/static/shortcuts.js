@@ -14,6 +14,7 @@ export const SHORTCUTS = [
   { keys: "Alt Shift S", does: "Settings", act: "settings", code: "KeyS", alt: true, shift: true },
   { keys: "Alt Shift L", does: "Show or hide the conversations", act: "sidebar", code: "KeyL", alt: true, shift: true },
   { keys: "Alt Shift C", does: "Chat or completion", act: "tab", code: "KeyC", alt: true, shift: true },
+  { keys: "Alt Shift D", does: "Compare, where the server has several models", act: "compare", code: "KeyD", alt: true, shift: true },
   { keys: "Alt Shift O", does: "Models, where the server has a folder of them", act: "models", code: "KeyO", alt: true, shift: true },
   { keys: "Alt Shift J", does: "Jobs, where the server has a queue", act: "jobs", code: "KeyJ", alt: true, shift: true },
 ];
