@@ -80,7 +80,7 @@ def read_adapter(
                 raise ValueError(f"{path}: the adapter of {place} has values that are not finite; make it again")
             a, b = (a, b) if dtype is None else (a.to(dtype), b.to(dtype))
             if place.endswith(ROUTED):
-                routed_parts = _routed_parts(layer, refs[up].shape[0], a, b, scale, config)
+                routed_parts = _routed_parts(layer, _stack_of(refs[down], refs[up], config), a, b, scale, config)
                 if parts.keys() & routed_parts.keys():
                     raise ValueError(f"{path}: adapts one stack of experts of layer {layer} twice; expected it once")
                 parts |= routed_parts
@@ -91,19 +91,17 @@ def read_adapter(
 
 
 def _routed_parts(
-    layer: int, rows: int, a: Tensor, b: Tensor, scale: float, config: ModelConfig
+    layer: int, names: tuple[str, ...], a: Tensor, b: Tensor, scale: float, config: ModelConfig
 ) -> dict[str, LowRank]:  # fmt: skip
-    """Returns the parts of all experts of a layer: of w1 and w3, which transformers stacks, or of w2.
+    """Returns the parts of all experts of a layer, of the matrices of these names, which lie above each other.
 
     a [experts * rank, in], b [out, rank * experts]: the experts come first in A, and last in B.
     """
     down = a.unflatten(0, (config.n_routed_experts, -1)).contiguous()
     up = b.unflatten(1, (-1, config.n_routed_experts)).permute(2, 1, 0)
-    is_down = a.shape[1] == config.moe_intermediate_size and rows == config.hidden_size
-    names, pieces = (("w2",), [up]) if is_down else (("w1", "w3"), up.chunk(2, -1))
     return {
         routed_place(layer, expert, name): LowRank(down[expert], piece[expert].contiguous(), scale)
-        for name, piece in zip(names, pieces, strict=True)
+        for name, piece in zip(names, up.chunk(len(names), -1), strict=True)
         for expert in range(config.n_routed_experts)
     }
 
@@ -181,12 +179,11 @@ def _check(
             f"{path}: holds an adapter of {place}, and the base has {config.num_hidden_layers} layers; expected an "
             "adapter of this base"
         )
-    rows, columns = shape_of(place, config)
-    many = 1
-    if place.endswith(ROUTED):
-        many, inter = config.n_routed_experts, config.moe_intermediate_size
-        is_down = (up.shape[:1], down.shape[1:]) == ((config.hidden_size,), (inter,))
-        rows, columns = (config.hidden_size, inter) if is_down else (2 * inter, config.hidden_size)
+    routed = place.endswith(ROUTED)
+    many = config.n_routed_experts if routed else 1
+    names = _stack_of(down, up, config) if routed else (place.rpartition(".")[2],)
+    rows, columns = shapes_of(config)[names[0]]
+    rows *= len(names)
     expected = (many * rank, columns), (rows, many * rank)
     if (down.shape, up.shape) != expected:
         raise ValueError(
@@ -199,8 +196,14 @@ def _check(
         )
 
 
-def shape_of(place: str, config: ModelConfig) -> tuple[int, int]:
-    """Returns the shape [out, in] of a matrix that may be adapted."""
+def _stack_of(down: TensorRef, up: TensorRef, config: ModelConfig) -> tuple[str, ...]:
+    """Returns what a part of a layer's routed experts adapts: w2, or w1 and w3, which transformers stacks."""
+    rows, columns = shapes_of(config)["w2"]
+    return ("w2",) if (up.shape[:1], down.shape[1:]) == ((rows,), (columns,)) else ("w1", "w3")
+
+
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Returns the shape [out, in] of each matrix that may be adapted, of an expert w1, w2 and w3."""
     hidden, inter = config.hidden_size, config.moe_intermediate_size
     shapes = {
         "wq_a": (config.q_lora_rank, hidden),
@@ -211,7 +214,5 @@ def shape_of(place: str, config: ModelConfig) -> tuple[int, int]:
         "w2": (hidden, inter),
         "w3": (inter, hidden),
     }
-    if place.endswith(ROUTED):
-        return 2 * inter, hidden
     assert shapes.keys() == PLACES.keys()
-    return shapes[place.rpartition(".")[2]]
+    return shapes

@@ -4,7 +4,7 @@
                        -> unused adapters leave, those used longest ago first; then models that nobody uses
                        -> a thread reads it
 
-What a model's adapters take is counted from what it has (`Model.adapter_bytes`), not added up.
+What a model's adapters take is counted from what it has (`ModelAdapters.num_bytes`), not added up.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AdapterRoom:
             model, resident = place.model, place.resident
             if model is None or resident is None:  # all who asked for it have left, and it has, too
                 raise _refused(entry, f"{place.entry.name} has left", "overloaded")
-            if model.has_now(entry):
+            if model.adapters.has_now(entry):
                 return
             await self._make_room(place, entry)
             with self._counted(place, entry.num_bytes):
@@ -59,7 +59,7 @@ class AdapterRoom:
                     await asyncio.to_thread(model.llm.load_adapter, entry.name, entry.path)
                 except Exception as error:
                     raise _refused(entry, reason_of(place, error), "model_not_loaded") from None
-                model.adopt(entry)
+                model.adapters.adopt(entry)
 
     @contextlib.contextmanager
     def _counted(self, place: Place, num_bytes: int) -> Iterator[None]:
@@ -71,7 +71,7 @@ class AdapterRoom:
         try:
             yield
         finally:
-            resident.adapter_bytes = model.adapter_bytes
+            resident.adapter_bytes = model.adapters.num_bytes
             self._room.share_out()
 
     async def _make_room(self, place: Place, entry: Entry) -> None:
@@ -96,7 +96,7 @@ class AdapterRoom:
         """Lets what nobody uses leave, where that is enough. Returns True where that has made room at once."""
         coming = sum(one.all_bytes for one in self._residents if one.is_leaving)
         idle = [one for one in self._residents if is_idle(one)]
-        unused = sum(model.unused_bytes for resident, model in self._loaded if not resident.is_leaving)
+        unused = sum(model.adapters.unused_bytes for resident, model in self._loaded if not resident.is_leaving)
         if coming >= missing or coming + unused + sum(one.num_bytes for one in idle) < missing:
             return False
         if coming + unused >= missing:
@@ -119,20 +119,20 @@ class AdapterRoom:
         """Lets adapters leave that nobody uses, until so many bytes more are free. Returns True if one has left."""
         target, forgot = self._room.free + num_bytes, False
         for resident, model in sorted(self._loaded, key=lambda one: one[0].last_used):
-            while self._room.free < target and model.forget_oldest():
-                resident.adapter_bytes, forgot = model.adapter_bytes, True
+            while self._room.free < target and model.adapters.forget_oldest():
+                resident.adapter_bytes, forgot = model.adapters.num_bytes, True
         return forgot
 
     def forget(self, place: Place, name: str) -> None:
         """Takes an adapter away; requests that go through it run to their ends."""
         if place.model is not None and place.resident is not None:
-            place.model.forget(name)
-            place.resident.adapter_bytes = place.model.adapter_bytes
+            place.model.adapters.forget(name)
+            place.resident.adapter_bytes = place.model.adapters.num_bytes
 
     def forget_others(self, names: Collection[str]) -> None:
         """Takes all adapters away but those of these names."""
         for place in self._places.values():
-            for name in set(place.model.adapter_names if place.model is not None else ()) - set(names):
+            for name in set(place.model.adapters.names if place.model is not None else ()) - set(names):
                 self.forget(place, name)
 
 

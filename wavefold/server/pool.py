@@ -89,7 +89,7 @@ class PooledModels(Models):
         """Returns what is known of a model in memory, or on its way; None for others."""
         base, _, adapter = name.partition(":")
         place = self._places.get(base)
-        if place is None or (adapter and (place.model is None or not place.model.has(name))):
+        if place is None or (adapter and (place.model is None or not place.model.adapters.has(name))):
             return None
         return place.resident
 
@@ -113,7 +113,7 @@ class PooledModels(Models):
         if place is None or place.resident is None:
             return 0
         if ":" in name:
-            return 0 if place.model is None else place.model.bytes_of(name)
+            return 0 if place.model is None else place.model.adapters.bytes_of(name)
         return place.resident.num_bytes
 
     def window(self, name: str) -> int | None:
@@ -143,7 +143,7 @@ class PooledModels(Models):
             return model
         self._place(name)  # it may have been taken away while its base was waited for
         entry = self.offer.entries[name]
-        while not model.has_now(entry):  # it may leave again between being read and being used
+        while not model.adapters.has_now(entry):  # it may leave again between being read and being used
             await self.adapters.read(place, entry)
         return model.through(name)
 
