@@ -3,6 +3,7 @@
     page_inside.webp    a completion by the model that ships, and what it saw at one of its tokens
     page_phone.webp     the same on a phone
     page_chat.webp      a chat, dark; its answer is scripted
+    page_compare.webp   one message to the model that ships and to the three specialists beside it
     page_served.webp    models amid a swap, and a queue at work, side by side; what they show is scripted
 
 It needs Chromium, Playwright and Pillow. Each picture has at most 40 kB: colours are left out until it fits.
@@ -14,6 +15,7 @@ import heapq
 import inspect
 import io
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,12 @@ from tests.page.fake_jobs import FakeJobs
 from tests.page.fake_pool import FakePool, pooled
 from tests.page.fake_server import FakeServer, serving
 from tests.page.tools import NO_CHROMIUM, chromium, send
-from tests.server.running import running
+from tests.server.running import running, running_models
 from wavefold import LLM
+from wavefold.locate import DEFAULT_MODEL
 from wavefold.server.contexts import context_for
+from wavefold.server.opening import Opening
+from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import PROTOCOLS
 
 MOST_BYTES = 40_000
@@ -50,6 +55,7 @@ hca = 1_000_000 // 128  # 7,812 entries, all of them attended to
 
 Choose **Look inside** below to see which entries this answer was made from.
 """
+COMPARED = "At 09:30 AM, Monday through Friday"
 SPECIALISTS = (("contracts", 1_030, "official"), ("medicine", 980, "gguf"), ("old", 960, "gguf"),
                ("rust-review", 1_100, "official"), ("tax-law", 990, "gguf"))  # fmt: skip
 """Name, tenths of a gigabyte, kind."""
@@ -105,6 +111,26 @@ def chat(page: Any) -> None:
     page.mouse.move(5, 5)
 
 
+def compared(browser: Any, path: Path) -> None:
+    """What ships, side by side, in a window as high as it needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        for place in DEFAULT_MODEL.parent.iterdir():
+            if place.is_dir() and place.name[0] not in "._":
+                (Path(folder) / place.name).symlink_to(place)
+        models = PooledModels(Path(folder), 4 << 30, Opening("released", 4, 4096))
+        with running_models(models) as server:
+            page = browser.new_context(viewport={"width": 1320, "height": 560}, reduced_motion="reduce").new_page()
+            page.goto(f"http://127.0.0.1:{server.port}/")
+            page.wait_for_selector("#tab-compare:visible")
+            page.click("#tab-compare")
+            settings(page, max_tokens="24", temperature="0")
+            page.fill("#compare-text", COMPARED)
+            page.click("#compare-ask")
+            page.wait_for_selector("#compare-ask:visible")
+            page.wait_for_timeout(300)
+            save(page, path)
+
+
 def served(browser: Any, path: Path) -> None:
     """The panels of models and jobs, each in a narrow window."""
     gigabyte = 1_000_000_000
@@ -149,9 +175,9 @@ def main(folder: Path) -> None:
         serving(fake.app()) as scripted,
         sync_playwright() as playwright,
     ):
-        served = f"http://127.0.0.1:{server.port}/"
+        shipped = f"http://127.0.0.1:{server.port}/"
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        pictures = (("inside", DESKTOP, served), ("phone", PHONE, served), ("chat", DARK, scripted))
+        pictures = (("inside", DESKTOP, shipped), ("phone", PHONE, shipped), ("chat", DARK, scripted))
         for name, profile, address in pictures:
             page = browser.new_context(**profile).new_page()
             page.goto(address)
@@ -162,6 +188,7 @@ def main(folder: Path) -> None:
                 inside(page, name == "phone")
             page.wait_for_timeout(300)
             save(page, folder / f"page_{name}.webp")
+        compared(browser, folder / "page_compare.webp")
         served(browser, folder / "page_served.webp")
         browser.close()
 
