@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -149,16 +150,18 @@ class TestMessages:
             client.messages.create(messages=HELLO, **MORE)
 
     def test_a_failure_in_a_stream(self, client: Any, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-        step, steps = server.one.llm.runner.step, itertools.count()
+        step, steps, has_begun = server.one.llm.runner.step, itertools.count(), threading.Event()
 
         def failing(*args: Any) -> Any:
-            if next(steps) > 3:
+            if next(steps) > 0:
+                assert has_begun.wait(30)
                 raise RuntimeError("the disk is gone")
             return step(*args)
 
         monkeypatch.setattr(server.one.llm.runner, "step", failing)
         stream = client.messages.create(messages=HELLO, stream=True, model="wavefold", max_tokens=8000)
         next(iter(stream))
+        has_begun.set()
         with pytest.raises(anthropic.APIStatusError):
             list(stream)
         monkeypatch.undo()
