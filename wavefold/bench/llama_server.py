@@ -25,6 +25,9 @@ ANSWER_S = 3600.0
 SPARE_TOKENS = 64
 """Of a slot, beside those of a request."""
 
+LARGEST_LINE = 1 << 26
+"""Bytes of a line of an answer: some 200 for each token of which a probability is told."""
+
 
 class Completed(NamedTuple):
     """An answer: seconds until all of it was there, and how many tokens of its prompt were computed."""
@@ -104,6 +107,14 @@ class LlamaServer:
         seconds, answer = self._post("/completion", fields)
         return Completed(seconds, int(answer["timings"]["prompt_n"]))
 
+    def likelihoods(self, prompt: list[int], new: int, vocabulary: int) -> tuple[list[int], list[dict[int, float]]]:
+        """Returns up to `new` of the most likely tokens, and before each the log probabilities of all tokens by id."""
+        fields = {"prompt": prompt, "n_predict": new, "temperature": 0.0, "n_probs": vocabulary, "return_tokens": True,
+                  "cache_prompt": False}  # fmt: skip
+        answer = self._post("/completion", fields)[1]
+        steps = (step["top_logprobs"] for step in answer["completion_probabilities"])
+        return answer["tokens"], [{one["id"]: one["logprob"] for one in step} for step in steps]
+
     def save_slot(self, name: str, slot: int = 0) -> float:
         """Writes a slot to the file `name` in the folder of the option --slot-save-path. Returns the seconds."""
         return self._post(f"/slots/{slot}?action=save", {"filename": name})[0]
@@ -172,7 +183,7 @@ class LlamaServer:
         self, method: str, path: str, body: bytes = b"", take: Callable[[dict[str, Any]], None] = lambda event: None
     ) -> tuple[int, str]:
         """Sends one request and calls `take` with each event as it comes. Returns the status and the last JSON."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LARGEST_LINE)
         try:
             head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

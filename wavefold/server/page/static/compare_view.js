@@ -1,9 +1,9 @@
 /** One message to several models or adapters at once, their answers side by side. */
 
 import { problemWords } from "./api.js";
-import { arrange, h, iconButton, put } from "./dom.js";
+import { arrange, h, iconButton, put, putProblem } from "./dom.js";
 import { chatFields } from "./settings.js";
-import { costWords, streamAnswer } from "./stream.js";
+import { costWords, readingWords, streamAnswer } from "./stream.js";
 
 /** So many are ticked at first: they fit beside each other. */
 const FIRST = 4;
@@ -48,7 +48,6 @@ export class CompareView {
 
   /** Models that can be asked now. Ticks of those that stay are kept. @param {string[]} names */
   offer(names) {
-    if (names.join("\n") === [...this.#columns.keys()].join("\n")) return;
     const before = this.#columns;
     this.#columns = new Map(names.map((name, place) => [name, before.get(name) ?? new Column(name, !this.#begun && place < FIRST)]));
     this.#begun ||= names.length > 0;
@@ -67,7 +66,7 @@ export class CompareView {
     const asked = [...this.#columns.values()].filter(({ tick }) => tick.checked);
     const content = this.text.value;
     if (this.#running) return;
-    this.#refuse(!content.trim() ? "Write a message first." : asked.length === 0 ? "Tick at least one model." : "");
+    putProblem(this.problem, !content.trim() ? "Write a message first." : asked.length === 0 ? "Tick at least one model." : "");
     if (!this.problem.hidden) return;
     const { api, settings, announcer } = this.place;
     const running = (this.#running = new AbortController());
@@ -78,12 +77,6 @@ export class CompareView {
     this.#running = null;
     this.#show();
     announcer.say(running.signal.aborted ? "Stopped" : "All answers complete");
-  }
-
-  /** @param {string} problem "": none */
-  #refuse(problem) {
-    this.problem.hidden = !problem;
-    put(this.problem, problem);
   }
 
   #show() {
@@ -107,26 +100,20 @@ class Column {
 
   /** Asks, and shows what comes, to its end. @param {import("./api.js").Api} api @param {object} body @param {AbortSignal} signal */
   async fill(api, body, signal) {
-    this.#told("");
+    putProblem(this.problem, "");
     put(this.answer, "");
     put(this.cost, "");
     this.answer.classList.add("writing");
     try {
       const outcome = await streamAnswer(api, "v1/chat/completions", { ...body, model: this.name }, signal, {
-        progress: (read, of) => put(this.cost, `Reading ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens`),
+        progress: (read, of) => put(this.cost, readingWords(read, of)),
         text: (text) => this.answer.append(text),
       });
       put(this.cost, costWords(outcome));
     } catch (error) {
       if (signal.aborted) put(this.cost, "stopped");
-      else this.#told(problemWords(error));
+      else putProblem(this.problem, problemWords(error));
     }
     this.answer.classList.remove("writing");
-  }
-
-  /** @param {string} problem "": none */
-  #told(problem) {
-    this.problem.hidden = !problem;
-    put(this.problem, problem);
   }
 }

@@ -3,7 +3,7 @@
 import { problemWords } from "./api.js";
 import { h, iconButton } from "./dom.js";
 import { completionFields } from "./settings.js";
-import { costWords, streamAnswer } from "./stream.js";
+import { costWords, readingWords, streamAnswer } from "./stream.js";
 import { grow } from "./turn_view.js";
 
 const EXAMPLE = { before: "def mean(values):\n    \"\"\"Returns the mean of a list of numbers.\"\"\"\n", after: "" };
@@ -82,7 +82,7 @@ export class CompletionView {
     let finish = "";
     try {
       const outcome = await streamAnswer(api, "v1/completions", body, this.#running.signal, {
-        progress: (read, of) => (this.cost.textContent = `Reading ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens`),
+        progress: (read, of) => (this.cost.textContent = readingWords(read, of)),
         text: (text) => { this.text += text; this.#show(""); announcer.grow(this.text); },
         tokens: (tokens) => (this.#tokens = tokens),
       });

@@ -48,6 +48,12 @@ export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Shows a problem in words, or hides its place. @param {HTMLElement} place @param {string} problem "": none */
+export function putProblem(place, problem) {
+  place.hidden = !problem;
+  put(place, problem);
+}
+
 /** Makes children those of a list, in its order. Those that stay are not moved, since that would take their focus. @param {Element} list @param {Element[]} children */
 export function arrange(list, children) {
   for (const child of [...list.children]) if (!children.includes(child)) child.remove();

@@ -1,7 +1,7 @@
 /** A batch is added: a file of lines is chosen, sent, and made a batch. */
 
 import { problemWords } from "./api.js";
-import { h, put } from "./dom.js";
+import { h, put, putProblem } from "./dom.js";
 import { labelled } from "./dialogs.js";
 import { ENDPOINTS, endpointOf } from "./jobs.js";
 
@@ -55,8 +55,7 @@ export class JobForm {
     control?.setAttribute("aria-invalid", "true");
     if (control && this.more.contains(control)) this.more.open = true;
     control?.focus();
-    this.problem.hidden = !problem;
-    put(this.problem, problem);
+    putProblem(this.problem, problem);
   }
 
   async #add() {

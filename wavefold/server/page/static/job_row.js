@@ -1,7 +1,7 @@
 /** A batch's part of the list, changed in place: state, progress, results. */
 
 import { problemWords } from "./api.js";
-import { h, put, putFacts } from "./dom.js";
+import { h, put, putFacts, putProblem } from "./dom.js";
 import { batchFacts, errorLines, isRunning, progressWords, stateWords } from "./jobs.js";
 import { download } from "./sidebar.js";
 
@@ -90,7 +90,6 @@ export class JobRow {
 
   /** @param {string} problem "": none */
   told(problem) {
-    this.problem.hidden = !problem;
-    put(this.problem, problem);
+    putProblem(this.problem, problem);
   }
 }

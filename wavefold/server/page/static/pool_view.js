@@ -1,7 +1,7 @@
 /** The models' panel: what the folder has, what is in memory; load and unload. It looks again while it is open. */
 
 import { problemWords } from "./api.js";
-import { arrange, h, put, putFacts } from "./dom.js";
+import { arrange, h, put, putFacts, putProblem } from "./dom.js";
 import { Looking } from "./looking.js";
 import { actOf, changeWords, facts, kindWords, memoryWords } from "./pool.js";
 
@@ -128,7 +128,6 @@ class ModelRow {
 
   /** @param {string} problem "": none */
   told(problem) {
-    this.problem.hidden = !problem;
-    put(this.problem, problem);
+    putProblem(this.problem, problem);
   }
 }

@@ -113,6 +113,9 @@ export function usageOf(usage, seconds) {
   return { prompt: usage.prompt_tokens ?? 0, completion: usage.completion_tokens ?? 0, cached, seconds };
 }
 
+/** How far a prompt has been read, in tokens. @param {number} read @param {number} of */
+export const readingWords = (read, of) => `Reading ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens`;
+
 const counted = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 /** @param {number} count @param {string} one */
 const some = (count, one) => `${counted.format(count)} ${one}${count === 1 ? "" : "s"}`;

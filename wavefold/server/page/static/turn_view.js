@@ -2,7 +2,7 @@
 
 import { h, iconButton } from "./dom.js";
 import { MarkdownView, copied } from "./markdown_view.js";
-import { costWords } from "./stream.js";
+import { costWords, readingWords } from "./stream.js";
 
 /** @typedef {import("./tree.js").Turn} Turn */
 /**
@@ -53,7 +53,7 @@ export class TurnView {
 
   /** @param {number} read @param {number} of */
   progress(read, of) {
-    const words = `Reading ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens`;
+    const words = readingWords(read, of);
     this.reading.replaceChildren(h("progress", { max: String(of), value: read, "aria-label": words }), h("span", {}, words));
     this.reading.hidden = false;
   }
