@@ -213,12 +213,13 @@ def test_an_adapter_in_bfloat16_is_the_rounded_one_of_half_the_size(tmp_path: Pa
     assert read_adapter(tmp_path / "half", CONFIG).digest == rounded.digest
 
 
-def test_a_run_writes_both_layouts_and_says_what_is_kept(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_writes_both_layouts_and_says_what_is_kept(tmp_path: Path, capsys, dtype: str) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG.to_dict()))
     assert main(["init", "--config", str(config), "--out", str(tmp_path / "base")]) == 0
     data, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
-    command = ["train", "--init", str(tmp_path / "base"), "--data", str(data), "--out", str(out), "--dtype", "float32",
+    command = ["train", "--init", str(tmp_path / "base"), "--data", str(data), "--out", str(out), "--dtype", dtype,
                "--set", "steps=5", "length_stages=((0,160),)", "batch_tokens=320", "eval_every=2", "lora_rank=2",
                "peak_lr=1e-4"]  # fmt: skip
     assert main(command) == 0

@@ -47,9 +47,9 @@ def experts(
     for rows, matrices in zip(x.split(list(counts)), weights, strict=True):
         count("swiglu", _swiglu_operations(rows, matrices[0]))
         for matrix in matrices:
-            count_linear(torch.empty(len(rows), matrix.shape[1], device="meta"), matrix.codes)
-    codes = [(w1.codes, w2.codes, w3.codes) for w1, w2, w3 in weights]
-    return expert_grad.experts(x, route, counts, codes, limit)
+            count_linear(torch.empty(len(rows), matrix.shape[1], device="meta"), matrix.codes, packed=matrix.packed)
+    values = [(w1.decode(x.dtype), w2.decode(x.dtype), w3.decode(x.dtype)) for w1, w2, w3 in weights]
+    return expert_grad.experts(x, route, counts, values, limit)
 
 
 def _swiglu_operations(x: Tensor, w1: Weight) -> int:

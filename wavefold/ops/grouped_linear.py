@@ -42,12 +42,18 @@ class _GroupedLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         num_groups, grad = ctx.num_groups, grads[0].contiguous()
-        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-        columns = grad.chunk(num_groups, -1), x.chunk(num_groups, -1), grad_x.chunk(num_groups, -1)
-        parts = list(zip(*columns, weight.chunk(num_groups), grad_weight.chunk(num_groups), strict=True))
-        _multiply([(to, g, rows) for g, _, to, rows, _ in parts])
-        _multiply([(to, g.T, inputs) for g, inputs, _, _, to in parts])
+        grad_x, grad_weight = (
+            torch.empty_like(tensor) if need else None
+            for tensor, need in zip((x, weight), ctx.needs_input_grad, strict=False)
+        )
+        columns = grad.chunk(num_groups, -1), x.chunk(num_groups, -1), weight.chunk(num_groups)
+        if grad_x is not None:
+            parts = zip(*columns, grad_x.chunk(num_groups, -1), strict=True)
+            _multiply([(to, g, rows) for g, _, rows, to in parts])
+        if grad_weight is not None:
+            parts = zip(*columns, grad_weight.chunk(num_groups), strict=True)
+            _multiply([(to, g.T, inputs) for g, inputs, _, to in parts])
         return grad_x, grad_weight, None

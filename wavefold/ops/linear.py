@@ -27,27 +27,27 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
     if rounds:
         count("quantize", 2 * x.numel())
     if products_train(x, [weight]):
-        return multiply.linear(x, weight.codes)
-    if not (native.takes(weight) and kernels_serve(x, weight.codes)):
+        return multiply.linear(reference.rounded_input(x) if rounds else x, weight.decode(x.dtype))
+    stored = weight.plain
+    if not (native.takes(stored) and kernels_serve(x, weight.codes)):
         return reference.linear(x, weight, arithmetic)
-    return native.linear(x, weight, x.dtype, x_fp8=rounds)
+    return native.linear(x, stored, x.dtype, x_fp8=rounds)
 
 
 def linears(x: Tensor, weights: Sequence[Weight], arithmetic: Arithmetic) -> list[Tensor]:
     """x [n, in], weights [out, in] -> `linear` of each. The gradient of x is the sum of theirs, rounded once."""
-    if not products_train(x, weights):
+    rounds = arithmetic.released and any(weight.format.is_quantized for weight in weights)
+    if rounds or not products_train(x, weights):
         return [linear(x, weight, arithmetic) for weight in weights]
     for weight in weights:
-        count_linear(x, weight.codes)
-    return list(multiply.linears(x, [weight.codes for weight in weights]))
+        count_linear(x, weight.codes, packed=weight.packed)
+    return list(multiply.linears(x, [weight.decode(x.dtype) for weight in weights]))
 
 
 def products_train(x: Tensor, weights: Sequence[Weight], *others: Tensor) -> bool:
-    """True if the kernels' products of training take x and the weights. `others`: more of the op's inputs."""
-    if any(weight.scales is not None for weight in weights):
-        return False
+    """True if the kernels' products of training take x and the weights' values. `others`: more of the op's inputs."""
     codes = [weight.codes for weight in weights]
-    return multiply.takes(x, *codes) and kernels_train(x, *codes, *others)
+    return multiply.takes(*weights) and kernels_train(x, *codes, *others)
 
 
 def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
@@ -66,14 +66,15 @@ def grouped_linear(x: Tensor, weight: Weight, num_groups: int) -> Tensor:
 
     The input is never rounded, whatever the weight's format.
     """
-    codes, scales = weight.codes, weight.scales
-    count_linear(x, codes, num_groups, weight.packed)
-    rows = weight.shape[0] // num_groups
-    if scales is None and codes.dtype == x.dtype and kernels_train(x, codes):
-        return in_groups(x, codes, num_groups)
-    whole_scales = weight.format.block is None or rows % weight.format.block[0] == 0
-    if not (whole_scales and native.takes(weight) and kernels_serve(x, codes)):
+    count_linear(x, weight.codes, num_groups, weight.packed)
+    if kernels_train(x, weight.codes):
+        return in_groups(x, weight.decode(x.dtype), num_groups)
+    stored, rows = weight.plain, weight.shape[0] // num_groups
+    if not (native.takes(stored) and kernels_serve(x, weight.codes)):
         return reference.grouped_linear(x, weight, num_groups)
+    if stored.format.block is not None and rows % stored.format.block[0]:  # a group begins amid a scale's rows
+        stored = Weight.of(stored.decode(x.dtype))
+    codes, scales, packed = stored.codes.chunk(num_groups), stored.scales, stored.packed
     parts = [None] * num_groups if scales is None else scales.chunk(num_groups)
-    groups = zip(x.chunk(num_groups, -1), codes.chunk(num_groups), parts, strict=True)
-    return torch.cat([native.linear(inputs, Weight.of(w, s, weight.packed), x.dtype) for inputs, w, s in groups], -1)
+    groups = zip(x.chunk(num_groups, -1), codes, parts, strict=True)
+    return torch.cat([native.linear(inputs, Weight.of(w, s, packed), x.dtype) for inputs, w, s in groups], -1)

@@ -36,6 +36,11 @@ class Weight(NamedTuple):
         return cls(form, (codes.shape[0], form.num_columns(codes.shape[-1])), codes, scales)
 
     @property
+    def plain(self) -> Weight:
+        """The weight itself, or a decoded one's values as a weight that was never quantized."""
+        return Weight.of(self.codes) if self.format == decoded_format(self.codes.dtype) else self
+
+    @property
     def packed(self) -> Format | None:
         """The format, where the codes' dtype does not tell it."""
         return self.format if self.format.is_packed else None

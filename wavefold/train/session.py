@@ -156,7 +156,7 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
         return None
     export_model(options, text, model, tensors)
     adapters = export_adapters(options, trainer, gathered, str(run_identity["init"])) if recipe.lora_rank else {}
-    return report_run(options, text, model, held_out, trained, group.size, run_identity, adapters)
+    return report_run(options, text, model, tensors, held_out, trained, group.size, run_identity, adapters)
 
 
 def _read(

@@ -29,7 +29,7 @@ def test_linears(isa: str, rows: int, inner: int, outer: int) -> None:
         return tuple(ops.linears(given[0], [Weight.of(w) for w in given[1:]], arithmetic))  # type: ignore[call-arg]
 
     check(both, [x, *weights])
-    assert multiply.takes(x, *weights) and not multiply.takes(x, random(3, inner).bfloat16())
+    assert multiply.takes(*map(Weight.of, weights)) and not multiply.takes(Weight.of(random(3, inner).bfloat16()))
 
 
 @pytest.mark.parametrize("depth", [1, 255, 256, 257, 600])

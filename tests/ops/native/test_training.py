@@ -9,18 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavefold import ops
+from wavefold import ops, quant
 from wavefold.ops import Arithmetic, native
 from wavefold.ops.native import compress_grad, expert_rows, hyper_grad, joint_attention, losses, norm_grad, swiglu
 from wavefold.ops.reference import hyper_connection as reference
 from wavefold.quant import Weight
+from wavefold.quant.weight import DECODED
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
 
@@ -269,6 +270,40 @@ def test_grouped_linear(groups: int) -> None:
         return ops.grouped_linear(given[0], Weight.of(given[1]), groups)  # type: ignore[call-arg]
 
     check(op, [random(37, groups * 24).bfloat16(), random(groups * 8, 24).bfloat16()])
+
+
+def stored(rows: int, columns: int, form: str) -> Weight:
+    """A weight as a checkpoint has it, frozen, or the values of such a one."""
+    quantize = quant.quantize_fp4 if form == "fp4" else quant.quantize_fp8
+    weight = Weight.of(*quantize(random(rows, columns) / columns**0.5))
+    return Weight.of(weight.decode(torch.bfloat16), DECODED) if form == "decoded" else weight
+
+
+@pytest.mark.parametrize("activations", ["exact", "released"])
+@pytest.mark.parametrize("form", ["fp4", "fp8", "decoded"])
+def test_frozen_weights_carry_gradients(isa: str, form: str, activations: Literal["exact", "released"]) -> None:
+    """In released arithmetic the input of each product is rounded in training as it is in serving."""
+    arithmetic = Arithmetic(activations, torch.bfloat16)
+    w1, w2, w3 = (stored(256, 256, form) for _ in range(3))
+    given = random(37, 256).bfloat16()
+    for op in (
+        lambda x: ops.linear(x, w1, arithmetic),
+        lambda x: ops.linear(x, w1, arithmetic) + ops.linears(x, [w2, w3], arithmetic)[1],
+        lambda x: ops.expert(x, w1, w2, w3, random(37, 1).abs(), 10.0, arithmetic),
+        lambda x: ops.grouped_linear(x, stored(256, 128, form), 2),
+    ):
+        pairs = []
+        for backend in ("auto", "reference"):
+            x = given.clone().requires_grad_()
+            with ops.using(backend=backend):
+                y = op(x)
+                y.backward(random(*y.shape, seed=5).bfloat16())
+                with torch.no_grad():
+                    served = op(given)
+            pairs.append((y, served, x.grad))
+        (y, served, grad), (expected, _, expected_grad) = pairs
+        assert error(y, expected.double()) < RESULT and error(served, expected.double()) < RESULT
+        assert grad is not None and expected_grad is not None and error(grad, expected_grad.double()) < 2 * GRADIENT
 
 
 @pytest.mark.parametrize("name", ops.isas())

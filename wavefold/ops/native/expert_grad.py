@@ -58,13 +58,16 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, route, gate, up, inner, *matrices = ctx.saved_tensors
         counts, grad = ctx.counts, bf16(grads[0])
-        of_matrices = [torch.empty_like(matrix) for matrix in matrices]
+        of_matrices = [
+            torch.empty_like(matrix) if need else None
+            for matrix, need in zip(matrices, ctx.needs_input_grad[4:], strict=True)
+        ]
         grad_inner = torch.empty_like(inner)
         back = grad.split(counts)
         lines = zip(grad_inner.split(counts), back, matrices[1::3], strict=True)
         products = [Product(to, (g, w2)) for to, g, w2 in lines]
         lines = zip(of_matrices[1::3], back, inner.split(counts), strict=True)
-        multiply(products + [Product(to, (g.T, rows)) for to, g, rows in lines])
+        multiply(products + [Product(to, (g.T, rows)) for to, g, rows in lines if to is not None])
         grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
         grad_route = None if route is None else torch.empty_like(route)
         pointers = gate.data_ptr(), up.data_ptr(), pointer(route), grad_inner.data_ptr()
@@ -75,10 +78,8 @@ class _Experts(torch.autograd.Function):
         products = []
         for i, (to_x, rows, g, u) in enumerate(zip(*parts, strict=True)):
             w1, w3 = matrices[3 * i], matrices[3 * i + 2]
-            products += [
-                Product(to_x, (g, w1), (u, w3)),
-                Product(of_matrices[3 * i], (g.T, rows)),
-                Product(of_matrices[3 * i + 2], (u.T, rows)),
-            ]
+            products.append(Product(to_x, (g, w1), (u, w3)))
+            of_w1, of_w3 = of_matrices[3 * i], of_matrices[3 * i + 2]
+            products += [Product(to, (part.T, rows)) for to, part in ((of_w1, g), (of_w3, u)) if to is not None]
         multiply(products)
         return grad_x, grad_route, None, None, *of_matrices

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wavefold.ops.native.library import bf16, check, require, runtime
+from wavefold.quant import Weight
 
 
 class FactorStruct(ctypes.Structure):
@@ -87,10 +88,10 @@ def takes_product(a: Tensor, b: Tensor) -> bool:
     return (a.stride(1) != 1 or a.shape[1] % 2 == 0) and (b.stride(1) == 1 or len(b) % 2 == 0)
 
 
-def takes(x: Tensor, *weights: Tensor) -> bool:
-    """True if `linear` can multiply x [..., in] by the weights [out, in]: bfloat16, of even sizes."""
-    return x.dtype == torch.bfloat16 and all(
-        w.dtype == torch.bfloat16 and w.shape[0] % 2 == 0 and w.shape[1] % 2 == 0 and w.is_contiguous() for w in weights
+def takes(*weights: Weight) -> bool:
+    """True if `linear` can multiply by the values of these weights in bfloat16: of even sizes."""
+    return all(
+        weight.shape[0] % 2 == 0 and weight.shape[1] % 2 == 0 and weight.codes.is_contiguous() for weight in weights
     )
 
 

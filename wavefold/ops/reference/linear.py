@@ -24,8 +24,13 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
     float32 accumulation equals the block-scaled GEMM up to the order of the sum.
     """
     if weight.format.is_quantized and arithmetic.released:
-        x = straight_through(lambda x: quant.fp8_sim(x, ACTIVATION_BLOCK), x)
+        x = rounded_input(x)
     return F.linear(x, weight.decode(x.dtype))
+
+
+def rounded_input(x: Tensor) -> Tensor:
+    """Returns x [..., in] rounded through FP8. The gradient passes unchanged."""
+    return straight_through(lambda x: quant.fp8_sim(x, ACTIVATION_BLOCK), x)
 
 
 def linear_wide(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
