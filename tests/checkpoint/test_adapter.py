@@ -132,6 +132,7 @@ def test_a_small_delta_is_lost_in_the_format_of_the_base(base: Path, tmp_path: P
         ({"r": True}, "r = True is not allowed"),
         ({"r": 8}, r"is \[4, \d+\] and \[\d+, 4\]; expected \[8, \d+\] and \[\d+, 8\]"),
         ({"lora_alpha": float("nan")}, "lora_alpha = nan is not allowed"),
+        ({"lora_alpha": 10**400}, "lora_alpha = 10+ is not allowed; expected a number of at most 1,000,000"),
         ({"use_rslora": "yes"}, "use_rslora = yes is not allowed"),
     ],
 )
@@ -163,6 +164,8 @@ def test_matrices_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> 
     refused(r"is \[4, 65\] and", **{f"{FIRST}A__weight": torch.zeros(4, 65)})
     refused("is of F16 and F32; expected both of", **{f"{FIRST}A__weight": torch.zeros(4, 64).half()})
     refused("values that are not finite", **{f"{FIRST}A__weight": torch.full((4, 64), torch.inf)})
+    twice = FIRST.replace("__0__", "__00__")
+    refused("layers.00.self_attn.q_a_proj.lora_A.weight is not allowed", **{f"{twice}A__weight": torch.zeros(4, 64)})
     experts = "base_model__model__model__layers__0__mlp__experts"
     stack = {f"{experts}__lora_A__weight": torch.zeros(16, 32), f"{experts}__lora_B__weight": torch.zeros(64, 16)}
     inner = {name.replace("experts__", "experts__base_layer__"): tensor.clone() for name, tensor in stack.items()}
@@ -175,6 +178,29 @@ def test_matrices_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> 
     refused("holds an adapter of layers.3.attn.wq_a, and the base has 3 layers", **{
         f"{deep}A__weight": torch.zeros(4, 64), f"{deep}B__weight": torch.zeros(32, 4),
     })  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_that_is_written_over_changes_no_adapter(dtype: torch.dtype, tmp_path: Path) -> None:
+    for rank in (1, 4):
+        folder = write_adapter(tmp_path / f"{rank}", CONFIG, 1, rank)
+        path = folder / "adapter_model.safetensors"
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+        adapter = read_adapter(folder, CONFIG)
+        before = {name: (part.down.clone(), part.up.clone()) for name, part in adapter.parts.items()}
+        with path.open("r+b") as file:  # the same file, not another one in its place
+            file.write(b"\xff" * path.stat().st_size)
+        for name, part in adapter.parts.items():
+            assert torch.equal(part.down, before[name][0]) and torch.equal(part.up, before[name][1])
+
+
+def test_values_that_bfloat16_has_not_are_refused(tmp_path: Path, base: Path) -> None:
+    folder = write_adapter(tmp_path / "a", CONFIG, 1)
+    changed(folder, **{f"{FIRST}A__weight": torch.full((4, 64), 3.4e38), f"{FIRST}B__weight": torch.ones(32, 4)})
+    with pytest.raises(ValueError, match="values that are not finite in bfloat16"):
+        read_adapter(folder, CONFIG, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"what it adds to layers\.0\.attn\.wq_a is too large"):
+        merge(load(base, "exact"), read_adapter(folder, CONFIG))
 
 
 def test_folders_that_hold_no_adapter_are_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def alone(folder: Path) -> dict[str, str]:
 def pool_of(folder: Path, models: float, **settings: Any) -> PooledModels:
     """A pool with room for so many models. `settings`: of each LLM."""
     opening = Opening(**{**OPENING, "settings": {"threads": 1, **settings}})
-    need = max(opening.needs(entry, ModelSettings()).whole for entry in entries(folder).values() if not entry.fault)
+    need = max(opening.needs(entry, ModelSettings()).whole for entry in entries(folder).values() if not entry.base)
     return PooledModels(folder, rss_bytes() + OVERHEAD + int(models * need), opening)
 
 
@@ -170,6 +170,10 @@ def test_a_client_that_leaves_while_its_model_is_waited_for_holds_nothing(server
         with socket.create_connection(("127.0.0.1", server.port)) as second:
             second.sendall(head + body)
             wait_until(lambda: pool(server).num_waiting_for("two") == 1)
+            with socket.create_connection(("127.0.0.1", server.port)) as third:
+                third.sendall(head + body)
+                wait_until(lambda: pool(server).num_waiting_for("two") == 2)
+            wait_until(lambda: pool(server).num_waiting_for("two") == 1)  # though one before it waits on
         wait_until(lambda: pool(server).num_waiting_for("two") == 0)
         assert states(server)["one"] == "loaded"
     wait_until(lambda: pool(server).resident("one").num_users == 0)  # type: ignore[union-attr]
@@ -212,10 +216,31 @@ def test_a_model_whose_folder_is_gone_leaves(server: Running, alone: dict[str, s
     assert complete(server, "two") == alone["two"]
     shutil.rmtree(pool(server).folder / "two")
     wait_until(lambda: pool(server).resident("two") is None)
-    assert server.ask("/v1/completions", {"model": "two", **PROMPT})[0] == 404
+    wait_until(lambda: server.ask("/v1/completions", {"model": "two", **PROMPT})[0] == 404)
     shutil.copytree(pool(server).folder / "three", pool(server).folder / "two")
     wait_until(lambda: "two" in pool(server).names)
     assert complete(server, "two") == alone["three"]
+
+
+def test_a_model_that_is_replaced_is_never_unknown(
+    server: Running, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
+    folder = pool(server).folder
+    assert complete(server, "two") == alone["two"]
+    shutil.copytree(folder / "three", folder.parent / "new")
+    (folder / "two").rename(folder.parent / "old")
+    (folder.parent / "new").rename(folder / "two")
+    ends, text = time.monotonic() + 30, ""
+    while text != alone["three"] and time.monotonic() < ends:
+        text = complete(server, "two")  # at any time it is one of both
+        assert text in (alone["two"], alone["three"])
+    assert text == alone["three"]
+    shutil.rmtree(folder / "two")
+    statuses = []
+    while 404 not in statuses and time.monotonic() < ends:
+        statuses.append(server.ask("/v1/completions", {"model": "two", **PROMPT})[0])
+    assert 503 in statuses and statuses[-1] == 404, "what may come back in a moment is worth another try"
 
 
 def test_an_unload_amid_a_load_waits_for_it(server: Running) -> None:
@@ -260,10 +285,12 @@ def test_adapters_are_asked_for_beside_their_base(server: Running, alone: dict[s
     assert [answer["choices"][0]["text"] for answer in answers] == [alone["one"], *texts[:2]] * 4
     assert [answer["model"] for answer in answers[:3]] == ["one", "one:cron", "one:dates"]
     assert pool(server).num_loads == 1 and states(server)["one:cron"] == "loaded"
+    notes = read_last_used(folder)
+    assert all(notes[name]["last_used"] and notes[name]["state"] == "loaded" for name in ("one:cron", "one:dates"))
+    before = pool(server).offer.entries["one:cron"]
     shutil.rmtree(folder / "cron")
     write_adapter(folder / "cron", config, 2, rank=5, base_model_name_or_path="somebody/one")
-    wait_until(lambda: "one:cron" not in pool(server).names)
-    wait_until(lambda: "one:cron" in pool(server).names)
+    wait_until(lambda: pool(server).offer.entries.get("one:cron", before) != before)
     assert complete(server, "one:cron") != texts[0]
     assert server.ask("/v1/wavefold/models/unload", {"model": "one:dates"})[0] == 200
     assert states(server)["one:dates"] == "on disk" and states(server)["one"] == "loaded"
@@ -294,6 +321,21 @@ def test_adapters_are_in_the_budget(server: Running, alone: dict[str, str]) -> N
     assert {name: complete(server, name) for name in texts} == texts and complete(server, "one") == alone["one"]
     server.ask("/v1/wavefold/models/unload", {"model": "one:cron"})
     assert resident.adapter_bytes == 0
+
+
+@pytest.mark.parametrize(("models", "streams"), [(0.55, True), (0.9, False)])
+def test_a_base_that_has_all_the_room_gives_its_adapters_some(
+    folder: Path, tmp_path: Path, alone: dict[str, str], models: float, streams: bool
+) -> None:
+    """Of the slots of routed experts that are streamed, or what it has no use for."""
+    shutil.copytree(folder, tmp_path / "models")
+    config = ModelConfig.from_file(folder / "one")
+    write_adapter(tmp_path / "models" / "cron", config, 0, rank=8, base_model_name_or_path="one")
+    with running_models(pool_of(tmp_path / "models", models)) as server:
+        assert complete(server, "one") == alone["one"] and pool(server).room.free >= 0
+        assert (pool(server)._places["one"].streamed is not None) == streams
+        assert complete(server, "one:cron") != alone["one"]
+        assert complete(server, "one") == alone["one"]
 
 
 def test_an_adapter_waits_for_what_is_in_use(server: Running) -> None:
@@ -512,7 +554,7 @@ def test_a_model_that_is_removed_leaves(server: Running, monkeypatch: pytest.Mon
     wait_until(lambda: pool(server).resident("one") is None)
     assert "one" not in states(server)
     for path in "load", "unload":
-        assert server.ask(f"/v1/wavefold/models/{path}", {"model": "one"})[0] == 404
+        wait_until(lambda path=path: server.ask(f"/v1/wavefold/models/{path}", {"model": "one"})[0] == 404)  # type: ignore[misc]
 
 
 def test_broken_settings_are_told_once_and_models_are_offered(

@@ -4,19 +4,19 @@
     adapter_model.safetensors                  A [rank, in], B [out, rank], float32 or bfloat16
       base_model.model.model.layers.3.self_attn.q_a_proj.lora_A.weight   ->   layers.3.attn.wq_a
 
-Names, sizes and dtypes are checked against the configuration of the base before a matrix is read.
+Names, sizes and dtypes are checked against the configuration of the base before a matrix is read. Matrices are read
+into memory of their own, so a file that is written over changes no adapter that was read from it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from wavefold.checkpoint.index import TensorRef, tensor_refs
@@ -27,6 +27,7 @@ from wavefold.ops.native.low_rank import MOST_RANK
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_CONFIG = 1 << 20
+LARGEST_ALPHA = 1_000_000
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 MODULES = {
     "self_attn.q_a_proj": "attn.wq_a", "self_attn.q_b_proj": "attn.wq_b", "self_attn.kv_proj": "attn.wkv",
@@ -34,7 +35,8 @@ MODULES = {
     "mlp.shared_experts.down_proj": "ffn.shared_experts.w2", "mlp.shared_experts.up_proj": "ffn.shared_experts.w3",
 }  # fmt: skip
 """transformers' modules that may be adapted, and the official names of their matrices."""
-NAME = re.compile(r"base_model\.model\.model\.layers\.(\d{1,5})\.([a-z_.]+)\.lora_([AB])\.weight")
+LAYER = r"(0|[1-9]\d{0,4})"
+NAME = re.compile(rf"base_model\.model\.model\.layers\.{LAYER}\.([a-z_.]+)\.lora_([AB])\.weight")
 READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias"}
 WITHOUT_EFFECT = {
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -44,7 +46,7 @@ WITHOUT_EFFECT = {
 """Options that say where matrices are, which their names do too, or that are for training alone."""
 ROUTED = ".experts"
 ROUTED_NAME = re.compile(
-    r"base_model\.model\.model\.layers\.(\d{1,5})\.mlp\.experts(\.base_layer)?\.lora_([AB])\.weight"
+    rf"base_model\.model\.model\.layers\.{LAYER}\.mlp\.experts(\.base_layer)?\.lora_([AB])\.weight"
 )
 """Both stacks of a layer's routed experts: PEFT wraps the module once for each, and shapes say which is which."""
 PLAIN_BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
@@ -73,21 +75,30 @@ def read_adapter(
     for place, (layer, down, up) in pairs.items():
         _check(path, place, layer, refs[down], refs[up], rank, config)
     parts: dict[str, LowRank] = {}
-    with safe_open(path, framework="pt") as file:
+    with path.open("rb") as file:
         for place, (layer, down, up) in sorted(pairs.items()):
-            a, b = file.get_tensor(down), file.get_tensor(up)
+            a, b = (_matrix(file, refs[name], dtype) for name in (down, up))
             if not (a.isfinite().all() and b.isfinite().all()):
-                raise ValueError(f"{path}: the adapter of {place} has values that are not finite; make it again")
-            a, b = (a, b) if dtype is None else (a.to(dtype), b.to(dtype))
+                kind = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
+                raise ValueError(f"{path}: the adapter of {place} has values that are not finite{kind}; make it again")
             if place.endswith(ROUTED):
                 routed_parts = _routed_parts(layer, _stack_of(refs[down], refs[up], config), a, b, scale, config)
                 if parts.keys() & routed_parts.keys():
                     raise ValueError(f"{path}: adapts one stack of experts of layer {layer} twice; expected it once")
                 parts |= routed_parts
             else:
-                parts[place] = LowRank(a.contiguous(), b.T.contiguous(), scale)
+                parts[place] = LowRank(a, b.T.contiguous(), scale)
     routed = any(place.endswith(ROUTED) for place in pairs)
     return Adapter.of(name or folder.name, parts, config.n_routed_experts if routed else 0)
+
+
+def _matrix(file: BufferedReader, ref: TensorRef, dtype: torch.dtype | None) -> Tensor:
+    """Returns a matrix of an open file, in memory of its own."""
+    values = torch.empty(ref.shape, dtype=DTYPES[ref.dtype])
+    file.seek(ref.offset)
+    if file.readinto(values.view(-1).view(torch.uint8).numpy()) != ref.nbytes:  # type: ignore[arg-type]
+        raise ValueError(f"{ref.path}: became shorter while it was read; load it again once it is whole")
+    return values if dtype is None else values.to(dtype)
 
 
 def _routed_parts(
@@ -118,8 +129,8 @@ def _scale_and_rank(path: Path) -> tuple[float, int]:
     rank, alpha = values.get("r"), values.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= MOST_RANK:
         raise refused("r", f"a whole number from 1 to {MOST_RANK}")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
-        raise refused("lora_alpha", "a finite number")
+    if type(alpha) not in (int, float) or not abs(alpha) <= LARGEST_ALPHA:  # type: ignore[arg-type]
+        raise refused("lora_alpha", f"a number of at most {LARGEST_ALPHA:,}")
     if type(values.get("use_rslora", False)) is not bool:
         raise refused("use_rslora", "true or false")
     if values.get("bias", "none") != "none":

@@ -29,8 +29,8 @@ Products = dict[str, tuple[float, float]]
 def merge(model: Transformer, adapter: Adapter, rounded: bool = True) -> Products:
     """Adds an adapter to the weights of its base, `model`, and says how much of the delta is stored.
 
-    `rounded`: each weight keeps its format; else the adapted ones are float32. Raises ValueError, and changes nothing,
-    for weights in a GGUF file's blocks.
+    `rounded`: each weight keeps its format; else the adapted ones are float32. Raises ValueError for weights in a GGUF
+    file's blocks, and then changes nothing, and for an adapter whose numbers are too large.
     """
     for name in adapter.parts:
         if (packed := _owner(model, name).packed) is not None:
@@ -40,6 +40,8 @@ def merge(model: Transformer, adapter: Adapter, rounded: bool = True) -> Product
         owner = _owner(model, name)
         base = owner.stored.decode(torch.float32)
         delta = (part.up.float().T * part.scale) @ part.down.float()
+        if not bool(delta.isfinite().all()):
+            raise ValueError(f"adapter {adapter.name}: what it adds to {name} is too large for float32; make it again")
         weight, scale = _stored(owner, base + delta) if rounded else (base + delta, None)
         _put(model, name, weight, scale)
         stored = _owner(model, name).stored.decode(torch.float32)

@@ -94,6 +94,11 @@ class Budget:
         """Bytes of the routed experts that are in memory at a time."""
         return self.experts if self.num_slots is None else self.num_slots * self.slot
 
+    @property
+    def used(self) -> int:
+        """Bytes of all parts together: `total`, less what none of them has a use for."""
+        return self.base + self.dense + self.pool + self.passes + self.slots
+
     def lines(self) -> list[tuple[str, int, str]]:
         """Returns a name, bytes and a remark for each part, for a table."""
         number = self.num_experts if self.num_slots is None else self.num_slots

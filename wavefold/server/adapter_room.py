@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from wavefold.pool.folder import Entry
 from wavefold.pool.turns import Resident, first_to_leave, is_idle
 from wavefold.server.model import Model
 from wavefold.server.places import Place, Room, reason_of
 from wavefold.server.protocol import Refused
-from wavefold.system.sizes import gib
+from wavefold.system.sizes import mib
 
 POLL_S = 0.05
 """Of a wait until others have left, or are not in use."""
@@ -58,7 +58,7 @@ class AdapterRoom:
                 try:
                     await asyncio.to_thread(model.llm.load_adapter, entry.name, entry.path)
                 except Exception as error:
-                    raise _refused(entry, reason_of(place, error), "model_not_loaded") from None
+                    raise _refused(entry, reason_of(entry, error), "model_not_loaded") from None
                 model.adapters.adopt(entry)
 
     @contextlib.contextmanager
@@ -77,16 +77,17 @@ class AdapterRoom:
     async def _make_room(self, place: Place, entry: Entry) -> None:
         """Makes room for an adapter. Raises Refused where there is none, and where others use it for too long."""
         ends = self._clock() + self._max_wait()
-        stays = [one for one in self._residents if one.is_pinned or one is place.resident]
-        most = self._room.num_bytes - sum(one.num_bytes for one in stays)
+        residents = [one for one in self._places.values() if one.resident is not None]
+        stays = [one for one in residents if one is place or one.resident.is_pinned]  # type: ignore[union-attr]
+        most = self._room.num_bytes - sum(one.resident.num_bytes - one.spare_bytes for one in stays)  # type: ignore
         if entry.num_bytes > most:
-            raise _refused(entry, f"it needs {gib(entry.num_bytes)}, and {gib(max(0, most))} are not pinned or its "
-                           "base's", "model_not_loaded")  # fmt: skip
+            raise _refused(entry, f"it needs {mib(entry.num_bytes)}, and {mib(max(0, most))} are not pinned or its "
+                           "base's; give the server more --memory", "model_not_loaded")  # fmt: skip
         self.num_waiting += 1
         try:
             while (missing := entry.num_bytes - self._room.spare) > 0:
                 if self._clock() > ends:
-                    raise _refused(entry, f"{gib(missing)} of what it needs are in use; try again", "overloaded")
+                    raise _refused(entry, f"{mib(missing)} of what it needs are in use; try again", "overloaded")
                 if not self._give(missing):
                     await asyncio.sleep(POLL_S)
         finally:
@@ -129,10 +130,10 @@ class AdapterRoom:
             place.model.adapters.forget(name)
             place.resident.adapter_bytes = place.model.adapters.num_bytes
 
-    def forget_others(self, names: Collection[str]) -> None:
-        """Takes all adapters away but those of these names."""
+    def forget_others(self, entries: Mapping[str, Entry]) -> None:
+        """Takes all adapters away that are not among these entries, as they are now."""
         for place in self._places.values():
-            for name in set(place.model.adapters.names if place.model is not None else ()) - set(names):
+            for name in () if place.model is None else place.model.adapters.not_in(entries):
                 self.forget(place, name)
 
 

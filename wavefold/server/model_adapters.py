@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from wavefold.llm import LLM
 from wavefold.pool.folder import Entry
@@ -18,6 +19,8 @@ class ModelAdapters:
         self._read: dict[str, Entry] = {}
         """As they were found, the last used last."""
         self._users: Counter[str] = Counter()
+        self.last_used: dict[str, float] = {}
+        """When each was used last, in seconds since 1970, those that have left too."""
 
     def adopt(self, entry: Entry) -> None:
         """Notes an adapter that `llm` has read."""
@@ -31,10 +34,9 @@ class ModelAdapters:
         """True if this adapter has been read, as it is now."""
         return self._read.get(entry.name) == entry
 
-    @property
-    def names(self) -> list[str]:
-        """Those that were read, the last used last."""
-        return list(self._read)
+    def not_in(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Those that were read, and are not there any more as they were."""
+        return [name for name, entry in self._read.items() if entries.get(name) != entry]
 
     @property
     def num_bytes(self) -> int:
@@ -54,6 +56,7 @@ class ModelAdapters:
     def touch(self, name: str) -> None:
         """One that has been read is used now."""
         self._read[name] = self._read.pop(name)
+        self.last_used[name] = time.time()
 
     def forget(self, name: str) -> None:
         """Takes one away, if it is there; answers that go through it run to their ends."""

@@ -26,6 +26,8 @@ class Offer:
             raise ValueError(f"{folder}: holds no models; expected folders with config.json, or .gguf files")
         self.settings = read_settings(folder)
         self._seen, self._fault = self.entries, ""
+        self._unsettled: set[str] = set()
+        """Names that the last look found anew, or no more."""
         self._unknown = self._without_a_model()
         self._tell_unknown()
 
@@ -35,8 +37,15 @@ class Offer:
         return [name for name, entry in self.entries.items() if not self.fault(entry)]
 
     def base_of(self, name: str) -> Entry:
-        """Returns the model behind a name, of an adapter its base. Raises Refused for one that is not offered."""
+        """Returns the model behind a name, of an adapter its base.
+
+        Raises Refused for one that is not offered, with a code to try again where that may change in a moment.
+        """
         entry = self.entries.get(name)
+        wanted = name if entry is None else entry.base
+        if wanted in self._unsettled and wanted not in self.entries:
+            raise Refused(503, f"model {wanted!r} has just come or gone, and may not be whole; try again", "overloaded",
+                          "model")  # fmt: skip
         if entry is None:
             raise no_such_model(name, self.names)
         if fault := self.fault(entry):
@@ -54,13 +63,16 @@ class Offer:
     async def read_again(self) -> None:
         """Reads folder and settings. What was there before holds where they cannot be read; the log says so once.
 
-        A model is offered once two looks have found the same of it: one that is being copied is not whole yet.
+        A model is offered once two looks have found the same of it: one that is being copied is not whole yet. One that
+        has changed is offered as it was until then.
         """
         told, self._fault = self._fault, ""
         try:
             found = await asyncio.to_thread(entries, self.folder)
-            self.entries = {name: entry for name, entry in found.items() if entry == self._seen.get(name)}
-            self._seen = found
+            settled = {name: entry for name, entry in found.items() if entry == self._seen.get(name)}
+            before = {name: entry for name, entry in self.entries.items() if name in found}
+            self._unsettled = found.keys() - settled.keys() | self._seen.keys() - found.keys()
+            self.entries, self._seen = dict(sorted((before | settled).items())), found
             self.settings = await asyncio.to_thread(read_settings, self.folder)
         except (OSError, ValueError) as error:
             self._fault = str(error)

@@ -67,6 +67,12 @@ class Place:
         return store if isinstance(store, StreamedExperts) else None
 
     @property
+    def spare_bytes(self) -> int:
+        """Bytes of its share that others may take: those of slots beyond the fewest."""
+        store = self.streamed
+        return 0 if store is None else max(0, self.slot_bytes - LEAST_SLOTS * store.slot_bytes)
+
+    @property
     def slot_bytes(self) -> int:
         """Bytes of its share that its routed experts may have."""
         budget = self.model.llm.budget if self.model is not None else None
@@ -91,8 +97,7 @@ class Room:
     @property
     def spare(self) -> int:
         """Bytes that adapters may take: those that are free, and slots beyond the fewest."""
-        slots = [(place.slot_bytes, store) for place in self._places.values() if (store := place.streamed) is not None]
-        return self.free + sum(max(0, its - LEAST_SLOTS * store.slot_bytes) for its, store in slots)
+        return self.free + sum(place.spare_bytes for place in self._places.values())
 
     def share_out(self) -> None:
         """Gives the stores of streamed models the memory that is left for them, by how much each was asked of late."""
@@ -119,11 +124,11 @@ def not_loaded(place: Place, reason: str) -> Refused:
     return Refused(503, f"model {place.entry.name!r} cannot be loaded: {reason}", "model_not_loaded", "model")
 
 
-def reason_of(place: Place, error: Exception) -> str:
-    """Why a model cannot be loaded. What is no fault of its files is in the log too."""
+def reason_of(entry: Entry, error: Exception) -> str:
+    """Why a model or an adapter cannot be loaded. What is no fault of its files is in the log too."""
     if isinstance(error, ValueError):
         return str(error)
-    log.error("%s could not be loaded", place.entry.name, exc_info=error)
+    log.error("%s could not be loaded", entry.name, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -142,10 +142,13 @@ class PooledModels(Models):
         if ":" not in name:
             return model
         self._place(name)  # it may have been taken away while its base was waited for
-        entry = self.offer.entries[name]
+        entry, was_there = self.offer.entries[name], model.adapters.has(name)
         while not model.adapters.has_now(entry):  # it may leave again between being read and being used
             await self.adapters.read(place, entry)
-        return model.through(name)
+        through = model.through(name)
+        if not was_there:
+            self._record()
+        return through
 
     async def _asked(self, place: Place, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
@@ -161,7 +164,8 @@ class PooledModels(Models):
                 429, f"{len(place.waiting)} requests wait for {place.entry.name}, as many as may", "rate_limit_exceeded"
             )
         future: asyncio.Future[Model] = asyncio.get_running_loop().create_future()
-        place.waiting.append((self._clock(), future))
+        waiting = self._clock(), future
+        place.waiting.append(waiting)
         self._look()
         try:
             ways: list[asyncio.Future[Any]] = [future] if left is None else [future, left]
@@ -175,6 +179,8 @@ class PooledModels(Models):
             raise
         finally:
             future.cancel()  # of one that nobody waits for any more
+            with contextlib.suppress(ValueError):
+                place.waiting.remove(waiting)
             self._look()
 
     def _place(self, name: str) -> Place:
@@ -188,7 +194,7 @@ class PooledModels(Models):
         try:
             await asyncio.to_thread(self._opener.needs, place.entry, settings)
         except Exception as error:
-            raise not_loaded(place, reason_of(place, error)) from None
+            raise not_loaded(place, reason_of(place.entry, error)) from None
 
     async def load(self, name: str) -> None:
         """Loads a model, which stays as one that was just used."""
@@ -289,7 +295,7 @@ class PooledModels(Models):
         try:
             needs = self._opener.needs(place.entry, self.offer.settings.of(place.entry.name))
         except Exception as error:
-            self._refuse(place, reason_of(place, error))
+            self._refuse(place, reason_of(place.entry, error))
             return None
         return Wanted(place.entry.name, place.waiting[0][0], needs.whole, needs.least)
 
@@ -316,11 +322,13 @@ class PooledModels(Models):
             model = await opened
         except Exception as error:
             place.resident = place.task = None
-            self._refuse(place, reason_of(place, error))
+            self._refuse(place, reason_of(place.entry, error))
             self._look()
             return
         model.start(self._max_queue, self._on_end, self._turns)
         place.model, place.task = model, None
+        if place.streamed is None and model.llm.budget is not None:
+            resident.num_bytes = min(resident.num_bytes, model.llm.budget.used)  # others may have the rest
         self.num_loads += 1
         resident.is_coming, resident.load_seconds, resident.last_used = False, self._clock() - began, self._clock()
         while place.waiting:
@@ -378,9 +386,12 @@ class PooledModels(Models):
             self._look()
 
     def _record(self) -> None:
-        """Writes when each model was used last, and what is in memory, for `wavefold models`."""
+        """Writes when each model and adapter was used last, and what is in memory, for `wavefold models`."""
         states = {name: "loaded" if place.model is not None else "" for name, place in self._places.items()}
         used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
+        for adapters in (model.adapters for model in self.loaded):
+            states |= {name: "loaded" if adapters.has(name) else "" for name in adapters.last_used}
+            used |= adapters.last_used
         with contextlib.suppress(OSError):
             write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes

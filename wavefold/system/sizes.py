@@ -22,3 +22,8 @@ def bytes_of(size: str | int, name: str = "memory") -> int:
 def gib(num_bytes: float) -> str:
     """Returns bytes as text in GiB."""
     return f"{num_bytes / UNITS['G']:,.2f} GiB"
+
+
+def mib(num_bytes: float) -> str:
+    """Returns bytes as text in MiB, for what is small beside a model."""
+    return f"{num_bytes / UNITS['M']:,.1f} MiB"
