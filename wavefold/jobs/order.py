@@ -11,7 +11,7 @@ loaded model, then the lowest ranks (the oldest batches) come first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Level = Mapping[str, int]
 """Models that have lines of one priority, with their ranks."""
@@ -51,7 +51,7 @@ def _costs(levels: Sequence[Level]) -> list[dict[str, int]]:
     costs: list[dict[str, int]] = []
     after: dict[str, int] = {}
     for level in reversed(levels):
-        ends = {last: _after(last, after) for last in level}
+        ends = _ends(level, after)
         best = min(ends, key=lambda last: ends[last])
         second = min((last for last in level if last != best), key=lambda last: ends[last], default=best)
         after = {first: len(level) - 1 + ends[second if first == best else best] for first in level}
@@ -59,9 +59,10 @@ def _costs(levels: Sequence[Level]) -> list[dict[str, int]]:
     return costs[::-1]
 
 
-def _after(last: str, costs: Mapping[str, int]) -> int:
-    """Returns the swaps after a level that ends with `last`, where the next one has these costs."""
-    return min((cost + (first != last) for first, cost in costs.items()), default=0)
+def _ends(level: Iterable[str], costs: Mapping[str, int]) -> dict[str, int]:
+    """Returns the swaps after a level by the model that it ends with, where the next level has these costs."""
+    another = min(costs.values(), default=-1) + 1
+    return {last: min(another, costs.get(last, another)) for last in level}
 
 
 def _first(level: Level, costs: Mapping[str, int], before: str | None) -> str:
@@ -73,7 +74,8 @@ def _of_level(level: Level, first: str, after: Mapping[str, int]) -> list[str]:
     """Returns the models of a level from `first` on: the last one is that which the next level goes on with best."""
     others = sorted((model for model in level if model != first), key=lambda model: (level[model], model))
     if others:
-        last = min(reversed(others), key=lambda model: _after(model, after))
+        ends = _ends(others, after)
+        last = min(reversed(others), key=lambda model: ends[model])
         others.remove(last)
         others.append(last)
     return [first, *others]
