@@ -16,6 +16,8 @@ import contextlib
 import errno
 import os
 import sqlite3
+import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,9 @@ MOST_LOG = 64 * 2**20
 
 WAITING, BEGUN, ENDED = 0, 1, 2
 """States of a line."""
+
+_making = threading.Lock()
+"""Held while a queue's file is looked for and made."""
 
 SCHEMA = """
 CREATE TABLE files (
@@ -97,16 +102,11 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
     """
     path = folder / NAME
     with told(folder):
-        if create:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (folder / "files").mkdir(exist_ok=True, mode=0o700)
-            is_new = not path.exists()
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
-            if is_new:
-                flush_folder(folder)
-                flush_folder(folder.parent)
-        elif not path.is_file():
-            raise ValueError(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
+        with _making:
+            if create:
+                _make(folder)
+            elif not path.is_file():
+                raise ValueError(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _set_up(connection)
@@ -115,6 +115,27 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _make(folder: Path) -> None:
+    """Makes what is missing of a queue's folder and file, private from the first moment. Raises ValueError for a link.
+
+    A process that closes any descriptor of a file loses all of its POSIX locks on it, SQLite's among them; another
+    process then takes itself for the only one, and removes the log that is in use. So nothing in this package opens
+    `queue.db`, its `-wal` or its `-shm` beside SQLite. Only a file that is not there yet is made here, and `_making`
+    keeps SQLite from opening it before it is closed.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "files").mkdir(exist_ok=True, mode=0o700)
+    path = folder / NAME
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
+    except FileExistsError:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ValueError(f"{path}: is a link or a folder; expected a file, or none") from None
+    else:
+        flush_folder(folder)
+        flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:
