@@ -136,11 +136,13 @@ def test_batches_are_listed_and_cancelled(client: Any) -> None:
     assert [batch.id for batch in listed[:3]] == [batch.id for batch in batches[::-1]]
     assert client.batches.list(limit=1, after=batches[1].id).data[0].id == batches[0].id
     assert listed[0].wavefold["priority"] == 2 and listed[0].wavefold["quiet_hours"] == night["quiet_hours"]
+    assert "its quiet hours are" in listed[0].wavefold["paused"]
     for batch in batches:
         assert client.batches.cancel(batch.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="is cancelled"):
         client.batches.cancel(batches[0].id)
-    assert client.batches.retrieve(batches[0].id).request_counts.total == 3
+    cancelled = client.batches.retrieve(batches[0].id)
+    assert cancelled.request_counts.total == 3 and cancelled.wavefold["paused"] is None
 
 
 def test_a_file_that_makes_no_batch(client: Any) -> None:

@@ -115,6 +115,22 @@ def test_quiet_hours(queue: Queue) -> None:
     assert answer.asked[1:] == [("A", "quiet")]
 
 
+def test_what_a_model_that_cannot_answer_says_is_told(queue: Queue) -> None:
+    """Until a line is answered, or no line waits for it any more."""
+    answer, said = Answering(), []
+    batch = added(queue, [line("busy", fails=(503, 1000))])
+
+    def is_told() -> bool:
+        worker = board.look(queue.folder)
+        said.append(worker and worker["paused"])
+        if said[-1] and queue.batch(batch)["state"] == "in_progress":
+            queue.cancel(batch)
+        return said[-1] is None and any(said)
+
+    worker = work(queue, answer, until=is_told)
+    assert "model A cannot answer for now: not now" in said and worker.refused is None
+
+
 def test_a_stop_leaves_lines_as_not_begun(queue: Queue) -> None:
     batch = added(queue, [line("quick"), *(line(str(number), seconds=60) for number in range(6))])
     answer = Answering()

@@ -18,6 +18,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,8 @@ FOR_NOW = {
     14: "a file of it cannot be opened",
 }
 """SQLite's codes for what may pass: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN."""
-MESSAGES = {"locked": 5, "readonly": 8, "disk i/o": 10, "is full": 13, "unable to open": 14}
+INTERRUPTED = 9
+MESSAGES = {"locked": 5, "readonly": 8, "interrupted": 9, "disk i/o": 10, "is full": 13, "unable to open": 14}
 """Python 3.10 has no codes, only SQLite's messages."""
 
 
@@ -153,6 +155,19 @@ def check_whole(connection: sqlite3.Connection, folder: Path) -> None:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
             raise damaged(folder, "; ".join(found).replace("\n", " ")[:300])
+
+
+def check_within(connection: sqlite3.Connection, folder: Path, seconds: float) -> None:
+    """Raises `Damaged` where a page of the database is, as far as it can be read in so many seconds."""
+    ends = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > ends, 10_000)
+    try:
+        check_whole(connection, folder)
+    except sqlite3.OperationalError as error:
+        if _code(error) != INTERRUPTED:
+            raise
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 @contextlib.contextmanager

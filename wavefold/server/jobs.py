@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wavefold.jobs.board import Offer
 from wavefold.jobs.files import MOST_BYTES
 from wavefold.jobs.queue import NoSuch, Queue
 from wavefold.jobs.schema import Damaged, NotNow
@@ -31,6 +32,7 @@ from wavefold.server.batches import BatchBody, Batches
 from wavefold.server.files import Files
 from wavefold.server.inner import post
 from wavefold.server.line import Line, Writer
+from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID
 
@@ -64,7 +66,8 @@ class Jobs:
     @property
     def paused(self) -> str | None:
         """Why the worker does not go on; None where it does."""
-        return self._failed or (self._worker.paused if self._worker is not None else None)
+        worker = self._worker
+        return self._failed or (None if worker is None else worker.paused or worker.refused)
 
     def start(self, app: ASGIApp) -> None:
         """Starts the worker, in the event loop that runs. `app` is behind the front."""
@@ -78,7 +81,7 @@ class Jobs:
                 self.served.metrics.count_request(line, path)
                 self._write(line)
 
-        self._worker = Worker(self.folder, answer, self._width, self._may_go_on, self._gives_way)
+        self._worker = Worker(self.folder, answer, self._width, self._may_go_on, self._gives_way, offer=self._offer())
         self._working = asyncio.ensure_future(self._worker.run())
         self._working.add_done_callback(self._note_end)
 
@@ -134,6 +137,11 @@ class Jobs:
             return self.served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
         return handle
+
+    def _offer(self) -> Offer:
+        """Returns the folder of a pool, in which models come and go, or the names of the one model."""
+        models = self.served.models
+        return str(models.folder.absolute()) if isinstance(models, PooledModels) else list(models.names)
 
     def _width(self, name: str | None) -> int:
         """Returns how many lines may run: one less than the engine takes. One alone loads a model of a pool."""
