@@ -99,6 +99,12 @@ class Batches:
         self._jobs.wake()
         return JSONResponse(values)
 
+    async def remove(self, request: Request) -> Response:
+        """Of a batch that has ended. OpenAI's API has no such method."""
+        batch = request.path_params["id"]
+        await self._jobs.with_queue(lambda queue: queue.remove(batch))
+        return JSONResponse({"id": batch, "object": "batch", "deleted": True})
+
     def _values(self, queue: Queue, batch: str) -> dict[str, Any]:
         return self._of_row(queue, queue.batch(batch), turns_of(queue))
 

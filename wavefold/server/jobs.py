@@ -119,7 +119,8 @@ class Jobs:
             ("GET", "/v1/files/{id}", files.one), ("DELETE", "/v1/files/{id}", files.delete),
             ("GET", "/v1/files/{id}/content", files.content),
             ("POST", "/v1/batches", batches.create), ("GET", "/v1/batches", batches.all),
-            ("GET", "/v1/batches/{id}", batches.one), ("POST", "/v1/batches/{id}/cancel", batches.cancel),
+            ("GET", "/v1/batches/{id}", batches.one), ("DELETE", "/v1/batches/{id}", batches.remove),
+            ("POST", "/v1/batches/{id}/cancel", batches.cancel),
         ]  # fmt: skip
         by_path: dict[str, dict[str, Handler]] = {}
         for method, path, handler in handlers:
@@ -171,7 +172,7 @@ def _refusal(error: ValueError | NotNow) -> Refused:
     if isinstance(error, NotNow):
         message = error.strerror or str(error)
         is_full = error.errno == errno.ENOSPC
-        return Refused(507 if is_full else 503, message, "no_room" if is_full else "overloaded")
+        return Refused(507 if is_full else 503, message, "no_room" if is_full else "queue_not_ready")
     if isinstance(error, Damaged):
         return Refused(500, str(error), "server_error")
     return Refused(400, str(error), INVALID)
