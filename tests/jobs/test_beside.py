@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -61,7 +63,7 @@ print(sum(not flags & os.O_EXCL for _, _, flags in opened), len(opened))
 """Prints how often the database was opened beside SQLite: where it may have been there, and at all."""
 
 
-def asked(process: subprocess.Popen[str]) -> str:
+def told(process: subprocess.Popen[str]) -> str:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -86,7 +88,7 @@ def test_a_reader_beside_a_process_that_opens_it_often(tmp_path: Path, is_killed
     batches: list[str] = []
     try:
         for _ in range(5):
-            batches.append(asked(process))
+            batches.append(told(process))
             log = inode_of(folder / "queue.db-wal")
             with Queue(folder) as queue:
                 batches.append(added(queue, [line("here")]))
@@ -150,3 +152,25 @@ def test_a_server_and_the_command_line(tmp_path: Path) -> None:
     with Queue(folder) as queue:
         assert [row["id"] for row in queue.batches()] == ids[::-1]
     assert is_whole(folder)
+
+
+@needs
+def test_a_queue_that_is_removed_is_not_made_again(tmp_path: Path) -> None:
+    """A batch would be taken that nobody works on."""
+    folder = tmp_path / "jobs"
+    process, port = started(folder)
+    form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--b--\r\n'
+    upload = urllib.request.Request(f"http://localhost:{port}/v1/files", form,
+                                    {"content-type": "multipart/form-data; boundary=b"})  # fmt: skip
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/v1/batches", timeout=60) as answer:
+            assert answer.status == 200
+        shutil.rmtree(folder)
+        for asked_for in (f"http://localhost:{port}/v1/batches", upload):
+            with pytest.raises(urllib.error.HTTPError, match="503") as error:
+                urllib.request.urlopen(asked_for, timeout=60)
+            assert json.load(error.value)["error"]["code"] == "queue_not_ready"
+        assert not (folder / "queue.db").exists()
+    finally:
+        process.kill()
+        process.communicate()

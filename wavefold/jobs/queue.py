@@ -22,7 +22,7 @@ from wavefold.jobs import outputs
 from wavefold.jobs.files import Upload, chunks, path_of
 from wavefold.jobs.lines import MOST_LINES, LineError, line_of, numbered, object_of
 from wavefold.jobs.quiet import QuietHours
-from wavefold.jobs.schema import NotNow, changing, check_within, open_database, told
+from wavefold.jobs.schema import NoQueue, NotNow, changing, check_within, open_database, place_of, told
 
 MOST_ERRORS = 100
 """Of a file that are told of."""
@@ -63,13 +63,14 @@ class NoSuch(ValueError):
 class Queue:
     """The queue in a folder. Threads may share it: they wait for each other.
 
-    Raises ValueError where there is none and none is to be made, `Damaged` and `NotNow` (schema.py); so do all methods.
+    Raises NoQueue where there is none and none is to be made, `Damaged` and `NotNow` (schema.py); so do all methods.
     """
 
     def __init__(self, folder: Path, create: bool = False):
         self.folder = folder
         self.lock = threading.RLock()
         self.connection = open_database(folder, create)
+        self._place = place_of(folder)
 
     def close(self) -> None:
         with self.lock, contextlib.suppress(sqlite3.Error):
@@ -80,6 +81,14 @@ class Queue:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def check_place(self) -> None:
+        """Raises NoQueue where the database has been removed or replaced: what is written goes nowhere then."""
+        if place_of(self.folder) != self._place:
+            raise NoQueue(
+                f"{self.folder}: the queue was removed or replaced while this process worked on it; start the server "
+                "again, and remove a queue when its server has ended"
+            )
 
     def check(self, seconds: float) -> None:
         """Raises `Damaged` where the database is, as far as so many seconds reach."""

@@ -93,6 +93,10 @@ class Damaged(ValueError):
     """The database is not one that can be used. The message says what to do."""
 
 
+class NoQueue(ValueError):
+    """There is no queue in a folder, or not any more the one that was opened."""
+
+
 class NotNow(OSError):
     """The database cannot be written to or read for now: a full disk, most of all. Nothing of the change was kept."""
 
@@ -100,7 +104,7 @@ class NotNow(OSError):
 def open_database(folder: Path, create: bool) -> sqlite3.Connection:
     """Returns a connection that any thread may use, one at a time. `create`: make what is missing.
 
-    Raises ValueError where there is no queue, `Damaged`, and `NotNow`.
+    Raises NoQueue where there is none, `Damaged`, and `NotNow`.
     """
     path = folder / NAME
     with told(folder):
@@ -108,7 +112,7 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
             if create:
                 _make(folder)
             elif not path.is_file():
-                raise ValueError(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
+                raise NoQueue(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _set_up(connection)
@@ -117,6 +121,15 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """Returns the numbers of the database's file; None where there is none."""
+    try:
+        found = os.stat(folder / NAME)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _make(folder: Path) -> None:

@@ -112,7 +112,7 @@ class Worker:
         self._wakes.set()
 
     async def run(self) -> None:
-        """Works until `stop`. Raises ValueError where another process works on the queue, and `Damaged`."""
+        """Works until `stop`. Raises ValueError where another process works on the queue, `Damaged` and NoQueue."""
         try:
             with await self._lock():
                 desk = await self._opened()
@@ -190,6 +190,7 @@ class Worker:
         batches, num_under_way, now = {line.batch for line in self._tasks.values()}, len(self._tasks), self._clock()
 
         def changes() -> tuple[list[Taken], set[int]]:
+            desk.queue.check_place()
             version = desk.version
             ended = desk.ended(batches) if version != self._version else set()
             self._version = version

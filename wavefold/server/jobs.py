@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wavefold.jobs.board import Offer
 from wavefold.jobs.files import MOST_BYTES
 from wavefold.jobs.queue import NoSuch, Queue
-from wavefold.jobs.schema import Damaged, NotNow
+from wavefold.jobs.schema import Damaged, NoQueue, NotNow
 from wavefold.jobs.worker import Answered, Worker
 from wavefold.server.batches import BatchBody, Batches
 from wavefold.server.files import Files
@@ -61,6 +61,8 @@ class Jobs:
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
         self._failed: str | None = None
+        self._is_made = False
+        """The queue is made once, and not again where somebody removes it: nobody would work on that one."""
         self.clients = Clients(served.protocols)
 
     @property
@@ -98,7 +100,9 @@ class Jobs:
 
     def queue(self) -> Queue:
         """Returns the queue, for one thread; its taker closes it."""
-        return Queue(self.folder, create=True)
+        queue = Queue(self.folder, create=not self._is_made)
+        self._is_made = True
+        return queue
 
     async def in_thread(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -173,6 +177,8 @@ def _refusal(error: ValueError | NotNow) -> Refused:
         message = error.strerror or str(error)
         is_full = error.errno == errno.ENOSPC
         return Refused(507 if is_full else 503, message, "no_room" if is_full else "queue_not_ready")
+    if isinstance(error, NoQueue):
+        return Refused(503, str(error), "queue_not_ready")
     if isinstance(error, Damaged):
         return Refused(500, str(error), "server_error")
     return Refused(400, str(error), INVALID)
