@@ -186,9 +186,10 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def pause_of(folder: Path) -> str:
-    """Returns why the worker does not go on; empty where it does."""
+    """Returns what the worker says of its disk; empty where the disk has room."""
     said = board.look(folder)
-    return str(said["paused"] or "") if said else ""
+    words = str(said["paused"] or "") if said else ""
+    return words if "the disk" in words else ""
 
 
 class Disturbed:

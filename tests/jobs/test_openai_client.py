@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import subprocess
@@ -24,6 +25,7 @@ import openai  # noqa: E402
 from tests.server.running import Running, running, wait_until  # noqa: E402
 from tests.server.test_serving_doc import QUEUED  # noqa: E402
 from wavefold.jobs.queue import Queue  # noqa: E402
+from wavefold.jobs.schema import NotNow  # noqa: E402
 from wavefold.server.contexts import context_for  # noqa: E402
 from wavefold.server.protocol import PROTOCOLS  # noqa: E402
 
@@ -136,11 +138,42 @@ def test_batches_are_listed_and_cancelled(client: Any) -> None:
     assert [batch.id for batch in listed[:3]] == [batch.id for batch in batches[::-1]]
     assert client.batches.list(limit=1, after=batches[1].id).data[0].id == batches[0].id
     assert listed[0].wavefold["priority"] == 2 and listed[0].wavefold["quiet_hours"] == night["quiet_hours"]
+    assert "its quiet hours are" in listed[0].wavefold["paused"]
     for batch in batches:
         assert client.batches.cancel(batch.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="is cancelled"):
         client.batches.cancel(batches[0].id)
-    assert client.batches.retrieve(batches[0].id).request_counts.total == 3
+    cancelled = client.batches.retrieve(batches[0].id)
+    assert cancelled.request_counts.total == 3 and cancelled.wavefold["paused"] is None
+
+
+def test_one_that_has_ended_is_removed(client: Any, server: Running) -> None:
+    batch = created(client, line("a", prompt="a", max_tokens=2), extra_body={"quiet_hours": "00:00-00:01"
+                    if time.localtime().tm_hour else "12:00-12:01"})  # fmt: skip
+    status, _, body = server.ask(f"/v1/batches/{batch.id}", method="DELETE")
+    assert status == 400 and b"has not ended; cancel it first" in body
+    client.batches.cancel(batch.id)
+    status, _, body = server.ask(f"/v1/batches/{batch.id}", method="DELETE")
+    assert status == 200 and json.loads(body) == {"id": batch.id, "object": "batch", "deleted": True}
+    for gone in (lambda: client.batches.retrieve(batch.id), lambda: client.files.retrieve(batch.input_file_id)):
+        with pytest.raises(openai.NotFoundError):
+            gone()
+    assert server.ask(f"/v1/batches/{batch.id}", method="DELETE")[0] == 404
+
+
+@pytest.mark.parametrize(("number", "status", "code"), [
+    (errno.ENOSPC, 507, "no_room"), (errno.EIO, 503, "queue_not_ready")
+])  # fmt: skip
+def test_a_disk_that_cannot_be_used(
+    client: Any, server: Running, monkeypatch: pytest.MonkeyPatch, number: int, status: int, code: str
+) -> None:
+    def fails(queue: Queue) -> None:
+        raise NotNow(number, "queue.db: the disk cannot be used")
+
+    monkeypatch.setattr(Queue, "batches", fails)
+    with pytest.raises(openai.APIStatusError, match="the disk cannot be used") as error:
+        client.batches.list()
+    assert (error.value.status_code, error.value.code) == (status, code)
 
 
 def test_a_file_that_makes_no_batch(client: Any) -> None:

@@ -24,16 +24,18 @@ NEEDS = ("pydantic", "deepseek_recipe", "starlette", "uvicorn", "prometheus_clie
 needs = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in NEEDS), reason=f"needs {NEEDS}")
 
 
-def started(folder: Path) -> subprocess.Popen[str]:
+def started(folder: Path) -> tuple[subprocess.Popen[str], int]:
+    """Returns a server and its port."""
     command = [sys.executable, "-m", "wavefold", "serve", "--port", "0", "--threads", "1", "--jobs", str(folder)]
     environment = {**os.environ, "WAVEFOLD_TUNING": "usual"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     first = process.stderr.readline()
-    if not re.search(r"served as wavefold", first):
+    found = re.search(r"served as wavefold at http://.*:(\d+)", first)
+    if found is None:
         process.kill()
         pytest.fail(first + process.communicate()[1])
-    return process
+    return process, int(found[1])
 
 
 @needs
@@ -50,7 +52,7 @@ def test_a_batch_survives_its_servers(tmp_path: Path, ends: tuple[signal.Signals
     with Queue(folder) as queue:
         (row,) = queue.batches()
         for end in (*ends, None):
-            process = started(folder)
+            process, _ = started(folder)
             try:
                 until = time.monotonic() + 60
                 wanted = len(before) + 10 if end else total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from wavefold.jobs import board
 from wavefold.jobs.order import num_swaps
 from wavefold.jobs.queue import Queue, Wanted
 from wavefold.jobs.quiet import QuietHours
+from wavefold.jobs.schema import NoQueue
 from wavefold.jobs.summary import summary_of
 
 
@@ -115,6 +117,22 @@ def test_quiet_hours(queue: Queue) -> None:
     assert answer.asked[1:] == [("A", "quiet")]
 
 
+def test_what_a_model_that_cannot_answer_says_is_told(queue: Queue) -> None:
+    """Until a line is answered, or no line waits for it any more."""
+    answer, said = Answering(), []
+    batch = added(queue, [line("busy", fails=(503, 1000))])
+
+    def is_told() -> bool:
+        worker = board.look(queue.folder)
+        said.append(worker and worker["paused"])
+        if said[-1] and queue.batch(batch)["state"] == "in_progress":
+            queue.cancel(batch)
+        return said[-1] is None and any(said)
+
+    worker = work(queue, answer, until=is_told)
+    assert "model A cannot answer for now: not now" in said and worker.refused is None
+
+
 def test_a_stop_leaves_lines_as_not_begun(queue: Queue) -> None:
     batch = added(queue, [line("quick"), *(line(str(number), seconds=60) for number in range(6))])
     answer = Answering()
@@ -141,6 +159,25 @@ def test_a_cancelled_batch_keeps_what_it_has(queue: Queue) -> None:
     assert answer.now == 0 and queue.batch(batch)["state"] == "cancelled"
     assert b'"quick"' in b"".join(queue.content(queue.batch(batch)["output_file"]))
     assert len(results(queue, batch)) == 1
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_queue_that_is_removed_is_not_worked_on(queue: Queue, is_replaced: bool) -> None:
+    """A worker would write results to a file that nobody can open any more."""
+    added(queue, [line("a", seconds=60)])
+    answer, was_removed = Answering(), []
+
+    def remove() -> bool:
+        if answer.now and not was_removed:
+            was_removed.append(True)
+            shutil.rmtree(queue.folder)
+            if is_replaced:
+                Queue(queue.folder, create=True).close()
+        return False
+
+    with pytest.raises(NoQueue, match="was removed or replaced while this process worked on it"):
+        work(queue, answer, until=remove)
+    assert was_removed
 
 
 def test_one_process_works(queue: Queue) -> None:

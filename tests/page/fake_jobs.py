@@ -74,6 +74,12 @@ class FakeJobs:
             batch["status"] = "cancelled"
             return refusal(request) or JSONResponse(batch)
 
+        async def remove(request: Request) -> Response:
+            if (refused := refusal(request)) is not None:
+                return refused
+            self.batches[:] = [one for one in self.batches if one["id"] != request.path_params["id"]]
+            return JSONResponse({"deleted": True})
+
         async def upload(request: Request) -> Response:
             async with request.form() as form:
                 file = form["file"]
@@ -96,6 +102,7 @@ class FakeJobs:
         return [
             Route("/v1/batches", batches, methods=["GET", "POST"]), Route("/v1/files", upload, methods=["POST"]),
             Route("/v1/batches/{id}/cancel", cancel, methods=["POST"]),
+            Route("/v1/batches/{id}", remove, methods=["DELETE"]),
             Route("/v1/files/{id}", file, methods=["GET", "DELETE"]), Route("/v1/files/{id}/content", content),
         ]  # fmt: skip
 

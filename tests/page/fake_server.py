@@ -150,7 +150,8 @@ class FakeServer:
     async def models(self, request: Request) -> Response:
         names = ("wavefold-nano", "other-model") if self.pool is None else self.pool.names
         data = [{"id": name, "object": "model"} for name in names]
-        return self._refusal(request) or JSONResponse({"object": "list", "data": data})
+        parts = {"models": self.pool is not None, "jobs": self.jobs is not None}
+        return self._refusal(request) or JSONResponse({"object": "list", "data": data, "wavefold": parts})
 
     async def machine(self, request: Request) -> Response:
         self.asked.append(("machine", dict(request.query_params)))

@@ -59,7 +59,9 @@ def test_a_job_is_added_and_followed_to_its_end(page, fake) -> None:
     assert row.locator("a").count() == 0
     fake.jobs.step(batch, 3, failed=1)
     until_said(page, "4 of 4 done, 1 of them failed")
-    assert row.locator(".state").inner_text() == "completed" and row.locator("button:visible").count() == 0
+    assert row.locator(".state").inner_text() == "completed" and row.locator("button:visible").all_inner_texts() == [
+        "Remove"
+    ]
     assert page.inner_text("#status") == "night.jsonl: completed, 4 of 4 done, 1 of them failed"
     for label, content, file in (("Output file", b'{"custom_id": "a"}\n', "night-output.jsonl"),
                                  ("Error file", b'{"custom_id": "b"}\n', "night-errors.jsonl")):  # fmt: skip
@@ -112,6 +114,24 @@ def test_a_job_is_cancelled_by_keys(page, fake) -> None:
     until(page, "document.querySelector('.served-row .state').textContent === 'cancelled'")
     assert page.inner_text("#status") == "long.jsonl: cancelled, 0 of 100 done"
     assert page.evaluate("document.activeElement.textContent") == "long.jsonl", "the focus does not fall off the page"
+
+
+def test_one_that_has_ended_is_removed_by_keys(page, fake) -> None:
+    for name in ("first.jsonl", "second.jsonl"):
+        fake.jobs.add(name, 3)["status"] = "cancelled"
+    opened(page)
+    button = page.get_by_role("button", name="Remove second.jsonl")
+    button.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog.confirm")
+    page.keyboard.press("Enter")  # Keep it
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Remove it" and len(fake.jobs.batches) == 2
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('.served-row').length === 1")
+    assert page.inner_text("#status") == "second.jsonl was removed"
+    assert page.evaluate("document.activeElement.textContent") == "first.jsonl", "the focus does not fall off the page"
 
 
 def test_what_is_wrong_is_said_in_words(page, fake) -> None:

@@ -56,6 +56,16 @@ def ids_of(model: LLM, question: str) -> list[int]:
     return chat_ids(model.tokenizer, [{"role": "user", "content": question}])
 
 
+def test_it_asks_for_nothing_that_the_server_does_not_have(page) -> None:
+    """No queue, no folder of models: the browser's console logs each 404."""
+    seen: list[tuple[int, str]] = []
+    page.on("response", lambda response: seen.append((response.status, response.url)))
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    assert page.is_hidden("#tab-jobs") and page.is_hidden("#tab-models")
+    assert [url for _, url in seen if url.endswith("/v1/models")] and not [one for one in seen if one[0] >= 400]
+
+
 def test_an_answer_streams_is_stopped_regenerated_and_edited(page, model) -> None:
     until(page, "document.querySelectorAll('#model option').length === 2")
     settings(page, max_tokens="16", seed="3")

@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wavefold.cli.terminal import printable, wide_console
 
 if TYPE_CHECKING:
+    from wavefold.jobs.lines import LineError
     from wavefold.jobs.queue import Queue
-    from wavefold.jobs.summary import Summary
+    from wavefold.jobs.summary import Part, Summary
 
 HELP = "a queue of requests that `wavefold serve --jobs DIR` answers when there is time"
+CHECK_S = 2.0
+"""So long `ls` and `show` check the database."""
+MOST_ALIKE, MOST_REASONS = 3, 5
+CLIENTS = "none of its lines is under way; answers of clients come first"
 ACTIONS = {
     "add": "add a file of lines as a batch, and print its id; also while a server works on the queue",
     "ls": "each batch: id, state, lines, time left, priority, quiet hours",
-    "show": "a batch: progress, time left, tokens, by model; why it does not go on; at its end a summary",
+    "show": "a batch: progress, time left, tokens, by model; why it does not go on, and why lines failed",
     "results": "the results of a batch so far, in the order of its lines",
     "cancel": "end a batch; results that there are stay",
     "rm": "remove a batch that has ended, with its results",
@@ -37,14 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("batch", metavar="ID", help="as `ls` prints it, or the beginning of it")
         if name == "results":
             action.add_argument("--out", type=Path, metavar="FILE", help="write them there (default: to stdout)")
+            action.add_argument("--force", action="store_true", help="replace FILE")
 
 
 def _add_wishes(action: argparse.ArgumentParser) -> None:
     action.add_argument("input", type=Path, metavar="IN",
-                        help='JSON lines: OpenAI\'s batch format, {"prompt": ...} or {"messages": ...}')  # fmt: skip
+                        help='JSON lines: OpenAI\'s batch format, {"prompt": ...}, {"messages": ...}, "a text"'
+    )  # fmt: skip
     action.add_argument("--model", metavar="M",
                         help="the name of the model, in the place of what lines say (needed where they say none)"
     )  # fmt: skip
+    action.add_argument("--models", type=Path, metavar="DIR", help="refuse lines for models that this folder does not "
+                        "have (default: those that the server which works on the queue does not have)")  # fmt: skip
     action.add_argument("--priority", type=int, default=0, metavar="N", help="higher is first (default 0)")
     action.add_argument("--quiet-hours", metavar="A-B", help="when it may run, in local time: 22:00-07:00")
 
@@ -56,9 +66,13 @@ def run(args: argparse.Namespace) -> int:
 
     folder = args.jobs or data_folder() / "jobs"
     with Queue(folder, create=args.action == "add") as queue:
-        return {"add": add, "ls": list_batches, "show": show, "results": print_results, "cancel": cancel, "rm": remove}[
+        code = {"add": add, "ls": list_batches, "show": show, "results": print_results, "cancel": cancel, "rm": remove}[
             args.action
         ](queue, args)
+        if args.action in ("ls", "show"):
+            sys.stdout.flush()
+            queue.check(CHECK_S)
+    return code
 
 
 def add(queue: Queue, args: argparse.Namespace) -> int:
@@ -68,19 +82,22 @@ def add(queue: Queue, args: argparse.Namespace) -> int:
 
     check_priority(args.priority)
     quiet = None if args.quiet_hours is None else QuietHours.parse(args.quiet_hours)
+    offered = offered_by(who_works(queue) if args.models is None else {"offer": str(args.models)})
+    if args.model is not None and offered is not None and args.model not in offered:
+        raise ValueError(f"--model {args.model} is not served; expected one of {', '.join(sorted(offered)) or 'none'}")
     file_id = queue.keep(args.input)
     try:
-        batch = queue.add(file_id, Wanted(None, args.model, args.priority, quiet), official)
+        batch = queue.add(file_id, Wanted(None, args.model, args.priority, quiet, offered=offered), official)
     except BaseException as error:
         queue.delete_file(file_id)
         if not isinstance(error, Invalid):
             raise
-        lines = "\n  ".join(str(one) for one in error.errors)
+        lines = "\n  ".join(words_of(error.errors))
         raise ValueError(f"{args.input}: nothing was added\n  {lines}") from None
     print(batch)
     total = summary(queue, batch).total
     works = "a process works on it" if who_works(queue) else f"`wavefold serve --jobs {queue.folder}` works on it"
-    print(f"{total:,} lines in {queue.folder}; {works}", file=sys.stderr)
+    print(f"{counted(total, 'line')} in {queue.folder}; {works}", file=sys.stderr)
     return 0
 
 
@@ -102,14 +119,17 @@ def list_batches(queue: Queue, args: argparse.Namespace) -> int:
 
 def show(queue: Queue, args: argparse.Namespace) -> int:
     batch = summary(queue, full_id(queue, args.batch))
-    row, usage = batch.row, batch.usage
-    done = batch.completed + batch.failed
+    row, usage, worker = batch.row, batch.usage, who_works(queue)
+    rest = batch.total - batch.completed - batch.failed
+    runs = row["state"] == "in_progress"
+    counts = f"{batch.completed:,} done, {batch.failed:,} failed, {rest:,} {'left' if runs or not rest else 'not done'}"
     lines = {
         "batch": row["id"],
         "state": row["state"],
-        "lines": f"{batch.total:,}: {batch.completed:,} done, {batch.failed:,} failed, {batch.total - done:,} left",
+        "waits": why(queue, batch, worker) if runs else "",
+        "lines": f"{batch.total:,}: {counts}",
         "tokens": f"{usage.input:,} read ({usage.cached:,} of them cached), {usage.output:,} written",
-        "worked": f"{span(batch.seconds)}, {row['swaps']:,} changes of the model",
+        "worked": f"{span(batch.seconds)}, {counted(row['swaps'], 'change')} of the model",
         "time left": left(batch),
         "priority": str(row["priority"]),
         "quiet hours": row["quiet"] or "",
@@ -120,18 +140,20 @@ def show(queue: Queue, args: argparse.Namespace) -> int:
     for name, text in lines.items():
         if text:
             print(f"{name:12}{printable(text)}")
+    offered = offered_by(worker)
     for part in batch.parts:
-        counts = f"{part.completed:,} done, {part.failed:,} failed, {part.under_way:,} under way"
-        print(f"  {printable(part.model)}: {counts}, {part.left - part.under_way:,} wait; {span(part.seconds)}")
+        print(f"  {printable(part.model)}: {words_of_part(part, runs, offered)}; {span(part.seconds)}")
     for error in batch.errors:
         print(f"  {printable(str(error['message']))}")
-    _print_worker(queue)
+    _print_failures(queue, batch)
     return 0
 
 
 def print_results(queue: Queue, args: argparse.Namespace) -> int:
     from wavefold.atomic import write_file
 
+    if args.out is not None and args.out.exists() and not args.force:
+        raise ValueError(f"{args.out}: exists already; give another name, or --force to replace it")
     row = queue.batch(full_id(queue, args.batch))
     results = queue.results(row["number"])
     if args.out is None:
@@ -140,7 +162,9 @@ def print_results(queue: Queue, args: argparse.Namespace) -> int:
             sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
     else:
-        write_file(args.out, lambda file: file.writelines(results))
+        sizes: list[int] = []
+        write_file(args.out, lambda file: sizes.extend(map(file.write, results)))
+        print(f"{counted(len(sizes), 'result')} in {args.out}", file=sys.stderr)
     if row["state"] == "in_progress":
         print(f"{row['id']} has not ended: these are its results so far", file=sys.stderr)
     return 0
@@ -174,19 +198,85 @@ def summary(queue: Queue, batch: str) -> Summary:
     return summary_of(queue, queue.batch(batch))
 
 
-def who_works(queue: Queue) -> dict[str, object] | None:
+def who_works(queue: Queue) -> dict[str, Any] | None:
     from wavefold.jobs.board import look
 
     return look(queue.folder)
 
 
+def offered_by(worker: dict[str, Any] | None) -> set[str] | None:
+    """Returns the names of the models that a worker can be asked for; None where they are not known."""
+    from wavefold.pool.folder import entries
+
+    offer = None if worker is None else worker.get("offer")
+    if isinstance(offer, str):
+        return {name for name, entry in entries(Path(offer)).items() if not entry.fault}
+    return None if offer is None else set(offer)
+
+
+def why(queue: Queue, batch: Summary, worker: dict[str, Any] | None) -> str:
+    """Returns why a batch that runs does not go on; an empty text where it does."""
+    from wavefold.jobs.reasons import turns_of, why_waiting
+
+    paused = no_worker(queue) if worker is None else worker["paused"]
+    if (reason := why_waiting(batch, turns_of(queue), paused)) is not None:
+        return reason
+    return "" if any(part.under_way for part in batch.parts) else CLIENTS
+
+
+def no_worker(queue: Queue) -> str:
+    return f"no process works on the queue; `wavefold serve --jobs {queue.folder}` does"
+
+
+def words_of_part(part: Part, runs: bool, offered: set[str] | None) -> str:
+    """Returns what became of a batch's lines of one model."""
+    words = [f"{part.completed:,} done", f"{part.failed:,} failed"]
+    if runs:
+        words += [f"{part.under_way:,} under way", f"{part.left - part.under_way:,} wait"]
+    elif part.left:
+        words.append(f"{part.left:,} not done")
+    if runs and part.left and offered is not None and part.model not in offered:
+        words.append("this model is not served, so its lines will fail")
+    return ", ".join(words)
+
+
+def words_of(errors: Sequence[LineError]) -> list[str]:
+    """Returns the errors of a file, a line each: of one kind the first `MOST_ALIKE`, and how many more there are."""
+    from wavefold.jobs.queue import MOST_ERRORS
+
+    kinds: dict[tuple[str, str | None], list[LineError]] = {}
+    for error in errors:
+        kinds.setdefault((error.code, error.param), []).append(error)
+    words = []
+    for alike in kinds.values():
+        words += [str(error) for error in alike[:MOST_ALIKE]]
+        if len(alike) > MOST_ALIKE:
+            words.append(f"and {counted(len(alike) - MOST_ALIKE, 'line')} more with the same fault")
+    return [*words, f"the file was read to its {MOST_ERRORS}th fault"] if len(errors) >= MOST_ERRORS else words
+
+
+def _print_failures(queue: Queue, batch: Summary) -> None:
+    """Says why lines of a batch failed: the most frequent reasons."""
+    from wavefold.jobs.reasons import why_failed
+
+    reasons = why_failed(queue, batch.row["number"]) if batch.failed else []
+    for reason in reasons[:MOST_REASONS]:
+        print(printable(f"  {counted(reason.num_lines, 'line')} failed with status {reason.status}: {reason.message}"))
+    if rest := sum(reason.num_lines for reason in reasons[MOST_REASONS:]):
+        print(f"  {counted(rest, 'line')} failed for other reasons; `wavefold jobs results` has them")
+
+
 def _print_worker(queue: Queue) -> None:
-    """Says who works on the queue, and why he does not go on, below what is printed."""
-    said = who_works(queue)
-    if said is None:
-        print(f"no process works on the queue; `wavefold serve --jobs {queue.folder}` does", file=sys.stderr)
-    elif said["paused"]:
-        print(printable(f"paused: {said['paused']}"), file=sys.stderr)
+    """Says who works on the queue, and why it does not go on, below what is printed."""
+    worker = who_works(queue)
+    if worker is None:
+        print(no_worker(queue), file=sys.stderr)
+    elif worker["paused"]:
+        print(printable(f"paused: {worker['paused']}"), file=sys.stderr)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def left(batch: Summary) -> str:

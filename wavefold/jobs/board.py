@@ -15,23 +15,30 @@ from typing import Any
 
 from wavefold.atomic import PRIVATE, try_lock
 
+Offer = str | list[str] | None
+"""The folder of models that a worker answers with, or their names; None: not known."""
 NAME, LOCK = "worker.json", "worker.lock"
-SIZE = 1024
+SIZE = 4096
+"""Bytes of the file: one block of a disk."""
+MOST_WORDS = 600
 
 
-def say(folder: Path, paused: str | None) -> None:
-    """Writes what the worker does: it works (None), or has paused for a reason."""
-    text = json.dumps({"process": os.getpid(), "paused": paused and paused[:600], "since": int(time.time())})
+def say(folder: Path, paused: str | None, offer: Offer = None) -> None:
+    """Writes what the worker does: it works (None), or has paused for a reason. `offer`: what it can be asked for."""
+    values = {"process": os.getpid(), "paused": paused and paused[:MOST_WORDS], "since": int(time.time()),
+              "offer": offer}  # fmt: skip
+    if len(text := json.dumps(values, ensure_ascii=False)) >= SIZE:
+        text = json.dumps({**values, "offer": None}, ensure_ascii=False)
     with contextlib.suppress(OSError):
         handle = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
-            os.pwrite(handle, text.encode()[: SIZE - 1].ljust(SIZE - 1) + b"\n", 0)
+            os.pwrite(handle, text.encode(errors="replace")[: SIZE - 1].ljust(SIZE - 1) + b"\n", 0)
         finally:
             os.close(handle)
 
 
 def look(folder: Path) -> dict[str, Any] | None:
-    """Returns what the worker said last: process, paused, since. None where no process works on the queue."""
+    """Returns what the worker said last: process, paused, since, offer. None where no process works on the queue."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -46,5 +53,5 @@ def look(folder: Path) -> dict[str, Any] | None:
     try:
         said = json.loads((folder / NAME).read_bytes()[:SIZE])
     except (OSError, ValueError):
-        return {"process": None, "paused": None, "since": None}
+        return {"process": None, "paused": None, "since": None, "offer": None}
     return said if isinstance(said, dict) else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wavefold.atomic import PRIVATE, try_lock
-from wavefold.jobs.schema import changing, flush_folder, told
+from wavefold.jobs.schema import NoQueue, changing, flush_folder, told
 
 MOST_BYTES = 512 * 2**20
 """Of a file, as OpenAI has it."""
@@ -38,7 +38,10 @@ class Upload:
         self.num_bytes = 0
         self._path = folder / "files" / f"{MARK}{secrets.token_hex(12)}"
         with told(folder):
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+            try:
+                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+            except FileNotFoundError:
+                raise NoQueue(f"{folder}: holds no queue any more; start the server again") from None
             with contextlib.suppress(OSError):  # a file system without locks
                 try_lock(handle)
             self.file: BinaryIO = os.fdopen(handle, "w+b")

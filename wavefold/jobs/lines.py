@@ -9,7 +9,7 @@ problems of a file are known before one of its lines is kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -18,6 +18,12 @@ MOST_LINE = 8 * 2**20
 """Bytes of a line, as of a request's body."""
 MOST_LINES = 1_000_000
 MOST_ID = 512
+NO_MODEL = (
+    'names no model; expected "model" in the line, or in its body where it has one; or one for all lines: --model, or '
+    "over HTTP the model of the batch"
+)
+MOST_SHOWN = 30
+"""Models that an error names."""
 FIELDS = frozenset(("custom_id", "method", "url", "body"))
 
 
@@ -64,10 +70,13 @@ def object_of(number: int, data: bytes) -> dict[str, Any]:
     return values
 
 
-def line_of(number: int, values: dict[str, Any], endpoint: str | None = None, model: str | None = None) -> Line:
+def line_of(
+    number: int, values: dict[str, Any], endpoint: str | None = None, model: str | None = None,
+    offered: Collection[str] | None = None,
+) -> Line:  # fmt: skip
     """Returns what a line asks. `endpoint`: the only one that is allowed. `model`: in the place of the body's.
 
-    Raises LineError.
+    `offered`: the models that there are (None: not known). Raises LineError.
     """
     if unknown := sorted(values.keys() - FIELDS):
         raise LineError("unknown_parameter", f"{unknown[0][:80]} is not known; expected {', '.join(sorted(FIELDS))}",
@@ -87,8 +96,11 @@ def line_of(number: int, values: dict[str, Any], endpoint: str | None = None, mo
         raise LineError("invalid_value", "stream is not supported in a batch; leave it out", number, "body.stream")
     name = model if model is not None else body.get("model")
     if not isinstance(name, str) or not 0 < len(name) <= MOST_ID:
-        raise LineError("missing_required_parameter", "body.model is not allowed; expected the name of a model", number,
-                        "body.model")  # fmt: skip
+        raise LineError("missing_required_parameter", NO_MODEL, number, "body.model")
+    if offered is not None and name not in offered:
+        known = ", ".join(sorted(offered)[:MOST_SHOWN]) + (", ..." if len(offered) > MOST_SHOWN else "")
+        raise LineError("model_not_found", f"model {name[:80]!r} is not served; expected one of {known or 'no models'}",
+                        number, "body.model")  # fmt: skip
     try:
         text = json.dumps({**body, "model": name})
     except RecursionError:

@@ -1,8 +1,9 @@
 """Plainer lines than OpenAI's, written as these.
 
-"def f("                                    ->  /v1/completions, {"prompt": "def f(", "max_tokens": 256}
+"def f("                                    ->  /v1/completions, {"prompt": "def f(", "max_tokens": 256}; a JSON string
 {"prompt": "def f(", "temperature": 0}      ->  the same with its fields; "id" is its custom_id, else its number
 {"messages": [{"role": "user", ...}]}       ->  /v1/chat/completions
+{"prompt": "def f(", "model": "m"}          ->  the same of this model
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from wavefold.jobs.lines import LineError, object_of
+from wavefold.jobs.lines import LineError
 
 MAX_TOKENS = 256
 """What `Sampling` has where nothing is said: OpenAI's completions would end after 16."""
+EXPECTED = (
+    'expected a text in quotes, as "def f(", or {"prompt": ...}, {"messages": ...}, or a line of OpenAI\'s format'
+)
 SHARED = frozenset((
-    "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "stop", "logit_bias", "logprobs",
+    "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "presence_penalty",
+    "frequency_penalty", "repetition_penalty", "stop", "logit_bias", "logprobs",
 ))  # fmt: skip
 COMPLETION = SHARED | {"prompt", "echo"}
 CHAT = (SHARED - {"logprobs"}) | {"messages"}
@@ -24,13 +28,14 @@ CHAT = (SHARED - {"logprobs"}) | {"messages"}
 
 def official(number: int, data: bytes) -> dict[str, Any]:
     """Returns a line as an object of OpenAI's format. Raises LineError for a field that would be lost."""
-    if data.lstrip().startswith(b'"'):
-        try:
-            values = {"prompt": json.loads(data.decode("utf-8"))}
-        except ValueError as error:
-            raise LineError("invalid_json_line", f"is no JSON ({error})", number) from None
-    else:
-        values = object_of(number, data)
+    try:
+        values = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LineError("invalid_json_line", f"is no JSON ({str(error)[:200]}); {EXPECTED}", number) from None
+    if isinstance(values, str):
+        values = {"prompt": values}
+    if not isinstance(values, dict):
+        raise LineError("invalid_json_line", f"is neither a text nor an object; {EXPECTED}", number)
     if "custom_id" in values or "url" in values:
         return values
     key = str(values.pop("id", number))

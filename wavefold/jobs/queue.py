@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from wavefold.jobs import outputs
 from wavefold.jobs.files import Upload, chunks, path_of
 from wavefold.jobs.lines import MOST_LINES, LineError, line_of, numbered, object_of
 from wavefold.jobs.quiet import QuietHours
-from wavefold.jobs.schema import NotNow, changing, open_database, told
+from wavefold.jobs.schema import NoQueue, NotNow, changing, check_within, open_database, place_of, told
 
 MOST_ERRORS = 100
 """Of a file that are told of."""
@@ -33,13 +33,15 @@ MOST_PRIORITY = 1000
 
 class Wanted(NamedTuple):
     """How a batch is to be run. `endpoint`: the only one of its lines (None: as each line says). `model`: instead of
-    those of the lines. A higher `priority` is first. `quiet`: the hours in which it may run (None: all)."""
+    those of the lines. A higher `priority` is first. `quiet`: the hours in which it may run (None: all). `offered`: the
+    models that there are; a line for another one is an error (None: not known)."""
 
     endpoint: str | None = None
     model: str | None = None
     priority: int = 0
     quiet: QuietHours | None = None
     metadata: dict[str, str] | None = None
+    offered: Collection[str] | None = None
 
 
 USUAL = Wanted()
@@ -61,13 +63,14 @@ class NoSuch(ValueError):
 class Queue:
     """The queue in a folder. Threads may share it: they wait for each other.
 
-    Raises ValueError where there is none and none is to be made, `Damaged` and `NotNow` (schema.py); so do all methods.
+    Raises NoQueue where there is none and none is to be made, `Damaged` and `NotNow` (schema.py); so do all methods.
     """
 
     def __init__(self, folder: Path, create: bool = False):
         self.folder = folder
         self.lock = threading.RLock()
         self.connection = open_database(folder, create)
+        self._place = place_of(folder)
 
     def close(self) -> None:
         with self.lock, contextlib.suppress(sqlite3.Error):
@@ -78,6 +81,19 @@ class Queue:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def check_place(self) -> None:
+        """Raises NoQueue where the database has been removed or replaced: what is written goes nowhere then."""
+        if place_of(self.folder) != self._place:
+            raise NoQueue(
+                f"{self.folder}: the queue was removed or replaced while this process worked on it; start the server "
+                "again, and remove a queue when its server has ended"
+            )
+
+    def check(self, seconds: float) -> None:
+        """Raises `Damaged` where the database is, as far as so many seconds reach."""
+        with self.lock:
+            check_within(self.connection, self.folder, seconds)
 
     @contextlib.contextmanager
     def changes(self) -> Iterator[sqlite3.Connection]:
@@ -160,7 +176,7 @@ class Queue:
             try:
                 for number, data in numbered(file):
                     try:
-                        line = line_of(number, read(number, data), wanted.endpoint, wanted.model)
+                        line = line_of(number, read(number, data), wanted.endpoint, wanted.model, wanted.offered)
                         first = first or line.path
                         _insert_line(connection, batch, number, line, counts)
                     except LineError as error:

@@ -16,6 +16,9 @@ import contextlib
 import errno
 import os
 import sqlite3
+import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +33,9 @@ MOST_LOG = 64 * 2**20
 
 WAITING, BEGUN, ENDED = 0, 1, 2
 """States of a line."""
+
+_making = threading.Lock()
+"""Held while a queue's file is looked for and made."""
 
 SCHEMA = """
 CREATE TABLE files (
@@ -78,12 +84,17 @@ FOR_NOW = {
     14: "a file of it cannot be opened",
 }
 """SQLite's codes for what may pass: BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN."""
-MESSAGES = {"locked": 5, "readonly": 8, "disk i/o": 10, "is full": 13, "unable to open": 14}
+INTERRUPTED = 9
+MESSAGES = {"locked": 5, "readonly": 8, "interrupted": 9, "disk i/o": 10, "is full": 13, "unable to open": 14}
 """Python 3.10 has no codes, only SQLite's messages."""
 
 
 class Damaged(ValueError):
     """The database is not one that can be used. The message says what to do."""
+
+
+class NoQueue(ValueError):
+    """There is no queue in a folder, or not any more the one that was opened."""
 
 
 class NotNow(OSError):
@@ -93,20 +104,15 @@ class NotNow(OSError):
 def open_database(folder: Path, create: bool) -> sqlite3.Connection:
     """Returns a connection that any thread may use, one at a time. `create`: make what is missing.
 
-    Raises ValueError where there is no queue, `Damaged`, and `NotNow`.
+    Raises NoQueue where there is none, `Damaged`, and `NotNow`.
     """
     path = folder / NAME
     with told(folder):
-        if create:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (folder / "files").mkdir(exist_ok=True, mode=0o700)
-            is_new = not path.exists()
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
-            if is_new:
-                flush_folder(folder)
-                flush_folder(folder.parent)
-        elif not path.is_file():
-            raise ValueError(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
+        with _making:
+            if create:
+                _make(folder)
+            elif not path.is_file():
+                raise NoQueue(f"{folder}: holds no queue; expected a folder that `wavefold jobs add` has filled")
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             _set_up(connection)
@@ -115,6 +121,36 @@ def open_database(folder: Path, create: bool) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """Returns the numbers of the database's file; None where there is none."""
+    try:
+        found = os.stat(folder / NAME)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make(folder: Path) -> None:
+    """Makes what is missing of a queue's folder and file, private from the first moment. Raises ValueError for a link.
+
+    A process that closes any descriptor of a file loses all of its POSIX locks on it, SQLite's among them; another
+    process then takes itself for the only one, and removes the log that is in use. So nothing in this package opens
+    `queue.db`, its `-wal` or its `-shm` beside SQLite. Only a file that is not there yet is made here, and `_making`
+    keeps SQLite from opening it before it is closed.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "files").mkdir(exist_ok=True, mode=0o700)
+    path = folder / NAME
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
+    except FileExistsError:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ValueError(f"{path}: is a link or a folder; expected a file, or none") from None
+    else:
+        flush_folder(folder)
+        flush_folder(folder.parent)
 
 
 def flush_folder(folder: Path) -> None:
@@ -132,6 +168,19 @@ def check_whole(connection: sqlite3.Connection, folder: Path) -> None:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
             raise damaged(folder, "; ".join(found).replace("\n", " ")[:300])
+
+
+def check_within(connection: sqlite3.Connection, folder: Path, seconds: float) -> None:
+    """Raises `Damaged` where a page of the database is, as far as it can be read in so many seconds."""
+    ends = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > ends, 10_000)
+    try:
+        check_whole(connection, folder)
+    except sqlite3.OperationalError as error:
+        if _code(error) != INTERRUPTED:
+            raise
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 @contextlib.contextmanager

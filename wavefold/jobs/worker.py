@@ -72,17 +72,20 @@ class Worker:
     are under way must end, since somebody waits for their model to leave; they are left as if they had not been begun.
 
     `width`: how many lines of a model are under way, at most, or may be begun where none is (None). `paused`: why it
-    does not go on; None where it does.
+    does not go on; None where it does. `refused`: what lines are told that have to wait; None where they need not.
+    `offer`: what it can be asked for (board.py).
     """
 
     def __init__(
         self, folder: Path, answer: Answer, width: Callable[[str | None], int],
         may_go_on: Callable[[], bool] = lambda: True, gives_way: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, offer: board.Offer = None,
     ):  # fmt: skip
         self.folder, self._answer, self._width, self._clock = folder, answer, width, clock
         self._may_go_on, self._gives_way = may_go_on, gives_way
+        self._offer = offer
         self.paused: str | None = None
+        self.refused: str | None = None
         self._tasks: dict[asyncio.Task[Answered], Taken] = {}
         self._outcomes: list[Outcome] = []
         self._returned: dict[Taken, bool] = {}
@@ -109,7 +112,7 @@ class Worker:
         self._wakes.set()
 
     async def run(self) -> None:
-        """Works until `stop`. Raises ValueError where another process works on the queue, and `Damaged`."""
+        """Works until `stop`. Raises ValueError where another process works on the queue, `Damaged` and NoQueue."""
         try:
             with await self._lock():
                 desk = await self._opened()
@@ -156,7 +159,7 @@ class Worker:
                 await self._rest(self._failed_again())
             else:
                 self._go_on()
-                board.say(self.folder, None)
+                self._say()
                 return desk
         return None
 
@@ -187,6 +190,7 @@ class Worker:
         batches, num_under_way, now = {line.batch for line in self._tasks.values()}, len(self._tasks), self._clock()
 
         def changes() -> tuple[list[Taken], set[int]]:
+            desk.queue.check_place()
             version = desk.version
             ended = desk.ended(batches) if version != self._version else set()
             self._version = version
@@ -197,6 +201,8 @@ class Worker:
         taken, ended = await self._in_thread(changes)
         if taken or outcomes or returned:
             self._outcomes, self._returned, self._seconds = [], {}, {}
+        if room and not taken and not self._tasks:  # no line has to wait
+            self._note_refusal(None)
         for line in taken:
             self._tasks[asyncio.ensure_future(self._answer(line.path, line.body))] = line
         for task, line in list(self._tasks.items()):
@@ -232,10 +238,12 @@ class Worker:
         if answered.status in NOT_NOW and _code_of(answered.body) != LASTING:
             self._returned[line] = False
             self._next_try = time.monotonic() + self._failed_again()
+            self._note_refusal(f"model {line.model} cannot answer for now: {_message_of(answered)}")
         elif answered.status >= 500 and line.failures + 1 < MOST_TRIES:
             self._returned[line] = True
         else:
             self._failures = 0
+            self._note_refusal(None)
             usage = usage_of(answered.body)
             self._outcomes.append(Outcome(line, answered.status, answered.request_id, answered.body, usage))
 
@@ -286,17 +294,33 @@ class Worker:
         if self.paused is None:
             log.warning("paused: %s", error)
             self.paused = error.strerror or str(error)
-            board.say(self.folder, self.paused)
+            self._say()
 
     def _go_on(self) -> None:
         self._failures, self._next_try = 0, 0.0
         if self.paused is not None:
             log.warning("goes on after: %s", self.paused)
             self.paused = None
-            board.say(self.folder, None)
+            self._say()
+
+    def _note_refusal(self, message: str | None) -> None:
+        if message != self.refused:
+            self.refused = message
+            self._say()
+
+    def _say(self) -> None:
+        board.say(self.folder, self.paused or self.refused, self._offer)
 
 
 def _code_of(body: Any) -> Any:
     """The code of an error; None of what is none."""
+    return _error_of(body).get("code")
+
+
+def _message_of(answered: Answered) -> str:
+    return str(_error_of(answered.body).get("message") or f"status {answered.status}")
+
+
+def _error_of(body: Any) -> dict[str, Any]:
     error = body.get("error") if isinstance(body, dict) else None
-    return error.get("code") if isinstance(error, dict) else None
+    return error if isinstance(error, dict) else {}

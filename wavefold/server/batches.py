@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from wavefold.jobs.queue import CANCELLED, COMPLETED, FAILED, MOST_PRIORITY, Invalid, Queue, Wanted
 from wavefold.jobs.quiet import QuietHours
+from wavefold.jobs.reasons import Turns, turns_of, why_waiting
 from wavefold.jobs.summary import Summary, summary_of
 from wavefold.server.files import page
 from wavefold.server.protocol import Refused
@@ -76,8 +77,8 @@ class Batches:
 
     async def all(self, request: Request) -> Response:
         def listed(queue: Queue) -> dict[str, Any]:
-            rows = queue.batches()
-            return page(rows, request, USUAL_LISTED, MOST_LISTED, lambda row: self._of_row(queue, row))
+            rows, turns = queue.batches(), turns_of(queue)
+            return page(rows, request, USUAL_LISTED, MOST_LISTED, lambda row: self._of_row(queue, row, turns))
 
         return JSONResponse(await self._jobs.with_queue(listed))
 
@@ -98,15 +99,22 @@ class Batches:
         self._jobs.wake()
         return JSONResponse(values)
 
-    def _values(self, queue: Queue, batch: str) -> dict[str, Any]:
-        return self._of_row(queue, queue.batch(batch))
+    async def remove(self, request: Request) -> Response:
+        """Of a batch that has ended. OpenAI's API has no such method."""
+        batch = request.path_params["id"]
+        await self._jobs.with_queue(lambda queue: queue.remove(batch))
+        return JSONResponse({"id": batch, "object": "batch", "deleted": True})
 
-    def _of_row(self, queue: Queue, row: Any) -> dict[str, Any]:
-        return batch_values(summary_of(queue, row), self._jobs.paused)
+    def _values(self, queue: Queue, batch: str) -> dict[str, Any]:
+        return self._of_row(queue, queue.batch(batch), turns_of(queue))
+
+    def _of_row(self, queue: Queue, row: Any, turns: Turns) -> dict[str, Any]:
+        summary = summary_of(queue, row)
+        return batch_values(summary, why_waiting(summary, turns, self._jobs.paused))
 
 
 def batch_values(summary: Summary, paused: str | None) -> dict[str, Any]:
-    """Returns a batch in the shape of OpenAI's API. `paused`: why no batch goes on."""
+    """Returns a batch in the shape of OpenAI's API. `paused`: why it does not go on."""
     row, parts, usage = summary.row, summary.parts, summary.usage if summary.parts else None
     ended = None if row["ended"] is None else int(row["ended"])
     errors = {"object": "list", "data": summary.errors} if summary.errors else None
@@ -134,7 +142,7 @@ def batch_values(summary: Summary, paused: str | None) -> dict[str, Any]:
             "priority": row["priority"], "quiet_hours": row["quiet"], "swaps": row["swaps"],
             "seconds": round(summary.seconds, 3),
             "left_s": None if summary.left_s is None else round(summary.left_s, 1),
-            "paused": paused if ended is None else None,
+            "paused": paused,
             "models": [{"model": part.model, "total": part.total, "completed": part.completed, "failed": part.failed,
                         "under_way": part.under_way} for part in parts],
         },

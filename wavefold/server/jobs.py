@@ -23,14 +23,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wavefold.jobs.board import Offer
 from wavefold.jobs.files import MOST_BYTES
 from wavefold.jobs.queue import NoSuch, Queue
-from wavefold.jobs.schema import Damaged, NotNow
+from wavefold.jobs.schema import Damaged, NoQueue, NotNow
 from wavefold.jobs.worker import Answered, Worker
 from wavefold.server.batches import BatchBody, Batches
 from wavefold.server.files import Files
 from wavefold.server.inner import post
 from wavefold.server.line import Line, Writer
+from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID
 
@@ -59,12 +61,15 @@ class Jobs:
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
         self._failed: str | None = None
+        self._is_made = False
+        """The queue is made once, and not again where somebody removes it: nobody would work on that one."""
         self.clients = Clients(served.protocols)
 
     @property
     def paused(self) -> str | None:
         """Why the worker does not go on; None where it does."""
-        return self._failed or (self._worker.paused if self._worker is not None else None)
+        worker = self._worker
+        return self._failed or (None if worker is None else worker.paused or worker.refused)
 
     def start(self, app: ASGIApp) -> None:
         """Starts the worker, in the event loop that runs. `app` is behind the front."""
@@ -78,7 +83,7 @@ class Jobs:
                 self.served.metrics.count_request(line, path)
                 self._write(line)
 
-        self._worker = Worker(self.folder, answer, self._width, self._may_go_on, self._gives_way)
+        self._worker = Worker(self.folder, answer, self._width, self._may_go_on, self._gives_way, offer=self._offer())
         self._working = asyncio.ensure_future(self._worker.run())
         self._working.add_done_callback(self._note_end)
 
@@ -95,7 +100,9 @@ class Jobs:
 
     def queue(self) -> Queue:
         """Returns the queue, for one thread; its taker closes it."""
-        return Queue(self.folder, create=True)
+        queue = Queue(self.folder, create=not self._is_made)
+        self._is_made = True
+        return queue
 
     async def in_thread(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -116,7 +123,8 @@ class Jobs:
             ("GET", "/v1/files/{id}", files.one), ("DELETE", "/v1/files/{id}", files.delete),
             ("GET", "/v1/files/{id}/content", files.content),
             ("POST", "/v1/batches", batches.create), ("GET", "/v1/batches", batches.all),
-            ("GET", "/v1/batches/{id}", batches.one), ("POST", "/v1/batches/{id}/cancel", batches.cancel),
+            ("GET", "/v1/batches/{id}", batches.one), ("DELETE", "/v1/batches/{id}", batches.remove),
+            ("POST", "/v1/batches/{id}/cancel", batches.cancel),
         ]  # fmt: skip
         by_path: dict[str, dict[str, Handler]] = {}
         for method, path, handler in handlers:
@@ -134,6 +142,11 @@ class Jobs:
             return self.served.shapes.answer(request.scope, request.scope["wavefold.line"], refused)
 
         return handle
+
+    def _offer(self) -> Offer:
+        """Returns the folder of a pool, in which models come and go, or the names of the one model."""
+        models = self.served.models
+        return str(models.folder.absolute()) if isinstance(models, PooledModels) else list(models.names)
 
     def _width(self, name: str | None) -> int:
         """Returns how many lines may run: one less than the engine takes. One alone loads a model of a pool."""
@@ -163,7 +176,9 @@ def _refusal(error: ValueError | NotNow) -> Refused:
     if isinstance(error, NotNow):
         message = error.strerror or str(error)
         is_full = error.errno == errno.ENOSPC
-        return Refused(507 if is_full else 503, message, "no_room" if is_full else "overloaded")
+        return Refused(507 if is_full else 503, message, "no_room" if is_full else "queue_not_ready")
+    if isinstance(error, NoQueue):
+        return Refused(503, str(error), "queue_not_ready")
     if isinstance(error, Damaged):
         return Refused(500, str(error), "server_error")
     return Refused(400, str(error), INVALID)

@@ -1,4 +1,8 @@
-"""/v1/models: the names of the models that are served, in OpenAI's shape or, with anthropic-version, in Anthropic's."""
+"""/v1/models: the names of the models that are served, in OpenAI's shape or, with anthropic-version, in Anthropic's.
+
+OpenAI's has `wavefold` beside its fields: True for `models` where a folder of models is served, for `jobs` where there
+is a queue. The page learns from it what it may ask for.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID, no_such_model
 from wavefold.server.served import Served
@@ -24,7 +29,8 @@ class Listing:
     async def all(self, request: Request) -> Response:
         names = tuple(self._served.models.names)
         if "anthropic-version" not in request.headers:
-            return JSONResponse({"object": "list", "data": [self._openai(name) for name in names]})
+            parts = {"models": isinstance(self._served.models, PooledModels), "jobs": self._served.jobs is not None}
+            return JSONResponse({"object": "list", "data": [self._openai(name) for name in names], "wavefold": parts})
         try:
             names, has_more = _page(names, request)
         except Refused as refused:

@@ -42,6 +42,7 @@ test("the endpoint that a file is for", () => {
 
 test("a model that cannot be loaded is no fault of the server", () => {
   assert.equal(errorWords(503, { error: { message: "model 'a' cannot be loaded: it is cut", code: "model_not_loaded" } }), "model 'a' cannot be loaded: it is cut");
+  assert.equal(errorWords(503, { error: { message: "queue.db: the disk cannot be read or written", code: "queue_not_ready" } }), "queue.db: the disk cannot be read or written");
   assert.match(errorWords(507, { error: { message: "no room" } }), /disk is full. no room/);
 });
 

@@ -26,14 +26,14 @@ const WORDS = /** @type {Record<number, string>} */ ({
   507: "The server's disk is full.",
 });
 
-/** The code of a model that cannot be loaded: its message says why, and the server is well. */
-const NOT_LOADED = "model_not_loaded";
+/** Codes of a model that cannot be loaded, and of a queue that cannot be used for now: the message says why, and the server is well. */
+const SAID_IN_FULL = ["model_not_loaded", "queue_not_ready"];
 
 /** What an answer with an error says, for a reader. @param {number} status @param {unknown} body @param {string | null} retryAfter */
 export function errorWords(status, body, retryAfter = null) {
   const inner = /** @type {any} */ (body)?.error;
   const detail = typeof inner === "string" ? inner : typeof inner?.message === "string" ? inner.message : "";
-  const lead = inner?.code === NOT_LOADED ? "" : WORDS[status] ?? (status >= 500 ? WORDS[500] : status >= 400 ? "The server refused this." : "");
+  const lead = SAID_IN_FULL.includes(inner?.code) ? "" : WORDS[status] ?? (status >= 500 ? WORDS[500] : status >= 400 ? "The server refused this." : "");
   const wait = status === 429 && retryAfter ? ` Try again in ${retryAfter} s.` : "";
   if (status === 401) return lead + (detail ? ` It says: ${detail}` : "");
   return [lead + wait, detail].filter(Boolean).join(" ") || `The server answered with status ${status}.`;
@@ -100,16 +100,6 @@ export class Api {
     return this.#send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   }
 
-  /** True if the server has this path; false where it cannot be asked, or wants a key. @param {string} path */
-  async has(path) {
-    try {
-      await this.get(path);
-      return true;
-    } catch (error) {
-      return error instanceof ApiError && ![0, 401, 403, 404].includes(error.status);
-    }
-  }
-
   /** Sends a file, which the server keeps. @param {string} path @param {File} file @param {string} purpose @returns {Promise<any>} */
   async upload(path, file, purpose) {
     const form = new FormData();
@@ -128,10 +118,10 @@ export class Api {
     return (await this.#send(path, {})).blob();
   }
 
-  /** Names of the models that the server has. @returns {Promise<string[]>} */
+  /** Names of the models that the server has, and what it has beside them: a folder of models, a queue. @returns {Promise<{names: string[], parts: {models?: boolean, jobs?: boolean}}>} */
   async models() {
-    const { data } = await this.get("v1/models");
-    return data.map((/** @type {{id: string}} */ model) => model.id);
+    const { data, wavefold: parts = {} } = await this.get("v1/models");
+    return { names: data.map((/** @type {{id: string}} */ model) => model.id), parts };
   }
 }
 

@@ -16,8 +16,8 @@ export class JobRow {
   name = "";
   #links = "";
 
-  /** @param {string} id @param {import("./api.js").Api} api @param {(row: JobRow) => void} onCancel */
-  constructor(id, api, onCancel) {
+  /** @param {string} id @param {import("./api.js").Api} api @param {(row: JobRow) => void} onCancel @param {(row: JobRow) => void} onRemove */
+  constructor(id, api, onCancel, onRemove) {
     this.id = id;
     this.api = api;
     this.title = h("h2", { id: `title-${id}`, tabindex: "-1" });
@@ -29,9 +29,10 @@ export class JobRow {
     this.errors = h("ul", { class: "turn-problem", hidden: true });
     this.links = h("span", { class: "job-links" });
     this.cancel = h("button", { type: "button", class: "button small", on: { click: () => onCancel(this) } }, "Cancel");
+    this.remove = h("button", { type: "button", class: "button small", hidden: true, on: { click: () => onRemove(this) } }, "Remove");
     this.problem = h("p", { class: "turn-problem", role: "alert", hidden: true });
     this.root = h("li", { class: "served-row", "data-batch": id },
-      h("div", { class: "served-head" }, this.title, h("span", { class: "grow" }), h("span", { class: "state" }, h("i", { "aria-hidden": "true" }), this.state), this.cancel),
+      h("div", { class: "served-head" }, this.title, h("span", { class: "grow" }), h("span", { class: "state" }, h("i", { "aria-hidden": "true" }), this.state), this.cancel, this.remove),
       this.progress, this.words, this.paused, this.facts, this.errors, this.links, this.problem);
   }
 
@@ -40,6 +41,7 @@ export class JobRow {
     this.name = name;
     put(this.title, name);
     this.cancel.setAttribute("aria-label", `Cancel ${name}`);
+    this.remove.setAttribute("aria-label", `Remove ${name}`);
   }
 
   /** @param {Batch} batch */
@@ -60,6 +62,7 @@ export class JobRow {
     if (this.errors.childElementCount !== errors.length) this.errors.replaceChildren(...errors.map((text) => h("li", {}, text)));
     if (!running && this.cancel === document.activeElement) this.title.focus();
     this.cancel.hidden = !running;
+    this.remove.hidden = running;
     this.#linked(batch);
   }
 

@@ -84,7 +84,7 @@ export class JobsView {
     this.empty.hidden = batches.length > 0;
     const ids = batches.map(({ id }) => id);
     if (ids.join("\n") !== [...this.#rows.keys()].join("\n")) {
-      this.#rows = new Map(ids.map((id) => [id, this.#rows.get(id) ?? new JobRow(id, this.api, (row) => this.#cancel(row))]));
+      this.#rows = new Map(ids.map((id) => [id, this.#rows.get(id) ?? new JobRow(id, this.api, (row) => this.#cancel(row), (row) => this.#remove(row))]));
       arrange(this.list, [...this.#rows.values()].map(({ root }) => root));
     }
     const changes = [];
@@ -117,6 +117,22 @@ export class JobsView {
     try {
       await this.api.post(`${BATCHES}/${encodeURIComponent(row.id)}/cancel`, {});
       row.told("");
+    } catch (error) {
+      row.told(problemWords(error));
+    }
+    this.#looking.now();
+  }
+
+  /** @param {JobRow} row */
+  async #remove(row) {
+    if (!(await confirmed(`Remove “${row.name}” with its results?`, "Remove it", "Keep it"))) return;
+    try {
+      await this.api.remove(`${BATCHES}/${encodeURIComponent(row.id)}`);
+      const rows = [...this.#rows.values()];
+      const place = rows.indexOf(row);
+      (rows[place + 1] ?? rows[place - 1])?.title.focus();
+      this.#states.delete(row.id);
+      this.announcer.say(`${row.name} was removed`);
     } catch (error) {
       row.told(problemWords(error));
     }

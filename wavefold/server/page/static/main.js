@@ -9,8 +9,8 @@ import { CompletionView } from "./completion_view.js";
 import { showKeys, showSettings } from "./dialogs.js";
 import { byId, h, icon, iconButton } from "./dom.js";
 import { InsideView } from "./inside_view.js";
-import { BATCHES, JobsView } from "./jobs_view.js";
-import { POOL, PoolView } from "./pool_view.js";
+import { JobsView } from "./jobs_view.js";
+import { PoolView } from "./pool_view.js";
 import { loadSettings, saveSettings } from "./settings.js";
 import { listenForShortcuts } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
@@ -143,11 +143,12 @@ class Page {
 
   async #models() {
     try {
-      this.chooser.show(await api.models());
+      const { names, parts } = await api.models();
+      this.chooser.show(names);
       this.jobs.form.offer();
       this.compare.offer(this.chooser.names);
       this.alert("");
-      for (const [name, path] of [["models", POOL], ["jobs", `${BATCHES}?limit=1`]]) this.tabs.offer(name, await api.has(path));
+      for (const name of /** @type {const} */ (["models", "jobs"])) this.tabs.offer(name, Boolean(parts[name]));
       this.tabs.offer("compare", !byId("tab-models").hidden && this.chooser.names.length > 1); // several names may be one model's
     } catch (error) {
       this.alert(error instanceof Error ? error.message : String(error));
