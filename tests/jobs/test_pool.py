@@ -14,8 +14,8 @@ if any(importlib.util.find_spec(name) is None for name in NEEDS):
     pytest.skip(f"needs {', '.join(NEEDS)}", allow_module_level=True)
 
 from tests.jobs.working import added, line  # noqa: E402
+from tests.server.pooled import NAMES, PROMPT, alone, folder, pool, pool_of  # noqa: E402, F401
 from tests.server.running import Running, running_models, wait_until  # noqa: E402
-from tests.server.test_pool import NAMES, PROMPT, alone, folder, pool, pool_of  # noqa: E402, F401
 from wavefold import ops  # noqa: E402
 from wavefold.jobs.queue import Queue  # noqa: E402
 

@@ -16,6 +16,8 @@ from wavefold import LLM, ops
 NEEDS = ("pydantic", "deepseek_recipe", "starlette", "uvicorn", "prometheus_client", "openai", "anthropic")
 if any(importlib.util.find_spec(name) is None for name in NEEDS):
     collect_ignore_glob = ["test_*.py"]
+else:
+    from tests.server.pooled import alone, folder, server  # noqa: F401, fixtures of a pool
 
 
 @pytest.fixture(autouse=True, scope="module")
