@@ -84,7 +84,7 @@ def test_table(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -
     rows = {line.split()[0]: line for line in lines}
     assert "1.5 bits per byte" in rows["flash"] and "2026-11-29 12:34 (loaded)" in rows["flash"]
     assert "someone/flash@0123456789ab" in rows["flash"] and "it holds no *.safetensors" in rows["empty"]
-    assert "none" in rows["empty"] and "0.00 GiB of 0.00 GiB" in rows["half"] and "unfinished" in rows["half"]
+    assert "none" in rows["empty"] and "0.0 MiB of 0.0 MiB" in rows["half"] and "unfinished" in rows["half"]
 
 
 def test_nothing_is_loaded_without_a_server(models: Path, capsys: Capture) -> None:

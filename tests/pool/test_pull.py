@@ -359,9 +359,9 @@ def test_the_command_says_as_what_it_is_offered(
     ]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert out == (f"flash:cron (adapter, 0.00 GiB) in {tmp_path / 'cron'}; it cannot be used yet: its base 'flash' is "
+    assert out == (f"flash:cron (adapter, 0.0 MiB) in {tmp_path / 'cron'}; it cannot be used yet: its base 'flash' is "
                    f"not in {tmp_path}\n")  # fmt: skip
-    assert "wavefold: adapter_model.safetensors: 0.00 GiB of 0.00 GiB" in err
+    assert "wavefold: adapter_model.safetensors: 0.0 MiB of 0.0 MiB" in err
 
 
 def test_an_interruption_says_how_to_go_on(

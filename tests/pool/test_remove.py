@@ -113,7 +113,7 @@ def test_it_asks(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch)
         assert main(["rm", "tiny", "--models", str(models)]) == code
         assert left(models) == before and "nothing was removed" in capsys.readouterr().out
     assert main(["rm", "tiny", "--models", str(models)]) == 0 and left(models) == before - {"tiny.gguf"}
-    assert questions[0] == f"remove tiny (0.00 GiB: {models / 'tiny.gguf'})? [y/N] "
+    assert questions[0] == f"remove tiny (0.0 MiB: {models / 'tiny.gguf'})? [y/N] "
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
     assert main(["rm", "inside", "--models", str(models)]) == 2 and "give --yes" in capsys.readouterr().err
 

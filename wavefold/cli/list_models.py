@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavefold.cli.terminal import printable, wide_console
-from wavefold.system.sizes import gib
+from wavefold.system.sizes import size_text
 
 if TYPE_CHECKING:
     from wavefold.pool.overview import Line
@@ -52,7 +52,11 @@ def _print_table(lines: list[Line]) -> None:
         )
     for line in lines:
         figure, fault = _card(line)
-        size = gib(line.num_bytes) if line.kind != "unfinished" else f"{gib(line.num_bytes)} of {gib(line.full_bytes)}"
+        size = (
+            size_text(line.num_bytes)
+            if line.kind != "unfinished"
+            else f"{size_text(line.num_bytes)} of {size_text(line.full_bytes)}"
+        )
         used = " ".join(filter(None, (_local(line.last_used), f"({line.state})" if line.state else "")))
         cells = (
             line.name, line.kind, size, _words(figure), used or "-", line.record.origin if line.record else "-",

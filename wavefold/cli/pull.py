@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavefold.cli.terminal import printable
-from wavefold.system.sizes import gib
+from wavefold.system.sizes import size_text
 
 if TYPE_CHECKING:
     from wavefold.pool.pull import Told
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     for entry in entries(folder).values():
         if place in (entry.path, entry.path.parent):
             fault = f"; it cannot be used yet: {entry.fault}" if entry.fault else ""
-            print(printable(f"{entry.name} ({entry.kind}, {gib(entry.num_bytes)}) in {place}{fault}"))
+            print(printable(f"{entry.name} ({entry.kind}, {size_text(entry.num_bytes)}) in {place}{fault}"))
     return 0
 
 
@@ -104,4 +104,4 @@ class _Lines:
         seconds = time.monotonic() - self.began
         rate = (done - self.first) / seconds if seconds else 0.0
         left = f", {(of - done) / rate / 60:,.0f} minutes left at {rate / 1e6:,.1f} MB/s" if rate else ""
-        _say(f"{name}: {gib(done)} of {gib(of)}{left}")
+        _say(f"{name}: {size_text(done)} of {size_text(of)}{left}")

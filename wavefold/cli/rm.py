@@ -7,7 +7,7 @@ import sys
 
 from wavefold.cli.pull import add_models_folder
 from wavefold.cli.terminal import printable
-from wavefold.system.sizes import gib
+from wavefold.system.sizes import size_text
 
 HELP = "remove a model, an adapter or an unfinished pull from the folder of models"
 
@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.system.folders import models_folder
 
     removal = plan_removal(args.models or models_folder(), args.name, args.with_adapters)
-    summary = printable(f"{', '.join(removal.texts)} ({gib(removal.num_bytes)}: {', '.join(map(str, removal.paths))})")
+    summary = printable(
+        f"{', '.join(removal.texts)} ({size_text(removal.num_bytes)}: {', '.join(map(str, removal.paths))})"
+    )
     if not args.yes:
         if not sys.stdin.isatty():
             raise ValueError(f"{args.name}: nothing is removed without being asked; give --yes")

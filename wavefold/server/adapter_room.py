@@ -18,7 +18,7 @@ from wavefold.pool.turns import Resident, first_to_leave, is_idle
 from wavefold.server.model import Model
 from wavefold.server.places import Place, Room, reason_of
 from wavefold.server.protocol import Refused
-from wavefold.system.sizes import mib
+from wavefold.system.sizes import size_text
 
 POLL_S = 0.05
 """Of a wait until others have left, or are not in use."""
@@ -81,13 +81,13 @@ class AdapterRoom:
         stays = [one for one in residents if one is place or one.resident.is_pinned]  # type: ignore[union-attr]
         most = self._room.num_bytes - sum(one.resident.num_bytes - one.spare_bytes for one in stays)  # type: ignore
         if entry.num_bytes > most:
-            raise _refused(entry, f"it needs {mib(entry.num_bytes)}, and {mib(max(0, most))} are not pinned or its "
-                           "base's; give the server more --memory", "model_not_loaded")  # fmt: skip
+            room = f"it needs {size_text(entry.num_bytes)}, and {size_text(max(0, most))} are not pinned or its base's"
+            raise _refused(entry, f"{room}; give the server more --memory", "model_not_loaded")
         self.num_waiting += 1
         try:
             while (missing := entry.num_bytes - self._room.spare) > 0:
                 if self._clock() > ends:
-                    raise _refused(entry, f"{mib(missing)} of what it needs are in use; try again", "overloaded")
+                    raise _refused(entry, f"{size_text(missing)} of what it needs are in use; try again", "overloaded")
                 if not self._give(missing):
                     await asyncio.sleep(POLL_S)
         finally:

@@ -24,6 +24,6 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / UNITS['G']:,.2f} GiB"
 
 
-def mib(num_bytes: float) -> str:
-    """Returns bytes as text in MiB, for what is small beside a model."""
-    return f"{num_bytes / UNITS['M']:,.1f} MiB"
+def size_text(num_bytes: float) -> str:
+    """Returns bytes as text, in GiB, or in MiB where that is less than a tenth of one."""
+    return gib(num_bytes) if num_bytes >= UNITS["G"] / 10 else f"{num_bytes / UNITS['M']:,.1f} MiB"
