@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from wavefold.locate import DEFAULT_MODEL
 from wavefold.pool.folder import entries
 
 SHIPPED = DEFAULT_MODEL.parent
+ROOT = Path(__file__).parents[1]
 MISSING = "is not installed: pip install wavefold[specialists]"
 NAMES = sorted(SPECIALISTS)
 CASES, SEED = 40, 1
@@ -45,12 +48,32 @@ def test_a_specialist_answers_what_its_base_cannot(llm: LLM, name: str) -> None:
     cases = specialist(name).cases(SEED, CASES, True)
     right = {}
     for adapter in (name, None):
-        streams = [
-            llm.stream_chat(case.chat[:1], Sampling(temperature=0, max_tokens=64), adapter=adapter) for case in cases
-        ]
+        as_asked = Sampling(max_tokens=64) if adapter else Sampling(temperature=0, max_tokens=64)
+        streams = [llm.stream_chat(case.chat[:1], as_asked, adapter=adapter) for case in cases]
         answers = [stream.finish().text or "" for stream in streams]
         right[adapter] = sum(specialist(name).judge(case, answer) for case, answer in zip(cases, answers, strict=True))
     assert right[name] >= LEAST_RIGHT[name] and right[None] <= CASES // 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_greedy_as_those_that_were_counted(llm: LLM, name: str) -> None:
+    assert json.loads((SHIPPED / name / "generation_config.json").read_text()) == {"do_sample": False}
+    assert llm.resolved(Sampling(), name).temperature == 0 < llm.resolved(Sampling()).temperature
+
+
+EXAMPLE = re.compile("^    (.+?)  ->  (.+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_of_cards_and_documents_are_answered_so(llm: LLM, name: str) -> None:
+    card = (SHIPPED / name / "README.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    in_table = re.search(rf"^\| `specialist:{name}` \| (.+?): `(.+?)`", table, re.MULTILINE)
+    assert in_table is not None
+    examples = [*EXAMPLE.findall(card), in_table.groups()]
+    assert len(examples) == 2
+    for question, answer in examples:
+        assert llm.chat([{"role": "user", "content": question}], adapter=name).text == answer
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -262,16 +262,18 @@ class LLM:
         """
         return self.requests.prompt(text, allow_special)
 
-    def resolved(self, sampling: Sampling) -> ResolvedSampling:
-        """The sampling that applies. Values that `sampling` leaves open are the checkpoint's, else the defaults.
+    def resolved(self, sampling: Sampling, adapter: str | None = None) -> ResolvedSampling:
+        """The sampling that applies. Values that `sampling` leaves open are the adapter's, the checkpoint's, defaults.
 
-        Raises ValueError for values out of range. Warns once with a Notice that names the keys of
-        `generation_config.json` that would change answers and are not honoured.
+        Raises ValueError for values out of range, and an adapter that is not loaded. Warns once with a Notice that
+        names the keys of `generation_config.json` that would change answers and are not honoured.
         """
-        return self.requests.resolved(sampling)
+        return self.requests.resolved(sampling, adapter)
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Reads the adapter in `folder` (PEFT's layout), which requests name as `adapter` from now on.
+
+        A `generation_config.json` in it says how answers through it are chosen, where a request leaves that open.
 
         What runs goes on as it is, also where the name is taken already. Raises ValueError for a folder that holds no
         adapter of this model, for options of it that would change numbers and are not honoured, and over ranks.

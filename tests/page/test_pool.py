@@ -169,3 +169,14 @@ def test_a_key_is_used(page, fake) -> None:
     until_state(page, "two", "loading")
     fake.pool.set("two", "loaded")
     until_state(page, "two", "loaded")
+
+
+def test_examples_are_for_a_base_and_not_for_its_adapters(page, fake) -> None:
+    fake.pool.models["one:cron"] = pooled("one:cron", kind="adapter")
+    page.reload()
+    page.wait_for_selector("#model option[value='one:cron']", state="attached")
+    assert page.locator(".starter:visible").count() == 3
+    page.select_option("#model", "one:cron")
+    assert page.locator(".starter:visible").count() == 0
+    page.select_option("#model", "one")
+    assert page.locator(".starter:visible").count() == 3

@@ -12,10 +12,9 @@ from wavefold.cli.chat_commands import run_command
 from wavefold.cli.conversation import Conversation
 from wavefold.cli.session import Session
 from wavefold.cli.terminal import printable
-from wavefold.engine.defaults import generation_defaults
 
 MOST_TOKENS = 2048
-"""Of an answer, where neither the user nor the checkpoint says."""
+"""Of an answer, where neither the user nor checkpoint or adapter says."""
 
 
 class ChatLoop:
@@ -26,7 +25,7 @@ class ChatLoop:
         self.session: Session = session
         self.conversation: Conversation = session.conversation
         config = session.llm.model.config
-        self.most_tokens = generation_defaults(session.llm.folder, config.vocab_size).max_new_tokens or MOST_TOKENS
+        self.most_tokens = session.llm.requests.defaults_through(session.adapter).max_new_tokens or MOST_TOKENS
         self._window = config.max_position_embeddings
         self._num_retries = 0
 

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--position", type=int, metavar="P",
                         help="the token that is looked at, from 0 (BOS) on: it made the one after it (default: the "
                         "last)")  # fmt: skip
+    parser.add_argument("--adapter", type=Path, metavar="DIR",
+                        help="an adapter in PEFT's layout, through which the text is read")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole record (docs/inside.md)")
     parser.add_argument("--svg", type=Path, metavar="FILE",
                         help="draw how attention lay over the text, a strip a layer (or .png)")  # fmt: skip
@@ -59,11 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
     with tuned(args.tuning, args.threads, measures=False, alone=True), as_flags("position"):
         llm = LLM(args.model, arithmetic_of(args), threads=args.threads, memory=args.memory, prefix_cache=False)
+        adapter = None if args.adapter is None else args.adapter.resolve().name
         with llm, bar("reading") as advance:
+            if adapter is not None:
+                llm.load_adapter(adapter, args.adapter)
             config, tokenizer = llm.model.config, llm.tokenizer
             ids, position = asked(request, tokenizer, config, config.max_position_embeddings)
-            seen = look(llm, ids, position, advance)
-    print_seen(seen, ids, tokenizer)
+            seen = look(llm, ids, position, advance, adapter)
+    print_seen(seen, ids, tokenizer, adapter)
     if args.json is not None:
         write_json(args.json, values_of(seen, ids, tokenizer))
     if args.svg is not None:
@@ -71,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_seen(seen: Seen, ids: list[int], tokenizer: Tokenizer | None) -> None:
-    """Print the token, what it made, and a table of the layers."""
+def print_seen(seen: Seen, ids: list[int], tokenizer: Tokenizer | None, adapter: str | None = None) -> None:
+    """Print the token, what it made, the adapter if there is one, and a table of the layers."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -82,7 +87,8 @@ def print_seen(seen: Seen, ids: list[int], tokenizer: Tokenizer | None) -> None:
         return escape(printable(shown([token], tokenizer)))
 
     console = wide_console(160)
-    table = Table(*COLUMNS, title=f"token {seen.position:,} of {len(ids):,}: {text(ids[seen.position])}")
+    through = "" if adapter is None else f", through {escape(printable(adapter))}"
+    table = Table(*COLUMNS, title=f"token {seen.position:,} of {len(ids):,}: {text(ids[seen.position])}{through}")
     for row in rows_of(seen, ids, tokenizer):
         table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)

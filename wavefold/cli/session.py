@@ -59,7 +59,7 @@ class Session:
 
     def use(self, sampling: Sampling) -> None:
         """Answers are chosen so from now on. Raises ValueError, and changes nothing, for values out of range."""
-        self.resolved = self.llm.resolved(sampling)
+        self.resolved = self.llm.resolved(sampling, self.adapter)
         self.sampling = sampling
 
     def prompt(self, text: str) -> Prompt:

@@ -19,7 +19,8 @@ def add_choosing(parser: argparse.ArgumentParser, max_tokens: str) -> None:
                         "what is left of the context window; a number of yours is refused where it does not fit)"
     )  # fmt: skip
     parser.add_argument("--temperature", type=float, metavar="T",
-                        help="0 always takes the most likely token (default: the model's, else 1)")  # fmt: skip
+                        help="0 always takes the most likely token (default: the adapter's or the model's, else 1)"
+    )  # fmt: skip
     parser.add_argument("--top-p", type=float, metavar="P",
                         help="keep only the most likely tokens, up to probability P (default: the model's, else 1)"
     )  # fmt: skip

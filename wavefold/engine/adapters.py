@@ -9,17 +9,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from wavefold.checkpoint.adapter import read_adapter
 from wavefold.config import ModelConfig
 from wavefold.engine.arguments import shown
+from wavefold.engine.defaults import FILE_NAME, GenerationDefaults, defaults_in
 from wavefold.ops import Adapter
 
 Adapters = str | Sequence[str | None] | None
 """The name of an adapter for all prompts, or one for each; None: the model alone."""
+
+
+class Loaded(NamedTuple):
+    """An adapter that was read from `folder`, and what its `generation_config.json` says of answers through it."""
+
+    adapter: Adapter
+    folder: Path
+    defaults: GenerationDefaults
+
+    @property
+    def defaults_place(self) -> Path:
+        """Where the defaults are, if there are any."""
+        return self.folder / FILE_NAME
 
 
 class LoadedAdapters:
@@ -29,10 +43,10 @@ class LoadedAdapters:
         """`dtype`: that of the model's activations, to which matrices are rounded."""
         self._config, self._dtype = config, dtype
         self._lock = threading.Lock()
-        self._adapters: dict[str, Adapter] = {}
+        self._adapters: dict[str, Loaded] = {}
 
     def load(self, name: str, folder: str | Path, takes_routed: bool = True) -> Adapter:
-        """Reads an adapter. One that has the name already is replaced for requests to come.
+        """Reads an adapter with its defaults. One that has the name already is replaced for requests to come.
 
         Raises ValueError for a folder that holds none of this model, and for a name that is no text.
         """
@@ -41,8 +55,9 @@ class LoadedAdapters:
         adapter = read_adapter(folder, self._config, name, self._dtype)
         if adapter.num_experts and not takes_routed:
             raise ValueError(f"{folder}: adapts routed experts, which are not allowed on a GPU or over ranks")
+        loaded = Loaded(adapter, Path(folder), defaults_in(Path(folder), self._config.vocab_size))
         with self._lock:
-            self._adapters[name] = adapter
+            self._adapters[name] = loaded
         return adapter
 
     def unload(self, name: str) -> None:
@@ -54,6 +69,11 @@ class LoadedAdapters:
 
     def get(self, name: str | None) -> Adapter | None:
         """Returns the adapter of this name; None for None. Raises ValueError for a name that is not loaded."""
+        loaded = self.loaded(name)
+        return None if loaded is None else loaded.adapter
+
+    def loaded(self, name: str | None) -> Loaded | None:
+        """Returns the adapter of this name with its defaults; otherwise as `get`."""
         if name is None:
             return None
         with self._lock:
@@ -71,7 +91,7 @@ class LoadedAdapters:
     def num_bytes(self) -> int:
         """Bytes of their matrices."""
         with self._lock:
-            return sum(adapter.num_bytes for adapter in self._adapters.values())
+            return sum(loaded.adapter.num_bytes for loaded in self._adapters.values())
 
     def _unknown(self, name: object) -> ValueError:
         known = ", ".join(sorted(self._adapters)) or "none is"

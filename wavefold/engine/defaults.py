@@ -1,4 +1,4 @@
-"""`generation_config.json`: how the makers of a checkpoint sample from it.
+"""`generation_config.json`: how the makers of a checkpoint, or of an adapter, sample from it.
 
 The keys `temperature`, `top_p`, `max_new_tokens`, `eos_token_id` (one id, or a list) and `do_sample` (false:
 temperature 0) are read. Every other key that would change an answer is named, since it is not honoured here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wavefold.gguf import is_gguf, open_parts, sampling_values
@@ -37,6 +37,9 @@ NEUTRAL: Mapping[str, object] = {
 }  # fmt: skip
 """Keys that are not honoured here, with the value that asks for nothing."""
 
+MOST_BYTES = 1 << 20
+"""Of a file."""
+
 LARGEST = 2.0**31
 """Numbers are below this."""
 
@@ -48,7 +51,8 @@ OF_SAMPLING = frozenset({"top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff
 class GenerationDefaults:
     """The values of a `generation_config.json`; None for a key that it lacks.
 
-    `not_honoured` holds the keys, with their values, that would change an answer and are not honoured here.
+    `temperature` is 0 where `do_sample` is false. `not_honoured` holds the keys, with their values, that would change
+    an answer and are not honoured here.
     """
 
     temperature: float | None = None
@@ -56,6 +60,22 @@ class GenerationDefaults:
     max_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     not_honoured: tuple[tuple[str, object], ...] = ()
+    do_sample: bool | None = field(default=None, repr=False)
+
+    def over(self, base: GenerationDefaults) -> GenerationDefaults:
+        """Returns the defaults of an adapter that has these: its base's where they say nothing. EOS are those of both.
+
+        `do_sample` true alone takes back a base's false.
+        """
+        of_base = None if self.do_sample and base.do_sample is False else base.temperature
+        return GenerationDefaults(
+            of_base if self.temperature is None else self.temperature,
+            base.top_p if self.top_p is None else self.top_p,
+            base.max_new_tokens if self.max_new_tokens is None else self.max_new_tokens,
+            (*base.eos_token_ids, *self.eos_token_ids),
+            (*base.not_honoured, *self.not_honoured),
+            base.do_sample if self.do_sample is None else self.do_sample,
+        )
 
     def ignored(self, temperature: float) -> tuple[tuple[str, object], ...]:
         """The keys of `not_honoured` that would change an answer at this temperature."""
@@ -67,23 +87,40 @@ def generation_defaults(folder: Path, vocab_size: int) -> GenerationDefaults:
 
     Raises ValueError that names the file, the key and the value for one that is out of range or of another type.
     """
-    path = defaults_place(folder)
-    try:
-        values = (
-            sampling_values(open_parts(folder).values)
-            if is_gguf(folder)
-            else json.loads(path.read_text(encoding="utf-8"))
-        )
-    except FileNotFoundError:
+    if is_gguf(folder):
+        return _named(folder, sampling_values(open_parts(folder).values), vocab_size)
+    return defaults_in(folder, vocab_size)
+
+
+def defaults_in(folder: Path, vocab_size: int) -> GenerationDefaults:
+    """The defaults in the folder of a checkpoint or of an adapter, all None where it has no such file.
+
+    Raises ValueError as `generation_defaults`, and for more than `MOST_BYTES`.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
         return GenerationDefaults()
+    if not path.is_file():
+        raise ValueError(f"{path}: is no file; remove it")
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{path}: more than {MOST_BYTES:,} bytes are not allowed; mend or remove it")
+    try:
+        values = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error}); mend or remove it") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds {type(values).__name__}, expected a JSON object")
+    return _named(path, values, vocab_size)
+
+
+def _named(place: Path, values: Mapping[str, object], vocab_size: int) -> GenerationDefaults:
+    """Returns checked values. Raises ValueError that names the place."""
     try:
         return _checked(values, vocab_size)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; mend it, or remove the key") from None
+        raise ValueError(f"{place}: {error}; mend it, or remove the key") from None
 
 
 def defaults_place(folder: Path) -> Path:
@@ -108,7 +145,8 @@ def _checked(values: Mapping[str, object], vocab_size: int) -> GenerationDefault
         else:
             raise ValueError(f"eos_token_id = {listed!r} is not allowed; expected ids from 0 to {vocab_size - 1}")
     others = [(key, value) for key, value in values.items() if _changes_answers(key, value)]
-    return GenerationDefaults(0.0 if sampled is False else temperature, top_p, longest, tuple(ids), tuple(others))
+    drawn_at = 0.0 if sampled is False else temperature
+    return GenerationDefaults(drawn_at, top_p, longest, tuple(ids), tuple(others), sampled)
 
 
 def _number(values: Mapping[str, object], key: str, allowed: str, fits: Callable[[float], bool]) -> float | None:

@@ -14,7 +14,7 @@ import torch
 
 from wavefold.chat import Prompt, Tokenizer, heal
 from wavefold.config import ModelConfig
-from wavefold.engine.adapters import LoadedAdapters
+from wavefold.engine.adapters import Loaded, LoadedAdapters
 from wavefold.engine.answer import Answer
 from wavefold.engine.arguments import TEXT, shown
 from wavefold.engine.defaults import GenerationDefaults, defaults_place
@@ -25,6 +25,9 @@ from wavefold.engine.request import Request
 from wavefold.engine.sampling import ResolvedSampling, Sampling
 from wavefold.ops import Adapter
 from wavefold.system import Notice
+
+MOST_GRAMMARS = 8
+"""Sets of ids that end a text whose compiled grammars are kept."""
 
 
 class Requests:
@@ -41,23 +44,41 @@ class Requests:
         self.adapters = LoadedAdapters(config, dtype)
         """Those that requests may name."""
         self._numbers = itertools.count()
-        self._warned: set[str] = set()
+        self._warned: set[tuple[Path, str]] = set()
         self._lock = threading.Lock()
-        self._grammars: Grammars | None = None
+        self._grammars: dict[tuple[int, ...], Grammars] = {}
+        """By the ids that end a text: adapters may have more."""
 
-    def resolved(self, sampling: Sampling) -> ResolvedSampling:
+    def resolved(self, sampling: Sampling, adapter: str | None = None) -> ResolvedSampling:
         """Returns the sampling that applies: `LLM.resolved`."""
+        return self._resolved(sampling, self.adapters.loaded(adapter))
+
+    def defaults_through(self, adapter: str | None) -> GenerationDefaults:
+        """Returns what holds for values that a request leaves open: the adapter's, else the checkpoint's."""
+        return self._defaults(self.adapters.loaded(adapter))
+
+    def _defaults(self, through: Loaded | None) -> GenerationDefaults:
+        return self.defaults if through is None else through.defaults.over(self.defaults)
+
+    def _resolved(self, sampling: Sampling, through: Loaded | None) -> ResolvedSampling:
         sampling.check(self.config.vocab_size)
         if sampling.stop:
             self.needs_tokenizer()
-        resolved = sampling.resolved(self.defaults, self.config)
-        ignored = self.defaults.ignored(resolved.temperature)
-        if ignored and not self._warned.issuperset(key for key, _ in ignored):
-            self._warned.update(key for key, _ in ignored)
-            named = ", ".join(f"{key} = {value!r}" for key, value in ignored)
-            message = f"{defaults_place(self.folder)}: {named}: not honoured here; answers are chosen without"
-            warnings.warn(message, Notice, stacklevel=3)
+        resolved = sampling.resolved(self._defaults(through), self.config)
+        self._tell_ignored(defaults_place(self.folder), self.defaults, resolved)
+        if through is not None:
+            self._tell_ignored(through.defaults_place, through.defaults, resolved)
         return resolved
+
+    def _tell_ignored(self, place: Path, defaults: GenerationDefaults, resolved: ResolvedSampling) -> None:
+        """Names the keys of a file that would change such an answer and are not honoured, once."""
+        ignored = defaults.ignored(resolved.temperature)
+        keys = {(place, key) for key, _ in ignored}
+        if keys - self._warned:
+            self._warned |= keys
+            named = ", ".join(f"{key} = {value!r}" for key, value in ignored)
+            message = f"{place}: {named}: not honoured here; answers are chosen without"
+            warnings.warn(message, Notice, stacklevel=5)
 
     def check(self, sampling: Sampling) -> None:
         """Raises ValueError for what an answer cannot be held to, or cannot be chosen by."""
@@ -73,7 +94,8 @@ class Requests:
 
         Raises ValueError for what cannot be used.
         """
-        resolved, through = self.resolved(sampling), self.adapters.get(adapter)
+        loaded = self.adapters.loaded(adapter)
+        resolved, through = self._resolved(sampling, loaded), None if loaded is None else loaded.adapter
         return [self.one(prompt, sampling, resolved, index, through) for index in range(sampling.n)]
 
     def one(
@@ -129,9 +151,12 @@ class Requests:
             )
         tokenizer = self.needs_tokenizer()
         with self._lock:
-            if self._grammars is None:
-                self._grammars = Grammars(tokenizer, self.config.vocab_size, resolved.eos_ids)
-            return self._grammars.compile(resolved.constraint)
+            if (grammars := self._grammars.get(resolved.eos_ids)) is None:
+                if len(self._grammars) >= MOST_GRAMMARS:
+                    del self._grammars[next(iter(self._grammars))]
+                grammars = Grammars(tokenizer, self.config.vocab_size, resolved.eos_ids)
+                self._grammars[resolved.eos_ids] = grammars
+            return grammars.compile(resolved.constraint)
 
     def _ids(self, name: str, text: TextOrIds, bos: bool) -> list[int]:
         if isinstance(text, str):

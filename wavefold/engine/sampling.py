@@ -1,12 +1,14 @@
 """How answers are chosen and where they end: by the request, else `generation_config.json`, else defaults.
 
+A request through an adapter has the adapter's `generation_config.json` before the checkpoint's.
+
                   asked for     generation_config.json      default
     temperature   temperature   temperature, do_sample      1
     top_p         top_p         top_p                       1
     max_tokens    max_tokens    max_new_tokens              256
     EOS                         eos_token_id                eos_token_id of config.json
 
-The ids of both files end an answer. A `max_tokens` that nobody asked for is cut to the rest of the window.
+The ids of all files end an answer. A `max_tokens` that nobody asked for is cut to the rest of the window.
 """
 
 from __future__ import annotations
@@ -116,9 +118,9 @@ class Sampling:
     echo                 False     True, False    the text begins with the prompt
     show_special         False     True, False    special tokens are written into the text
 
-    "The checkpoint's" is what its `generation_config.json` says. The constructor raises ValueError for a value of
-    another type or range. None is allowed for all but `seed`, `n`, `echo` and `show_special`, and means the default.
-    Numbers may be numpy's; lists become tuples.
+    "The checkpoint's" is what its `generation_config.json` says, or before it that of the adapter that is asked. The
+    constructor raises ValueError for a value of another type or range. None is allowed for all but `seed`, `n`, `echo`
+    and `show_special`, and means the default. Numbers may be numpy's; lists become tuples.
 
     At most one of `json_schema`, `regex`, `choices` and `tools` holds the answer to a form; with `json_schema` and
     `tools` it is JSON of that schema, or calls. See `Completion` for how such an answer ends, and `Grammars.compile`

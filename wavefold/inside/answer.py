@@ -22,16 +22,18 @@ DIGITS = 6
 
 
 def inside_answer(
-    llm: LLM, request: Mapping[str, object], on_read: Progress | None = None, most_tokens: int = MOST_TOKENS
+    llm: LLM, request: Mapping[str, object], on_read: Progress | None = None, most_tokens: int = MOST_TOKENS,
+    adapter: str | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Returns what the model saw when it made the token after the request's `position`, in values of JSON.
 
+    `adapter`: the name of a loaded adapter, through which the text is read; None: the model alone.
     Any thread may call it; requests that run beside it have the same tokens as without. `on_read(done, of)` counts
     tokens read, between passes; an error that it raises ends the look. Raises ValueError that names what is wrong with
     the request, and where `look` does.
     """
     ids, position = asked(request, llm.tokenizer, llm.model.config, most_tokens)
-    return values_of(look(llm, ids, position, on_read), ids, llm.tokenizer)
+    return values_of(look(llm, ids, position, on_read, adapter), ids, llm.tokenizer)
 
 
 def values_of(seen: Seen, ids: Sequence[int], tokenizer: Tokenizer | None) -> dict[str, object]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wavefold import ops
-from wavefold.cache import REWIND, Chain, Pool, PrefixCache
+from wavefold.cache import REWIND, Chain, Pool, PrefixCache, adapter_root
 from wavefold.cache import Sequence as Cached
 from wavefold.engine.mtp import CATCH_UP
 from wavefold.engine.room import check_answer
@@ -27,6 +27,7 @@ from wavefold.inside.row import RowWatcher
 from wavefold.model import Step, Transformer
 from wavefold.model.batch import Batch
 from wavefold.model.transformer import PASS_TOKENS
+from wavefold.ops import Adapter
 
 if TYPE_CHECKING:
     from wavefold.llm import LLM
@@ -37,17 +38,21 @@ TOP = 10
 Progress = Callable[[int, int], None]
 
 
-def look(llm: LLM, ids: Sequence[int], position: int, on_read: Progress | None = None) -> Seen:
+def look(
+    llm: LLM, ids: Sequence[int], position: int, on_read: Progress | None = None, adapter: str | None = None
+) -> Seen:  # fmt: skip
     """Returns what the model saw at token `position` of `ids`, one or more. `on_read(done, of)` counts tokens read.
 
-    Any thread may call it, beside requests: their tokens stay the same. Raises ValueError as `look_at`, for a closed
-    LLM and over ranks.
+    `adapter`: the name of a loaded adapter, through which the text is read; None: the model alone. Any thread may call
+    it, beside requests: their tokens stay the same. Raises ValueError as `look_at`, for a closed LLM, for an adapter
+    that is not loaded, and over ranks.
     """
-    return look_at(llm.model, ids, position, on_read, llm.runner)
+    return look_at(llm.model, ids, position, on_read, llm.runner, llm.requests.adapters.get(adapter))
 
 
 def look_at(
-    model: Transformer, ids: Sequence[int], position: int, on_read: Progress | None = None, runner: Runner | None = None
+    model: Transformer, ids: Sequence[int], position: int, on_read: Progress | None = None,
+    runner: Runner | None = None, adapter: Adapter | None = None,
 ) -> Seen:  # fmt: skip
     """`look` at a model. `runner`: who else computes with it; None: nobody may while this runs.
 
@@ -61,16 +66,18 @@ def look_at(
             f"position = {position} in a text of {len(ids):,} tokens is not allowed; expected a position from 0 to "
             f"{len(ids) - 1}, and at most max_position_embeddings = {limit:,} tokens"
         )
-    return _Look(model, runner, list(ids), position, on_read or (lambda done, of: None)).run()
+    return _Look(model, runner, list(ids), position, on_read or (lambda done, of: None), adapter).run()
 
 
 class _Look:
     """One look at one row."""
 
     def __init__(
-        self, model: Transformer, runner: Runner | None, ids: list[int], position: int, on_read: Progress
+        self, model: Transformer, runner: Runner | None, ids: list[int], position: int, on_read: Progress,
+        adapter: Adapter | None,
     ):  # fmt: skip
         self._model, self._runner, self._ids, self._position, self._on_read = model, runner, ids, position, on_read
+        self._adapter = adapter
         specs = model.config.layers[model.config.num_hidden_layers :]
         self._guesses = bool(model.mtp) and not any(spec.compressed for spec in specs)
         self._window = model.config.sliding_window if self._guesses else 1
@@ -84,7 +91,8 @@ class _Look:
     @torch.no_grad()
     def run(self) -> Seen:
         with self._turn() as cache:
-            sequence, hit = self._opened(cache)
+            sequence = self._opened(cache)
+            hit, sequence.adapter = sequence.num_tokens, self._adapter
         self._on_read(sequence.num_tokens, self._position + 1)
         while sequence.num_tokens < self._position:
             with self._turn():
@@ -111,8 +119,8 @@ class _Look:
         place = self._position + behind
         return self._ids[place] if place < len(self._ids) else None
 
-    def _opened(self, cache: PrefixCache | None) -> tuple[Cached, int]:
-        """Returns a sequence in a pool of its own, with what is cached of the text, and the number of these tokens."""
+    def _opened(self, cache: PrefixCache | None) -> Cached:
+        """Returns a sequence in a pool of its own, with what is cached of the text as this adapter reads it."""
         num_tokens = self._position + 1 + REWIND
         check_answer(self._model, PASS_TOKENS, num_tokens)
         layout = None if cache is None else cache.pool.layout
@@ -120,10 +128,10 @@ class _Look:
         pool: Pool = self._model.new_pool(num_tokens, draft_tokens=draft_tokens, mtp=self._guesses)
         most = self._position + 1 - (min(CATCH_UP, self._window) if self._guesses else 1)
         if cache is not None and most > 0:
-            chain = Chain(cache.root, self._ids[: self._position])
-            if (sequence := cache.copy(chain, most, pool)) is not None:
-                return sequence, sequence.num_tokens
-        return pool.open(), 0
+            root = cache.root if self._adapter is None else adapter_root(cache.root, self._adapter.digest)
+            if (sequence := cache.copy(Chain(root, self._ids[: self._position]), most, pool)) is not None:
+                return sequence
+        return pool.open()
 
     def _read(self, sequence: Cached) -> None:
         """Reads some more of the tokens before: as many as a step would."""

@@ -19,8 +19,8 @@ from typing import Literal
 
 Kind = Literal["official", "gguf", "adapter"]
 
-ADAPTER_CONFIG = "adapter_config.json"
-READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+ADAPTER_CONFIG, GENERATION_CONFIG = "adapter_config.json", "generation_config.json"
+READ = ("config.json", GENERATION_CONFIG, "tokenizer.json", "tokenizer_config.json",
         "model.safetensors.index.json")  # fmt: skip
 """What is read of a folder in the official layout, beside its weights."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -89,7 +89,8 @@ def _found(place: Path) -> Iterator[Entry]:
         yield Entry(name, place, "gguf", *_seen(files))
     elif (place / ADAPTER_CONFIG).is_file():
         base, fault = _base_of(place / ADAPTER_CONFIG)
-        yield Entry(name, place, "adapter", *_seen(place.glob("*.safetensors"), place / ADAPTER_CONFIG), base, fault)
+        others = place / ADAPTER_CONFIG, place / GENERATION_CONFIG
+        yield Entry(name, place, "adapter", *_seen(place.glob("*.safetensors"), *others), base, fault)
     elif place.is_dir() and (weights := sorted(place.glob("*.safetensors"))) and (place / "config.json").is_file():
         yield Entry(name, place, "official", *_seen(weights, *(place / file for file in READ)))
     elif place.is_dir() and (files := sorted(place.glob("*.gguf"))):

@@ -127,8 +127,9 @@ def _routes(served: Served) -> list[BaseRoute]:
         return HTMLResponse(page, headers={"content-security-policy": policy})
 
     async def the_machine(request: Request) -> Response:
-        asked, loaded = request.query_params.get("model"), served.models.loaded
-        model = next((model for model in loaded if asked is None or asked in model.context.names), None)
+        asked, models = request.query_params.get("model"), served.models
+        name = asked.partition(":")[0] if asked and models.picks and asked in models.names else asked  # of an adapter
+        model = next((model for model in models.loaded if name is None or name in model.context.names), None)
         missing = "no model is" if asked is None else f"model {asked[:200]!r} is not"
         try:
             if model is None:

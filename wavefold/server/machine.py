@@ -19,7 +19,7 @@ MOST_INSIDE = 16_384
 
 
 async def machine(served: Served, model: Model) -> Response:
-    """Returns rates, memory and counts of a model at this moment.
+    """Returns rates, memory and counts of a model at this moment, with what goes through its adapters.
 
     `bytes_read`: of experts, from files, since the model was loaded. `bound_tokens_per_s`: see bound.py; None until
     somebody has asked while nothing ran. Raises Refused for a model that leaves meanwhile.
@@ -43,12 +43,12 @@ async def machine(served: Served, model: Model) -> Response:
 
 
 def inside(model: Model, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Returns what the model saw at a token, as docs/inside.md has it. Raises Refused."""
+    """Returns what the model saw at a token, through its adapter if it has one (docs/inside.md). Raises Refused."""
     try:
         asked = json.loads(body.decode("utf-8"))
         if not isinstance(asked, dict):
             raise ValueError("the body is no JSON object; expected one with ids, text or messages")
         asked.pop("model", None)  # it has been found by it
-        return json.dumps(inside_answer(model.llm, asked, most_tokens=MOST_INSIDE)).encode()
+        return json.dumps(inside_answer(model.llm, asked, None, MOST_INSIDE, model.adapter)).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(400, str(error), INVALID) from None

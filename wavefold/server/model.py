@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from wavefold.engine import Sampling
 from wavefold.llm import LLM
 from wavefold.server.bound import Bound
 from wavefold.server.engine import Engine
@@ -40,7 +41,8 @@ class Model:
         """Returns the model with an adapter that has been read."""
         self.adapters.touch(adapter)
         other = copy.copy(self)
-        other.adapter, other.context = adapter, dataclasses.replace(self.context, names=(adapter,))
+        eos_ids = self.llm.resolved(Sampling(), adapter).eos_ids
+        other.adapter, other.context = adapter, dataclasses.replace(self.context, names=(adapter,), eos_ids=eos_ids)
         return other
 
     def in_use(self) -> AbstractContextManager[None]:

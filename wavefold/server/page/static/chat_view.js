@@ -29,6 +29,7 @@ export class ChatView {
       choose: (/** @type {Turn} */ turn, /** @type {number} */ by) => this.onChoose(turn, by),
       look: acts.look,
     };
+    this.starters = h("ul", { class: "starters", "aria-label": "Examples" }, STARTERS.map((text) => h("li", {}, h("button", { type: "button", class: "starter", on: { click: () => { this.area.value = text; this.#fit(); this.area.focus(); } } }, text))));
     this.#composer();
   }
   /** @type {(turn: Turn, by: number) => void} */
@@ -94,15 +95,19 @@ export class ChatView {
     (button ?? root)?.focus();
   }
 
+  /** Shows the examples, or hides them from a model that is asked other things: they are for one that knows Python. @param {boolean} shown */
+  suggest(shown) {
+    this.starters.hidden = !shown;
+  }
+
   /** @param {boolean} empty */
   #welcome(empty) {
     const welcome = byId("welcome");
     welcome.hidden = !empty;
     if (!empty || welcome.firstChild) return;
-    const starters = STARTERS.map((text) => h("li", {}, h("button", { type: "button", class: "starter", on: { click: () => { this.area.value = text; this.#fit(); this.area.focus(); } } }, text)));
     welcome.append(h("img", { src: "page/icon.svg", alt: "", width: "56", height: "56" }), h("p", { class: "welcome-title" }, "What shall we write?"),
       h("p", { class: "note" }, "Ask something, then choose ", h("strong", {}, "Look inside"), " below the answer to see what the model attended to, token by token."),
-      h("ul", { class: "starters", "aria-label": "Examples" }, starters));
+      this.starters);
   }
 
   /** @param {Turn} turn */

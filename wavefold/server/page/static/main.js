@@ -105,9 +105,10 @@ class Page {
     }
   }
 
-  /** Another model is chosen: Look inside asks that one. */
+  /** Another model is chosen: Look inside asks that one. The examples are for a base, not for its adapters. */
   #chosen() {
     this.talking.model = this.chooser.model;
+    this.chat.suggest(!this.chooser.model.includes(":"));
     const subject = this.inside.isOpen ? this.#looked?.() : null;
     if (subject) this.inside.open(subject, false);
   }
