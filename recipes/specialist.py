@@ -20,6 +20,7 @@ recipe = Recipe(
     lora_rank=8,
     lora_alpha=16.0,
     lora_dtype="bfloat16",
+    lora_greedy=True,
     peak_lr=2e-3,
     warmup=20,
     decay_steps=1000,

@@ -204,8 +204,13 @@ def test_peft_on_transformers_computes_what_our_unmerged_adapter_does(
 def test_an_adapter_in_bfloat16_is_the_rounded_one_of_half_the_size(tmp_path: Path) -> None:
     model = with_deltas(base_of(None), 0.05)
     parameters = dict(official_tensors(model))
-    for name, recipe in (("wide", RECIPE), ("half", dataclasses.replace(RECIPE, lora_dtype="bfloat16"))):
+    for name, recipe in (
+        ("wide", RECIPE),
+        ("half", dataclasses.replace(RECIPE, lora_dtype="bfloat16", lora_greedy=True)),
+    ):
         save_peft(model, parameters, tmp_path / name, recipe, "base")
+    assert not (tmp_path / "wide" / "generation_config.json").exists()
+    assert json.loads((tmp_path / "half" / "generation_config.json").read_text()) == {"do_sample": False}
     wide, half = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("wide", "half"))
     assert {tensor.dtype for tensor in wide.values()} == {torch.float32}
     assert wide.keys() == half.keys() and all(torch.equal(half[name], wide[name].bfloat16()) for name in wide)

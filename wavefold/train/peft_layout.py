@@ -25,6 +25,7 @@ from wavefold.train.lora import has_adapter
 from wavefold.train.recipe import Recipe
 
 CONFIG_NAME = "adapter_config.json"
+SAMPLING_NAME = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_experts\.(gate_proj|up_proj|down_proj))"
 """Pattern of the adapted modules. With last names alone, PEFT would adapt compressors and indexers too."""
@@ -54,5 +55,7 @@ def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path
     def fill(fresh: Path) -> None:
         save_tensors(tensors, fresh / "adapter_model.safetensors")
         write_json(fresh / CONFIG_NAME, config)
+        if recipe.lora_greedy:
+            write_json(fresh / SAMPLING_NAME, {"do_sample": False})
 
     write_folder(folder, fill)

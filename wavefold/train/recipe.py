@@ -81,6 +81,8 @@ class Recipe:
     lora_alpha: float = 16.0
     lora_dtype: StoredAs = "float32"
     """Dtype of the adapters that are written in PEFT's layout. Training has float32."""
+    lora_greedy: bool = False
+    """Answers through the adapter are the likeliest tokens, unless a request says otherwise."""
 
     expert_waves: int = 0
     """Number of waves for routed experts that are shared out over processes (0: every process has all experts)."""
