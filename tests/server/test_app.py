@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +185,25 @@ class TestClients:
             wait_until(lambda: server.one.running.num_open == 1)
             wait_until(lambda: not server.server.server_state.connections)
             wait_until(lambda: stuck.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
+
+    def test_one_that_resets_after_its_answer_leaves_no_clock(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """uvicorn rings for an idle connection that is lost already, and a clock for what is not read began then."""
+        rung: list[int] = []
+        idle = Connection.timeout_keep_alive_handler
+        monkeypatch.setattr(Connection, "timeout_keep_alive_handler", lambda self: (rung.append(1), idle(self)))
+        monkeypatch.setattr(Connection, "stall_s", 0.1)
+        monkeypatch.setattr(server.server.config, "timeout_keep_alive", 0.1)
+        with server.connect() as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            data = b""
+            while not data.endswith(b"}"):
+                data += client.recv(1000)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: bool(rung))
+        time.sleep(0.3)
+        assert "Exception in callback" not in caplog.text
 
     def test_what_a_client_does_not_read_is_felt_soon(self) -> None:
         """The system alone would take megabytes of it."""

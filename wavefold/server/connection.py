@@ -55,6 +55,8 @@ class Connection(H11Protocol):
     """
 
     request_s, stall_s = REQUEST_S, STALL_S
+    is_lost = False
+    """Then no clock begins: uvicorn's own for an idle connection rings on after a client's reset."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -82,9 +84,11 @@ class Connection(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._stall.start()  # what has not been read yet keeps a closed connection open
+        if not self.is_lost:
+            self._stall.start()  # what has not been read yet keeps a closed connection open
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         self._head.stop()
         self._stall.stop()
         super().connection_lost(exc)
