@@ -203,7 +203,7 @@ def test_the_check_ends_in_time(tmp_path: Path) -> None:
     lines = [line(str(number), pad="x" * 500) for number in range(2000)]
     with Queue(tmp_path / "jobs", create=True) as queue:
         added(queue, lines)
-        queue.check(-1.0)
+        assert not queue.check(-1.0) and queue.check(60.0)
         assert queue.rows("SELECT count(*) FROM lines")[0][0] == 2000
 
 

@@ -157,20 +157,24 @@ def test_a_server_and_the_command_line(tmp_path: Path) -> None:
 @needs
 def test_a_queue_that_is_removed_is_not_made_again(tmp_path: Path) -> None:
     """A batch would be taken that nobody works on."""
+    from tests.server.running import wait_until
+
     folder = tmp_path / "jobs"
     process, port = started(folder)
     form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--b--\r\n'
     upload = urllib.request.Request(f"http://localhost:{port}/v1/files", form,
                                     {"content-type": "multipart/form-data; boundary=b"})  # fmt: skip
     try:
-        with urllib.request.urlopen(f"http://localhost:{port}/v1/batches", timeout=60) as answer:
-            assert answer.status == 200
+        wait_until(lambda: (folder / "worker.json").exists())  # the worker has it open, and no request has come
         shutil.rmtree(folder)
         for asked_for in (f"http://localhost:{port}/v1/batches", upload):
             with pytest.raises(urllib.error.HTTPError, match="503") as error:
                 urllib.request.urlopen(asked_for, timeout=60)
             assert json.load(error.value)["error"]["code"] == "queue_not_ready"
         assert not (folder / "queue.db").exists()
+        Queue(folder, create=True).close()  # as `wavefold jobs add` would
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://localhost:{port}/v1/batches", timeout=60)
     finally:
         process.kill()
         process.communicate()

@@ -11,8 +11,8 @@ import pytest
 
 from tests.adapters import write_adapter
 from tests.jobs.working import added, line
+from tests.server.pooled import pool, pool_of, states
 from tests.server.running import Running, running_models, wait_until
-from tests.server.test_pool import folder, pool, pool_of, states  # noqa: F401
 from wavefold import ModelConfig
 from wavefold.jobs import worker
 from wavefold.jobs.queue import Queue
@@ -29,7 +29,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:  # noqa: F811
+def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """`one:greedy` says how it is asked, `one:silent` has the same matrices and does not."""
     monkeypatch.setattr(worker, "POLL_S", 0.02)
     root = tmp_path / "models"

@@ -162,7 +162,7 @@ def test_a_model_whose_folder_is_gone_leaves(server: Running, alone: dict[str, s
 def test_a_model_that_is_replaced_is_never_unknown(
     server: Running, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 0.2)
+    monkeypatch.setattr("wavefold.server.pool.LOOK_S", 1.0)
     folder = pool(server).folder
     assert complete(server, "two") == alone["two"]
     shutil.copytree(folder / "three", folder.parent / "new")
@@ -174,7 +174,7 @@ def test_a_model_that_is_replaced_is_never_unknown(
         assert text in (alone["two"], alone["three"])
     assert text == alone["three"]
     shutil.rmtree(folder / "two")
-    statuses = []
+    statuses, ends = [], time.monotonic() + 30
     while 404 not in statuses and time.monotonic() < ends:
         statuses.append(server.ask("/v1/completions", {"model": "two", **PROMPT})[0])
     assert 503 in statuses and statuses[-1] == 404, "what may come back in a moment is worth another try"

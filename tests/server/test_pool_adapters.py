@@ -49,6 +49,7 @@ def test_adapters_are_asked_for_beside_their_base(server: Running, alone: dict[s
     assert complete(server, "one:cron") != texts[0]
     assert server.ask("/v1/wavefold/models/unload", {"model": "one:dates"})[0] == 200
     assert states(server)["one:dates"] == "on disk" and states(server)["one"] == "loaded"
+    assert read_last_used(folder)["one:dates"]["state"] == ""
     assert complete(server, "one:dates") == texts[1]
 
 

@@ -11,6 +11,7 @@ into memory of their own, so a file that is written over changes no adapter that
 from __future__ import annotations
 
 import json
+import os
 import re
 from io import BufferedReader
 from pathlib import Path
@@ -70,12 +71,14 @@ def read_adapter(
         others = ", ".join(sorted(file.name for file in folder.glob("adapter_model.*")))
         found = f" ({others} cannot be used: only safetensors files are read)" if others else ""
         raise ValueError(f"{folder}: holds no {WEIGHTS_NAME}{found}; expected an adapter in PEFT's layout")
-    refs = tensor_refs(path)
+    before, refs = path.stat(), tensor_refs(path)
     pairs = _pairs(path, refs)
     for place, (layer, down, up) in pairs.items():
         _check(path, place, layer, refs[down], refs[up], rank, config)
     parts: dict[str, LowRank] = {}
     with path.open("rb") as file:
+        if not os.path.samestat(before, os.fstat(file.fileno())):
+            raise ValueError(f"{path}: another file took its place while it was read; load it again")
         for place, (layer, down, up) in sorted(pairs.items()):
             a, b = (_matrix(file, refs[name], dtype) for name in (down, up))
             if not (a.isfinite().all() and b.isfinite().all()):

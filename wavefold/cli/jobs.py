@@ -210,7 +210,10 @@ def offered_by(worker: dict[str, Any] | None) -> set[str] | None:
 
     offer = None if worker is None else worker.get("offer")
     if isinstance(offer, str):
-        return {name for name, entry in entries(Path(offer)).items() if not entry.fault}
+        try:
+            return {name for name, entry in entries(Path(offer)).items() if not entry.fault}
+        except (OSError, ValueError):
+            return None
     return None if offer is None else set(offer)
 
 

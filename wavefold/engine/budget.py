@@ -87,7 +87,7 @@ class Budget:
     num_kept: int = 0
     """States of the prefix cache."""
     is_share: bool = False
-    """Of one of several models: `base` is no part of it."""
+    """Of one of several models: `base` is the buffers of a prefix cache on disk, without Python and libraries."""
 
     @property
     def slots(self) -> int:

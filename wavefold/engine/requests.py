@@ -151,11 +151,11 @@ class Requests:
             )
         tokenizer = self.needs_tokenizer()
         with self._lock:
-            if (grammars := self._grammars.get(resolved.eos_ids)) is None:
-                if len(self._grammars) >= MOST_GRAMMARS:
+            if (grammars := self._grammars.pop(resolved.eos_ids, None)) is None:
+                if len(self._grammars) >= MOST_GRAMMARS:  # the one used longest ago
                     del self._grammars[next(iter(self._grammars))]
                 grammars = Grammars(tokenizer, self.config.vocab_size, resolved.eos_ids)
-                self._grammars[resolved.eos_ids] = grammars
+            self._grammars[resolved.eos_ids] = grammars
             return grammars.compile(resolved.constraint)
 
     def _ids(self, name: str, text: TextOrIds, bos: bool) -> list[int]:

@@ -27,12 +27,12 @@ def say(folder: Path, paused: str | None, offer: Offer = None) -> None:
     """Writes what the worker does: it works (None), or has paused for a reason. `offer`: what it can be asked for."""
     values = {"process": os.getpid(), "paused": paused and paused[:MOST_WORDS], "since": int(time.time()),
               "offer": offer}  # fmt: skip
-    if len(text := json.dumps(values, ensure_ascii=False)) >= SIZE:
-        text = json.dumps({**values, "offer": None}, ensure_ascii=False)
+    if len(text := json.dumps(values)) >= SIZE:
+        text = json.dumps({**values, "offer": None})
     with contextlib.suppress(OSError):
         handle = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
-            os.pwrite(handle, text.encode(errors="replace")[: SIZE - 1].ljust(SIZE - 1) + b"\n", 0)
+            os.pwrite(handle, text.encode()[: SIZE - 1].ljust(SIZE - 1) + b"\n", 0)
         finally:
             os.close(handle)
 

@@ -22,7 +22,7 @@ from wavefold.jobs import outputs
 from wavefold.jobs.files import Upload, chunks, path_of
 from wavefold.jobs.lines import MOST_LINES, LineError, line_of, numbered, object_of
 from wavefold.jobs.quiet import QuietHours
-from wavefold.jobs.schema import NoQueue, NotNow, changing, check_within, open_database, place_of, told
+from wavefold.jobs.schema import NotNow, changing, check_place, check_within, open_database, place_of, told
 
 MOST_ERRORS = 100
 """Of a file that are told of."""
@@ -70,7 +70,7 @@ class Queue:
         self.folder = folder
         self.lock = threading.RLock()
         self.connection = open_database(folder, create)
-        self._place = place_of(folder)
+        self.place = place_of(folder)
 
     def close(self) -> None:
         with self.lock, contextlib.suppress(sqlite3.Error):
@@ -84,16 +84,12 @@ class Queue:
 
     def check_place(self) -> None:
         """Raises NoQueue where the database has been removed or replaced: what is written goes nowhere then."""
-        if place_of(self.folder) != self._place:
-            raise NoQueue(
-                f"{self.folder}: the queue was removed or replaced while this process worked on it; start the server "
-                "again, and remove a queue when its server has ended"
-            )
+        check_place(self.folder, self.place)
 
-    def check(self, seconds: float) -> None:
-        """Raises `Damaged` where the database is, as far as so many seconds reach."""
+    def check(self, seconds: float) -> bool:
+        """Raises `Damaged` where the database is, as far as so many seconds reach. Returns True if all was read."""
         with self.lock:
-            check_within(self.connection, self.folder, seconds)
+            return check_within(self.connection, self.folder, seconds)
 
     @contextlib.contextmanager
     def changes(self) -> Iterator[sqlite3.Connection]:

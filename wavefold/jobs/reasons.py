@@ -22,12 +22,12 @@ CHANGING = re.compile(r"req_\w+|\d+")
 class Turns(NamedTuple):
     """Whose turn it is, at a time. `batches`: those that may run, by number: their ids and priorities.
 
-    `models`: of the lines that are under way.
+    `under_way`: by model, the id of the first batch that has lines of it under way.
     """
 
     now: float
     batches: dict[int, tuple[str, int]]
-    models: list[str]
+    under_way: dict[str, str]
 
 
 def turns_of(queue: Queue, now: float | None = None) -> Turns:
@@ -41,7 +41,7 @@ def turns_of(queue: Queue, now: float | None = None) -> Turns:
     )
     batches = {row["number"]: (row["id"], row["priority"]) for row in rows
                if row["waiting"] and _is_allowed(row["quiet"], now)}  # fmt: skip
-    return Turns(now, batches, [row["model"] for row in rows if row["under_way"]])
+    return Turns(now, batches, {row["model"]: row["id"] for row in reversed(rows) if row["under_way"]})
 
 
 def why_waiting(batch: Summary, turns: Turns, paused: str | None) -> str | None:
@@ -60,8 +60,12 @@ def why_waiting(batch: Summary, turns: Turns, paused: str | None) -> str | None:
     if above:
         priority, name = max(above, key=lambda one: one[0])
         return f"{name} is first: its priority is {priority}, and that of this one {row['priority']}"
-    if others := [model for model in turns.models if model not in {part.model for part in batch.parts if part.left}]:
-        return f"lines of model {others[0]} are under way; those of another model begin when they have ended"
+    models = {part.model for part in batch.parts if part.left}
+    if same := [name for model, name in turns.under_way.items() if model in models]:
+        return f"lines of {same[0]} are under way, of the same model"
+    if turns.under_way:
+        model = next(iter(turns.under_way))
+        return f"lines of model {model} are under way; those of another model begin when they have ended"
     return None
 
 

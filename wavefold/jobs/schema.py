@@ -132,6 +132,15 @@ def place_of(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def check_place(folder: Path, place: tuple[int, int] | None) -> None:
+    """Raises NoQueue where the database's file is another one than that of these numbers, or none."""
+    if place_of(folder) != place:
+        raise NoQueue(
+            f"{folder}: the queue was removed or replaced while this process worked on it; start the server again, and "
+            "remove a queue when its server has ended"
+        )
+
+
 def _make(folder: Path) -> None:
     """Makes what is missing of a queue's folder and file, private from the first moment. Raises ValueError for a link.
 
@@ -170,8 +179,11 @@ def check_whole(connection: sqlite3.Connection, folder: Path) -> None:
             raise damaged(folder, "; ".join(found).replace("\n", " ")[:300])
 
 
-def check_within(connection: sqlite3.Connection, folder: Path, seconds: float) -> None:
-    """Raises `Damaged` where a page of the database is, as far as it can be read in so many seconds."""
+def check_within(connection: sqlite3.Connection, folder: Path, seconds: float) -> bool:
+    """Raises `Damaged` where a page of the database is, as far as it can be read in so many seconds.
+
+    Returns True if all of it was read.
+    """
     ends = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > ends, 10_000)
     try:
@@ -179,6 +191,9 @@ def check_within(connection: sqlite3.Connection, folder: Path, seconds: float) -
     except sqlite3.OperationalError as error:
         if _code(error) != INTERRUPTED:
             raise
+        return False
+    else:
+        return True
     finally:
         connection.set_progress_handler(None, 0)
 

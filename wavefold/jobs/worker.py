@@ -84,6 +84,8 @@ class Worker:
         self.folder, self._answer, self._width, self._clock = folder, answer, width, clock
         self._may_go_on, self._gives_way = may_go_on, gives_way
         self._offer = offer
+        self.place: tuple[int, int] | None = None
+        """Of the queue that is worked on (`place_of`); None before it is open."""
         self.paused: str | None = None
         self.refused: str | None = None
         self._tasks: dict[asyncio.Task[Answered], Taken] = {}
@@ -158,6 +160,7 @@ class Worker:
                 self._pause(error)
                 await self._rest(self._failed_again())
             else:
+                self.place = desk.queue.place
                 self._go_on()
                 self._say()
                 return desk

@@ -35,7 +35,10 @@ def linear(x: Tensor, weight: Weight, arithmetic: Arithmetic) -> Tensor:
 
 
 def linears(x: Tensor, weights: Sequence[Weight], arithmetic: Arithmetic) -> list[Tensor]:
-    """x [n, in], weights [out, in] -> `linear` of each. The gradient of x is the sum of theirs, rounded once."""
+    """x [n, in], weights [out, in] -> `linear` of each. The gradient of x is the sum of theirs.
+
+    The sum is rounded once, except in released arithmetic, where each quantized weight rounds x for itself.
+    """
     rounds = arithmetic.released and any(weight.format.is_quantized for weight in weights)
     if rounds or not products_train(x, weights):
         return [linear(x, weight, arithmetic) for weight in weights]

@@ -36,6 +36,8 @@ class AdapterRoom:
         """Held while an adapter is read, and while room is made for it."""
         self.num_waiting = 0
         """Requests for adapters that have no room yet."""
+        self.last_used: dict[str, float] = {}
+        """When each was used last, in seconds since 1970, those that have left too."""
 
     async def read(self, place: Place, entry: Entry) -> None:
         """Reads an adapter of a model in memory, unless it is there as it is now. Raises Refused.
@@ -77,9 +79,9 @@ class AdapterRoom:
     async def _make_room(self, place: Place, entry: Entry) -> None:
         """Makes room for an adapter. Raises Refused where there is none, and where others use it for too long."""
         ends = self._clock() + self._max_wait()
-        residents = [one for one in self._places.values() if one.resident is not None]
-        stays = [one for one in residents if one is place or one.resident.is_pinned]  # type: ignore[union-attr]
-        most = self._room.num_bytes - sum(one.resident.num_bytes - one.spare_bytes for one in stays)  # type: ignore
+        stays = [(resident, other) for other in self._places.values() if (resident := other.resident) is not None
+                 and (other is place or resident.is_pinned)]  # fmt: skip
+        most = self._room.num_bytes - sum(resident.num_bytes - other.spare_bytes for resident, other in stays)
         if entry.num_bytes > most:
             room = f"it needs {size_text(entry.num_bytes)}, and {size_text(max(0, most))} are not pinned or its base's"
             raise _refused(entry, f"{room}; give the server more --memory", "model_not_loaded")
@@ -105,6 +107,12 @@ class AdapterRoom:
         if (first := first_to_leave(idle, self._clock())) is not None:
             self._leave(self._places[first.name])
         return False
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Of those that were used: "loaded", or an empty text."""
+        return {name: "loaded" if any(model.adapters.has(name) for _, model in self._loaded) else ""
+                for name in self.last_used}  # fmt: skip
 
     @property
     def _residents(self) -> Iterator[Resident]:

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wavefold.jobs.board import Offer
 from wavefold.jobs.files import MOST_BYTES
 from wavefold.jobs.queue import NoSuch, Queue
-from wavefold.jobs.schema import Damaged, NoQueue, NotNow
+from wavefold.jobs.schema import Damaged, NoQueue, NotNow, check_place
 from wavefold.jobs.worker import Answered, Worker
 from wavefold.server.batches import BatchBody, Batches
 from wavefold.server.files import Files
@@ -61,8 +61,6 @@ class Jobs:
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
         self._failed: str | None = None
-        self._is_made = False
-        """The queue is made once, and not again where somebody removes it: nobody would work on that one."""
         self.clients = Clients(served.protocols)
 
     @property
@@ -99,10 +97,14 @@ class Jobs:
             self._worker.wake()
 
     def queue(self) -> Queue:
-        """Returns the queue, for one thread; its taker closes it."""
-        queue = Queue(self.folder, create=not self._is_made)
-        self._is_made = True
-        return queue
+        """Returns the queue, for one thread; its taker closes it.
+
+        Raises NoQueue where it is not the one that the worker has opened: nobody would work on another one.
+        """
+        place = None if self._worker is None else self._worker.place
+        if place is not None:
+            check_place(self.folder, place)
+        return Queue(self.folder, create=place is None)
 
     async def in_thread(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

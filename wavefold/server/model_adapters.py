@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -19,8 +18,6 @@ class ModelAdapters:
         self._read: dict[str, Entry] = {}
         """As they were found, the last used last."""
         self._users: Counter[str] = Counter()
-        self.last_used: dict[str, float] = {}
-        """When each was used last, in seconds since 1970, those that have left too."""
 
     def adopt(self, entry: Entry) -> None:
         """Notes an adapter that `llm` has read."""
@@ -56,7 +53,6 @@ class ModelAdapters:
     def touch(self, name: str) -> None:
         """One that has been read is used now."""
         self._read[name] = self._read.pop(name)
-        self.last_used[name] = time.time()
 
     def forget(self, name: str) -> None:
         """Takes one away, if it is there; answers that go through it run to their ends."""

@@ -27,7 +27,7 @@ class Offer:
         self.settings = read_settings(folder)
         self._seen, self._fault = self.entries, ""
         self._unsettled: set[str] = set()
-        """Names that the last look found anew, or no more."""
+        """Names that the last look found anew, changed, or no more."""
         self._unknown = self._without_a_model()
         self._tell_unknown()
 
@@ -43,14 +43,19 @@ class Offer:
         """
         entry = self.entries.get(name)
         wanted = name if entry is None else entry.base
-        if wanted in self._unsettled and wanted not in self.entries:
-            raise Refused(503, f"model {wanted!r} has just come or gone, and may not be whole; try again", "overloaded",
-                          "model")  # fmt: skip
+        if wanted is not None and wanted not in self.entries:
+            self.check_settled(wanted)
         if entry is None:
             raise no_such_model(name, self.names)
         if fault := self.fault(entry):
             raise Refused(404, f"model {name!r} cannot be used: {fault}", "model_not_found", "model")
         return entry if entry.base is None else self.entries[entry.base]
+
+    def check_settled(self, name: str) -> None:
+        """Raises Refused, to try again, for a model that the last look found anew, changed, or no more."""
+        if name in self._unsettled:
+            raise Refused(503, f"model {name!r} has just come, changed or gone, and may not be whole; try again",
+                          "overloaded", "model")  # fmt: skip
 
     def fault(self, entry: Entry) -> str:
         """Returns why a model cannot be used: its own fault, or its base's; an empty text if there is none."""
@@ -64,7 +69,7 @@ class Offer:
         """Reads folder and settings. What was there before holds where they cannot be read; the log says so once.
 
         A model is offered once two looks have found the same of it: one that is being copied is not whole yet. One that
-        has changed is offered as it was until then.
+        has changed answers as it was until then, if it is in memory.
         """
         told, self._fault = self._fault, ""
         try:

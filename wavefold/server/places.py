@@ -78,7 +78,7 @@ class Place:
         budget = self.model.llm.budget if self.model is not None else None
         if budget is None or self.resident is None:
             return 0
-        return max(0, self.resident.num_bytes - budget.dense - budget.pool - budget.passes)
+        return max(0, self.resident.num_bytes - budget.base - budget.dense - budget.pool - budget.passes)
 
 
 class Room:

@@ -144,11 +144,12 @@ class PooledModels(Models):
         self._place(name)  # it may have been taken away while its base was waited for
         entry, was_there = self.offer.entries[name], model.adapters.has(name)
         while not model.adapters.has_now(entry):  # it may leave again between being read and being used
+            self.offer.check_settled(name)
             await self.adapters.read(place, entry)
-        through = model.through(name)
+        self.adapters.last_used[name] = time.time()
         if not was_there:
             self._record()
-        return through
+        return model.through(name)
 
     async def _asked(self, place: Place, left: asyncio.Future[None] | None) -> Model:
         """Waits for a model, of which this request is a user then."""
@@ -156,6 +157,7 @@ class PooledModels(Models):
             raise Refused(503, STOPPED, "overloaded")
         if (model := place.taken()) is not None:
             return model
+        self.offer.check_settled(place.entry.name)
         await self._known(place)
         if (model := place.taken()) is not None:  # it has come meanwhile
             return model
@@ -208,6 +210,7 @@ class PooledModels(Models):
         """
         if ":" in name:
             self.adapters.forget(self._place(name), name)
+            self._record()
             return
         place = self._places.get(name) or self._place(name)
         while (resident := place.resident) is not None and resident.is_coming and place.task is not None:
@@ -390,8 +393,5 @@ class PooledModels(Models):
         states = {name: "loaded" if place.model is not None else "" for name, place in self._places.items()}
         used = {name: time.time() - (self._clock() - place.resident.last_used) for name, place in self._places.items()
                 if place.resident is not None and place.resident.last_used}  # fmt: skip
-        for adapters in (model.adapters for model in self.loaded):
-            states |= {name: "loaded" if adapters.has(name) else "" for name in adapters.last_used}
-            used |= adapters.last_used
-        with contextlib.suppress(OSError):
-            write_last_used(self.folder, states, used)  # some hundred bytes, where a model comes or goes
+        with contextlib.suppress(OSError):  # some hundred bytes, where a model comes or goes
+            write_last_used(self.folder, states | self.adapters.states, used | self.adapters.last_used)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def check_same_run(out: Path, saved: Mapping[str, Any], now: Identity, going_on:
             f"{out}: its state is of version {saved.get('state_version', 1)}, this program reads version "
             f"{STATE_VERSION}; go on with the program that wrote it, or give another --out"
         )
-    recipes = [dict(identity.get("recipe", {})) for identity in (saved, now)]
+    recipes = [_DEFAULTS | identity.get("recipe", {}) for identity in (saved, now)]
     steps = [recipe.pop("steps", None) for recipe in recipes]
     allowed = ["data"] if going_on.force_data and saved.get("data") != now.get("data") else []
     found = [f"recipe {line}" for line in _differences(recipes[0], recipes[1])]
@@ -91,6 +91,10 @@ def check_same_run(out: Path, saved: Mapping[str, Any], now: Identity, going_on:
     if found:
         raise ValueError(f"{out}: holds another run ({'; '.join(found)}). {_ways_out(saved, now, going_on, others)}")
     return allowed
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.name != "steps"}
+"""Values of keys that a state was written without, by a program that did not have them yet."""
 
 
 def _ways_out(saved: Mapping[str, Any], now: Identity, going_on: GoingOn, others: int) -> str:

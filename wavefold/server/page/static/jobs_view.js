@@ -10,7 +10,7 @@ import { Looking } from "./looking.js";
 
 /** @typedef {import("./jobs.js").Batch} Batch */
 
-export const BATCHES = "v1/batches";
+const BATCHES = "v1/batches";
 const EVERY_MS = 1000;
 const BEHIND_MS = 5000;
 const LISTED = 20;

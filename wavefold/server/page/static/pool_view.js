@@ -7,7 +7,7 @@ import { actOf, changeWords, facts, kindWords, memoryWords } from "./pool.js";
 
 /** @typedef {import("./pool.js").Pooled} Pooled */
 
-export const POOL = "v1/wavefold/models";
+const POOL = "v1/wavefold/models";
 const EVERY_MS = 1000;
 const LABELS = { load: "Load", unload: "Unload" };
 
