@@ -140,8 +140,9 @@ def test_an_abort_amid_a_step_keeps_nothing_beyond_the_text(
     model: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a stream is collected after drafts went over a block's end, before the step's tokens count."""
-    text, space = tokens(6, 200), MemorySpace()
-    cold = mixes.alone(model, request_of(model, 0, text, 200))
+    texts, space = (tokens(seed, 200) for seed in range(6, 40)), MemorySpace()
+    answers = ((text, mixes.alone(model, request_of(model, 0, text, 200))) for text in texts)
+    text, cold = next(pair for pair in answers if len(pair[1]) == 200)  # which ends early depends on the processor
     drafter = Drafter(8, [LookupDrafts()], mixes.Dice(8, Random(1)))
     known = [*text, *cold]
     monkeypatch.setattr(drafter, "propose", lambda due, count: [known[r.num_tokens : r.num_tokens + 8] for r in due])

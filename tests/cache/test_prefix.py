@@ -285,7 +285,7 @@ def test_a_disk_needs_room_in_the_pool(model: Transformer) -> None:
 
 def test_random_conversations() -> None:
     """Forks, edits, cuts, cancelled answers, restarts, other models: tokens and bytes of a run without a cache."""
-    counts = conversations.run(18, seed=1, names=conversations.INVARIANT, num_turns=4)
+    counts = conversations.run(24, seed=1, names=conversations.INVARIANT, num_turns=4)
     assert counts["caches compared"] > 100 and counts["restarts"] > 8 and counts["cancelled"] > 3, counts
     assert counts["cached"] > 5000 < counts["computed"] and counts["disk"] > 500, counts
 
