@@ -13,9 +13,10 @@ from tests.adapters import write_adapter
 from tests.cli.running import Capture
 from tests.small import SMALL_WITH_TEXT, small_model
 from wavefold import LLM, Sampling
+from wavefold.checkpoint.side_files import GENERATION_CONFIG
 from wavefold.cli.main import main
 from wavefold.engine import defaults
-from wavefold.engine.defaults import FILE_NAME, GenerationDefaults
+from wavefold.engine.defaults import GenerationDefaults
 
 PROMPT = list(range(40, 60))
 EOS = SMALL_WITH_TEXT.eos_token_ids
@@ -23,14 +24,14 @@ EOS = SMALL_WITH_TEXT.eos_token_ids
 
 def with_defaults(folder: Path, text: str) -> Path:
     write_adapter(folder, SMALL_WITH_TEXT, 1)
-    (folder / FILE_NAME).write_text(text)
+    (folder / GENERATION_CONFIG).write_text(text)
     return folder
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = small_model(tmp_path_factory.mktemp("base") / "base")
-    (folder / FILE_NAME).write_text('{"temperature": 0.9, "top_p": 0.95, "max_new_tokens": 7}')
+    (folder / GENERATION_CONFIG).write_text('{"temperature": 0.9, "top_p": 0.95, "max_new_tokens": 7}')
     return folder
 
 
@@ -123,13 +124,13 @@ def test_a_bad_file_is_refused_by_name_when_the_adapter_is_loaded(
     folder, names = with_defaults(tmp_path / "bad", text), llm.adapters
     with pytest.raises(ValueError) as refusal:
         llm.load_adapter("bad", folder)
-    assert str(folder / FILE_NAME) in str(refusal.value) and message in str(refusal.value)
+    assert str(folder / GENERATION_CONFIG) in str(refusal.value) and message in str(refusal.value)
     assert llm.adapters == names
 
 
 def test_what_is_no_file_is_not_waited_for(llm: LLM, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "pipe", SMALL_WITH_TEXT, 1)
-    os.mkfifo(folder / FILE_NAME)
+    os.mkfifo(folder / GENERATION_CONFIG)
     with pytest.raises(ValueError, match="is no file"):
         llm.load_adapter("pipe", folder)
 
@@ -139,7 +140,7 @@ def test_keys_that_are_not_honoured_are_told_by_the_adapters_file(llm: LLM, tmp_
     llm.load_adapter("more", folder)
     with pytest.warns(match="top_k = 5: not honoured here") as told:
         llm.generate([PROMPT] * 2, adapter="more")
-    assert len(told) == 1 and str(folder / FILE_NAME) in str(told[0].message)
+    assert len(told) == 1 and str(folder / GENERATION_CONFIG) in str(told[0].message)
 
 
 def test_the_commands_have_them(base: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from wavefold.system import Notice
 
+GENERATION_CONFIG = "generation_config.json"
+"""How the makers of a checkpoint or an adapter sample from it."""
 PATTERNS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", GENERATION_CONFIG,
     "chat_template*", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 """Names of files."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wavefold.atomic import write_json, write_text
 from wavefold.checkpoint.save import entries_in, values_for
+from wavefold.checkpoint.side_files import GENERATION_CONFIG
 from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.gguf import open_parts, sampling_values, tokenizer_texts
 from wavefold.model import Transformer
@@ -88,7 +89,7 @@ def _moved(dot: str, stored: Weight) -> tuple[Tensor, Tensor]:
 def _side_files(source: Path, folder: Path) -> None:
     keys = open_parts(source).values
     if sampling := sampling_values(keys):
-        write_json(folder / "generation_config.json", sampling)
+        write_json(folder / GENERATION_CONFIG, sampling)
     try:
         tokenizer, config = tokenizer_texts(source, keys)
     except ValueError as error:

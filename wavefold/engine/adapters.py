@@ -16,7 +16,7 @@ import torch
 from wavefold.checkpoint.adapter import read_adapter
 from wavefold.config import ModelConfig
 from wavefold.engine.arguments import shown
-from wavefold.engine.defaults import FILE_NAME, GenerationDefaults, defaults_in
+from wavefold.engine.defaults import GenerationDefaults, defaults_in
 from wavefold.ops import Adapter
 
 Adapters = str | Sequence[str | None] | None
@@ -29,11 +29,6 @@ class Loaded(NamedTuple):
     adapter: Adapter
     folder: Path
     defaults: GenerationDefaults
-
-    @property
-    def defaults_place(self) -> Path:
-        """Where the defaults are, if there are any."""
-        return self.folder / FILE_NAME
 
 
 class LoadedAdapters:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wavefold.checkpoint.side_files import GENERATION_CONFIG
 from wavefold.gguf import is_gguf, open_parts, sampling_values
-
-FILE_NAME = "generation_config.json"
 
 READ = frozenset({"temperature", "top_p", "max_new_tokens", "eos_token_id", "do_sample"})
 
@@ -97,7 +96,7 @@ def defaults_in(folder: Path, vocab_size: int) -> GenerationDefaults:
 
     Raises ValueError as `generation_defaults`, and for more than `MOST_BYTES`.
     """
-    path = folder / FILE_NAME
+    path = folder / GENERATION_CONFIG
     if not path.exists():
         return GenerationDefaults()
     if not path.is_file():
@@ -125,7 +124,7 @@ def _named(place: Path, values: Mapping[str, object], vocab_size: int) -> Genera
 
 def defaults_place(folder: Path) -> Path:
     """Where a checkpoint's defaults are: a file in its folder, or the keys of a GGUF file."""
-    return folder if is_gguf(folder) else folder / FILE_NAME
+    return folder if is_gguf(folder) else folder / GENERATION_CONFIG
 
 
 def _checked(values: Mapping[str, object], vocab_size: int) -> GenerationDefaults:

@@ -67,7 +67,7 @@ class Requests:
         resolved = sampling.resolved(self._defaults(through), self.config)
         self._tell_ignored(defaults_place(self.folder), self.defaults, resolved)
         if through is not None:
-            self._tell_ignored(through.defaults_place, through.defaults, resolved)
+            self._tell_ignored(defaults_place(through.folder), through.defaults, resolved)
         return resolved
 
     def _tell_ignored(self, place: Path, defaults: GenerationDefaults, resolved: ResolvedSampling) -> None:

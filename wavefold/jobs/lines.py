@@ -59,12 +59,17 @@ def numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, data
 
 
+def decoded(number: int, data: bytes, expected: str) -> Any:
+    """Returns the JSON of a line. Raises LineError, which ends with what was expected."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LineError("invalid_json_line", f"is no JSON ({str(error)[:200]}); {expected}", number) from None
+
+
 def object_of(number: int, data: bytes) -> dict[str, Any]:
     """Returns the JSON object of a line. Raises LineError."""
-    try:
-        values = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LineError("invalid_json_line", f"is no JSON ({str(error)[:200]}); expected an object", number) from None
+    values = decoded(number, data, "expected an object")
     if not isinstance(values, dict):
         raise LineError("invalid_json_line", "is no JSON object; expected one with custom_id, url and body", number)
     return values

@@ -36,6 +36,12 @@ def result_text(batch: str, place: int, custom_id: str, status: int, request_id:
     return json.dumps({"id": name, "custom_id": custom_id, "response": response, "error": None}) + "\n"
 
 
+def error_of(body: Any) -> dict[str, Any]:
+    """Returns the error of an answer's body; an empty one of what has none."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
 def usage_of(body: Any) -> Usage:
     """Returns the tokens that a body of any of the endpoints counts."""
     usage = body.get("usage") if isinstance(body, Mapping) else None

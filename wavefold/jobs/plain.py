@@ -8,10 +8,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from wavefold.jobs.lines import LineError
+from wavefold.jobs.lines import LineError, decoded
 
 MAX_TOKENS = 256
 """What `Sampling` has where nothing is said: OpenAI's completions would end after 16."""
@@ -28,10 +27,7 @@ CHAT = (SHARED - {"logprobs"}) | {"messages"}
 
 def official(number: int, data: bytes) -> dict[str, Any]:
     """Returns a line as an object of OpenAI's format. Raises LineError for a field that would be lost."""
-    try:
-        values = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LineError("invalid_json_line", f"is no JSON ({str(error)[:200]}); {EXPECTED}", number) from None
+    values = decoded(number, data, EXPECTED)
     if isinstance(values, str):
         values = {"prompt": values}
     if not isinstance(values, dict):

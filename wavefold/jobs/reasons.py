@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wavefold.jobs import outputs
 from wavefold.jobs.queue import RUNNING, Queue
@@ -84,17 +84,11 @@ def why_failed(queue: Queue, batch: int, most_read: int = MOST_READ) -> list[Fai
         if number >= most_read:
             break
         response = json.loads(text)["response"]
-        message = _message_of(response["body"])
+        message = str(outputs.error_of(response["body"]).get("message") or "no reason is given")[:MOST_REASON]
         key = (response["status_code"], CHANGING.sub("", message))
         before = found.get(key, Failures(0, response["status_code"], message))
         found[key] = before._replace(num_lines=before.num_lines + 1)
     return sorted(found.values(), key=lambda one: -one.num_lines)
-
-
-def _message_of(body: Any) -> str:
-    error = body.get("error") if isinstance(body, dict) else None
-    message = error.get("message") if isinstance(error, dict) else None
-    return str(message or "no reason is given")[:MOST_REASON]
 
 
 def _is_allowed(quiet: str | None, now: float) -> bool:

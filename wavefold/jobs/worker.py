@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from wavefold.atomic import holding
 from wavefold.jobs import board
 from wavefold.jobs.desk import Desk, Outcome, Taken
-from wavefold.jobs.outputs import usage_of
+from wavefold.jobs.outputs import error_of, usage_of
 from wavefold.jobs.queue import Queue
 from wavefold.jobs.schema import NotNow, check_whole
 
@@ -317,13 +317,8 @@ class Worker:
 
 def _code_of(body: Any) -> Any:
     """The code of an error; None of what is none."""
-    return _error_of(body).get("code")
+    return error_of(body).get("code")
 
 
 def _message_of(answered: Answered) -> str:
-    return str(_error_of(answered.body).get("message") or f"status {answered.status}")
-
-
-def _error_of(body: Any) -> dict[str, Any]:
-    error = body.get("error") if isinstance(body, dict) else None
-    return error if isinstance(error, dict) else {}
+    return str(error_of(answered.body).get("message") or f"status {answered.status}")

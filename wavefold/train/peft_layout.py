@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wavefold.atomic import write_folder, write_json
+from wavefold.checkpoint.side_files import GENERATION_CONFIG
 from wavefold.checkpoint.transformers_layout import to_transformers
 from wavefold.checkpoint.write import save_tensors
 from wavefold.model import Transformer
@@ -25,7 +26,6 @@ from wavefold.train.lora import has_adapter
 from wavefold.train.recipe import Recipe
 
 CONFIG_NAME = "adapter_config.json"
-SAMPLING_NAME = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_experts\.(gate_proj|up_proj|down_proj))"
 """Pattern of the adapted modules. With last names alone, PEFT would adapt compressors and indexers too."""
@@ -56,6 +56,6 @@ def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path
         save_tensors(tensors, fresh / "adapter_model.safetensors")
         write_json(fresh / CONFIG_NAME, config)
         if recipe.lora_greedy:
-            write_json(fresh / SAMPLING_NAME, {"do_sample": False})
+            write_json(fresh / GENERATION_CONFIG, {"do_sample": False})
 
     write_folder(folder, fill)
