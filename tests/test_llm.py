@@ -23,11 +23,11 @@ from wavefold import LLM, Arithmetic, Completion, Sampling, Transformer, load, o
 from wavefold.chat import heal
 from wavefold.chat.encoding import encode_chat, turn_ids
 from wavefold.checkpoint import random_model
+from wavefold.checkpoint.side_files import GENERATION_CONFIG
 from wavefold.cli.main import build_parser
 from wavefold.cli.models import add_arithmetic, arithmetic_of
 from wavefold.engine import ResolvedSampling, generate
 from wavefold.engine.adjust import Adjustments
-from wavefold.engine.defaults import FILE_NAME
 from wavefold.locate import DEFAULT_MODEL
 from wavefold.system import Notice
 
@@ -166,7 +166,8 @@ class TestGenerate:
 
     def test_defaults_are_the_checkpoints(self, folder: Path, tmp_path: Path) -> None:
         shutil.copytree(folder, tmp_path / "m")
-        (tmp_path / "m" / FILE_NAME).write_text(json.dumps({"max_new_tokens": 3, "do_sample": False, "min_length": 2}))
+        defaults = {"max_new_tokens": 3, "do_sample": False, "min_length": 2}
+        (tmp_path / "m" / GENERATION_CONFIG).write_text(json.dumps(defaults))
         llm = LLM(tmp_path / "m")
         with pytest.warns(Notice, match="min_length = 2: not honoured here"):
             [completion] = llm.generate(["a"])
