@@ -78,6 +78,38 @@ def test_temperature_and_do_sample(
     assert other.over(one).temperature == temperature
 
 
+@pytest.mark.parametrize(
+    ("of_base", "of_adapter", "joined"),
+    [
+        ({"top_p": 0.9}, {"do_sample": False}, {"do_sample": False, "temperature": 0.0, "top_p": 0.9}),
+        ({"do_sample": False}, {"temperature": 0.3}, {"temperature": 0.3}),
+        ({"do_sample": False, "temperature": 0.6}, {"do_sample": True}, {"do_sample": True}),
+        ({"eos_token_id": 5, "top_k": 4}, {"eos_token_id": [5, 7], "top_k": 3}, {"eos_token_id": [5, 7], "top_k": 3}),
+        (None, {"max_new_tokens": 3}, {"max_new_tokens": 3}),
+        ({"temperature": 0.5, "max_length": 9}, None, {"temperature": 0.5, "max_length": 9}),  # as the base has it
+        (None, None, None),
+    ],
+)
+def test_a_merged_checkpoint_samples_as_its_adapter(
+    tmp_path: Path, of_base: dict[str, object] | None, of_adapter: dict[str, object] | None,
+    joined: dict[str, object] | None,
+) -> None:  # fmt: skip
+    base, adapter = small_model(tmp_path / "base"), write_adapter(tmp_path / "adapter", SMALL_WITH_TEXT, 1)
+    for folder, values in ((base, of_base), (adapter, of_adapter)):
+        if values is not None:
+            (folder / GENERATION_CONFIG).write_text(json.dumps(values))
+    assert main(["merge", str(base), str(adapter), str(tmp_path / "out")]) == 0
+    written = tmp_path / "out" / GENERATION_CONFIG
+    assert (json.loads(written.read_text()) if written.exists() else None) == joined
+    one, two = (defaults.defaults_in(folder, SMALL_WITH_TEXT.vocab_size) for folder in (base, adapter))
+    through, merged = two.over(one), defaults.defaults_in(tmp_path / "out", SMALL_WITH_TEXT.vocab_size)
+    assert (merged.temperature, merged.top_p, merged.max_new_tokens) == (
+        through.temperature, through.top_p, through.max_new_tokens,
+    )  # fmt: skip
+    assert set(merged.eos_token_ids) == set(through.eos_token_ids)
+    assert dict(merged.not_honoured) == dict(through.not_honoured)
+
+
 def test_every_way_to_an_answer_has_them(llm: LLM) -> None:
     """Greedy answers are those of temperature 0 for any seed; the same matrices without the file are drawn."""
     expected = llm.generate([PROMPT], Sampling(temperature=0), adapter="greedy")[0].tokens

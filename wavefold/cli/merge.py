@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wavefold.atomic import write_json
 from wavefold.cli.quantize import check_out
 from wavefold.gguf import is_gguf
 from wavefold.locate import model_folder
@@ -27,12 +28,20 @@ def run(args: argparse.Namespace) -> int:
     from wavefold.checkpoint import load, save
     from wavefold.checkpoint.adapter import read_adapter
     from wavefold.checkpoint.merge import merge
+    from wavefold.checkpoint.side_files import GENERATION_CONFIG
+    from wavefold.engine.defaults import joined_defaults
     from wavefold.train.kept_delta import kept_report
 
     model = load(model_folder(args.model))
     adapter = read_adapter(args.adapter, model.config)
+    defaults = joined_defaults(model_folder(args.model), args.adapter, model.config.vocab_size)
     products = merge(model, adapter)
-    save(model, args.out)
+
+    def add_defaults(folder: Path) -> None:
+        if defaults is not None:
+            write_json(folder / GENERATION_CONFIG, defaults.to_dict())
+
+    save(model, args.out, add_files=add_defaults)
     report = kept_report(products)
     kept = "it changes nothing" if report["kept"] is None else f"{report['kept']:.3f} of its delta is kept"
     print(f"{args.out}: {len(products)} matrices adapted by {adapter.name}; {kept}")

@@ -76,6 +76,16 @@ class GenerationDefaults:
             base.do_sample if self.do_sample is None else self.do_sample,
         )
 
+    def to_dict(self) -> dict[str, object]:
+        """The keys of a file that gives these defaults."""
+        is_at_odds = self.temperature and self.do_sample is False  # an adapter's temperature over its base's false
+        values = {
+            "do_sample": None if is_at_odds else self.do_sample, "temperature": self.temperature, "top_p": self.top_p,
+            "max_new_tokens": self.max_new_tokens, "eos_token_id": list(dict.fromkeys(self.eos_token_ids)) or None,
+            **dict(self.not_honoured),
+        }  # fmt: skip
+        return {key: value for key, value in values.items() if value is not None}
+
     def ignored(self, temperature: float) -> tuple[tuple[str, object], ...]:
         """The keys of `not_honoured` that would change an answer at this temperature."""
         return tuple(item for item in self.not_honoured if temperature > 0 or item[0] not in OF_SAMPLING)
@@ -120,6 +130,13 @@ def _named(place: Path, values: Mapping[str, object], vocab_size: int) -> Genera
         return _checked(values, vocab_size)
     except ValueError as error:
         raise ValueError(f"{place}: {error}; mend it, or remove the key") from None
+
+
+def joined_defaults(base: Path, adapter: Path, vocab_size: int) -> GenerationDefaults | None:
+    """The defaults of an adapter over its base, both folders; None where the adapter has none. Raises ValueError."""
+    if not (adapter / GENERATION_CONFIG).exists():
+        return None
+    return defaults_in(adapter, vocab_size).over(defaults_in(base, vocab_size))
 
 
 def defaults_place(folder: Path) -> Path:
