@@ -29,7 +29,6 @@ from server_peer import peer
 from server_soak import KINDS, soak
 from serving import HEAD, PATH, body_of, prompts, served
 
-from tests.server.asking import ask
 from wavefold import LLM, Sampling
 from wavefold.server.run import more_files
 
@@ -51,6 +50,20 @@ async def gaps_of(port: int, body: dict[str, Any]) -> list[float]:
 
 # -- what HTTP costs ---------------------------------------------------------------------------------------------------
 
+USAGE = {"include_usage": True}
+
+
+async def bytes_of(port: int, body: dict[str, Any]) -> bytes:
+    """The bytes of a stream. Nothing is read in them meanwhile: the client has the server's cores."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    data = json.dumps(body).encode()
+    writer.write(HEAD.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") % len(data) + data)
+    parts = []
+    while part := await reader.read(1 << 16):
+        parts.append(part)
+    writer.close()
+    return b"".join(parts)
+
 
 def rate(args: argparse.Namespace) -> None:
     llm = LLM(args.model, prefix_cache=False)
@@ -63,13 +76,16 @@ def rate(args: argparse.Namespace) -> None:
             llm.generate(ids, [Sampling(args.tokens, 1.0, seed=n, logit_bias={1: -100}) for n in range(args.streams)])
             engine.append(total / (time.perf_counter() - began))
 
-            async def through_http(ids: list[list[int]]) -> float:
+            async def through_http(ids: list[list[int]]) -> tuple[float, list[bytes]]:
                 began = time.perf_counter()
-                bodies = [body_of(one, args.tokens, number) for number, one in enumerate(ids)]
-                await asyncio.gather(*(ask(place.port, PATH, body) for body in bodies))
-                return time.perf_counter() - began
+                bodies = [body_of(one, args.tokens, number, stream_options=USAGE) for number, one in enumerate(ids)]
+                answers = await asyncio.gather(*(bytes_of(place.port, body) for body in bodies))
+                return time.perf_counter() - began, answers
 
-            http.append(total / asyncio.run(through_http(ids)))
+            seconds, answers = asyncio.run(through_http(ids))
+            for answer in answers:
+                assert b'"completion_tokens":%d,' % args.tokens in answer, answer[-400:]
+            http.append(total / seconds)
             print(f"turn {turn}: engine {engine[-1]:.1f}, HTTP {http[-1]:.1f} tokens/s", flush=True)
     ratios = [two / one for one, two in zip(engine, http, strict=True)]
     print(f"{args.streams} streams of {args.tokens} tokens, medians of {args.turns}: engine "

@@ -32,7 +32,6 @@ from wavefold.server.batches import BatchBody, Batches
 from wavefold.server.files import Files
 from wavefold.server.inner import post
 from wavefold.server.line import Line, Writer
-from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID
 
@@ -148,7 +147,7 @@ class Jobs:
     def _offer(self) -> Offer:
         """Returns the folder of a pool, in which models come and go, or the names of the one model."""
         models = self.served.models
-        return str(models.folder.absolute()) if isinstance(models, PooledModels) else list(models.names)
+        return list(models.names) if models.folder is None else str(models.folder.absolute())
 
     def _width(self, name: str | None) -> int:
         """Returns how many lines may run: one less than the engine takes. One alone loads a model of a pool."""

@@ -12,7 +12,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from wavefold.server.pool import PooledModels
 from wavefold.server.protocol import Refused
 from wavefold.server.protocol.errors import INVALID, no_such_model
 from wavefold.server.served import Served
@@ -29,7 +28,7 @@ class Listing:
     async def all(self, request: Request) -> Response:
         names = tuple(self._served.models.names)
         if "anthropic-version" not in request.headers:
-            parts = {"models": isinstance(self._served.models, PooledModels), "jobs": self._served.jobs is not None}
+            parts = {"models": self._served.models.picks, "jobs": self._served.jobs is not None}
             return JSONResponse({"object": "list", "data": [self._openai(name) for name in names], "wavefold": parts})
         try:
             names, has_more = _page(names, request)

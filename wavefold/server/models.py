@@ -10,6 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 from wavefold.server.model import Model
 from wavefold.server.news import Ended
@@ -20,6 +21,9 @@ class Models(ABC):
 
     picks: bool
     """A request's name decides which model it gets. If False there is one model, which checks the name itself."""
+
+    folder: Path | None = None
+    """Whose models are offered, as they come and go; None for one model."""
 
     gone: tuple[int, ...] = (0, 0, 0, 0)
     """`Model.counts` of all that were unloaded, together: what is counted never falls."""

@@ -46,6 +46,7 @@ log = logging.getLogger("wavefold.server")
 class PooledModels(Models):
     """The models of `folder` in `memory` bytes of this process. `opener` opens them."""
 
+    folder: Path
     picks = True
 
     def __init__(self, folder: Path, memory: int, opener: Opener, clock: Callable[[], float] = time.monotonic):
