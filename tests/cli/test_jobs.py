@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from wavefold.cli.main import main
 from wavefold.jobs import board
 from wavefold.jobs.desk import Desk
 from wavefold.jobs.queue import Queue
+from wavefold.jobs.reasons import why_failed
 from wavefold.jobs.worker import Answered
 
 LINES = [
@@ -179,9 +181,12 @@ def test_why_lines_failed(capsys: pytest.CaptureFixture[str], tmp_path: Path, mo
         work(queue, answer)
     found = shown(capsys, folder, batch)
     assert "  4 lines failed with status 400: 0 tokens are too many\n" in found
-    assert found.count("  1 line failed with status 404: reason ") == 4 and "other reasons" not in found
+    assert found.count("  1 line failed with status 404: reason ") == 4 and "more failed" not in found
     monkeypatch.setattr("wavefold.cli.jobs.MOST_REASONS", 2)
-    assert "  3 lines failed for other reasons; `wavefold jobs results` has them" in shown(capsys, folder, batch)
+    assert "  3 lines more failed; `wavefold jobs results` has them" in shown(capsys, folder, batch)
+    monkeypatch.setattr("wavefold.jobs.reasons.why_failed", partial(why_failed, most_read=3))
+    found = shown(capsys, folder, batch)  # lines beyond those that are read are counted
+    assert "  3 lines failed with status 400: " in found and "  5 lines more failed; " in found
 
 
 def test_a_damaged_queue_is_not_shown_as_a_whole_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

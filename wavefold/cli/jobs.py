@@ -265,8 +265,9 @@ def _print_failures(queue: Queue, batch: Summary) -> None:
     reasons = why_failed(queue, batch.row["number"]) if batch.failed else []
     for reason in reasons[:MOST_REASONS]:
         print(printable(f"  {counted(reason.num_lines, 'line')} failed with status {reason.status}: {reason.message}"))
-    if rest := sum(reason.num_lines for reason in reasons[MOST_REASONS:]):
-        print(f"  {counted(rest, 'line')} failed for other reasons; `wavefold jobs results` has them")
+    told = sum(reason.num_lines for reason in reasons[:MOST_REASONS])
+    if (rest := batch.failed - told) > 0:  # for other reasons, or beyond those that are read
+        print(f"  {counted(rest, 'line')} more failed; `wavefold jobs results` has them")
 
 
 def _print_worker(queue: Queue) -> None:
