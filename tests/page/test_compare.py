@@ -58,6 +58,9 @@ def test_those_that_are_ticked_answer_side_by_side(page, fake) -> None:
     until_all_ended(page)
     assert page.locator("#compare .column h2").all_inner_texts() == ["base", "base:cron", "base:dates", "other"]
     assert all(answer.endswith("to: again") for answer in page.locator("#compare .column output").all_inner_texts())
+    page.set_viewport_size({"width": 1280, "height": 800})
+    tops = page.evaluate("[...document.querySelectorAll('#compare .column')].map((one) => one.offsetTop)")
+    assert len(tops) == 4 and len(set(tops)) == 1, "the four that are ticked at first stand in one row"
 
 
 def test_escape_stops_all(page, fake) -> None:

@@ -132,6 +132,13 @@ def test_one_that_has_ended_is_removed_by_keys(page, fake) -> None:
     until(page, "document.querySelectorAll('.served-row').length === 1")
     assert page.inner_text("#status") == "second.jsonl was removed"
     assert page.evaluate("document.activeElement.textContent") == "first.jsonl", "the focus does not fall off the page"
+    page.get_by_role("button", name="Remove first.jsonl").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog.confirm")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('.served-row').length === 0")
+    assert page.evaluate("document.activeElement.id") == "job-file", "no other batch can have it"
 
 
 def test_what_is_wrong_is_said_in_words(page, fake) -> None:

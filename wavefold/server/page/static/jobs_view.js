@@ -130,7 +130,7 @@ export class JobsView {
       await this.api.remove(`${BATCHES}/${encodeURIComponent(row.id)}`);
       const rows = [...this.#rows.values()];
       const place = rows.indexOf(row);
-      (rows[place + 1] ?? rows[place - 1])?.title.focus();
+      ((rows[place + 1] ?? rows[place - 1])?.title ?? this.form.file).focus();
       this.#states.delete(row.id);
       this.announcer.say(`${row.name} was removed`);
     } catch (error) {
