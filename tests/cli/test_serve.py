@@ -22,7 +22,8 @@ def test_it_answers_until_sigterm(tmp_path: Path) -> None:
     """The exit code is 0, and what was read is on the disk for the next one."""
     hits = []
     for _ in range(2):
-        command = [*COMMAND, "--port", "0", "--threads", "1", "--cache-dir", str(tmp_path / "cache"), "--name", "small"]
+        command = [*COMMAND, "--port", "0", "--threads", "1", "--name", "small", "--cache-dir", str(tmp_path / "cache"),
+                   "--snapshot-every", "256"]  # fmt: skip
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         try:

@@ -278,6 +278,9 @@ class TestWho:
                 ({"authorization": f"Basic {first}"}, 401), ({"authorization": f"Bearer {first}"}, 200),
                 ({"authorization": f"bearer {second}"}, 200), ({"x-api-key": second}, 200),
                 ({"x-api-key": first + "a"}, 401), ({"authorization": "Bearer \xff"}, 401),
+                ({"authorization": f"Bearer {first}", "x-api-key": "none"}, 200),
+                ({"authorization": "Bearer none", "x-api-key": second}, 200),
+                ({"authorization": "Bearer none", "x-api-key": "none"}, 401),
             ):  # fmt: skip
                 found, answered, data = server.ask(PATH, IDS, headers)
                 assert (found, headers) == (status, headers)
@@ -400,8 +403,9 @@ class TestEnd:
             short = server.open_stream(ids=[7], max_tokens=30)
             long = server.open_stream(ids=[7], max_tokens=8000)
             whole = server.open_stream(ids=[7], max_tokens=8000, stream=False)
-            kept = server.connect()
-            wait_until(lambda: server.one.running.num_open >= 2)
+            kept, half = server.connect(), server.connect()
+            half.sendall(b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: 90\r\n\r\n{" % PATH.encode())
+            wait_until(lambda: server.one.running.num_open >= 2 and server.served.bodies.num_bytes == 1)
             began = time.monotonic()
             server.server.should_exit = True
             wait_until(lambda: server.served.is_draining)
@@ -409,10 +413,12 @@ class TestEnd:
             assert b'"length"' in read_all(short)
             assert b"the server is shutting down" in (end := read_all(long)) and end.endswith(b"0\r\n\r\n")
             assert read_all(whole).startswith(b"HTTP/1.1 503 ")
+            told = read_all(half)  # its body has not come
+            assert told.startswith(b"HTTP/1.1 503 ") and b"x-request-id" in told and b'"overloaded"' in told
             server.thread.join(30)
             assert not server.thread.is_alive() and 0.8 < time.monotonic() - began < 8
             with pytest.raises(OSError):
                 server.connect()
-            for connection in (short, long, whole, kept):
+            for connection in (short, long, whole, kept, half):
                 connection.close()
         assert model.runner.idle

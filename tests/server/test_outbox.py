@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from tests.server.scripted import Body, IdsWriter
 from wavefold import Sampling
 from wavefold.chat import Prompt
 from wavefold.engine.usage import Usage
 from wavefold.server.exchange import MOST_SINGLE, Exchange
-from wavefold.server.line import Line
+from wavefold.server.line import Line, time_per_token
 from wavefold.server.news import Ended, News, Reader
 from wavefold.server.outbox import HOLD_S, SLOW_S, Batch, Outbox
 from wavefold.server.protocol import Asked, Part
@@ -173,3 +176,10 @@ def test_tokens_after_the_one_that_ends_an_answer_are_neither_shown_nor_counted(
     one.push(News(ids=[7, 8, 9, 10]))
     data = exchange.frames()
     assert writer.calls == [[7], [8]] and b'"ends": [["stop", 1, 2]]' in data and exchange.is_done
+
+
+def test_the_time_of_a_token_is_of_all_that_the_engine_chose() -> None:
+    """Also of those beyond a stop text of the protocol, which an answer does not show."""
+    ended = Ended("stop", replace(Usage(1), completion_tokens=2), first_s=1.0, total_s=2.0, num_tokens=11)
+    assert time_per_token(ended) == pytest.approx(0.1)
+    assert time_per_token(ended._replace(num_tokens=1)) is None

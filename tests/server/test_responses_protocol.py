@@ -101,6 +101,33 @@ def test_nested_schemas_reach_the_engine_whole() -> None:
     assert json.dumps(schema["$defs"]) in context().tokenizer.decode(part.prompt.ids)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "[1e999]", '{"a": 2e308}'])
+def test_numbers_beyond_64_bits_are_no_json(number: str) -> None:
+    """An answer repeats these fields. A number that only looks large is one."""
+    for field in ("user", "prompt_cache_key", "metadata"):
+        with pytest.raises(Refused, match="is more than a number of 64 bits is") as error:
+            PROTOCOLS[PATH].asked(f'{{"model": "m", "input": "a", "{field}": {number}}}'.encode(), {}, context())
+        assert error.value.status == 400
+    assert refused(metadata={"a": 1e308}).param is not None
+
+
+def test_a_strict_tool_has_its_name_alone() -> None:
+    """In a prompt a namespace's tool has another name, which another one may have."""
+    loose, strict = {**TOOL, "name": "ns__f"}, {**TOOL, "strict": True}
+    for tools in (
+        [loose, {**NAMESPACE, "tools": [strict]}],
+        [{**loose, "strict": True}, NAMESPACE],
+        [
+            {**NAMESPACE, "name": "a__b", "tools": [strict]},
+            {**NAMESPACE, "name": "a", "tools": [{**TOOL, "name": "b__f"}]},
+        ],
+    ):
+        error = refused(tools=tools)
+        assert (error.status, error.param) == (400, "tools") and "two tools are called" in error.message
+    answered(PATH, {**BODY, "tools": [loose, NAMESPACE]}, "Hello")
+    answered(PATH, {**BODY, "tools": [TOOL, {**NAMESPACE, "tools": [strict]}]}, "Hello")
+
+
 def test_items_of_the_client_come_back_as_they_were() -> None:
     for tools, text in (([TOOL], CALL), ([NAMESPACE], CALL.replace('"f"', '"ns__f"'))):
         body = {**BODY, "tools": tools, **THINKING}

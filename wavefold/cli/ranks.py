@@ -30,7 +30,7 @@ def over_ranks(args: argparse.Namespace) -> OverRanks | None:
 
     A process alone runs as over ranks where waves are asked for, with the same roundings.
     """
-    if num_ranks() == 1 and args.waves is None:
+    if num_ranks() == 1 and getattr(args, "waves", None) is None:  # a server has no ranks
         return None
     from wavefold.engine.open import OverRanks
 

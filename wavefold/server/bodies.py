@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import Receive
 
+from wavefold.server.engine import STOPPED
 from wavefold.server.protocol import Refused
 
 BODY_S = 60.0
@@ -23,24 +24,37 @@ class Bodies:
         self.most, self._seconds = most, seconds
         self.num_bytes = 0
         """Of all that are in memory."""
+        self._reading: set[asyncio.Task[bytes]] = set()
+        self._has_ended = False
+
+    def end(self) -> None:
+        """No more is read, of any body."""
+        self._has_ended = True
+        for reading in list(self._reading):
+            reading.cancel()
 
     async def read(self, receive: Receive, declared: str | None) -> bytes:
         """Returns the body of a request; `release` gives its room back. `declared`: its Content-Length, if it has one.
 
         Raises Refused: 413 for one that is too large, 408 for one that does not come in time, 503 where bodies of
-        others leave no room, 400 for a client that left.
+        others leave no room and at the server's end, 400 for a client that left.
         """
         num_declared = int(declared) if declared is not None and declared.isdecimal() else 0
         if num_declared > self.most * DRAINED:
             raise self._too_large()
         chunks: list[bytes] = []
+        reading = asyncio.ensure_future(self._read(receive, chunks, num_declared > self.most))
+        self._reading.add(reading)
+        reading.add_done_callback(self._reading.discard)
         try:
-            return await asyncio.wait_for(self._read(receive, chunks, num_declared > self.most), self._seconds)
+            return await asyncio.wait_for(reading, self._seconds)
         except asyncio.TimeoutError:
             self.release(chunks)
             raise Refused(408, f"the body did not come within {self._seconds:g} s", "request_timeout") from None
-        except BaseException:
+        except BaseException as error:
             self.release(chunks)
+            if isinstance(error, asyncio.CancelledError) and self._has_ended:
+                raise Refused(503, STOPPED, "overloaded") from None
             raise
 
     async def _read(self, receive: Receive, chunks: list[bytes], is_too_large: bool) -> bytes:

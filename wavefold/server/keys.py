@@ -53,9 +53,9 @@ class Keys:
         if not self._digests:
             return True
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        key = headers.get("x-api-key", "") or (bearer.strip() if scheme.lower() == "bearer" else "")
-        digest = hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest()
-        return sum([hmac.compare_digest(digest, one) for one in self._digests]) > 0
+        keys = headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""
+        digests = [hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).digest() for key in keys]
+        return sum([hmac.compare_digest(digest, one) for digest in digests for one in self._digests]) > 0
 
 
 def new_key(path: Path) -> str:

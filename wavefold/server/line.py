@@ -64,9 +64,9 @@ class Line:
 
 def time_per_token(ended: Ended) -> float | None:
     """Returns the seconds of each token after the first; None where there is none."""
-    if ended.first_s is None or ended.usage.completion_tokens < 2:
+    if ended.first_s is None or ended.num_tokens < 2:
         return None
-    return (ended.total_s - ended.first_s) / (ended.usage.completion_tokens - 1)
+    return (ended.total_s - ended.first_s) / (ended.num_tokens - 1)
 
 
 Writer = Callable[[Line], None]

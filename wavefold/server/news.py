@@ -21,7 +21,7 @@ class Ended(NamedTuple):
 
     `error` says why, for "error" and "refused". `prompt_logprobs` are those of the `Completion`. `queue_s`: until it
     was begun; `first_s`: until its first token; `total_s`: all. Seconds since it was submitted; None for what did not
-    happen.
+    happen. `num_tokens`: those that the engine chose, where `usage` has those up to a stop text of the protocol.
     """
 
     reason: str
@@ -31,6 +31,7 @@ class Ended(NamedTuple):
     first_s: float | None = None
     total_s: float = 0.0
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    num_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class Reader:
         """Returns the end of the request, if it were now."""
         answer, now = answer_of(self.request), time.perf_counter()
         times = self.queue_s, self.first_s, now - self.submitted
-        return Ended(reason, answer.usage, error, *times, answer.scores or ())
+        return Ended(reason, answer.usage, error, *times, answer.scores or (), len(answer.tokens))
 
     def close(self, reason: str = "interrupted") -> None:
         """Ends the request here, for a reason that is counted. What was read of its prompt stays cached."""

@@ -53,6 +53,7 @@ class Served:
     async def stop(self) -> None:
         """Ends all requests and the engines. What runs is told why."""
         self.is_draining = True
+        self.bodies.end()
         if self.jobs is not None:
             await self.jobs.stop()
         await self.models.stop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -77,7 +78,7 @@ class ObjectFormat(Body):
 def parsed(body: bytes) -> dict[str, Any]:
     """Returns the object of JSON in a body. Raises `Refused` for anything else, and for what JSON does not have."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
         if SURROGATE.search(body):  # an escape alone makes one, of what is UTF-8
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -99,6 +100,13 @@ def name_in(body: bytes) -> str:
     if not isinstance(name, str) or not name:
         raise Refused(400, "model is missing; expected the name of a model", INVALID, "model")
     return name
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is more than a number of 64 bits is")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

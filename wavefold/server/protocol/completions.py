@@ -65,8 +65,9 @@ def _asked(body: CompletionBody, headers: Mapping[str, str], context: Context) -
         prompt = _prompt(text, body, context)
         left = context.window - prompt.num_tokens
         if left < (1 if body.max_tokens is None else longest):
+            asked = f"max_tokens = {longest:,}" if body.max_tokens else "the one place that an answer needs"
             raise Refused(
-                400, f"a prompt of {prompt.num_tokens:,} tokens and max_tokens = {longest:,} are more than the window "
+                400, f"a prompt of {prompt.num_tokens:,} tokens and {asked} are more than the window "
                 f"of {context.window:,}", "context_length_exceeded", "prompt",
             )  # fmt: skip
         parts += [Part(prompt, replace(sampling, max_tokens=min(longest, left))) for sampling in wanted]

@@ -167,8 +167,8 @@ class MessageEvents(ChatWriter):
 def ended_members(arguments: str) -> dict[str, Any]:
     """Returns the members of an object; of one that is cut off, without the last, which may be half of a value.
 
-    So do Anthropic's service and client. `stop_reason` says that the call is not whole, and their tool runner does not
-    run it.
+    Anthropic's client keeps a cut number of a stream as if it were whole (findings/anthropic_stream_cut_numbers.sh).
+    `stop_reason` says that the call is not whole, and its tool runner does not run it.
     """
     members: dict[str, Any] = {}
     decoder, at = json.JSONDecoder(), 1

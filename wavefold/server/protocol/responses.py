@@ -7,7 +7,8 @@ name: the library would answer as if they were not there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wavefold.server.protocol import sse
@@ -24,7 +25,7 @@ from wavefold.server.protocol.chats import ChatWriter, Shown, Wish, asked_chat, 
 from wavefold.server.protocol.choosing import sampling_of
 from wavefold.server.protocol.constraints import ANY_OBJECT, Wanted, choice_of
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import Refused
+from wavefold.server.protocol.errors import INVALID, Refused
 from wavefold.server.protocol.protocol import Asked, Protocol
 from wavefold.server.recipe import Call, Event
 
@@ -113,15 +114,28 @@ def _schema(body: InputTokensBody, sent: dict[str, Any]) -> dict[str, Any] | Non
 
 def _wanted(body: InputTokensBody, schema: dict[str, Any] | None) -> Wanted:
     named = body.tool_choice.name if isinstance(body.tool_choice, NamedChoice) else None
-    strict = []
-    for tool in body.tools or ():
-        if isinstance(tool, FunctionTool) and tool.strict:
-            strict.append(tool.name)
-        elif isinstance(tool, NamespaceTool):
-            strict += [f"{tool.name}__{one.name}" for one in tool.tools if one.strict]
+    strict = _strict(body.tools or ())
     choice, parallel = choice_of(body.tool_choice, named), body.parallel_tool_calls is not False
     any_object = body.text is not None and isinstance(body.text.format, ObjectFormat)
     return Wanted(choice, parallel, strict, schema, "text.format", any_object, named)
+
+
+def _strict(tools: Sequence[Any]) -> list[str]:
+    """The names of strict tools, as prompts have them. Raises Refused for one that another tool has there, too."""
+    names: Counter[str] = Counter()
+    strict = []
+    for tool in tools:
+        if isinstance(tool, NamespaceTool):
+            named = [(f"{tool.name}__{one.name}", one.strict) for one in tool.tools]
+        else:
+            named = [(tool.name, isinstance(tool, FunctionTool) and tool.strict)]
+        names.update(name for name, _ in named)
+        strict += [name for name, is_strict in named if is_strict]
+    for name in strict:
+        if names[name] > 1:
+            raise Refused(400, f"two tools are called {name!r} in a prompt, where a namespace and two underscores "
+                          "stand before a name, and one is strict; rename one", INVALID, "tools")  # fmt: skip
+    return strict
 
 
 def _echo(body: InputTokensBody, values: dict[str, Any]) -> dict[str, Any]:
