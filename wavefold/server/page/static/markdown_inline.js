@@ -12,6 +12,10 @@
 /** @typedef {{mark: string, count: number, at: number, opens: boolean}} Waiting a delimiter; its text is nodes[at] */
 
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
+const OF_PUNCTUATION = /[!-/:-@[-`{-~\p{P}]/u;
+const OF_WORD = /[\p{L}\p{N}_]/u;
+/** A name of Python's own, as `__init__`: text, though CommonMark would make it strong. */
+const SPECIAL_NAME = /^__[a-z][a-z0-9]*(?:_[a-z0-9]+)*__(?![\p{L}\p{N}_])/u;
 const ADDRESS = /^https?:\/\/[^\s<>"`]+/;
 const KINDS = /** @type {const} */ (["emphasis", "strong"]);
 
@@ -102,17 +106,25 @@ class InlineReader {
 
   /** @param {string} mark */
   #delimiter(mark) {
+    const { source, at } = this;
+    const before = source[at - 1] ?? " ";
+    if (mark === "_" && !OF_WORD.test(before)) {
+      const name = SPECIAL_NAME.exec(source.slice(at, at + 64))?.[0];
+      if (name) {
+        this.text(name);
+        this.at += name.length;
+        return;
+      }
+    }
     let count = 1;
-    while (this.source[this.at + count] === mark) count += 1;
-    const before = this.source[this.at - 1] ?? " ";
-    const after = this.source[this.at + count] ?? " ";
-    const within = mark === "_" && /[\p{L}\p{N}]/u.test(before) && /[\p{L}\p{N}]/u.test(after);
-    const usable = !within && (mark !== "~" || count === 2) && count <= 3;
+    while (source[at + count] === mark) count += 1;
     this.at += count;
-    let left = usable && !/\s/.test(before) ? this.#close(mark, count) : count;
+    const { opens, closes } = roles(mark, before, source.slice(this.at, this.at + 2), source[at - 2] ?? " ");
+    const usable = (mark !== "~" || count === 2) && count <= 3;
+    const left = usable && closes ? this.#close(mark, count) : count;
     if (left === 0) return;
     this.nodes.push({ type: "text", text: mark.repeat(left) });
-    if (usable && !/\s/.test(after)) this.waiting.push({ mark, count: left, at: this.nodes.length - 1, opens: true });
+    if (usable && opens) this.waiting.push({ mark, count: left, at: this.nodes.length - 1, opens: true });
   }
 
   /** Closes what waits with this mark; returns the signs that are left over. @param {string} mark @param {number} count */
@@ -183,6 +195,25 @@ class InlineReader {
     this.at += href.length + (angled ? 2 : 0);
     return true;
   }
+}
+
+/**
+ * Whether a run of delimiters may open and close, as CommonMark says. One of `_` does neither within a word, nor where
+ * it belongs to a name of code: after the point of `self._a`, before the sign of `_call_()`, `_row_[0]` and `_a_.b`.
+ *
+ * @param {string} mark @param {string} before the sign before the run @param {string} ahead the two signs after it
+ * @param {string} further the sign before `before`
+ */
+function roles(mark, before, ahead, further) {
+  const after = ahead[0] ?? " ";
+  const [blankBefore, blankAfter] = [/\s/.test(before), /\s/.test(after)];
+  const [signBefore, signAfter] = [OF_PUNCTUATION.test(before), OF_PUNCTUATION.test(after)];
+  const left = !blankAfter && (!signAfter || blankBefore || signBefore);
+  const right = !blankBefore && (!signBefore || blankAfter || signAfter);
+  if (mark !== "_") return { opens: left, closes: right };
+  const afterPoint = before === "." && OF_WORD.test(further);
+  const beforeCode = after === "(" || after === "[" || (after === "." && OF_WORD.test(ahead[1] ?? " "));
+  return { opens: left && (!right || signBefore) && !afterPoint, closes: right && (!left || signAfter) && !beforeCode };
 }
 
 /** Where the next run of exactly so many backticks begins, or -1. @param {string} source @param {number} length @param {number} from */
