@@ -191,6 +191,22 @@ def test_markdown_is_shown_and_html_is_not_run(page) -> None:
     assert "<script>window.hacked=1</script>" in prose.inner_text()
 
 
+def test_code_without_a_fence_is_shown_as_it_was_written(new_page, fake) -> None:
+    page = new_page(permissions=["clipboard-read", "clipboard-write"])
+    code = "class Stack:\n    def __init__(self):\n        self._a = self._b = []\n\n"
+    code += "    def top(self):\n        return self._a[-1]"
+    answer = code + "\n\nIt calls __init__ and sets *self._a*, self._b."
+    fake.answers["stack"] = answer
+    send(page, "stack")
+    prose = page.locator(".turn.last .turn-body > .prose")
+    assert prose.locator("pre code").all_text_contents() == [code]
+    assert prose.locator("p").inner_text() == "It calls __init__ and sets self._a, self._b."
+    assert prose.locator("strong, em").all_inner_texts() == ["self._a"]
+    page.click(".turn.last [data-act=copy]")
+    page.wait_for_selector(".turn.last [data-act=copy] >> text=Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == answer
+
+
 def test_code_is_copied(new_page, address) -> None:
     page = new_page(permissions=["clipboard-read", "clipboard-write"])
     send(page, "markdown")

@@ -34,13 +34,61 @@ test("names of code keep their underscores", () => {
   assert.deepEqual(kinds("(_slanted_), _slanted_."), ["emphasis", "emphasis"]);
 });
 
+const PROGRAM = [
+  "import os", "from typing import List, Optional", "", "# A comment", "LIMIT = 10", "", "", "@dataclass", "class Stack(Generic[T]):",
+  '    """A stack', "", '    of values."""', "", "    def __init__(self):", "        self._a = self._b = []", "", "    def push(self, *values, **named):",
+  "        return self._a[0] * self._b", "", "", "if __name__ == \"__main__\":", "    # Run it", "    print(Stack())", "", "for i in range(3):",
+  "    print(i)", "else:", "    pass", "print(f'a b {LIMIT}')",
+].join("\n");
+/** Kinds of the outer blocks, code with its text. */
+const shapes = (text, growing) => outerBlocks(text, growing).map(({ block }) => (block.type === "code" ? block.text : block.type));
+
+test("code without a fence is code as it was written", () => {
+  assert.deepEqual(shapes(PROGRAM), [PROGRAM]);
+  assert.equal(outerBlocks(PROGRAM)[0].block.language, "python");
+  assert.deepEqual(shapes(`Here it is:\n\n${PROGRAM}\n\nIt counts *words*.`), ["paragraph", PROGRAM, "paragraph"]);
+  assert.deepEqual(shapes("Here it is:\ndef f(x):\n    return x\nThat is all."), ["paragraph", "def f(x):\n    return x", "paragraph"]);
+  const whole = [
+    "    return self._a\n\n    x = __name__", "\treturn a_b", "def f(a,\n      b):\n    return a", "async def f():\n    await g()", "import numpy as np, os",
+    '"""Of a module.\n\nNot _slanted_.\n"""\nx = 1', "with open(path) as f:\n    f.read()", "try:\n    f()\nexcept OSError as error:\n    raise",
+    "while not done and x_y:\n    pass", "return x_1 + _x_", "raise ValueError('a b c')", "# Sum\ndef f(): return 1", "total = 0\nfor x in xs:\n    total += x",
+    "a_1 = f(x)\nprint(a_1)", "class A: pass", "def f(x: int) -> str: ...", "#!/usr/bin/env python3\nx = 1",
+  ];
+  for (const code of whole) assert.deepEqual(shapes(code), [code]);
+});
+
+test("prose that begins like code is prose", () => {
+  const texts = [
+    "if it rains, stay.", "if it rains:", "for example:", "for each item in the list:\n    it grows", "import duties rose in 2020", "import it from the shop.",
+    "class sizes matter", "class action: a suit", "def is a keyword.", "def reverses a list.", "return the value of x", "return home.", "raise the bar", "try:",
+    "while waiting:\nread", "with care:", "from here import taxes rise", "@someone", "x = the sum of all", "print(x) shows it", "try this: os.path", "a line\n    that goes on",
+  ];
+  for (const text of texts) assert.deepEqual(shapes(text), ["paragraph"], text);
+  assert.deepEqual(shapes("# A heading\n\nimport os"), ["heading", "import os"]);
+  assert.deepEqual(shapes("def f(): ...\n\n## Why\n\nBecause."), ["def f(): ...", "heading", "paragraph"]);
+  assert.deepEqual(shapes("def f(): ...\n\n# Why\n\nBecause."), ["def f(): ...", "heading", "paragraph"]);
+  assert.deepEqual(shapes("- item\n\n    goes on\n    import os\n- b"), ["list"]);
+  assert.deepEqual(shapes("Items:\n\n    - a\n    - b"), ["paragraph", "paragraph"]);
+  assert.deepEqual(shapes("```\nimport os\n```\n- def f():"), ["import os", "list"]);
+});
+
+test("code stays code while it is written", () => {
+  const text = `${PROGRAM}\n\nThe class counts words.`;
+  for (let length = "import".length; length <= PROGRAM.length; length++) {
+    const part = text.slice(0, length);
+    assert.deepEqual(shapes(part, true).map((one) => one.trimEnd()), [part.trimEnd()], part);
+  }
+  for (let length = PROGRAM.length + 3; length <= text.length; length++) assert.equal(shapes(text.slice(0, length), true).length, 2);
+  for (const start of ["Th", "The class", "The class\n", "The class\ndefi"]) assert.deepEqual(shapes(start, true), ["paragraph"]);
+});
+
 test("sources of outer blocks are the text", () => {
   const text = "# a\n\nb\nc\n\n- d\n\n  e\n\n> f";
   assert.equal(outerBlocks(text).map((one) => one.source).join("\n").replace(/\n+/g, "\n"), text.replace(/\n+/g, "\n"));
 });
 
 test("hostile texts are read in time that grows with their length", () => {
-  const patterns = ["*", "[", "a`", "**a ", "> ", "- ", "[a](", "_a*b", "<", "h", "![", "| ", "~~a", "\\", "1. ", "``` ", "a\n", "|-"];
+  const patterns = ["*", "[", "a`", "**a ", "> ", "- ", "[a](", "_a*b", "<", "h", "![", "| ", "~~a", "\\", "1. ", "``` ", "a\n", "|-", "# a\n", "\"\"\"\n", "'''a\"\"\"\n", "\"\\", "a = ", "a, ", "x: y ", "@a\n", "if a:\n", "def f(", "    a\n\n"];
   for (const pattern of patterns) {
     const blocks = outerBlocks(pattern.repeat(Math.floor(60_000 / pattern.length)));
     assert.ok(blocks.length >= 1, pattern);

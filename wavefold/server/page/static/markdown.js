@@ -2,9 +2,12 @@
  * Markdown of answers as a tree of blocks; what shows it is `markdown_view.js`.
  *
  * Paragraphs, headings, fenced code, lists, quotes, rules and tables, as CommonMark and GitHub write them. HTML stays
- * text, as do indented code and underlined headings; a quote ends where a line has no sign. Each outer block carries its source, so that a view keeps what has not changed while an answer grows.
+ * text, as do underlined headings; a quote ends where a line has no sign. Code without a fence is code in outer blocks
+ * alone (`bare_code.js`). Each outer block carries its source, so that a view keeps what has not changed while an answer
+ * grows.
  */
 
+import { bareCode, breaksProse } from "./bare_code.js";
 import { inlineOf } from "./markdown_inline.js";
 
 /** @typedef {import("./markdown_inline.js").Inline} Inline */
@@ -23,19 +26,19 @@ const ITEM = /^( {0,3})([-*+]|(\d{1,9})[.)])( +|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const DIVIDER = /^ {0,3}\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 
-/** @param {string} source @returns {{block: Block, source: string}[]} */
-export function outerBlocks(source) {
+/** @param {string} source @param {boolean} [growing] its last line is still being written @returns {{block: Block, source: string}[]} */
+export function outerBlocks(source, growing = false) {
   const lines = source.replace(/\r\n?/g, "\n").split("\n");
-  return read(lines, 0).map(({ block, from, to }) => ({ block, source: lines.slice(from, to).join("\n") }));
+  return read(lines, 0, growing).map(({ block, from, to }) => ({ block, source: lines.slice(from, to).join("\n") }));
 }
 
 /** @param {string[]} lines @param {number} depth */
-const blocksOf = (lines, depth) => read(lines, depth).map((one) => one.block);
+const blocksOf = (lines, depth) => read(lines, depth, false).map((one) => one.block);
 
 /** @typedef {{block: Block, to: number} | null} Found */
 
-/** @param {string[]} lines @param {number} depth */
-function read(lines, depth) {
+/** @param {string[]} lines @param {number} depth @param {boolean} growing */
+function read(lines, depth, growing) {
   const found = [];
   let at = 0;
   while (at < lines.length) {
@@ -43,24 +46,26 @@ function read(lines, depth) {
       at += 1;
       continue;
     }
-    const { block, to } = blockAt(lines, at, depth);
+    const { block, to } = blockAt(lines, at, depth, growing);
     found.push({ block, from: at, to });
     at = to;
   }
   return found;
 }
 
-/** @param {string[]} lines @param {number} at @param {number} depth @returns {{block: Block, to: number}} */
-function blockAt(lines, at, depth) {
+/** @param {string[]} lines @param {number} at @param {number} depth @param {boolean} growing @returns {{block: Block, to: number}} */
+function blockAt(lines, at, depth, growing) {
   const line = lines[at];
   const fence = FENCE.exec(line);
   if (fence) return fenced(lines, at, fence[1], fence[2]);
+  const code = depth === 0 ? bareCode(lines, at, growing) : null;
+  if (code) return code;
   const heading = HEADING.exec(line);
   if (heading) return { block: { type: "heading", level: heading[1].length, inline: inlineOf(heading[2]) }, to: at + 1 };
   if (RULE.test(line)) return { block: { type: "rule" }, to: at + 1 };
   if (depth < DEEPEST && QUOTE.test(line)) return quoted(lines, at, depth);
   if (depth < DEEPEST && ITEM.test(line)) return listed(lines, at, depth);
-  return tabled(lines, at) ?? paragraph(lines, at);
+  return tabled(lines, at) ?? paragraph(lines, at, (to) => depth === 0 && breaksProse(lines, to, growing));
 }
 
 /** @param {string[]} lines @param {number} at @param {string} fence @param {string} language @returns {{block: Block, to: number}} */
@@ -150,10 +155,10 @@ function cells(line) {
   return inner.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
-/** @param {string[]} lines @param {number} at @returns {{block: Block, to: number}} */
-function paragraph(lines, at) {
+/** @param {string[]} lines @param {number} at @param {(to: number) => boolean} isCode @returns {{block: Block, to: number}} */
+function paragraph(lines, at, isCode) {
   let to = at + 1;
-  while (to < lines.length && lines[to].trim() && !begins(lines[to]) && !tabled(lines, to)) to += 1;
+  while (to < lines.length && lines[to].trim() && !begins(lines[to]) && !isCode(to) && !tabled(lines, to)) to += 1;
   const text = lines.slice(at, to).map((line) => line.trimStart()).join("\n").trimEnd();
   return { block: { type: "paragraph", inline: inlineOf(text) }, to };
 }

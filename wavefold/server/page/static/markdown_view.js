@@ -93,21 +93,22 @@ function copyBySelection(text) {
 
 /** Shows growing Markdown in an element; blocks whose source stays keep their elements. */
 export class MarkdownView {
-  /** @type {string[]} */
-  #sources = [];
+  /** Kinds and sources of the blocks that are shown. @type {string[]} */
+  #shown = [];
 
   /** @param {HTMLElement} root */
   constructor(root) {
     this.root = root;
   }
 
-  /** @param {string} text */
-  show(text) {
-    const blocks = outerBlocks(text);
+  /** @param {string} text @param {boolean} growing more of it is to come */
+  show(text, growing) {
+    const blocks = outerBlocks(text, growing);
+    const wanted = blocks.map(({ block, source }) => `${block.type} ${source}`);
     let same = 0;
-    while (same < blocks.length && same < this.#sources.length && blocks[same].source === this.#sources[same]) same += 1;
+    while (same < wanted.length && same < this.#shown.length && wanted[same] === this.#shown[same]) same += 1;
     while (this.root.children.length > same) /** @type {Element} */ (this.root.lastElementChild).remove();
     this.root.append(...blocks.slice(same).map(({ block }) => blockElement(block)));
-    this.#sources = blocks.map(({ source }) => source);
+    this.#shown = wanted;
   }
 }

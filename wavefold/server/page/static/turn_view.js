@@ -73,9 +73,9 @@ export class TurnView {
     this.thinking.hidden = !turn.reasoning;
     if (turn.reasoning) {
       this.thinking.querySelector("summary").textContent = writing && !turn.content ? "Thinking…" : "Thoughts before the answer";
-      this.#thoughtProse.show(turn.reasoning);
+      this.#thoughtProse.show(turn.reasoning, writing && !turn.content);
     }
-    this.#prose.show(turn.content);
+    this.#prose.show(turn.content, writing);
     this.problem.hidden = !turn.error;
     this.problem.textContent = turn.error;
     this.cost.textContent = writing ? "" : costWords(turn);
