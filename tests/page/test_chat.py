@@ -240,9 +240,10 @@ def test_a_key_is_asked_for_and_used(new_page, fake) -> None:
     page.wait_for_selector("dialog.settings")
     assert "API key" in page.inner_text("#alert")
     assert page.evaluate("document.activeElement.id") == "set-key"
+    assert "The server asks for an API key." in page.inner_text("#set-key-problem")
     page.fill("#set-key", "wrong")
     page.press("#set-key", "Enter")
-    page.wait_for_selector("dialog.settings")
+    page.wait_for_selector("#set-key-problem >> text=The server refused this key.")
     page.fill("#set-key", "secret-1")
     page.press("#set-key", "Enter")
     until(page, "document.querySelectorAll('#model option').length === 2")
@@ -252,6 +253,28 @@ def test_a_key_is_asked_for_and_used(new_page, fake) -> None:
     stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
     local, session = json.loads(stored)
     assert "secret-1" not in json.dumps(local) and "secret-1" in json.dumps(session)
+
+
+@pytest.mark.parametrize("way", ["Escape", "Close", "Done"])
+def test_who_has_no_key_closes_the_settings(page, fake, way) -> None:
+    send(page, "hi")
+    fake.key = "secret-1"
+    page.reload()
+    page.wait_for_selector("dialog.settings")
+    with page.expect_response("**/v1/models"):
+        if way == "Escape":
+            page.keyboard.press("Escape")
+        else:
+            page.click(f"dialog >> role=button[name={way}]")
+    page.wait_for_timeout(300)
+    assert page.locator("dialog").count() == 0 and "API key" in page.inner_text("#alert")
+    page.click(".talks .talk")
+    assert texts(page) == ["hi", "Answer 1 to: hi"]
+    page.fill("#composer-text", "more")
+    page.press("#composer-text", "Enter")
+    page.wait_for_selector(".turn-problem >> text=API key")
+    page.click("#sidebar-foot >> text=Settings")
+    assert "The server asks for an API key." in page.inner_text("#set-key-problem")
 
 
 def test_a_reader_who_scrolled_away_stays_there(page) -> None:

@@ -44,7 +44,8 @@ export function confirmed(question, yes, no = "Cancel") {
  * @property {import("./settings.js").Settings} settings changed in place
  * @property {string} system the conversation's
  * @property {string} key
- * @property {(changed: {system: string, key: string}) => void} done
+ * @property {string} [problem] what the server has against the key
+ * @property {(changed: {system: string, key: string, confirmed: boolean}) => void} done `confirmed`: by Done or Enter
  */
 
 /** @param {SettingsPlace} place */
@@ -52,6 +53,8 @@ export function showSettings(place) {
   if (document.querySelector("dialog.settings")) return;
   const system = h("textarea", { id: "set-system", rows: "4", value: place.system });
   const key = h("input", { id: "set-key", type: "password", autocomplete: "off", spellcheck: "false", value: place.key });
+  const problem = h("p", { class: "problem", id: "set-key-problem", role: "alert" }, place.problem ?? "");
+  if (place.problem) key.setAttribute("aria-invalid", "true");
   const inputs = FIELDS.map((field) => numberInput(field, place.settings.values[field.name]));
   const thinking = choice("set-thinking", Object.entries(THINKING), place.settings.thinking);
   const theme = choice("set-theme", [["", "As the system"], ["light", "Light"], ["dark", "Dark"]], place.settings.theme);
@@ -59,8 +62,8 @@ export function showSettings(place) {
     group("This conversation", labelled("System text", system, "What the model is told before the first message")),
     group("Sampling", h("div", { class: "pair" }, inputs.map(({ row }) => row)), labelled("Thinking", thinking, "Of models that think before they answer"),
       h("p", { class: "note" }, "An empty field is left to the server.")),
-    group("This page", labelled("API key", key, "Kept until this tab is closed, sent to this server alone"), labelled("Colours", theme, "")),
-    h("footer", {}, h("button", { type: "submit", class: "button main-button" }, "Done")));
+    group("This page", labelled("API key", key, "Kept until this tab is closed, sent to this server alone", problem), labelled("Colours", theme, "")),
+    h("footer", {}, h("button", { type: "submit", class: "button main-button", value: "done" }, "Done")));
   const dialog = opened("Settings", "settings", [form]);
   system.focus();
   form.addEventListener("submit", (/** @type {Event} */ event) => {
@@ -77,7 +80,7 @@ export function showSettings(place) {
     }
     place.settings.thinking = thinking.value;
     place.settings.theme = theme.value;
-    place.done({ system: system.value, key: key.value.trim() });
+    place.done({ system: system.value, key: key.value.trim(), confirmed: dialog.returnValue === "done" });
   });
 }
 

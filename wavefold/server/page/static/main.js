@@ -80,7 +80,7 @@ class Page {
     byId("talks-note").hidden = store.lasting;
     byId("talks-note").textContent = "This browser keeps no data for the page: conversations end with it.";
     this.render();
-    this.#models();
+    this.#models(true);
   }
 
   #bars() {
@@ -142,9 +142,11 @@ class Page {
     else if (this.inside.isOpen) this.closeInside();
   }
 
-  async #models() {
+  /** @param {boolean} [asks] the settings open if a key is needed */
+  async #models(asks = false) {
     try {
       const { names, parts } = await api.models();
+      this.#keyProblem = "";
       this.chooser.show(names);
       this.jobs.form.offer();
       this.compare.offer(this.chooser.names);
@@ -153,9 +155,13 @@ class Page {
       this.tabs.offer("compare", !byId("tab-models").hidden && this.chooser.names.length > 1); // several names may be one model's
     } catch (error) {
       this.alert(error instanceof Error ? error.message : String(error));
-      if (error instanceof ApiError && error.status === 401) this.settings("set-key");
+      if (!(error instanceof ApiError) || error.status !== 401) return;
+      const problem = api.key ? "The server refused this key." : "The server asks for an API key.";
+      this.#keyProblem = `${problem} Stored conversations can be read without one.`;
+      if (asks) this.settings("set-key");
     }
   }
+  #keyProblem = "";
 
   /** @param {string} problem "": none */
   alert(problem) {
@@ -207,8 +213,8 @@ class Page {
   settings(focus) {
     const { talk } = this.talking;
     showSettings({
-      settings, system: talk.system, key: api.key,
-      done: ({ system, key }) => {
+      settings, system: talk.system, key: api.key, problem: this.#keyProblem,
+      done: ({ system, key, confirmed }) => {
         saveSettings(local, settings);
         this.theme();
         const changed = api.key !== key;
@@ -217,7 +223,7 @@ class Page {
           talk.system = system;
           if (talk.roots.length) this.store.keep(talk);
         }
-        if (changed || !this.talking.model) this.#models();
+        if (changed || !this.talking.model) this.#models(changed && confirmed);
       },
     });
     if (focus) byId(focus).focus();
