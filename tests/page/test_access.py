@@ -128,6 +128,12 @@ def test_a_phone(new_page) -> None:
     assert small == [], "targets of at least 24 pixels (WCAG 2.5.8)"
 
 
+def test_a_phone_shows_no_keyboard_by_itself(new_page) -> None:
+    page = new_page(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
+    until(page, "document.querySelectorAll('#model option').length === 2")
+    assert focused(page) == "BODY"
+
+
 def focused(page: Any) -> str:
     """A name for what has the focus."""
     return page.evaluate(
@@ -147,8 +153,8 @@ def tab_until(page: Any, name: str, key: str = "Tab") -> None:
 
 
 def test_by_keys_alone(page, fake) -> None:
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
+    assert focused(page) == "composer-text", "what is typed at once is not lost"
+    tab_until(page, "skip", "Shift+Tab")
     page.keyboard.press("Enter")
     assert focused(page) == "composer-text"
     page.keyboard.type("slow")

@@ -80,7 +80,14 @@ class Page {
     byId("talks-note").hidden = store.lasting;
     byId("talks-note").textContent = "This browser keeps no data for the page: conversations end with it.";
     this.render();
+    this.#ready();
     this.#models(true);
+  }
+
+  /** What is typed at once goes into the message field, unless a keyboard would cover a phone's screen. */
+  #ready() {
+    const isFree = document.activeElement === document.body && !document.querySelector("dialog[open]");
+    if (isFree && this.tabs.current === "chat" && matchMedia("(pointer: fine)").matches) byId("composer-text").focus();
   }
 
   #bars() {
