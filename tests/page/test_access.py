@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from tests.page.tools import ANSWERED, NO_AXE, axe_source, findings, send, until
+from wavefold.server.app import COUNTS, PROTOCOLS
+from wavefold.server.docs_page import docs_page
+from wavefold.server.openapi import openapi
 
 PHONE = {"viewport": {"width": 360, "height": 720}, "has_touch": True, "is_mobile": True}
 LONG = " ".join(f"The river number {number} runs past the old mill." for number in range(40))
@@ -132,6 +135,16 @@ def test_a_phone_shows_no_keyboard_by_itself(new_page) -> None:
     page = new_page(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
     until(page, "document.querySelectorAll('#model option').length === 2")
     assert focused(page) == "BODY"
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_nothing_in_the_endpoints(browser, axe, width) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    counts = {path: body for path, (body, _) in COUNTS.items()}
+    page.set_content(docs_page(openapi(PROTOCOLS, counts, "a model")))
+    assert findings(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
 
 
 def focused(page: Any) -> str:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from wavefold.server.answers import Answers, Counts
 from wavefold.server.bodies import Bodies
+from wavefold.server.docs_page import docs_page
 from wavefold.server.front import Front
 from wavefold.server.hosts import Hosts
 from wavefold.server.keys import Keys
@@ -30,7 +31,7 @@ from wavefold.server.machine import inside, machine
 from wavefold.server.model import Model
 from wavefold.server.models import Models
 from wavefold.server.models_paths import pool_routes
-from wavefold.server.openapi import docs_page, openapi
+from wavefold.server.openapi import openapi
 from wavefold.server.page import page_routes
 from wavefold.server.protocol import PROTOCOLS, Context, Protocol, Refused, count_messages, count_responses
 from wavefold.server.protocol.bodies_messages import CountBody

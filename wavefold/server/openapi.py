@@ -1,8 +1,7 @@
-"""/openapi.json, made of the pydantic models that bodies are checked with, and /docs, a page of it without scripts."""
+"""/openapi.json, made of the pydantic models that bodies are checked with. `docs_page` shows it."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,8 @@ ERRORS = {400: "The request is wrong: `message` says what, `param` where.", 401:
           408: "The body did not come in time.", 413: "The body is too large.",
           429: "The queue is full; Retry-After says when to come again.", 500: "An error of the server.",
           503: "The server is shutting down, or has no room for the body."}  # fmt: skip
+
+PREFIX = "#/components/schemas/"
 
 
 def openapi(
@@ -56,11 +57,26 @@ def openapi(
 
 
 def _component(model: type[BaseModel], schemas: dict[str, Any]) -> str:
-    """Adds a model's schema and those that it refers to. Returns a reference to it."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schema.pop("$defs", {}))
-    schemas[model.__name__] = schema
-    return f"#/components/schemas/{model.__name__}"
+    """Adds a model's schema and those that it refers to. Returns a reference to it.
+
+    Protocols have objects of one name whose fields differ; a later one is named with its body's name behind its own.
+    """
+    schema = model.model_json_schema(ref_template=PREFIX + "{model}")
+    found = {**schema.pop("$defs", {}), model.__name__: schema}
+    while others := [name for name, one in found.items() if schemas.get(name, one) != one]:
+        names = {name: _free_name(name, found[name], model, schemas) for name in others}
+        text = json.dumps(found)
+        for name, new in names.items():
+            text = text.replace(json.dumps(PREFIX + name), json.dumps(PREFIX + new))
+        found = {names.get(name, name): one for name, one in json.loads(text).items()}
+    schemas.update(found)
+    return PREFIX + model.__name__
+
+
+def _free_name(name: str, schema: Any, model: type[BaseModel], schemas: Mapping[str, Any]) -> str:
+    """Returns another name for a schema: that of an equal one, else a new one."""
+    equals = (one for one, known in schemas.items() if one.startswith(f"{name}Of") and known == schema)
+    return next(equals, f"{name}Of{model.__name__}")
 
 
 def _responses(*statuses: int) -> dict[str, Any]:
@@ -72,33 +88,6 @@ def _responses(*statuses: int) -> dict[str, Any]:
     return responses
 
 
-def docs_page(description: Mapping[str, Any]) -> str:
-    """Returns a page that says what is in the description of the API."""
-    schemas = description["components"]["schemas"]
-    parts = [f"<h1>{html.escape(description['info']['title'])}</h1>",
-             "<p>The same for programs: <a href='/openapi.json'>/openapi.json</a>.</p>"]  # fmt: skip
-    for path, methods in description["paths"].items():
-        for method, operation in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>")
-            parts.append(f"<p>{html.escape(operation['summary'])}</p>")
-            if "requestBody" in operation:
-                reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-                parts.append(_table(schemas[reference.rsplit("/", 1)[1]]))
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Wavefold: API</title>"
-        "<meta name='viewport' content='width=device-width'><style>body{font-family:sans-serif;max-width:70rem;"
-        "margin:auto;padding:1rem}td{vertical-align:top;padding:.2rem .6rem}code{overflow-wrap:anywhere}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>"
-    )
-
-
-def _table(schema: Mapping[str, Any]) -> str:
-    rows = []
-    required = schema.get("required", ())
-    for name, field in schema.get("properties", {}).items():
-        note = " (required)" if name in required else ""
-        kind = {key: value for key, value in field.items() if key not in ("title", "description", "default")}
-        rows.append(f"<tr><td><code>{html.escape(name)}</code>{note}</td>"
-                    f"<td>{html.escape(field.get('description', ''))}</td>"
-                    f"<td><code>{html.escape(json.dumps(kind)[:300])}</code></td></tr>")  # fmt: skip
-    return f"<table>{''.join(rows)}</table>"
+def name_of(reference: str) -> str:
+    """Returns the name of the schema that a reference leads to."""
+    return reference.rsplit("/", 1)[1]
