@@ -8,30 +8,28 @@ had not asked.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from wavefold.server.protocol.errors import INVALID, Refused
+from wavefold.server.protocol.problems import SHOWN, noun, refusal
 
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-SHOWN = 200
-"""Characters of a value that an error repeats, at most."""
 MOST_TURNS = 100_000
 """As Anthropic's service has it."""
-MOST_PROBLEMS = 1000
-"""Of a body: those of more are not looked at one by one, which takes longer than all else."""
 
 
 class Body(BaseModel):
     """An object of JSON whose fields are all known."""
 
     model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Fields that other protocols have here, and what this one has in their place."""
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -48,7 +46,7 @@ Efforts = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "u
 def by(key: str, default: str | None = None) -> Discriminator:
     """Tells the members of a union apart by a field: each member has the tag `~` and the value of its Literal.
 
-    `default`: the value of an object without the field. `refusal` takes the tags out of places again.
+    `default`: the value of an object without the field. problems.py takes the tags out of places again.
     """
 
     def tag(value: Any) -> str:
@@ -90,7 +88,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(400, f"the body is no JSON: {error}"[:500], INVALID) from None
     if not isinstance(value, dict):
-        raise Refused(400, f"the body is a JSON {type(value).__name__}; expected an object", INVALID)
+        raise Refused(400, f"the body is {noun(value)}; expected an object", INVALID)
     return value
 
 
@@ -114,70 +112,13 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def checked(model: type[AnyBody], value: dict[str, Any]) -> AnyBody:
-    """Returns a body as its model. Raises `Refused`, which names the first field that is wrong.
+    """Returns a body as its model. Raises `Refused`, which names the fields that are wrong.
 
     Fields that are null ask for nothing: some clients send all that they know, also those that are not known here.
     """
     try:
         return model.model_validate({name: one for name, one in value.items() if one is not None})
     except ValidationError as error:
-        raise refusal(error) from None
+        raise refusal(error, model) from None
     except RecursionError:
         raise Refused(400, "the body's values lie too deep in each other; expected fewer levels", INVALID) from None
-
-
-def refusal(error: ValidationError) -> Refused:
-    """Returns what says which field is wrong, and what is expected there."""
-    if (count := error.error_count()) > MOST_PROBLEMS:
-        return Refused(400, f"the body has {count:,} fields that are wrong or unknown here; see /docs", INVALID)
-    problems = error.errors(include_url=False, include_context=True)
-    problem = next((one for one in problems if one["type"] == "missing"), problems[0])
-    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problem)
-    problem = next((one for one in problems if one["type"].startswith("union_tag") or _is_kind(one)), problem)
-    place = ".".join(str(step) for step in problem["loc"] if not str(step).startswith("~"))
-    said = _kind if _is_kind(problem) else _SAID.get(problem["type"], _other)
-    return Refused(400, said(place, problem), INVALID, place or None)
-
-
-def _is_kind(problem: Any) -> bool:
-    return problem["type"] == "literal_error" and problem["loc"][-1] in ("type", "role")
-
-
-def _kind(place: str, problem: Any) -> str:
-    return f"{place} {_shown(problem['input'])} is not supported here; expected {problem['ctx']['expected']}"
-
-
-def _shown(value: Any) -> str:
-    pieces = json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)  # not all of a large one
-    text = "".join(itertools.islice(pieces, SHOWN + 1))
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _extra(place: str, problem: Any) -> str:
-    return f"{place} is not supported here; leave it out"
-
-
-def _tag(place: str, problem: Any) -> str:
-    context = problem["ctx"]
-    expected = context.get("expected_tags", "").replace("~", "")
-    key = "role" if "'assistant'" in expected else "type"
-    named = context.get("tag", "").replace("~", "", 1)
-    return f"{place}: {key} {named!r} is not supported here; expected {expected}"
-
-
-def _missing(place: str, problem: Any) -> str:
-    return f"{place} is missing"
-
-
-def _other(place: str, problem: Any) -> str:
-    said = problem["msg"].removeprefix("Value error, ")
-    if problem["loc"][-1] == "~parts" and problem["type"] in ("list_type", "model_type"):
-        said = f"expected a text or {'a list' if problem['type'] == 'list_type' else 'an object'}"
-    if problem["type"] == "value_error":
-        return f"{place}: {said}" if place else said
-    return f"{place} = {_shown(problem['input'])} is not allowed: {said[:1].lower()}{said[1:]}"
-
-
-_SAID: dict[str, Callable[[str, Any], str]] = {
-    "extra_forbidden": _extra, "union_tag_invalid": _tag, "union_tag_not_found": _tag, "missing": _missing,
-}  # fmt: skip

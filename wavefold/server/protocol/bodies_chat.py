@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, Tag
 
@@ -108,6 +109,10 @@ class Function(Body):
 
 
 class FunctionTool(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "input_schema": "it as function.parameters",
+        **{name: f"it as function.{name}" for name in ("name", "description", "parameters", "strict")},
+    }
     type: Literal["function"]
     function: Function
 
@@ -170,6 +175,13 @@ Format = Annotated[
 
 
 class ChatBody(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "max_output_tokens": "max_completion_tokens", "stop_sequences": "stop", "input": "messages",
+        "prompt": "messages", "system": "a message of the role system", "instructions": "a message of the role system",
+        "functions": "tools", "function_call": "tool_choice", "reasoning": "reasoning_effort",
+        "text": "response_format", "output_format": "response_format",
+        "output_config": "reasoning_effort, and response_format for its format",
+    }  # fmt: skip
     model: str
     messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     stream: bool | None = None

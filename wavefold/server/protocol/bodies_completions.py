@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -56,6 +57,10 @@ Stops = Annotated[
 
 
 class CompletionBody(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "max_completion_tokens": "max_tokens", "max_output_tokens": "max_tokens", "stop_sequences": "stop",
+        "top_logprobs": "logprobs, a number here", "messages": "prompt, or ask /v1/chat/completions",
+    }  # fmt: skip
     model: str
     prompt: Prompts = Field(description="A text, token ids, or a list of texts or of lists of ids.")
     suffix: str | None = Field(None, description="The text after the hole that the answer fills.")

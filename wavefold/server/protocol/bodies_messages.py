@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag
 
@@ -96,6 +97,9 @@ AnyTurn = Annotated[
 
 
 class MessageTool(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "parameters": "it as input_schema", "function": "name, description and input_schema without it",
+    }  # fmt: skip
     type: Literal["custom"] | None = None
     name: ToolName
     description: str | None = None
@@ -145,6 +149,11 @@ class OutputConfig(Body):
 
 
 class CountBody(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "output_format": "output_config.format", "response_format": "output_config.format",
+        "reasoning_effort": "output_config.effort", "reasoning": "output_config.effort", "input": "messages",
+        "prompt": "messages", "instructions": "system",
+    }  # fmt: skip
     model: str
     messages: Annotated[Many[AnyTurn], Field(min_length=1, max_length=MOST_TURNS)]
     system: ResultTexts | None = None
@@ -157,6 +166,10 @@ class CountBody(Body):
 
 
 class MessagesBody(CountBody):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **CountBody.elsewhere, "max_completion_tokens": "max_tokens", "max_output_tokens": "max_tokens",
+        "stop": "stop_sequences",
+    }  # fmt: skip
     max_tokens: Count
     stream: bool | None = None
     stop_sequences: Annotated[Many[StopText], Field(max_length=16)] | None = None

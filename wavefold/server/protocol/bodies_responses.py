@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, Tag
 
@@ -133,6 +134,9 @@ Item = Annotated[
 
 
 class FunctionTool(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "function": "its fields beside type, without it", "input_schema": "it as parameters",
+    }  # fmt: skip
     type: Literal["function"]
     name: ToolName
     description: str | None = None
@@ -168,6 +172,7 @@ AnyTool = Annotated[
 
 
 class NamedChoice(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {"function": "its name beside type, without it"}
     type: Literal["function", "custom"]
     name: str
 
@@ -209,6 +214,10 @@ class StreamOptions(Body):
 
 
 class InputTokensBody(Body):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "messages": "input", "system": "instructions", "response_format": "text.format",
+        "output_format": "text.format", "reasoning_effort": "reasoning.effort",
+    }  # fmt: skip
     model: str
     input: Annotated[
         AsText | Annotated[Annotated[Many[Item], Field(min_length=1, max_length=MOST_TURNS)], Tag("~parts")], BY_FORM
@@ -223,6 +232,10 @@ class InputTokensBody(Body):
 
 
 class ResponsesBody(InputTokensBody):
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **InputTokensBody.elsewhere, "max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens",
+        "logprobs": "top_logprobs",
+    }  # fmt: skip
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_output_tokens: Count | None = None

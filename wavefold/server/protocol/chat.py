@@ -65,6 +65,8 @@ def _wish(body: ChatBody) -> Wish:
     schema = _schema(body, sent)
     if body.stream_options is not None and not body.stream:
         raise Refused(400, "stream_options without stream", INVALID, "stream_options")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Refused(400, "top_logprobs without logprobs; set logprobs to true", INVALID, "top_logprobs")
     sampling = {**sampling_of(body), "logit_bias": biases_of(body.logit_bias)}
     if body.logprobs:
         sampling["logprobs"] = body.top_logprobs or 0

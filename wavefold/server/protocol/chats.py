@@ -20,6 +20,7 @@ from wavefold.engine import Sampling
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.usage import Usage
 from wavefold.server import recipe
+from wavefold.server.protocol.choosing import check_biases
 from wavefold.server.protocol.constraints import Wanted, held
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import INVALID, Refused, of_recipe
@@ -69,15 +70,18 @@ def read(wish: Wish, context: Context) -> Reading:
         schema = wish.wanted.schema if is_messages else None
         reading.revised(profile.effort, schema, wish.wanted.any_object, goes_on=is_messages)
     except recipe.Unreadable as error:
-        raise _refused(error) from None
+        raise _refused(error, wish.wanted.schema_field) from None
     if profile.template is not None and (reading.tools or reading.thinking):
         named = "tools" if reading.tools else "thinking"
         raise Refused(400, f"{named} are not known to this model's chat template; leave them out", INVALID, named)
     return reading
 
 
-def _refused(error: recipe.Unreadable) -> Refused:
-    return of_recipe(error.body) if error.body else Refused(400, str(error), INVALID)
+def _refused(error: recipe.Unreadable, schema_field: str) -> Refused:
+    refused = of_recipe(error.body) if error.body else Refused(400, str(error), INVALID)
+    places = {"Invalid json schema": schema_field, "Invalid schema for function": "tools"}
+    refused.param = next((place for said, place in places.items() if refused.message.startswith(said)), None)
+    return refused
 
 
 def prompt_ids(reading: Reading, context: Context) -> list[int]:
@@ -134,7 +138,7 @@ def asked_chat(wish: Wish, headers: Mapping[str, str], context: Context) -> Aske
     try:
         longest = reading.max_tokens(len(ids), context.window)
     except recipe.Unreadable as error:
-        raise _refused(error) from None
+        raise _refused(error, wish.wanted.schema_field) from None
     calls = bool(tools) and wish.wanted.choice != "none"
     sampling = {"max_tokens": longest, "stop_ids": context.turn_ids, **wish.sampling, **fields}
     parts = tuple(Part(Prompt(ids), one) for one in samplings(sampling, wish.answers, context))
@@ -148,6 +152,7 @@ def samplings(fields: dict[str, Any], count: int, context: Context) -> list[Samp
     """
     seed = fields.pop("seed", None)
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
+    check_biases(fields.get("logit_bias") or {}, context.vocab_size)
     try:
         found = [Sampling(**fields, seed=(seed + number) % (MOST_SEED + 1)) for number in range(count)]
         found[0].check(context.vocab_size)

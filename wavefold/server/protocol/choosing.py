@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, Tag
@@ -51,3 +52,13 @@ def biases_of(biases: dict[str, float] | None) -> dict[int, float]:
             "logit_bias",
         )  # fmt: skip
     return {int(token): float(bias) for token, bias in (biases or {}).items()}
+
+
+def check_biases(biases: Mapping[int, float], vocab_size: int) -> None:
+    """Raises `Refused` for a token that the model lacks."""
+    wrong = next((token for token in biases if token >= vocab_size), None)
+    if wrong is not None:
+        raise Refused(
+            400, f"logit_bias: the model has no token {wrong}; expected ids from 0 to {vocab_size - 1}", INVALID,
+            "logit_bias",
+        )  # fmt: skip
