@@ -101,3 +101,15 @@ def test_a_long_name_is_cut() -> None:
 def test_a_body_that_is_no_object(body: bytes, text: str) -> None:
     with pytest.raises(Refused, match=f"the body {text}; expected an object"):
         PROTOCOLS[CHAT].asked(body, {}, context())
+
+
+SEEDS = {-1: 2**63 - 1, -7: 2**63 - 7, -(2**63): 0, 0: 0, 2**63 - 1: 2**63 - 1}
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_seeds_with_a_sign_and_no_top_k(path: str) -> None:
+    """OpenAI's seed is signed, and -1 is vLLM's "no top-k": several front ends send both."""
+    for seed, drawn in SEEDS.items():
+        body = {"model": "m", **NEEDED[path], "seed": seed, "top_k": -1}
+        sampling = PROTOCOLS[path].asked(json.dumps(body).encode(), {}, context()).parts[0].sampling
+        assert (sampling.seed, sampling.top_k) == (drawn, 0)

@@ -206,7 +206,7 @@ OPENAI_REFUSALS: list[tuple[str, Ask]] = [
     ("stop", lambda client: chat(client, stop=["x"] * 17)), ("stop", lambda client: chat(client, stop=[""])),
     ("n", lambda client: chat(client, n=17)),
     ("top_logprobs", lambda client: chat(client, logprobs=True, top_logprobs=21)),
-    ("top_logprobs", lambda client: chat(client, top_logprobs=2)), ("seed", lambda client: chat(client, seed=-1)),
+    ("top_logprobs", lambda client: chat(client, top_logprobs=2)), ("seed", lambda client: chat(client, seed=2**63)),
     ("stream_options", lambda client: chat(client, stream_options={"include_usage": True})),
     ("name", lambda client: chat(client, tools=[{"type": "function", "function": {"name": "f g"}}])),
     ("unique", lambda client: chat(client, tools=[CHAT_TOOL, CHAT_TOOL])),

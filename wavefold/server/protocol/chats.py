@@ -20,7 +20,7 @@ from wavefold.engine import Sampling
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.usage import Usage
 from wavefold.server import recipe
-from wavefold.server.protocol.choosing import check_biases
+from wavefold.server.protocol.choosing import SEEDS, check_biases
 from wavefold.server.protocol.constraints import Wanted, held
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import INVALID, Refused, of_recipe
@@ -29,7 +29,6 @@ from wavefold.server.protocol.replay import Answered
 from wavefold.server.recipe import Call, Event, Kind, Reading, Stream
 
 TEMPLATE_SECONDS = 2
-MOST_SEED = (1 << 63) - 1
 
 
 class Wish(NamedTuple):
@@ -151,10 +150,10 @@ def samplings(fields: dict[str, Any], count: int, context: Context) -> list[Samp
     Without a seed the answers are others each time.
     """
     seed = fields.pop("seed", None)
-    seed = secrets.randbelow(MOST_SEED) if seed is None else seed
+    seed = secrets.randbelow(SEEDS) if seed is None else seed
     check_biases(fields.get("logit_bias") or {}, context.vocab_size)
     try:
-        found = [Sampling(**fields, seed=(seed + number) % (MOST_SEED + 1)) for number in range(count)]
+        found = [Sampling(**fields, seed=(seed + number) % SEEDS) for number in range(count)]
         found[0].check(context.vocab_size)
     except ValueError as error:
         raise Refused(400, str(error), INVALID) from None
