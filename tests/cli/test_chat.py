@@ -114,7 +114,7 @@ def test_commands(model: Path, tmp_path: Path, capsys: Capture) -> None:
         ("/save", "/save needs the name of a file"),
         ("/save x", "nothing was said yet"),
         ("/load", "/load needs the name of a file"),
-        ("/load /none", "/none: cannot be used ("),
+        ("/load /none", "/none: cannot be used (No such file or directory); expected a chat"),
     ],
 )
 def test_what_is_refused_is_said_and_the_chat_goes_on(model: Path, capsys: Capture, line: str, message: str) -> None:
@@ -228,7 +228,7 @@ def test_in_a_terminal(model: Path, tmp_path: Path) -> None:
         keyboard.type("a long one")  # and a short prompt, without a bar
         keyboard.expect("(?s).{60}")
         keyboard.press(CTRL_C)
-        keyboard.expect("ended by interrupted")
+        keyboard.expect("tokens[^;]*, interrupted;")
         keyboard.expect(r"> \Z")
         keyboard.press("dropped")
         keyboard.expect("dropped")
@@ -246,6 +246,34 @@ def test_in_a_terminal(model: Path, tmp_path: Path) -> None:
         assert keyboard.end() == 0
     history = (tmp_path / "wavefold/history").read_text().splitlines()
     assert history[0] == "hello " * 10 and "/undo" in history and "why" in history
+
+
+def test_pasted_lines_are_one_message(model: Path, tmp_path: Path) -> None:
+    """Each line was a message of its own: Python turns readline's bracketed paste off."""
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit knows no bracketed paste")
+    saved = tmp_path / "chat.json"
+    with Keyboard("chat", str(model), "--max-tokens", "2", "--threads", "1", home=tmp_path) as keyboard:
+        keyboard.expect(r"\x1b\[\?2004h[^\n]*> \Z")  # the terminal is asked to tell pastes apart
+        keyboard.press("\x1b[200~one\r  two\rthree\r\x1b[201~\r")
+        keyboard.expect("answer [12] tokens")
+        keyboard.type(f"/save {saved}")
+        keyboard.expect(f"{saved} has 1 turn\r")
+        keyboard.expect(r"> \Z")
+        keyboard.press(CTRL_D)
+        assert keyboard.end() == 0
+    assert json.loads(saved.read_text())["messages"][0]["content"] == "one\n  two\nthree"
+
+
+def test_an_empty_answer_is_told(model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _ = loop_of(model)
+    loop.run(["hi"])
+    assert "empty" not in capsys.readouterr().err
+    keep = Conversation.keep
+    monkeypatch.setattr(Conversation, "keep", lambda self, text, tokens: keep(self, text, ()))
+    loop.run(["hi"])
+    assert "wavefold: the answer is empty; /retry draws another one\n" in capsys.readouterr().err
 
 
 def test_run_chat_at_a_terminal_is_the_same(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -66,7 +66,7 @@ class TestInteractive:
         assert run(model) == 0
         out, err = capsys.readouterr()
         assert out.replace("> ", "") == "\n" + expected + "\n"
-        assert "ended by interrupted" in err
+        assert ", interrupted; " in err
         assert err.splitlines()[0].startswith(f"{model}: completes what you type.")
 
     def test_json_needs_a_prompt(self, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -73,7 +73,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, message in (
         (["--port", "70000"], "--port 70000 is not allowed"), (["--max-queue", "-1"], "--max-queue -1 is not allowed"),
         (["--max-body", "2G"], "expected 1 to 1G"), (["--drain-seconds", "nan"], "--drain-seconds nan is not allowed"),
-        (["--api-key-file", str(tmp_path / "none")], "No such file"),
+        (["--api-key-file", str(tmp_path / "none")], "/none: No such file or directory; expected a file that"),
         (["--api-key-file", str(tmp_path / "keys")], "line 1 is not allowed"),
         (["--cache-dir", str(tmp_path / "keys"), "--port", "0"], "is a file; expected a folder"),
         (["--host", "256.1.1.1", "--port", "0"], "cannot be listened to"),

@@ -75,11 +75,13 @@ def report(completion: Completion) -> None:
     from rich.console import Console
 
     usage = completion.usage
+    reason = completion.finish_reason
+    end = reason if reason == "interrupted" else f"ended by {reason}"
     known = f" ({usage.prefix_line})" if usage.prefix_line else ""
     line = (
         f"prompt {usage.prompt_tokens:,} tokens{known}{_rate(usage.prefill_tokens_per_s)}; "
         f"answer {usage.completion_tokens} tokens{_rate(usage.decode_tokens_per_s)}, "
-        f"ended by {completion.finish_reason}; cache {usage.cache_bytes / 1e6:.2f} MB; "
+        f"{end}; cache {usage.cache_bytes / 1e6:.2f} MB; "
         f"peak memory {peak_rss_bytes() / 1e6:,.0f} MB"
     )
     Console(stderr=True).print(line, style="dim", highlight=False, soft_wrap=True)

@@ -122,14 +122,19 @@ def save(loop: ChatLoop, rest: str) -> str:
         write_text(path, json.dumps({"messages": loop.conversation.messages()}, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-    return f"{len(loop.conversation.turns)} turns are in {path}"
+    return f"{path} has {_turns(loop)}"
 
 
 def load(loop: ChatLoop, rest: str) -> str:
     if not rest:
         raise ValueError("/load needs the name of a file that /save wrote")
     loop.conversation.load(Path(rest).expanduser())
-    return f"{len(loop.conversation.turns)} turns of {rest}"
+    return f"{_turns(loop)} of {rest}"
+
+
+def _turns(loop: ChatLoop) -> str:
+    count = len(loop.conversation.turns)
+    return "1 turn" if count == 1 else f"{count} turns"
 
 
 def end(loop: ChatLoop, rest: str) -> None:

@@ -60,9 +60,17 @@ class ChatLoop:
         is_kept = bool(completion.tokens) or completion.finish_reason != "interrupted"
         if is_kept:
             self.conversation.keep(text, completion.tokens)
+            if completion.finish_reason != "interrupted":
+                self._tell_if_empty()
         else:
             print("wavefold: stopped before the first word; the message is forgotten", file=sys.stderr)
         return is_kept
+
+    def _tell_if_empty(self) -> None:
+        """An answer that shows nothing looks like a fault."""
+        if not self.session.tokenizer.decode(self.conversation.turns[-1].answer).strip():
+            beside = " beside its reasoning" if self.conversation.thinks else ""
+            print(f"wavefold: the answer is empty{beside}; /retry draws another one", file=sys.stderr)
 
     def set_thinking(self, thinks: bool) -> None:
         """Raises ValueError for a tokenizer that lacks the marker."""

@@ -48,12 +48,13 @@ def read(ask: Callable[[str], str] | None = None) -> str | None:
     r"""The next prompt that is not empty, or None at the end of the input.
 
     A line that ends in a backslash goes on in the next one; an empty line ends it too. Ctrl-C drops the typed lines.
+    What is pasted comes as one line with breaks in it; those at its end are left out.
     """
     ask = ask or input
     lines: list[str] = []
     while True:
         try:
-            line = ask("... " if lines else "> ")
+            line = ask("... " if lines else "> ").rstrip("\n")
         except EOFError:
             return "\n".join(lines) or None
         except KeyboardInterrupt:
@@ -81,6 +82,8 @@ def history() -> Iterator[None]:
     except ImportError:  # a Python built without it
         yield
         return
+    if "libedit" not in (readline.__doc__ or ""):
+        readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off: each pasted line was a prompt
     path = history_path()
     readline.set_history_length(HISTORY_LINES)
     with contextlib.suppress(OSError):  # no history, or an unreadable one, is no reason to end
@@ -106,7 +109,8 @@ def read_tokens(name: str) -> list[int]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--tokens {name}: cannot be read ({error}); expected a file of token ids, or '-'") from None
+        reason = getattr(error, "strerror", None) or error  # without the name once more
+        raise ValueError(f"--tokens {name}: cannot be read ({reason}); expected a file of token ids, or '-'") from None
     items: object
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()

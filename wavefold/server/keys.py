@@ -30,7 +30,8 @@ class Keys:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: {error}; expected a file that --new-api-key has written") from None
+            reason = getattr(error, "strerror", None) or error  # without the path once more
+            raise ValueError(f"{path}: {reason}; expected a file that --new-api-key has written") from None
         digests = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):
