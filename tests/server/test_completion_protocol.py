@@ -114,8 +114,8 @@ def test_a_stop_text_ends_the_answer_and_is_not_shown() -> None:
         ({"prompt": [3072]}, "prompt"), ({"prompt": [-1]}, "prompt"), ({"prompt": None}, "prompt"),
         ({"best_of": 2}, "best_of"), ({"max_tokens": 0}, "max_tokens"), ({"suffix": "a", "echo": True}, "echo"),
         ({"prompt": [5], "suffix": "a"}, "suffix"), ({"stream": True, "echo": True, "logprobs": 1}, "stream"),
-        ({"n": 128, "prompt": ["a", "b"]}, "n"), ({"max_tokens": 30_000}, "prompt"), ({"logprobs": True}, "logprobs"),
-        ({"response_format": {}}, "response_format"),
+        ({"n": 128, "prompt": ["a", "b"]}, "n"), ({"max_tokens": 30_000}, "max_tokens"),
+        ({"logprobs": True}, "logprobs"), ({"response_format": {}}, "response_format"),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], place: str) -> None:

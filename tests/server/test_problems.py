@@ -113,3 +113,28 @@ def test_seeds_with_a_sign_and_no_top_k(path: str) -> None:
         body = {"model": "m", **NEEDED[path], "seed": seed, "top_k": -1}
         sampling = PROTOCOLS[path].asked(json.dumps(body).encode(), {}, context()).parts[0].sampling
         assert (sampling.seed, sampling.top_k) == (drawn, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "place", "counts"),
+    [
+        (CHAT, {"max_tokens": 50_000}, "max_tokens", "(6 in the messages, 50000 in the completion). max_tokens may"),
+        (CHAT, {"max_completion_tokens": 50_000}, "max_completion_tokens", "max_completion_tokens may be 19994 at"),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 30_000}]}, "messages",
+         "(60004 in the messages, 0 in the completion). Send fewer or shorter messages."),
+        (MESSAGES, {"max_tokens": 50_000}, "max_tokens", "max_tokens may be 19994 at most."),
+        (RESPONSES, {"max_output_tokens": 50_000}, "max_output_tokens", "(6 in the input, 50000 in max_output_tokens)"),
+        (RESPONSES, {"input": "word " * 30_000}, "input", "(60004 in the input, 0 in max_output_tokens). Send a"),
+        (COMPLETIONS, {"max_tokens": 50_000}, "max_tokens", "in the prompt, 50000 in the completion). max_tokens may"),
+        (COMPLETIONS, {"prompt": [7] * 20_000}, "prompt", "(20000 in the prompt, 0 in the completion). Send a shorter"),
+    ],
+)  # fmt: skip
+def test_the_window_is_the_servers(path: str, more: dict[str, Any], place: str, counts: str) -> None:
+    """It was said to be the model's, though --cache-tokens may set it."""
+    error = refused(path, **more)
+    assert (error.code, error.param) == ("context_length_exceeded", place)
+    assert error.message.startswith(
+        "This model's maximum context length is 20000 tokens on this server (--cache-tokens, up to the model's own). "
+        "However, you requested "
+    )
+    assert counts in error.message

@@ -73,6 +73,7 @@ def _wish(body: ChatBody) -> Wish:
     return Wish(
         "chat", body.model, sent, bool(body.stream), _wanted(body, schema), sampling, body.n or 1,
         usage=bool(body.stream_options and body.stream_options.include_usage), ids=bool(body.return_token_ids),
+        length_field="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from wavefold.server import recipe
 from wavefold.server.protocol.choosing import SEEDS, check_biases
 from wavefold.server.protocol.constraints import Wanted, held
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import INVALID, Refused, of_recipe
+from wavefold.server.protocol.errors import INVALID, Refused, of_recipe, too_long
 from wavefold.server.protocol.protocol import Asked, Part, Writer, wants_progress
 from wavefold.server.protocol.replay import Answered
 from wavefold.server.recipe import Call, Event, Kind, Reading, Stream
@@ -35,6 +35,7 @@ class Wish(NamedTuple):
     """A checked request. `body`: for recipe, without what it would leave out. `sampling`: fields of `Sampling`.
 
     `echo`: what the protocol repeats in its answers. `usage`: usage is wanted in a stream. `ids`: token ids are wanted.
+    `length_field`: where the body says how long the answer may be.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Wish(NamedTuple):
     usage: bool = True
     echo: Mapping[str, Any] = {}
     ids: bool = False
+    length_field: str = "max_tokens"
 
 
 class ChatState(NamedTuple):
@@ -81,6 +83,14 @@ def _refused(error: recipe.Unreadable, schema_field: str) -> Refused:
     places = {"Invalid json schema": schema_field, "Invalid schema for function": "tools"}
     refused.param = next((place for said, place in places.items() if refused.message.startswith(said)), None)
     return refused
+
+
+def _unfitting(error: recipe.Unreadable, wish: Wish, num_prompt: int, window: int) -> Refused:
+    refused = _refused(error, wish.wanted.schema_field)
+    if "maximum context length" not in refused.message:
+        return refused
+    longest = int(wish.body.get("max_output_tokens", wish.body.get("max_tokens", 0)))
+    return too_long(window, num_prompt, longest, "input" if wish.kind == "responses" else "messages", wish.length_field)
 
 
 def prompt_ids(reading: Reading, context: Context) -> list[int]:
@@ -137,7 +147,7 @@ def asked_chat(wish: Wish, headers: Mapping[str, str], context: Context) -> Aske
     try:
         longest = reading.max_tokens(len(ids), context.window)
     except recipe.Unreadable as error:
-        raise _refused(error, wish.wanted.schema_field) from None
+        raise _unfitting(error, wish, len(ids), context.window) from None
     calls = bool(tools) and wish.wanted.choice != "none"
     sampling = {"max_tokens": longest, "stop_ids": context.turn_ids, **wish.sampling, **fields}
     parts = tuple(Part(Prompt(ids), one) for one in samplings(sampling, wish.answers, context))

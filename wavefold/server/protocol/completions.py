@@ -25,7 +25,7 @@ from wavefold.server.protocol.bodies_completions import MOST_PARTS, CompletionBo
 from wavefold.server.protocol.chats import samplings
 from wavefold.server.protocol.choosing import biases_of, sampling_of
 from wavefold.server.protocol.context import Context
-from wavefold.server.protocol.errors import INVALID, Refused, openai_error
+from wavefold.server.protocol.errors import INVALID, Refused, openai_error, too_long
 from wavefold.server.protocol.protocol import Asked, Part, Protocol, Writer, wants_progress
 from wavefold.server.protocol.token_logprobs import Entries
 
@@ -65,11 +65,8 @@ def _asked(body: CompletionBody, headers: Mapping[str, str], context: Context) -
         prompt = _prompt(text, body, context)
         left = context.window - prompt.num_tokens
         if left < (1 if body.max_tokens is None else longest):
-            asked = f"max_tokens = {longest:,}" if body.max_tokens else "the one place that an answer needs"
-            raise Refused(
-                400, f"a prompt of {prompt.num_tokens:,} tokens and {asked} are more than the window "
-                f"of {context.window:,}", "context_length_exceeded", "prompt",
-            )  # fmt: skip
+            asked = body.max_tokens and longest
+            raise too_long(context.window, prompt.num_tokens, asked or 0, "prompt", "max_tokens")
         parts += [Part(prompt, replace(sampling, max_tokens=min(longest, left))) for sampling in wanted]
         echo = text if isinstance(text, str) else context.tokenizer.decode(prompt.ids, show_special=False)
         echoes += [echo if body.echo else ""] * count

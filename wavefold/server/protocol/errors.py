@@ -46,6 +46,23 @@ def no_such_model(model: str, names: Sequence[str], param: str | None = "model")
     return Refused(404, f"model {model[:200]!r} is not served here; served: {served}", "model_not_found", param)
 
 
+def too_long(window: int, num_prompt: int, num_answer: int, prompt: str, longest: str) -> Refused:
+    """Returns the refusal of a prompt and an answer that are longer than the window. `prompt`, `longest`: their fields.
+
+    It begins as OpenAI's does, and has its numbers: clients look for both.
+    """
+    is_answer = num_prompt < window
+    completion = "the completion" if longest != "max_output_tokens" else longest
+    remedy = f"{longest} may be {window - num_prompt} at most" if is_answer else f"Send a shorter {prompt}"
+    if prompt == "messages" and not is_answer:
+        remedy = "Send fewer or shorter messages"
+    return Refused(
+        400, f"This model's maximum context length is {window} tokens on this server (--cache-tokens, up to the "
+        f"model's own). However, you requested {num_prompt + num_answer} tokens ({num_prompt} in the {prompt}, "
+        f"{num_answer} in {completion}). {remedy}.", "context_length_exceeded", longest if is_answer else prompt,
+    )  # fmt: skip
+
+
 def openai_error(refused: Refused) -> dict[str, Any]:
     """The value under "error" in OpenAI's protocols."""
     usual = "server_error" if refused.status >= 500 else "invalid_request_error"
@@ -72,6 +89,4 @@ def anthropic_body(refused: Refused, request_id: str) -> bytes:
 
 def of_recipe(body: str) -> Refused:
     """Returns the refusal that the library of DeepSeek's protocols answers with: 400 in OpenAI's shape."""
-    message = str(json.loads(body)["error"]["message"])
-    code = "context_length_exceeded" if "maximum context length" in message else INVALID
-    return Refused(400, message, code)
+    return Refused(400, str(json.loads(body)["error"]["message"]), INVALID)

@@ -73,7 +73,7 @@ def _wish(body: InputTokensBody) -> Wish:
         sent["include"] = ["message.output_text.logprobs"]
     return Wish(
         "responses", body.model, sent, bool(getattr(body, "stream", False)), _wanted(body, schema), sampling,
-        echo=_echo(body, values),
+        echo=_echo(body, values), length_field="max_output_tokens",
     )  # fmt: skip
 
 
