@@ -193,6 +193,15 @@ class TestLines:
             line_of(7, {**line("a"), **change}, "/v1/completions")
         assert (error.value.code, error.value.line) == (code, 7)
 
+    def test_a_method_is_missing_or_another_one(self) -> None:
+        bare = {name: value for name, value in line("a").items() if name != "method"}
+        for values, message in (
+            (bare, "method is missing; expected POST"),
+            ({**bare, "method": "GET"}, "method = 'GET' is not allowed; expected POST"),
+        ):
+            with pytest.raises(LineError, match=message):
+                line_of(7, values)
+
     def test_half_a_character_is_replaced(self, queue: Queue) -> None:
         batch = added(queue, [line("\ud800", "\ud800", prompt="\ud800")])
         assert [row["model"] for row in queue.groups(queue.batch(batch)["number"])] == ["?"]

@@ -102,9 +102,15 @@ class TestAnswers:
 class TestErrors:
     @pytest.mark.parametrize(("path", "body", "status", "message"), [
         (PATH, b"{", 400, "Invalid JSON"), (PATH, {**IDS, "model": "../etc/passwd"}, 404, "is not served here"),
-        (PATH, {**IDS, "ids": [5000]}, 400, "token 5000 is not allowed"), (PATH, b"x" * 200_000, 413, "100,000"),
+        (PATH, {**IDS, "ids": [5000]}, 400, "token 5000 is not allowed"),
+        (PATH, b"x" * 200_000, 413, "100,000 bytes, the most that is read (--max-body)"),
+        ("/v1/batches", None, 404, "there is no /v1/batches; start the server with --jobs DIR"),
+        ("/v1/files/file-1/content", None, 404, "start the server with --jobs DIR"),
+        ("/v1/responses/resp_1", None, 404, "there is no /v1/responses/resp_1: nothing is stored here; send the whole"),
+        ("/v1/responses/resp_1/cancel", b"", 404, "nothing is stored here"),
         (PATH, b"", 400, "Invalid JSON"), ("/v1/nothing", None, 404, "there is no /v1/nothing"),
-        (PATH, None, 405, "takes no GET"), ("/v1/models/../../etc/passwd", None, 404, "is not served here"),
+        (PATH, None, 405, "takes no GET; expected POST"),
+        ("/v1/models/../../etc/passwd", None, 404, "is not served here"),
         (PATH, {**IDS, "max_tokens": 9000}, 400, "and the pool has 64"),
     ])  # fmt: skip
     def test_each_has_its_status_and_says_why(

@@ -90,8 +90,9 @@ def line_of(
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MOST_ID:
         raise LineError("invalid_custom_id", f"custom_id is not allowed; expected a text of 1 to {MOST_ID} characters",
                         number, "custom_id")  # fmt: skip
-    if values.get("method") != "POST":
-        raise LineError("invalid_method", "method is not allowed; expected POST", number, "method")
+    if (method := values.get("method")) != "POST":
+        problem = "is missing" if method is None else f"= {str(method)[:80]!r} is not allowed"
+        raise LineError("invalid_method", f"method {problem}; expected POST", number, "method")
     if path not in PATHS or path != (endpoint or path):
         expected = endpoint or f"one of {', '.join(PATHS)}"
         raise LineError("invalid_url", f"url = {str(path)[:80]!r} is not allowed; expected {expected}", number, "url")

@@ -168,13 +168,25 @@ def _http_error(served: Served):  # type: ignore[no-untyped-def]
 
     async def handler(request: Request, error: HTTPException) -> Response:
         path, method = request.url.path[:200], request.method
-        message = {404: f"there is no {path}", 405: f"{path} takes no {method}"}.get(error.status_code, error.detail)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, INVALID)
         allow = {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
+        refusal = f"{path} takes no {method}; expected {allow.get('allow', 'another method')}"
+        message = {404: _absent(path, served.jobs is not None), 405: refusal}.get(error.status_code, error.detail)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, INVALID)
         refused = Refused(error.status_code, message, code)
         return served.shapes.answer(request.scope, request.scope["wavefold.line"], refused, **allow)
 
     return handler
+
+
+def _absent(path: str, has_jobs: bool) -> str:
+    """Why there is no such path. Those of the queue are there only with a folder for it."""
+    needs_jobs = "" if has_jobs else "; start the server with --jobs DIR for batches and files"
+    reasons = {
+        "/v1/batches": needs_jobs, "/v1/files": needs_jobs,
+        "/v1/responses": ": nothing is stored here; send the whole history to /v1/responses",
+    }  # fmt: skip
+    reason = next((reasons[start] for start in reasons if path == start or path.startswith(f"{start}/")), "")
+    return f"there is no {path}{reason}"
 
 
 def _server_error(served: Served):  # type: ignore[no-untyped-def]

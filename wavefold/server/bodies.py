@@ -88,4 +88,5 @@ class Bodies:
         self.num_bytes -= sum(map(len, chunks))
 
     def _too_large(self) -> Refused:
-        return Refused(413, f"the body is larger than {self.most:,} bytes, the most that is read", "request_too_large")
+        message = f"the body is larger than {self.most:,} bytes, the most that is read (--max-body)"
+        return Refused(413, message, "request_too_large")
