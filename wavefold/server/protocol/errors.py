@@ -56,6 +56,8 @@ def too_long(window: int, num_prompt: int, num_answer: int, prompt: str, longest
     remedy = f"{longest} may be {window - num_prompt} at most" if is_answer else f"Send a shorter {prompt}"
     if prompt == "messages" and not is_answer:
         remedy = "Send fewer or shorter messages"
+    if num_prompt == window:
+        remedy += ": an answer needs a place"
     return Refused(
         400, f"This model's maximum context length is {window} tokens on this server (--cache-tokens, up to the "
         f"model's own). However, you requested {num_prompt + num_answer} tokens ({num_prompt} in the {prompt}, "
