@@ -136,7 +136,8 @@ class FakeServer:
         parts = [part for part in (self.pool, self.jobs) if part is not None]
         return Starlette(routes=[
             *page_routes(), *(route for part in parts for route in part.routes(self._refusal)),
-            Route("/v1/models", self.models), Route("/v1/wavefold/machine", self.machine),
+            Route("/v1/models", self.models), Route("/v1/models/{name}", self.one_model),
+            Route("/v1/wavefold/machine", self.machine),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/wavefold/inside", self.inside, methods=["POST"]),
@@ -152,6 +153,10 @@ class FakeServer:
         data = [{"id": name, "object": "model"} for name in names]
         parts = {"models": self.pool is not None, "jobs": self.jobs is not None}
         return self._refusal(request) or JSONResponse({"object": "list", "data": data, "wavefold": parts})
+
+    async def one_model(self, request: Request) -> Response:
+        told = {"id": request.path_params["name"], "max_tokens": 8192}
+        return self._refusal(request) or JSONResponse(told if "anthropic-version" in request.headers else {})
 
     async def machine(self, request: Request) -> Response:
         self.asked.append(("machine", dict(request.query_params)))

@@ -81,6 +81,17 @@ export class Api {
     return readJson(await this.#send(path, { signal }));
   }
 
+  /** How many tokens a model's answer may have, or null if the server does not say. @param {string} model @returns {Promise<number | null>} */
+  async longest(model) {
+    try {
+      const headers = { "anthropic-version": "2023-06-01" };
+      const { max_tokens: most } = await readJson(await this.#send(`v1/models/${encodeURIComponent(model)}`, { headers }));
+      return Number.isInteger(most) && most > 0 ? most : null;
+    } catch {
+      return null;
+    }
+  }
+
   /** @param {string} path @param {unknown} body @param {AbortSignal} [signal] @returns {Promise<any>} */
   async post(path, body, signal) {
     return readJson(await this.#post(path, body, {}, signal));

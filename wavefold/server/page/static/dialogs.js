@@ -44,6 +44,7 @@ export function confirmed(question, yes, no = "Cancel") {
  * @property {import("./settings.js").Settings} settings changed in place
  * @property {string} system the conversation's
  * @property {string} key
+ * @property {Promise<number | null>} longest how many tokens the server allows an answer
  * @property {string} [problem] what the server has against the key
  * @property {(changed: {system: string, key: string, confirmed: boolean}) => void} done `confirmed`: by Done or Enter
  */
@@ -55,7 +56,13 @@ export function showSettings(place) {
   const key = h("input", { id: "set-key", type: "password", autocomplete: "off", spellcheck: "false", value: place.key });
   const problem = h("p", { class: "problem", id: "set-key-problem", role: "alert" }, place.problem ?? "");
   if (place.problem) key.setAttribute("aria-invalid", "true");
-  const inputs = FIELDS.map((field) => numberInput(field, place.settings.values[field.name]));
+  const inputs = FIELDS.map((field) => numberInput({ ...field }, place.settings.values[field.name]));
+  place.longest.then((most) => {
+    const longest = inputs.find(({ field }) => field.name === "max_tokens");
+    if (most === null || !longest) return;
+    longest.field.most = most;
+    longest.row.querySelector(".note").textContent = `in tokens, with the prompt at most ${most.toLocaleString("en")}`;
+  });
   const thinking = choice("set-thinking", Object.entries(THINKING), place.settings.thinking);
   const theme = choice("set-theme", [["", "As the system"], ["light", "Light"], ["dark", "Dark"]], place.settings.theme);
   const form = h("form", { method: "dialog", novalidate: true },

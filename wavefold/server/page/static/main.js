@@ -221,6 +221,7 @@ class Page {
     const { talk } = this.talking;
     showSettings({
       settings, system: talk.system, key: api.key, problem: this.#keyProblem,
+      longest: this.talking.model ? api.longest(this.talking.model) : Promise.resolve(null),
       done: ({ system, key, confirmed }) => {
         saveSettings(local, settings);
         this.theme();
