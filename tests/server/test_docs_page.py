@@ -44,6 +44,8 @@ def test_every_field_is_on_the_page_and_no_link_leads_nowhere() -> None:
     assert len(places) == len(set(places)) and set(re.findall(r"href='#([^']+)'", PAGE)) <= set(places)
     assert "$ref" not in PAGE and "anyOf" not in PAGE and "overflow-wrap" not in PAGE and "<script" not in PAGE
     assert len(PAGE) < 80_000
+    for path, methods in DESCRIPTION["paths"].items():
+        assert all(operation["summary"] != path for operation in methods.values()), path
     user = PAGE.split("<h3 id='UserTurn'>")[1].split("<h3")[0]
     assert "<code>content</code><br>required</th><td>text or list of <a href='#TextPart'>TextPart</a>" in user
 

@@ -24,6 +24,8 @@ FOR_RECIPE = ("messages", "thinking", "reasoning_effort", "stop", "logprobs", "t
 
 
 class Chat(Protocol):
+    """OpenAI's Chat Completions: a conversation is answered."""
+
     path = "/v1/chat/completions"
     model_body = ChatBody
 

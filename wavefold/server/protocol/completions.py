@@ -41,6 +41,8 @@ class CompletionState(NamedTuple):
 
 
 class Completions(Protocol):
+    """OpenAI's Completions: a text is continued, or a hole in it is filled."""
+
     path = "/v1/completions"
     model_body = CompletionBody
 

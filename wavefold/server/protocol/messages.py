@@ -25,6 +25,8 @@ THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]
 
 
 class Messages(Protocol):
+    """Anthropic's Messages: a conversation is answered."""
+
     path = "/v1/messages"
     model_body = MessagesBody
 

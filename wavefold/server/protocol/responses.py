@@ -35,6 +35,8 @@ ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class Responses(Protocol):
+    """OpenAI's Responses: a conversation is answered, and nothing of it is stored."""
+
     path = "/v1/responses"
     model_body = ResponsesBody
 
