@@ -118,6 +118,8 @@ function numberInput(field, kept) {
     return problem.textContent === "";
   };
   input.addEventListener("change", check);
+  // A problem goes while one types: gone with the focus, it would move the button that is being pressed.
+  input.addEventListener("input", () => problem.textContent && check());
   return { field, value, check, row: labelled(field.label, input, field.hint, problem) };
 }
 
