@@ -99,10 +99,23 @@ def test_a_format_holds_the_answer_and_is_shown_to_the_model() -> None:
     assert json.dumps(nested) in shown
 
 
+def test_an_edit_that_keeps_all_thinking_changes_nothing() -> None:
+    """Claude Code sends it with every request."""
+    plain = answered(PATH, BODY).asked.parts[0]
+    for edits in ([], [{"type": "clear_thinking_20251015", "keep": "all"}]):
+        body = {**BODY, "context_management": {"edits": edits}}
+        assert answered(PATH, body).asked.parts[0].prompt.ids == plain.prompt.ids
+
+
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"container": "c"}, "container"), ({"mcp_servers": []}, "mcp_servers"), ({"context_management": {}}, "con"),
+        ({"container": "c"}, "container"), ({"mcp_servers": []}, "mcp_servers"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits.0"),
+        ({"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}}, "context_management.edits.0"),
+        ({"context_management": {"edits": [{"type": "clear_thinking_20251015",
+                                            "keep": {"type": "thinking_turns", "value": 2}}]}},
+         "context_management.edits.0.keep"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages.0.content.0"),
         ({"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]}, "messages.0.content.0"),

@@ -148,6 +148,17 @@ class OutputConfig(Body):
     format: JsonFormat | None = None
 
 
+class KeptThinking(Body):
+    """An edit that takes nothing away, which Claude Code sends with every request."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: Literal["all"]
+
+
+class ContextManagement(Body):
+    edits: Many[KeptThinking] | None = None
+
+
 class CountBody(Body):
     elsewhere: ClassVar[Mapping[str, str]] = {
         "output_format": "output_config.format", "response_format": "output_config.format",
@@ -161,6 +172,7 @@ class CountBody(Body):
     tool_choice: Choice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
     cache_control: Harmless
     speed: Literal["standard"] | None = None
 

@@ -257,3 +257,4 @@ class ResponsesBody(InputTokensBody):
     prompt_cache_retention: Harmless
     prompt_cache_options: Harmless
     safety_identifier: Harmless
+    client_metadata: Harmless
