@@ -28,7 +28,7 @@ const STRING = /(["'])(?:\\.|(?!\1)[^\\])*\1/g;
 const PYTHON = new Set(("and as assert async await case class def del elif else except False finally for from global "
   + "if import in is lambda match None nonlocal not or raise return True try while with yield").split(" "));
 /** What has come of a line that may become the first one of code. */
-const BEGUN = new RegExp("^(?:(?:async )?(?:def|class)(?: \\w*\\s*(?:[([].*)?)?|import(?: [\\w.]*)?"
+const BEGUN = new RegExp("^(?:(?:async )?(?:def|class)(?: \\w*\\s*(?:[([].*)?)?|(?:import)(?: [\\w.]*)?"
   + "|from(?: [\\w.]*)?(?: i\\w*.*)?|@[A-Za-z_][\\w.]*(?:\\(.*)?)$");
 /** The same below code. */
 const BEGUN_BELOW = new RegExp("^(?:(?:async|await|assert|class|def|del|elif|except|for|from|global|if|import|raise"
