@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wavefold.atomic import write_text
-from wavefold.cli.terminal import printable
+from wavefold.cli.terminal import counted, printable
 
 if TYPE_CHECKING:
     from wavefold.cli.chat_loop import ChatLoop
@@ -133,8 +133,7 @@ def load(loop: ChatLoop, rest: str) -> str:
 
 
 def _turns(loop: ChatLoop) -> str:
-    count = len(loop.conversation.turns)
-    return "1 turn" if count == 1 else f"{count} turns"
+    return counted(len(loop.conversation.turns), "turn")
 
 
 def end(loop: ChatLoop, rest: str) -> None:

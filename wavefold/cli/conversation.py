@@ -17,6 +17,7 @@ from typing import NamedTuple
 from wavefold.chat import Prompt, Tokenizer
 from wavefold.chat.encoding import encode_chat
 from wavefold.chat.special_tokens import ASSISTANT, BOS, END_THINK, EOS, THINK, USER
+from wavefold.system.reasons import reason_of
 
 MARKERS = (BOS, USER, ASSISTANT, END_THINK, EOS)
 
@@ -74,8 +75,7 @@ class Conversation:
             messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
             encode_chat(self._tokenizer, messages)  # roles and contents
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or error  # without the path once more
-            raise ValueError(f"{path}: cannot be used ({reason}); expected a chat that /save wrote") from None
+            raise ValueError(f"{path}: cannot be used ({reason_of(error)}); expected a chat that /save wrote") from None
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
         if [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2):
             raise ValueError(f"{path}: expected messages of user and assistant in turn, after a system text if any")

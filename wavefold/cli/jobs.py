@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavefold.cli.terminal import printable, wide_console
+from wavefold.cli.terminal import counted, printable, wide_console
 
 if TYPE_CHECKING:
     from wavefold.jobs.lines import LineError
@@ -277,10 +277,6 @@ def _print_worker(queue: Queue) -> None:
         print(no_worker(queue), file=sys.stderr)
     elif worker["paused"]:
         print(printable(f"paused: {worker['paused']}"), file=sys.stderr)
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def left(batch: Summary) -> str:

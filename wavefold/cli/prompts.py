@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wavefold.system.folders import cache_folder
+from wavefold.system.reasons import reason_of
 
 HISTORY_LINES = 1000
 
@@ -109,8 +110,9 @@ def read_tokens(name: str) -> list[int]:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error  # without the name once more
-        raise ValueError(f"--tokens {name}: cannot be read ({reason}); expected a file of token ids, or '-'") from None
+        raise ValueError(
+            f"--tokens {name}: cannot be read ({reason_of(error)}); expected a file of token ids, or '-'"
+        ) from None
     items: object
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()

@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if (ord(c) < 0x20 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 else c for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 line, 2 lines."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def wide_console(width: int) -> Console:
     """A console of standard output, in a file at least `width` columns wide, so that no table is cut off."""
     from rich.console import Console

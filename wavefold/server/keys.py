@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wavefold.system.reasons import reason_of
+
 LINE = re.compile(r"sha256:([0-9a-f]{64})(?:\s*#.*)?")
 
 
@@ -30,8 +32,7 @@ class Keys:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error  # without the path once more
-            raise ValueError(f"{path}: {reason}; expected a file that --new-api-key has written") from None
+            raise ValueError(f"{path}: {reason_of(error)}; expected a file that --new-api-key has written") from None
         digests = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):
