@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wavefold.chat import byte_tokenizer
+from wavefold.chat.fim import hole_ids
 from wavefold.chat.special_tokens import FIM_BEGIN, FIM_END, FIM_HOLE
+from wavefold.chat.tokenizer import train_tokenizer
 from wavefold.data import fim
 from wavefold.data.batches import Batches, cut_spans
 from wavefold.data.fim import SENTINELS, FillInMiddle
@@ -90,8 +94,76 @@ def test_ids_are_the_tokenizers():
     assert FillInMiddle.of(tokenizer, 0.2) == FillInMiddle(0.2, *ids, tokenizer.bos_id, tokenizer.eos_id)
 
 
+CODE = "import os\n\n\ndef area(width, height):\n    if width < 0:\n        return None\n    return width * height\n"
+
+
+def parts_of(ids: np.ndarray, made: FillInMiddle, tokenizer) -> list[str]:
+    """Texts of prefix, middle, suffix."""
+    tokens = ids.tolist()
+    hole, end = tokens.index(made.hole), tokens.index(made.end)
+    return [tokenizer.decode(part) for part in (tokens[2:hole], tokens[end + 1 : -1], tokens[hole + 1 : end])]
+
+
+def test_holes_of_lines_begin_and_end_where_editors_ask():
+    tokenizer = byte_tokenizer()
+    made = FillInMiddle.of(tokenizer, 1.0, lines=1.0)
+    span = np.array(tokenizer.encode(CODE))
+    middles = Counter()
+    for number in range(3000):
+        ids = made.rearrange(span, (0, 0, 0, number, 1))
+        assert np.array_equal(ids, made.rearrange(span, (0, 0, 0, number, 1)))
+        prefix, middle, suffix = parts_of(ids, made, tokenizer)
+        assert prefix + middle + suffix == CODE
+        assert middle
+        assert middle.strip("\n ").count("\n") == 0
+        middles[middle] += 1
+    lines = ["def area(width, height):", "if width < 0:", "return None"]
+    assert all(middles[line] > 50 for line in lines)  # whole lines
+    assert all(
+        middles[line + blanks] > 50 for line, blanks in zip(lines, ("\n    ", "\n        ", "\n    "), strict=True)
+    )
+    assert all(middles[part] > 5 for part in ("height):", "width", " < 0:", "None"))  # ends of lines, and words
+    assert all(middles[part] for part in ("ret", "one"))  # parts of words
+    assert not any("import" in middle or "*" in middle for middle in middles)  # the first and the last line stay
+
+
+def test_holes_of_lines_are_encoded_apart_and_no_longer_than_others():
+    tokenizer = train_tokenizer([CODE * 50], 340)
+    made = FillInMiddle.of(tokenizer, 1.0, lines=1.0)
+    span = np.array(tokenizer.encode(CODE))
+    lengths = set()
+    for number in range(500):
+        ids = made.rearrange(span, (0, 0, 0, number, 1))
+        prefix, middle, suffix = parts_of(ids, made, tokenizer)
+        assert prefix + middle + suffix in CODE  # what did not fit is left out at an end
+        assert ids.tolist()[:-1] == [*hole_ids(tokenizer, prefix, suffix), *tokenizer.encode(middle)]
+        lengths.add(len(ids) - len(span) - SENTINELS)
+    assert max(lengths) == 0
+
+
+def test_a_share_of_the_holes_is_of_lines_and_without_a_line_it_is_of_tokens():
+    tokenizer = byte_tokenizer()
+    span = np.array(tokenizer.encode(CODE))
+    plain, mixed, lines = (FillInMiddle.of(tokenizer, 1.0, share) for share in (0.0, 0.5, 1.0))
+    middles = [parts_of(mixed.rearrange(span, (0, 0, 0, n, 1)), mixed, tokenizer)[1] for n in range(1000)]
+    assert 550 < sum("\n" not in middle.rstrip() for middle in middles) < 800  # half, and the short ones of the others
+    two = np.array(tokenizer.encode("a = 1\nb = 2\n"))
+    broken = np.append(span, tokenizer.encode("é")[0])
+    for short in (two, broken):
+        restored_ids = lines.rearrange(short, (0, 0, 0, 1, 1)).tolist()
+        prefix, middle, suffix = (restored_ids.index(mark) for mark in (lines.begin, lines.end, lines.hole))
+        assert [
+            *restored_ids[prefix + 1 : suffix],
+            *restored_ids[middle + 1 : -1],
+            *restored_ids[suffix + 1 : middle],
+        ] == (short.tolist())
+    assert plain.vocabulary is None
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
 def test_a_rate_out_of_range_is_refused(rate):
+    with pytest.raises(ValueError, match=f"fim_lines = {rate} is not allowed; expected 0 to 1"):
+        FillInMiddle(0.1, 2, 3, 4, lines=rate)
     with pytest.raises(ValueError, match=f"fim_rate = {rate} is not allowed; expected 0 to 1"):
         FillInMiddle(rate, 2, 3, 4)
 

@@ -73,6 +73,8 @@ class Recipe:
     """"released": inputs of quantized products and KV entries through FP8 too."""
     fim_rate: float = 0.0
     """Share of documents that become fill-in-the-middle."""
+    fim_lines: float = 0.0
+    """Share of their holes that are a line or a part of one. The others lie between any two tokens."""
     last_steps: int = 0
     """Steps at the end that learn from other data, those of `--last-data`."""
 
@@ -160,7 +162,7 @@ class Recipe:
 
 SHARES = {"warmup", "decay_steps"}
 """Keys for which None means a share of the run."""
-UPPER = {"final_lr": 1, "fim_rate": 1, "weight_decay": 1}
+UPPER = {"final_lr": 1, "fim_rate": 1, "fim_lines": 1, "weight_decay": 1}
 KINDS = {
     f.name: "word" if f.name in WORDS else {"tuple[tuple[int, int], ...]": "stages", "int | None": "int"}.get(
         str(f.type), str(f.type)

@@ -171,7 +171,7 @@ def _read(
 
 def _batches(recipe: Recipe, text: Text, last: Text | None) -> list[Batches]:
     """Returns the batches of the documents, and those of the last part if there is one; each counts its own steps."""
-    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate) if recipe.fim_rate else None
+    fim = FillInMiddle.of(text.tokenizer, recipe.fim_rate, recipe.fim_lines) if recipe.fim_rate else None
 
     def from_step(first: int, documents: Documents) -> Batches:
         return Batches(documents, recipe.seed, lambda step: schedule.sizes(recipe, first + step), fim)
