@@ -146,6 +146,16 @@ def test_a_schedule_beyond_the_run_is_refused(values: list[str], message: str) -
         with_settings(Recipe(), values)
 
 
+def test_a_recipe_cut_short_names_all_that_has_no_room() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    with pytest.raises(ValueError) as refused:
+        with_settings(load_recipe(recipes / "nano.py"), ["steps=50"])
+    problems = [text for text in str(refused.value).split("; ") if "is not allowed" in text]
+    assert [text.split(" = ")[0] for text in problems] == [
+        "warmup", "quantize_from", "last_steps", "dense_steps", "decay_steps", "indexer_warmup", "length_stages",
+    ]  # fmt: skip
+
+
 def test_the_shipped_recipes_keep_their_figures() -> None:
     recipes = Path(__file__).parents[2] / "recipes"
     nano, instruct = load_recipe(recipes / "nano.py"), load_recipe(recipes / "instruct.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,7 +110,7 @@ class Recipe:
             _check_type(key, kind, value)
             if kind == "float":  # 1 and 1.0 are the same recipe
                 object.__setattr__(self, key, float(value))
-        _check_stages(self.length_stages, self.steps)
+        _check_stages(self.length_stages)
         longest = max(tokens for _, tokens in self.length_stages)
         if longest > self.batch_tokens != DEFAULT_BATCH_TOKENS:
             _require(False, "batch_tokens", self.batch_tokens,
@@ -123,27 +124,26 @@ class Recipe:
         self._check_schedule()
 
     def _check_schedule(self) -> None:
+        """Raises ValueError with everything that has no room in the steps, as a smaller `steps` alone leaves it."""
+        problems = [_refusal(key, getattr(self, key), allowed) for fits, key, allowed in self._rooms() if not fits]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def _rooms(self) -> Iterator[tuple[bool, str, str]]:
+        """(whether its value has room, key, allowed values) of the keys that share the steps, or a batch."""
         steps = self.steps
-        if self.warmup:
-            _require(self.warmup < steps, "warmup", self.warmup, f"fewer than steps = {steps}")
-        if self.decay_steps:
-            _require(
-                self.num_warmup + self.decay_steps <= steps, "decay_steps", self.decay_steps,
-                f"at most {steps - self.num_warmup}: steps = {steps} without warmup = {self.num_warmup}",
-            )  # fmt: skip
-        _require(self.dense_steps <= steps, "dense_steps", self.dense_steps, f"at most steps = {steps}")
-        _require(
-            self.dense_steps + self.indexer_warmup <= steps, "indexer_warmup", self.indexer_warmup,
-            f"at most {steps - self.dense_steps}: steps = {steps} without dense_steps = {self.dense_steps}",
-        )  # fmt: skip
-        if self.quantize_from:
-            _require(self.quantize_from < steps, "quantize_from", self.quantize_from, f"fewer than steps = {steps}")
-        _require(self.last_steps < steps, "last_steps", self.last_steps, f"fewer than steps = {steps}")
-        _require(self.batch_ramp <= steps, "batch_ramp", self.batch_ramp, f"at most steps = {steps}")
-        _require(
-            self.batch_first <= self.batch_tokens, "batch_first", self.batch_first,
-            f"at most batch_tokens = {self.batch_tokens}",
-        )  # fmt: skip
+        within = {"warmup": steps - 1, "quantize_from": steps - 1, "last_steps": steps - 1, "dense_steps": steps,
+                  "batch_ramp": steps}  # fmt: skip
+        for key, most in within.items():
+            allowed = f"at most steps = {steps}" if most == steps else f"fewer than steps = {steps}"
+            yield (getattr(self, key) or 0) <= most, key, allowed
+        for key, before in (("decay_steps", self.num_warmup), ("indexer_warmup", self.dense_steps)):
+            left, other = max(0, steps - before), "warmup" if key == "decay_steps" else "dense_steps"
+            allowed = f"at most {left}: steps = {steps} without {other} = {before}"
+            yield (getattr(self, key) or 0) <= left, key, allowed
+        last = self.length_stages[-1][0]
+        yield last < steps, "length_stages", f"stages that begin before steps = {steps}; one begins at {last}"
+        yield self.batch_first <= self.batch_tokens, "batch_first", f"at most batch_tokens = {self.batch_tokens}"
 
     @property
     def num_warmup(self) -> int:
@@ -185,7 +185,11 @@ def shown(value: object) -> str:
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ValueError(f"{key} = {shown(value)} is not allowed; expected {allowed}")
+        raise ValueError(_refusal(key, value, allowed))
+
+
+def _refusal(key: str, value: object, allowed: str) -> str:
+    return f"{key} = {shown(value)} is not allowed; expected {allowed}"
 
 
 def _check_type(key: str, kind: str, value: Any) -> None:
@@ -204,7 +208,7 @@ def _check_type(key: str, kind: str, value: Any) -> None:
                  "a positive number" if key in POSITIVE else "a positive number or 0")  # fmt: skip
 
 
-def _check_stages(stages: Any, steps: int) -> None:
+def _check_stages(stages: Any) -> None:
     key = "length_stages"
     pairs = isinstance(stages, tuple) and all(isinstance(s, tuple) and len(s) == 2 for s in stages)
     fits = pairs and all(type(number) is int and number < LIMIT for stage in stages for number in stage)
@@ -214,7 +218,6 @@ def _check_stages(stages: Any, steps: int) -> None:
         bool(firsts) and firsts[0] == 0 and firsts == sorted(set(firsts)) and min(n for _, n in stages) >= 1,
         key, stages, "(first step, tokens) in ascending order, the first from step 0",
     )  # fmt: skip
-    _require(firsts[-1] < steps, key, stages, f"stages that begin before steps = {steps}; one begins at {firsts[-1]}")
 
 
 def load_recipe(path: Path) -> Recipe:
