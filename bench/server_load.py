@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from server_peer import peer
 from server_soak import KINDS, soak
-from serving import HEAD, PATH, body_of, prompts, served
+from serving import HEAD, body_of, prompts, served
 
 from wavefold import LLM, Sampling
 from wavefold.server.run import more_files
@@ -37,9 +37,7 @@ async def gaps_of(port: int, body: dict[str, Any]) -> list[float]:
     """The seconds between the tokens of a stream."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data, times = json.dumps(body).encode(), []
-    writer.write(
-        b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (PATH.encode(), len(data)) + data
-    )
+    writer.write(HEAD % len(data) + data)
     while b"[DONE]" not in (line := await reader.readline()):
         assert line, "the stream broke off"
         if line.startswith(b"data: ") and b'"text"' in line:
