@@ -34,7 +34,7 @@ def compact_svg(svg: str) -> str:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     while (lean := _without_plain_groups(svg)) != svg:
         svg = lean
-    return _with_classes(re.sub(r"\n+", "\n", svg))
+    return _with_short_ids(_with_classes(re.sub(r"\n+", "\n", svg)))
 
 
 def _short_attribute(attribute: re.Match[str]) -> str:
@@ -48,6 +48,12 @@ def _short_attribute(attribute: re.Match[str]) -> str:
 def _without_plain_groups(svg: str) -> str:
     """Unwraps groups that have no attribute and hold no other group."""
     return re.sub(r"<g>\n?((?:(?!</?g\b).)*?)</g>\n?", r"\1", svg, flags=re.DOTALL)
+
+
+def _with_short_ids(svg: str) -> str:
+    """Names what is used elsewhere in the figure i0, i1, ... in place of hashes."""
+    short = {name: f"i{number}" for number, name in enumerate(re.findall(r' id="([^"]*)"', svg))}
+    return re.sub(r'( id="|#)(\w+)(?=["\)])', lambda found: found[1] + short.get(found[2], found[2]), svg)
 
 
 def _with_classes(svg: str) -> str:
