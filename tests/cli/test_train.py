@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from tests.train.tiny import CONFIG, write_corpus
 from wavefold.chat import Tokenizer
 from wavefold.checkpoint import load
+from wavefold.cli import train_screen
 from wavefold.cli.main import main
 from wavefold.data.batches import Tokens
 from wavefold.data.shards import write_shards
@@ -92,6 +94,17 @@ def test_adapters_leave_the_rest_of_the_model_byte_for_byte(config_file, tmp_pat
         or (".shared_experts." in name and name.endswith(".weight"))
         for part in "ab"
     }  # fmt: skip
+
+
+def test_long_evaluations_say_how_far_they_are(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_screen, "QUIET_S", 0.0)
+    short = ["--set", *FLAGS[FLAGS.index("--set") + 1 :], "length_stages=((0,40),)", "batch_tokens=40"]
+    assert train(config_file, write_corpus(tmp_path / "corpus"), tmp_path / "out", *short) == 0
+    said = re.findall(r"held out: (\d+) of (\d+) batches, [\d.]+ minutes left", capsys.readouterr().err)
+    batches = {int(of) for _, of in said}
+    assert len(batches) == 1
+    one = [str(number) for number in range(2, batches.pop())]
+    assert [number for number, _ in said] == one * (len(said) // len(one)) and len(said) >= 2 * len(one) > 0
 
 
 def test_chats_and_token_shards_train_a_model_that_is_there(config_file, tmp_path, capsys):

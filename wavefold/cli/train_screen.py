@@ -21,7 +21,11 @@ QUIET_S = 30.0
 
 
 class Screen(Watch):
-    """Shows a run's data and steps."""
+    """Shows a run's data, its steps, and how far an evaluation is that takes long."""
+
+    def __init__(self) -> None:
+        self._first = self._last = 0
+        self._began = self._said = 0.0
 
     def data(self, sizes: DataSizes) -> None:
         print(
@@ -31,6 +35,16 @@ class Screen(Watch):
 
     def steps(self, first: int, recipe: Recipe, out: Path) -> Steps:
         return Steps(recipe, first, out)
+
+    def held_out(self, number: int, of: int) -> None:
+        now = time.monotonic()
+        if number <= self._last or not self._last:  # another evaluation
+            self._first, self._began, self._said = number, now, now
+        self._last = number
+        if now - self._said > QUIET_S and number < of:
+            left = (now - self._began) / (number - self._first) * (of - number)
+            print(f"held out: {number} of {of} batches, {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+            self._said = now
 
 
 class Steps:

@@ -8,7 +8,7 @@ All losses are sums over a share of the batch, so the shares of several processe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,17 @@ class _Final(nn.Module):
 
 def _under(name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for key, value in values.items()}
+
+
+Evaluated = Callable[[int, int], None]
+"""Called after each batch of an evaluation with how many are done, and of how many."""
+
+
+def telling(batches: Sequence[PackedBatch], evaluated: Evaluated) -> Iterator[PackedBatch]:
+    """The batches of an evaluation, which is told of each that is done."""
+    for number, packed in enumerate(batches, 1):
+        yield packed
+        evaluated(number, len(batches))
 
 
 @torch.no_grad()

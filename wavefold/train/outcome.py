@@ -25,7 +25,7 @@ from wavefold.train.folder import REPORT
 from wavefold.train.identity import Identity, digest_of
 from wavefold.train.kept_delta import kept_products, kept_report
 from wavefold.train.lora import save_adapters
-from wavefold.train.objective import Objective, evaluate
+from wavefold.train.objective import Evaluated, Objective, evaluate, telling
 from wavefold.train.options import Options
 from wavefold.train.peft_layout import save_peft
 from wavefold.train.recipe import Recipe
@@ -87,7 +87,7 @@ def export_adapters(
 
 def report_run(
     options: Options, text: Text, model: Transformer, tensors: dict[str, torch.Tensor], held_out: list[PackedBatch],
-    trained: float, num_processes: int, run_identity: Identity, adapters: dict[str, Any],
+    trained: float, num_processes: int, run_identity: Identity, adapters: dict[str, Any], evaluated: Evaluated,
 ) -> Outcome:  # fmt: skip
     """Compares the export with the trained model, and writes the report, which ends the run.
 
@@ -97,7 +97,7 @@ def report_run(
     exported = load(out / "model", model.arithmetic.name, model.arithmetic.dtype)
     _check_tensors(out / "model", exported, tensors)
     exported.arithmetic = model.arithmetic
-    nats, tokens = evaluate(Objective(exported), held_out)
+    nats, tokens = evaluate(Objective(exported), telling(held_out, evaluated))
     if recipe.quantize == "fp4" and not math.isclose(nats / tokens, trained, rel_tol=ORDER):
         raise RuntimeError(f"{out / 'model'}: evaluates to {nats / tokens}, but what was trained to {trained}")
     report: dict[str, Any] = {

@@ -60,6 +60,9 @@ class Watch:
         """Called once, after `first` earlier steps. Returns a context manager; its value is called after each step."""
         return contextlib.nullcontext(lambda progress: None)
 
+    def held_out(self, number: int, of: int) -> None:
+        """Called in an evaluation after batch `number`, from 1, of `of` held-out ones."""
+
 
 def train(
     out: str | Path,
@@ -148,7 +151,7 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
         model, InTurn(batches, schedule.last_start(recipe)), held_out, recipe, out, group, run_identity, going_on
     )
     with watch.steps(trainer.step, recipe, out) as after_step:
-        trained = trainer.run(after_step)
+        trained = trainer.run(after_step, watch.held_out)
     tensors = trainer.exported()
     gathered = trainer.shards.gathered() if recipe.lora_rank else {}
     group.leave()
@@ -156,7 +159,9 @@ def _run(options: Options, group: Group, watch: Watch) -> Outcome | None:
         return None
     export_model(options, text, model, tensors)
     adapters = export_adapters(options, trainer, gathered, str(run_identity["init"])) if recipe.lora_rank else {}
-    return report_run(options, text, model, tensors, held_out, trained, group.size, run_identity, adapters)
+    return report_run(
+        options, text, model, tensors, held_out, trained, group.size, run_identity, adapters, watch.held_out
+    )
 
 
 def _read(

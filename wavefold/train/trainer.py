@@ -29,7 +29,7 @@ from wavefold.train.anticipate import Anticipation
 from wavefold.train.fake_quant import Masters, check_quantized, quantized_share
 from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
 from wavefold.train.kept_delta import kept_products, kept_share
-from wavefold.train.objective import Objective, nats_of
+from wavefold.train.objective import Evaluated, Objective, nats_of
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
@@ -119,15 +119,19 @@ class Trainer:
         if recipe.anticipate and self.step == 0:
             self._save()  # a spike before the next state goes back to this one
 
-    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> float:
+    def run(
+        self,
+        report: Callable[[Progress], None] = lambda progress: None,
+        evaluated: Evaluated = lambda number, of: None,
+    ) -> float:
         """Trains to the last step of the recipe and calls `report` after each step. Returns the final `evaluate()`.
 
         SIGTERM and Ctrl-C stop it after the step: a state is saved, and Stopped is raised in all processes.
         """
         with Stopping() as stopping:
-            return self._run(report, stopping)
+            return self._run(report, evaluated, stopping)
 
-    def _run(self, report: Callable[[Progress], None], stopping: Stopping) -> float:
+    def _run(self, report: Callable[[Progress], None], evaluated: Evaluated, stopping: Stopping) -> float:
         held_out = None
         while self.step < self.recipe.steps:
             began = time.perf_counter()
@@ -140,7 +144,7 @@ class Trainer:
             last = self.step == self.recipe.steps
             held_out = None
             if self.held_out and (last or self.step % self.recipe.eval_every == 0):
-                held_out = self.evaluate()
+                held_out = self.evaluate(evaluated)
             progress = Progress(tokens_per_s=record["tokens"] / seconds, held_out=held_out, **record)
             self._write_log(asdict(progress))
             report(progress)
@@ -149,10 +153,10 @@ class Trainer:
                 self._save()
             if asked:
                 raise Stopped(asked, f"{self.out}: ended at step {self.step}; the same command goes on from there")
-        return self.evaluate() if held_out is None else held_out  # a finished run has not evaluated yet
+        return self.evaluate(evaluated) if held_out is None else held_out  # a finished run has not evaluated yet
 
     @torch.no_grad()
-    def evaluate(self) -> float:
+    def evaluate(self, evaluated: Evaluated = lambda number, of: None) -> float:
         """Returns the mean nats per token on the held-out batches, with the weights of an export."""
         nats = [0.0] * len(self.held_out)
         for first in range(
@@ -163,6 +167,7 @@ class Trainer:
             value = nats_of(self.objective, self.held_out[number if counts else 0])
             if counts:
                 nats[number] = value
+            evaluated(min(first + self.group.size, len(self.held_out)), len(self.held_out))
         return sum(self.group.sums(nats)) / sum(packed.num_targets for packed in self.held_out)
 
     def exported(self) -> dict[str, torch.Tensor]:
