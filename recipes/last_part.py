@@ -1,11 +1,12 @@
-"""What FP4 in the loop is worth to the model that ships: its last part once more, on text and chats, twice.
+"""The last part of the model that ships once more, on text and chats, with and without FP4 in the loop.
 
     make corpus
-    wavefold train --recipe recipes/last_part.py --init wavefold/models/default --data build/corpus/shards/3072/last --out runs/loop
+    wavefold train --recipe recipes/last_part.py --init wavefold/models/default \\
+        --data build/corpus/shards/3072/last --out runs/loop
     wavefold train ... --set quantize=none --out runs/after
 
-The export of the second is rounded afterwards: its report has bits a byte of the rounded model, the last evaluation of its
-log those before. Most holes are lines here, as editors ask for them.
+The export of the second is rounded: report.json has its nats a token, the log's last line those before. Most holes are
+lines here, as editors ask for them (docs/training.md).
 """
 
 from wavefold.train.recipe import Recipe
