@@ -66,10 +66,10 @@ for name, ratios in (("sliding layers only", [0, 0, 0, 0]), ("with compressors",
     model = DeepseekV4ForCausalLM(tiny(ratios)).eval()
     first, other, second = (torch.randint(1, 64, (size,)) for size in (FIRST, FIRST, SECOND))
     alone = model(second[None]).logits[0]
-    apart, default = (off(packed(model, (first, second), cache), alone) for cache in (False, True))
-    print(f"{name:<21}packed, use_cache=False: {apart:.3f}   packed, use_cache=True: {default:.3f}")
+    error, default = (off(packed(model, (first, second), cache), alone) for cache in (False, True))
+    print(f"{name:<21}packed, use_cache=False: {error:.3f}   packed, use_cache=True: {default:.3f}")
     assert default > 0.1
-    assert apart > 0.1 if any(ratios) else apart < 1e-4
+    assert error > 0.1 if any(ratios) else error < 1e-4
     if any(ratios):
         both = [packed(model, (document, second), False) for document in (first, other)]
         change = off(*both)

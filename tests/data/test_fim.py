@@ -20,10 +20,10 @@ from wavefold.data.fim import SENTINELS, FillInMiddle
 FIM = FillInMiddle(0.1, begin=2, hole=3, end=4, bos=0, eos=1)
 
 
-def restored(ids: list[int]) -> list[int]:
+def restored(ids: list[int], made: FillInMiddle = FIM) -> list[int]:
     """The span that was rearranged, by the form: bos <begin> prefix <hole> suffix <end> middle eos."""
-    assert (ids[0], ids[1], ids[-1]) == (0, 2, 1)
-    hole, end = ids.index(3), ids.index(4)
+    assert (ids[0], ids[1], ids[-1]) == (made.bos, made.begin, made.eos)
+    hole, end = ids.index(made.hole), ids.index(made.end)
     assert hole < end
     return ids[2:hole] + ids[end + 1 : -1] + ids[hole + 1 : end]
 
@@ -150,13 +150,7 @@ def test_a_share_of_the_holes_is_of_lines_and_without_a_line_it_is_of_tokens():
     two = np.array(tokenizer.encode("a = 1\nb = 2\n"))
     broken = np.append(span, tokenizer.encode("é")[0])
     for short in (two, broken):
-        restored_ids = lines.rearrange(short, (0, 0, 0, 1, 1)).tolist()
-        prefix, middle, suffix = (restored_ids.index(mark) for mark in (lines.begin, lines.end, lines.hole))
-        assert [
-            *restored_ids[prefix + 1 : suffix],
-            *restored_ids[middle + 1 : -1],
-            *restored_ids[suffix + 1 : middle],
-        ] == (short.tolist())
+        assert restored(lines.rearrange(short, (0, 0, 0, 1, 1)).tolist(), lines) == short.tolist()
     assert plain.vocabulary is None
 
 

@@ -8,7 +8,7 @@ All losses are sums over a share of the batch, so the shares of several processe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,20 +166,16 @@ Evaluated = Callable[[int, int], None]
 """Called after each batch of an evaluation with how many are done, and of how many."""
 
 
-def telling(batches: Sequence[PackedBatch], evaluated: Evaluated) -> Iterator[PackedBatch]:
-    """The batches of an evaluation, which is told of each that is done."""
-    for number, packed in enumerate(batches, 1):
-        yield packed
-        evaluated(number, len(batches))
-
-
 @torch.no_grad()
-def evaluate(objective: Objective, batches: Iterable[PackedBatch]) -> tuple[float, int]:
+def evaluate(
+    objective: Objective, batches: Sequence[PackedBatch], evaluated: Evaluated = lambda number, of: None
+) -> tuple[float, int]:
     """Returns total nats and learned tokens over `batches`, in order, so the same model gives the same number."""
     nats, tokens = 0.0, 0
-    for packed in batches:
+    for number, packed in enumerate(batches, 1):
         nats += nats_of(objective, packed)
         tokens += packed.num_targets
+        evaluated(number, len(batches))
     return nats, tokens
 
 

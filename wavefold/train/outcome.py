@@ -25,7 +25,7 @@ from wavefold.train.folder import REPORT
 from wavefold.train.identity import Identity, digest_of
 from wavefold.train.kept_delta import kept_products, kept_report
 from wavefold.train.lora import save_adapters
-from wavefold.train.objective import Evaluated, Objective, evaluate, telling
+from wavefold.train.objective import Evaluated, Objective, evaluate
 from wavefold.train.options import Options
 from wavefold.train.peft_layout import save_peft
 from wavefold.train.recipe import Recipe
@@ -97,7 +97,7 @@ def report_run(
     exported = load(out / "model", model.arithmetic.name, model.arithmetic.dtype)
     _check_tensors(out / "model", exported, tensors)
     exported.arithmetic = model.arithmetic
-    nats, tokens = evaluate(Objective(exported), telling(held_out, evaluated))
+    nats, tokens = evaluate(Objective(exported), held_out, evaluated)
     if recipe.quantize == "fp4" and not math.isclose(nats / tokens, trained, rel_tol=ORDER):
         raise RuntimeError(f"{out / 'model'}: evaluates to {nats / tokens}, but what was trained to {trained}")
     report: dict[str, Any] = {

@@ -137,8 +137,9 @@ class Recipe:
         for key, most in within.items():
             allowed = f"at most steps = {steps}" if most == steps else f"fewer than steps = {steps}"
             yield (getattr(self, key) or 0) <= most, key, allowed
-        for key, before in (("decay_steps", self.num_warmup), ("indexer_warmup", self.dense_steps)):
-            left, other = max(0, steps - before), "warmup" if key == "decay_steps" else "dense_steps"
+        after = ("decay_steps", "warmup", self.num_warmup), ("indexer_warmup", "dense_steps", self.dense_steps)
+        for key, other, before in after:
+            left = max(0, steps - before)
             allowed = f"at most {left}: steps = {steps} without {other} = {before}"
             yield (getattr(self, key) or 0) <= left, key, allowed
         last = self.length_stages[-1][0]
