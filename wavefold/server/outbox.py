@@ -4,7 +4,8 @@ step of 6 ms     t   t   t   t   t   t   t   t   t      a token of each request 
 told             t                               t t t t t t t t     within HOLD_S
 
 Waking the loop and writing to a socket cost more than a token of a small model, on cores that compute. A first token,
-an end and the progress of a prompt are told at once, and so is each token of a model whose steps take longer.
+an end and the progress of a prompt are told at once, and so is each token of a model whose steps take longer. All of
+it is delivered in the order in which it was put or taken, whichever of the loop's calls comes first.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._readers: dict[Reader, None] = {}
         """Those with tokens that were not told."""
+        self._ready: Batch = []
+        """What the loop was woken for and has not taken, in order."""
         self._is_pulled = False
         """The loop will ask for what is held."""
         self._told = -HOLD_S
@@ -61,8 +64,10 @@ class Outbox:
                 batch = batch + self._taken(now)
             elif self._readers and not self._is_pulled:
                 self._is_pulled, wait_s = True, self._told + HOLD_S - now
-        if batch:
-            self._loop.call_soon_threadsafe(self._deliver, batch)
+            wakes = bool(batch) and not self._ready
+            self._ready += batch
+        if wakes:
+            self._loop.call_soon_threadsafe(self._tell)
         if wait_s is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, wait_s, self._pull)
 
@@ -72,9 +77,14 @@ class Outbox:
         return [(reader, reader.add_tokens(News())) for reader in readers]
 
     def _pull(self) -> None:
-        """Tells what is held, in the loop."""
+        """Tells what is held, in the loop, after what was put before."""
         with self._lock:
             self._is_pulled = False
-            batch = self._taken(self._clock())
+            self._ready += self._taken(self._clock())
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            batch, self._ready = self._ready, []
         if batch:
             self._deliver(batch)
