@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -176,15 +177,46 @@ def test_an_error_of_a_step_ends_requests_with_an_error(llm: LLM, monkeypatch: p
     run(llm, work)
 
 
-def test_a_call_runs_between_steps(llm: LLM) -> None:
+def test_a_request_that_cannot_be_begun_ends_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the allocator refuses a larger pool. Others go on, and later ones are answered."""
+
     async def work(engine: Engine) -> None:
-        reader = submit(engine, "a", to_the_end(100))
-        assert await engine.call(lambda: not llm.runner._in_step)
-        with pytest.raises(KeyError):
-            await engine.call(lambda: {}["nothing"])
-        assert len((await read(reader)).ids) == 100
+        running = submit(engine, "a", to_the_end(200))
+        await running.news()
+        with monkeypatch.context() as patch:
+            patch.setattr(llm, "add", _raise)
+            ended = (await read(submit(engine, "b"))).ended
+        assert ended is not None and (ended.reason, ended.error) == ("error", "MemoryError in the engine")
+        assert engine.is_alive and len((await read(submit(engine, "b", to_the_end(3)))).ids) == 3
+        assert len((await read(running)).ids) > 100
 
     run(llm, work)
+
+
+def test_an_engine_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither who runs, nor who waits for a place, nor who came amid the failure."""
+
+    async def work() -> None:
+        engine = Engine(llm, 8)
+        readers = [submit(engine, "a", to_the_end(3000)) for _ in range(9)]
+        await readers[0].news()
+        monkeypatch.setattr(llm.runner, "abort", _raise)
+        readers[0].close()
+        readers.append(submit(engine, "b"))
+        for reader in readers[1:]:
+            ended = (await read(reader)).ended
+            assert ended is not None and (ended.reason, ended.error) == ("error", "MemoryError in the engine")
+        assert engine.num_open == 0 and not engine.is_alive
+        with pytest.raises(Stopped):
+            submit(engine, "a")
+        await engine.stop()
+
+    with LLM(width=4, threads=1) as llm:
+        asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def _raise(*args: object) -> object:
+    raise MemoryError
 
 
 def test_stop_ends_what_runs_and_takes_nothing_more(llm: LLM) -> None:
@@ -200,6 +232,31 @@ def test_stop_ends_what_runs_and_takes_nothing_more(llm: LLM) -> None:
             submit(engine, "a")
 
     run(llm, work, max_queue=100)
+
+
+def test_a_request_that_comes_amid_the_last_step_has_an_end(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: Engine) -> None:
+        step, is_in, may_end = llm.runner.step, threading.Event(), threading.Event()
+
+        def slow() -> object:
+            is_in.set()
+            may_end.wait(30)
+            return step()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(llm.runner, "step", slow)
+            first = submit(engine, "a", to_the_end(3000))
+            await asyncio.to_thread(is_in.wait, 30)
+            second = submit(engine, "b")
+            stopping = asyncio.ensure_future(engine.stop())
+            await asyncio.sleep(0)
+            may_end.set()
+            for reader in (first, second):
+                ended = (await read(reader)).ended
+                assert ended is not None and (ended.reason, ended.error) == ("error", "the server is shutting down")
+            await stopping
+
+    run(llm, work)
 
 
 def test_news_without_any_come_after_the_timeout(llm: LLM) -> None:

@@ -1,6 +1,6 @@
 """The bridge from the engine to an event loop: one thread steps the runner for all requests.
 
-    loop     submit, abort, call ---> inbox                                             Reader.news
+    loop     submit, abort ---------> inbox                                             Reader.news
                                         |                                                   ^
     thread                       admit, abort -> Runner.step -> what is new -> Outbox -> one call into the loop
 
@@ -18,7 +18,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from typing import TypeVar
 
 from wavefold.engine.request import Request
 from wavefold.engine.rows import answer_of, num_read
@@ -36,7 +35,6 @@ TRIES = 2
 STOPPED = "the server is shutting down"
 
 log = logging.getLogger("wavefold.server")
-Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
@@ -125,27 +123,6 @@ class Engine:
         """Seconds until a place in the queue should be free: that of one answer, of those that run together."""
         return max(1, min(60, round(self._mean_s * (1 + self.num_waiting) / self.width)))
 
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """Calls a function in the engine's thread, between two steps: nothing else uses the model meanwhile."""
-        if not self.is_alive:
-            raise Stopped(STOPPED)
-        done: asyncio.Future[Result] = self._loop.create_future()
-
-        def tell(result: Result | None, error: BaseException | None) -> None:
-            if not done.done():
-                done.set_exception(error) if error else done.set_result(result)  # type: ignore[arg-type]
-
-        def task() -> None:
-            try:
-                result = function()
-            except Exception as error:
-                self._loop.call_soon_threadsafe(tell, None, error)
-            else:
-                self._loop.call_soon_threadsafe(tell, result, None)
-
-        self._put(task)
-        return await done
-
     async def stop(self) -> None:
         """Ends all requests, then the thread, and waits for it. What was read stays cached."""
         self._is_stopping = True
@@ -173,40 +150,67 @@ class Engine:
                     self._mean_s += (ended.total_s - ended.queue_s - self._mean_s) / 8
             reader.push(news)
 
+    def _end_rest(self, reason: str) -> None:
+        """The thread has ended: no request is left without an end."""
+        self._tell([(reader, News(ended=reader.so_far("error", reason))) for reader in self._open])
+        self._outbox.tell()
+
     # -- the thread's side ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        runner = self.llm.runner
-        while not self._is_stopping:
-            with self._turn:
-                while not (self._inbox or self._waiting or not runner.idle):
-                    self._turn.wait()
-                inbox, self._inbox = self._inbox, deque()
-            for task in inbox:
-                task()
-            if not self._is_stopping:
-                with self._turns:
-                    began = time.perf_counter()
-                    batch = self._admit(runner) + self._step(runner)
-                self._tell(batch, time.perf_counter() - began)
-        for reader in [*self._waiting, *self._readers.values()]:
-            self._abort(reader, "error", STOPPED)
+        reason = STOPPED
+        try:
+            while not self._is_stopping:
+                self._turn_once()
+        except Exception as error:
+            log.exception("the engine has ended")
+            reason = _in_engine(error)
+        self._is_stopping = True
+        try:
+            self._run_inbox()
+            for reader in [*self._waiting, *self._readers.values()]:
+                self._abort(reader, "error", reason)
+        except Exception:
+            log.exception("a request could not be ended")
+        with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
+            self._loop.call_soon_threadsafe(self._end_rest, reason)
+
+    def _turn_once(self) -> None:
+        """Waits for work, and makes one step."""
+        with self._turn:
+            while not (self._inbox or self._waiting or not self.llm.runner.idle):
+                self._turn.wait()
+        self._run_inbox()
+        if not self._is_stopping:
+            with self._turns:
+                began = time.perf_counter()
+                batch = self._admit(self.llm.runner) + self._step(self.llm.runner)
+            self._tell(batch, time.perf_counter() - began)
+
+    def _run_inbox(self) -> None:
+        with self._turn:
+            inbox, self._inbox = self._inbox, deque()
+        for task in inbox:
+            task()
 
     def _admit(self, runner: Runner) -> Batch:
         """Gives waiting requests to the runner, as many as it may need. Returns those that cannot be run."""
         batch: Batch = []
         while self._waiting and runner.num_open < self.width + AHEAD:
             reader = next(iter(self._waiting))
-            if not self.llm.has_place(reader.request):
-                break
-            del self._waiting[reader]
             try:
+                if not self.llm.has_place(reader.request):
+                    break
                 self.llm.add([reader.request])
             except ValueError as error:
                 batch.append((reader, News(ended=reader.so_far("refused", str(error)))))
+            except Exception as error:
+                log.exception("a request could not be begun")
+                batch.append((reader, News(ended=reader.so_far("error", _in_engine(error)))))
             else:
                 self._readers[reader.request.id] = reader
                 self._reading[reader] = None
+            del self._waiting[reader]
         return batch
 
     def _abort(self, reader: Reader, reason: str, error: str = "") -> None:
@@ -232,7 +236,7 @@ class Engine:
                 for request_id in list(self._readers):
                     runner.abort(request_id)
                     answer = answer_of(self._readers[request_id].request)
-                    answer.finish_reason, answer.error = "error", f"{type(error).__name__} in the engine"
+                    answer.finish_reason, answer.error = "error", _in_engine(error)
                 self._num_failures = 0
         batch: Batch = []
         for output in outputs:
@@ -288,3 +292,8 @@ class Engine:
             self._outbox.put(batch, step_s)
         except RuntimeError:  # the loop has ended before the thread
             self._is_stopping = True
+
+
+def _in_engine(error: Exception) -> str:
+    """Returns what a client is told of an error that is not its own."""
+    return f"{type(error).__name__} in the engine"

@@ -26,7 +26,7 @@ Batch = list[tuple[Reader, News]]
 
 
 class Outbox:
-    """Holds tokens for `deliver`, which is called in the loop. `hold` and `put` are the other thread's."""
+    """Holds tokens for `deliver`, which is called in the loop. `hold` and `put` are the other thread's while it runs."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Batch], None],
@@ -67,9 +67,16 @@ class Outbox:
             wakes = bool(batch) and not self._ready
             self._ready += batch
         if wakes:
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self.tell)
         if wait_s is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, wait_s, self._pull)
+
+    def tell(self) -> None:
+        """Delivers what is ready, in the loop."""
+        with self._lock:
+            batch, self._ready = self._ready, []
+        if batch:
+            self._deliver(batch)
 
     def _taken(self, now: float) -> Batch:
         self._told = now
@@ -81,10 +88,4 @@ class Outbox:
         with self._lock:
             self._is_pulled = False
             self._ready += self._taken(self._clock())
-        self._tell()
-
-    def _tell(self) -> None:
-        with self._lock:
-            batch, self._ready = self._ready, []
-        if batch:
-            self._deliver(batch)
+        self.tell()
