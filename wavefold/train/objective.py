@@ -25,6 +25,7 @@ from wavefold.model.mtp import MTP
 from wavefold.model.training_pass import TrainingPass
 from wavefold.train.chunked_loss import cross_entropy_sum
 from wavefold.train.fake_quant import Masters
+from wavefold.waves.group import Group
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,25 @@ Evaluated = Callable[[int, int], None]
 
 @torch.no_grad()
 def evaluate(
-    objective: Objective, batches: Sequence[PackedBatch], evaluated: Evaluated = lambda number, of: None
+    objective: Objective,
+    batches: Sequence[PackedBatch],
+    evaluated: Evaluated = lambda number, of: None,
+    group: Group | None = None,
 ) -> tuple[float, int]:
-    """Returns total nats and learned tokens over `batches`, in order, so the same model gives the same number."""
-    nats, tokens = 0.0, 0
-    for number, packed in enumerate(batches, 1):
-        nats += nats_of(objective, packed)
-        tokens += packed.num_targets
-        evaluated(number, len(batches))
-    return nats, tokens
+    """Returns total nats and learned tokens over `batches`, summed in order: the same model gives the same number.
+
+    The processes of `group` take turns with the batches, and all of them call it. None: this process alone.
+    """
+    rank, size = (group.rank, group.size) if group else (0, 1)
+    nats = [0.0] * len(batches)
+    for first in range(0, len(batches), size):  # all run equally often, since they gather shards together
+        number = first + rank
+        counts = number < len(batches)
+        value = nats_of(objective, batches[number if counts else 0])
+        if counts:
+            nats[number] = value
+        evaluated(min(first + size, len(batches)), len(batches))
+    return sum(group.sums(nats) if group else nats), sum(packed.num_targets for packed in batches)
 
 
 def nats_of(objective: Objective, packed: PackedBatch) -> float:

@@ -29,7 +29,7 @@ from wavefold.train.anticipate import Anticipation
 from wavefold.train.fake_quant import Masters, check_quantized, quantized_share
 from wavefold.train.identity import GoingOn, Identity, check_same_run, identity_of
 from wavefold.train.kept_delta import kept_products, kept_share
-from wavefold.train.objective import Evaluated, Objective, nats_of
+from wavefold.train.objective import Evaluated, Objective, evaluate
 from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
@@ -155,20 +155,10 @@ class Trainer:
                 raise Stopped(asked, f"{self.out}: ended at step {self.step}; the same command goes on from there")
         return self.evaluate(evaluated) if held_out is None else held_out  # a finished run has not evaluated yet
 
-    @torch.no_grad()
     def evaluate(self, evaluated: Evaluated = lambda number, of: None) -> float:
         """Returns the mean nats per token on the held-out batches, with the weights of an export."""
-        nats = [0.0] * len(self.held_out)
-        for first in range(
-            0, len(self.held_out), self.group.size
-        ):  # all processes run equally often, since they gather shards together
-            number = first + self.group.rank
-            counts = number < len(self.held_out)
-            value = nats_of(self.objective, self.held_out[number if counts else 0])
-            if counts:
-                nats[number] = value
-            evaluated(min(first + self.group.size, len(self.held_out)), len(self.held_out))
-        return sum(self.group.sums(nats)) / sum(packed.num_targets for packed in self.held_out)
+        nats, tokens = evaluate(self.objective, self.held_out, evaluated, self.group)
+        return nats / tokens
 
     def exported(self) -> dict[str, torch.Tensor]:
         """Returns the current model as tensors of an official checkpoint. All processes call it."""
