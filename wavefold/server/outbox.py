@@ -26,7 +26,7 @@ Batch = list[tuple[Reader, News]]
 
 
 class Outbox:
-    """Holds tokens for `deliver`, which is called in the loop. `hold` and `put` are the other thread's while it runs."""
+    """Holds tokens for `deliver`, which is called in the loop. `hold` and `put` are the engine thread's."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Batch], None],
