@@ -7,17 +7,16 @@ a parameter whose schema it cannot hold may have any value. All other schemas ar
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from wavefold.engine import Sampling
 from wavefold.server.protocol.context import Context
 from wavefold.server.protocol.errors import INVALID, Refused
-from wavefold.server.protocol.sse import dumped
+from wavefold.server.protocol.loosened import Function, function_of
 from wavefold.server.recipe import Tool
 
 ANY_OBJECT = {"type": "object"}
-MOST_KNOWN = 512
-"""Tools whose loosened form is remembered: an agent sends the same ones again and again."""
 
 
 class Wanted(NamedTuple):
@@ -77,7 +76,10 @@ def _calls(wanted: Wanted, tools: Sequence[Tool], thinking: bool, context: Conte
         raise Refused(400, f"tool_choice {name!r} is none of the tools: {names}", INVALID, "tool_choice")
     used = [tool for tool in tools if name in (None, tool.name)]
     functions = [
-        _loosened(tool, context) if is_free and tool.name not in wanted.strict else _function(tool) for tool in used
+        context.loosened.of(tool, partial(_holds, context=context))
+        if is_free and tool.name not in wanted.strict
+        else function_of(tool.name, tool.parameters)
+        for tool in used
     ]
     fields = {
         "tools": functions, "tool_choice": wanted.choice if name is None else _named(name),
@@ -91,11 +93,6 @@ def _named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-def _function(tool: Tool, parameters: Any = None) -> dict[str, Any]:
-    schema = tool.parameters if parameters is None else parameters
-    return {"type": "function", "function": {"name": tool.name, "parameters": {} if schema is None else schema}}
-
-
 def _check(fields: dict[str, Any], context: Context, place: str) -> None:
     try:
         context.check(Sampling(**fields))
@@ -103,35 +100,9 @@ def _check(fields: dict[str, Any], context: Context, place: str) -> None:
         raise Refused(400, str(error), INVALID, place) from None
 
 
-def _loosened(tool: Tool, context: Context) -> dict[str, Any]:
-    """Returns a tool whose parameters the engine can hold: as they are, or with any values for some of them."""
-    key, kept = dumped([tool.name, tool.parameters]), context.loosened
-    if (known := kept.get(key)) is None:
-        known = kept[key] = _function(tool) if _holds(_function(tool), context) else _loose(tool, context)
-        if len(kept) > MOST_KNOWN:
-            kept.clear()
-    return known
-
-
-def _holds(function: dict[str, Any], context: Context) -> bool:
+def _holds(function: Function, context: Context) -> bool:
     try:
         context.check(Sampling(tools=[function]))
     except ValueError:
         return False
     return True
-
-
-def _loose(tool: Tool, context: Context) -> dict[str, Any]:
-    schema = tool.parameters if isinstance(tool.parameters, dict) else {}
-    properties = schema.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
-    around = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    loose: dict[str, Any] = {"type": "object", "properties": {}}
-    for name, value in properties.items():
-        alone = {**around, "type": "object", "properties": {name: value}}
-        loose["properties"][name] = value if _holds(_function(tool, alone), context) else {}
-    required = schema.get("required")
-    loose["required"] = [name for name in required if name in properties] if isinstance(required, list) else []
-    if not properties or schema.get("additionalProperties") not in (None, False):
-        loose["additionalProperties"] = True
-    return _function(tool, {**around, **loose})

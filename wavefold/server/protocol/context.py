@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from wavefold.chat import Tokenizer
 from wavefold.chat.encoding import turn_ids
 from wavefold.chat.special_tokens import ASSISTANT, USER
 from wavefold.engine import Sampling
 from wavefold.server.protocol.errors import Refused, no_such_model
+from wavefold.server.protocol.loosened import Loosened
 from wavefold.server.protocol.profiles import Profile, profile_of
 from wavefold.server.protocol.replay import Replay
 from wavefold.server.recipe import Vocabulary
@@ -39,8 +39,7 @@ class Context:
     thinks: bool
     replay: Replay
     check: Callable[[Sampling], None] = _anything
-    loosened: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Tools as they are held, by their text: see constraints.py."""
+    loosened: Loosened = field(default_factory=Loosened)
 
     @property
     def turn_ids(self) -> tuple[int, ...]:
