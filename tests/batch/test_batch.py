@@ -109,6 +109,15 @@ def test_files_that_do_not_go_together(tmp_path: Path) -> None:
         Results(out, ["a", "b"])
 
 
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    """Other line ends may stand in JSON as they are."""
+    path = tmp_path / "in"
+    path.write_bytes('{"prompt": "a\u2028b\u0085c", "id": "x"}\r\n\n"d"\n'.encode())
+    first, second = read_jobs(path)
+    assert (first.key, first.prompt, first.error) == ("x", "a\u2028b\u0085c", "")
+    assert (second.number, second.prompt) == (3, "d")
+
+
 def test_killed_at_random_each_line_comes_once(folder: Path, tmp_path: Path) -> None:
     """Until it is through: the same answers as in one go."""
     written(tmp_path / "in", lines(60))

@@ -19,7 +19,7 @@ from tests.jobs.working import Answering, added, line, work, write_lines
 from wavefold.jobs import files, lines
 from wavefold.jobs.desk import MOST_DEATHS, Desk
 from wavefold.jobs.files import TooLarge, Upload, sweep
-from wavefold.jobs.lines import LineError, line_of, numbered
+from wavefold.jobs.lines import MOST_LINE, LineError, line_of, numbered, object_of
 from wavefold.jobs.queue import Invalid, Queue, Wanted
 from wavefold.jobs.quiet import QuietHours
 from wavefold.jobs.schema import Damaged, NotNow
@@ -207,6 +207,20 @@ class TestLines:
         assert [row["model"] for row in queue.groups(queue.batch(batch)["number"])] == ["?"]
         work(queue, Answering())
         assert json.loads(b"".join(queue.results(queue.batch(batch)["number"])))["custom_id"] == "?"
+
+    def test_one_is_kept_in_the_bytes_that_it_came_in(self, queue: Queue) -> None:
+        """Escapes would make six bytes of two: a line that was small enough would be too large for its server."""
+        text = "слово " * 1000 + "😀\u2028\u0085"
+        body = {"model": "m", "prompt": text}
+        data = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body},
+                          ensure_ascii=False, separators=(",", ":")).encode()  # fmt: skip
+        read = line_of(1, object_of(1, data))
+        assert json.loads(read.body) == body and len(read.body.encode()) < len(data)
+        half = line_of(1, object_of(1, data.replace("😀".encode(), b"\\ud83d")))
+        assert json.loads(half.body)["prompt"] == text.replace("😀", "\ud83d") and half.body.isascii()
+        with pytest.raises(LineError, match=r"has a body of 8,388,6.. bytes; expected 8,388,608 at most"):
+            line_of(1, {"custom_id": "a", "method": "POST", "url": "/v1/completions",
+                        "body": {**body, "prompt": "x" * (MOST_LINE - 20)}})  # fmt: skip
 
     def test_one_that_is_too_long_is_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lines, "MOST_LINE", 100)

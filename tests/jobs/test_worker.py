@@ -7,16 +7,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.jobs.working import Answering, added, answer_of, line, work
 from wavefold.atomic import holding
 from wavefold.jobs import board
+from wavefold.jobs.desk import Desk
 from wavefold.jobs.order import num_swaps
 from wavefold.jobs.queue import Queue, Wanted
 from wavefold.jobs.quiet import QuietHours
-from wavefold.jobs.schema import NoQueue
+from wavefold.jobs.schema import NoQueue, NotNow
 from wavefold.jobs.summary import summary_of
 
 
@@ -159,6 +161,27 @@ def test_a_cancelled_batch_keeps_what_it_has(queue: Queue) -> None:
     assert answer.now == 0 and queue.batch(batch)["state"] == "cancelled"
     assert b'"quick"' in b"".join(queue.content(queue.batch(batch)["output_file"]))
     assert len(results(queue, batch)) == 1
+
+
+def test_lines_of_a_cancelled_batch_end_where_a_write_failed(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = added(queue, [line(str(number), seconds=600) for number in range(3)])
+    answer, turn, failures = Answering(), Desk.turn, [NotNow("the disk is full")]
+
+    def failing(desk: Desk, *arguments: Any, **more: Any) -> Any:
+        if queue.batch(batch)["state"] != "in_progress" and failures:
+            raise failures.pop()
+        return turn(desk, *arguments, **more)
+
+    def is_time() -> bool:
+        if len(answer.asked) == 3 and queue.batch(batch)["state"] == "in_progress":
+            with Queue(queue.folder) as another:
+                another.cancel(batch)
+                added(another, [line("late")])  # it wants a write in the turn that sees the batch's end
+        return answer.now == 0 and not failures
+
+    monkeypatch.setattr(Desk, "turn", failing)
+    work(queue, answer, until=is_time)
+    assert queue.batch(batch)["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])

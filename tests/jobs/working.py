@@ -39,7 +39,7 @@ def answer_of(body: str) -> dict[str, Any]:
     """The one right answer to a body."""
     values = json.loads(body)
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-    return {"model": values["model"], "text": hashlib.sha256(body.encode()).hexdigest(), "usage": usage}
+    return {"model": values["model"], "text": hashlib.sha256(json.dumps(values).encode()).hexdigest(), "usage": usage}
 
 
 class Answering:

@@ -16,7 +16,7 @@ from wavefold.engine import Sampling
 from wavefold.engine.grammar import Grammars
 from wavefold.engine.logprobs import TokenLogprob
 from wavefold.engine.usage import Usage
-from wavefold.server.protocol import PROTOCOLS, Asked, Context, context_of
+from wavefold.server.protocol import PROTOCOLS, Asked, Context, Refused, context_of
 
 FOLDER = Path(wavefold.__file__).parent / "models" / "default"
 TOKENIZER = Tokenizer.load(FOLDER)
@@ -79,7 +79,10 @@ def answered(
         usage = Usage(part.prompt.num_tokens, cached_tokens=cached, completion_tokens=fed)
         scored = [None, *(TokenLogprob(token, -2.0, 0, ((token, -2.0),)) for token in part.prompt.ids[1:])]
         scored = scored if part.sampling.prompt_logprobs is not None else []
-        wire += writer.finish(reason, usage, index, error, scored)
+        if reason == "error":
+            wire += writer.failure(Refused(500, error, "server_error"))
+        else:
+            wire += writer.finish(reason, usage, index, scored)
     return Answered(asked, frames_of(wire), None if asked.stream else json.loads(writer.whole()), wire)
 
 

@@ -45,7 +45,7 @@ def answer(llm: LLM, served: Context, path: str, body: dict[str, Any]) -> tuple[
     [got] = llm.generate([asked.parts[0].prompt], [asked.parts[0].sampling])
     writer.begin(len(asked.parts[0].prompt.ids), got.usage.cached_tokens)
     writer.tokens(got.tokens, got.logprobs or ())
-    writer.finish(got.finish_reason, got.usage, error=got.error, prompt_logprobs=got.prompt_logprobs or ())
+    writer.finish(got.finish_reason, got.usage, prompt_logprobs=got.prompt_logprobs or ())
     return asked, got, json.loads(writer.whole())
 
 

@@ -274,6 +274,16 @@ class TestClients:
 
 
 class TestWho:
+    def test_a_new_key_begins_a_line(self, tmp_path: Path) -> None:
+        """Editors leave a last line without its end; the key would be part of its comment."""
+        file = tmp_path / "keys"
+        first = new_key(file)
+        file.write_text(f"{file.read_text().strip()}  # alice")
+        second = new_key(file)
+        keys = Keys.read(file)
+        assert all(keys.allow({"x-api-key": key}) for key in (first, second, new_key(file))[:2])
+        assert len(file.read_text().splitlines()) == 3
+
     def test_keys(self, model: LLM, tmp_path: Path) -> None:
         file = tmp_path / "keys"
         first, second = new_key(file), new_key(file)

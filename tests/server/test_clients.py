@@ -130,16 +130,15 @@ def test_anthropics_tool_runner_goes_on_with_all_messages() -> None:
     assert [turn["role"] for turn in last] == ["user", "assistant", "user"] and "thread" not in server.bodies[-1]
 
 
-@pytest.mark.parametrize("reason", ["error", "interrupted"])
-def test_failures_in_mid_stream_reach_the_caller(reason: str) -> None:
+def test_failures_in_mid_stream_reach_the_caller() -> None:
     with pytest.raises(openai.APIError, match="no numbers"):
-        list(Server(("Hel", reason)).openai.chat.completions.create(model="m", messages=USER, stream=True))
+        list(Server(("Hel", "error")).openai.chat.completions.create(model="m", messages=USER, stream=True))
     with pytest.raises(anthropic.APIStatusError, match="no numbers"):
-        list(Server(("Hel", reason)).anthropic.messages.create(model="m", messages=USER, max_tokens=9, stream=True))
-    events = list(Server(("Hel", reason)).openai.responses.create(model="m", input="hey", stream=True))
+        list(Server(("Hel", "error")).anthropic.messages.create(model="m", messages=USER, max_tokens=9, stream=True))
+    events = list(Server(("Hel", "error")).openai.responses.create(model="m", input="hey", stream=True))
     assert events[-1].type == "error" and events[-1].message == "no numbers"
     with pytest.raises(openai.APIError, match="no numbers"):
-        list(Server(("Hel", reason)).openai.completions.create(model="m", prompt="a", stream=True))
+        list(Server(("Hel", "error")).openai.completions.create(model="m", prompt="a", stream=True))
 
 
 Ask = Callable[[Server], Any]

@@ -112,6 +112,8 @@ def test_the_queue_is_bounded_and_in_order(llm: LLM) -> None:
         with pytest.raises(QueueFull, match="requests run or wait, as many as may; try again in") as full:
             submit(engine, "a")
         assert full.value.retry_after >= 1
+        with pytest.raises(ValueError, match=r"13 answers to one request are not allowed.*expected 12 at most"):
+            engine.submit(*engine.llm.requests.of("a", to_the_end(1, n=13)))  # they would never have a place
         await asyncio.gather(*(one(number) for number in range(12)))
         assert engine.num_open == engine.num_waiting == 0
         await read(submit(engine, "a"))  # there is room again

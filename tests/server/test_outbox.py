@@ -18,7 +18,7 @@ from wavefold.server.exchange import MOST_SINGLE, Exchange
 from wavefold.server.line import Line, time_per_token
 from wavefold.server.news import Ended, News, Reader
 from wavefold.server.outbox import HOLD_S, SLOW_S, Batch, Outbox
-from wavefold.server.protocol import Asked, Part
+from wavefold.server.protocol import Asked, Part, Refused
 
 QUICK_S = 0.001
 ENDED = Ended("length", Usage(1))
@@ -200,6 +200,27 @@ def test_tokens_after_the_one_that_ends_an_answer_are_neither_shown_nor_counted(
     one.push(News(ids=[7, 8, 9, 10]))
     data = exchange.frames()
     assert writer.calls == [[7], [8]] and b'"ends": [["stop", 1, 2]]' in data and exchange.is_done
+
+
+def test_an_answer_that_no_client_can_use_ends_those_beside_it() -> None:
+    body = Body(model="wavefold", ids=[5], n=2)
+    asked = Asked("wavefold", (Part(Prompt([5]), Sampling()),) * 2, True, False, body)
+    closed: list[Reader] = []
+    readers = [Reader(SimpleNamespace(), lambda one, reason: closed.append(one)) for _ in range(2)]  # type: ignore[arg-type]
+    for one in readers:
+        one.so_far = lambda reason, error="": Ended(reason, Usage(1))  # type: ignore[method-assign]
+    exchange = Exchange(asked, Unusable(asked), readers, Line("POST", "/"))
+    readers[0].push(News(ids=[7], ended=ENDED))
+    readers[1].push(News(ids=[8]))
+    assert exchange.frames().endswith(b'{"error": "no JSON"}\n\n') and exchange.is_done
+    assert closed == [readers[1]]
+
+
+class Unusable(IdsWriter):
+    """Finds that an answer is nothing that a client could use."""
+
+    def _finished(self, *arguments: Any) -> bytes:
+        raise Refused(500, "no JSON", "invalid_call")
 
 
 def test_the_time_of_a_token_is_of_all_that_the_engine_chose() -> None:

@@ -182,16 +182,15 @@ class TestErrors:
         with pytest.raises(anthropic.InternalServerError, match="no JSON object"):
             message(claude, tools=[{"name": "f", "input_schema": PARAMETERS}])
 
-    @pytest.mark.parametrize(("reason", "status"), [("error", 500), ("interrupted", 503)])
-    def test_of_answers(self, engine: Saying, gpt: Any, claude: Any, reason: str, status: int) -> None:
-        failed = Said("Hel", reason, "no numbers")
+    def test_of_answers(self, engine: Saying, gpt: Any, claude: Any) -> None:
+        failed = Said("Hel", "error", "no numbers")
         engine(failed, failed, failed, failed)
         with pytest.raises(openai.APIStatusError) as error:
             chat(gpt)
-        assert error.value.status_code == status and error.value.request_id.startswith("req_")
+        assert error.value.status_code == 500 and error.value.request_id.startswith("req_")
         with pytest.raises(anthropic.APIStatusError) as other:
             message(claude)
-        assert other.value.status_code == status and other.value.request_id.startswith("req_")
+        assert other.value.status_code == 500 and other.value.request_id.startswith("req_")
         with pytest.raises(openai.APIError):
             list(chat(gpt, stream=True))
         with pytest.raises(anthropic.APIError):

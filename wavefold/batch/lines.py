@@ -6,6 +6,7 @@
     "def f("                                   plain
 
 Source of the first two: OpenAI's batch API. A field that would be lost is refused by name, in the line's own result.
+The model is the command's, whatever a line calls it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def read_jobs(path: Path) -> list[Job]:
     Raises ValueError for two lines with one key, and for a file that is not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line ends
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: {error}; expected UTF-8") from None
     jobs = [job_of(number, line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -28,7 +28,7 @@ FIELDS = frozenset(("custom_id", "method", "url", "body"))
 
 
 class Line(NamedTuple):
-    """`body`: JSON of ASCII characters alone."""
+    """`body`: JSON without needless characters, of `MOST_LINE` bytes at most."""
 
     custom_id: str
     path: str
@@ -107,11 +107,19 @@ def line_of(
         known = ", ".join(sorted(offered)[:MOST_SHOWN]) + (", ..." if len(offered) > MOST_SHOWN else "")
         raise LineError("model_not_found", f"model {name[:80]!r} is not served; expected one of {known or 'no models'}",
                         number, "body.model")  # fmt: skip
+    text = _json(number, {**body, "model": name})
+    if (size := len(text.encode())) > MOST_LINE:
+        raise LineError("line_too_long", f"has a body of {size:,} bytes; expected {MOST_LINE:,} at most", number)
+    return Line(_clean(custom_id), str(path), _clean(name), text)
+
+
+def _json(number: int, body: dict[str, Any]) -> str:
     try:
-        text = json.dumps({**body, "model": name})
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
         raise LineError("invalid_json_line", "is nested too deeply", number, "body") from None
-    return Line(_clean(custom_id), str(path), _clean(name), text)
+    is_unicode = text.encode(errors="replace").decode() == text
+    return text if is_unicode else json.dumps(body, separators=(",", ":"))  # half of a surrogate pair stays escaped
 
 
 def _clean(text: str) -> str:

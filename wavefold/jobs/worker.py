@@ -196,10 +196,10 @@ class Worker:
             desk.queue.check_place()
             version = desk.version
             ended = desk.ended(batches) if version != self._version else set()
-            self._version = version
-            if not (outcomes or returned or (room and desk.has_lines(now))):
-                return [], ended
-            return desk.turn(outcomes, returned, room, num_under_way, seconds, now), ended
+            has_work = outcomes or returned or (room and desk.has_lines(now))
+            taken = desk.turn(outcomes, returned, room, num_under_way, seconds, now) if has_work else []
+            self._version = version  # once all is written: else the next turn looks again
+            return taken, ended
 
         taken, ended = await self._in_thread(changes)
         if taken or outcomes or returned:

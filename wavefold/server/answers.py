@@ -68,10 +68,14 @@ class Answers:
         return asked, [request for requests in of_parts for request in requests]
 
     def _begun(self, model: Model, asked: Asked, requests: list[Request], line: Line) -> Exchange:
-        """Gives requests to the engine. Raises QueueFull, Stopped."""
+        """Gives requests to the engine. Raises QueueFull, Stopped, Refused."""
         line.model, line.stream = asked.model, asked.stream
         writer = self._protocol.writer(asked, line.request_id)
-        return Exchange(asked, writer, model.running.submit(*requests), line)
+        try:
+            readers = model.running.submit(*requests)
+        except ValueError as error:
+            raise Refused.of(error) from None
+        return Exchange(asked, writer, readers, line)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.ensure_future(_watch(receive, exchange))

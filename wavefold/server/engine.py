@@ -108,9 +108,17 @@ class Engine:
         return self._thread.is_alive() and not self._is_stopping
 
     def submit(self, *requests: Request) -> list[Reader]:
-        """Gives requests to the engine, all or none. They wait for their places. Raises QueueFull, and Stopped."""
+        """Gives requests to the engine, all or none. They wait for their places.
+
+        Raises QueueFull, Stopped, and ValueError for more requests than there are places.
+        """
         if not self.is_alive:
             raise Stopped(STOPPED)
+        if len(requests) > self.width + self.max_queue:
+            raise ValueError(
+                f"{len(requests)} answers to one request are not allowed; this server runs {self.width} and lets "
+                f"{self.max_queue} wait (--width, --max-queue): expected {self.width + self.max_queue} at most"
+            )
         if len(self._open) + len(requests) > self.width + self.max_queue:
             raise QueueFull(self.num_open, self.retry_after)
         readers = [Reader(request, self._abort_later) for request in requests]

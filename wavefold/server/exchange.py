@@ -48,8 +48,18 @@ class Exchange:
         self._open.pop(index).close(ended.reason)
 
     def frames(self) -> bytes:
-        """Returns what is new as frames of a stream. Raises Refused where a part cannot be answered."""
-        return b"".join([self._frames(index, reader) for index, reader in list(self._open.items()) if reader.has_news])
+        """Returns what is new as frames of a stream. Raises Refused where a part cannot be answered.
+
+        A part whose answer no client could use ends all of them.
+        """
+        frames = []
+        for index, reader in list(self._open.items()):
+            if reader.has_news:
+                frames.append(self._frames(index, reader))
+            if self.writer.failed is not None:
+                self.close()
+                break
+        return b"".join(frames)
 
     def _frames(self, index: int, reader: Reader) -> bytes:
         news, writer, data = reader.taken(), self.writer, b""
@@ -69,7 +79,7 @@ class Exchange:
         if ended.reason == "error":
             raise Refused(*((503, ended.error, "overloaded") if ended.error == STOPPED else
                             (500, ended.error, "server_error")))  # fmt: skip
-        return data + writer.finish(ended.reason, ended.usage, index, ended.error, ended.prompt_logprobs)
+        return data + writer.finish(ended.reason, ended.usage, index, ended.prompt_logprobs)
 
     def _tokens(self, index: int, news: News) -> bytes:
         """Returns the frames of new tokens, up to the one that ends the part."""
@@ -89,4 +99,4 @@ class Exchange:
         ended = reader.so_far("stop")
         usage = replace(ended.usage, completion_tokens=self._counts[index])
         self._end(index, ended._replace(usage=usage))
-        return self.writer.finish("stop", usage, index, "", ended.prompt_logprobs)
+        return self.writer.finish("stop", usage, index, ended.prompt_logprobs)

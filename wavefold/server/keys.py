@@ -61,10 +61,13 @@ class Keys:
 
 
 def new_key(path: Path) -> str:
-    """Makes a key and appends its hash to a file, which only its owner may read. Returns the key."""
+    """Makes a key and appends its hash to a file. Returns the key. A new file is its owner's alone."""
     key = f"wf-{secrets.token_urlsafe(32)}"
     line = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        file.write(line)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        is_amid_line = file.read(1) not in (b"", b"\n")
+        file.write(f"{chr(10) * is_amid_line}{line}".encode())
     return key

@@ -1,6 +1,6 @@
 """What has become of a request, as the engine's thread tells the event loop, and the one who reads it there.
 
-engine thread: a step -> Change of each request -> one call into the loop -> Reader merges -> `await reader.news()`
+engine thread: a step -> News of each request -> one call into the loop -> Reader merges -> `await reader.news()`
 """
 
 from __future__ import annotations

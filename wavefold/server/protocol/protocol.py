@@ -48,7 +48,7 @@ def wants_progress(headers: Mapping[str, str]) -> bool:
 class Writer(ABC):
     """Writes one answer. Its methods are called in one thread, and return bytes of a stream (none where it has none).
 
-    `index`: which part of the request. `failed`: why there is no answer, once a part ended with an error.
+    `index`: which part of the request. `failed`: why there is no answer, once a part could not be answered.
     """
 
     keep_alive: bytes = sse.KEEP_ALIVE
@@ -72,17 +72,14 @@ class Writer(ABC):
         """True if the answer is complete, whatever the engine would add: its request may be aborted."""
 
     def finish(
-        self, reason: str, usage: Usage, index: int = 0, error: str = "",
-        prompt_logprobs: Sequence[TokenLogprob | None] = (),
-    ) -> bytes:  # fmt: skip
-        """A part has ended: `finish_reason`, `usage`, `error` and `prompt_logprobs` of its `Completion`.
+        self, reason: str, usage: Usage, index: int = 0, prompt_logprobs: Sequence[TokenLogprob | None] = ()
+    ) -> bytes:
+        """A part has ended by itself: `finish_reason`, `usage` and `prompt_logprobs` of its `Completion`.
 
         With the last part come the last frames.
         """
         if self.failed is not None or index not in self._left:
             return b""
-        if reason in ("error", "interrupted") and not self.ended(index):
-            return self.failure(_failed(reason, error))
         try:
             frames = self._finished(reason, usage, index, prompt_logprobs)
         except Refused as refused:
@@ -126,12 +123,6 @@ class Writer(ABC):
 
     @abstractmethod
     def _whole(self) -> bytes: ...
-
-
-def _failed(reason: str, error: str) -> Refused:
-    if reason == "interrupted":
-        return Refused(503, error or "the answer was interrupted: the server is ending", "interrupted")
-    return Refused(500, error or "the answer failed", "server_error")
 
 
 class Protocol(ABC):
