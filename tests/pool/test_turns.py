@@ -45,6 +45,16 @@ def test_pinned_models_stay_and_others_get_less_beside_them() -> None:
     assert asked(resident, Wanted("b", 0, 80, 50)) == [TooLarge("b", 40)]
 
 
+def test_adapters_of_a_pinned_model_are_room_that_nobody_else_gets() -> None:
+    """A request goes on beside them; where it needs their room it waits, and others need not wait for it."""
+    pinned = Resident("a", 40, num_users=1, is_pinned=True, adapter_bytes=5)
+    assert asked([pinned], Wanted("b", 0, 100, 50)) == [Load("b", 55)]
+    whole, small = Wanted("b", 0, 100, 58), Wanted("c", 500, 10, 10)
+    assert asked([pinned], whole, small, now=1000.0) == [Load("c", 10)]
+    pinned.adapter_bytes = 0
+    assert asked([pinned], whole, small, now=1000.0) == [Load("b", 60)]
+
+
 def test_one_comes_at_a_time_and_a_smaller_one_may_pass_before_the_first_is_overdue() -> None:
     coming = [Resident("a", 20, is_coming=True)]
     assert asked(coming, Wanted("b", 0, 20, 10)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -109,6 +110,30 @@ def test_an_adapter_waits_for_what_is_in_use(server: Running) -> None:
         status, _, data = server.ask("/v1/completions", {"model": "one:dates", **PROMPT})
         assert status == 503 and json.loads(data)["error"]["code"] == "overloaded"
     assert complete(server, "one:dates") and states(server)["one:cron"] == "on disk"
+
+
+def test_a_small_adapter_does_not_wait_for_a_large_one(server: Running) -> None:
+    """Which waits for what is in use."""
+    folder, config = pool(server).folder, ModelConfig.from_file(pool(server).folder / "one")
+    for name, rank in (("cron", 8), ("dates", 8), ("units", 1)):
+        write_adapter(folder / name, config, 0, rank=rank, base_model_name_or_path="one")
+    wait_until(lambda: {"one:cron", "one:dates", "one:units"} <= set(pool(server).names))
+    complete(server, "one:cron")
+    pool(server).room.num_bytes -= pool(server).room.free - pool(server).offer.entries["one:units"].num_bytes
+    model = next(iter(pool(server).loaded))
+
+    async def both() -> tuple[Any, Any]:
+        large = asyncio.ensure_future(ask(server.port, "/v1/completions", {"model": "one:dates", **PROMPT}))
+        while not pool(server).adapters.num_waiting:
+            await asyncio.sleep(0.01)
+        small = await ask(server.port, "/v1/completions", {"model": "one:units", **PROMPT})
+        assert not large.done()
+        using.close()
+        return small, await large
+
+    with contextlib.ExitStack() as using:
+        using.enter_context(model.through("one:cron").in_use())
+        assert [answer.status for answer in asyncio.run(both())] == [200, 200]
 
 
 def test_a_model_that_nobody_uses_leaves_for_an_adapter(folder: Path, tmp_path: Path) -> None:

@@ -143,6 +143,23 @@ def test_other_checkpoints_use_their_template_and_contents_make_no_markers(tmp_p
     assert ids.count(tokenizer.token_id("<mark9>")) == 2
 
 
+def test_an_answer_goes_on_with_the_last_turn_of_a_template(tmp_path: Path) -> None:
+    """Its blanks and markers too; a template that does not write it once is told."""
+    tokenizer = bare(TEMPLATE.replace("message.content", "message.content | trim"))
+    last = {"role": "assistant", "content": "Dear <mark9> ", "prefix": True}
+    served, body = serving(None, tokenizer, tmp_path), {"model": "m", "messages": [*USER, last]}
+    ids = PROTOCOLS[PATH].asked(json.dumps(body).encode(), {}, served).parts[0].prompt.ids
+    user = USER[0]["content"]
+    start = f"<｜begin▁of▁sentence｜><mark9>user:{user}\n<mark9>assistant:Dear <mark9> "
+    assert tokenizer.decode(ids) == start and ids.count(tokenizer.token_id("<mark9>")) == 2
+    for template in ("{{ messages[0].content }}", TEMPLATE + TEMPLATE):
+        served = serving(None, bare(template), tmp_path)
+        with pytest.raises(
+            Refused, match=r"writes the last turn [02] times.* end the messages with"
+        ):
+            PROTOCOLS[PATH].asked(json.dumps(body).encode(), {}, served)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

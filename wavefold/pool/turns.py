@@ -3,7 +3,7 @@
     wanted   by requests that wait, the oldest first     resident   in memory or on the way, each with its bytes
     moves    Leave: no new request gets it, and it is unloaded once nobody uses it       Load: with so many bytes
 
-A model gets all of its bytes where it can, of what pinned ones leave. For it those leave that nobody uses, the least
+A model gets all of its bytes where it can, of what pinned ones and their adapters leave. For it those leave that nobody uses, the least
 recently used first, each after it has been idle for a part of the time that its loading took: a request that comes just
 after would load it again. Models in use leave for a request that has waited for `max_wait`.
 """
@@ -88,10 +88,12 @@ def moves(
         if possible < one.least:
             found.append(TooLarge(one.name, possible))
             continue
-        its = _for(one, resident, total, min(one.whole, possible), now, max_wait) if is_free else []
+        now_possible = total - sum(other.all_bytes for other in resident if other.is_pinned)
+        target = max(one.least, min(one.whole, now_possible))
+        its = _for(one, resident, total, target, now, max_wait) if is_free else []
         found += its
-        if its or now - one.since >= max_wait:  # others may come first as long as it is not overdue
-            break
+        if its or (now - one.since >= max_wait and now_possible >= one.least):
+            break  # others may come first as long as it is not overdue, and where it waits for a pinned one's adapters
     asked = {one.name for one in wanted}
     gone = {move.name for move in found if isinstance(move, Leave)}
     found += [Leave(one.name) for one in resident

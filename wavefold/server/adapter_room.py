@@ -33,35 +33,54 @@ class AdapterRoom:
     ):  # fmt: skip
         self._places, self._room, self._leave, self._clock, self._max_wait = places, room, leave, clock, max_wait
         self._reading = asyncio.Lock()
-        """Held while an adapter is read, and while room is made for it."""
+        """Held while an adapter is read, and not while one waits for room: a smaller one may come before it."""
         self.num_waiting = 0
         """Requests for adapters that have no room yet."""
         self.last_used: dict[str, float] = {}
         """When each was used last, in seconds since 1970, those that have left too."""
 
-    async def read(self, place: Place, entry: Entry) -> None:
+    async def read(self, place: Place, entry: Entry, left: asyncio.Future[None] | None = None) -> None:
         """Reads an adapter of a model in memory, unless it is there as it is now. Raises Refused.
 
-        A cancellation ends the wait; the reading goes on.
+        `left` is done once the client has left. That, or a cancellation, ends the wait; a reading goes on.
         """
-        reading = asyncio.ensure_future(self._read(place, entry))
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask for it
-        await asyncio.shield(reading)
+        ends, waits = self._clock() + self._max_wait(), False
+        try:
+            while (missing := await self._tried(place, entry)) > 0:
+                if left is not None and left.done():
+                    raise Refused(400, "the client left before its adapter was there", "client_disconnected")
+                if self._clock() > ends:
+                    raise _refused(entry, f"{size_text(missing)} of what it needs are in use; try again", "overloaded")
+                self.num_waiting += not waits
+                waits = True
+                await asyncio.sleep(POLL_S)
+        finally:
+            self.num_waiting -= waits
 
-    async def _read(self, place: Place, entry: Entry) -> None:
+    async def _tried(self, place: Place, entry: Entry) -> int:
+        """Reads an adapter if there is room. Returns the bytes that are missing, 0 once it is there."""
+        trying = asyncio.ensure_future(self._try(place, entry))
+        trying.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask for it
+        return await asyncio.shield(trying)
+
+    async def _try(self, place: Place, entry: Entry) -> int:
         async with self._reading:
             model, resident = place.model, place.resident
             if model is None or resident is None:  # all who asked for it have left, and it has, too
                 raise _refused(entry, f"{place.entry.name} has left", "overloaded")
             if model.adapters.has_now(entry):
-                return
-            await self._make_room(place, entry)
+                return 0
+            self._check_size(place, entry)
+            while (missing := entry.num_bytes - self._room.spare) > 0:
+                if not self._give(missing):
+                    return missing
             with self._counted(place, entry.num_bytes):
                 try:
                     await asyncio.to_thread(model.llm.load_adapter, entry.name, entry.path)
                 except Exception as error:
                     raise _refused(entry, reason_of(entry, error), "model_not_loaded") from None
                 model.adapters.adopt(entry)
+            return 0
 
     @contextlib.contextmanager
     def _counted(self, place: Place, num_bytes: int) -> Iterator[None]:
@@ -76,24 +95,14 @@ class AdapterRoom:
             resident.adapter_bytes = model.adapters.num_bytes
             self._room.share_out()
 
-    async def _make_room(self, place: Place, entry: Entry) -> None:
-        """Makes room for an adapter. Raises Refused where there is none, and where others use it for too long."""
-        ends = self._clock() + self._max_wait()
+    def _check_size(self, place: Place, entry: Entry) -> None:
+        """Raises Refused for an adapter that has no room beside its base and pinned models."""
         stays = [(resident, other) for other in self._places.values() if (resident := other.resident) is not None
                  and (other is place or resident.is_pinned)]  # fmt: skip
         most = self._room.num_bytes - sum(resident.num_bytes - other.spare_bytes for resident, other in stays)
         if entry.num_bytes > most:
             room = f"it needs {size_text(entry.num_bytes)}, and {size_text(max(0, most))} are not pinned or its base's"
             raise _refused(entry, f"{room}; give the server more --memory", "model_not_loaded")
-        self.num_waiting += 1
-        try:
-            while (missing := entry.num_bytes - self._room.spare) > 0:
-                if self._clock() > ends:
-                    raise _refused(entry, f"{size_text(missing)} of what it needs are in use; try again", "overloaded")
-                if not self._give(missing):
-                    await asyncio.sleep(POLL_S)
-        finally:
-            self.num_waiting -= 1
 
     def _give(self, missing: int) -> bool:
         """Lets what nobody uses leave, where that is enough. Returns True where that has made room at once."""

@@ -130,7 +130,7 @@ class PooledModels(Models):
         resident = place.resident
         assert resident is not None
         try:
-            through = await self._through(place, model, name)
+            through = await self._through(place, model, name, left)
             with through.in_use():
                 yield through
         finally:
@@ -138,7 +138,7 @@ class PooledModels(Models):
             resident.last_used = self._clock()
             self._look()
 
-    async def _through(self, place: Place, model: Model, name: str) -> Model:
+    async def _through(self, place: Place, model: Model, name: str, left: asyncio.Future[None] | None) -> Model:
         """Returns the model as it is asked for: through an adapter if the name is one's. Raises Refused."""
         if ":" not in name:
             return model
@@ -146,7 +146,7 @@ class PooledModels(Models):
         entry, was_there = self.offer.entries[name], model.adapters.has(name)
         while not model.adapters.has_now(entry):  # it may leave again between being read and being used
             self.offer.check_settled(name)
-            await self.adapters.read(place, entry)
+            await self.adapters.read(place, entry, left)
         self.adapters.last_used[name] = time.time()
         if not was_there:
             self._record()

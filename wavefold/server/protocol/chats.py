@@ -122,11 +122,19 @@ def _by_template(template: str, reading: Reading, context: Context) -> list[int]
         return text
 
     messages = [{"role": turn.role, "content": split(turn.content)} for turn in reading.turns]
+    end = mark * 2 if reading.turns[-1].continued else ""  # of the text that the answer goes on with
+    messages[-1]["content"] += end
     chat = {
-        "messages": messages, "add_generation_prompt": True,
+        "messages": messages, "add_generation_prompt": not end,
         "bos_token": BOS if tokenizer.has(BOS) else "", "eos_token": EOS if tokenizer.has(EOS) else "",
     }  # fmt: skip
     text = rendered(template, [chat], TEMPLATE_SECONDS)[0]
+    if end and text.count(end) != 1:
+        raise ValueError(
+            f"the template writes the last turn {text.count(end)} times, and an answer goes on with it: expected once; "
+            "end the messages with a turn of the user"
+        )
+    text = text.partition(end)[0] if end else text
     ids: list[int] = []
     for piece in text.split(mark):
         ids += tokenizer.encode(piece, allow_special=True)
