@@ -3,8 +3,9 @@
 # mean of an array of bfloat16 is its mean too. sum, mean, std and average add in the narrow type itself, one after
 # another, and the sum no longer grows once the next number is below half of its last place: the mean of 1,000 ones is
 # 0.256 in bfloat16 and their deviation 0.504, in float8_e4m3fn the mean is 0.0156, in float4_e2m1fn 0, without a warning.
-# A product x @ x of the same vector and np.linalg.norm are right. It matters where quantized weights are compared: the RMS error of 100,000 numbers rounded to bfloat16 comes out as a quarter of what it is, and reads as a
-# better quantizer. Say dtype=np.float32, or convert first.
+# A product x @ x of the same vector and np.linalg.norm are right. It matters where quantized weights are compared: the
+# RMS error of 100,000 numbers rounded to bfloat16 comes out as a quarter of what it is, and reads as a better quantizer.
+# Say dtype=np.float32, or convert first.
 #
 # Seen (Python 3.11, Linux x86-64):
 #   numpy 2.4.6, ml_dtypes 0.6.0
