@@ -143,8 +143,7 @@ class TestMessages:
         with pytest.raises(anthropic.NotFoundError):
             client.models.retrieve("../x")
         assert [model.id for model in client.models.list()] == ["wavefold"]
-        monkeypatch.setattr(server.one.running, "width", 0)
-        monkeypatch.setattr(server.one.running, "max_queue", 0)
+        monkeypatch.setattr(server.one.running, "_open", set(range(1000)))
         monkeypatch.setattr(type(server.one.running), "retry_after", 1)
         with pytest.raises(anthropic.RateLimitError):
             client.messages.create(messages=HELLO, **MORE)
