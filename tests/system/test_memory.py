@@ -44,6 +44,13 @@ def no_process_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def test_a_mount_may_have_no_source(tmp_path: Path) -> None:
+    """Two blanks stand in its line then."""
+    mounts = "21 20 0:20 / /mnt/x rw - tmpfs  rw\n22 20 0:21 / /sys/fs/cgroup rw - cgroup2  rw"
+    root = tree(tmp_path, "0::/job", mounts, {"job/memory.max": "1000000", "job/memory.current": "0"})
+    assert tightest(root).total == 1_000_000
+
+
 def test_without_groups_the_machine_is_the_limit(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(MEMINFO)

@@ -43,6 +43,7 @@ def kernels_serve(*tensors: Tensor) -> bool:
     return (
         current().backend == "auto"
         and tensors[0].dtype == torch.bfloat16
+        and tensors[0].numel() > 0
         and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors[1:])
         and tensors[0].device.type == "cpu"
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))

@@ -3,9 +3,9 @@
     wanted   by requests that wait, the oldest first     resident   in memory or on the way, each with its bytes
     moves    Leave: no new request gets it, and it is unloaded once nobody uses it       Load: with so many bytes
 
-A model gets all of its bytes where it can, of what pinned ones and their adapters leave. For it those leave that nobody uses, the least
-recently used first, each after it has been idle for a part of the time that its loading took: a request that comes just
-after would load it again. Models in use leave for a request that has waited for `max_wait`.
+A model gets all of its bytes where it can, of what pinned ones and their adapters leave. For it those leave that nobody
+uses, the least recently used first, each after it has been idle for a part of the time that its loading took: a request
+that comes just after would load it again. Models in use leave for a request that has waited for `max_wait`.
 """
 
 from __future__ import annotations

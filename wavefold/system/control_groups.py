@@ -74,7 +74,7 @@ def _paths(root: Path) -> dict[int, PurePosixPath]:
 def _mounts(root: Path) -> Iterator[_Mount]:
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
-        kind, _, options = after.split(maxsplit=2)
+        kind, _, options = (*after.split(" ", 2), "", "")[:3]  # the source between them may be empty
         version = 2 if kind == "cgroup2" else 1
         if version == 2 or (kind == "cgroup" and "memory" in options.split(",")):
             top, point = (_unescaped(field) for field in before.split()[3:5])

@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.ops.native.test_training import check, error, random
 from wavefold import ops, quant
 from wavefold.ops import Arithmetic, native
+from wavefold.ops.multiply import multiply_
 from wavefold.ops.native import expert_grad, hadamard, multiply, orthogonal, round_weights
 from wavefold.ops.native.multiply import Product
 from wavefold.quant import Weight
@@ -50,6 +51,26 @@ def test_products_of_other_shapes_are_refused() -> None:
             Product(out, factor)
     with pytest.raises(ValueError, match="refused"):  # an odd depth of rows that lie side by side
         multiply.multiply([Product(out, (random(4, 5).bfloat16(), random(5, 8).bfloat16()))])
+
+
+def test_factors_that_lie_otherwise_are_left_to_torch() -> None:
+    """Neither rows nor columns side by side, or pairs of a row that are not aligned: never another product."""
+    wide, b = random(4, 12).bfloat16(), random(6, 8).bfloat16()
+    with pytest.raises(ValueError, match=r"strides \[12, 2\].* make them contiguous"):
+        Product(torch.empty(4, 8), (wide[:, ::2], b))
+    for a in (wide[:, ::2], random(4, 7).bfloat16()[:, :6], wide[:, :6], wide[:, :6].T.contiguous().T):
+        out = torch.empty(4, 8, dtype=torch.bfloat16)
+        multiply_(out, a, b)
+        assert error(out, a.double() @ b.double()) < 1e-2
+        multiply_(out, a, b.T.contiguous().T)
+        assert error(out, a.double() @ b.double()) < 1e-2
+
+
+def test_no_rows_have_no_products(isa: str) -> None:
+    """As the references do."""
+    nothing, weight = torch.empty(0, 64, dtype=torch.bfloat16), Weight.of(random(32, 64).detach().bfloat16())
+    assert ops.linear(nothing, weight, Arithmetic()).shape == (0, 32)
+    assert ops.linear_wide(nothing, weight, Arithmetic()).shape == (0, 32)
 
 
 @pytest.mark.parametrize("counts", [[5], [1, 30, 2], [40, 3, 0, 9]])

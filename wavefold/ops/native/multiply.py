@@ -70,6 +70,11 @@ def _factor(out: Tensor, a: Tensor, b: Tensor) -> FactorStruct:
         raise ValueError(f"{list(a.shape)} times {list(b.shape)} does not fit a result {list(out.shape)}")
     if a.dtype != torch.bfloat16 or b.dtype != torch.bfloat16 or not (a.is_cpu and b.is_cpu and out.is_cpu):
         raise ValueError(f"factors of {a.dtype} and {b.dtype}; the CPU kernels take bfloat16 on the CPU")
+    if 1 not in a.stride() or 1 not in b.stride():
+        raise ValueError(
+            f"factors with strides {list(a.stride())} and {list(b.stride())}; the CPU kernels take rows or columns "
+            "whose values lie side by side: make them contiguous"
+        )
     one_line = (len(a) == 1 and a.stride(1) == 1) or (a.shape[1] == 1 and a.stride(0) == 1)  # of both layouts
     a_turned, b_turned = one_line or a.stride(1) != 1, b.stride(1) != 1
     a_stride, b_stride = len(a) if one_line else a.stride(int(a_turned)), b.stride(int(b_turned))
@@ -84,8 +89,20 @@ def multiply(products: Sequence[Product]) -> None:
 
 
 def takes_product(a: Tensor, b: Tensor) -> bool:
-    """True if `multiply` takes the product of bfloat16 a and b: where rows lie along the depth, that is even."""
-    return (a.stride(1) != 1 or a.shape[1] % 2 == 0) and (b.stride(1) == 1 or len(b) % 2 == 0)
+    """True if `multiply` takes the product of bfloat16 a and b.
+
+    Values of a row or of a column lie side by side. Where it is those along the depth, their number is even, and so is
+    the distance of the next ones.
+    """
+    return _takes(a) and _takes(b.T)
+
+
+def _takes(factor: Tensor) -> bool:
+    """True for a factor [rows, depth]."""
+    to_row, to_next = factor.stride()
+    if to_row == 1:
+        return True
+    return to_next == 1 and factor.shape[1] % 2 == 0 and (to_row % 2 == 0 or len(factor) == 1)
 
 
 def takes(*weights: Weight) -> bool:
