@@ -14,7 +14,11 @@ import torch
 from tests.processes import by_hand, torchrun
 from tests.small import SMALL, small_model
 from wavefold import LLM
-from wavefold.engine.ranks import END, PASS, Message
+from wavefold.engine import ranks
+from wavefold.engine.ranks import END, PASS, Leader, Message
+from wavefold.engine.rows import rows_of
+from wavefold.waves.faults import PassFailed
+from wavefold.waves.transport import RankLost
 
 pytestmark = pytest.mark.dist
 CONFIG = SMALL.replace(
@@ -67,3 +71,22 @@ def test_a_message_comes_back() -> None:
 def test_a_process_alone_follows_nobody(model: Path) -> None:
     with pytest.raises(ValueError, match="follow is for the processes beside rank 0"):
         LLM(model, "exact", dtype=torch.float32).follow()
+
+
+def test_no_pass_follows_one_that_was_interrupted_on_rank_0_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are still in it: they would take messages of the next one for its own."""
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(ranks, "_broadcast", lambda words, group: sent.append(words))
+    leader, rows = Leader(None), rows_of([], [])  # type: ignore[arg-type]
+    with pytest.raises(PassFailed), leader.telling([], rows):  # it has ended on all ranks
+        raise PassFailed("rank 1: a disk")
+    with leader.telling([], rows):
+        pass
+    assert len(sent) == 2
+    with pytest.raises(KeyboardInterrupt), leader.telling([], rows):
+        raise KeyboardInterrupt
+    alone = r"ended on rank 0 alone \(KeyboardInterrupt\).* start all ranks again"
+    with pytest.raises(RankLost, match=alone), leader.telling([], rows):
+        raise AssertionError("it began")
+    leader.end()
+    assert len(sent) == 3

@@ -1,6 +1,6 @@
 """Passes over ranks: rank 0 schedules, samples and answers; it tells the others of each pass before it runs it.
 
-    rank 0    Runner -> Leader.tell -> forward_step        other ranks    follow: receive -> the same forward_step
+    rank 0    Runner -> Leader.telling -> forward_step       other ranks    follow: receive -> the same forward_step
 
 A message is two broadcasts of int64: a header, and as many words as it says. A follower opens a sequence that it has
 not seen, steps back to where a span begins, closes what it is told to, and asks for no logits.
@@ -8,8 +8,9 @@ not seen, steps back to where a span begins, closes what it is told to, and asks
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from wavefold.cache import Pool
 from wavefold.cache import Sequence as Cached
-from wavefold.engine.request import Request
+from wavefold.engine.request import PlannedSpan, Request
+from wavefold.engine.rows import StepRows
 from wavefold.model import Step, Transformer
 from wavefold.system import Notice
 from wavefold.waves.faults import PassFailed
@@ -30,7 +32,8 @@ MAGIC = 0x57415645
 MOST_WORDS = 1 << 24
 """Of a message: a header with more was not written here."""
 SILENCE = timedelta(days=365)
-"""How long rank 0 may have nothing to do. A rank that dies is noticed at once, by its connection."""
+"""How long rank 0 may have nothing to do. A process that dies is noticed by its connection; a machine that loses its
+power or its network is not, before the next pass."""
 
 
 class Message(NamedTuple):
@@ -75,6 +78,8 @@ class Leader:
         self._next = 0
         self._closed: list[int] = []
         self._pool = 0, 1
+        self._interrupted = ""
+        """What ended a pass on this rank alone, if one was."""
 
     def new_pool(self, num_tokens: int, draft_tokens: int) -> None:
         """From the next pass on, sequences are in a new pool."""
@@ -87,20 +92,41 @@ class Leader:
         if (number := self._numbers.pop(request, None)) is not None:
             self._closed.append(number)
 
-    def tell(self, spans: Sequence[tuple[Request, int, int]], tokens: Sequence[int]) -> None:
-        """Tells the others of a pass: (request, its tokens before, new tokens) of each span, and all new tokens."""
+    @contextlib.contextmanager
+    def telling(self, spans: Sequence[PlannedSpan], rows: StepRows) -> Iterator[None]:
+        """A pass that the others are told of, with the rows of its spans.
+
+        What ends it on this rank alone leaves the others inside, and messages of another pass would meet theirs: from
+        then on RankLost is raised.
+        """
+        if self._interrupted:
+            raise RankLost(
+                f"a pass ended on rank 0 alone ({self._interrupted}), and the other ranks are still in it; start all "
+                "ranks again"
+            )
+        self._tell(spans, rows)
+        try:
+            yield
+        except PassFailed:  # on all ranks
+            raise
+        except BaseException as error:
+            self._interrupted = type(error).__name__
+            raise
+
+    def _tell(self, spans: Sequence[PlannedSpan], rows: StepRows) -> None:
         numbered = []
-        for request, first, count in spans:
-            if request not in self._numbers:
-                self._numbers[request] = self._next
+        for span, count in zip(spans, rows.counts, strict=True):
+            if span.request not in self._numbers:
+                self._numbers[span.request] = self._next
                 self._next += 1
-            numbered.append((self._numbers[request], first, count))
-        self._send(Message(PASS, *self._pool, self._closed, numbered, tokens))
+            numbered.append((self._numbers[span.request], span.first, count))
+        self._send(Message(PASS, *self._pool, self._closed, numbered, rows.tokens))
         self._closed, self._pool = [], (0, 1)
 
     def end(self) -> None:
-        """Tells the others that there will be no more passes."""
-        self._send(Message(END))
+        """Tells the others that there will be no more passes. Those that are still in one see this rank's end."""
+        if not self._interrupted:
+            self._send(Message(END))
 
     def _send(self, message: Message) -> None:
         header, words = message.words()

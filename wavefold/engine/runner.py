@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -187,10 +187,8 @@ class Runner:
             streams = self.model.new_streams(len(rows.streams_of)) if rows.streams_of else None
             if plan.spans:
                 step = self._opened(plan, rows)
-                if self._leader:
-                    counts = zip(plan.spans, rows.counts, strict=True)
-                    self._leader.tell([(span.request, span.first, count) for span, count in counts], rows.tokens)
-                logits = self.model.forward_step(step, streams)
+                with self._leader.telling(plan.spans, rows) if self._leader else nullcontext():
+                    logits = self.model.forward_step(step, streams)
                 self.num_steps += 1
                 with (self.model.runtime or ops.current()).active():
                     found = verdicts(logits, rows.spans)
