@@ -21,7 +21,9 @@ int check_matrix(const wf_matrix *given, Matrix &matrix) {
     if (is_blocks(given->form) && given->columns % block_size(given->form).values) return WF_ERROR_SHAPE;
     matrix = {given->form, given->rows, given->columns, static_cast<const uint8_t *>(given->codes),
               static_cast<const uint8_t *>(given->scales)};
-    if (given->codes_bytes != matrix.rows * matrix.row_bytes()) return WF_ERROR_BYTES;
+    int64_t bytes = 0;
+    if (__builtin_mul_overflow(matrix.rows, matrix.row_bytes(), &bytes) || given->codes_bytes != bytes)
+        return WF_ERROR_BYTES;
     if (given->form > WF_FP8) return WF_OK;
     if (!given->scales) return WF_ERROR_NULL;
     const int64_t scale_rows = given->form == WF_FP4 ? matrix.rows : (matrix.rows + 127) / 128;

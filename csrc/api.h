@@ -6,7 +6,7 @@
 
 namespace wf {
 
-constexpr int64_t LARGEST = int64_t(1) << 31;  // of a dimension: products of two stay far inside 64 bits
+constexpr int64_t LARGEST = int64_t(1) << 31;  // of a dimension: products of two stay inside 64 bits
 
 // WF_OK and the checked form, or an error code.
 int check_matrix(const wf_matrix *given, Matrix &matrix);

@@ -213,6 +213,7 @@ struct BlockRows {
                 case 7: return rows_of<Form, 7, D>(m, feed, x, first, end, y, stride);
                 case 8: return rows_of<Form, 8, D>(m, feed, x, first, end, y, stride);
             }
+        __builtin_trap();  // more rows than `together`: nothing would be written
     }
 
     // What is done with a form.
@@ -277,7 +278,7 @@ struct BlockRows {
 template <class S>
 constexpr BlockKernels block_kernels(bool (*supported)(), const BlockKernels *otherwise, const ManyRows &many) {
     using Rows = BlockRows<S>;
-    return {supported, otherwise, Rows::arranged_bytes, Rows::arrange, Rows::rows, many};
+    return {supported, otherwise, S::TOGETHER, Rows::arranged_bytes, Rows::arrange, Rows::rows, many};
 }
 
 }  // namespace wf

@@ -136,6 +136,6 @@ int digits_of(const uint16_t *x, int64_t columns) {
     return left > norm * norm ? 3 : 2;  // (of NaN, two are as good)
 }
 
-const BlockKernels generic_blocks = {everywhere, nullptr, arranged_bytes, arrange, rows, generic_many};
+const BlockKernels generic_blocks = {everywhere, nullptr, MAX_ROWS, arranged_bytes, arrange, rows, generic_many};
 
 }  // namespace wf

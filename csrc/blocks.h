@@ -36,6 +36,7 @@ struct alignas(64) BlockUnit {
 struct BlockKernels {
     bool (*supported)();
     const BlockKernels *otherwise;  // for a processor that lacks these
+    int together;                   // rows of x that `rows` takes at most; a processor's Kernels may take more
     // As those of Kernels; `int8`: one digit.
     int64_t (*arranged_bytes)(const Matrix &, int64_t x_rows);
     void (*arrange)(const Matrix &, const uint16_t *x, int64_t x_rows, bool int8, void *arranged);

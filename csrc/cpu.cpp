@@ -2,7 +2,9 @@
 #include "int8.h"
 #include "kernels.h"
 
-#if defined(WF_NEON) && defined(__linux__)
+#if defined(WF_X86)
+#include <cpuid.h>
+#elif defined(WF_NEON) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(WF_NEON) && defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -11,8 +13,14 @@
 namespace wf {
 
 #if defined(WF_X86)
-// F16C is older than AVX2 and clang has no name for it.
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+namespace {
+bool has_f16c() {  // clang and older compilers have no name for it; a virtual machine may hide it alone
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+}  // namespace
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 bool has_avx512() {  // x86-64-v4
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

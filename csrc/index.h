@@ -55,7 +55,7 @@ struct Best {
     WF_INLINE void shrink() {
         if (count >= 2 * k) cut();
     }
-    // Compiled once, in attention.cpp: the sort's code may not be an instruction set's.
+    // Compiled once, in index.cpp: the sort's code may not be an instruction set's.
     void cut();
     void write(int32_t *out);
 };

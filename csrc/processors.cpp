@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "wavefold.h"
 
 #if defined(__linux__)
+#include <dirent.h>
 #include <sched.h>
 #endif
 
@@ -19,14 +21,21 @@ namespace {
 
 constexpr char TOPOLOGY[] = "/sys/devices/system/cpu";
 
-// Processors that this process may use.
+// Processors that this process may use: those of any of its threads. OMP_PROC_BIND leaves the calling one a single
+// processor, and each of OpenMP's others another.
 std::vector<int> allowed() {
     std::vector<int> processors;
 #if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return processors;
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return processors;
+    if (DIR *const tasks = opendir("/proc/self/task")) {
+        while (const dirent *const task = readdir(tasks))
+            if (const int id = std::atoi(task->d_name); id > 0 && sched_getaffinity(id, sizeof one, &one) == 0)
+                CPU_OR(&all, &all, &one);
+        closedir(tasks);
+    }
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &set)) processors.push_back(cpu);
+        if (CPU_ISSET(cpu, &all)) processors.push_back(cpu);
 #endif
     return processors;
 }

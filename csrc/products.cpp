@@ -33,10 +33,11 @@ const uint16_t *plain_rows(const Product &p, int64_t begin, int64_t stop, uint16
     return copy;
 }
 
-// Rows of x are multiplied in groups: as few equal ones as the kernels' registers allow.
-int64_t groups_of(const Runtime &runtime, int64_t rows) {
-    const int64_t together = runtime.kernels_for(rows).together;
-    return (rows + together - 1) / together;
+// Rows of x are multiplied in groups: as few equal ones as the registers of the kernels of the product's form allow.
+int64_t groups_of(const Runtime &runtime, const Product &p) {
+    const bool blocks = is_blocks(p.weight.form);
+    const int64_t together = blocks ? runtime.block_kernels().together : runtime.kernels_for(p.rows).together;
+    return (p.rows + together - 1) / together;
 }
 
 // What the kernels of a product's form do.
@@ -65,7 +66,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
     int64_t owned = 0, groups = 0, used = 0, plain = 0, bytes = 0;
     for (int64_t i = 0; i < count; i++) {
         const Product &p = products[i];
-        bytes += p.weight.rows * p.weight.row_bytes() * groups_of(runtime, p.rows);
+        bytes += p.weight.rows * p.weight.row_bytes() * groups_of(runtime, p);
         int64_t other = 0;
         while (other < i && !(same_x(p, products[other]) && p.weight.form == products[other].weight.form)) other++;
         if (other < i) {
@@ -73,7 +74,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
             continue;
         }
         owners[owned] = i;
-        ends[owned++] = groups += groups_of(runtime, p.rows);
+        ends[owned++] = groups += groups_of(runtime, p);
         arranged[i] = used;
         used += padded(arranged_bytes(runtime, p, p.rows), LINE);
         const int64_t copy = padded(2 * std::min<int64_t>(p.rows, MAX_ROWS) * p.weight.columns, LINE);
@@ -88,7 +89,7 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
         int64_t owner = 0;
         while (item >= ends[owner]) owner++;
         const Product &p = products[owners[owner]];
-        const int64_t of = groups_of(runtime, p.rows), group = item - (ends[owner] - of);
+        const int64_t of = groups_of(runtime, p), group = item - (ends[owner] - of);
         const int64_t begin = p.rows * group / of, stop = p.rows * (group + 1) / of;
         const uint16_t *x = plain_rows(p, begin, stop, reinterpret_cast<uint16_t *>(plains + thread * plain));
         arrange_rows(runtime, p, x, stop - begin,
@@ -103,13 +104,13 @@ bool few(Runtime &runtime, const Product *products, int64_t count, const Ahead &
         int64_t passed = 0;
         for (int64_t i = 0; i < count && passed < stop; i++) {
             const Product &p = products[i];
-            const int64_t one = p.weight.row_bytes() * groups_of(runtime, p.rows), rows = p.weight.rows;
+            const int64_t one = p.weight.row_bytes() * groups_of(runtime, p), rows = p.weight.rows;
             // rows whose first byte lies in begin .. stop
             int64_t first = begin <= passed ? 0 : (begin - passed + one - 1) / one;
             int64_t end = stop <= passed ? 0 : (stop - passed + one - 1) / one;
             passed += rows * one;
             first = first < rows ? first : rows, end = end < rows ? end : rows;
-            const int64_t groups = groups_of(runtime, p.rows), near = NEAR / p.weight.row_bytes();
+            const int64_t groups = groups_of(runtime, p), near = NEAR / p.weight.row_bytes();
             // the next group reads the rows of the weight from a near cache
             const int64_t tall = groups == 1 || near > TILE ? TILE : near < LINE ? LINE : near;
             for (int64_t n = first; n < end; n += tall)

@@ -226,6 +226,7 @@ struct SimdRows {
                 case 7: return rows_of<Form, 7>(m, feed, x, first, end, y, stride);
                 case 8: return rows_of<Form, 8>(m, feed, x, first, end, y, stride);
             }
+        __builtin_trap();  // more rows than `together`: nothing would be written
     }
 
     static void rows(const Matrix &m, const Feed &feed, const void *arranged, int x_rows, int64_t first, int64_t end,

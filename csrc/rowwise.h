@@ -46,8 +46,7 @@ inline void encode_row(const uint16_t *x, const Rows &rows, uint8_t *out) {
     std::memcpy(out + nope, x + nope, size_t(2 * rows.rope_dim));
 }
 
-// sum_s softmax_s(score) * value of `count` rows in each of n channels; row s of `values` and `scores` at stride `s`.
-// `ring` gives the rows.
+// sum_s softmax_s(score) * value of `count` rows in each of n channels; `row` gives them.
 template <class Row>
 inline void compress_rows(int64_t count, int64_t n, const Row &row, uint16_t *out) {
     using S = Vector<4>;

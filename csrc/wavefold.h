@@ -116,9 +116,10 @@ typedef struct {
  * calls), and the kernels of `isa` (null: the best). Unless `batch_invariant`, many rows are multiplied faster in another
  * order than few; with it, row i of a batch has the same bytes whatever the batch.
  *
- * With WF_ACTIVATIONS_INT8 products of few rows with GGUF's blocks round their input to int8, one scale for 256 columns of a
- * row; more rows are multiplied as without it. Products with WF_FP4 and WF_FP8 matrices round their input to int8, one scale for 32 columns of a
- * row, in place of the rounding to e4m3 (x_fp8). Unless batch_invariant, a few rows are multiplied as without it.
+ * With WF_ACTIVATIONS_INT8 products with GGUF's blocks round their input to int8, one scale for 256 columns of a row: of
+ * few rows, and of many where a form has tiles for it (products_int8.cpp). Products with WF_FP4 and WF_FP8 matrices round
+ * their input to int8, one scale for 32 columns of a row, in place of the rounding to e4m3 (x_fp8). Unless
+ * batch_invariant, a few rows are multiplied as without it.
  *
  * A runtime may be called from several threads: one call runs at a time. It begins with one holder and is freed by the
  * last release; who calls must hold it. */

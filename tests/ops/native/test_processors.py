@@ -107,3 +107,28 @@ def test_runtimes_share_the_processors() -> None:
     assert len(set(both)) == (1 if processors < 4 else 2)
     if processors < 4:
         assert both == [1, 1]  # seats 0 and 1 of the first, then 0 and 1 of the second
+
+
+BOUND = """
+import os, torch
+from wavefold.ops import Runtime
+
+def threads():
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+torch.set_num_threads(2)
+torch.ones(4_000_000).sum()
+bound, before = os.sched_getaffinity(0), threads()
+runtime = Runtime(2)
+runtime.handle()
+print(len(bound), *(os.sched_getaffinity(worker) == bound for worker in threads() - before))
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2, reason="one processor alone, or no pins"
+)
+def test_a_worker_does_not_share_the_processor_that_openmp_bound_its_caller_to() -> None:
+    environment = os.environ | {"OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", BOUND], env=environment, timeout=120, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "False"], done.stderr[-2000:]
