@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 
 from tests.doctor import harms
+from tests.gguf_files import TINY, rewritten
+from tests.small import SMALL
 from wavefold import ModelConfig, ops, random_checkpoint
 from wavefold.doctor import CHECKS, Finding, Patient, examine
 from wavefold.locate import default_model
@@ -111,6 +114,31 @@ def test_nan_is_named_to_the_tensor(tmp_path: Path) -> None:
 
     found = failures(harms.with_tensors(MADE, tmp_path / "model", change), None)
     assert ("values", "layers.2 expert 3") in {(finding.check, finding.part) for finding in found}
+
+
+def test_missing_tensors_are_named_to_their_layer_alone(tmp_path: Path) -> None:
+    """Layer 1 has nothing to do with layer 10."""
+    config = SMALL.replace(num_hidden_layers=11, compress_ratios=(0,) * 12)
+    random_checkpoint(config, tmp_path / "whole", seed=3)
+    lost = {f"layers.{layer}.attn_norm.weight": None for layer in (1, 10)}
+    found = failures(harms.with_tensors(tmp_path / "whole", tmp_path / "model", lambda tensors: lost), None)
+    assert [(finding.part, finding.text) for finding in found if finding.check == "structure"] == [
+        (f"layers.{layer}", f"1 tensors missing: layers.{layer}.attn_norm.weight") for layer in (1, 10)
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(3, gguf.GGUFValueType.UINT32, None), ("normal", gguf.GGUFValueType.STRING, None),
+     (["normal"] * 320, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING)],
+    ids=["number", "text", "texts"],
+)  # fmt: skip
+def test_types_of_tokens_of_another_kind(value: tuple[object, ...], tmp_path: Path) -> None:
+    path = rewritten(TINY, tmp_path / "model.gguf", add={"tokenizer.ggml.token_type": value})
+    chosen = [check for check in CHECKS if check.name in ("structure", "tokenizer", "template")]
+    found = examine(Patient(path, None), checks=chosen).failures
+    assert {finding.part for finding in found} == {"tokenizer", "template"}
+    assert all(f"{path}: tokenizer.ggml.token_type is of another kind" in finding.text for finding in found)
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:

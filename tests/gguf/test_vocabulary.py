@@ -16,6 +16,7 @@ from wavefold.gguf.vocabulary import SPLITS
 from wavefold.system import Notice
 
 ARRAY, TEXT = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING
+UINT32, FLOAT32, BOOL = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
 SAMPLES = ["def add(a, b):\n    return a + b\n", "1234567 é 你好かな ½٣", "<｜User｜>hi<think> a\n\n  \n", ""]
 
 
@@ -83,6 +84,15 @@ def test_the_template_is_kept_as_a_text(tmp_path):
         ("tokenizer.ggml.tokens", (["a", "a"], ARRAY, TEXT), "token_type has 320 entries for 2 tokens"),
         ("tokenizer.ggml.tokens", (["a"] * 320, ARRAY, TEXT), "holds a text twice"),
         ("tokenizer.huggingface.json", ("{}", TEXT, None), "not a tokenizer file"),
+        (
+            "tokenizer.ggml.token_type",
+            (3, UINT32, None),
+            "tokenizer.ggml.token_type is of another kind (int)",
+        ),
+        ("tokenizer.ggml.token_type", ("x" * 320, TEXT, None), "tokenizer.ggml.token_type is of another kind (str)"),
+        ("tokenizer.ggml.token_type", (["a"] * 320, ARRAY, TEXT), "token_type is of another kind (list); expected an"),
+        ("tokenizer.ggml.token_type", ([1.0] * 320, ARRAY, FLOAT32), "is of another kind (float32 numbers)"),
+        ("tokenizer.ggml.token_type", ([True] * 320, ARRAY, BOOL), "is of another kind (bool numbers); expected"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used(key, value, message, tmp_path):
@@ -92,6 +102,13 @@ def test_a_vocabulary_that_cannot_be_used(key, value, message, tmp_path):
     assert str(path) in str(error.value)
     with pytest.warns(Notice, match="texts cannot be read, token ids can"):
         assert tokenizer_of(path) is None
+
+
+def test_tokens_of_another_kind_beside_a_whole_tokenizer(original, tmp_path):
+    add = {"tokenizer.huggingface.json": (original._text, TEXT, None), "tokenizer.ggml.tokens": (7, UINT32, None)}
+    path = rewritten(TINY, tmp_path / "model.gguf", add=add)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: holds no tokenizer.ggml.tokens, a list of texts")):
+        Tokenizer.load(path)
 
 
 def test_the_front_door(tmp_path):

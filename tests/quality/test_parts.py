@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from wavefold.chat.tool_calls import ToolCall, calls_text
 from wavefold.locate import default_model
 from wavefold.quality.cases import CHATS, FORM_CASES, TOOL_CASES, TOOLS
 from wavefold.quality.chats import Chats
-from wavefold.quality.forms import begins_valid, is_valid
+from wavefold.quality.forms import Forms, begins_valid, is_valid
 from wavefold.quality.loops import loops
 from wavefold.quality.needles import CANDIDATES, Needles
 from wavefold.quality.passages import Passage, load_texts, passages_of
@@ -140,6 +141,30 @@ def test_a_model_without_the_marks_of_chats_is_told_from_one_that_fails():
     subject = SimpleNamespace(tokenizer=SimpleNamespace(has=lambda token: token != DSML))
     assert Tools(Settings()).problem(subject) == f"the tokenizer lacks {DSML}"
     assert Chats(Settings()).problem(subject) == ""
+
+
+@pytest.mark.parametrize("part", [Forms, Tools])
+def test_draws_of_a_case_are_no_cases(part):
+    """By hand: cases are off by 1, 0 and -1 of 6 answers, so that the error is sqrt(3/2 * 2/36)."""
+    draws = [[True, True], [True, False], [False, False]]
+    figures = part(Settings()).figures([{"free": one, "held": one, "nats": [1.0], "right": 0.5} for one in draws])
+    for figure in figures[:2]:
+        assert (figure.value, figure.num, figure.den) == (0.5, (2, 1, 0), (2, 2, 2))
+        assert figure.se == pytest.approx(math.sqrt(1 / 12))
+
+
+def test_turns_and_draws_of_a_chat_are_one_group():
+    """By hand, for 1 of 1 and 0 of 3 marks: both chats are off by 3/16, so that the error is sqrt(2/1 * 2) * 3/16."""
+    common = {"template": False, "problem": "", "same": False}
+    results = [
+        {**common, "end_marks": [True], "end_nats": [2.0], "answers": [[4.0, 2]], "stops": [True, False]},
+        {**common, "end_marks": [False] * 3, "end_nats": [1.0] * 3, "answers": [[2.0, 2]] * 3, "stops": [False] * 2},
+    ]
+    marks, stops, answers, ends = Chats(Settings()).figures(results)
+    assert (marks.value, marks.se) == (0.25, pytest.approx(3 / 8))
+    assert (stops.value, stops.se) == (0.25, pytest.approx(0.25))
+    assert (answers.value, answers.se) == (1.25, pytest.approx(3 / 8))
+    assert (ends.value, ends.se) == (1.25, pytest.approx(3 / 8))
 
 
 def test_blocks_and_rows_follow_bytes():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wavefold.quality.statistics import Difference, Figure, figure_of, share_of
+from wavefold.quality.statistics import Difference, Figure, figure_of, grouped_share_of, share_of
 
 
 def test_a_mean_has_the_error_that_scipy_gives():
@@ -60,3 +60,25 @@ def test_one_group_says_nothing_of_its_error():
     assert math.isnan(figure_of("p", "f", "all", [(1, 2)]).se)
     assert figure_of("p", "f", "all", [(1, 2)]).values()["se"] is None
     assert figure_of("p", "f", "all", [(0, 0)]) is None
+
+
+def test_draws_of_a_case_are_one_group():
+    """By hand: 3 of 6 answers, cases off by 1, 0 and -1 of 6: sqrt(3/2 * 2/36)."""
+    figure = grouped_share_of("p", "f", "all", [[True, True], [True, False], [False, False]])
+    assert figure.value == 0.5 and figure.is_share
+    assert figure.se == pytest.approx(math.sqrt(1 / 12))
+
+
+def test_draws_add_no_cases():
+    """10 cases with answers all alike within a case: as many draws as one likes say no more than one."""
+    cases = [[True], [True], [False], [True], [False], [False], [True], [True], [True], [False]]
+    errors = {draws: grouped_share_of("p", "f", "all", [case * draws for case in cases]).se for draws in (2, 8)}
+    assert errors[2] == errors[8] == pytest.approx(stats.sem([float(case[0]) for case in cases]))
+
+
+def test_groups_that_are_alike_have_the_error_of_as_many_cases():
+    whole = grouped_share_of("p", "f", "all", [[True, True]] * 10)
+    assert whole.se == share_of("p", "f", "all", [True] * 10).se > 0
+    none = grouped_share_of("p", "f", "all", [[False, False]] * 10)
+    assert abs(Difference(whole, none).errors) > 3
+    assert math.isnan(grouped_share_of("p", "f", "all", [[True, True]]).se)

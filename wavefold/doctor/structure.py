@@ -39,10 +39,12 @@ def structure(patient: Patient) -> Iterator[Finding]:
     fit = Fit(model, kinds_of(stored.refs, is_gguf(patient.path)), None, False)
     problems = fit.problems
     for title, names in (("missing", problems.missing), ("unexpected", problems.unexpected), ("wrong", problems.wrong)):
-        parts = by_part(name.split(" ")[0] for name in names)
-        for part, count in parts.items():
-            found = [name for name in names if name.startswith(part)]
-            yield failed(part, f"{count} tensors {title}: {listed(found)}", AGAIN)
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            [part] = by_part([name.split(" ")[0]])
+            parts.setdefault(part, []).append(name)
+        for part, found in parts.items():
+            yield failed(part, f"{len(found)} tensors {title}: {listed(found)}", AGAIN)
     if problems.missing or problems.unexpected or problems.wrong:
         return
     patient.refs = stored.refs

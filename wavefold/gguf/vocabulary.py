@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 SPLITS = (
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
@@ -36,7 +38,7 @@ def tokenizer_texts(path: Path, values: dict[str, Any]) -> tuple[str, str]:
         raise ValueError(f"{path}: tokenizer.huggingface.json is no text")
     if whole is None:
         whole = json.dumps(_tokenizer(path, values), ensure_ascii=False)
-    return whole, json.dumps(_config(values), indent=1, ensure_ascii=False) + "\n"
+    return whole, json.dumps(_config(path, values), indent=1, ensure_ascii=False) + "\n"
 
 
 def _tokenizer(path: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -89,15 +91,21 @@ def _kinds(path: Path, values: dict[str, Any], tokens: list[str], pairs: list[li
     if kinds is None:
         products = {"".join(pair) for pair in pairs}
         return [NORMAL if len(token) == 1 or token in products else CONTROL for token in tokens]
+    if not isinstance(kinds, np.ndarray) or kinds.dtype.kind not in "iu":
+        shown = f"{kinds.dtype} numbers" if isinstance(kinds, np.ndarray) else type(kinds).__name__
+        raise ValueError(
+            f"{path}: tokenizer.ggml.token_type is of another kind ({shown}); expected an array of integers, one for "
+            "each token; convert the file again"
+        )
     if len(kinds) != len(tokens):
         raise ValueError(f"{path}: tokenizer.ggml.token_type has {len(kinds):,} entries for {len(tokens):,} tokens")
     listed: list[int] = kinds.tolist()
     return listed
 
 
-def _config(values: dict[str, Any]) -> dict[str, Any]:
+def _config(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The keys of tokenizer_config.json, as far as the file says them."""
-    tokens = values.get("tokenizer.ggml.tokens") or []
+    tokens = _texts(path, values, "tokenizer.ggml.tokens") if "tokenizer.ggml.tokens" in values else []
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": bool(values.get("tokenizer.ggml.add_bos_token", False)),

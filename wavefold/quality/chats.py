@@ -9,6 +9,7 @@ the template writes it; the end mark is scored in V4's encoding, in which it alw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from wavefold.engine import Sampling
 from wavefold.quality.cases import CHATS
 from wavefold.quality.part import Part, Result, Unit, present
 from wavefold.quality.settings import BYTES_A_TOKEN, Settings
-from wavefold.quality.statistics import Figure, figure_of, share_of
+from wavefold.quality.statistics import Figure, figure_of, grouped_share_of, share_of
 from wavefold.quality.subject import Subject
 
 ANSWER_TOKENS = 96
@@ -76,17 +77,20 @@ class Chats(Part):
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         templates = [result for result in results if result["template"]]
+        answers = [
+            (math.fsum(nats for nats, _ in result["answers"]), sum(tokens for _, tokens in result["answers"]))
+            for result in results
+        ]  # fmt: skip
         return present(
             [share_of(self.name, "chats that the template writes as V4's encoding", "all",
                       [result["same"] for result in templates]),
-             share_of(self.name, "right answers with the end mark after them", "all",
-                      [mark for result in results for mark in result["end_marks"]]),
-             share_of(self.name, "answers that stop by themselves", f"within {ANSWER_TOKENS} tokens",
-                      [stop for result in results for stop in result["stops"]]),
-             figure_of(self.name, "nats per token", "right answers",
-                       [tuple(pair) for result in results for pair in result["answers"]], "low"),
+             grouped_share_of(self.name, "right answers with the end mark after them", "all",
+                              [result["end_marks"] for result in results]),
+             grouped_share_of(self.name, "answers that stop by themselves", f"within {ANSWER_TOKENS} tokens",
+                              [result["stops"] for result in results]),
+             figure_of(self.name, "nats per token", "right answers", answers, "low"),
              figure_of(self.name, "nats", "end mark after right answers",
-                       [(nats, 1) for result in results for nats in result["end_nats"]], "low")]
+                       [(math.fsum(result["end_nats"]), len(result["end_nats"])) for result in results], "low")]
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from wavefold.engine import Sampling
 from wavefold.quality.cases import FORM_CASES, FormCase
 from wavefold.quality.part import Part, Result, Unit, present
 from wavefold.quality.settings import BYTES_A_TOKEN, Settings
-from wavefold.quality.statistics import Figure, figure_of, share_of
+from wavefold.quality.statistics import Figure, figure_of, grouped_share_of
 from wavefold.quality.subject import Subject
 
 ANSWER_TOKENS = 96
@@ -53,12 +53,11 @@ class Forms(Part):
         }  # fmt: skip
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
-        free = [valid for result in results for valid in result["free"]]
-        bound = [valid for result in results for valid in result["held"]]
+        free, bound = ([result[key] for result in results] for key in ("free", "held"))
         pairs = [(sum(result["nats"]), len(result["nats"])) for result in results]
         return present(
-            [share_of(self.name, "valid answers", "by itself", free),
-             share_of(self.name, "valid answers", "held by the grammar", bound),
+            [grouped_share_of(self.name, "valid answers", "by itself", free),
+             grouped_share_of(self.name, "valid answers", "held by the grammar", bound),
              figure_of(self.name, "nats per token", "right answers", pairs, "low")]
         )  # fmt: skip
 

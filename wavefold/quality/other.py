@@ -1,22 +1,27 @@
-"""The other model's logits on disk, while both are not in memory at once."""
+"""The other model's logits on disk, while both are not in memory at once.
+
+A passage has gigabytes of them with a large vocabulary. So they are written a few rows at a time, as the model makes
+them, and the file is mapped where it is read.
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from wavefold.atomic import write_file
+from wavefold.checkpoint.write import Entry, layout
 from wavefold.engine.logprobs import nats_of
 from wavefold.quality.subject import Ids, Subject
 
 
 class OtherLogits(NamedTuple):
-    """`logits` float32 [n, vocab] after `ends` bytes of the text, and the `nats` of the token after each.
+    """`logits` float32 [n, vocab], mapped, after `ends` bytes of the text, and the `nats` of the token after each.
 
     `row_of`: which row has read so many bytes. `ids`: the token of each row.
     """
@@ -30,18 +35,29 @@ class OtherLogits(NamedTuple):
     @classmethod
     def write(cls, path: Path, subject: Subject, ids: Ids, wanted: range) -> None:
         """Reads a text and writes the rows in `wanted`, in one step."""
-        logits = torch.empty(len(wanted), subject.vocab_size)
-        for row, part in subject.rows(ids.ids, wanted):
-            logits[row - wanted.start : row - wanted.start + len(part)] = part
-        following = torch.tensor(ids.ids[wanted.start + 1 : wanted.stop + 1])
-        nats = torch.cat(list(map(nats_of, logits.split(64), following.split(64))))
+        nats = torch.empty(len(wanted), dtype=torch.float64)
         tensors = {
-            "logits": logits, "nats": nats, "ends": torch.tensor(ids.ends[wanted.start : wanted.stop]),
+            "nats": nats, "ends": torch.tensor(ids.ends[wanted.start : wanted.stop]),
             "ids": torch.tensor(ids.ids[wanted.start : wanted.stop]),
+            "logits": torch.empty(len(wanted), subject.vocab_size, device="meta"),
         }  # fmt: skip
-        unfinished = path.with_suffix(".part")
-        save_file(tensors, unfinished)
-        os.replace(unfinished, path)
+        (*names, last), header = layout(
+            {name: Entry(tuple(tensor.shape), tensor.dtype, tensor.detach) for name, tensor in tensors.items()}
+        )
+        assert last == "logits"
+
+        def fill(file: BinaryIO) -> None:
+            file.seek(len(header) + sum(tensors[name].nbytes for name in names))
+            for row, part in subject.rows(ids.ids, wanted):
+                following = torch.tensor(ids.ids[row + 1 : row + 1 + len(part)])
+                nats[row - wanted.start : row - wanted.start + len(part)] = nats_of(part, following)
+                file.write(part.contiguous().numpy().data)
+            file.seek(0)
+            file.write(header)
+            for name in names:
+                file.write(tensors[name].numpy().data)
+
+        write_file(path, fill)
 
     @classmethod
     def read(cls, path: Path) -> OtherLogits:

@@ -3,22 +3,23 @@
     value = sum(num) / sum(den)          nats a token: num = nats of a block of text, den = its tokens
 
 Tokens of a block depend on each other, so blocks are what is counted, by the linearized variance of a ratio (Cochran,
-Sampling Techniques, 1977, section 6.3). Where every case is alike the variance would be 0: a share k / n has
-sqrt(p (1 - p) / (n + 4)) at p = (k + 2) / (n + 4) in its place (Agresti and Coull, 1998).
+Sampling Techniques, 1977, section 6.3). The draws of a case depend on each other too, so a case is one group of them.
+Where every case is alike the variance would be 0: a share k / n of cases has sqrt(p (1 - p) / (n + 4)) at
+p = (k + 2) / (n + 4) in its place (Agresti and Coull, 1998), and so has any share with one answer to a case.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure of one part. `of`: which texts, positions, lengths; "all" for all of them. `num`, `den`: by group.
 
-    `better`: "low", "high" or "" where neither is. `is_share`: each case counts 0 or 1.
+    `better`: "low", "high" or "" where neither is. `is_share`: `num` of the `den` answers of a group are right.
     """
 
     part: str
@@ -40,8 +41,10 @@ class Figure:
     @property
     def se(self) -> float:
         """The standard error; NaN for one group, which says nothing about others."""
-        if self.is_share:
-            return agresti_coull(math.fsum(self.num), len(self.num))
+        total, right = math.fsum(self.den), math.fsum(self.num)
+        alike = all(num * total == right * den for num, den in zip(self.num, self.den, strict=True))
+        if self.is_share and (set(self.den) == {1.0} or (alike and len(self.num) > 1)):
+            return agresti_coull(right * len(self.num) / total, len(self.num))
         return _spread(self._residuals())
 
     def _residuals(self) -> list[float]:
@@ -68,9 +71,15 @@ def figure_of(part: str, name: str, of: str, pairs: Sequence[tuple[float, float]
 
 def share_of(part: str, name: str, of: str, cases: Sequence[bool], better: str = "high") -> Figure | None:
     """Returns the share of cases that are True, or None for no cases."""
-    if not cases:
-        return None
-    return Figure(part, name, of, tuple(map(float, cases)), (1.0,) * len(cases), better, True)
+    return grouped_share_of(part, name, of, [[case] for case in cases], better)
+
+
+def grouped_share_of(
+    part: str, name: str, of: str, groups: Sequence[Sequence[bool]], better: str = "high"
+) -> Figure | None:  # fmt: skip
+    """Returns the share of answers that are True, or None for no answers. Answers of a group depend on each other."""
+    figure = figure_of(part, name, of, [(sum(group), len(group)) for group in groups], better)
+    return None if figure is None else replace(figure, is_share=True)
 
 
 def agresti_coull(count: float, of: int) -> float:

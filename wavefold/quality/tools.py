@@ -15,7 +15,7 @@ from wavefold.engine import Sampling
 from wavefold.quality.cases import TOOL_CASES, TOOLS, TOOLS_TEXT, ToolCase
 from wavefold.quality.part import Part, Result, Unit, present
 from wavefold.quality.settings import BYTES_A_TOKEN, Settings
-from wavefold.quality.statistics import Figure, figure_of, share_of
+from wavefold.quality.statistics import Figure, figure_of, grouped_share_of
 from wavefold.quality.subject import Subject
 
 ANSWER_TOKENS = 128
@@ -61,12 +61,11 @@ class Tools(Part):
         }  # fmt: skip
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
-        free = [valid for result in results for valid in result["free"]]
-        bound = [valid for result in results for valid in result["held"]]
+        free, bound = ([result[key] for result in results] for key in ("free", "held"))
         pairs = [(result["right"], 1) for result in results]
         return present(
-            [share_of(self.name, "valid calls", "by itself", free),
-             share_of(self.name, "valid calls", "held by the grammar", bound),
+            [grouped_share_of(self.name, "valid calls", "by itself", free),
+             grouped_share_of(self.name, "valid calls", "held by the grammar", bound),
              figure_of(self.name, "probability of the right tool", "all", pairs, "high")]
         )  # fmt: skip
 

@@ -19,13 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wavefold.checkpoint.save import entries_in, values_for
 from wavefold.checkpoint.side_files import copy_side_files
 from wavefold.checkpoint.write import Entry, write_checkpoint
 from wavefold.checkpoint.write_gguf import GgufTensor, Value, gguf_size, write_gguf
-from wavefold.experts.table import MATRICES
+from wavefold.config import ModelConfig
+from wavefold.experts.table import MATRICES, routed_expert
 from wavefold.gguf.table import experts_name, gguf_name
-from wavefold.quant.encode import TYPES, as_bytes, encode, ggml_type, mxfp4_of_fp4
-from wavefold.quant.encode.plain import fp4
+from wavefold.model import Transformer
+from wavefold.model.origin import Origin
+from wavefold.quant import Weight
+from wavefold.quant.encode import TYPES, as_bytes, encode, fp4_of_mxfp4, ggml_type, mxfp4_of_fp4
 from wavefold.quantize.importance import Importance
 from wavefold.quantize.metadata import model_keys, tokenizer_keys
 from wavefold.quantize.mixed import Place
@@ -46,9 +50,13 @@ class Export:
         """
         self.source, self.types, self.importance, self.dense = source, types, importance, dense
         self.kept = source.all_experts if kept is None else list(kept)
-        self.config = source.config.replace(n_routed_experts=len(self.kept[0]))
-        self._last: tuple[tuple[int, int, str], tuple[Tensor, Tensor]] | None = None
-        assert all(len(experts) == len(self.kept[0]) for experts in self.kept)
+        counts = sorted({len(experts) for experts in self.kept})
+        if len(counts) != 1:
+            raise ValueError(
+                f"layers that keep {' and '.join(map(str, counts))} experts are not allowed; expected one number; keep "
+                "the same number in each layer"
+            )
+        self.config = source.config.replace(n_routed_experts=counts[0])
         for (layer, matrix), name in types.items():
             ggml_type(name).row_bytes(source.expert(layer, 0, matrix).shape[1])
 
@@ -96,8 +104,16 @@ class Export:
                 assert weight.scales is not None
                 yield mxfp4_of_fp4(weight.codes, weight.scales)
             else:
-                columns, moments = self._columns(layer, expert, matrix), self._moments(layer, expert, matrix)
-                yield encode(weight.decode(torch.float32), name, columns, moments).rows
+                yield self._encoded(weight, name, (layer, expert, matrix))
+
+    def _encoded(self, weight: Weight, name: str, place: tuple[int, int, str] | None) -> Tensor:
+        """Returns the bytes of a matrix in the type `name`, rounded alike for both layouts.
+
+        `place`: layer, expert and matrix in the importance; None for an MTP module, of which it says nothing.
+        """
+        columns = None if place is None else self._columns(*place)
+        moments = None if place is None else self._moments(*place)
+        return encode(weight.decode(torch.float32), name, columns, moments).rows
 
     def _columns(self, layer: int, expert: int, matrix: str) -> Tensor | None:
         return None if self.importance is None else self.importance.columns(layer, expert, matrix)
@@ -135,51 +151,51 @@ class Export:
     # -- the official layout ---------------------------------------------------------------------------------------
 
     def write_official(self, path: Path, on_shard: Callable[[int, int], None] = lambda done, of: None) -> None:
-        """Write a checkpoint folder with FP4 experts. Raises ValueError for other types, and for pruning beside MTP."""
+        """Write a checkpoint folder with FP4 experts, those of MTP too. With fewer experts, MTP is left out.
+
+        Raises ValueError for other types.
+        """
         if other := sorted(set(self.types.values()) - {"mxfp4"}):
             raise ValueError(
                 f"the official layout has no {', '.join(other)}; expected mxfp4, or a name ending in .gguf"
             )
         pruned = len(self.kept[0]) < self.source.config.n_routed_experts
         names = [name for name in self.source.names if not (pruned and name.startswith("mtp."))]
-        config = (self.config.without_mtp() if pruned else self.config).replace(expert_dtype="fp4")
         entries: dict[str, Entry] = {}
         for name in names:
-            if ".ffn.experts." not in name or name.startswith("mtp."):
+            if routed_expert(name) is None:
                 tensor = self._kept_rows(name)
                 entries[name] = Entry(tuple(tensor.shape), tensor.dtype, functools.partial(self._kept_rows, name))
+            elif name.startswith("mtp.") and name.endswith(".weight"):
+                entries |= self._official_expert(name.removesuffix("weight"), self.source.weight(name), None)
         for layer, experts in enumerate(self.kept):
             for number, expert in enumerate(experts):
                 for matrix in MATRICES:
-                    entries |= self._official_expert(layer, number, expert, matrix)
-        values = config.written_over(self.source.values) if not pruned else None
+                    weight, dot = self.source.expert(layer, expert, matrix), f"{expert_name(layer, number, matrix)}."
+                    entries |= self._official_expert(dot, weight, (layer, expert, matrix))
+        config = (self.config.without_mtp() if pruned else self.config).replace(expert_dtype="fp4")
         write_checkpoint(
-            path, config, entries, on_shard, lambda folder: copy_side_files(self.source.folder, folder), values
-        )
+            path, config, entries, on_shard, lambda folder: copy_side_files(self.source.folder, folder),
+            self._official_keys(config, pruned),
+        )  # fmt: skip
 
-    def _official_expert(self, layer: int, number: int, expert: int, matrix: str) -> dict[str, Entry]:
-        rows, columns = self.source.expert(layer, expert, matrix).shape
-        name = expert_name(layer, number, matrix)
-        place = layer, expert, matrix
-        return {
-            f"{name}.weight": Entry((rows, columns // 2), torch.int8, lambda: self._fp4(place)[0].view(torch.int8)),
-            f"{name}.scale": Entry((rows, columns // 32), torch.float8_e8m0fnu,
-                                   lambda: self._fp4(place)[1].view(torch.float8_e8m0fnu)),
-        }  # fmt: skip
+    def _official_keys(self, config: ModelConfig, pruned: bool) -> dict[str, object]:
+        """Returns the keys of config.json: the source's with FP4 experts. A pruned model has those of `config`."""
+        model = Transformer(config)
+        model.origin = None if pruned else Origin(self.source.folder, self.source.values)
+        dtype = self.source.tensor("embed.weight").dtype
+        return values_for(model, {"fp4"}, "fp4", is_named=True, dtype=dtype)
 
-    def _fp4(self, place: tuple[int, int, str]) -> tuple[Tensor, Tensor]:
-        """Returns codes and scales of a matrix. Those of the last one are kept: a file has a matrix's two in a row."""
-        if self._last is not None and self._last[0] == place:
-            return self._last[1]
-        weight = self.source.expert(*place)
-        if weight.format.name == "fp4":
-            assert weight.scales is not None
-            return weight.codes, weight.scales
-        columns = self._columns(*place)
-        values = weight.decode(torch.float32)
-        parts = fp4(values, torch.ones_like(values) if columns is None else columns.expand_as(values))
-        self._last = place, parts
-        return parts
+    def _official_expert(self, dot: str, weight: Weight, place: tuple[int, int, str] | None) -> dict[str, Entry]:
+        """Returns the entries of a routed expert's matrix in FP4. FP4 stays as it is. `dot`: its name and a dot."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            if weight.format.name == "fp4":
+                assert weight.scales is not None
+                return weight.codes, weight.scales.view(torch.float8_e8m0fnu)
+            return fp4_of_mxfp4(self._encoded(weight, "mxfp4", place))
+
+        return dict(entries_in("fp4", dot, weight.shape, make))
 
 
 def _flat_bytes(tensor: Tensor) -> Tensor:
