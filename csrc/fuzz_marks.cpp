@@ -14,8 +14,10 @@ struct Unmarked {
     Unmarked(Held &held, const Model &model, const Sequences &from, const int64_t *all_ids, bool cut) {
         std::vector<int64_t> kept;
         for (const wf_span &span : from.spans) {
-            spans.push_back(
-                {span.position, cut && span.marked ? span.mark : span.tokens, span.views, nullptr, nullptr, 0});
+            wf_span plain = span;
+            plain.tokens = cut && span.marked ? span.mark : span.tokens;
+            plain.staged = plain.marked = nullptr, plain.mark = 0;
+            spans.push_back(plain);
             kept.insert(kept.end(), all_ids, all_ids + spans.back().tokens);
             all_ids += span.tokens;
             staged.emplace_back();
