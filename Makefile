@@ -92,7 +92,6 @@ demo: $(STAMP)
 	@printf '%s' "$$HELD_OUT"
 	@$(BIN)/wavefold run $(DEMO) -p "$$HELD_OUT"
 
-# Random calls of the CPU kernels under the address and undefined-behaviour sanitizers; a million take half an hour.
 threads: $(STAMP)
 	cmake -S csrc -B build/threads -DWF_SANITIZE_THREADS=ON -DWF_FUZZ=ON -DCMAKE_BUILD_TYPE=Release
 	cmake --build build/threads -j2 --target hammer
@@ -109,13 +108,14 @@ kills-batch: $(STAMP)
 soak-stream: $(STAMP)
 	$(BIN)/python bench/soak_stream.py $(MODEL) --seconds $(SOAK_S)
 
-# Requests come, go, are aborted and preempted at random in tiny pools; some minutes on one core.
 distribution: $(STAMP)
 	$(BIN)/python -m tests.engine.distribution
 
+# Requests come, go, are aborted and preempted at random in tiny pools; some minutes on one core.
 traces: $(STAMP)
 	$(BIN)/python -m tests.engine.traces --steps $(STEPS) --seed $(SEED)
 
+# Random calls of the CPU kernels under the address and undefined-behaviour sanitizers; a million take half an hour.
 fuzz:
 	cmake -S csrc -B build/sanitize -DWF_SANITIZE=ON
 	cmake --build build/sanitize

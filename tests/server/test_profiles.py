@@ -154,9 +154,7 @@ def test_an_answer_goes_on_with_the_last_turn_of_a_template(tmp_path: Path) -> N
     assert tokenizer.decode(ids) == start and ids.count(tokenizer.token_id("<mark9>")) == 2
     for template in ("{{ messages[0].content }}", TEMPLATE + TEMPLATE):
         served = serving(None, bare(template), tmp_path)
-        with pytest.raises(
-            Refused, match=r"writes the last turn [02] times.* end the messages with"
-        ):
+        with pytest.raises(Refused, match=r"writes the last turn [02] times.* end the messages with"):
             PROTOCOLS[PATH].asked(json.dumps(body).encode(), {}, served)
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="do part I of N alone, from 1/N to N/N: every N-th line of IN. Give each shard an OUT of "
                         "its own; together they hold each line once")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
-                        help="to the bit the answers of each line alone, whatever runs beside it")  # fmt: skip
+                        help="each answer is the one that its line has alone, to the bit")  # fmt: skip
     add_memory(parser, prefix=True)
     add_arithmetic(parser)
     add_tuning(parser)

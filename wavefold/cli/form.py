@@ -15,7 +15,7 @@ def add_form(parser: argparse.ArgumentParser) -> None:
                        help="answers are JSON that the schema in this file allows; '-' is stdin")  # fmt: skip
     group.add_argument("--regex", metavar="EXPRESSION", help="answers match this expression as a whole")
     group.add_argument("--choice", action="append", metavar="TEXT",
-                       help="answers are this text, or that of another --choice")  # fmt: skip
+                       help="answers are this text; again for others that are allowed")  # fmt: skip
 
 
 def form_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -64,8 +64,8 @@ def _add_prefix(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, metavar="DIR",
                         help="where it is kept (default: ~/.cache/wavefold/prefix)")  # fmt: skip
     parser.add_argument("--snapshot-every", type=int, metavar="N",
-                        help="tokens of a prompt from one state that it can go on from to the next, a multiple of 128 "
-                        "(default 2048): fewer compute less again, and cost memory and disk")  # fmt: skip
+                        help="keep a state to go on from after every N tokens of a prompt, a multiple of 128 (default "
+                        "2048): a smaller N computes less again, and costs memory and disk")  # fmt: skip
 
 
 def prefix_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -45,19 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     _add_limits(parser)
     parser.add_argument("--name", action="append", metavar="NAME",
-                        help="under which requests ask for the model; further ones too (default: the folder's name, "
+                        help="the model's name in requests; again for other names of it (default: the folder's name, "
                         "'wavefold' for the shipped model)")  # fmt: skip
     parser.add_argument("--profile", metavar="NAME",
                         help="how chats become prompts (default: by what lies beside the weights)")  # fmt: skip
     parser.add_argument("--width", type=int, default=WIDTH, metavar="N",
                         help=f"answers that are computed together, at most; others wait (default {WIDTH})")  # fmt: skip
     parser.add_argument("--cache-tokens", type=int, metavar="N",
-                        help="tokens of all answers and of cached prompts together (default: as many as suit)"
+                        help="tokens of all answers and of cached prompts together (default: as many as suit; with "
+                        "--models 32,768 of each)"
     )  # fmt: skip
     parser.add_argument("--draft-depth", type=int, default=0, metavar="N",
                         help="tokens that are guessed and verified in one pass, at most (default 0)")  # fmt: skip
     parser.add_argument("--batch-invariant", action="store_true",
-                        help="to the bit the answers of each request alone, whatever runs beside it")  # fmt: skip
+                        help="each answer is the one that its request has alone, to the bit")  # fmt: skip
     parser.add_argument("--jobs", type=Path, metavar="DIR",
                         help="work on the queue in DIR while nobody asks, and offer it as /v1/files and /v1/batches"
     )  # fmt: skip
