@@ -288,6 +288,18 @@ class TestMasks:
             assert not re.search("^[0-9]|[0-9]{2}", text)
         assert good.tokens == alone
 
+    def test_a_grammar_at_its_limits_is_there_for_others(self, llm: LLM) -> None:
+        """For answers beside it with the same constraint, and for later ones."""
+        expression = "([a-z]{1,100}[0-9]?){50}"
+        calm = Sampling(regex=expression, max_tokens=30, temperature=0)
+        [alone] = llm.generate(["x = "], calm)
+        wild = [Sampling(regex=expression, max_tokens=200, temperature=3.0, seed=seed) for seed in range(4)]
+        *bad, beside = llm.generate(["x = "] * 5, [*wild, calm])
+        assert "error" in [answer.finish_reason for answer in bad]
+        [later] = llm.generate(["x = "], calm)
+        assert [one.finish_reason for one in (alone, beside, later)] == ["length"] * 3
+        assert later.tokens == alone.tokens
+
     @staticmethod
     def _grammars(llm: LLM) -> Grammars:
         assert llm.tokenizer is not None

@@ -264,6 +264,29 @@ class TestOrder:
 
 
 class TestAbort:
+    @pytest.mark.parametrize("ends", ["a", "b", "c"])
+    def test_amid_the_planning_of_a_step(self, ends: str) -> None:
+        """As when the interpreter collects a stream then: one that decodes, one being admitted, one that waits."""
+        scheduler = Scheduler(num_blocks=8, max_running=3, step_tokens=100)
+        requests = {id: added(scheduler, id, 10) for id in "a"}
+        step(scheduler)
+        requests |= {id: added(scheduler, id, 10) for id in "bc"}
+        aborted: list[str] = []
+
+        def find(request: Request) -> int:
+            if not aborted:
+                aborted.append(ends)
+                scheduler.abort(ends)
+            return 0
+
+        step(scheduler, find=find)
+        while not scheduler.idle:
+            step(scheduler)
+        assert {id: request.finish_reason for id, request in requests.items()} == {
+            id: "abort" if id == ends else "length" for id in "abc"
+        }
+        assert scheduler.num_free == 8 and len(requests[ends].output) < 10
+
     def test_waiting(self) -> None:
         scheduler = Scheduler(1, 1, 100)
         request = added(scheduler, "a", 5)

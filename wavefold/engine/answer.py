@@ -118,11 +118,12 @@ class Answer:
     def end(self, reason: str, error: str = "") -> None:
         """Ends the answer: text that was kept back is given. An answer that has ended stays as it is."""
         if self.finish_reason is None:
-            self.finish_reason = {"length": self.limit, "abort": "interrupted"}.get(reason, reason)
             self.error = error or self.error
             if self._decoder is not None and not self._stops.found:
                 self._push(self._stops.push(self._decoder.finish()))
                 self._push(self._stops.finish())
+            # last: another thread may read, and takes an answer with a reason for whole
+            self.finish_reason = {"length": self.limit, "abort": "interrupted"}.get(reason, reason)
 
     def _push(self, piece: str) -> None:
         if piece:

@@ -9,9 +9,10 @@ tokens out of its masks. While an answer reasons, thinking.py has the mask.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -181,11 +182,12 @@ class Grammars:
             max_items_in_row=ROW_ITEMS, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False
         )
         assert self._tokenizer is not None
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=limits)
+        make = functools.partial(llguidance.LLMatcher, self._tokenizer, source, log_level=0, limits=limits)
+        matcher = make()
         problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if problems:
             return _one_line("; ".join(problems))
-        grammar = Grammar(matcher, self._vocab_size, markup)
+        grammar = Grammar(make, self._vocab_size, markup)
         return grammar.problem_at_once() or grammar
 
     def _of_calls(self, constraint: Constraint) -> Grammar:
@@ -240,22 +242,25 @@ def _short(text: str) -> str:
 
 
 class Grammar:
-    """A compiled constraint. Answers share it."""
+    """A constraint that compiles. `make` returns a matcher of it.
+
+    Each answer has one of its own: copies of a matcher share a lexer, and where one of them meets its limits all end.
+    """
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, vocab_size: int, markup: Markup | None = None,
+        self, make: Callable[[], llguidance.LLMatcher], vocab_size: int, markup: Markup | None = None,
         thinking: Thinking | None = None,
     ):  # fmt: skip
-        self._matcher, self._vocab_size, self._markup, self._thinking = matcher, vocab_size, markup, thinking
+        self._make, self._vocab_size, self._markup, self._thinking = make, vocab_size, markup, thinking
 
     def after(self, thinking: Thinking) -> Grammar:
         """Returns the grammar of an answer that reasons first."""
-        return Grammar(self._matcher, self._vocab_size, self._markup, thinking)
+        return Grammar(self._make, self._vocab_size, self._markup, thinking)
 
     def start(self) -> GrammarState:
         """Returns the state before an answer's first token."""
         markup = None if self._markup is None else self._markup.start()
-        return GrammarState(self._matcher.deep_copy(), self._vocab_size, markup, self._thinking)
+        return GrammarState(self._make(), self._vocab_size, markup, self._thinking)
 
     def problem_at_once(self) -> str:
         """Returns why no answer can come to its second token, or an empty text."""

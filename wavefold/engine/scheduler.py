@@ -109,6 +109,9 @@ class Scheduler:
         self._requests: dict[Hashable, Request] = {}
         self._released: list[Request] = []
         self._plan: Plan | None = None
+        self._is_planning = False
+        self._aborted: list[Hashable] = []
+        """Requests that were aborted while a step is planned, as when the interpreter collects a stream."""
         self._step = self._number = 0
 
     @property
@@ -156,6 +159,9 @@ class Scheduler:
 
         An id that neither waits nor runs has ended before its abort came: nothing changes.
         """
+        if self._is_planning:
+            self._aborted.append(id)
+            return
         request = self._requests.get(id)
         if request is None:
             return
@@ -177,6 +183,17 @@ class Scheduler:
     def schedule(self, find: Find = find_nothing) -> Plan:
         """Returns the next step. It must be completed or cancelled before the one after it."""
         assert self._plan is None, "a plan is under way; complete or cancel it"
+        self._is_planning = True
+        try:
+            self._plan = self._planned(find)
+        finally:
+            self._is_planning = False
+            aborted, self._aborted = self._aborted, []
+            for id in aborted:
+                self.abort(id)
+        return self._plan
+
+    def _planned(self, find: Find) -> Plan:
         self._step += 1
         self._grow()
         decodes = [request for request in self.running if request.num_tokens - request.num_cached == 1]
@@ -193,9 +210,8 @@ class Scheduler:
             prompt_rows -= count
             is_last = count == request.num_tokens - request.num_cached
             spans.append(PlannedSpan(request, request.num_cached, count, is_last))
-        self._plan = Plan(spans, self._released)
-        self._released = []
-        return self._plan
+        released, self._released = self._released, []
+        return Plan(spans, released)
 
     def complete(self, plan: Plan, results: Sequence[Result | None]) -> list[Output]:
         """Ends a step that ran. `results` has a Result for each wanted span, None for the others.
