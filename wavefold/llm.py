@@ -176,7 +176,7 @@ class LLM:
         A prompt may be a chat's messages. `jobs` is asked for the next one when there is room. In place of answers
         there is a ValueError for what cannot be run. Leaving the iterator ends what runs.
         """
-        return answers_of_each(self._width, jobs, self._job_requests, self.add)
+        return answers_of_each(self._width, jobs, self._job_requests, self.add, self.has_place)
 
     def _job_requests(self, prompt: TextOrIds | Sequence[Message], sampling: Sampling) -> list[Request]:
         if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):

@@ -166,3 +166,16 @@ def test_each_line_has_its_own_stops_schema_and_choice(llm: LLM, tmp_path: Path)
         elif n % 6 == 4:
             assert len(text) == 3 and set(text) <= set("xyz")
     assert {answers[str(n)]["finish_reason"] for n in range(1, 24, 6)} & {"stop"}
+
+
+def test_a_prompt_that_needs_a_larger_pool_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in its place would be its result: a run that goes on does not try it again."""
+    monkeypatch.setattr("wavefold.engine.room.DEFAULT_POOL_TOKENS", 512)
+    entries = [{"prompt": [5] * size, "max_tokens": 4, "id": str(size)} for size in (20, 30, 900, 40, 1500)]
+    jobs = read_jobs(written(tmp_path / "in", entries))
+    with LLM(width=2, threads=1) as llm:
+        assert llm.runner.num_blocks == 4
+        with Results(tmp_path / "out", {job.key for job in jobs}) as results:
+            assert run_batch(llm, jobs, results) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert {line["id"]: "error" in line for line in lines} == dict.fromkeys(("20", "30", "900", "40", "1500"), False)

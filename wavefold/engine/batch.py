@@ -76,20 +76,34 @@ Prompted = TypeVar("Prompted")
 def answers_of_each(
     width: int, jobs: Iterable[tuple[int, Prompted, Sampling]],
     requests_of: Callable[[Prompted, Sampling], list[Request]], added: Callable[[Sequence[Request]], Runner],
+    has_place: Callable[[Request], bool],
 ) -> Iterator[tuple[int, list[Completion] | ValueError]]:  # fmt: skip
-    """`LLM.each`. `requests_of` makes the requests of a job, `added` gives them to the runner."""
+    """`LLM.each`. `requests_of` makes the requests of a job, `added` gives them to the runner.
+
+    A job without a place waits until nothing runs, and all others behind it: then the pool grows.
+    """
     left, running = iter(jobs), dict[int, list[Request]]()
+    waiting: tuple[int, list[Request]] | None = None
     runner: Runner | None = None
     is_more = True
     try:
-        while running or is_more:
-            while is_more and sum(map(len, running.values())) < width:
-                if (job := next(left, None)) is None:
-                    is_more = False
+        while running or is_more or waiting:
+            while (is_more or waiting) and sum(map(len, running.values())) < width:
+                if waiting is None:
+                    if (job := next(left, None)) is None:
+                        is_more = False
+                        break
+                    number, prompt, sampling = job
+                    try:
+                        waiting = number, requests_of(prompt, sampling)
+                    except ValueError as error:
+                        yield number, error
+                        continue
+                number, requests = waiting
+                if running and not all(map(has_place, requests)):
                     break
-                number, prompt, sampling = job
+                waiting = None
                 try:
-                    requests = requests_of(prompt, sampling)
                     runner = added(requests)
                 except ValueError as error:
                     yield number, error
