@@ -69,6 +69,29 @@ def test_binary_files_are_left_out(tmp_path):
     assert len(load_corpus(str(folder)).train + load_corpus(str(folder)).held_out) == 40
 
 
+def test_hidden_files_are_left_out(tmp_path):
+    """Keys, environments and version control are no text to learn; a hidden folder may be named itself."""
+    folder = write_files(tmp_path / ".c")
+    before = load_corpus(str(folder))
+    for name in (".env", ".git/HEAD", "below/.venv/lib/a.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("API_KEY=1")
+    assert load_corpus(str(folder)) == before and len(before.train + before.held_out) == 40
+    (tmp_path / "list.txt").write_text(".c\n")
+    listed = load_corpus(str(tmp_path / "list.txt"))
+    assert len(listed.train + listed.held_out) == 40
+    with pytest.raises(ValueError, match=r"holds 0 text files \(1 binary or hidden ones left out\)"):
+        load_corpus(str(folder / "below"))
+
+
+def test_of_a_binary_file_the_beginning_alone_is_read(tmp_path):
+    """A checkpoint may lie in the folder, larger than memory."""
+    folder = write_files(tmp_path / "c")
+    with (folder / "weights").open("wb") as file:
+        file.truncate(1 << 36)  # takes no place on the disk
+    assert len(load_corpus(str(folder)).train + load_corpus(str(folder)).held_out) == 40
+
+
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds 0 text files \(0 binary"):
         load_corpus(str(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from tests.data.archives import module, write_tar
 from wavefold.data.packages import archive
 from wavefold.data.packages.archive import is_metadata, members
-from wavefold.data.packages.duplicates import SAME, hashes_of_runs, jaccard, near_duplicates
+from wavefold.data.packages.duplicates import SAME, found_share, hashes_of_runs, jaccard, near_duplicates
 from wavefold.data.packages.licence import foreign_licence, is_allowed, stated_licence
 from wavefold.data.packages.rules import MAX_BYTES, MIN_BYTES, by_path, by_text
 
@@ -160,6 +160,11 @@ def test_near_duplicates_are_found_and_the_first_stays() -> None:
     assert near_duplicates(order) == {"c": "a", "d": "a", "f": "e"}
     assert near_duplicates(order, 3) == {"d": "a", "f": "e"}
     assert near_duplicates(order[::-1]) == {"e": "f", "c": "d", "a": "d"}
+
+
+def test_the_share_of_pairs_that_minhash_finds() -> None:
+    """The probability that at least one of 16 bands of 8 values is equal."""
+    assert [round(found_share(share), 4) for share in (0.7, 0.8, 0.9, 1)] == [0.6133, 0.947, 0.9999, 1]
 
 
 def test_jaccard_is_that_of_sets_of_runs() -> None:

@@ -16,6 +16,7 @@ from wavefold.data import corpus as corpora
 from wavefold.data.corpus import load_corpus
 from wavefold.data.packages import documents, lock
 from wavefold.data.packages.card import card
+from wavefold.data.packages.duplicates import SAME, found_share
 from wavefold.data.packages.fetch import download, fetch
 from wavefold.data.packages.licence import is_allowed
 from wavefold.data.packages.listing import PACKAGES_LIST, Listing, Package, digest_of, read_listing, write_listing
@@ -162,6 +163,7 @@ def test_the_shipped_list_is_whole_and_the_card_says_what_it_says() -> None:
         assert len(package.duplicates) == package.left_out.get("duplicate", (0, 0))[0]
     assert 60e6 < sum(package.text_bytes for package in listed.packages) < 150e6
     assert (ROOT / "docs" / "data.md").read_text() == card(listed)
+    assert f"MinHash\nfinds {found_share(SAME):.0%} at that share" in card(listed)  # no more is known
     assert len(card(listed).encode()) < 9000
 
 

@@ -191,6 +191,25 @@ def test_a_refused_run_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_run_does_not_learn_from_itself(corpus: Path, tmp_path: Path) -> None:
+    """Its lock and log would be documents, also of a folder that a list names."""
+    (tmp_path / "list.txt").write_text("# all\n.\n")
+    for data in (tmp_path, tmp_path / "list.txt"):
+        with pytest.raises(ValueError, match=r"and would be trained on; give another --out"):
+            wavefold.train(tmp_path / "out", data=data, config=CONFIG)
+        assert not (tmp_path / "out").exists()
+
+
+def test_another_folder_named_adapter_is_told_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/adapter").mkdir(parents=True)
+    (tmp_path / "out/adapter/notes").write_text("mine")
+    with pytest.raises(ValueError, match="holds no adapter, so it is not replaced; move it away"):
+        wavefold.train(
+            tmp_path / "out", data=corpus, init="wavefold/models/default", config=None, recipe=Recipe(lora_rank=4)
+        )
+    assert not (tmp_path / "out/state").exists()
+
+
 def test_a_refused_run_leaves_what_was_there(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(corpus, out)

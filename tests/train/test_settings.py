@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 import string
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.train.tiny import CONFIG
 from wavefold.cli.main import main
 from wavefold.cli.train import recipe_of
 from wavefold.train import schedule
 from wavefold.train.recipe import KINDS, WORDS, Recipe, load_recipe
 from wavefold.train.settings import parse_setting, with_settings
+from wavefold.train.start import check_trainable
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,31 @@ def test_a_share_gives_way_to_the_number_that_is_set() -> None:
             r"length_stages = .* is not allowed; expected sequences of at most batch_tokens",
         ),
         (["batch_first=5000"], "batch_first = 5000 is not allowed; expected at most batch_tokens = 4096"),
+        (
+            ["batch_first=1024"],
+            "batch_first = 1024 is not allowed; expected 0 without batch_ramp",
+        ),
+        (["batch_ramp=50"], "batch_ramp = 50 is not allowed; expected 0 without batch_first"),
+        (["fim_lines=0.5"], r"fim_lines = 0\.5 is not allowed; expected 0 without fim_rate, or fim_rate above 0"),
         (["steps=50", "length_stages=((0,64),(50,128))"], "stages that begin before steps = 50; one begins at 50"),
     ],
 )
 def test_a_schedule_beyond_the_run_is_refused(values: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_settings(Recipe(), values)
+
+
+def test_steps_in_which_nothing_would_learn_are_refused() -> None:
+    """The indexer alone learns in them: not beside adapters, nor where there is none."""
+    recipe = Recipe(indexer_warmup=20)
+    check_trainable(CONFIG, recipe)
+    with pytest.raises(ValueError, match="indexer_warmup = 20 is not allowed with lora_rank; expected 0"):
+        check_trainable(CONFIG, replace(recipe, lora_rank=4))
+    plain = CONFIG.replace(compress_ratios=tuple(128 * (ratio > 0) for ratio in CONFIG.compress_ratios))
+    with pytest.raises(ValueError, match="not allowed with a model without indexed layers"):
+        check_trainable(plain, recipe)
+    with pytest.raises(ValueError, match="not allowed with index_weight = 0; expected 0"):
+        check_trainable(CONFIG, replace(recipe, index_weight=0.0))
 
 
 def test_a_recipe_cut_short_names_all_that_has_no_room() -> None:

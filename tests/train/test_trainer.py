@@ -26,6 +26,8 @@ from wavefold.train.export import export
 from wavefold.train.fake_quant import Masters, check_quantized
 from wavefold.train.objective import Objective, evaluate
 from wavefold.train.start import new_model
+from wavefold.train.state import newest_state, states
+from wavefold.train.stopping import Stopped
 
 
 @pytest.fixture
@@ -151,6 +153,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(corpus
     assert tiny_trainer(corpus, tmp_path / "out").step == 3
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_gradients_that_are_not_finite_stop_the_run_before_they_are_applied(corpus, tmp_path, value):
+    """The loss is finite."""
+    trainer = tiny_trainer(corpus, tmp_path / "out")
+    trainer.model.embed.weight.register_hook(lambda grad: grad.fill_(value) if trainer.step == 5 else grad)
+    with pytest.raises(FloatingPointError, match=f"step 6: the norm of the gradients is {value}; the last good state"):
+        trainer.run()
+    assert trainer.model.embed.weight.isfinite().all()
+    assert tiny_trainer(corpus, tmp_path / "out").step == 3
+
+
 def test_a_full_disk_keeps_the_last_state(corpus, tmp_path, monkeypatch):
     import safetensors.torch
     import torch.distributed.checkpoint.filesystem as filesystem
@@ -206,6 +219,50 @@ def test_a_spike_goes_back_and_routes_by_anticipation(corpus, tmp_path):
         run(tmp_path / "cut", stop=44)
     again = run(tmp_path / "cut")
     assert [(line["loss"], line["grad_norm"]) for line in again] == [(line["loss"], line["grad_norm"]) for line in log]
+
+
+def test_gradients_that_are_not_finite_are_a_spike(corpus, tmp_path):
+    recipe = replace(RECIPE, steps=36, save_every=5, anticipate=2, eval_every=100)
+    trainer = tiny_trainer(corpus, tmp_path / "out", recipe=recipe)
+    steps = []
+
+    def hook(grad):
+        steps.append(trainer.step)
+        return grad * torch.inf if steps.count(33) == 1 and trainer.step == 33 else grad
+
+    trainer.model.embed.weight.register_hook(hook)
+    trainer.run()
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if line["anticipated"]] == list(range(31, 37))
+    assert trainer.model.embed.weight.isfinite().all()
+
+
+def test_a_run_that_was_stopped_goes_back_as_an_undisturbed_one(corpus, tmp_path):
+    """Two stops leave states of their own, and the one at 30 stays beside them."""
+    recipe = replace(RECIPE, steps=36, save_every=10, anticipate=2, spike=1.3, eval_every=100)
+
+    def run(out: Path, stop: int | None = None) -> list[tuple[int, float, float, float | None]]:
+        trainer = tiny_trainer(corpus, out, recipe=recipe)
+        good = trainer.batches
+
+        def batches(step: int):
+            packed = good(step)
+            if step + 1 == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return replace(packed, targets=(packed.targets * 7 + 13) % 320) if step == 33 else packed
+
+        trainer.batches = batches
+        trainer.run()
+        return curve(out)
+
+    whole = run(tmp_path / "whole")
+    for stop in (31, 32):
+        with pytest.raises(Stopped):
+            run(tmp_path / "cut", stop)
+        assert newest_state(tmp_path / "cut" / "state")[1]["step"] == stop
+    assert run(tmp_path / "cut") == whole
+    left = [[path.name for path in states(tmp_path / name / "state")] for name in ("whole", "cut")]
+    assert left == [["step-000030", "step-000036"]] * 2
 
 
 def test_a_spike_before_the_first_state_goes_back_to_the_first_weights(corpus, tmp_path):
@@ -285,6 +342,28 @@ def test_stages_of_attention_train_what_they_should(corpus, tmp_path):
     assert not (stages[0] | stages[1]) & index and stages[0]
     assert stages[2] == index and stages[3] <= index
     assert index <= stages[4] and stages[4] - index
+
+
+def test_held_out_documents_are_seen_as_in_the_step_before(corpus, tmp_path):
+    """All entries are attended to until the indexer has learned; after the last step the export's attention decides."""
+    recipe = replace(RECIPE, dense_steps=2, indexer_warmup=1, steps=4, decay_steps=2, eval_every=1)
+    trainer = tiny_trainer(corpus, tmp_path / "out", recipe=recipe)
+    expected = []
+
+    def report(progress):
+        expected.append(
+            [evaluate(trainer.objective, trainer.held_out, attention=stage) for stage in ("dense", "sparse")]
+        )
+
+    trainer.run(report)
+    means = [[nats / tokens for nats, tokens in pair] for pair in expected]
+    assert all(dense != sparse for dense, sparse in means)
+    held_out = [line[3] for line in curve(tmp_path / "out")]
+    assert held_out == [*(dense for dense, _ in means[:3]), means[3][1]]
+    trainer = tiny_trainer(corpus, tmp_path / "dense", recipe=replace(recipe, dense_steps=4, indexer_warmup=0))
+    assert trainer.run() == trainer.evaluate() == curve(tmp_path / "dense")[-1][3]
+    nats, tokens = evaluate(trainer.objective, trainer.held_out)
+    assert trainer.evaluate() == nats / tokens
 
 
 def test_config_of_the_test_has_every_kind_of_layer():

@@ -3,7 +3,7 @@
     stdlib                           the Python standard library, by a list of files that ships with the package
     packages                         packages from the index, by a list that ships; `wavefold data fetch` brings them
     stdlib+packages                  both
-    FOLDER                           the files in it
+    FOLDER                           the files in it, without hidden ones
     LIST.txt                         the files and folders that it names, one a line
     CHATS.jsonl                      chats, one a line (chat_data.py)
     specialist:NAME                  generated questions with answers (specialists/): cron, dates or units
@@ -16,6 +16,7 @@ elsewhere reads the same bytes or names the files that differ.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -35,6 +36,9 @@ from wavefold.system.folders import cache_folder
 STDLIB_LIST = Path(__file__).parent / "corpora" / "stdlib.json"
 HELD_OUT_ONE_IN = 20
 """One document in this many is held out, by a hash of its name."""
+LEFT_OUT = "binary or hidden ones left out"
+BEGINNING = 1 << 16
+"""Number of bytes by which most binary files are told before the rest is read."""
 EXPECTED = (
     "'stdlib', an existing folder, a .txt list of files, a .jsonl of chats, datasets:NAME[:SPLIT[:COLUMN]], "
     "'packages', 'stdlib+packages' or specialist:NAME"
@@ -74,10 +78,8 @@ def load_corpus(source: str) -> Corpus:
         return _specialist(source)
     path = Path(source)
     if path.is_dir():
-        documents, binary = _folder(path, path)
-        return _split(
-            path.name, documents, f"{path}: holds {len(documents)} text files ({binary} binary ones left out)"
-        )
+        documents, left_out = _folder(path, path)
+        return _split(path.name, documents, f"{path}: holds {len(documents)} text files ({left_out} {LEFT_OUT})")
     if path.is_file() and path.suffix == ".txt":
         return _listed(path)
     if path.is_file() and path.suffix == ".jsonl":
@@ -133,21 +135,32 @@ def _packages() -> Corpus:
     return Corpus("packages", train, held_out)
 
 
-def _listed(path: Path) -> Corpus:
-    """Reads the paths in a list, relative to it. Blank lines and # comments are skipped. No file is read twice."""
+def folders_of(source: str) -> list[Path]:
+    """Returns the folders that are read as the corpus `source`: itself, or those that a list names."""
+    path = Path(source)
+    if path.suffix == ".txt" and path.is_file():
+        return [place for _, _, place in _lines(path) if place.is_dir()]
+    return [path] if path.is_dir() else []
+
+
+def _lines(path: Path) -> list[tuple[int, str, Path]]:
+    """Returns (number, text, place) of the lines of a list. Blank lines and # comments are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is not UTF-8; expected a file or folder a line") from None
+    numbered = enumerate(map(str.strip, lines), 1)
+    return [(number, line, path.parent / line) for number, line in numbered if line and not line.startswith("#")]
+
+
+def _listed(path: Path) -> Corpus:
+    """Reads the paths in a list, relative to it. No file is read twice."""
     found: dict[Path, Document] = {}
-    binary = 0
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        place = path.parent / line
+    num_left_out = 0
+    for number, line, place in _lines(path):
         if place.is_dir():
             documents, left_out = _folder(place, path.parent)
-            binary += left_out
+            num_left_out += left_out
         else:
             document = _file(place, path.parent) if place.is_file() else None
             if document is None:
@@ -159,19 +172,31 @@ def _listed(path: Path) -> Corpus:
         for document in documents:
             found.setdefault((path.parent / document.name).resolve(), document)
     documents = [document for document in found.values() if document.text]
-    return _split(path.stem, documents, f"{path}: names {len(documents)} text files ({binary} binary ones left out)")
+    return _split(path.stem, documents, f"{path}: names {len(documents)} text files ({num_left_out} {LEFT_OUT})")
 
 
 def _folder(folder: Path, root: Path) -> tuple[list[Document], int]:
-    """Returns the text files of a folder, named relative to `root`, and the number of binary files left out."""
-    read = [_file(path, root) for path in sorted(folder.rglob("*")) if path.is_file()]
+    """Returns the text files of a folder, named relative to `root`, and the number of files left out.
+
+    Those are binary files, and files with a name or folder that begins with a dot: version control, environments, keys.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    read = [None if _is_hidden(path.relative_to(folder)) else _file(path, root) for path in paths]
     return [document for document in read if document is not None and document.text], read.count(None)
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _file(path: Path, root: Path) -> Document | None:
-    """Returns a text file as a document, or None for a binary file."""
+    """Returns a text file as a document, or None for a binary file. A binary beginning is enough."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            text = decoder.decode(file.read(BEGINNING))
+            if "\0" not in text:
+                text += decoder.decode(file.read(), final=True)
     except UnicodeDecodeError:
         return None
     name = Path(os.path.relpath(path, root)).as_posix()

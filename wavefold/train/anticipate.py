@@ -1,10 +1,11 @@
 """Loss spikes, and anticipatory routing against them. Report section 4.2.3.
 
-    spike      the run goes back to its last state and routes by anticipation for a while
+    spike      the run goes back to its last state of `save_every` and routes by anticipation for a while
     step t     features by the weights of step t; experts by those of step t - delta, which saw this batch ahead
 
-A spike that feeds on itself goes through the router: new weights send tokens to experts that were not trained on
-similar ones. Choosing experts by the weights of some steps ago takes the router out of the loop.
+A loss far above its running mean is a spike, as are gradients whose norm is not finite. A spike that feeds on itself
+goes through the router: new weights send tokens to experts that were not trained on similar ones. Choosing experts by
+the weights of some steps ago takes the router out of the loop.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from pathlib import Path
 from wavefold.atomic import holding, sweep
 from wavefold.checkpoint.side_files import side_files
 from wavefold.checkpoint.write import check_replaceable
+from wavefold.data.corpus import folders_of
+from wavefold.train.peft_layout import check_replaceable_adapter
 from wavefold.train.state import sweep_states
 from wavefold.train.texts import SOURCE, asked_about
 from wavefold.waves.agreement import agreed
@@ -25,8 +27,11 @@ WRITTEN = ("model", "adapter", "transformers", SOURCE, "tokenizer.json", "tokeni
 """Files and folders of OUT that a run writes atomically."""
 
 
-def check_places(out: Path, sources: Sequence[str], init: Path | None) -> None:
-    """Raises ValueError for an `out` that overlaps inputs of the run or has files that may not be replaced."""
+def check_places(out: Path, sources: Sequence[str], init: Path | None, adapts: bool = False) -> None:
+    """Raises ValueError for an `out` that overlaps inputs of the run or has files that may not be replaced.
+
+    `adapts`: True if the run writes an adapter.
+    """
     place = out.resolve()
     if place.exists() and not place.is_dir():
         raise ValueError(f"--out {out}: is a file; give a folder")
@@ -34,11 +39,13 @@ def check_places(out: Path, sources: Sequence[str], init: Path | None) -> None:
         raise ValueError(f"--out {out}: holds a checkpoint; give a folder for the run, which gets model/ in it")
     if init is not None and (init.resolve().is_relative_to(place) or place.is_relative_to(init.resolve())):
         raise ValueError(f"--init {init} and --out {out} lie in each other; copy the model out of the run first")
-    for source in (Path(asked_about(data)[1]) for data in sources):
-        if source.is_dir() and place.is_relative_to(source.resolve()):
-            raise ValueError(f"--out {out} lies in the data {source}, and would be trained on; give another --out")
+    for folder in (folder.resolve() for data in sources for folder in folders_of(asked_about(data)[1])):
+        if place.is_relative_to(folder):
+            raise ValueError(f"--out {out} lies in the data {folder}, and would be trained on; give another --out")
     for name in ("model", "transformers"):
         check_replaceable(out / name)
+    if adapts:
+        check_replaceable_adapter(out / "adapter")
     if init is not None:
         list(side_files(init))  # raises now if one is too large
 

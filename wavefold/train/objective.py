@@ -22,7 +22,7 @@ from wavefold.data.batches import IGNORED, PackedBatch
 from wavefold.model import Transformer
 from wavefold.model.batch import Batch
 from wavefold.model.mtp import MTP
-from wavefold.model.training_pass import TrainingPass
+from wavefold.model.training_pass import AttentionStage, TrainingPass
 from wavefold.train.chunked_loss import cross_entropy_sum
 from wavefold.train.fake_quant import Masters
 from wavefold.waves.group import Group
@@ -173,26 +173,28 @@ def evaluate(
     batches: Sequence[PackedBatch],
     evaluated: Evaluated = lambda number, of: None,
     group: Group | None = None,
+    attention: AttentionStage = "sparse",
 ) -> tuple[float, int]:
     """Returns total nats and learned tokens over `batches`, summed in order: the same model gives the same number.
 
     The processes of `group` take turns with the batches, and all of them call it. None: this process alone.
+    `attention`: that of indexed layers.
     """
     rank, size = (group.rank, group.size) if group else (0, 1)
     nats = [0.0] * len(batches)
     for first in range(0, len(batches), size):  # all run equally often, since they gather shards together
         number = first + rank
         counts = number < len(batches)
-        value = nats_of(objective, batches[number if counts else 0])
+        value = _nats(objective, batches[number if counts else 0], attention)
         if counts:
             nats[number] = value
         evaluated(min(first + size, len(batches)), len(batches))
     return sum(group.sums(nats) if group else nats), sum(packed.num_targets for packed in batches)
 
 
-def nats_of(objective: Objective, packed: PackedBatch) -> float:
-    """Returns the total nats of a batch."""
-    return float(objective(packed, False).next_token)
+def _nats(objective: Objective, packed: PackedBatch, attention: AttentionStage) -> float:
+    """Returns the total nats of a batch. Sparse attention is that of an answering model."""
+    return float(objective(packed, False, None if attention == "sparse" else TrainingPass("dense")).next_token)
 
 
 @torch.no_grad()

@@ -31,14 +31,19 @@ TARGETS = r".*\.(self_attn\.(q_a_proj|q_b_proj|kv_proj|o_b_proj)|mlp\.shared_exp
 """Pattern of the adapted modules. With last names alone, PEFT would adapt compressors and indexers too."""
 
 
+def check_replaceable_adapter(folder: Path) -> None:
+    """Raises ValueError for a folder with content that is no adapter."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{folder}: holds no adapter, so it is not replaced; move it away")
+
+
 def save_peft(model: Transformer, parameters: Mapping[str, Tensor], folder: Path, recipe: Recipe, base: str) -> None:
     """Writes the adapters of the main layers of `model` to `folder`. An older adapter there is replaced.
 
     `parameters`: whole parameters of the model by name, which are rounded to the recipe's `lora_dtype`. `base`: name
     of the checkpoint under the adapters. Raises ValueError for a folder with other content.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{folder}: holds no adapter, so it is not replaced; move it away")
+    check_replaceable_adapter(folder)
     tensors: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, Linear) and has_adapter(module):

@@ -94,7 +94,7 @@ class Recipe:
     anticipate: int = 0
     """Anticipatory routing after a loss spike: experts are chosen by weights of this many steps ago (0: never)."""
     spike: float = 1.5
-    """A loss above this times its running mean is a spike: the run goes back to its last state."""
+    """A loss above this times its running mean is a spike: the run goes back to its last state of `save_every`."""
     eval_every: int = 500
     save_every: int = 200
     seed: int = 0
@@ -124,13 +124,13 @@ class Recipe:
         self._check_schedule()
 
     def _check_schedule(self) -> None:
-        """Raises ValueError with everything that has no room in the steps, as a smaller `steps` alone leaves it."""
+        """Raises ValueError with all keys that have no room in the steps, or no effect without another key."""
         problems = [_refusal(key, getattr(self, key), allowed) for fits, key, allowed in self._rooms() if not fits]
         if problems:
             raise ValueError("; ".join(problems))
 
     def _rooms(self) -> Iterator[tuple[bool, str, str]]:
-        """(whether its value has room, key, allowed values) of the keys that share the steps, or a batch."""
+        """(whether its value is allowed, key, allowed values) of keys that share steps or a batch, or need a key."""
         steps = self.steps
         within = {"warmup": steps - 1, "quantize_from": steps - 1, "last_steps": steps - 1, "dense_steps": steps,
                   "batch_ramp": steps}  # fmt: skip
@@ -145,6 +145,9 @@ class Recipe:
         last = self.length_stages[-1][0]
         yield last < steps, "length_stages", f"stages that begin before steps = {steps}; one begins at {last}"
         yield self.batch_first <= self.batch_tokens, "batch_first", f"at most batch_tokens = {self.batch_tokens}"
+        for key, other in (("batch_first", "batch_ramp"), ("batch_ramp", "batch_first"), ("fim_lines", "fim_rate")):
+            has_effect = not getattr(self, key) or bool(getattr(self, other))
+            yield has_effect, key, f"0 without {other}, or {other} above 0"
 
     @property
     def num_warmup(self) -> int:

@@ -106,7 +106,8 @@ def train(
     if (options.last_data is None) != (recipe.last_steps == 0):
         raise ValueError(f"--last-data {last_data} with last_steps = {recipe.last_steps} is not allowed; give both, "
                          "data and the number of steps that learn from them, or neither")  # fmt: skip
-    check_places(options.out, [source for source in (options.data, options.last_data) if source], options.init)
+    sources = [source for source in (options.data, options.last_data) if source]
+    check_places(options.out, sources, options.init, options.recipe.lora_rank > 0)
     check_trainable(options.config, options.recipe)
     if options.recipe.lora_rank and options.init is None:
         raise ValueError("lora_rank needs a model to adapt; expected --init MODEL")

@@ -11,6 +11,7 @@ With one process nothing is sharded and all functions pass tensors through. An e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -119,14 +120,17 @@ class Shards:
 
     @torch.no_grad()
     def clip_(self, largest: float) -> float:
-        """Scales the gradients so that their total norm is at most `largest`. Returns the norm before."""
+        """Scales the gradients so that their total norm is at most `largest`. Returns the norm before.
+
+        The norm is the same in all processes. Gradients stay as they are if it is not finite.
+        """
         grads: tuple[list[Tensor], list[Tensor]] = [], []
         for name, share in self.trained.items():
             if share.grad is not None:
                 grads[self._is_sharded(name) or self._is_shared_out(name)].append(share.grad)
         here, sharded = (float(torch.nn.utils.get_total_norm(norms)) ** 2 for norms in grads)
         norm = (here + self.group.sums([sharded])[0]) ** 0.5
-        if norm > largest:
+        if largest < norm < math.inf:
             torch._foreach_mul_([*grads[0], *grads[1]], largest / norm)
         return norm
 

@@ -54,11 +54,22 @@ def model_from(path: Path, arithmetic: Arithmetic) -> Transformer:
 
 
 def check_trainable(config: ModelConfig, recipe: Recipe) -> None:
-    """Raises ValueError if the recipe trains the MTP loss of a model with several MTP modules.
+    """Raises ValueError for steps in which nothing learns, and for the MTP loss of a model with several MTP modules.
 
     Neither the released code nor transformers defines the input of a second module: streams or their collapse, of the
     main model or of the first module. So no outside reference could verify its training.
     """
+    obstacles = {
+        "lora_rank": recipe.lora_rank > 0,
+        "a model without indexed layers": not any(layer.indexed for layer in config.main_layers),
+        "index_weight = 0": recipe.index_weight == 0,
+    }
+    if recipe.indexer_warmup and any(obstacles.values()):
+        raise ValueError(
+            f"indexer_warmup = {recipe.indexer_warmup} is not allowed with "
+            f"{' and '.join(name for name, there in obstacles.items() if there)}; expected 0: in these steps indexers "
+            "alone learn"
+        )
     if config.num_nextn_predict_layers > 1 and recipe.mtp_weight > 0:
         raise ValueError(
             f"num_nextn_predict_layers = {config.num_nextn_predict_layers} is not allowed in training; expected 0 or "

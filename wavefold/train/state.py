@@ -2,6 +2,9 @@
 
     OUT/state/step-000200/{shard-00001-....safetensors, ..., state.json}      the newest two are kept
 
+A run with `anticipate` also keeps the newest one of `save_every`, to which it goes back after a spike: the states of
+stops lie at any step.
+
 `torch.distributed.checkpoint` writes tensors as safetensors, and every process writes its shards. A state loads into
 any number of processes, and loading executes nothing in it.
 """
@@ -26,8 +29,13 @@ from wavefold.waves.group import Group
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any], group: Group) -> None:
-    """Writes the state after `step` steps. All processes call it. Raises OSError if the disk is full."""
+def save_state(
+    folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any], group: Group, every: int = 1
+) -> None:
+    """Writes the state after `step` steps. All processes call it. Raises OSError if the disk is full.
+
+    The newest states are kept, and the newest after a multiple of `every` steps.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh, place = folder / f".step-{step:06d}", folder / f"step-{step:06d}"
     if group.first:
@@ -49,27 +57,44 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], record: dict
     if group.first:
         (fresh / "state.json").write_text(json.dumps({"step": step, **record}))
         put_in_place(fresh, place)
-        for old in states(folder)[:-KEEP]:
+        kept = {*states(folder)[-KEEP:], *states(folder, every)[-1:]}
+        for old in set(states(folder)) - kept:
             shutil.rmtree(old, ignore_errors=True)
     group.wait()
 
 
-def states(folder: Path) -> list[Path]:
-    """Returns the folders of all states, in the order of steps."""
-    found = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*")]
-    return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+def states(folder: Path, every: int = 1) -> list[Path]:
+    """Returns the folders of the states after multiples of `every` steps, in the order of steps."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in found if _step_of(path) % every == 0), key=_step_of)
 
 
-def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Returns folder and record (with "step") of the newest state, or None without a state."""
-    every = states(folder)
-    if not every:
+def _step_of(state: Path) -> int:
+    return int(state.name.removeprefix("step-"))
+
+
+def newest_state(folder: Path, every: int = 1) -> tuple[Path, dict[str, Any]] | None:
+    """Returns folder and record (with "step") of the newest state, or None without a state.
+
+    `every`: a state after a multiple of so many steps is preferred to newer ones.
+    """
+    found = states(folder, every) or states(folder)
+    if not found:
         return None
     try:
-        record = json.loads((every[-1] / "state.json").read_text())
-        return every[-1], {**record, "step": int(record["step"])}
+        record = json.loads((found[-1] / "state.json").read_text())
+        return found[-1], {**record, "step": int(record["step"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(every[-1], error) from None
+        raise _damaged(found[-1], error) from None
+
+
+def remove_newer(folder: Path, step: int, group: Group) -> None:
+    """Removes the states after more than `step` steps. All processes call it."""
+    if group.first:
+        for state in states(folder):
+            if _step_of(state) > step:
+                shutil.rmtree(state.rename(folder / f".{state.name}.removed"))  # a killed one is swept
+    group.wait()
 
 
 def sweep_states(folder: Path) -> None:

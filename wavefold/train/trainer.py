@@ -34,7 +34,7 @@ from wavefold.train.optimizer import Optimizer, move_biases
 from wavefold.train.recipe import Recipe
 from wavefold.train.sharding import Shards, share_experts
 from wavefold.train.start import check_trainable
-from wavefold.train.state import load_tensors, newest_state, save_state, stored_shapes
+from wavefold.train.state import load_tensors, newest_state, remove_newer, save_state, stored_shapes
 from wavefold.train.stopping import Stopped, Stopping
 from wavefold.waves.group import Group
 
@@ -76,7 +76,7 @@ class Trainer:
 
     `log.jsonl` has a line for each step. The run resumes from the newest state in `out`. `identity`: identity of the
     run (None: only the recipe). `going_on`: allowed differences to the state. Raises ValueError for other differences,
-    and FloatingPointError if a loss is not finite; the last good state stays.
+    and FloatingPointError if a loss or the norm of the gradients is not finite; the last good state stays.
     """
 
     def __init__(
@@ -156,8 +156,14 @@ class Trainer:
         return self.evaluate(evaluated) if held_out is None else held_out  # a finished run has not evaluated yet
 
     def evaluate(self, evaluated: Evaluated = lambda number, of: None) -> float:
-        """Returns the mean nats per token on the held-out batches, with the weights of an export."""
-        nats, tokens = evaluate(self.objective, self.held_out, evaluated, self.group)
+        """Returns the mean nats per token on the held-out batches, whose sequences have the last stage's length.
+
+        Weights are quantized and indexed layers attend as in the step before. After the last step attention is sparse,
+        as that of an export.
+        """
+        finished = self.step == self.recipe.steps
+        attention = "sparse" if finished else schedule.attention(self.recipe, max(0, self.step - 1))
+        nats, tokens = evaluate(self.objective, self.held_out, evaluated, self.group, attention)
         return nats / tokens
 
     def exported(self) -> dict[str, torch.Tensor]:
@@ -181,14 +187,13 @@ class Trainer:
             training.routes = self.anticipation.routes_of(step, packed, self.group)
         self.shards.drop_gradients()
         loss, mtp_loss, index_loss, balance_loss = self._backward(packed, with_mtp, training)
-        if self.anticipation.is_spike(loss, step):
-            return None
-        if not math.isfinite(loss + mtp_loss + index_loss):
-            raise FloatingPointError(
-                f"step {step + 1}: the loss is {loss + mtp_loss + index_loss}; the last good state is kept"
-            )
-        self.anticipation.watch(loss)
         norm = self.shards.clip_(recipe.clip)
+        if self.anticipation.is_spike(loss if math.isfinite(norm) else math.inf, step):
+            return None
+        for name, value in (("loss", loss + mtp_loss + index_loss), ("norm of the gradients", norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(f"step {step + 1}: the {name} is {value}; the last good state is kept")
+        self.anticipation.watch(loss)
         lr = schedule.learning_rate(recipe, step)
         self.optimizer.step(lr)
         loads = list(training.loads.values())
@@ -254,9 +259,13 @@ class Trainer:
         self.anticipation.keep(step, training.chosen, packed, self.group)
 
     def _go_back(self) -> None:
-        """Goes back to the newest state (at the earliest the first weights) and starts anticipatory routing."""
+        """Goes back to the newest state of `save_every`, or the first weights, and starts anticipatory routing.
+
+        The states of stops are removed, so a run that was stopped goes back as an undisturbed one does.
+        """
         spike = self.step
-        self._resume()
+        self._resume(self.recipe.save_every)
+        remove_newer(self.out / "state", self.step, self.group)
         self.anticipation.begin(self.step)
         self.anticipation.until = max(self.anticipation.until, spike + self.recipe.anticipate)
 
@@ -277,10 +286,12 @@ class Trainer:
         tensors |= {f"optimizer.{name}": moment for name, moment in moments.items()}
         tensors |= {f"routes.{name}": ids for name, ids in self.anticipation.tensors().items()}
         record = {"run": self.identity, "anticipation": self.anticipation.record()}
-        save_state(self.out / "state", self.step, tensors, record, self.group)
+        every = self.recipe.save_every if self.recipe.anticipate else 1
+        save_state(self.out / "state", self.step, tensors, record, self.group, every)
 
-    def _resume(self) -> None:
-        state = newest_state(self.out / "state")
+    def _resume(self, every: int = 1) -> None:
+        """Goes on from the newest state. `every`: one after a multiple of so many steps is preferred."""
+        state = newest_state(self.out / "state", every)
         self.group.wait()  # all processes have read before any writes
         log = self.out / "log.jsonl"
         if state is None:

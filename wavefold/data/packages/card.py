@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from wavefold.data.packages.duplicates import SAME, WORDS
+from wavefold.data.packages.duplicates import SAME, WORDS, found_share
 from wavefold.data.packages.listing import Listing, Package
 from wavefold.data.packages.rules import RULES
 from wavefold.data.packages.tokens import EVALUATED, KEPT_TEXT, STDLIB_TIMES
@@ -24,7 +24,7 @@ run or unpacked to disk.
 | --- | --- | --- | --- |
 {totals}
 
-Whole packages are held out: {held}. No document to learn from is a near-duplicate of a held-out one.
+Whole packages are held out: {held}. Their near-duplicates are left out, if MinHash finds them.
 
 ## Packages
 
@@ -42,9 +42,9 @@ neither Python nor documentation are not counted.
 """
 
 TAIL = """
-Near-duplicates: two documents that share {same:.0%} of their runs of {words} words (MinHash by datasketch finds pairs,
-the exact Jaccard index decides). The standard library comes first, then held-out packages, then the others by name; the
-first stays.
+Near-duplicates: two documents that share {same:.0%} of their runs of {words} words, by the exact Jaccard index; MinHash
+finds {found:.0%} at that share. The standard library, not compared within, comes first, then held-out packages,
+others by name; the first stays.
 
 ## The same bytes anywhere
 
@@ -75,7 +75,7 @@ def card(listing: Listing) -> str:
     digests = [("documents to learn from", listing.train), ("held-out documents", listing.held_out)]
     for size, hashes in listing.shards.items():
         digests += [(f"index of `{size}/{name}`", hashes[name]) for name in ("text", "last")]
-    tail = TAIL.format(same=SAME, words=WORDS, python=listing.python,
+    tail = TAIL.format(same=SAME, words=WORDS, found=found_share(SAME), python=listing.python,
                        times=STDLIB_TIMES, kept=KEPT_TEXT, evaluated=EVALUATED,
                        digests="\n".join(f"| {name} | `{digest}` |" for name, digest in digests))  # fmt: skip
     return head + _by_licence(packages) + "\n" + RULES_HEAD + _rules(packages) + tail

@@ -50,6 +50,11 @@ def near_duplicates(documents: Iterable[tuple[str, str]], num_fixed: int = 0) ->
     return found
 
 
+def found_share(share: float) -> float:
+    """Returns the probability that MinHash finds a pair with this Jaccard index: one of the bands is equal."""
+    return 1 - (1 - share**BAND) ** BANDS
+
+
 def hashes_of_runs(text: str) -> np.ndarray:
     """Returns the distinct hashes of a text's runs of words, uint32 [n], sorted. A short text is one run."""
     words = WORD.findall(text)
