@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -215,6 +216,51 @@ def test_two_processes_share_a_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         put(space_of(second), keys)
         second.flush()
         assert second.stats()["written records"] == 20
+
+
+def test_a_look_at_the_folder_amid_a_write_makes_no_stranger_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A prompt is looked for while it is written: once its file is gone it is not there, and is written again."""
+    monkeypatch.setattr(disk_index, "REFRESH_S", 0.0)
+    keys, write = chain("a", 5), disk_write._write_all
+    with DiskCache(tmp_path, CAP) as cache:
+        space = space_of(cache)
+
+        def looking(*arguments: object) -> None:
+            space.find(keys)
+            write(*arguments)  # type: ignore[arg-type]
+            space.find(keys)
+
+        monkeypatch.setattr(disk_write, "_write_all", looking)
+        put(space, keys, states=(4,))
+        cache.flush()
+        assert read(space, keys, keys[-1]) == 5
+        for path in segments(tmp_path):
+            path.unlink()
+        assert num_found(space, keys) == 0
+        put(space, keys, states=(4,))
+        cache.flush()
+        assert read(space, keys, keys[-1]) == 5
+
+
+def test_a_failed_turn_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock would keep the segment from being removed, and the cap from being held."""
+    keys = chain("a", 12)
+    with pytest.warns(Notice, match="cannot be written"), DiskCache(tmp_path, CAP) as cache:
+        space = space_of(cache)
+        put(space, keys[:4])
+        cache.flush()
+        before = len(os.listdir("/proc/self/fd"))
+
+        def failing(self: object) -> object:
+            raise OSError(errno.EAGAIN, "the lock is another's")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(cache._ledger), "turn", failing)
+            put(space, keys[4:], parent=keys[3])
+            cache.flush()
+        assert cache.stats()["written errors"] and len(os.listdir("/proc/self/fd")) == before - 1
 
 
 @pytest.mark.parametrize("segments_of_cap", [3, 8, 12])

@@ -110,9 +110,13 @@ class Index:
             return list(dict.fromkeys(place.segment.path.name for place in places if place is not None))
 
     def add(self, segment: Segment, number: int, key: bytes, parent: bytes) -> None:
-        """A record is whole in slot `number`."""
+        """A record is whole in slot `number` of a segment that this process writes."""
         with self._lock:
-            self._segments.setdefault(segment.path.name, segment)
+            other = self._segments.get(segment.path.name)
+            if other is not None and other is not segment:  # a look at the folder has found the file first
+                for known in list(other.keys):
+                    self._forget_in(other, known)
+            self._segments[segment.path.name] = segment
             self._add(segment, number, key, parent)
             segment.num_known = max(segment.num_known, number + 1)
 
@@ -226,6 +230,8 @@ class Index:
                 records = list(threads.map(_scan, growing))
         with self._lock:
             for segment, (is_final, footers) in zip(growing, records, strict=True):
+                if self._segments.get(segment.path.name) is not segment:  # its writer has told of it, or it is gone
+                    continue
                 segment.is_final = is_final
                 for number, key, parent in footers:
                     self._add(segment, number, key, parent)
@@ -263,7 +269,7 @@ def _scan(segment: Segment) -> tuple[bool, list[tuple[int, bytes, bytes]]]:
 def new_records(segment: Segment, file: int) -> Iterator[tuple[int, bytes, bytes]]:
     """(slot, key, parent) of the whole footers behind those that are known, of an open segment. Raises OSError.
 
-    A slot without one may be a write under way, or one that was cut off: later slots count, it is looked at again.
+    A slot without one may be a write under way, or one that was cut off: later slots count.
     """
     header, first = segment.header, segment.num_known
     end = header.num_slots(os.fstat(file).st_size)

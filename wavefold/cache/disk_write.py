@@ -149,6 +149,8 @@ class Writer:
 
     def _append(self, entry: Record | tuple[Index, Sequence[bytes]]) -> None:
         with self._changed:
+            if self._closed:  # nobody would take it
+                return
             self._queue.append(entry)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="prefix-writer", daemon=True)
@@ -239,19 +241,24 @@ class Writer:
 
         segment = self._open.pop((id(index), header.kind, record.parent), None) if header.kind == BLOCK else None
         for attempt in range(2):
-            with self._ledger.turn() as turn:
-                if segment is not None and not os.fstat(segment.handle).st_nlink:
-                    self._close(segment, gone=True)
-                    segment = None
-                needed = header.slot_bytes if segment is not None else PAGE + header.slot_bytes
-                if turn.room_for(needed, keep):
-                    if segment is not None:
-                        turn.grow(segment.handle, header.slot_bytes)
-                        return segment
-                    name = f"{index.prefix}-{header.kind}-{secrets.token_hex(8)}{SUFFIX}"
-                    handle = turn.create(name, header.pack(), header.slot_bytes)
-                    self.counts["bytes"] += PAGE
-                    break
+            try:
+                with self._ledger.turn() as turn:
+                    if segment is not None and not os.fstat(segment.handle).st_nlink:
+                        gone, segment = segment, None
+                        self._close(gone, gone=True)
+                    needed = header.slot_bytes if segment is not None else PAGE + header.slot_bytes
+                    if turn.room_for(needed, keep):
+                        if segment is not None:
+                            turn.grow(segment.handle, header.slot_bytes)
+                            return segment
+                        name = f"{index.prefix}-{header.kind}-{secrets.token_hex(8)}{SUFFIX}"
+                        handle = turn.create(name, header.pack(), header.slot_bytes)
+                        self.counts["bytes"] += PAGE
+                        break
+            except OSError:
+                if segment is not None:  # no longer among the open ones: nobody else would close it
+                    self._close(segment)
+                raise
             if attempt or not self._open:
                 if segment is not None:
                     self._close(segment)
