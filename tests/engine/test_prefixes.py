@@ -169,9 +169,15 @@ def test_drafts_by_mtp_go_on(model: Transformer) -> None:
         text = [*text, *answer_of(request).tokens, number]
 
 
-def test_nothing_is_kept_of_a_prompt_whose_logits_are_nan(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the reason was: the next one is computed. What was cached before it stays."""
-    runner = runner_of(model, every=128)
+@pytest.mark.parametrize(("scored", "cached"), [({}, 200), ({"prompt_logprobs": 0}, 0)])
+def test_nothing_is_kept_of_a_prompt_whose_logits_are_nan(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, scored: dict[str, int], cached: int
+) -> None:
+    """Whatever the reason was: the next one is computed. What was cached before it stays.
+
+    A prompt that is scored fails at its first piece, and has computed all of its tokens.
+    """
+    runner = runner_of(model, every=128, step_tokens=256)
     finish(runner, request_of(model, 1, TOKENS[:200]))
     run_step = model.forward_step
 
@@ -181,11 +187,11 @@ def test_nothing_is_kept_of_a_prompt_whose_logits_are_nan(model: Transformer, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(model, "forward_step", broken)
-        failed = request_of(model, 2, TOKENS[:500])
+        failed = request_of(model, 2, TOKENS[:500], **scored)
         finish(runner, failed)
     assert answer_of(failed).finish_reason == "error"
     again = request_of(model, 3, TOKENS[:500])
-    assert known(finish(runner, again)[0])[0] == 200
+    assert known(finish(runner, again)[0])[0] == cached
     check_alone(model, again)
 
 

@@ -354,7 +354,8 @@ class Runner:
     def _close(self, requests: Iterable[Request]) -> None:
         for request in requests:
             if (sequence := self._sequences.pop(request, None)) is not None:
-                if self._prefixes and request.finish_reason != "error":
+                failed = "error" in (request.finish_reason, answer_of(request).finish_reason)
+                if self._prefixes and not failed:
                     self._prefixes.end(request, sequence)
                 else:
                     sequence.close()
