@@ -57,9 +57,14 @@ def is_routed(name: str) -> bool:
 
 
 def by_part(names: Iterable[str]) -> dict[str, int]:
-    """The number of names in each part of a model: "layers.3", "mtp.1", "head"."""
-    parts = (name.split(".") for name in names)
-    return dict(Counter(".".join(words[:2]) if words[0] in ("layers", "mtp") else words[0] for words in parts))
+    """The number of names in each part of a model."""
+    return dict(Counter(map(part_of, names)))
+
+
+def part_of(name: str) -> str:
+    """Returns the part of a model that a tensor is in: "layers.3", "mtp.1", "head"."""
+    words = name.split(".")
+    return ".".join(words[:2]) if words[0] in ("layers", "mtp") else words[0]
 
 
 def _names(config: ModelConfig) -> set[str]:

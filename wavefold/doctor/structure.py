@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from wavefold.checkpoint.count import by_part, count_files
+from wavefold.checkpoint.count import count_files, part_of
 from wavefold.checkpoint.files import read_refs
 from wavefold.checkpoint.fit import Fit
 from wavefold.checkpoint.index import CONFIG_NAME
@@ -41,8 +41,7 @@ def structure(patient: Patient) -> Iterator[Finding]:
     for title, names in (("missing", problems.missing), ("unexpected", problems.unexpected), ("wrong", problems.wrong)):
         parts: dict[str, list[str]] = {}
         for name in names:
-            [part] = by_part([name.split(" ")[0]])
-            parts.setdefault(part, []).append(name)
+            parts.setdefault(part_of(name.split(" ")[0]), []).append(name)
         for part, found in parts.items():
             yield failed(part, f"{len(found)} tensors {title}: {listed(found)}", AGAIN)
     if problems.missing or problems.unexpected or problems.wrong:

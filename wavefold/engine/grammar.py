@@ -188,7 +188,7 @@ class Grammars:
         if problems:
             return _one_line("; ".join(problems))
         grammar = Grammar(make, self._vocab_size, markup)
-        return grammar.problem_at_once() or grammar
+        return grammar.start(matcher).problem_at_once() or grammar
 
     def _of_calls(self, constraint: Constraint) -> Grammar:
         """Returns the grammar of tool calls. Raises ValueError, which names tool and parameter."""
@@ -257,21 +257,10 @@ class Grammar:
         """Returns the grammar of an answer that reasons first."""
         return Grammar(self._make, self._vocab_size, self._markup, thinking)
 
-    def start(self) -> GrammarState:
-        """Returns the state before an answer's first token."""
+    def start(self, matcher: llguidance.LLMatcher | None = None) -> GrammarState:
+        """Returns the state before an answer's first token. `matcher`: one of `make` that nothing has used."""
         markup = None if self._markup is None else self._markup.start()
-        return GrammarState(self._make(), self._vocab_size, markup, self._thinking)
-
-    def problem_at_once(self) -> str:
-        """Returns why no answer can come to its second token, or an empty text."""
-        state = self.start()
-        if not (places := state.mask.nonzero()[:, 0].tolist()) or state.error:
-            return state.error or "no text satisfies it"
-        word = int(state.mask[places[0]]) & 0xFFFFFFFF
-        state.advance(32 * places[0] + (word & -word).bit_length() - 1)
-        if not state.is_complete:
-            _ = state.mask
-        return state.error
+        return GrammarState(self._make() if matcher is None else matcher, self._vocab_size, markup, self._thinking)
 
 
 class GrammarState:
@@ -287,6 +276,16 @@ class GrammarState:
         self._matcher, self._vocab_size, self._markup, self._thinking = matcher, vocab_size, markup, thinking
         self._mask: Tensor | None = None
         self.error = ""
+
+    def problem_at_once(self) -> str:
+        """Takes a first token. Returns why no answer can come to its second one, or an empty text."""
+        if not (places := self.mask.nonzero()[:, 0].tolist()) or self.error:
+            return self.error or "no text satisfies it"
+        word = int(self.mask[places[0]]) & 0xFFFFFFFF
+        self.advance(32 * places[0] + (word & -word).bit_length() - 1)
+        if not self.is_complete:
+            _ = self.mask
+        return self.error
 
     @property
     def mask(self) -> Tensor:

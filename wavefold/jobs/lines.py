@@ -116,10 +116,12 @@ def line_of(
 def _json(number: int, body: dict[str, Any]) -> str:
     try:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
     except RecursionError:
         raise LineError("invalid_json_line", "is nested too deeply", number, "body") from None
-    is_unicode = text.encode(errors="replace").decode() == text
-    return text if is_unicode else json.dumps(body, separators=(",", ":"))  # half of a surrogate pair stays escaped
+    except UnicodeEncodeError:  # half of a surrogate pair stays escaped
+        return json.dumps(body, separators=(",", ":"))
+    return text
 
 
 def _clean(text: str) -> str:

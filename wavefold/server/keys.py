@@ -63,11 +63,11 @@ class Keys:
 def new_key(path: Path) -> str:
     """Makes a key and appends its hash to a file. Returns the key. A new file is its owner's alone."""
     key = f"wf-{secrets.token_urlsafe(32)}"
-    line = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
+    line = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}\n".encode()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "a+b") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         is_amid_line = file.read(1) not in (b"", b"\n")
-        file.write(f"{chr(10) * is_amid_line}{line}".encode())
+        file.write(b"\n" + line if is_amid_line else line)
     return key
